@@ -1,0 +1,40 @@
+"""JAX at its strictest, and what many tests share."""
+
+import pathlib
+
+import hypothesis
+import jax
+import pytest
+
+from experiments import corpora
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_legacy_prng_key", "error")
+
+# Most of a test's seconds are compilation; what one run has compiled the next one reads.
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# An example's time is mostly compilation, so a deadline would judge the compiler; and a test
+# that passes must pass again.
+hypothesis.settings.register_profile("proxlm", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("proxlm")
+
+
+@pytest.fixture(params=["eager", "jit"])
+def variant(request):
+    """Gives a function as written and compiled: `variant(fn, static_argnames=...)(x)`."""
+    compiled = request.param == "jit"
+    return lambda fn, **options: jax.jit(fn, **options) if compiled else fn
+
+
+@pytest.fixture(scope="session")
+def wheels():
+    """The folder of fetched texts; skips the test where they are not there."""
+    missing = corpora.missing()
+    if missing:
+        pytest.skip(f"the wheels of {', '.join(missing)} are not there: run `make data`")
+    return corpora.WHEELS

@@ -1,0 +1,170 @@
+"""The house has directions: which room may know which, read from the imports."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Each of these rooms may know the rooms beside it, and itself; nothing else of proxlm.
+MAY_KNOW = {
+    "proxlm.penalties": (),
+    "proxlm.losses": (),
+    "proxlm.lm": (),
+    "proxlm.policy.advantages": ("proxlm.policy",),
+    "proxlm.policy.objectives": ("proxlm.policy",),
+    "proxlm.policy.kl": ("proxlm.policy",),
+    "proxlm.policy.aggregation": ("proxlm.policy",),
+    "proxlm.policy.preference": ("proxlm.policy",),
+    "proxlm.policy.diagnostics": ("proxlm.policy",),
+    "proxlm.transforms": ("proxlm.penalties",),
+    "proxlm.solvers": ("proxlm.penalties",),
+}
+# These take functions, so they meet neither the model nor the penalties.
+BLIND = {"proxlm.policy", "proxlm.training"}
+UNSEEN = ("proxlm.lm", "proxlm.penalties")
+# What only experiments need is not worth a dependency of the library.
+EXPERIMENTAL = ("matplotlib", "tyro", "tokenizers", "rich", "vaderSentiment", "experiments")
+
+IMPORT_ALL = """
+import importlib, os, pkgutil
+import chex, flax.linen, jax, numpy, optax
+
+def settings():
+    return dict(jax.config.values), dict(os.environ)
+
+before = settings()
+import proxlm
+for module in pkgutil.walk_packages(proxlm.__path__, "proxlm."):
+    importlib.import_module(module.name)
+assert settings() == before, "an import changed jax.config or the environment"
+"""
+
+
+def within(name, room):
+    return name == room or name.startswith(room + ".")
+
+
+def module_name(path, root):
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules(root):
+    """Maps the name of every module of proxlm to its file."""
+    return {module_name(path, root): path for path in sorted((root / "proxlm").rglob("*.py"))}
+
+
+def imports(name, path, known):
+    """Yields the full name of all that a module imports, wherever in the file it does."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: 1 - node.level or None] if node.level else []
+            origin = ".".join([*parents, *([node.module] if node.module else [])])
+            # `from proxlm import losses` asks for a module, `from proxlm.losses import f` for
+            # something inside one.
+            members = (f"{origin}.{alias.name}" for alias in node.names)
+            yield from (member if member in known else origin for member in members)
+
+
+def may_import(name, target):
+    """Says whether a module of proxlm may import the target."""
+    if any(within(target, package) for package in EXPERIMENTAL):
+        return False
+    if within(target, "flax"):
+        return within(name, "proxlm.lm")
+    if not within(target, "proxlm"):
+        return True
+    if any(within(name, room) for room in BLIND) and any(within(target, room) for room in UNSEEN):
+        return False
+    for room, friends in MAY_KNOW.items():
+        if within(name, room):
+            return any(within(target, friend) for friend in (room, *friends))
+    return True
+
+
+def breaches(root):
+    """Lists `module -> target` for every import that goes the wrong way."""
+    found = modules(root)
+    return [
+        f"{name} -> {target}"
+        for name, path in found.items()
+        for target in imports(name, path, found)
+        if not may_import(name, target)
+    ]
+
+
+def test_no_room_knows_more_than_it_may():
+    assert breaches(ROOT) == []
+
+
+def test_every_module_imports_and_changes_no_setting():
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "target"),
+    [
+        ("penalties/norms.py", "from proxlm import losses", "proxlm.losses"),
+        ("penalties/norms.py", "from ..losses import squared", "proxlm.losses"),
+        ("penalties/__init__.py", "from .. import losses", "proxlm.losses"),
+        ("penalties/norms.py", "import proxlm", "proxlm"),
+        ("losses.py", "def late():\n    import proxlm.lm.model", "proxlm.lm.model"),
+        ("lm/model.py", "from proxlm.policy import kl", "proxlm.policy.kl"),
+        ("policy/kl.py", "from proxlm import training", "proxlm.training"),
+        ("policy/ppo.py", "from proxlm.lm import model", "proxlm.lm.model"),
+        ("policy/ppo.py", "from proxlm import penalties", "proxlm.penalties"),
+        ("training.py", "from proxlm.penalties import norms", "proxlm.penalties.norms"),
+        ("transforms/prox.py", "from proxlm import lm", "proxlm.lm"),
+        ("training.py", "import flax.linen as nn", "flax.linen"),
+        ("checkpoint.py", "from flax import struct", "flax"),
+        ("lm/model.py", "from experiments import corpora", "experiments"),
+        ("lm/model.py", "import matplotlib.pyplot as plt", "matplotlib.pyplot"),
+    ],
+)
+def test_an_import_the_wrong_way_is_seen(tmp_path, file, line, target):
+    house(tmp_path)
+    (tmp_path / "proxlm" / file).write_text(line + "\n")
+    name = module_name(tmp_path / "proxlm" / file, tmp_path)
+    assert breaches(tmp_path) == [f"{name} -> {target}"]
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("penalties/norms.py", "from proxlm.penalties import base"),
+        ("penalties/norms.py", "from . import base"),
+        ("transforms/prox.py", "from proxlm.penalties import norms"),
+        ("solvers.py", "from proxlm import penalties"),
+        ("lm/model.py", "import flax.linen as nn"),
+        ("policy/objectives.py", "from proxlm.policy import kl"),
+        ("policy/ppo.py", "from proxlm import training"),
+        ("training.py", "import flaxen, jax, optax"),
+        ("__init__.py", "from proxlm import lm, penalties"),
+    ],
+)
+def test_an_import_the_right_way_is_allowed(tmp_path, file, line):
+    house(tmp_path)
+    (tmp_path / "proxlm" / file).write_text(line + "\n")
+    assert breaches(tmp_path) == []
+
+
+def house(root):
+    """Builds the rooms of proxlm, empty."""
+    rooms = ("penalties/base", "penalties/norms", "transforms/prox", "lm/model", "policy/kl")
+    packages = ("", "penalties/", "transforms/", "lm/", "policy/")
+    files = [f"{package}__init__" for package in packages]
+    for file in (*files, *rooms, "losses", "solvers", "training"):
+        path = root / "proxlm" / f"{file}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
