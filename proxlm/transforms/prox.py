@@ -1,0 +1,142 @@
+"""The proximal step as the last link of an Optax chain."""
+
+import operator
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from optax._src import base as optax_base
+
+from proxlm.penalties import base, calculus
+
+
+class ApplyProxState(NamedTuple):
+    """State of `apply_prox`.
+
+    Attributes:
+      count: the updates seen, int32.
+      step_sum: the sum of the learning rates since the last prox.
+      anchor: the params at `init`, or None without an anchor.
+    """
+
+    count: jax.Array
+    step_sum: jax.Array
+    anchor: Any
+
+
+def apply_prox(
+    penalty: base.Penalty,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    every: int = 1,
+    anchored: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Ends a chain with a proximal step: u ↦ prox_tg(params + u) - params, t the learning rate.
+
+    After plain SGD this is the proximal gradient method for loss + g. After a preconditioner such
+    as Adam it is decoupled, as the decay of AdamW is: the threshold knows nothing of the metric.
+
+    It must be the last link, since whatever is added to its update moves weights off their exact
+    zeros; and it must be given the learning rate that scaled u. A schedule is read at the number
+    of earlier updates, as `optax.scale_by_schedule` reads it. The step is computed in float32 (in
+    float64 for float64 params), and its result rounded to the dtype of the params, in which the
+    update is emitted. `optax.apply_updates` keeps exact zeros exact. Where the prox moves nothing
+    the update passes bit for bit.
+
+    `optax.contrib.schedule_free`, `optax.lookahead` and averages of params mix the result with
+    other points, which loses the zeros. `optax.inject_hyperparams` rounds a learning rate to the
+    dtype of the params unless it is given hyperparam_dtype=jnp.float32.
+
+    Args:
+      penalty: g; its strengths may be traced.
+      learning_rate: t ≥ 0, a number, a traced scalar or a schedule.
+      every: apply the prox at each `every`-th update only, with the sum of the learning rates since
+        the last time as t. Other updates pass as they are.
+      anchored: measure g from the params seen by `init`, kept in the state: the update becomes
+        a + prox_tg(params + u - a) - params. With `squared_l2` this is a trust region around the
+        pretrained weights (L2-SP, FedProx).
+
+    Returns:
+      The transformation. It ignores extra arguments.
+
+    Raises:
+      ValueError: if `penalty` is not a Penalty, `every` not a positive integer or `learning_rate`
+        negative, NaN or not a scalar; and, on update, without params.
+
+    Source: Duchi & Singer 2009 (forward-backward splitting) and, for `every`, lazy updates as in
+    Langford, Li & Zhang 2009.
+
+    >>> from proxlm import penalties
+    >>> tx = optax.chain(optax.sgd(0.5), apply_prox(penalties.l1(1.0), 0.5))
+    >>> params = jnp.array([2.0, 0.3])
+    >>> updates, state = tx.update(jnp.array([1.0, 0.1]), tx.init(params), params)
+    >>> optax.apply_updates(params, updates).tolist()
+    [1.0, 0.0]
+    """
+    base.require_penalty("apply_prox: penalty", penalty)
+    _require_positive_integer(every)
+    if not callable(learning_rate):
+        _require_scalar(learning_rate)
+
+    def init(params):
+        # A copy, so that the params may be donated.
+        anchor = jax.tree.map(jnp.array, params) if anchored else None
+        return ApplyProxState(jnp.zeros([], jnp.int32), jnp.zeros([]), anchor)
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        if params is None:
+            raise ValueError(optax_base.NO_PARAMS_MSG)
+        goal = calculus.shift(penalty, state.anchor) if anchored else penalty
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        step_size = state.step_sum + jnp.asarray(rate, state.step_sum.dtype)
+        count = optax.safe_increment(state.count)
+
+        def move():
+            return _proximal_update(goal, updates, params, step_size), jnp.zeros_like(step_size)
+
+        def wait():
+            return base.narrow(updates, params), step_size
+
+        always = isinstance(every, int) and every == 1
+        updates, step_sum = move() if always else jax.lax.cond(count % every == 0, move, wait)
+        return updates, ApplyProxState(count, step_sum, state.anchor)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _proximal_update(penalty, updates, params, step_size):
+    wide = base.widen("apply_prox", params)
+    target = jax.tree.map(jnp.add, wide, base.widen("apply_prox", updates))
+    moved = penalty.prox(target, step_size)
+    return jax.tree.map(_emit, moved, target, params, updates)
+
+
+def _emit(moved: jax.Array, target: jax.Array, param: jax.Array, update: jax.Array) -> jax.Array:
+    dtype = param.dtype
+    # The rounding is explicit: the compiler may drop a cast to bfloat16 and back.
+    bits = jnp.finfo(dtype)
+    rounded = jax.lax.reduce_precision(moved, exponent_bits=bits.nexp, mantissa_bits=bits.nmant)
+    difference = (rounded - param.astype(rounded.dtype)).astype(dtype)
+    return base.keep_bits(moved == target, update.astype(dtype), difference)
+
+
+def _require_positive_integer(every):
+    # Under optax.inject_hyperparams `every` arrives as an array, which may be traced.
+    traced = isinstance(every, jax.core.Tracer)
+    if not traced and hasattr(every, "__index__") and operator.index(every) >= 1:
+        return
+    if traced and jnp.issubdtype(every.dtype, jnp.integer):
+        return
+    raise ValueError(f"apply_prox: every must be an integer ≥ 1, got {every!r}. Use 1 for always.")
+
+
+def _require_scalar(learning_rate: chex.Numeric) -> None:
+    base.require_nonnegative("apply_prox", "learning_rate", learning_rate)
+    if jnp.ndim(learning_rate) != 0:
+        raise ValueError(
+            f"apply_prox: learning_rate must be one number, got shape {jnp.shape(learning_rate)}. "
+            "Let strengths differ instead, as in penalties.l1(array)."
+        )
