@@ -1,0 +1,33 @@
+"""A small transformer language model: the only room that knows Flax.
+
+`params = lm.init(key, config)`, then `logits = lm.apply(params, tokens, config)`.
+"""
+
+from proxlm.lm.actor import Actor, Prompts, make_actor
+from proxlm.lm.config import ModelConfig
+from proxlm.lm.distribution import SamplingConfig
+from proxlm.lm.forward import apply, encode, logits, values
+from proxlm.lm.model import Transformer, count, init, stack, unstack
+from proxlm.lm.sampling import Samples, sample
+from proxlm.lm.scoring import Scores, score
+
+__all__ = [
+    "Actor",
+    "ModelConfig",
+    "Prompts",
+    "Samples",
+    "SamplingConfig",
+    "Scores",
+    "Transformer",
+    "apply",
+    "count",
+    "encode",
+    "init",
+    "logits",
+    "make_actor",
+    "sample",
+    "score",
+    "stack",
+    "unstack",
+    "values",
+]

@@ -1,0 +1,111 @@
+"""A policy and a critic as the three functions that policy optimisation asks for."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from proxlm.lm import model, sampling, scoring
+from proxlm.lm.distribution import SamplingConfig
+
+
+class Prompts(NamedTuple):
+    """What to continue: tokens, integers `[B, P]`, and mask, bool `[B, P]` or None."""
+
+    tokens: jax.Array
+    mask: jax.Array | None = None
+
+
+class Actor(NamedTuple):
+    """Pure functions of `{"policy": ..., "critic": ...}`; without a critic the policy has a head.
+
+    Attributes:
+      init: `(key) -> params`.
+      sample: `(params, key, Prompts) -> Samples`.
+      score: `(params, Samples, full=False) -> Scores`, of the responses, values included.
+      reference: `(params, Samples, full=False) -> Scores`, of the policy alone, no values.
+    """
+
+    init: Callable
+    sample: Callable
+    score: Callable
+    reference: Callable
+
+
+def make_actor(
+    policy,
+    num_tokens,
+    *,
+    critic=None,
+    sampling_config=SamplingConfig(),  # noqa: B008 (frozen)
+    early_exit=False,
+):
+    """Binds configurations: what is sampled is scored under the same distribution.
+
+    Args:
+      policy: a `ModelConfig` with an LM head, and a value head if there is no critic.
+      num_tokens: R, the length of the longest response.
+      critic: a `ModelConfig` with a value head, or None.
+      sampling_config: a `SamplingConfig`, for sampling and for scoring.
+      early_exit: as in `sample`.
+
+    Returns:
+      An `Actor`.
+
+    Raises:
+      ValueError: neither model has a value head, or the policy has no LM head.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, value_head=True)
+    >>> actor = make_actor(config, num_tokens=5)
+    >>> params = actor.init(jax.random.key(0))
+    >>> prompts = Prompts(jax.numpy.zeros((2, 3), int))
+    >>> samples = actor.sample(params, jax.random.key(1), prompts)
+    >>> actor.score(params, samples).values.shape
+    (2, 5)
+    """
+    _check(policy, critic)
+
+    def init(key):
+        key_policy, key_critic = jax.random.split(key)
+        params = {"policy": model.init(key_policy, policy)}
+        if critic is not None:
+            params["critic"] = model.init(key_critic, critic)
+        return params
+
+    def sample(params, key, prompts):
+        return sampling.sample(
+            key, params["policy"], prompts.tokens, policy, num_tokens,
+            prompt_mask=prompts.mask, sampling=sampling_config, early_exit=early_exit,
+        )  # fmt: skip
+
+    def reference(params, samples, full=False):
+        start = samples.tokens.shape[1] - num_tokens
+        return scoring.score(
+            params["policy"], samples.tokens, policy,
+            mask=samples.mask, start=start, sampling=sampling_config, full=full,
+        )  # fmt: skip
+
+    def score(params, samples, full=False):
+        scores = reference(params, samples, full)
+        if critic is None:
+            return scores
+        start = samples.tokens.shape[1] - num_tokens
+        tree = params["critic"]
+        return scores._replace(
+            values=scoring.values(tree, samples.tokens, critic, mask=samples.mask, start=start)
+        )
+
+    return Actor(init, sample, score, reference)
+
+
+def _check(policy, critic):
+    """Checks that between them the two models have the heads that are needed."""
+    if not policy.lm_head:
+        raise ValueError("policy has no LM head: use a config with lm_head=True")
+    if critic is None and not policy.value_head:
+        raise ValueError(
+            "no value head: give a critic, or a policy config with value_head=True for a shared one"
+        )
+    if critic is not None and not critic.value_head:
+        raise ValueError("critic has no value head: use a config with value_head=True")

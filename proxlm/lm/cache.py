@@ -1,0 +1,104 @@
+"""The key-value cache: one pair of `[B, H_kv, S, d]` per layer, in a list, never stacked.
+
+Heads stand before positions, so that reading it is one contiguous matrix product per head; a
+stacked cache would be copied whole at every token.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.lm import forward, layers, model
+
+
+class LayerCache(NamedTuple):
+    """Rotated keys and values of one layer, `[B, H_kv, S, d]`; columns not yet written are 0."""
+
+    key: jax.Array
+    value: jax.Array
+
+
+def prefill(params, tokens, mask, config):
+    """Runs a prompt and keeps its keys and values.
+
+    Args:
+      params: of `lm.init`.
+      tokens: integers `[B, P]`, every row's last token in the last column.
+      mask: bool `[B, P]`, or None when nothing is padding.
+      config: a `ModelConfig`.
+
+    Returns:
+      `(hidden, cache)`: the normalised hidden state of the last column, `[B, D]`, and a list of
+      `LayerCache` with S = P.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> hidden, cache = prefill(params, jnp.zeros((3, 5), int), None, config)
+    >>> hidden.shape, len(cache), cache[0].key.shape
+    ((3, 8), 2, (3, 2, 5, 4))
+    """
+    batch, length = tokens.shape
+    visible = forward.visibility(mask, length)
+    angles = forward.angles(None, mask, length, config)
+    x = forward.embed(params, tokens, config)
+    cache = []
+    for block in model.unstack(params["blocks"]):
+        query, key, value = forward.project(block, x, config, (batch, length))
+        query, key = (layers.rotate(part, *angles) for part in (query, key))
+        mixed = layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
+        x = forward.finish(block, x, mixed.reshape(batch * length, -1), config)
+        cache.append(LayerCache(key, value))
+    last = x.reshape(batch, length, -1)[:, -1]
+    return layers.rms_norm(last, params["norm"]["scale"], config.norm_epsilon), cache
+
+
+def decode(params, tokens, cache, column, positions, visible, config):
+    """Runs one more token of every row against the cache, and adds it there.
+
+    Args:
+      params: of `lm.init`.
+      tokens: integers `[B]`.
+      cache: a list of `LayerCache`.
+      column: scalar: where in the cache this token goes, the same for all rows.
+      positions: integers `[B or 1]`: the number of valid tokens before this one.
+      visible: bool `[B or 1, S]`: the columns this token may see, its own included.
+      config: a `ModelConfig`.
+
+    Returns:
+      `(hidden, cache)`, hidden `[B, D]`.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> _, cache = prefill(params, jnp.zeros((3, 5), int), None, config)
+    >>> args = grow(cache, 8), 5, jnp.array([5]), jnp.arange(8)[None] <= 5
+    >>> decode(params, jnp.ones(3, int), *args, config)[0].shape
+    (3, 8)
+    """
+    batch = tokens.shape[0]
+    cos, sin = layers.rotation(positions[:, None, None], config.head_width, config.rope_theta)
+    visible = visible[:, None, None, :]
+    x = forward.embed(params, tokens, config)
+    new_cache = []
+    for block, old in zip(model.unstack(params["blocks"]), cache, strict=True):
+        query, key, value = forward.project(block, x, config, (batch, 1))
+        query, key = (layers.rotate(part, cos, sin) for part in (query, key))
+        write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new, (0, 0, column, 0))
+        old = LayerCache(write(old.key, key), write(old.value, value))
+        mixed = layers.attend(query, old.key, old.value, visible)
+        x = forward.finish(block, x, mixed.reshape(batch, -1), config)
+        new_cache.append(old)
+    return layers.rms_norm(x, params["norm"]["scale"], config.norm_epsilon), new_cache
+
+
+def grow(cache, length):
+    """Appends empty columns until S = `length`.
+
+    >>> cache = [LayerCache(jnp.ones((1, 2, 3, 4)), jnp.ones((1, 2, 3, 4)))]
+    >>> grow(cache, 7)[0].value.shape
+    (1, 2, 7, 4)
+    """
+    extend = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0)))
+    return jax.tree.map(extend, cache)

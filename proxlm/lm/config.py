@@ -1,0 +1,77 @@
+"""The shape of a transformer."""
+
+import dataclasses
+import functools
+
+SIZES = (
+    "vocab_size", "num_layers", "width", "num_heads", "num_kv_heads", "head_width",
+    "hidden_width", "max_length",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a transformer.  Static: hashable, and an argument of every function here.
+
+    >>> smollm2_135m = ModelConfig(49152, num_layers=30, width=576, num_heads=9, num_kv_heads=3,
+    ...                            hidden_width=1536, max_length=8192, rope_theta=1e5)
+    >>> smollm2_135m.head_width
+    64
+    """
+
+    vocab_size: int
+    num_layers: int = 4
+    width: int = 128
+    num_heads: int = 4
+    num_kv_heads: int | None = None  # None: one for every query head
+    head_width: int | None = None  # None: width / num_heads
+    hidden_width: int | None = None  # None: 8/3 · width, rounded up to a multiple of 8
+    max_length: int = 256
+    rope_theta: float = 1e4
+    norm_epsilon: float = 1e-5
+    qk_norm: bool = False
+    attention_bias: bool = False
+    tie_embeddings: bool = True
+    lm_head: bool = True  # False: a critic or a reward model has no use for it
+    value_head: bool = False
+    init_scale: float = 0.02
+    compute_dtype: str = "float32"
+    remat: bool = False
+    unroll: int | None = None  # layers a step of the layer loop; None: all of up to 8, else 1
+
+    def __post_init__(self):
+        """Fills in the derived sizes and checks that they fit together."""
+        for name in SIZES:
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{name}={size}: expected at least 1")
+        fill = functools.partial(object.__setattr__, self)
+        if self.num_kv_heads is None:
+            fill("num_kv_heads", self.num_heads)
+        if self.head_width is None:
+            if self.width % self.num_heads:
+                raise ValueError(
+                    f"width={self.width} is not divisible by num_heads={self.num_heads}: "
+                    "give head_width, or a width that is a multiple of num_heads"
+                )
+            fill("head_width", self.width // self.num_heads)
+        if self.hidden_width is None:
+            fill("hidden_width", -(-8 * self.width // 24) * 8)
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} is not a multiple of num_kv_heads="
+                f"{self.num_kv_heads}: every key-value head serves the same number of queries"
+            )
+        if self.head_width % 2:
+            raise ValueError(f"head_width={self.head_width} is odd: RoPE rotates pairs")
+        if not (self.lm_head or self.value_head):
+            raise ValueError("lm_head and value_head are both False: the model has no output")
+
+
+def check_length(length, config):
+    """Raises ValueError when a row of `length` tokens does not fit the context."""
+    if length > config.max_length:
+        raise ValueError(
+            f"{length} tokens do not fit the context of max_length={config.max_length}: "
+            "cut the prompt, sample fewer tokens, or use a config with a longer context"
+        )

@@ -1,0 +1,213 @@
+"""The forward pass: pure functions of a plain dict of parameters.
+
+`apply` is all most callers need.  The smaller pieces serve the cached decoder, which must compute
+the very same thing one token at a time.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.lm import config as config_lib
+from proxlm.lm import layers
+
+
+def apply(params, tokens, config, *, positions=None, mask=None):
+    """Logits of the next token at every position.
+
+    Args:
+      params: of `init`.
+      tokens: integers `[B, T]`.
+      config: a `ModelConfig` with an LM head.
+      positions: integers `[B, T]`; None counts the valid tokens of each row.
+      mask: bool `[B, T]`, False where a token is padding, wherever it stands; None: all valid.
+
+    Returns:
+      float32 `[B, T, V]`; meaningless, but finite, where the mask is False.
+
+    Raises:
+      ValueError: T exceeds `config.max_length`, or the model has no LM head.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
+    >>> apply(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
+    (2, 5, 16)
+    """
+    hidden = encode(params, tokens, config, positions=positions, mask=mask)
+    return logits(params, hidden, config).reshape(*tokens.shape, -1)
+
+
+def encode(params, tokens, config, *, positions=None, mask=None):
+    """The last hidden states, normalised: what the heads read.
+
+    Args:
+      params: of `init`.
+      tokens: integers `[B, T]`.
+      config: a `ModelConfig`.
+      positions: as in `apply`.
+      mask: as in `apply`.
+
+    Returns:
+      `[B·T, D]` in the compute dtype.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
+    >>> encode(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
+    (10, 8)
+    """
+    batch, length = tokens.shape
+    config_lib.check_length(length, config)
+    visible = visibility(mask, length)
+    turn = angles(positions, mask, length, config)
+
+    def body(x, block):
+        query, key, value = project(block, x, config, (batch, length))
+        query, key = (layers.rotate(part, *turn) for part in (query, key))
+        mixed = layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
+        return finish(block, x, mixed.reshape(batch * length, -1), config), None
+
+    body = jax.checkpoint(body) if config.remat else body
+    unroll = config.unroll or (config.num_layers if config.num_layers <= 8 else 1)
+    x, _ = jax.lax.scan(body, embed(params, tokens, config), params["blocks"], unroll=unroll)
+    return layers.rms_norm(x, params["norm"]["scale"], config.norm_epsilon)
+
+
+def logits(params, hidden, config):
+    """The LM head on hidden states: h·W, in float32.
+
+    Args:
+      params: of `init`.
+      hidden: `[N, D]`, rows of `encode`.
+      config: a `ModelConfig` with an LM head.
+
+    Returns:
+      float32 `[N, V]`.
+
+    Raises:
+      ValueError: the model has no LM head.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
+    >>> logits(lm.init(jax.random.key(0), config), jnp.ones((3, 8)), config).shape
+    (3, 16)
+    """
+    if not config.lm_head:
+        raise ValueError("the model has no LM head: use values, or a config with lm_head=True")
+    name = "embedding" if config.tie_embeddings else "head"
+    kernel = params[name]["kernel"].astype(hidden.dtype)  # [V, D] in both cases
+    return jnp.einsum("nd,vd->nv", hidden, kernel, preferred_element_type=jnp.float32)
+
+
+def values(params, hidden, config):
+    """The scalar head on hidden states: h·w + b, in float32.
+
+    Args:
+      params: of `init`.
+      hidden: `[N, D]`, rows of `encode`.
+      config: a `ModelConfig` with a value head.
+
+    Returns:
+      float32 `[N]`.
+
+    Raises:
+      ValueError: the model has no value head.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, value_head=True)
+    >>> values(lm.init(jax.random.key(0), config), jnp.ones((3, 8)), config).tolist()
+    [0.0, 0.0, 0.0]
+    """
+    if not config.value_head:
+        raise ValueError("the model has no value head: use a config with value_head=True")
+    head = params["value"]
+    return hidden.astype(jnp.float32) @ head["kernel"] + head["bias"]
+
+
+def embed(params, tokens, config):
+    """Rows of the embedding in the compute dtype: integers `[...]` -> `[N, D]`.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8)
+    >>> embed(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
+    (10, 8)
+    """
+    return params["embedding"]["kernel"][tokens.reshape(-1)].astype(config.compute_dtype)
+
+
+def project(block, x, config, shape):
+    """Queries, keys and values of a block, heads before positions, not yet rotated.
+
+    Args:
+      block: the parameters of one layer.
+      x: `[B·T, D]`.
+      config: a `ModelConfig`.
+      shape: `(B, T)`.
+
+    Returns:
+      `[B, H, T, d]`, `[B, H_kv, T, d]`, `[B, H_kv, T, d]`.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_kv_heads=2)
+    >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
+    >>> [part.shape for part in project(block, jnp.ones((10, 8)), config, (2, 5))]
+    [(2, 4, 5, 2), (2, 2, 5, 2), (2, 2, 5, 2)]
+    """
+    attention = block["attention"]
+    x = layers.rms_norm(x, block["attention_norm"]["scale"], config.norm_epsilon)
+    qkv = layers.linear(x, attention["qkv"]["kernel"], attention["qkv"].get("bias"))
+    qkv = qkv.reshape(*shape, -1, config.head_width).transpose(0, 2, 1, 3)
+    ends = (config.num_heads, config.num_heads + config.num_kv_heads)
+    query, key, value = jnp.split(qkv, ends, axis=1)
+    if config.qk_norm:
+        query = layers.rms_norm(query, attention["query_norm"]["scale"], config.norm_epsilon)
+        key = layers.rms_norm(key, attention["key_norm"]["scale"], config.norm_epsilon)
+    return query, key, value
+
+
+def finish(block, x, mixed, config):
+    """Adds the attention's result and then the MLP's to the residual stream.
+
+    Args:
+      block: the parameters of one layer.
+      x: `[N, D]`, the residual stream.
+      mixed: `[N, H·d]`, what the heads gathered.
+      config: a `ModelConfig`.
+
+    Returns:
+      `[N, D]`.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8)
+    >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
+    >>> finish(block, jnp.ones((3, 8)), jnp.ones((3, 8)), config).shape
+    (3, 8)
+    """
+    kernel = block["attention"]["out"]["kernel"]
+    x = x + layers.linear(mixed, kernel.reshape(-1, kernel.shape[-1]))
+    normed = layers.rms_norm(x, block["mlp_norm"]["scale"], config.norm_epsilon)
+    mlp = block["mlp"]
+    return x + layers.swiglu(normed, mlp["gate_up"]["kernel"], mlp["down"]["kernel"])
+
+
+def visibility(mask, length):
+    """Which keys a query may see: the valid ones up to itself; bool `[B or 1, 1, T, T]`.
+
+    >>> visibility(None, 2)[0, 0].tolist()
+    [[True, False], [True, True]]
+    """
+    causal = jnp.tril(jnp.ones((1, 1, length, length), bool))
+    return causal if mask is None else causal & mask[:, None, None, :]
+
+
+def angles(positions, mask, length, config):
+    """Rotary cosines and sines `[B or 1, 1, T, d/2]` of the given or counted positions.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, width=8, num_heads=2)
+    >>> angles(None, None, 5, config)[0].shape
+    (1, 1, 5, 2)
+    """
+    if positions is None and mask is None:
+        positions = jnp.arange(length)[None]
+    elif positions is None:
+        positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+    return layers.rotation(positions[:, None], config.head_width, config.rope_theta)

@@ -1,0 +1,126 @@
+"""The parts of a decoder block as pure functions of arrays.
+
+Activations are flat, `[N, D]` with N = B·T: on a CPU the gradient of a matrix product over
+`[B, T, D]` leaves the fast kernels, and on a GPU the reshape is free.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# Finite, so that a row with no visible key gives a uniform average and not NaN.
+HIDDEN = -1e30
+
+
+def linear(x, kernel, bias=None):
+    """Applies x·W (+ b), treating every axis of the kernel after the first as output.
+
+    Args:
+      x: `[N, D]`.
+      kernel: `[D, ...]`; cast to the dtype of `x`.
+      bias: the kernel's trailing shape, or None.
+
+    Returns:
+      `[N, F]`, F the product of the kernel's trailing axes.
+
+    >>> linear(jnp.ones((2, 3)), jnp.ones((3, 4, 5))).shape
+    (2, 20)
+    """
+    y = x @ kernel.reshape(x.shape[1], -1).astype(x.dtype)
+    if bias is not None:
+        y = y + bias.reshape(1, -1).astype(x.dtype)
+    return y
+
+
+def rms_norm(x, scale, epsilon):
+    """Root-mean-square normalisation over the last axis: x / √(mean(x²) + ε) · scale.
+
+    Computed in float32 and returned in the dtype of `x`.  Source: Zhang & Sennrich 2019.
+
+    >>> rms_norm(jnp.array([[2.0, -2.0]]), jnp.array([1.0, 3.0]), 0.0).tolist()
+    [[1.0, -3.0]]
+    """
+    wide = x.astype(jnp.float32)
+    power = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    scale = jnp.expand_dims(scale, tuple(range(x.ndim - 1)))
+    return (wide * jax.lax.rsqrt(power + epsilon) * scale).astype(x.dtype)
+
+
+def rotation(positions, head_width, theta):
+    """Cosines and sines of the rotary angles p·θ^(−2i/d), i = 0 … d/2 − 1.
+
+    Args:
+      positions: integers of any shape `[...]`.
+      head_width: d, even.
+      theta: the base θ.
+
+    Returns:
+      `(cos, sin)`, float32, each `[..., d/2]`.  Source: Su et al. 2021.
+
+    >>> [part.shape for part in rotation(jnp.arange(5), 8, 1e4)]
+    [(5, 4), (5, 4)]
+    """
+    frequency = theta ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
+    angle = positions[..., None].astype(jnp.float32) * jnp.expand_dims(
+        frequency, tuple(range(positions.ndim))
+    )
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x, cos, sin):
+    """Rotates the pairs (x_i, x_{i + d/2}) of the last axis by the angles of `rotation`.
+
+    Args:
+      x: `[..., d]`.
+      cos: broadcastable to `[..., d/2]`, same rank as `x`.
+      sin: as `cos`.
+
+    >>> rotate(jnp.array([1.0, 0.0]), jnp.array([0.0]), jnp.array([1.0])).tolist()
+    [0.0, 1.0]
+    """
+    low, high = jnp.split(x, 2, axis=-1)
+    cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
+    return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+
+def attend(query, key, value, visible):
+    """Grouped-query attention softmax(q·kᵀ/√d)·v, the softmax in float32.
+
+    Args:
+      query: `[B, H, T, d]`; query head h reads key-value head h // (H / H_kv).
+      key: `[B, H_kv, S, d]`.
+      value: `[B, H_kv, S, d]`.
+      visible: bool, `[B or 1, 1, T, S]`: which keys a query may see.
+
+    Returns:
+      `[B, H, T, d]`.  Source: Ainslie et al. 2023.
+
+    >>> attend(*[jnp.ones((2, h, 3, 4)) for h in (4, 2, 2)], jnp.ones((1, 1, 3, 3), bool)).shape
+    (2, 4, 3, 4)
+    """
+    batch, heads, length, width = query.shape
+    groups = key.shape[1]
+    # The heads of a group and the queries share one matrix product with the group's keys.
+    query = (query * width**-0.5).reshape(batch, groups, -1, width)
+    scores = jnp.einsum("bgqd,bgkd->bgqk", query, key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, heads, length, -1)
+    weights = jax.nn.softmax(jnp.where(visible, scores, HIDDEN), axis=-1).astype(value.dtype)
+    weights = weights.reshape(batch, groups, -1, key.shape[2])
+    return jnp.einsum("bgqk,bgkd->bgqd", weights, value).reshape(query.shape[0], heads, -1, width)
+
+
+def swiglu(x, gate_up, down):
+    """Gated MLP: (silu(x·G) ⊙ x·U)·W.
+
+    Args:
+      x: `[N, D]`.
+      gate_up: `[D, 2, F]`, G and U side by side: one matrix product in place of two.
+      down: `[F, D]`.
+
+    Returns:
+      `[N, D]`.  Source: Shazeer 2020.
+
+    >>> swiglu(jnp.ones((2, 3)), jnp.ones((3, 2, 4)), jnp.ones((4, 3))).shape
+    (2, 3)
+    """
+    gate, up = jnp.split(linear(x, gate_up), 2, axis=-1)
+    return linear(jax.nn.silu(gate) * up, down)

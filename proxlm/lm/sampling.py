@@ -1,0 +1,221 @@
+"""Sampling inside jit: prefill, then one token at a time against a key-value cache."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.lm import cache as cache_lib
+from proxlm.lm import config as config_lib
+from proxlm.lm import distribution, forward
+from proxlm.lm.distribution import SamplingConfig
+
+
+class Samples(NamedTuple):
+    """Prompts and what was sampled after them; P + R = T columns.
+
+    Attributes:
+      tokens: int32 `[B, T]`: the prompt, moved to end in column P − 1, then the response.
+      mask: bool `[B, T]`: which of them are real; the positions of a row count only these.
+      log_probs: float32 `[B, R]`, nats: of each response token under the tempered and truncated
+        distribution that it was drawn from; 0 after the end.
+      response_mask: bool `[B, R]`, the last R columns of `mask`: up to the stop token, with it.
+      ended: bool `[B]`: the response has a stop token.
+    """
+
+    tokens: jax.Array
+    mask: jax.Array
+    log_probs: jax.Array
+    response_mask: jax.Array
+    ended: jax.Array
+
+
+class _Loop(NamedTuple):
+    """What one step of decoding hands to the next."""
+
+    cache: list
+    token: jax.Array  # [B], the last one sampled
+    done: jax.Array  # [B]
+    tokens: jax.Array  # [R, B]
+    log_probs: jax.Array  # [R, B]
+    mask: jax.Array  # [R, B]
+
+
+def sample(
+    key,
+    params,
+    prompts,
+    config,
+    num_tokens,
+    *,
+    prompt_mask=None,
+    sampling=SamplingConfig(),  # noqa: B008 (frozen)
+    early_exit=False,
+    segment=16,
+):
+    """Continues every prompt by up to `num_tokens` tokens.
+
+    Args:
+      key: a typed key; consumed.  One uniform number is drawn per token and row.
+      params: of `lm.init`.
+      prompts: integers `[B, P]`.
+      config: a `ModelConfig` with an LM head.
+      num_tokens: R, the length of the longest response.
+      prompt_mask: bool `[B, P]`, False where a prompt is padding, on whichever side; None: none
+        is.  Every row needs a valid token.
+      sampling: a `SamplingConfig`.
+      early_exit: stop when all rows have ended.  A `while_loop`: leave it off under `vmap`.
+      segment: the cache grows by this many columns at a time, so that attention reads hardly
+        more than is filled; each growth compiles the step again.  At most four are made.
+
+    Returns:
+      `Samples`.
+
+    Raises:
+      ValueError: P + R exceeds the context, the stop token is not in the vocabulary, or shapes
+        are not as above.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> samples = sample(jax.random.key(1), params, jnp.zeros((2, 3), int), config, 5)
+    >>> samples.tokens.shape, samples.log_probs.shape
+    ((2, 8), (2, 5))
+    """
+    _check(prompts, prompt_mask, num_tokens, config, sampling)
+    batch, length = prompts.shape
+    if prompt_mask is not None:
+        prompts, prompt_mask = align(prompts, prompt_mask)
+    hidden, cache = cache_lib.prefill(params, prompts, prompt_mask, config)
+    uniform = jax.random.uniform(key, (num_tokens, batch))
+    draw = functools.partial(_draw, params=params, config=config, sampling=sampling)
+    token, log_prob = draw(hidden, uniform[0])
+    zeros = functools.partial(jnp.zeros, (num_tokens, batch))
+    state = _Loop(
+        cache,
+        token,
+        token == (-1 if sampling.stop_token is None else sampling.stop_token),
+        zeros(jnp.int32).at[0].set(token),
+        zeros().at[0].set(log_prob),
+        zeros(bool).at[0].set(True),
+    )
+    start = 1
+    for end in _segments(length, num_tokens, segment):
+        state = state._replace(cache=cache_lib.grow(state.cache, length + end))
+        valid = _valid_columns(prompt_mask, length, length + end)
+        step = functools.partial(
+            _step, uniform=uniform, valid=valid, draw=draw, prompt_mask=prompt_mask,
+            first=length, params=params, config=config, sampling=sampling,
+        )  # fmt: skip
+        state = _loop(step, start, end, state, early_exit)
+        start = end
+    return _collect(state, prompts, prompt_mask)
+
+
+def align(tokens, mask):
+    """Moves each row's valid tokens to its end, in order: any padding becomes left padding.
+
+    Args:
+      tokens: `[B, P]`.
+      mask: bool `[B, P]`.
+
+    Returns:
+      `(tokens, mask)`.
+
+    >>> align(jnp.array([[7, 8, 0]]), jnp.array([[True, True, False]]))[0].tolist()
+    [[0, 7, 8]]
+    """
+    order = jnp.argsort(mask, axis=1, stable=True)
+    take = functools.partial(jnp.take_along_axis, indices=order, axis=1)
+    return take(tokens), take(mask)
+
+
+def _step(i, state, *, uniform, valid, draw, prompt_mask, first, params, config, sampling):
+    """Feeds the last token, i − 1, and draws token i."""
+    column = first + i - 1
+    before = jnp.array([first]) if prompt_mask is None else jnp.sum(prompt_mask, axis=1)
+    columns = jax.lax.broadcasted_iota(jnp.int32, valid.shape, 1)
+    visible = valid & (columns <= column)
+    hidden, cache = cache_lib.decode(
+        params, state.token, state.cache, column, before + i - 1, visible, config
+    )
+    token, log_prob = draw(hidden, uniform[i])
+    token = jnp.where(state.done, 0, token)
+    put = lambda rows, row: jax.lax.dynamic_update_index_in_dim(rows, row, i, 0)
+    done = state.done
+    if sampling.stop_token is not None:
+        done = done | (token == sampling.stop_token)
+    return _Loop(
+        cache,
+        token,
+        done,
+        put(state.tokens, token),
+        put(state.log_probs, jnp.where(state.done, 0.0, log_prob)),
+        put(state.mask, ~state.done),
+    )
+
+
+def _draw(hidden, uniform, *, params, config, sampling):
+    """Samples from the head's distribution: tokens and their log-probabilities, `[B]`."""
+    logits = distribution.temper(forward.logits(params, hidden, config), sampling)
+    if sampling.greedy:
+        return distribution.argmax(logits), jnp.zeros(logits.shape[0])
+    support = distribution.truncation(logits, sampling)
+    shifted = logits - jnp.max(logits, axis=1, keepdims=True)
+    weights = jnp.exp(shifted)
+    weights = weights if support is None else jnp.where(support, weights, 0.0)
+    token = distribution.inverse_cdf(weights, uniform)
+    picked = jnp.take_along_axis(shifted, token[:, None], axis=1)[:, 0]
+    return token, picked - jnp.log(jnp.sum(weights, axis=1))
+
+
+def _loop(step, start, end, state, early_exit):
+    """Runs the steps of one segment; a plain loop is what vmap can batch."""
+    if not early_exit:
+        return jax.lax.fori_loop(start, end, step, state)
+    goes_on = lambda carry: (carry[0] < end) & ~jnp.all(carry[1].done)
+    advance = lambda carry: (carry[0] + 1, step(*carry))
+    return jax.lax.while_loop(goes_on, advance, (start, state))[1]
+
+
+def _segments(length, num_tokens, segment):
+    """Ends of the segments, in response tokens: multiples of `segment` columns, at most four."""
+    total = length + num_tokens
+    size = max(segment, -(-num_tokens // 4))
+    first = -(-(length + 1) // size) * size
+    return [end - length for end in [*range(first, total, size), total]]
+
+
+def _valid_columns(prompt_mask, length, total):
+    """`[B or 1, S]`: the prompt's valid columns and all of the response's."""
+    if prompt_mask is None:
+        return jnp.ones((1, total), bool)
+    return jnp.pad(prompt_mask, ((0, 0), (0, total - length)), constant_values=True)
+
+
+def _collect(state, prompts, prompt_mask):
+    """Puts prompts and responses into one row each."""
+    response_mask = state.mask.T
+    prompt_mask = jnp.ones(prompts.shape, bool) if prompt_mask is None else prompt_mask
+    return Samples(
+        tokens=jnp.concatenate([prompts.astype(jnp.int32), state.tokens.T], axis=1),
+        mask=jnp.concatenate([prompt_mask, response_mask], axis=1),
+        log_probs=state.log_probs.T,
+        response_mask=response_mask,
+        ended=state.done,
+    )
+
+
+def _check(prompts, prompt_mask, num_tokens, config, sampling):
+    """Checks what can be checked before any compute."""
+    if prompts.ndim != 2 or prompts.shape[1] < 1:
+        raise ValueError(f"prompts has shape {prompts.shape}: expected [B, P] with P at least 1")
+    if prompt_mask is not None and prompt_mask.shape != prompts.shape:
+        raise ValueError(
+            f"prompt_mask has shape {prompt_mask.shape}: expected that of prompts, {prompts.shape}"
+        )
+    if num_tokens < 1:
+        raise ValueError(f"num_tokens={num_tokens}: expected at least 1")
+    config_lib.check_length(prompts.shape[1] + num_tokens, config)
+    distribution.check_stop_token(sampling, config.vocab_size)

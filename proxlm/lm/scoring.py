@@ -1,0 +1,113 @@
+"""Teacher-forced scores of given tokens, under the distribution they were sampled from."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.lm import distribution, forward
+from proxlm.lm.distribution import SamplingConfig
+
+
+class Scores(NamedTuple):
+    """Per scored token, all float32 `[B, R]`.
+
+    Attributes:
+      log_probs: nats, of the token given those before it.
+      entropy: nats, of the distribution it was drawn from.
+      values: of the state *before* the token; None without a value head.
+      distribution: log-probabilities of the whole vocabulary, `[B, R, V]`, when asked for.
+    """
+
+    log_probs: jax.Array
+    entropy: jax.Array
+    values: jax.Array | None = None
+    distribution: jax.Array | None = None
+
+
+def score(
+    params,
+    tokens,
+    config,
+    *,
+    mask=None,
+    start=1,
+    sampling=SamplingConfig(),  # noqa: B008 (frozen)
+    full=False,
+):
+    """Log-probabilities, entropies and values of the tokens from column `start` on.
+
+    Args:
+      params: of `lm.init`.
+      tokens: integers `[B, T]`.
+      config: a `ModelConfig`.
+      mask: bool `[B, T]` of valid tokens.  Column start − 1 must hold the token before the first
+        scored one, as in `Samples`.
+      start: the first scored column, at least 1; R = T − start.
+      sampling: the settings the tokens were sampled with.
+      full: also return the whole distribution.
+
+    Returns:
+      `Scores`.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> score(params, jnp.zeros((2, 8), int), config, start=3).log_probs.shape
+    (2, 5)
+    """
+    hidden = _states_before(params, tokens, config, mask, start)
+    shape = (tokens.shape[0], tokens.shape[1] - start)
+    targets = tokens[:, start:].reshape(-1)
+    logits = forward.logits(params, hidden, config)
+    log_probs = distribution.log_probs(logits, sampling, keep=targets)
+    return Scores(
+        log_probs=select(log_probs, targets).reshape(shape),
+        entropy=entropy(log_probs).reshape(shape),
+        values=forward.values(params, hidden, config).reshape(shape) if config.value_head else None,
+        distribution=log_probs.reshape(*shape, -1) if full else None,
+    )
+
+
+def values(params, tokens, config, *, mask=None, start=1):
+    """Values `[B, T − start]` of the states before the tokens from column `start` on.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, value_head=True)
+    >>> values(lm.init(jax.random.key(0), config), jnp.zeros((2, 8), int), config).shape
+    (2, 7)
+    """
+    hidden = _states_before(params, tokens, config, mask, start)
+    return forward.values(params, hidden, config).reshape(tokens.shape[0], -1)
+
+
+def select(log_probs, tokens):
+    """Entry `tokens[n]` of each row: `[N, V]`, `[N]` -> `[N]`.
+
+    A select and a sum, not a gather: they fuse, and so does their gradient.
+
+    >>> select(jnp.array([[1.0, 2.0], [3.0, -jnp.inf]]), jnp.array([1, 0])).tolist()
+    [2.0, 3.0]
+    """
+    places = jax.lax.broadcasted_iota(jnp.int32, log_probs.shape, 1)
+    return jnp.sum(jnp.where(places == tokens[:, None], log_probs, 0.0), axis=1)
+
+
+def entropy(log_probs):
+    """Entropy −Σ p log p in nats, with 0·log 0 = 0: `[N, V]` -> `[N]`.
+
+    >>> entropy(jnp.log(jnp.array([[0.5, 0.5, 0.0]]))).round(4).tolist()
+    [0.6930999755859375]
+    """
+    finite = jnp.where(log_probs > -jnp.inf, log_probs, 0.0)
+    return -jnp.sum(jnp.where(log_probs > -jnp.inf, jnp.exp(finite) * finite, 0.0), axis=1)
+
+
+def _states_before(params, tokens, config, mask, start):
+    """Hidden states that predict the columns from `start` on, `[B·R, D]`."""
+    batch, length = tokens.shape
+    if not 1 <= start < length:
+        raise ValueError(f"start={start}: expected 1 to {length - 1}, inside the {length} columns")
+    hidden = forward.encode(params, tokens, config, mask=mask)
+    hidden = hidden.reshape(batch, length, -1)[:, start - 1 : -1]
+    return hidden.reshape(batch * (length - start), -1)
