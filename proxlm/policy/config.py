@@ -1,0 +1,87 @@
+"""The settings of PPO."""
+
+import dataclasses
+
+import jax
+
+from proxlm.policy import checks
+from proxlm.policy.aggregation import WEIGHTS
+
+
+def _static(default):
+    """A field that decides the structure of the program and cannot be traced."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """The settings of PPO.  None switches a part off; static fields are marked.
+
+    Attributes:
+      discount: γ per token.
+      gae_lambda: λ of generalised advantage estimation.
+      clip_low: the ratio's bound below, 1 − clip_low.
+      clip_high: the ratio's bound above, 1 + clip_high.
+      dual_clip: the bound c > 1 of the loss where the advantage is negative, or None.
+      value_clip: how far a value may move from the old one before its loss stops helping, or None.
+      value_coef: weight of the value loss.
+      entropy_coef: weight of the entropy bonus; a plain 0 costs nothing.
+      kl_coef: β, weight of the KL to the reference; the initial one if it adapts.
+      kl_target: nats per response that β adapts to, or None for a constant β.
+      kl_horizon: sequences over which β adapts.
+      max_kl: nats per token from the sampling policy beyond which the iteration's remaining
+        updates are dropped, or None.
+      missing_eos_penalty: taken off the score of a response without a stop token, or None.
+      whiten_epsilon: added to the variance inside the root.
+      kl_placement: "reward" or "loss" (static).
+      kl_estimator: "k1", "k2", "k3", or "exact" over the whole vocabulary (static).  In the loss,
+        k1 has an expected gradient of 0.
+      whiten_advantages: to mean 0 and variance 1 over the whole batch (static).
+      whiten_rewards: to variance 1 over the batch, the mean kept (static).
+      whiten_ddof: 0 divides by n, 1 by n − 1 (static).
+      aggregation: "token", "sequence", "sequence_sum" or "constant" (static).
+      num_epochs: passes over the batch (static).
+      num_minibatches: optimizer steps per pass (static).
+      num_microbatches: pieces of a minibatch, to bound memory; the sum is the same (static).
+
+    >>> PPOConfig(kl_placement="prior")
+    Traceback (most recent call last):
+        ...
+    ValueError: kl_placement is 'prior'; expected one of 'reward', 'loss'.
+    """
+
+    discount: float = 1.0
+    gae_lambda: float = 0.95
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    value_clip: float | None = 0.2
+    value_coef: float = 0.1
+    entropy_coef: float = 0.0
+    kl_coef: float = 0.05
+    kl_target: float | None = None
+    kl_horizon: float = 10_000.0
+    max_kl: float | None = None
+    missing_eos_penalty: float | None = None
+    whiten_epsilon: float = 1e-8
+    kl_placement: str = _static("reward")
+    kl_estimator: str = _static("k1")
+    whiten_advantages: bool = _static(True)
+    whiten_rewards: bool = _static(False)
+    whiten_ddof: int = _static(0)
+    aggregation: str = _static("token")
+    num_epochs: int = _static(4)
+    num_minibatches: int = _static(4)
+    num_microbatches: int = _static(1)
+
+    def __post_init__(self):
+        """Checks what is a plain number; traced values are the caller's word."""
+        checks.one_of(("reward", "loss"), kl_placement=self.kl_placement)
+        checks.one_of(("k1", "k2", "k3", "exact"), kl_estimator=self.kl_estimator)
+        checks.one_of(tuple(WEIGHTS), aggregation=self.aggregation)
+        for name in ("num_epochs", "num_minibatches", "num_microbatches"):
+            checks.at_least(1, **{name: getattr(self, name)})
+        for name in ("kl_coef", "clip_low", "clip_high", "value_coef", "value_clip", "max_kl"):
+            if getattr(self, name) is not None:
+                checks.at_least(0.0, **{name: getattr(self, name)})

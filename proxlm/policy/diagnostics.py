@@ -1,0 +1,145 @@
+"""What to watch while a policy learns: plain numbers over the valid tokens of a batch."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.policy import aggregation, checks, kl, objectives
+
+
+class PolicyDiagnostics(NamedTuple):
+    """How far the policy has gone from the one that sampled; every field a scalar.
+
+    Attributes:
+      approx_kl: nats per token, mean of ρ - 1 - log ρ, an unbiased estimate of KL(π_old‖π).
+      approx_kl_k2: nats per token, mean of ½ (log ρ)².
+      clip_fraction_low: share of the tokens whose ratio is below 1 - clip_low, whatever A.
+      clip_fraction_high: share of the tokens whose ratio is above 1 + clip_high, whatever A.
+      clip_fraction_active: share of the tokens whose gradient the clip removes: beyond the bound on
+        the side that the sign of A asks for.
+      ratio_min: smallest ρ.
+      ratio_max: largest ρ.
+      effective_sample_size: (Σρ)² / (n Σρ²) in (0, 1]; 1 when all ratios are equal.
+    """
+
+    approx_kl: jax.Array
+    approx_kl_k2: jax.Array
+    clip_fraction_low: jax.Array
+    clip_fraction_high: jax.Array
+    clip_fraction_active: jax.Array
+    ratio_min: jax.Array
+    ratio_max: jax.Array
+    effective_sample_size: jax.Array
+
+
+def policy_diagnostics(
+    log_probs: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    advantages: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+) -> PolicyDiagnostics:
+    """Masked means over all valid tokens of a batch; see `PolicyDiagnostics`.
+
+    Without a valid token, it reports a policy that has not moved: KL 0, ratios 1, sample size 1.
+
+    Args:
+      log_probs: nats, of the policy that learns, any shape.
+      old_log_probs: nats, of the policy that sampled, the same shape.
+      advantages: the same shape or a scalar.
+      mask: bool, the same shape.
+      clip_low: as in `objectives.clipped_surrogate`.
+      clip_high: as in `objectives.clipped_surrogate`.
+
+    Returns:
+      A `PolicyDiagnostics`.
+
+    Raises:
+      ValueError: if the shapes differ, the mask is not boolean or a bound is negative.
+
+    >>> log_probs = jnp.log(jnp.array([1.5, 0.5, 1.0]))
+    >>> mask = jnp.array([True, True, True])
+    >>> report = policy_diagnostics(log_probs, jnp.zeros(3), jnp.ones(3), mask)
+    >>> f"{report.clip_fraction_active:.2f} {report.ratio_max:.2f}"
+    '0.33 1.50'
+    """
+    checks.at_least(0.0, clip_low=clip_low, clip_high=clip_high)
+    log_probs = aggregation.select(log_probs, mask, "log_probs")
+    old_log_probs = aggregation.select(old_log_probs, mask, "old_log_probs")
+    advantages = aggregation.select(advantages, mask, "advantages")
+    rho = objectives.ratio(log_probs, old_log_probs)  # 1 where masked
+    low, high = rho < 1.0 - clip_low, rho > 1.0 + clip_high
+    active = (low & (advantages < 0)) | (high & (advantages > 0))
+    return PolicyDiagnostics(
+        # the samples came from the old policy, so it is the first argument
+        approx_kl=aggregation.masked_mean(kl.k3(old_log_probs, log_probs), mask),
+        approx_kl_k2=aggregation.masked_mean(kl.k2(log_probs, old_log_probs), mask),
+        clip_fraction_low=aggregation.masked_mean(low, mask),
+        clip_fraction_high=aggregation.masked_mean(high, mask),
+        clip_fraction_active=aggregation.masked_mean(active, mask),
+        ratio_min=_extreme(jnp.min, rho, mask, jnp.inf),
+        ratio_max=_extreme(jnp.max, rho, mask, 0.0),
+        effective_sample_size=effective_sample_size(rho, mask),
+    )
+
+
+def effective_sample_size(weights: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array:
+    """(Σw)² / (n Σw²): the share of the samples that importance weights leave standing.
+
+    Args:
+      weights: at least 0, any shape.
+      mask: bool, the same shape.
+
+    Returns:
+      A scalar in (0, 1]; 1 where nothing is valid.
+
+    Raises:
+      ValueError: if the shapes differ or the mask is not boolean.
+
+    Source: Kong (1992).
+
+    >>> effective_sample_size(jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False]))
+    Array(0.8, dtype=float32)
+    """
+    weights = aggregation.select(weights, mask, "weights")
+    # relative to the largest, no square over- or underflows
+    weights = weights / jnp.maximum(jnp.max(weights, initial=0.0), jnp.finfo(weights.dtype).tiny)
+    squares = jnp.sum(jnp.square(weights)) * jnp.sum(mask)
+    share = jnp.square(jnp.sum(weights)) / jnp.where(squares > 0, squares, 1.0)
+    return jnp.where(squares > 0, jnp.minimum(share, 1.0), 1.0)
+
+
+def explained_variance(
+    values: jax.typing.ArrayLike, returns: jax.typing.ArrayLike, mask: jax.typing.ArrayLike
+) -> jax.Array:
+    """1 - Var(R - V) / Var(R): 1 for a perfect critic, 0 for a constant one, negative for worse.
+
+    Args:
+      values: any shape.
+      returns: the same shape.
+      mask: bool, the same shape.
+
+    Returns:
+      A scalar; 0 where the returns do not vary.
+
+    Raises:
+      ValueError: if the shapes differ or the mask is not boolean.
+
+    >>> mask = jnp.array([True, True, False])
+    >>> explained_variance(jnp.array([0.0, 1.0, 5.0]), jnp.array([0.0, 2.0, jnp.nan]), mask)
+    Array(0.75, dtype=float32)
+    """
+    values = aggregation.select(values, mask, "values")
+    returns = aggregation.select(returns, mask, "returns")
+    total = aggregation.masked_var(returns, mask)
+    # equal returns leave rounding noise behind their mean; to divide by it would report 1e15
+    varies = total > 1e-12 * aggregation.masked_mean(jnp.square(returns), mask)
+    left = aggregation.masked_var(returns - values, mask)
+    return jnp.where(varies, 1.0 - left / jnp.where(varies, total, 1.0), 0.0)
+
+
+def _extreme(reduce, rho: jax.Array, mask: jax.typing.ArrayLike, fill: float) -> jax.Array:
+    extreme = reduce(jnp.where(mask, rho, fill), initial=fill)
+    return jnp.where(jnp.any(mask), extreme, 1.0)

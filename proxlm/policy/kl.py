@@ -1,0 +1,199 @@
+"""Kullback-Leibler divergence from a reference policy: sampled, exact, and the price that adapts.
+
+With a ~ π and d = log π(a) - log π_ref(a), three estimators of KL(π‖π_ref) per token:
+
+    k1 = d            unbiased, may be negative
+    k2 = ½ d²         biased, but its gradient is that of the exact KL in expectation
+    k3 = e^-d - 1 + d unbiased, never negative, heavy-tailed where π forgets what π_ref knows
+
+Where they are used matters more than which is nicer. In the *reward*, k1: its policy gradient is
+the gradient of the KL of whole sequences. In the *loss*, `exact` or k2: the expected gradient of k1
+is 0, so a coefficient in front of it does nothing, and that of k3 is the one of KL(π_ref‖π).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.policy import checks
+
+# log-ratios beyond this are as good as infinite, and e^20 squared still fits float32
+MAX_LOG_RATIO = 20.0
+
+
+def log_ratio(log_probs: jax.typing.ArrayLike, other_log_probs: jax.typing.ArrayLike) -> jax.Array:
+    """The log-ratio d = log π(a) - log π'(a), subtracted in float32 or better.
+
+    Args:
+      log_probs: nats, any shape.
+      other_log_probs: nats, the same shape.
+
+    Returns:
+      An array of that shape, float32 (or float64 if an input is).
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    >>> log_ratio(jnp.array([-1.0, -2.0]), jnp.array([-1.5, -2.0]))
+    Array([0.5, 0. ], dtype=float32)
+    """
+    checks.same_shape(log_probs=log_probs, other_log_probs=other_log_probs)
+    dtype = jnp.result_type(log_probs, other_log_probs, jnp.float32)
+    return jnp.asarray(log_probs, dtype) - jnp.asarray(other_log_probs, dtype)
+
+
+def k1(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
+    """k1 = log π(a) - log π_ref(a).
+
+    Args:
+      log_probs: nats, of sampled tokens, any shape.
+      ref_log_probs: nats, the same shape.
+
+    Returns:
+      One estimate per token.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    Source: Schulman, "Approximating KL divergence" (2020).
+
+    >>> k1(jnp.array([-1.0]), jnp.array([-1.5]))
+    Array([0.5], dtype=float32)
+    """
+    return log_ratio(log_probs, ref_log_probs)
+
+
+def k2(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
+    """k2 = ½ (log π(a) - log π_ref(a))².
+
+    Args:
+      log_probs: nats, of sampled tokens, any shape.
+      ref_log_probs: nats, the same shape.
+
+    Returns:
+      One estimate per token, never negative.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    Source: Schulman, "Approximating KL divergence" (2020).
+
+    >>> k2(jnp.array([-1.0]), jnp.array([-1.5]))
+    Array([0.125], dtype=float32)
+    """
+    return 0.5 * jnp.square(log_ratio(log_probs, ref_log_probs))
+
+
+def k3(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
+    """k3 = eˣ - 1 - x with x = log π_ref(a) - log π(a), x held below `MAX_LOG_RATIO`.
+
+    Beyond the bound value and gradient stay finite (the gradient is 0). It is the argument that is
+    held: holding only the result would leave 0 · ∞ = NaN in the gradient.
+
+    Args:
+      log_probs: nats, of sampled tokens, any shape.
+      ref_log_probs: nats, the same shape.
+
+    Returns:
+      One estimate per token, never negative.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    Source: Schulman, "Approximating KL divergence" (2020); the overflow is OpenRLHF issue 1335.
+
+    >>> f"{k3(-1.0, -2.0):.4f}", f"{k3(-1e4, 0.0):.1e}"
+    ('0.3679', '4.9e+08')
+    """
+    x = jnp.minimum(log_ratio(ref_log_probs, log_probs), MAX_LOG_RATIO)
+    return jnp.expm1(x) - x
+
+
+ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
+
+
+def estimator(kind: str):
+    """The sampled estimator of that name, one of `ESTIMATORS`.
+
+    Args:
+      kind: "k1", "k2" or "k3".
+
+    Returns:
+      A function (log_probs, ref_log_probs) -> one estimate per token.
+
+    Raises:
+      ValueError: listing the known names.
+
+    >>> estimator("k2") is k2
+    True
+    """
+    checks.one_of(tuple(ESTIMATORS), kind=kind)
+    return ESTIMATORS[kind]
+
+
+def exact(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
+    """KL(π‖π_ref) = Σᵥ π(v) (log π(v) - log π_ref(v)) over the whole vocabulary.
+
+    A token that π cannot say (log π(v) = -inf, or so low that π(v) is 0 in this precision) adds 0
+    to value and gradient, whatever π_ref says. One that only π can say makes the KL infinite.
+
+    Args:
+      log_probs: nats [..., V], normalised.
+      ref_log_probs: nats [..., V], normalised.
+
+    Returns:
+      KL in nats [...].
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    >>> log_probs = jnp.log(jnp.array([0.5, 0.5, 0.0]))
+    >>> f"{exact(log_probs, jnp.log(jnp.array([0.25, 0.75, 0.0]))):.4f}"
+    '0.1438'
+    """
+    checks.same_shape(log_probs=log_probs, ref_log_probs=ref_log_probs)
+    dtype = jnp.result_type(log_probs, ref_log_probs, jnp.float32)
+    log_probs, ref_log_probs = jnp.asarray(log_probs, dtype), jnp.asarray(ref_log_probs, dtype)
+    possible = jnp.exp(log_probs) != 0  # also NaN, which must show
+    # the inner selection keeps inf - inf out of the backward pass, the outer one e^0 out of the sum
+    d = jnp.where(possible, log_probs, 0.0) - jnp.where(possible, ref_log_probs, 0.0)
+    return jnp.sum(jnp.where(possible, jnp.exp(log_probs), 0.0) * d, axis=-1)
+
+
+def adapt(
+    coef: jax.typing.ArrayLike,
+    observed_kl: jax.typing.ArrayLike,
+    num_sequences: jax.typing.ArrayLike,
+    *,
+    target: float = 6.0,
+    horizon: float = 10_000.0,
+    max_error: float = 0.2,
+) -> jax.Array:
+    """A proportional controller of the KL coefficient: β ← β (1 + e · n / horizon).
+
+    With the error e = clip(KL / target - 1, ±max_error).
+
+    Args:
+      coef: β, at least 0.
+      observed_kl: nats per sequence, the mean over sequences of the sum of k1 over tokens.
+      num_sequences: n, sequences seen in this step.
+      target: nats per sequence.
+      horizon: sequences.
+      max_error: bound on the relative error.
+
+    Returns:
+      The next β, a float32 scalar.
+
+    Raises:
+      ValueError: if a known argument is out of range, or so large that β could lose its sign.
+
+    Source: Ziegler et al., "Fine-tuning language models from human preferences" (2019).
+
+    >>> f"{adapt(0.15, observed_kl=12.0, num_sequences=512):.6f}"
+    '0.151536'
+    """
+    checks.at_least(0.0, coef=coef, num_sequences=num_sequences, max_error=max_error)
+    checks.positive(target=target, horizon=horizon)
+    step = num_sequences / horizon
+    checks.at_least(0.0, **{"1 - max_error * num_sequences / horizon": 1.0 - max_error * step})
+    error = jnp.clip(jnp.asarray(observed_kl, jnp.float32) / target - 1.0, -max_error, max_error)
+    return coef * (1.0 + error * step)

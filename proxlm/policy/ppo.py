@@ -1,0 +1,200 @@
+"""Proximal policy optimisation of a language model, the whole iteration as one pure function.
+
+    step = ppo.make_step(actor, reward, prompts, optimizer, config)
+    state, metrics = jax.jit(step)(state, key)
+
+samples, rewards, computes advantages, and runs epochs of freshly shuffled minibatches.  `step` is
+the body of a `scan` over iterations; `vmap` it over states and keys for seeds, and build it inside
+the vmapped function for hyper-parameters: every number in `PPOConfig` that gives no shape may be
+traced.  A reward that is ordinary Python goes between two jitted halves: `make_host_step`.
+
+Source: Schulman et al. 2017; Ziegler et al. 2019 and Ouyang et al. 2022 for language models.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proxlm.policy import experience as experience_lib
+from proxlm.policy import kl, update
+from proxlm.policy.config import PPOConfig
+
+__all__ = ["PPOConfig", "PPOState", "init", "make_halves", "make_host_step", "make_step"]
+
+
+class PPOState(NamedTuple):
+    """Everything an iteration changes, and the reference it does not.
+
+    Attributes:
+      params: what the optimizer moves: the policy's and the critic's.
+      opt_state: the optimizer's.
+      ref_params: the reference policy's, in the structure of params (a critic is not needed).
+      kl_coef: β, scalar.
+      iteration: how many have been done, scalar.
+    """
+
+    params: Any
+    opt_state: Any
+    ref_params: Any
+    kl_coef: jax.Array
+    iteration: jax.Array
+
+
+def init(params, optimizer, config, ref_params=None):
+    """The state before the first iteration.
+
+    Args:
+      params: of `Actor.init`, or with pretrained parts put in.
+      optimizer: any `optax.GradientTransformation`.
+      config: a `PPOConfig`.
+      ref_params: the reference; None takes a copy of params, so that the state can be donated.
+
+    Returns:
+      A `PPOState`.
+
+    >>> import optax
+    >>> init({"policy": jnp.ones(2)}, optax.sgd(0.1), PPOConfig(kl_coef=0.2)).kl_coef.item()
+    0.20000000298023224
+    """
+    ref_params = jax.tree.map(jnp.copy, params) if ref_params is None else ref_params
+    kl_coef = jnp.asarray(config.kl_coef, jnp.float32)
+    return PPOState(params, optimizer.init(params), ref_params, kl_coef, jnp.int32(0))
+
+
+def make_step(actor, reward, prompts, optimizer, config):
+    """One iteration of PPO as a pure function.
+
+    Args:
+      actor: sample, score and reference, as `lm.make_actor` makes them.
+      reward: `(Samples) -> [B]`, a pure function.
+      prompts: `(key) -> Prompts`.
+      optimizer: any `optax.GradientTransformation`; it is handed `approx_kl` as an extra argument.
+      config: a `PPOConfig`.
+
+    Returns:
+      `step(state, key) -> (state, Metrics)`.
+
+    Raises:
+      ValueError: while tracing, when the reward is not `[B]` or the batch does not divide into
+        the minibatches.
+
+    >>> import optax
+    >>> from proxlm import lm
+    >>> model = lm.ModelConfig(vocab_size=8, num_layers=1, width=8, value_head=True)
+    >>> actor, tx, config = lm.make_actor(model, 4), optax.adam(1e-3), PPOConfig(num_epochs=1)
+    >>> prompts = lambda key: lm.Prompts(jax.random.randint(key, (8, 2), 0, 8))
+    >>> reward = lambda samples: jnp.mean(samples.tokens[:, 2:] < 4, axis=1)
+    >>> state = init(actor.init(jax.random.key(0)), tx, config)
+    >>> state, metrics = make_step(actor, reward, prompts, tx, config)(state, jax.random.key(1))
+    >>> metrics.num_updates.item(), state.iteration.item()
+    (4, 1)
+    """
+    collect, learn = make_halves(actor, optimizer, config)
+
+    def step(state, key):
+        key_prompts, key_sample, key_learn = jax.random.split(key, 3)
+        samples = collect(state, key_sample, prompts(key_prompts))
+        return learn(state, key_learn, samples, reward(samples))
+
+    return step
+
+
+def make_halves(actor, optimizer, config):
+    """The two halves of an iteration, around the reward.
+
+    Args:
+      actor: as in `make_step`.
+      optimizer: as in `make_step`.
+      config: a `PPOConfig`.
+
+    Returns:
+      `collect(state, key, prompts) -> samples` and
+      `learn(state, key, samples, rewards) -> (state, Metrics)`, both pure.
+
+    >>> import optax
+    >>> from proxlm import lm
+    >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8, value_head=True), 4)
+    >>> collect, learn = make_halves(actor, optax.sgd(0.1), PPOConfig())
+    """
+
+    def collect(state, key, prompts):
+        return actor.sample(state.params, key, prompts)
+
+    def learn(state, key, samples, rewards):
+        check_shape(rewards, samples.tokens.shape[0])
+        experience, summary = experience_lib.prepare(state, samples, rewards, actor, config)
+        params, opt_state, report = update.run(state, experience, key, actor, optimizer, config)
+        kl_coef = state.kl_coef
+        if config.kl_target is not None:
+            kl_coef = kl.adapt(
+                kl_coef, summary.kl, rewards.shape[0],
+                target=config.kl_target, horizon=config.kl_horizon,
+            )  # fmt: skip
+        metrics = update.Metrics(**summary._asdict(), kl_coef=state.kl_coef, **report)
+        return PPOState(params, opt_state, state.ref_params, kl_coef, state.iteration + 1), metrics
+
+    return collect, learn
+
+
+def make_host_step(actor, reward, prompts, optimizer, config):
+    """An iteration whose reward is ordinary Python, such as a scorer of strings.
+
+    Args:
+      actor: as in `make_step`.
+      reward: `(Samples of NumPy arrays) -> [B]` floats; called between two jitted halves.
+      prompts: as in `make_step`.
+      optimizer: as in `make_step`.
+      config: a `PPOConfig`.
+
+    Returns:
+      `step(state, key) -> (state, Metrics)`; not itself jittable.  The same keys give the same
+      bits as `make_step` with the same reward.
+
+    Raises:
+      ValueError: from step, when the reward is not `[B]` or not finite, with the state untouched.
+
+    >>> import optax
+    >>> from proxlm import lm
+    >>> model = lm.ModelConfig(vocab_size=8, num_layers=1, width=8, value_head=True)
+    >>> actor, tx, config = lm.make_actor(model, 4), optax.adam(1e-3), PPOConfig()
+    >>> prompts = lambda key: lm.Prompts(jax.random.randint(key, (8, 2), 0, 8))
+    >>> reward = lambda samples: [float("nan")] * len(samples.tokens)
+    >>> state = init(actor.init(jax.random.key(0)), tx, config)
+    >>> make_host_step(actor, reward, prompts, tx, config)(state, jax.random.key(1))
+    Traceback (most recent call last):
+        ...
+    ValueError: reward returned nan for row 0 (8 of 8 not finite): expected a finite number for ...
+    """
+    collect, learn = make_halves(actor, optimizer, config)
+    first = jax.jit(lambda state, key, key_prompts: collect(state, key, prompts(key_prompts)))
+    second = jax.jit(learn)
+
+    def step(state, key):
+        key_prompts, key_sample, key_learn = jax.random.split(key, 3)
+        samples = first(state, key_sample, key_prompts)
+        rewards = np.asarray(reward(jax.device_get(samples)), np.float32)
+        check_shape(rewards, samples.tokens.shape[0])
+        _check_finite(rewards)
+        return second(state, key_learn, samples, rewards)
+
+    return step
+
+
+def check_shape(rewards, batch):
+    """Raises ValueError when the rewards are not one number for each of `batch` responses."""
+    if rewards.shape != (batch,):
+        raise ValueError(
+            f"reward returned shape {rewards.shape}: expected one number per response, ({batch},)"
+        )
+
+
+def _check_finite(rewards):
+    """Raises ValueError naming the first row that is not finite."""
+    bad = np.flatnonzero(~np.isfinite(rewards))
+    if bad.size:
+        raise ValueError(
+            f"reward returned {rewards[bad[0]]} for row {bad[0]} ({bad.size} of {rewards.size} "
+            "not finite): expected a finite number for every response; clip or replace it there"
+        )

@@ -1,0 +1,188 @@
+"""One PPO update: from experience to new parameters, by epochs of shuffled minibatches."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from proxlm.policy import aggregation, diagnostics, kl, objectives
+
+
+class Metrics(NamedTuple):
+    """Scalars of one iteration: `Summary`'s, the coefficient, and means over the updates done.
+
+    Attributes:
+      kl_coef: β of this iteration.
+      policy_loss: clipped surrogate, aggregated.
+      value_loss: clipped, a mean over tokens.
+      entropy: nats per token.
+      approx_kl: nats per token from the sampling policy (k3).
+      clip_fraction_low: share of the ratios below 1 − clip_low.
+      clip_fraction_high: share of the ratios above 1 + clip_high.
+      ratio_min: the smallest ratio of the iteration.
+      ratio_max: the largest.
+      first_ratio_error: max |ρ − 1| on the first minibatch; not about 0 means a mismatch between
+        sampling and scoring.
+      effective_sample_size: in (0, 1].
+      grad_norm: global, before the optimizer sees the gradient.
+      num_updates: optimizer steps taken.
+    """
+
+    reward: jax.Array
+    reward_std: jax.Array
+    kl: jax.Array
+    length: jax.Array
+    ended: jax.Array
+    explained_variance: jax.Array
+    invalid_rewards: jax.Array
+    kl_coef: jax.Array
+    policy_loss: jax.Array
+    value_loss: jax.Array
+    entropy: jax.Array
+    approx_kl: jax.Array
+    clip_fraction_low: jax.Array
+    clip_fraction_high: jax.Array
+    ratio_min: jax.Array
+    ratio_max: jax.Array
+    first_ratio_error: jax.Array
+    effective_sample_size: jax.Array
+    grad_norm: jax.Array
+    num_updates: jax.Array
+
+
+def run(state, experience, key, actor, optimizer, config):
+    """Epochs of freshly shuffled minibatches.
+
+    Args:
+      state: a `PPOState`.
+      experience: of `prepare`.
+      key: a typed key; consumed.
+      actor: as in `ppo.make_step`.
+      optimizer: as in `ppo.make_step`.
+      config: a `PPOConfig`.
+
+    Returns:
+      `(params, opt_state, report)`, the report a dict of scalars.
+
+    Raises:
+      ValueError: the batch does not divide into minibatches, or these into microbatches.
+    """
+    batch = experience.mask.shape[0]
+    pieces = config.num_minibatches * config.num_microbatches
+    if batch % pieces:
+        raise ValueError(
+            f"a batch of {batch} responses does not divide into num_minibatches="
+            f"{config.num_minibatches} times num_microbatches={config.num_microbatches}: "
+            f"expected a multiple of {pieces}"
+        )
+    shuffle = lambda key: jax.random.permutation(key, batch)
+    rows = jax.vmap(shuffle)(jax.random.split(key, config.num_epochs))
+    rows = rows.reshape(config.num_epochs * config.num_minibatches, -1)
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def attempt(carry, rows):
+        params, opt_state, _ = carry
+        piece = jax.tree.map(lambda x: x[rows], experience)
+        grads, report = _gradient(params, piece, state.kl_coef, actor, config)
+        proceed = jnp.bool_(True) if config.max_kl is None else report["approx_kl"] <= config.max_kl
+        updates, new_opt_state = optimizer.update(
+            grads, opt_state, params, approx_kl=report["approx_kl"]
+        )
+        new = (optax.apply_updates(params, updates), new_opt_state)
+        if config.max_kl is not None:
+            keep = lambda new, old: jnp.where(proceed, new, old)
+            new = jax.tree.map(keep, new, (params, opt_state))
+        return (*new, ~proceed), report | {"done": proceed}
+
+    def skip(carry, rows):
+        shapes = jax.eval_shape(attempt, carry, rows)[1]
+        return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def body(carry, rows):
+        if config.max_kl is None:
+            return attempt(carry, rows)
+        return jax.lax.cond(carry[2], skip, attempt, carry, rows)
+
+    carry = (state.params, state.opt_state, jnp.bool_(False))
+    (params, opt_state, _), reports = jax.lax.scan(body, carry, rows)
+    return params, opt_state, _reduce(reports)
+
+
+def _gradient(params, batch, kl_coef, actor, config):
+    """Gradient of the loss of one minibatch, and what to report of it."""
+    weights = {
+        "policy": aggregation.weights(batch.mask, config.aggregation),
+        "value": aggregation.weights(batch.mask, "token"),
+    }
+    grad_fn = jax.value_and_grad(_loss, has_aux=True)
+
+    def accumulate(total, piece):
+        (_, aux), grads = grad_fn(params, *piece, kl_coef, actor, config)
+        return jax.tree.map(jnp.add, total, grads), aux
+
+    if config.num_microbatches == 1:
+        (_, aux), grads = grad_fn(params, batch, weights, kl_coef, actor, config)
+    else:
+        split = lambda x: x.reshape(config.num_microbatches, -1, *x.shape[1:])
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        grads, aux = jax.lax.scan(accumulate, zeros, jax.tree.map(split, (batch, weights)))
+        aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)
+    report = diagnostics.policy_diagnostics(
+        aux["log_probs"], batch.samples.log_probs, batch.advantages, batch.mask,
+        config.clip_low, config.clip_high,
+    )._asdict()  # fmt: skip
+    report["policy_loss"] = aggregation.weighted_sum(aux["policy_loss"], weights["policy"])
+    report["value_loss"] = aggregation.weighted_sum(aux["value_loss"], weights["value"])
+    report["entropy"] = aggregation.masked_mean(aux["entropy"], batch.mask)
+    report["grad_norm"] = optax.tree.norm(grads)
+    return grads, report
+
+
+def _loss(params, batch, weights, kl_coef, actor, config):
+    """Σ w·(policy − c_e·entropy + β·KL) + c_v·Σ w·value over a minibatch, or a piece of one."""
+    exact = config.kl_placement == "loss" and config.kl_estimator == "exact"
+    scores = actor.score(params, batch.samples, full=exact)
+    old_log_probs = batch.samples.log_probs
+    policy_loss = objectives.clipped_surrogate(
+        aggregation.select(scores.log_probs, batch.mask),
+        aggregation.select(old_log_probs, batch.mask),
+        batch.advantages, config.clip_low, config.clip_high, config.dual_clip,
+    )  # fmt: skip
+    per_token = policy_loss
+    if not (isinstance(config.entropy_coef, (int, float)) and config.entropy_coef == 0):
+        per_token = per_token - config.entropy_coef * scores.entropy
+    if config.kl_placement == "loss":
+        per_token = per_token + kl_coef * _reference_kl(scores, batch, config)
+    value_loss = objectives.clipped_value_loss(
+        aggregation.select(scores.values, batch.mask),
+        batch.values, batch.returns, config.value_clip,
+    )  # fmt: skip
+    total = aggregation.weighted_sum(per_token, weights["policy"])
+    total += config.value_coef * aggregation.weighted_sum(value_loss, weights["value"])
+    aux = {"log_probs": scores.log_probs, "entropy": scores.entropy}
+    aux |= {"policy_loss": policy_loss, "value_loss": value_loss}
+    return total, jax.lax.stop_gradient(aux)
+
+
+def _reference_kl(scores, batch, config):
+    """The KL penalty of each token, differentiable; masked before it is computed."""
+    if config.kl_estimator != "exact":
+        fn, current, mask = kl.estimator(config.kl_estimator), scores.log_probs, batch.mask
+    else:
+        fn, current = kl.exact, scores.distribution
+        mask = jnp.broadcast_to(batch.mask[:, :, None], current.shape)
+    select = lambda x: aggregation.select(x, mask)
+    return fn(select(current), select(batch.reference))
+
+
+def _reduce(reports):
+    """Means over the updates that were done, extremes over the same."""
+    done = reports.pop("done")
+    first = jnp.maximum(reports["ratio_max"][0] - 1, 1 - reports["ratio_min"][0])
+    report = {name: aggregation.masked_mean(x, done) for name, x in reports.items()}
+    report["ratio_min"] = jnp.min(jnp.where(done, reports["ratio_min"], 1.0))
+    report["ratio_max"] = jnp.max(jnp.where(done, reports["ratio_max"], 1.0))
+    names = set(Metrics._fields)
+    report = {name: x for name, x in report.items() if name in names}
+    return report | {"first_ratio_error": first, "num_updates": jnp.sum(done)}

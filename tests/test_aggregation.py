@@ -1,0 +1,131 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proxlm.policy import aggregation
+from tests import arrays, policy_vectors
+
+MASK = jnp.array([[True, True, True, True], [True, False, True, False], [False] * 4])
+EMPTY = jnp.zeros((2, 3), bool)
+
+
+@pytest.mark.parametrize("kind", aggregation.WEIGHTS)
+def test_weights_reproduce_verls_aggregation(kind, variant):
+    given = policy_vectors.inputs()
+    weights = variant(lambda mask: aggregation.weights(mask, kind))(given.mask)
+    loss = aggregation.weighted_sum(given.advantages, weights)
+    expected = policy_vectors.load("verl")["aggregation"][kind]
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_weights_by_hand():
+    np.testing.assert_allclose(aggregation.token_weights(MASK) * 6, MASK)
+    per_token = [[1 / 8] * 4, [1 / 4, 0, 1 / 4, 0], [0] * 4]
+    np.testing.assert_allclose(aggregation.sequence_weights(MASK), per_token)
+    np.testing.assert_allclose(aggregation.sequence_sum_weights(MASK) * 2, MASK)
+    np.testing.assert_allclose(aggregation.constant_weights(MASK) * 2 * 4, MASK)
+    np.testing.assert_allclose(aggregation.constant_weights(MASK, length=10) * 2 * 10, MASK)
+
+
+@pytest.mark.parametrize("kind", aggregation.WEIGHTS)
+def test_an_empty_row_leaves_numerator_and_denominator(kind):
+    x = arrays.normal(0, (3, 4))
+    whole = aggregation.weighted_sum(x, aggregation.weights(MASK, kind))
+    without = aggregation.weighted_sum(x[:2], aggregation.weights(MASK[:2], kind))
+    np.testing.assert_allclose(whole, without, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", aggregation.WEIGHTS)
+def test_microbatches_add_up_to_the_batch(kind, variant):
+    x, scale = arrays.normal(0, (6, 7)), jnp.float32(1.3)
+    weights = aggregation.weights(policy_vectors.inputs().mask, kind)
+
+    def loss(scale, x, weights):
+        return aggregation.weighted_sum(jnp.tanh(scale * x), weights)
+
+    of_value_and_gradient = variant(jax.value_and_grad(loss))
+    cuts = [slice(0, 1), slice(1, 4), slice(4, 6)]
+    parts = [of_value_and_gradient(scale, x[cut], weights[cut]) for cut in cuts]
+    whole = of_value_and_gradient(scale, x, weights)
+    np.testing.assert_allclose(np.sum(parts, axis=0), np.array(whole), atol=1e-6)
+
+
+def test_a_constant_loss_has_the_mean_of_that_constant():
+    ones = jnp.ones(MASK.shape)
+    for kind in ("token", "sequence"):
+        np.testing.assert_allclose(
+            aggregation.weighted_sum(ones, aggregation.weights(MASK, kind)), 1.0, rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("kind", aggregation.WEIGHTS)
+def test_nothing_valid_weighs_nothing(kind):
+    weights = aggregation.weights(EMPTY, kind)
+    assert aggregation.weighted_sum(jnp.full(EMPTY.shape, jnp.nan), weights) == 0.0
+    assert not jnp.any(weights)
+
+
+@pytest.mark.parametrize("reduce", [aggregation.masked_sum, aggregation.masked_mean])
+@pytest.mark.parametrize("poison", [jnp.nan, jnp.inf, -jnp.inf])
+def test_poison_under_the_mask_changes_no_bit_of_value_or_gradient(reduce, poison, variant):
+    x = arrays.normal(1, MASK.shape)
+
+    def loss(x):
+        return jnp.square(reduce(x, MASK))
+
+    clean = variant(jax.value_and_grad(loss))(jnp.where(MASK, x, 0.25))
+    dirty = variant(jax.value_and_grad(loss))(jnp.where(MASK, x, poison))
+    for a, b in zip(clean, dirty, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_selected_inputs_keep_nan_out_of_a_gradient_that_passes_through_exp():
+    x = jnp.array([0.0, jnp.nan])
+    mask = jnp.array([True, False])
+    select = aggregation.select
+    late = jax.grad(lambda x: aggregation.masked_sum(jnp.exp(x), mask))(x)
+    early = jax.grad(lambda x: aggregation.masked_sum(jnp.exp(select(x, mask)), mask))(x)
+    assert jnp.isnan(late[1])
+    np.testing.assert_array_equal(early, [1.0, 0.0])
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_masked_mean_and_variance_are_numpys_over_the_valid(ddof, variant):
+    x = arrays.normal(2, MASK.shape) + 3.0
+    valid = np.asarray(x, np.float64)[np.asarray(MASK)]
+    mean = variant(aggregation.masked_mean)(x, MASK)
+    var = variant(lambda x, mask: aggregation.masked_var(x, mask, ddof=ddof))(x, MASK)
+    np.testing.assert_allclose(mean, valid.mean(), rtol=1e-6)
+    np.testing.assert_allclose(var, valid.var(ddof=ddof), rtol=1e-5)
+
+
+def test_masked_variance_with_ddof_1_is_tunixs():
+    given = policy_vectors.inputs()
+    var = aggregation.masked_var(given.advantages, given.mask, ddof=1)
+    np.testing.assert_allclose(var, policy_vectors.load("tunix")["masked_var"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_one_valid_value_has_no_variance(ddof):
+    mask = jnp.array([True, False])
+    assert aggregation.masked_var(jnp.array([7.0, jnp.nan]), mask, ddof=ddof) == 0.0
+    assert aggregation.masked_var(jnp.array([7.0, jnp.nan]), ~mask & False, ddof=ddof) == 0.0
+
+
+def test_sums_of_half_precision_are_taken_in_float32():
+    x = jnp.ones((4096,), jnp.bfloat16)
+    total = aggregation.masked_sum(x, jnp.ones(x.shape, bool))
+    assert total.dtype == jnp.float32 and total == 4096.0
+
+
+def test_wrong_masks_are_named():
+    x = jnp.zeros((2, 3))
+    with pytest.raises(ValueError, match="mask has dtype float32; expected bool"):
+        aggregation.masked_mean(x, jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"x has shape \(2, 3\), but mask has \(3,\)"):
+        aggregation.masked_mean(x, jnp.ones((3,), bool))
+    with pytest.raises(ValueError, match="kind is 'mean'; expected one of 'token', 'sequence'"):
+        aggregation.weights(x == 0, "mean")
+    with pytest.raises(ValueError, match="length is 0"):
+        aggregation.constant_weights(x == 0, length=0)

@@ -1,0 +1,139 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proxlm.policy import kl
+from tests import arrays, policy_vectors
+
+KINDS = tuple(kl.ESTIMATORS)
+
+
+def two_policies(shape=(5,)):
+    return 0.7 * arrays.normal(0, shape), 0.7 * arrays.normal(1, shape)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_estimators_and_their_gradients_are_verls(kind, variant):
+    given = policy_vectors.inputs()
+    expected = policy_vectors.load("verl")["kl"][kind]
+    estimate = kl.estimator(kind)
+    value = variant(estimate)(given.logp, given.logp_ref)
+    np.testing.assert_allclose(value, expected["value"], atol=1e-5, rtol=1e-5)
+    gradient = variant(jax.grad(lambda x: jnp.sum(estimate(x, given.logp_ref))))(given.logp)
+    np.testing.assert_allclose(gradient, expected["gradient"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["k1", "k3"])
+def test_k1_and_k3_are_unbiased(kind):
+    logits, ref_logits = two_policies()
+    log_probs, ref = jax.nn.log_softmax(logits), jax.nn.log_softmax(ref_logits)
+    expected = jnp.sum(jnp.exp(log_probs) * kl.estimator(kind)(log_probs, ref))
+    np.testing.assert_allclose(expected, kl.exact(log_probs, ref), rtol=1e-5)
+
+
+def expected_gradient_in_the_loss(kind, logits, ref):
+    """Averages the estimator's gradient over the policy's own samples, by enumeration."""
+    probs = jax.lax.stop_gradient(jax.nn.softmax(logits))
+    estimate = kl.estimator(kind)
+    return jax.grad(lambda z: jnp.sum(probs * estimate(jax.nn.log_softmax(z), ref)))(logits)
+
+
+def test_in_the_loss_k1_pulls_nowhere_and_k2_where_the_exact_kl_pulls_and_k3_backwards():
+    logits, ref_logits = two_policies()
+    ref = jax.nn.log_softmax(ref_logits)
+    exact = jax.grad(lambda z: kl.exact(jax.nn.log_softmax(z), ref))(logits)
+    reverse = jax.grad(lambda z: kl.exact(ref, jax.nn.log_softmax(z)))(logits)
+    of = lambda kind: expected_gradient_in_the_loss(kind, logits, ref)
+    assert jnp.max(jnp.abs(exact)) > 0.1
+    np.testing.assert_allclose(of("k1"), jnp.zeros(5), atol=1e-6)
+    np.testing.assert_allclose(of("k2"), exact, atol=1e-6)
+    np.testing.assert_allclose(of("k3"), reverse, atol=1e-6)
+
+
+def test_exact_kl_by_hand_and_as_rlax(variant):
+    log = lambda *p: jnp.log(jnp.array(p))
+    by_hand = 0.5 * np.log(2.0) + 0.5 * np.log(2.0 / 3.0)
+    np.testing.assert_allclose(variant(kl.exact)(log(0.5, 0.5), log(0.25, 0.75)), by_hand, 1e-6)
+    expected = policy_vectors.load("rlax")["exact_kl"]
+    log_probs = jax.nn.log_softmax(jnp.array(expected["logits"]))
+    ours = variant(kl.exact)(log_probs, log_probs[::-1])
+    np.testing.assert_allclose(ours, expected["kl_to_reversed"], rtol=1e-5)
+
+
+def test_exact_kl_of_truncated_policies_has_finite_gradients(variant):
+    logits = jnp.array([0.5, -jnp.inf, 1.0, -1e4])
+    ref = jax.nn.log_softmax(jnp.array([0.0, -jnp.inf, 0.0, -jnp.inf]))
+
+    def divergence(logits, ref):
+        return kl.exact(jax.nn.log_softmax(logits), ref)
+
+    value, gradients = variant(jax.value_and_grad(divergence, argnums=(0, 1)))(logits, ref)
+    small = divergence(logits[jnp.array([0, 2])], jax.nn.log_softmax(jnp.zeros(2)))
+    np.testing.assert_allclose(value, small, rtol=1e-6)
+    assert value > 0.01 and all(jnp.all(jnp.isfinite(g)) for g in gradients)
+
+
+def test_what_the_reference_cannot_say_costs_infinitely_much():
+    half = jnp.log(jnp.array([0.5, 0.5]))
+    assert kl.exact(half, jnp.array([0.0, -jnp.inf])) == jnp.inf
+    assert kl.exact(jnp.array([0.0, -jnp.inf]), half) == pytest.approx(np.log(2.0))
+
+
+def test_exact_kl_does_not_hide_nan():
+    assert jnp.isnan(kl.exact(jnp.array([jnp.nan, 0.0]), jnp.zeros(2)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shift", [-1e4, -30.0, 0.0, 30.0, 1e4])
+def test_values_and_gradients_stay_finite_at_any_distance(kind, shift, variant):
+    value, gradient = variant(jax.value_and_grad(kl.estimator(kind)))(-1.0 + shift, -1.0)
+    assert jnp.isfinite(value) and jnp.isfinite(gradient)
+
+
+def test_k3_still_pulls_back_a_token_that_became_too_likely():
+    gradient = jax.grad(kl.k3)(0.0, -1e4)
+    np.testing.assert_allclose(gradient, 1.0)
+
+
+def test_k2_and_k3_are_never_negative_however_close_the_policies():
+    tiny = arrays.normal(0, (10_000,)) * 10.0 ** jnp.linspace(-9.0, 1.0, 10_000)
+    for estimate in (kl.k2, kl.k3):
+        assert jnp.min(estimate(tiny, jnp.zeros_like(tiny))) >= 0.0
+
+
+def test_half_precision_inputs_are_subtracted_in_float32():
+    log_probs, ref = jnp.bfloat16(-100.0), jnp.float32(-100.25)
+    assert kl.k1(log_probs, ref) == 0.25
+    assert kl.k1(log_probs, log_probs).dtype == jnp.float32
+
+
+def test_adaptive_coefficient_follows_verls_and_the_n_details_sequences(variant):
+    verl, details = (policy_vectors.load(name)["adaptive_kl"] for name in ("verl", "n_details"))
+    for sequence in (verl, details):
+        coef = jnp.float32(sequence["initial"])
+        for observed, num_sequences, expected in sequence["kl_n_value"]:
+            coef = variant(kl.adapt)(coef, observed, num_sequences)
+            np.testing.assert_allclose(coef, expected, rtol=1e-6)
+
+
+def test_adaptive_coefficient_is_clipped_and_still_at_the_target():
+    assert kl.adapt(0.5, 6.0, 1000) == 0.5
+    np.testing.assert_allclose(kl.adapt(0.5, 1e6, 1000), 0.5 * 1.02, rtol=1e-6)
+    np.testing.assert_allclose(kl.adapt(0.5, 6.6, 1000), 0.5 * 1.01, rtol=1e-6)
+    np.testing.assert_allclose(kl.adapt(0.5, 0.0, 1000), 0.5 * 0.98, rtol=1e-6)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="kind is 'k4'; expected one of 'k1', 'k2', 'k3'"):
+        kl.estimator("k4")
+    with pytest.raises(ValueError, match=r"other_log_probs has shape \(2,\)"):
+        kl.k1(jnp.zeros((3, 2)), jnp.zeros((2,)))
+    with pytest.raises(ValueError, match=r"coef is -0\.1"):
+        kl.adapt(-0.1, 6.0, 8)
+    with pytest.raises(ValueError, match="coef is nan"):
+        kl.adapt(float("nan"), 6.0, 8)
+    with pytest.raises(ValueError, match=r"target is 0\.0"):
+        kl.adapt(0.1, 6.0, 8, target=0.0)
+    with pytest.raises(ValueError, match="1 - max_error"):
+        kl.adapt(0.1, 6.0, 100_000)
