@@ -1,0 +1,146 @@
+"""One supervised training step, shaped as a `lax.scan` body.
+
+The step takes a loss and an Optax transformation, so it knows neither the model nor the penalties.
+A run is `jax.lax.scan(step, state, batches)`; a sweep is `jax.vmap` of that.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class TrainState(NamedTuple):
+    """What goes from step to step: params, the optimizer's state, steps taken so far (int32 [])."""
+
+    params: Any
+    opt_state: Any
+    step: jax.Array
+
+
+class Metrics(NamedTuple):
+    """What a step saw at the params it began with: L, ‖∇L‖₂ before the chain, and aux."""
+
+    loss: jax.Array
+    grad_norm: jax.Array
+    aux: Any
+
+
+def init(params: Any, tx: optax.GradientTransformation) -> TrainState:
+    """Starts training: the params as given, the optimizer's first state, step 0.
+
+    Args:
+      params: a pytree of arrays.
+      tx: an Optax transformation, usually an `optax.chain`.
+
+    Returns:
+      The state from which the step of `make_step` goes on.
+
+    >>> state = init({"w": jnp.ones(2)}, optax.sgd(0.1))
+    >>> int(state.step)
+    0
+    """
+    return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
+
+
+def make_step(
+    loss_fn: Callable[[Any, Any], Any],
+    tx: optax.GradientTransformation,
+    *,
+    has_aux: bool = False,
+    microbatches: int = 1,
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+    """Builds `step(state, batch) -> (state, metrics)`, the body of a `lax.scan` over batches.
+
+    One step is θ ← θ + tx(∇L(θ, batch)). The chain is also given the loss, as Optax's extra
+    argument `value`, for links that follow it (`optax.contrib.reduce_on_plateau`).
+
+    With `microbatches` = n the batch [B, ...] is cut into n pieces of B/n rows that are seen one
+    after another, which divides the memory of the activations by n; the gradient is the mean
+    (1/n) Σᵢ ∇L(θ, pieceᵢ). It is the whole batch's gradient when L is a mean with the same
+    denominator in each piece. A mean over a mask has not: divide by a constant there, as B·T.
+
+    Args:
+      loss_fn: maps (params, batch) to a scalar loss, or to (loss, aux) with `has_aux`.
+      tx: an Optax transformation, with extra arguments or without.
+      has_aux: whether `loss_fn` returns a pair; aux becomes its mean over the pieces.
+      microbatches: the number of pieces n; divides the leading axis of each leaf of the batch.
+
+    Returns:
+      The step. Its metrics are a `Metrics`, whose aux is {} without `has_aux`.
+
+    Raises:
+      ValueError: `microbatches` is not a positive integer or, once the step sees a batch, does
+        not divide it.
+
+    >>> step = make_step(lambda w, x: jnp.mean((w - x) ** 2), optax.sgd(0.25))
+    >>> state, metrics = jax.lax.scan(step, init(jnp.zeros(()), optax.sgd(0.25)), jnp.ones((3, 4)))
+    >>> metrics.loss.tolist()
+    [1.0, 0.25, 0.0625]
+    """
+    if not isinstance(microbatches, int) or microbatches < 1:
+        raise ValueError(
+            f"microbatches={microbatches!r} must be a positive integer; 1 takes the batch whole."
+        )
+    tx = optax.with_extra_args_support(tx)
+    evaluate = _evaluation(loss_fn, has_aux)
+
+    def step(state, batch):
+        if microbatches == 1:
+            loss, grads, aux = evaluate(state.params, batch)
+        else:
+            loss, grads, aux = _accumulate(evaluate, state.params, _cut(batch, microbatches))
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
+        params = optax.apply_updates(state.params, updates)
+        metrics = Metrics(loss, optax.tree.norm(_widened(grads)), aux)
+        return TrainState(params, opt_state, state.step + 1), metrics
+
+    return step
+
+
+def _evaluation(loss_fn, has_aux):
+    """Returns a function (params, batch) -> (loss, gradients, aux) for either form of loss."""
+
+    def loss_and_aux(params, batch):
+        return loss_fn(params, batch) if has_aux else (loss_fn(params, batch), {})
+
+    def evaluate(params, batch):
+        (loss, aux), grads = jax.value_and_grad(loss_and_aux, has_aux=True)(params, batch)
+        return loss, grads, aux
+
+    return evaluate
+
+
+def _accumulate(evaluate, params, pieces):
+    """Means of loss, gradients and aux over the pieces, with one of them in memory at a time."""
+
+    def add(total, piece):
+        loss, grads, aux = evaluate(params, piece)
+        return jax.tree.map(jnp.add, total, _widened(grads)), (loss, aux)
+
+    zeros = jax.tree.map(jnp.zeros_like, _widened(params))
+    total, (losses, auxes) = jax.lax.scan(add, zeros, pieces)
+    grads = jax.tree.map(lambda t, p: (t / len(losses)).astype(p.dtype), total, params)
+    return jnp.mean(losses), grads, jax.tree.map(lambda a: jnp.mean(a, axis=0), auxes)
+
+
+def _widened(tree):
+    """In float32 at least: a sum kept in bfloat16 stops growing once its terms are 1/256 of it."""
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+
+def _cut(batch, microbatches):
+    """Reshapes each leaf of the batch from [B, ...] to [microbatches, B / microbatches, ...]."""
+
+    def cut(path, leaf):
+        if jnp.ndim(leaf) == 0 or leaf.shape[0] % microbatches:
+            name = jax.tree_util.keystr(path, simple=True, separator="/") or "the batch"
+            raise ValueError(
+                f"microbatches={microbatches} must divide the leading axis of every leaf, but"
+                f" {name} has shape {jnp.shape(leaf)}; choose a divisor of the batch size."
+            )
+        return leaf.reshape((microbatches, leaf.shape[0] // microbatches, *leaf.shape[1:]))
+
+    return jax.tree_util.tree_map_with_path(cut, batch)

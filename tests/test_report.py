@@ -1,0 +1,112 @@
+"""What experiments show: exact text for tables and samples, and pictures that hold something."""
+
+import io
+import re
+import struct
+
+import numpy as np
+import pytest
+import rich.console
+
+from experiments import report
+
+
+def test_mean_and_spread_over_seeds():
+    # The sample deviation of 1, 2, 3 is 1.
+    assert report.mean_spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00 (n=3)"
+    assert report.mean_spread(np.array([0.9341]), digits=3) == "0.934 (n=1)"
+    with pytest.raises(ValueError, match="values is empty"):
+        report.mean_spread([])
+
+
+def test_tables_align_numbers_right_and_words_left():
+    rows = [("l1", 0.5, 120), ("group lasso", 12.3456, 7)]
+    assert report.table(rows, ("penalty", "loss", "steps")).splitlines() == [
+        "penalty       loss  steps",
+        "-----------  -----  -----",
+        "l1             0.5    120",
+        "group lasso  12.35      7",
+    ]
+
+
+def test_tables_without_rows_show_their_headers():
+    assert report.table([], ("a", "bc")) == "a  bc\n-  --"
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="2 cells for 1 headers"):
+        report.table([(1, 2)], ("a",))
+
+
+def test_samples_stand_side_by_side():
+    text = report.side_by_side(["a long line", "x"], ["short\nnext", "y"], width=17)
+    assert text.splitlines() == [
+        "before  | after",
+        "--------+--------",
+        "a long  | short",
+        "line    | next",
+        "--------+--------",
+        "x       | y",
+    ]
+
+
+def test_samples_must_come_in_pairs_and_fit():
+    with pytest.raises(ValueError, match="before has 1 samples and after 2"):
+        report.side_by_side(["a"], ["b", "c"])
+    with pytest.raises(ValueError, match="width=4"):
+        report.side_by_side(["a"], ["b"], width=4)
+
+
+def png_size(path):
+    header = path.read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", header[16:24])
+
+
+def panels(count):
+    x = np.arange(50)
+    series = {"adam": (x, np.exp(-x / 10)), "prox": (x, np.exp(-x / 5), np.full(50, 0.1))}
+    return {f"loss {i}": series for i in range(count)}
+
+
+def test_curves_draw_a_panel_a_title(tmp_path):
+    one = report.curves(tmp_path / "new" / "one.png", panels(1))
+    four = report.curves(tmp_path / "four.png", panels(4), log_scale=("loss 0",))
+    assert png_size(one) == (600, 420)
+    assert png_size(four) == (1200, 840)
+    assert one.stat().st_size > 5000
+    assert four.stat().st_size > 3 * one.stat().st_size / 2
+
+
+def test_curves_of_another_form_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="panels is empty"):
+        report.curves(tmp_path / "x.png", {})
+    with pytest.raises(ValueError, match="'adam' has 1 parts"):
+        report.curves(tmp_path / "x.png", {"loss": {"adam": (np.ones(3),)}})
+
+
+def watch(total, terminal, completed=0):
+    console = rich.console.Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    with report.progress(total, "ppo", completed=completed, console=console) as advance:
+        for step in range(completed, total):
+            advance(reward=step / total)
+    return console.file.getvalue()
+
+
+def test_progress_away_from_a_terminal_is_a_line_every_tenth():
+    lines = watch(100, terminal=False).splitlines()
+    assert [re.match(r"ppo (\d+)/100", line)[1] for line in lines] == [
+        "1", "10", "20", "30", "40", "50", "60", "70", "80", "90", "100",
+    ]  # fmt: skip
+    assert lines[1].endswith("reward 0.09")
+
+
+def test_progress_goes_on_from_where_a_resume_starts():
+    lines = watch(100, terminal=False, completed=85).splitlines()
+    assert [line.split()[1] for line in lines] == ["86/100", "90/100", "100/100"]
+
+
+def test_progress_on_a_terminal_shows_the_last_numbers():
+    text = watch(4, terminal=True)
+    assert "4/4" in text
+    assert "reward 0.75" in text
