@@ -67,7 +67,7 @@ def sample(
       sampling: a `SamplingConfig`.
       early_exit: stop when all rows have ended.  A `while_loop`: leave it off under `vmap`.
       segment: the cache grows by this many columns at a time, so that attention reads hardly
-        more than is filled; each growth compiles the step again.  At most four are made.
+        more than is filled; each growth compiles the step again.  There are at most five.
 
     Returns:
       `Samples`.
@@ -180,7 +180,7 @@ def _loop(step, start, end, state, early_exit):
 
 
 def _segments(length, num_tokens, segment):
-    """Ends of the segments, in response tokens: multiples of `segment` columns, at most four."""
+    """Ends of the segments, in response tokens: multiples of `segment` columns, at most five."""
     total = length + num_tokens
     size = max(segment, -(-num_tokens // 4))
     first = -(-(length + 1) // size) * size

@@ -1,0 +1,277 @@
+"""Sampling against full forward passes, against scoring, and against the law it should follow."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proxlm import lm
+from proxlm.lm import distribution, sampling
+
+# Every option of the model at once, and an epsilon that shows: decoding must know them all.
+CONFIG = lm.ModelConfig(
+    vocab_size=17, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=16,
+    norm_epsilon=0.1, qk_norm=True, attention_bias=True, tie_embeddings=False,
+)  # fmt: skip
+SMALL = lm.ModelConfig(vocab_size=6, num_layers=1, width=8, num_heads=2, max_length=4)
+SETTINGS = {
+    "plain": {},
+    "cold": {"temperature": 0.7},
+    "hot": {"temperature": 1.3},
+    "top k": {"top_k": 5},
+    "top p": {"top_p": 0.8},
+    "min p": {"min_p": 0.1},
+    "all at once": {"temperature": 1.3, "top_k": 9, "top_p": 0.9, "min_p": 0.05},
+    "greedy": {"greedy": True},
+    "stop": {"stop_token": 3},
+    "greedy stop": {"greedy": True, "stop_token": 3, "temperature": 0.5},
+}
+STATIC = ("config", "num_tokens", "early_exit", "segment")
+PROMPTS = np.random.default_rng(0).integers(0, 17, (6, 6))
+RAGGED = np.array(
+    [
+        [1, 1, 1, 1, 1, 1],
+        [0, 0, 1, 1, 1, 1],
+        [1, 1, 1, 0, 0, 0],
+        [0, 1, 0, 1, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+        [1, 0, 0, 0, 0, 0],
+    ],
+    bool,
+)
+NUM_TOKENS = 10
+
+compiled = jax.jit(lm.sample, static_argnames=STATIC)
+score = jax.jit(lm.score, static_argnames=("config", "start", "full"))
+apply = jax.jit(lm.apply, static_argnames="config")
+
+
+def rough(config, seed=0):
+    """Parameters in which no scale is 1 and no bias 0, so that each of them matters."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda key: lm.init(key, config), jax.random.key(0))
+
+    def draw(path, leaf):
+        start = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(start + rng.normal(scale=0.5, size=leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+PARAMS = rough(CONFIG)
+
+
+def sample(settings, *, seed=1, prompts=PROMPTS, mask=RAGGED, params=PARAMS, **options):
+    """Ten tokens after each ragged prompt."""
+    return compiled(
+        jax.random.key(seed), params, prompts, CONFIG, NUM_TOKENS,
+        prompt_mask=mask, sampling=lm.SamplingConfig(**settings), **options,
+    )  # fmt: skip
+
+
+def assert_same(samples, expected):
+    """Same tokens, masks and endings; log-probabilities but for rounding."""
+    for name in ("tokens", "mask", "response_mask", "ended"):
+        np.testing.assert_array_equal(getattr(samples, name), getattr(expected, name), name)
+    np.testing.assert_allclose(samples.log_probs, expected.log_probs, rtol=1e-5, atol=1e-5)
+
+
+def test_greedy_decoding_equals_full_forward_passes_without_a_cache():
+    samples = sample({"greedy": True})
+    for row, (prompt, mask) in enumerate(zip(PROMPTS, RAGGED, strict=True)):
+        length = mask.sum()
+        tokens = np.zeros((1, CONFIG.max_length), int)
+        tokens[0, :length] = prompt[mask]
+        # What follows in the row is not there yet, and causality hides it.
+        for at in range(length, length + NUM_TOKENS):
+            tokens[0, at] = np.argmax(apply(PARAMS, tokens, CONFIG)[0, at - 1])
+        expected = tokens[0, length : length + NUM_TOKENS]
+        np.testing.assert_array_equal(samples.tokens[row, 6:], expected)
+
+
+def test_a_sample_holds_the_prompt_at_its_end_and_the_response_after_it():
+    samples = sample({})
+    assert samples.tokens.dtype == jnp.int32
+    for tokens, mask, prompt, valid in zip(*samples[:2], PROMPTS, RAGGED, strict=True):
+        np.testing.assert_array_equal(tokens[:6][mask[:6]], prompt[valid])
+        np.testing.assert_array_equal(mask[:6], np.sort(valid))
+    assert samples.response_mask.all() and not samples.ended.any()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_log_probs_of_sampling_are_those_of_scoring(name):
+    settings, samples = lm.SamplingConfig(**SETTINGS[name]), sample(SETTINGS[name])
+    scores = score(PARAMS, samples.tokens, CONFIG, mask=samples.mask, start=6, sampling=settings)
+    expected = np.where(samples.response_mask, scores.log_probs, 0.0)
+    np.testing.assert_allclose(samples.log_probs, expected, rtol=1e-5, atol=1e-5)
+    assert settings.greedy == (samples.log_probs == 0).all()
+
+
+@pytest.mark.parametrize("stop", [0, 3, 16])
+def test_a_response_runs_up_to_its_stop_token_and_holds_it(stop):
+    samples = jax.tree.map(np.asarray, sample({"stop_token": stop, "temperature": 1.5}))
+    free = np.asarray(sample({"temperature": 1.5}).tokens[:, 6:])
+    responses = samples.tokens[:, 6:]
+    assert 0 < samples.ended.sum() < 6  # both kinds are there
+    for row, response in enumerate(free):
+        places = np.flatnonzero(response == stop)
+        length = places[0] + 1 if len(places) else NUM_TOKENS
+        assert samples.ended[row] == (len(places) > 0)
+        np.testing.assert_array_equal(samples.response_mask[row], np.arange(NUM_TOKENS) < length)
+        np.testing.assert_array_equal(responses[row, :length], response[:length])
+        assert (responses[row, length:] == 0).all()
+        assert (samples.log_probs[row, length:] == 0).all()
+        assert (samples.log_probs[row, :length] < 0).all()
+    np.testing.assert_array_equal(samples.mask[:, 6:], samples.response_mask)
+
+
+@pytest.mark.parametrize("segment", [1, 7, 100])
+def test_the_growth_of_the_cache_changes_nothing(segment):
+    settings = {"stop_token": 3, "temperature": 1.5}
+    assert_same(sample(settings, segment=segment), sample(settings))
+
+
+def test_an_early_exit_changes_nothing():
+    settings = {"stop_token": 3, "temperature": 1.5}
+    assert_same(sample(settings, early_exit=True, segment=7), sample(settings))
+    # One row six times, and a head that gives it the stop token at once: the loop runs no step.
+    same = {"prompts": PROMPTS[:1].repeat(6, 0), "mask": RAGGED[:1].repeat(6, 0)}
+    first = jnp.argmax(apply(PARAMS, PROMPTS[:1], CONFIG)[0, -1])
+    kernel = PARAMS["head"]["kernel"]
+    swapped = kernel.at[3].set(kernel[first]).at[first].set(kernel[3])
+    same["params"] = PARAMS | {"head": {"kernel": swapped}}
+    settings = {"stop_token": 3, "temperature": 1e-3}
+    early = sample(settings, **same, early_exit=True, segment=7)
+    assert early.ended.all() and (early.response_mask.sum(axis=1) == 1).all()
+    assert_same(early, sample(settings, **same))
+
+
+@pytest.mark.parametrize("settings", [{"greedy": True}, {}])
+@pytest.mark.parametrize(
+    "places", [range(3, 6), range(3), (0, 2, 5)], ids=["left", "right", "holes"]
+)
+def test_padding_changes_nothing(settings, places):
+    alone = sample(settings, prompts=PROMPTS[:, :3], mask=None)
+    padded, mask = np.full((6, 6), 11), np.zeros((6, 6), bool)
+    padded[:, list(places)], mask[:, list(places)] = PROMPTS[:, :3], True
+    samples = sample(settings, prompts=padded, mask=mask)
+    np.testing.assert_array_equal(samples.tokens[:, 3:], alone.tokens)
+    np.testing.assert_allclose(samples.log_probs, alone.log_probs, atol=1e-5)
+
+
+def test_a_mask_of_ones_is_no_mask():
+    assert_same(sample({}, mask=np.ones((6, 6), bool)), sample({}, mask=None))
+
+
+def test_what_stands_in_the_padding_changes_no_bit():
+    samples, others = (sample({}, prompts=np.where(RAGGED, PROMPTS, x)) for x in (0, 11))
+    np.testing.assert_array_equal(samples.tokens[:, 6:], others.tokens[:, 6:])
+    np.testing.assert_array_equal(samples.log_probs, others.log_probs)
+
+
+def test_align_moves_the_valid_tokens_to_the_end_in_order():
+    tokens, mask = sampling.align(PROMPTS, jnp.array(RAGGED))
+    for row, valid, prompt, was in zip(tokens, mask, PROMPTS, RAGGED, strict=True):
+        np.testing.assert_array_equal(row[6 - was.sum() :], prompt[was])
+        np.testing.assert_array_equal(valid, np.arange(6) >= 6 - was.sum())
+
+
+def test_the_same_key_gives_the_same_bits_and_another_key_others():
+    jax.tree.map(np.testing.assert_array_equal, sample({}), sample({}))
+    differ = sample({}).tokens[:, 6:] != sample({}, seed=2).tokens[:, 6:]
+    assert jnp.mean(differ) > 0.5
+
+
+def test_a_row_alone_gives_what_it_gives_among_others():
+    together = sample({"greedy": True})
+    for row in range(6):
+        pick = slice(row, row + 1)
+        alone = sample({"greedy": True}, prompts=PROMPTS[pick], mask=RAGGED[pick])
+        np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
+
+
+def test_vmap_over_keys_parameters_and_temperature_equals_a_loop():
+    seeds, trees, temperatures = (1, 2), (PARAMS, rough(CONFIG, seed=5)), (0.7, 1.6)
+
+    def run(key, params, temperature):
+        settings = lm.SamplingConfig(temperature=temperature, top_p=0.9, stop_token=3)
+        return lm.sample(
+            key, params, PROMPTS, CONFIG, NUM_TOKENS,
+            prompt_mask=jnp.array(RAGGED), sampling=settings,
+        )  # fmt: skip
+
+    over_keys = jax.vmap(run, (0, None, None))
+    every = jax.vmap(jax.vmap(over_keys, (None, 0, None)), (None, None, 0))
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    together = jax.jit(every)(keys, lm.stack(trees), jnp.array(temperatures))
+    for i, j, k in itertools.product(range(2), repeat=3):
+        settings = {"temperature": temperatures[i], "top_p": 0.9, "stop_token": 3}
+        expected = sample(settings, seed=seeds[k], params=trees[j])
+        assert_same(jax.tree.map(lambda leaf, at=(i, j, k): leaf[at], together), expected)
+
+
+def chi_square(drawn, probabilities):
+    """Pearson's statistic in standard deviations above its mean; cells rarer than 5 are merged."""
+    expected = len(drawn) * probabilities
+    counts = np.bincount(drawn, minlength=len(expected))
+    assert (counts[expected == 0] == 0).all()
+    rare = expected < 5
+    counts = np.append(counts[~rare], counts[rare].sum())
+    expected = np.append(expected[~rare], max(expected[rare].sum(), 1.0))
+    freedom = len(expected) - 1
+    return (np.sum((counts - expected) ** 2 / expected) - freedom) / np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.5, "top_k": 4, "top_p": 0.9}])
+def test_two_tokens_follow_their_joint_law(settings):
+    """That of all 36 continuations, multiplied out of full forward passes."""
+    params, settings = rough(SMALL), lm.SamplingConfig(**settings)
+    pairs = np.array(list(itertools.product(range(6), repeat=2)))
+    logits = apply(params, np.insert(pairs, 0, 2, axis=1), SMALL)[:, :2]
+    laws = np.exp(distribution.log_probs(logits, settings))  # [36, 2, V]
+    law = np.prod(np.take_along_axis(laws, pairs[:, :, None], axis=2), axis=(1, 2))
+    np.testing.assert_allclose(law.sum(), 1.0, rtol=1e-5)
+    prompts = np.full((20_000, 1), 2)
+    samples = compiled(jax.random.key(0), params, prompts, SMALL, 2, sampling=settings)
+    drawn = np.asarray(samples.tokens[:, 1] * 6 + samples.tokens[:, 2])
+    assert abs(chi_square(drawn, law)) < 4
+
+
+def test_eager_and_compiled_agree():
+    params, prompts = rough(SMALL), PROMPTS[:, :2] % 6
+    options = {"prompt_mask": jnp.array(RAGGED[:, 3:5] | [[False, True]])}
+    expected = compiled(jax.random.key(0), params, prompts, SMALL, 2, **options)
+    assert_same(lm.sample(jax.random.key(0), params, prompts, SMALL, 2, **options), expected)
+
+
+def test_bfloat16_samples_with_log_probs_in_float32():
+    config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
+    run = lambda params: lm.sample(jax.random.key(1), params, PROMPTS, config, NUM_TOKENS)
+    assert jax.eval_shape(run, PARAMS).log_probs.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_tokens": 11}, r"17 tokens .* max_length=16: cut the prompt, sample fewer"),
+        ({"num_tokens": 0}, r"num_tokens=0: expected at least 1"),
+        ({"prompts": PROMPTS[0]}, r"prompts has shape \(6,\): expected \[B, P\]"),
+        ({"prompts": PROMPTS[:, :0]}, r"prompts has shape \(6, 0\): .* P at least 1"),
+        (
+            {"prompt_mask": RAGGED[:, 1:]},
+            r"prompt_mask has shape \(6, 5\): expected that of prompts, \(6, 6\)",
+        ),
+        (
+            {"sampling": lm.SamplingConfig(stop_token=17)},
+            r"stop_token=17 is outside the vocabulary of 17 tokens: expected 0 to 16, or None",
+        ),
+        ({"sampling": lm.SamplingConfig(stop_token=-1)}, r"stop_token=-1 is outside"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(options, message):
+    arguments = {"prompts": PROMPTS, "config": CONFIG, "num_tokens": NUM_TOKENS} | options
+    with pytest.raises(ValueError, match=message):
+        lm.sample(jax.random.key(0), PARAMS, **arguments)

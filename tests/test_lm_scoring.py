@@ -1,0 +1,193 @@
+"""Scores of given tokens against NumPy, and which state each number belongs to."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proxlm import lm
+from proxlm.lm import scoring
+
+CONFIG = lm.ModelConfig(
+    vocab_size=17, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12,
+    value_head=True,
+)  # fmt: skip
+TOKENS = np.random.default_rng(0).integers(0, 17, (3, 8))
+
+score = jax.jit(lm.score, static_argnames=("config", "start", "full"))
+values = jax.jit(scoring.values, static_argnames=("config", "start"))
+apply = jax.jit(lm.apply, static_argnames="config")
+
+
+def rough(config, seed=0):
+    """Parameters in which no scale is 1 and no bias 0, so that each of them matters."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda key: lm.init(key, config), jax.random.key(0))
+
+    def draw(path, leaf):
+        start = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(start + rng.normal(scale=0.5, size=leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+PARAMS = rough(CONFIG)
+
+
+def reference(logits, temperature):
+    """Log-probabilities of tempered logits in float64."""
+    logits = np.asarray(logits, np.float64) / temperature
+    return logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("start", [1, 5, 7])
+def test_scores_equal_a_reference_in_numpy(start, temperature):
+    settings = lm.SamplingConfig(temperature=temperature)
+    scores = score(PARAMS, TOKENS, CONFIG, start=start, sampling=settings, full=True)
+    logits = apply(PARAMS, TOKENS, CONFIG)
+    for row, tokens in enumerate(TOKENS):
+        for column in range(start, 8):
+            expected = reference(logits[row, column - 1], temperature)
+            at = row, column - start
+            np.testing.assert_allclose(scores.log_probs[at], expected[tokens[column]], atol=1e-5)
+            np.testing.assert_allclose(scores.distribution[at], expected, atol=1e-5)
+            entropy = -np.sum(np.exp(expected) * expected)
+            np.testing.assert_allclose(scores.entropy[at], entropy, rtol=1e-5)
+
+
+def test_the_distribution_comes_only_when_asked_for_and_values_only_from_a_head():
+    headless = dataclasses.replace(CONFIG, value_head=False)
+    scores = score(PARAMS, TOKENS, headless)
+    assert scores.distribution is None and scores.values is None
+    assert scores.log_probs.shape == scores.entropy.shape == (3, 7)
+
+
+def test_a_value_belongs_to_the_state_before_its_token():
+    before = score(PARAMS, TOKENS, CONFIG).values
+    for column in range(1, 8):
+        changed = TOKENS.copy()
+        changed[:, column] = (changed[:, column] + 1) % 17
+        after = np.asarray(score(PARAMS, changed, CONFIG).values)
+        # values[:, i] stands for the state before column i + 1.
+        np.testing.assert_array_equal(after[:, :column], before[:, :column])
+        assert (after[:, column:] != before[:, column:]).all()
+
+
+def test_values_are_a_linear_head_on_the_hidden_states():
+    hidden = np.asarray(lm.encode(PARAMS, TOKENS, CONFIG), np.float64).reshape(3, 8, 16)
+    head = jax.tree.map(np.asarray, PARAMS["value"])
+    expected = (hidden @ head["kernel"] + head["bias"])[:, 3:-1]
+    np.testing.assert_allclose(values(PARAMS, TOKENS, CONFIG, start=4), expected, atol=1e-5)
+    np.testing.assert_allclose(score(PARAMS, TOKENS, CONFIG, start=4).values, expected, atol=1e-5)
+
+
+def test_values_of_a_critic_need_no_lm_head():
+    critic = dataclasses.replace(CONFIG, lm_head=False)
+    expected = values(PARAMS, TOKENS, CONFIG)
+    np.testing.assert_array_equal(values(PARAMS, TOKENS, critic), expected)
+
+
+@pytest.mark.parametrize("start", [1, 5])
+def test_padding_changes_no_score(start):
+    tokens = np.concatenate([np.full((3, 2), 11), TOKENS], axis=1)
+    mask = np.arange(10)[None] >= np.array([[2], [2], [2]])
+    padded = score(PARAMS, tokens, CONFIG, mask=mask, start=start + 2)
+    alone = score(PARAMS, TOKENS, CONFIG, start=start)
+    near = lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5)
+    jax.tree.map(near, padded, alone)
+
+
+def test_entropy_counts_impossible_tokens_as_zero():
+    with np.errstate(divide="ignore"):
+        rows = np.log(np.array([[0.5, 0.25, 0.25, 0.0], [1, 0, 0, 0], [0.25] * 4], np.float32))
+    expected = np.log(2) * np.array([1.5, 0.0, 2.0])
+    np.testing.assert_allclose(scoring.entropy(jnp.array(rows)), expected, atol=1e-6)
+    gradient = jax.grad(lambda x: jnp.sum(scoring.entropy(x)))(jnp.array(rows))
+    # d(−p log p)/d log p = −p (1 + log p), and 0 where p is.
+    shares = np.exp(rows)
+    slope = -shares * (1 + np.where(shares > 0, rows, 0.0))
+    np.testing.assert_allclose(gradient, slope, atol=1e-6)
+
+
+def test_truncated_entropy_is_that_of_the_support():
+    settings = lm.SamplingConfig(top_k=2, temperature=2.0)
+    scores = score(PARAMS, TOKENS, CONFIG, sampling=settings, full=True)
+    shares = np.exp(np.asarray(scores.distribution, np.float64))
+    assert set(np.unique((shares > 0).sum(axis=-1))) <= {2, 3}  # three: the given token is kept
+    expected = -np.sum(
+        np.where(shares > 0, shares * np.log(np.where(shares > 0, shares, 1)), 0), -1
+    )
+    np.testing.assert_allclose(scores.entropy, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"top_k": 1}, {"top_p": 0.1, "min_p": 0.9}, {"greedy": True}], ids=str
+)
+def test_a_given_token_outside_the_support_has_a_finite_score_and_gradient(settings):
+    def total(params):
+        scores = lm.score(params, TOKENS, CONFIG, sampling=lm.SamplingConfig(**settings))
+        return jnp.sum(scores.log_probs) + jnp.sum(scores.entropy)
+
+    value, gradient = jax.jit(jax.value_and_grad(total))(PARAMS)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_the_gradient_of_the_score_is_that_of_a_log_softmax():
+    weights = np.random.default_rng(1).normal(size=(3, 7)).astype(np.float32)
+
+    def actual(params):
+        scores = lm.score(params, TOKENS, CONFIG)
+        return jnp.sum(weights * (scores.log_probs + scores.values)) + jnp.sum(scores.entropy)
+
+    def expected(params):
+        hidden = lm.encode(params, TOKENS, CONFIG)
+        logits = lm.logits(params, hidden, CONFIG).reshape(3, 8, 17)[:, :-1]
+        log_probs = jax.nn.log_softmax(logits)
+        picked = jnp.take_along_axis(log_probs, TOKENS[:, 1:, None], axis=-1)[..., 0]
+        before = lm.values(params, hidden, CONFIG).reshape(3, 8)[:, :-1]
+        return jnp.sum(weights * (picked + before)) - jnp.sum(jnp.exp(log_probs) * log_probs)
+
+    near = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * np.abs(y).max())
+    jax.tree.map(near, jax.jit(jax.grad(actual))(PARAMS), jax.jit(jax.grad(expected))(PARAMS))
+
+
+def test_eager_and_compiled_agree(variant):
+    compiled = variant(lm.score, static_argnames=("config", "start"))
+    settings = lm.SamplingConfig(temperature=0.7, top_p=0.9)
+    scores = compiled(PARAMS, TOKENS, CONFIG, start=5, sampling=settings)
+    expected = score(PARAMS, TOKENS, CONFIG, start=5, sampling=settings)
+    near = lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5)
+    jax.tree.map(near, scores, expected)
+
+
+def test_vmap_over_parameters_and_temperature_equals_a_loop():
+    trees, temperatures = (PARAMS, rough(CONFIG, seed=1)), (0.7, 1.6)
+    settings = lambda t: lm.SamplingConfig(temperature=t, top_k=5)
+    run = lambda params, t: lm.score(params, TOKENS, CONFIG, sampling=settings(t))
+    every = jax.vmap(jax.vmap(run, (0, None)), (None, 0))
+    together = jax.jit(every)(lm.stack(trees), jnp.array(temperatures))
+    for i, temperature in enumerate(temperatures):
+        for j, params in enumerate(trees):
+            expected = score(params, TOKENS, CONFIG, sampling=settings(temperature))
+            near = lambda x, y, at=(i, j): np.testing.assert_allclose(x[at], y, atol=1e-5)
+            jax.tree.map(near, together, expected)
+
+
+def test_bfloat16_scores_are_float32_and_near():
+    config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
+    scores, expected = (score(PARAMS, TOKENS, choice) for choice in (config, CONFIG))
+    assert {leaf.dtype for leaf in jax.tree.leaves(scores)} == {jnp.dtype("float32")}
+    near = lambda x, y: np.testing.assert_allclose(x, y, atol=5e-2 * np.abs(y).max())
+    jax.tree.map(near, scores, expected)
+
+
+@pytest.mark.parametrize("start", [0, -1, 8])
+@pytest.mark.parametrize("fn", [lm.score, scoring.values])
+def test_a_start_outside_the_columns_is_refused(fn, start):
+    message = rf"start={start}: expected 1 to 7, inside the 8 columns"
+    with pytest.raises(ValueError, match=message):
+        fn(PARAMS, TOKENS, CONFIG, start=start)
