@@ -13,6 +13,10 @@ SIZES = (
 class ModelConfig:
     """The shape of a transformer.  Static: hashable, and an argument of every function here.
 
+    The sizes given as None are filled in at once, so a `dataclasses.replace` that changes the
+    width keeps them: set head_width and hidden_width to None there as well.  With more than 8
+    layers the loop over them is not unrolled; set remat too, or its backward pass is slow.
+
     >>> smollm2_135m = ModelConfig(49152, num_layers=30, width=576, num_heads=9, num_kv_heads=3,
     ...                            hidden_width=1536, max_length=8192, rope_theta=1e5)
     >>> smollm2_135m.head_width

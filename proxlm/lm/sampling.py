@@ -67,7 +67,8 @@ def sample(
       sampling: a `SamplingConfig`.
       early_exit: stop when all rows have ended.  A `while_loop`: leave it off under `vmap`.
       segment: the cache grows by this many columns at a time, so that attention reads hardly
-        more than is filled; each growth compiles the step again.  There are at most five.
+        more than is filled; each growth, of at most four, compiles the
+        step again.
 
     Returns:
       `Samples`.
@@ -101,7 +102,7 @@ def sample(
         zeros(bool).at[0].set(True),
     )
     start = 1
-    for end in _segments(length, num_tokens, segment):
+    for end in _segments(num_tokens, segment):
         state = state._replace(cache=cache_lib.grow(state.cache, length + end))
         valid = _valid_columns(prompt_mask, length, length + end)
         step = functools.partial(
@@ -179,12 +180,10 @@ def _loop(step, start, end, state, early_exit):
     return jax.lax.while_loop(goes_on, advance, (start, state))[1]
 
 
-def _segments(length, num_tokens, segment):
-    """Ends of the segments, in response tokens: multiples of `segment` columns, at most five."""
-    total = length + num_tokens
+def _segments(num_tokens, segment):
+    """Ends of the segments, in response tokens: multiples of one size, at most four."""
     size = max(segment, -(-num_tokens // 4))
-    first = -(-(length + 1) // size) * size
-    return [end - length for end in [*range(first, total, size), total]]
+    return [*range(size, num_tokens, size), num_tokens]
 
 
 def _valid_columns(prompt_mask, length, total):

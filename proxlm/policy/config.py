@@ -80,8 +80,13 @@ class PPOConfig:
         checks.one_of(("reward", "loss"), kl_placement=self.kl_placement)
         checks.one_of(("k1", "k2", "k3", "exact"), kl_estimator=self.kl_estimator)
         checks.one_of(tuple(WEIGHTS), aggregation=self.aggregation)
-        for name in ("num_epochs", "num_minibatches", "num_microbatches"):
-            checks.at_least(1, **{name: getattr(self, name)})
-        for name in ("kl_coef", "clip_low", "clip_high", "value_coef", "value_clip", "max_kl"):
-            if getattr(self, name) is not None:
-                checks.at_least(0.0, **{name: getattr(self, name)})
+        # only plain numbers: JAX also makes configs of gradients and of placeholders
+        known = lambda *names: {
+            name: x for name in names if isinstance(x := getattr(self, name), (int, float))
+        }
+        checks.at_least(1, **known("num_epochs", "num_minibatches", "num_microbatches"))
+        checks.at_least(0, **known("kl_coef", "clip_high", "value_coef", "value_clip", "max_kl"))
+        checks.at_least(0, **known("missing_eos_penalty", "whiten_ddof"))
+        checks.at_least(1, **known("dual_clip"))
+        checks.within(0, 1, **known("discount", "gae_lambda", "clip_low"))
+        checks.positive(**known("kl_target", "kl_horizon", "whiten_epsilon"))

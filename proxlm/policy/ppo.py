@@ -120,9 +120,13 @@ def make_halves(actor, optimizer, config):
     """
 
     def collect(state, key, prompts):
-        return actor.sample(state.params, key, prompts)
+        samples = actor.sample(state.params, key, prompts)
+        # here already, so that a slow reward is not waited for in vain
+        update.check_batch(samples.tokens.shape[0], config)
+        return samples
 
     def learn(state, key, samples, rewards):
+        rewards = jnp.asarray(rewards)
         check_shape(rewards, samples.tokens.shape[0])
         experience, summary = experience_lib.prepare(state, samples, rewards, actor, config)
         params, opt_state, report = update.run(state, experience, key, actor, optimizer, config)

@@ -69,13 +69,7 @@ def run(state, experience, key, actor, optimizer, config):
       ValueError: the batch does not divide into minibatches, or these into microbatches.
     """
     batch = experience.mask.shape[0]
-    pieces = config.num_minibatches * config.num_microbatches
-    if batch % pieces:
-        raise ValueError(
-            f"a batch of {batch} responses does not divide into num_minibatches="
-            f"{config.num_minibatches} times num_microbatches={config.num_microbatches}: "
-            f"expected a multiple of {pieces}"
-        )
+    check_batch(batch, config)
     shuffle = lambda key: jax.random.permutation(key, batch)
     rows = jax.vmap(shuffle)(jax.random.split(key, config.num_epochs))
     rows = rows.reshape(config.num_epochs * config.num_minibatches, -1)
@@ -107,6 +101,21 @@ def run(state, experience, key, actor, optimizer, config):
     carry = (state.params, state.opt_state, jnp.bool_(False))
     (params, opt_state, _), reports = jax.lax.scan(body, carry, rows)
     return params, opt_state, _reduce(reports)
+
+
+def check_batch(batch, config):
+    """Raises ValueError when `batch` responses do not divide into a `PPOConfig`'s minibatches.
+
+    >>> from proxlm.policy import ppo
+    >>> check_batch(64, ppo.PPOConfig(num_minibatches=4))
+    """
+    pieces = config.num_minibatches * config.num_microbatches
+    if batch < 1 or batch % pieces:
+        raise ValueError(
+            f"a batch of {batch} responses does not divide into num_minibatches="
+            f"{config.num_minibatches} times num_microbatches={config.num_microbatches}: "
+            f"expected a multiple of {pieces}"
+        )
 
 
 def _gradient(params, batch, kl_coef, actor, config):

@@ -1,0 +1,91 @@
+"""A supervised training run with progress, metrics and checkpoints: stages (a) and (b) share it."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import report, runs
+from proxlm import checkpoint, lm, training
+
+
+def epochs(seed: int, size: int, batch: int, steps: int) -> np.ndarray:
+    """Row numbers `[steps, batch]`: every row once before any row again, shuffled each time."""
+    if not 1 <= batch <= size:
+        raise ValueError(f"batch={batch}: expected 1 to {size}, the number of windows there are")
+    rng = np.random.default_rng(seed)
+    passes = [rng.permutation(size) for _ in range(-(-steps * batch // size))]
+    return np.concatenate(passes)[: steps * batch].reshape(steps, batch).astype(np.int32)
+
+
+def fit(
+    run: runs.Run,
+    name: str,
+    loss_fn: Callable,
+    tx: Any,
+    params: Any,
+    data: Any,
+    rows: np.ndarray,
+    *,
+    folder: pathlib.Path,
+    config: Any,
+    evaluate: Callable[[Any], dict[str, Any]],
+    chunk: int,
+    evaluate_every: int,
+) -> training.TrainState:
+    """Minimises loss_fn(params, batch) over the batches data[rows[i]], `chunk` steps a call.
+
+    Logs the mean loss of each call and, every so many calls and after the last, what
+    `evaluate(params)` says; then it also saves.  A killed fit goes on from there, to the same bits.
+    """
+    if len(rows) % chunk:
+        raise ValueError(f"{len(rows)} steps are not a multiple of chunk={chunk}")
+    step = training.make_step(loss_fn, tx)
+    num_chunks = len(rows) // chunk
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def advance(state, data, rows):
+        body = lambda state, batch: step(state, jax.tree.map(lambda x: x[batch], data))
+        return jax.lax.scan(body, state, rows)
+
+    state = jax.jit(training.init, static_argnums=1)(jax.tree.map(jnp.copy, params), tx)
+    data = jax.device_put(data)
+    first = runs.first_chunk(folder)
+    runs.truncate_log(run, name, first * chunk + 1)
+
+    def run_chunk(state, _):
+        # The batches follow from the step, so that a resumed fit goes on with those still to come.
+        start = int(state.step)
+        state, metrics = advance(state, data, rows[start : start + chunk])
+        numbers = {"loss": jnp.mean(metrics.loss), "grad_norm": jnp.mean(metrics.grad_norm)}
+        index = start // chunk + 1
+        if index % evaluate_every == 0 or index == num_chunks:
+            numbers |= evaluate(state.params)
+        return state, numbers
+
+    with report.progress(num_chunks, name, completed=first) as show:
+
+        def on_chunk(index, numbers):
+            runs.log(run, name, step=(index + 1) * chunk, **numbers)
+            show(**numbers)
+
+        return runs.run_chunks(
+            run_chunk, state, num_chunks, key=jax.random.key(0), checkpoint_folder=folder,
+            config=config, every=evaluate_every, on_chunk=on_chunk,
+        )  # fmt: skip
+
+
+def keep(folder: pathlib.Path, params: Any, config: Any) -> None:
+    """Saves the parameters a finished stage hands on."""
+    if checkpoint.latest(folder / "params") is None:
+        checkpoint.save(folder / "params", 1, params, config)
+
+
+def kept(folder: pathlib.Path, model: lm.ModelConfig, config: Any) -> Any:
+    """Reads what `keep` saved for a model of this shape."""
+    like = jax.eval_shape(functools.partial(lm.init, config=model), jax.random.key(0))
+    return checkpoint.restore(folder / "params", like, config)

@@ -1,0 +1,64 @@
+"""Stage (a): a language model learnt from windows of text."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optax.contrib import MuonDimensionNumbers
+
+from proxlm import lm, losses
+
+
+def loss(params, windows, config):
+    """Mean negative log-likelihood, nats per token, of windows `[B, T + 1]`."""
+    hidden = lm.encode(params, windows[:, :-1], config)
+    logits = lm.logits(params, hidden, config)
+    return jnp.mean(losses.next_token(logits, windows[:, 1:].reshape(-1)))
+
+
+def make_evaluate(windows: np.ndarray, config: lm.ModelConfig, batch: int = 64):
+    """`evaluate(params) -> {"held_out_loss", "perplexity"}` over as many whole batches as fit."""
+    batch = min(batch, len(windows))
+    pieces = windows[: len(windows) // batch * batch].reshape(-1, batch, windows.shape[1])
+
+    @jax.jit
+    def mean_loss(params, pieces):
+        return jnp.mean(jax.lax.map(lambda piece: loss(params, piece, config), pieces))
+
+    def evaluate(params):
+        value = mean_loss(params, pieces)
+        return {"held_out_loss": value, "perplexity": jnp.exp(value)}
+
+    return evaluate
+
+
+def muon(learning_rate, adam_learning_rate):
+    """Muon for the kernels of the blocks, Adam for embeddings and norms.
+
+    The kernels are stacked and carry their heads as axes, so Muon is told which axes make the
+    matrix: those it reads from and those it writes to.
+    """
+    axes = {
+        "qkv": MuonDimensionNumbers((1,), (2, 3)),
+        "out": MuonDimensionNumbers((1, 2), (3,)),
+        "gate_up": MuonDimensionNumbers((1,), (2, 3)),
+        "down": MuonDimensionNumbers((1,), (2,)),
+    }
+    name = lambda path: path[-2].key if len(path) > 1 else ""
+    dimensions = functools.partial(
+        jax.tree_util.tree_map_with_path, lambda path, _: axes.get(name(path))
+    )
+    return optax.contrib.muon(
+        learning_rate,
+        adam_learning_rate=adam_learning_rate,
+        adam_b2=0.98,
+        weight_decay=0.01,
+        muon_weight_dimension_numbers=dimensions,
+    )
+
+
+def ramp(peak, steps, warmup=0.05):
+    """Learning rate: linear from 0 to the peak in a share of the steps, then a cosine to 0."""
+    return optax.warmup_cosine_decay_schedule(0.0, peak, max(1, int(warmup * steps)), steps)

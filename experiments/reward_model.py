@@ -1,0 +1,93 @@
+"""Stage (b): a reward model, the same transformer with a scalar head, learnt from labels.
+
+The head says how much each token, read in its context, speaks for "positive"; the score of a text
+is the sum.  The label is predicted after every token, so texts of every length have been seen, and
+the score of a prefix is its value: the critic of PPO starts as a copy.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.tokenization import END
+from proxlm import lm, losses
+
+# Log-odds per unit of the head: small, so that the sum over a text starts out calm.
+UNIT = 0.25
+
+
+def from_language_model(params, config: lm.ModelConfig, num_layers: int):
+    """A scalar head on the first layers of a language model: `(params, config)`."""
+    config = dataclasses.replace(config, num_layers=num_layers, lm_head=False, value_head=True)
+    fresh = lm.init(jax.random.key(0), config)
+    blocks = jax.tree.map(lambda x: x[:num_layers], params["blocks"])
+    return {name: params.get(name, fresh[name]) for name in fresh} | {"blocks": blocks}, config
+
+
+def snippets(seed: int, documents, labels, length: int, count: int):
+    """Labelled pieces of documents: `{"tokens": [count, 1 + length], "mask", "label"}`.
+
+    Each starts anywhere in a document drawn uniformly, one in ten at its beginning.
+    """
+    rng = np.random.default_rng(seed)
+    tokens = np.full((count, 1 + length), END, np.int32)
+    mask = np.zeros((count, 1 + length), bool)
+    chosen = rng.integers(0, len(documents), count)
+    for i, which in enumerate(chosen):
+        document = documents[which]
+        latest = max(0, len(document) - 1 - length)
+        start = 1 + (0 if rng.random() < 0.1 else rng.integers(0, latest + 1))
+        piece = document[start : start + length]
+        tokens[i, 1 : 1 + len(piece)] = piece
+        mask[i, : 1 + len(piece)] = True
+    return {"tokens": tokens, "mask": mask, "label": np.asarray(labels, np.float32)[chosen]}
+
+
+def openings(documents, labels, length: int):
+    """The first `length` tokens of every document that has so many, in the form of `snippets`."""
+    kept = [i for i, document in enumerate(documents) if len(document) > length]
+    tokens = np.stack([documents[i][: 1 + length] for i in kept])
+    label = np.asarray(labels, np.float32)[kept]
+    return {"tokens": tokens, "mask": np.ones(tokens.shape, bool), "label": label}
+
+
+def log_odds(params, tokens, mask, config: lm.ModelConfig):
+    """Log-odds of "positive" after every token, `[B, T]`."""
+    hidden = lm.encode(params, tokens, config, mask=mask)
+    evidence = lm.values(params, hidden, config).reshape(tokens.shape)
+    return UNIT * jnp.cumsum(jnp.where(mask, evidence, 0.0), axis=1)
+
+
+def score(params, tokens, mask, config: lm.ModelConfig):
+    """Log-odds of "positive" after each row's last valid token, `[B]`."""
+    columns = jax.lax.broadcasted_iota(jnp.int32, mask.shape, 1)
+    last = jnp.max(jnp.where(mask, columns, 0), axis=1, keepdims=True)
+    return jnp.take_along_axis(log_odds(params, tokens, mask, config), last, axis=1)[:, 0]
+
+
+def loss(params, batch, config: lm.ModelConfig, skip: int = 8):
+    """Mean logistic loss after every valid token but the first `skip`, which say too little."""
+    odds = log_odds(params, batch["tokens"], batch["mask"], config)
+    labels = jnp.broadcast_to(batch["label"][:, None], odds.shape)
+    columns = jax.lax.broadcasted_iota(jnp.int32, odds.shape, 1)
+    weights = batch["mask"] & (columns >= skip)
+    return jnp.sum(losses.logistic(odds, labels) * weights) / jnp.maximum(jnp.sum(weights), 1)
+
+
+def make_evaluate(texts, config: lm.ModelConfig, batch: int = 128):
+    """`evaluate(params) -> {"accuracy"}` on `openings` or `snippets`."""
+    batch = min(batch, len(texts["label"]))
+    size = len(texts["label"]) // batch * batch
+    pieces = jax.tree.map(lambda x: x[:size].reshape(-1, batch, *x.shape[1:]), texts)
+
+    @jax.jit
+    def accuracy(params, pieces):
+        def right(piece):
+            odds = score(params, piece["tokens"], piece["mask"], config)
+            return jnp.mean((odds > 0) == (piece["label"] > 0.5))
+
+        return jnp.mean(jax.lax.map(right, pieces))
+
+    return lambda params: {"accuracy": accuracy(params, pieces)}

@@ -1,0 +1,260 @@
+"""A small language model, learnt from film reviews and taught by PPO to like every film.
+
+    python -m experiments.sentiment              (make run does this)
+    python -m experiments.sentiment --seeds 3    three seeds of the PPO stage in one call
+    python -m experiments.sentiment --smoke      every stage, in seconds
+    python -m experiments.sentiment --resume     go on with a run that was killed
+
+HEADER
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tokenizers
+import tyro
+
+from experiments import corpora, fitting, language_model, report, reward_model, runs, tokenization
+from experiments import sentiment_report as pages
+from proxlm import apply_prox, lm, penalties
+from proxlm.policy import ppo, update
+
+CHUNK = 2  # iterations of PPO a call
+
+SETTINGS = ppo.PPOConfig(num_epochs=2, num_minibatches=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a run may change; the shapes of the smoke run are in `smoke`."""
+
+    vocab_size: int = 8192
+    width: int = 128
+    num_layers: int = 4
+    window: int = 64  # tokens of LM training
+    lm_steps: int = 1200
+    rm_layers: int = 2
+    rm_steps: int = 2000
+    iterations: int = 120
+    batch: int = 64  # responses of one PPO iteration
+    prompt: int = 12  # tokens of a review's opening
+    response: int = 32
+    learning_rate: float = 3e-4  # of PPO
+    kl_coef: float = 0.05
+    anchor: float = 0.1  # strength of the pull to the untouched LM, in the weights
+    seed: int = 0
+    seeds: int = 1
+    documents: int = 0  # how many reviews to read; 0 is all
+
+    def __post_init__(self):
+        """Finds out now what would otherwise stop the run at its last stage."""
+        update.check_batch(self.batch, SETTINGS)
+        for name, unit in (("lm_steps", 20), ("rm_steps", 20), ("iterations", CHUNK), ("seeds", 1)):
+            if getattr(self, name) < 1 or getattr(self, name) % unit:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: expected a positive multiple of {unit}"
+                )
+        if (
+            self.prompt < 1
+            or self.response < 1
+            or self.prompt + self.response > 2 * self.window - 1
+        ):
+            raise ValueError(
+                f"prompt={self.prompt} and response={self.response} tokens: expected at least 1 "
+                f"each, and less than two windows, {2 * self.window}, in all"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to run; none of this changes a result."""
+
+    smoke: bool = False
+    resume: bool = False
+    runs: str = "runs"
+    data: str = str(corpora.WHEELS)
+
+
+def smoke(config: Config) -> Config:
+    """The same stages, too small to learn anything."""
+    return dataclasses.replace(
+        config, vocab_size=512, width=32, num_layers=2, lm_steps=40, rm_steps=40, iterations=4,
+        batch=16, documents=600,
+    )  # fmt: skip
+
+
+class Reviews(NamedTuple):
+    """Encoded reviews and their labels, those the models learn from and those held out."""
+
+    tokenizer: tokenizers.Tokenizer
+    train: list
+    train_labels: np.ndarray
+    held_out: list
+    held_out_labels: np.ndarray
+    split: corpora.Split
+
+    def prompts(self, which, length):
+        """Openings of `length` tokens after END, `[N, 1 + length]`."""
+        return np.stack([row[: 1 + length] for row in which if len(row) > length])
+
+
+def read_reviews(config: Config, options: Options) -> Reviews:
+    """Splits the reviews, learns the tokenizer from the first of them, encodes all."""
+    reviews = corpora.movie_reviews(pathlib.Path(options.data))
+    split = corpora.split(reviews, config.seed)
+    if config.documents:
+        split = corpora.Split(split.train[: config.documents], split.held_out[: config.documents])
+    tokenizer = tokenization.train_bpe((r.text for r in split.train[:5000]), config.vocab_size)
+    parts = []
+    for part in split:
+        parts += [tokenization.encode(tokenizer, [r.text for r in part])]
+        parts += [np.array([r.label for r in part])]
+    return Reviews(tokenizer, *parts, split)
+
+
+def learn_language(run, reviews: Reviews, config: Config):
+    """Stage (a): next-token prediction on the first windows of every review."""
+    model = lm.ModelConfig(
+        config.vocab_size, num_layers=config.num_layers, width=config.width,
+        num_heads=config.width // 32, max_length=2 * config.window,
+    )  # fmt: skip
+    settings = {"model": model, "window": config.window, "steps": config.lm_steps,
+                "seed": config.seed, "documents": config.documents}  # fmt: skip
+    batch = 32
+    rate = functools.partial(language_model.ramp, steps=config.lm_steps)
+    tx = language_model.muon(rate(0.02), rate(3e-3))
+
+    def compute(folder):
+        data = tokenization.windows(reviews.train, config.window, most=3)
+        held_out = tokenization.windows(reviews.held_out, config.window, most=3)
+        state = fitting.fit(
+            run, "language model", functools.partial(language_model.loss, config=model), tx,
+            lm.init(jax.random.key(config.seed), model), data,
+            fitting.epochs(config.seed, len(data), batch, config.lm_steps),
+            folder=folder / "fit", config=settings, chunk=20, evaluate_every=20,
+            evaluate=language_model.make_evaluate(held_out[:512], model),
+        )  # fmt: skip
+        fitting.keep(folder, state.params, settings)
+
+    stage = runs.stage(run, "language-model", settings, compute)
+    return fitting.kept(stage.path, model, settings), model, stage
+
+
+def learn_reward(run, reviews: Reviews, lm_params, model, parent, config: Config):
+    """Stage (b): the label of a review from any piece of it."""
+    params, model = reward_model.from_language_model(lm_params, model, config.rm_layers)
+    settings = {"model": model, "steps": config.rm_steps, "seed": config.seed}
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(language_model.ramp(3e-3, config.rm_steps), b2=0.98, weight_decay=0.01),
+    )
+    length, batch = config.prompt + config.response, 32
+
+    def compute(folder):
+        data = reward_model.snippets(
+            config.seed, reviews.train, reviews.train_labels, config.window - 1,
+            batch * config.rm_steps,
+        )  # fmt: skip
+        held_out = reward_model.openings(reviews.held_out, reviews.held_out_labels, length)
+        rows = np.arange(batch * config.rm_steps, dtype=np.int32).reshape(-1, batch)
+        state = fitting.fit(
+            run, "reward model", functools.partial(reward_model.loss, config=model), tx, params,
+            data, rows, folder=folder / "fit", config=settings, chunk=20, evaluate_every=10,
+            evaluate=reward_model.make_evaluate(held_out, model),
+        )  # fmt: skip
+        fitting.keep(folder, state.params, settings)
+
+    stage = runs.stage(run, "reward-model", settings, compute, depends_on=[parent])
+    return fitting.kept(stage.path, model, settings), model, stage
+
+
+def learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config: Config):
+    """Stage (c): PPO, every seed in one call.  Returns the states, one row per seed."""
+    actor = make_actor(model, rm_model, config)
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(eps=1e-5),
+        optax.scale_by_learning_rate(config.learning_rate),
+        # Proximity in the weights; PPO's clip and KL are the proximity of the policy.
+        optax.masked(
+            apply_prox(penalties.squared_l2(config.anchor), config.learning_rate, anchored=True),
+            {"policy": True, "critic": False},
+        ),
+    )
+    settings = dataclasses.replace(SETTINGS, kl_coef=config.kl_coef)
+
+    def one_seed(state, key, rm_params, prompts):
+        reward = lambda samples: jax.nn.sigmoid(
+            reward_model.score(rm_params, samples.tokens, samples.mask, rm_model)
+        )
+        draw = lambda key: lm.Prompts(jax.random.choice(key, prompts, (config.batch,)))
+        step = ppo.make_step(actor, reward, draw, tx, settings)
+        return jax.lax.scan(step, state, jax.random.split(key, CHUNK))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def advance(states, key, rm_params, prompts):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(config.seeds))
+        # A map and not a vmap: on a CPU the seeds gain nothing from one another.
+        return jax.lax.map(lambda row: one_seed(*row, rm_params, prompts), (states, keys))
+
+    # The reward model knows the value of every prefix, so the critic starts as its copy.
+    params = {"policy": lm_params, "critic": rm_params}
+    state = jax.jit(ppo.init, static_argnums=(1, 2))(params, tx, settings)
+    states = jax.tree.map(lambda x: jnp.repeat(x[None], config.seeds, axis=0), state)
+    folder = run.path / "ppo"
+    first = runs.first_chunk(folder)
+    runs.truncate_log(run, "ppo", first * CHUNK + 1)
+    with report.progress(config.iterations // CHUNK, "ppo", completed=first) as show:
+
+        def on_chunk(index, metrics):
+            for i in range(CHUNK):
+                row = {name: value[:, i] for name, value in metrics._asdict().items()}
+                runs.log(run, "ppo", step=index * CHUNK + i + 1, **row)
+            mean = {name: np.mean(value[:, -1]) for name, value in metrics._asdict().items()}
+            show(reward=mean["reward"], kl=mean["kl"], entropy=mean["entropy"])
+
+        return runs.run_chunks(
+            lambda states, key: advance(states, key, rm_params, prompts), states,
+            config.iterations // CHUNK, key=jax.random.key(config.seed),
+            checkpoint_folder=folder, config=config, every=20, on_chunk=on_chunk,
+        )  # fmt: skip
+
+
+def make_actor(model, rm_model, config: Config):
+    """Policy and critic, sampling at temperature 1 up to the end of a review.
+
+    The critic's value of a prefix is P(positive) as a reward model would give it, so that at its
+    start, a copy of the reward model, it is right about the untouched language model.
+    """
+    sampling = lm.SamplingConfig(stop_token=tokenization.END)
+    actor = lm.make_actor(model, config.response, critic=rm_model, sampling_config=sampling)
+
+    def score(params, samples, full=False):
+        scores = actor.reference(params, samples, full)
+        odds = reward_model.log_odds(params["critic"], samples.tokens, samples.mask, rm_model)
+        return scores._replace(values=jax.nn.sigmoid(odds[:, -config.response - 1 : -1]))
+
+    return actor._replace(score=score)
+
+
+def main(config: Config = Config(), options: Options = Options()) -> dict[str, Any]:
+    """Runs all stages and writes the report; returns its numbers."""
+    config = smoke(config) if options.smoke else config
+    run = runs.open_run("sentiment", config, options.runs, options.resume)
+    print(f"run: {run.path}")
+    reviews = read_reviews(config, options)
+    lm_params, model, lm_stage = learn_language(run, reviews, config)
+    rm_params, rm_model, _ = learn_reward(run, reviews, lm_params, model, lm_stage, config)
+    prompts = reviews.prompts(reviews.train, config.prompt)
+    states = learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config)
+    return pages.write(run, reviews, (lm_params, model), (rm_params, rm_model), states, config)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))

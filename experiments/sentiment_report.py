@@ -1,0 +1,154 @@
+"""Stage (d) of `experiments.sentiment`: what PPO did, judged by those it did not train on."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+
+from experiments import judges, report, reward_model, runs, tokenization
+from proxlm import lm
+
+SHOWN = 8  # samples in the printed report
+
+
+def write(run, reviews, language, rewarder, states, config):
+    """Judges the policy before and after on held-out prompts; writes report.txt, numbers, plots."""
+    (lm_params, model), (rm_params, rm_model) = language, rewarder
+    prompts = reviews.prompts(reviews.held_out, config.prompt)[:512]
+    key = jax.random.key(config.seed + 1)
+    judge = functools.partial(
+        respond, prompts=prompts, ref_params=lm_params, model=model,
+        rm_params=rm_params, rm_model=rm_model, config=config,
+    )  # fmt: skip
+    outcome = lambda params: assess(judge(key, params), reviews.tokenizer)
+    before, before_texts = outcome(lm_params)
+    policies = states.params["policy"]
+    policy_of = lambda seed: jax.tree.map(lambda x: x[seed], policies)
+    results = [outcome(policy_of(seed)) for seed in range(config.seeds)]
+    after, after_texts = [numbers for numbers, _ in results], results[0][1]
+    accuracy = compare_with_naive_bayes(reviews, rm_params, rm_model, config)
+    numbers = {"before": before, "after": after, "reward_model": accuracy}
+    (run.path / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    plot(run)
+    text = page(run, before, after, accuracy, before_texts, after_texts)
+    (run.path / "report.txt").write_text(text + "\n")
+    print(text)
+    return numbers
+
+
+@functools.partial(jax.jit, static_argnames=("model", "rm_model", "config"))
+def respond(key, params, *, prompts, ref_params, model, rm_params, rm_model, config):
+    """Continues every prompt; the samples, P(positive), and the log-probs of the untouched LM."""
+    sampling = lm.SamplingConfig(stop_token=tokenization.END)
+    samples = lm.sample(key, params, prompts, model, config.response, sampling=sampling)
+    score = lambda params: (
+        lm.score(
+            params,
+            samples.tokens,
+            model,
+            mask=samples.mask,
+            start=prompts.shape[1],
+            sampling=sampling,
+        ).log_probs
+    )
+    odds = reward_model.score(rm_params, samples.tokens, samples.mask, rm_model)
+    return samples, jax.nn.sigmoid(odds), score(ref_params)
+
+
+def assess(responses, tokenizer):
+    """The numbers of a set of responses, and their texts (prompt, response)."""
+    samples, positive, reference = jax.device_get(responses)
+    mask = samples.response_mask
+    start = samples.tokens.shape[1] - mask.shape[1]
+    prompts = tokenization.decode(tokenizer, samples.tokens[:, :start], samples.mask[:, :start])
+    answers = tokenization.decode(tokenizer, samples.tokens[:, start:], mask)
+    whole = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    numbers = {
+        "P(positive)": positive.mean(),
+        "VADER": judges.vader(answers).mean(),
+        "KL to the LM, nats": np.where(mask, samples.log_probs - reference, 0).sum(1).mean(),
+        "distinct-2": judges.distinct_n(answers, 2),
+        "repetition": np.mean(judges.repetition(answers)),
+        "perplexity under the LM": np.exp(-np.where(mask, reference, 0).sum() / mask.sum()),
+        "tokens": mask.sum(1).mean(),
+    }
+    return {name: float(value) for name, value in numbers.items()}, whole
+
+
+def compare_with_naive_bayes(reviews, rm_params, rm_model, config):
+    """Accuracy of the reward model and of naive Bayes on the same held-out texts."""
+    train = [review.text for review in reviews.split.train]
+    naive = judges.fit_naive_bayes(train, reviews.train_labels)
+    length = config.prompt + config.response
+    score = jax.jit(functools.partial(reward_model.score, config=rm_model))
+    result = {}
+    sets = {
+        "openings": reward_model.openings(reviews.held_out, reviews.held_out_labels, length),
+        "pieces": reward_model.snippets(
+            config.seed + 2, reviews.held_out, reviews.held_out_labels, length, 4096
+        ),
+    }
+    for name, texts in sets.items():
+        size = len(texts["label"])
+        batches = np.array_split(np.arange(size), max(1, size // 256))
+        odds = [score(rm_params, texts["tokens"][i], texts["mask"][i]) for i in batches]
+        words = tokenization.decode(reviews.tokenizer, texts["tokens"], texts["mask"])
+        result[name] = {
+            "reward model": judges.accuracy(np.concatenate(odds), texts["label"]),
+            "naive Bayes": judges.accuracy(
+                judges.naive_bayes_log_odds(naive, words), texts["label"]
+            ),
+            "n": size,
+        }
+    return result
+
+
+def plot(run):
+    """curves.png: what the three stages logged."""
+    column = lambda rows, name: ([row["step"] for row in rows if name in row],
+                                 np.array([row[name] for row in rows if name in row]))  # fmt: skip
+    panels = {}
+    for stage, name in (("language model", "held_out_loss"), ("reward model", "accuracy")):
+        rows = runs.read_log(run, stage)
+        if rows:
+            panels[f"{stage}: {name.replace('_', ' ')}"] = {name: column(rows, name)}
+    rows = runs.read_log(run, "ppo")
+    series = lambda *names: {name.replace("_", " "): spread(*column(rows, name)) for name in names}
+    panels |= {
+        "P(positive)": series("reward"),
+        "KL to the LM, nats per response": series("kl"),
+        "entropy, nats per token": series("entropy"),
+        "clip fraction": series("clip_fraction_low", "clip_fraction_high"),
+        "value loss": series("value_loss"),
+        "explained variance": series("explained_variance"),
+        "approximate KL per update": series("approx_kl"),
+    }
+    report.curves(run.path / "curves.png", panels)
+
+
+def spread(steps, values):
+    """Mean and standard deviation over seeds, `[steps, seeds]`, or the one curve."""
+    if values.ndim == 1 or values.shape[1] == 1:
+        return steps, values.reshape(len(steps))
+    return steps, values.mean(axis=1), values.std(axis=1, ddof=1)
+
+
+def page(run, before, after, accuracy, before_texts, after_texts):
+    """The printed report."""
+    digits = {"KL to the LM, nats": 1, "perplexity under the LM": 1, "tokens": 1}
+    rows = [
+        [name, f"{value:.{digits.get(name, 2)}f}",
+         report.mean_spread([seed[name] for seed in after], digits.get(name, 2))]
+        for name, value in before.items()
+    ]  # fmt: skip
+    judged = [[name, row["reward model"], row["naive Bayes"], row["n"]]
+              for name, row in accuracy.items()]  # fmt: skip
+    return "\n\n".join([
+        "Held-out openings, continued before and after PPO:",
+        report.table(rows, ["", "before", "after"]),
+        "Accuracy on held-out reviews, of 44-token texts:",
+        report.table(judged, ["", "reward model", "naive Bayes", "n"]),
+        report.side_by_side(before_texts[:SHOWN], after_texts[:SHOWN]),
+        f"Written to {run.path}: report.txt, numbers.json, metrics.jsonl, curves.png",
+    ])  # fmt: skip

@@ -1,0 +1,148 @@
+"""A character-level language model from any text file.
+
+    python -m experiments.train_lm                      Shakespeare's plays
+    python -m experiments.train_lm --text my_novel.txt
+
+HEADER
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import tyro
+
+from experiments import corpora, fitting, language_model, report, runs, tokenization
+from proxlm import lm
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The defaults are nanoGPT's recipe for a CPU."""
+
+    text: str = ""  # a UTF-8 file; empty: Shakespeare
+    num_layers: int = 4
+    num_heads: int = 4
+    width: int = 128
+    context: int = 64
+    batch: int = 12
+    steps: int = 2000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    seed: int = 0
+    prompt: str = "\n"
+    samples: int = 3
+    sample_length: int = 400
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to run; none of this changes a result."""
+
+    smoke: bool = False
+    resume: bool = False
+    runs: str = "runs"
+    data: str = str(corpora.WHEELS)
+
+
+def read(config: Config, options: Options) -> str:
+    """The text to learn: the given file, or as much of the plays as "tiny Shakespeare" has."""
+    if config.text:
+        return corpora.text_file(config.text)
+    return corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
+
+
+def rows_of(tokens: np.ndarray, length: int, seed: int, shape: tuple[int, int]) -> np.ndarray:
+    """First tokens of random windows, `[steps, batch]`."""
+    latest = len(tokens) - length
+    if latest < 1:
+        raise ValueError(
+            f"the text has {len(tokens)} characters in this part: expected more than {length}, "
+            "the context and one; give a longer text or a shorter context"
+        )
+    return np.random.default_rng(seed).integers(0, latest, shape, dtype=np.int32)
+
+
+def cut(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    """Windows of length + 1 tokens, `[..., length + 1]`."""
+    return tokens[starts[..., None] + np.arange(length + 1)]
+
+
+def main(config: Config = Config(), options: Options = Options()) -> dict[str, Any]:
+    """Trains, samples, plots; returns the final numbers."""
+    if options.smoke:
+        config = dataclasses.replace(config, steps=100, sample_length=60)
+    text = read(config, options)
+    alphabet = tokenization.Characters(text)
+    prompt = alphabet.encode(config.prompt)
+    if not 1 <= len(prompt) <= config.context:
+        raise ValueError(
+            f"prompt has {len(prompt)} characters: expected 1 to the context's {config.context}"
+        )
+    model = lm.ModelConfig(
+        len(alphabet.alphabet), num_layers=config.num_layers, width=config.width,
+        num_heads=config.num_heads, max_length=config.context,
+    )  # fmt: skip
+    run = runs.open_run("train_lm", config, options.runs, options.resume)
+    print(f"run: {run.path}\n{len(text):,} characters, {lm.count(model):,} parameters")
+    state = fit(run, alphabet.encode(text), model, config)
+    rows = runs.read_log(run, "language model")
+    numbers = {name: rows[-1][name] for name in ("loss", "held_out_loss", "perplexity")}
+    series = lambda name: [*zip(*((r["step"], r[name]) for r in rows if name in r), strict=True)]
+    losses = {"training": series("loss"), "held out": series("held_out_loss")}
+    panels = {"loss, nats per character": losses}
+    report.curves(run.path / "curves.png", panels)
+    texts = write(state.params, prompt, model, alphabet, config)
+    (run.path / "samples.txt").write_text("\n\n--------\n\n".join(texts) + "\n")
+    print(report.table([[name, value] for name, value in numbers.items()], ["held out", ""]))
+    print(f"\n{texts[0]}\n\nWritten to {run.path}: metrics.jsonl, curves.png, samples.txt")
+    return numbers
+
+
+def fit(run, tokens, model, config: Config):
+    """Learns the first nine tenths; the rest is held out."""
+    border = int(0.9 * len(tokens))
+    train, held_out = tokens[:border], tokens[border:]
+    starts = rows_of(train, config.context, config.seed, (config.steps, config.batch))
+    fixed = rows_of(held_out, config.context, config.seed + 1, (1024,))
+    decays = functools.partial(jax.tree.map, lambda x: x.ndim >= 2)
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, min(100, config.steps // 2), config.steps,
+        0.1 * config.learning_rate,
+    )  # fmt: skip
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay, mask=decays),
+    )
+    length = config.context
+    chunk = min(100, config.steps)
+    return fitting.fit(
+        run, "language model", functools.partial(language_model.loss, config=model), tx,
+        lm.init(jax.random.key(config.seed), model),
+        cut(train, starts.reshape(-1), length),
+        np.arange(starts.size, dtype=np.int32).reshape(starts.shape),
+        folder=run.path / "fit", config=config, chunk=chunk, evaluate_every=5,
+        evaluate=language_model.make_evaluate(cut(held_out, fixed, length), model),
+    )  # fmt: skip
+
+
+def write(params, prompt, model, alphabet, config: Config) -> list[str]:
+    """Samples continuations of the prompt, half a context at a time: it learnt no longer ones."""
+    half = config.context // 2
+    text = np.broadcast_to(prompt, (config.samples, len(prompt)))
+    sample = jax.jit(functools.partial(lm.sample, config=model, num_tokens=half))
+    for key in jax.random.split(jax.random.key(config.seed + 2), -(-config.sample_length // half)):
+        recent = text[:, -half:]
+        missing = ((0, 0), (half - recent.shape[1], 0))
+        mask = np.pad(np.ones(recent.shape, bool), missing)
+        samples = sample(key, params, np.pad(recent, missing), prompt_mask=mask)
+        text = np.concatenate([text, samples.tokens[:, half:]], axis=1)
+    return [alphabet.decode(row[: len(prompt) + config.sample_length]) for row in text]
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
