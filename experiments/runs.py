@@ -17,9 +17,20 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import corpora
 from proxlm import checkpoint, settings
 
 _CONFIG, _METRICS, _DONE = "config.json", "metrics.jsonl", "DONE"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to run an experiment; none of this changes a result."""
+
+    smoke: bool = False
+    resume: bool = False
+    runs: str = "runs"
+    data: str = str(corpora.WHEELS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,16 +11,16 @@ HEADER
 import dataclasses
 import functools
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tokenizers
 import tyro
 
-from experiments import corpora, fitting, language_model, report, reward_model, runs, tokenization
+from experiments import fitting, language_model, report, reward_model, runs, tokenization
+from experiments import reviews as reviews_lib
 from experiments import sentiment_report as pages
 from proxlm import apply_prox, lm, penalties
 from proxlm.policy import ppo, update
@@ -41,13 +41,13 @@ class Config:
     lm_steps: int = 1200
     rm_layers: int = 2
     rm_steps: int = 2000
-    iterations: int = 120
+    iterations: int = 110
     batch: int = 64  # responses of one PPO iteration
     prompt: int = 12  # tokens of a review's opening
     response: int = 32
-    learning_rate: float = 3e-4  # of PPO
-    kl_coef: float = 0.05
-    anchor: float = 0.1  # strength of the pull to the untouched LM, in the weights
+    learning_rate: float = 6e-4  # of PPO
+    kl_coef: float = 0.014
+    anchor: float = 0.03  # strength of the pull to the untouched LM, in the weights
     seed: int = 0
     seeds: int = 1
     documents: int = 0  # how many reviews to read; 0 is all
@@ -55,30 +55,23 @@ class Config:
     def __post_init__(self):
         """Finds out now what would otherwise stop the run at its last stage."""
         update.check_batch(self.batch, SETTINGS)
-        for name, unit in (("lm_steps", 20), ("rm_steps", 20), ("iterations", CHUNK), ("seeds", 1)):
+        units = {"width": 32, "lm_steps": 20, "rm_steps": 20, "iterations": CHUNK, "seeds": 1}
+        for name, unit in units.items():
             if getattr(self, name) < 1 or getattr(self, name) % unit:
                 raise ValueError(
                     f"{name}={getattr(self, name)}: expected a positive multiple of {unit}"
                 )
-        if (
-            self.prompt < 1
-            or self.response < 1
-            or self.prompt + self.response > 2 * self.window - 1
-        ):
+        if not 1 <= self.rm_layers <= self.num_layers:
+            raise ValueError(
+                f"rm_layers={self.rm_layers}: expected 1 to num_layers={self.num_layers}, the "
+                "language model's, whose first layers the reward model starts from"
+            )
+        lengths = (self.prompt, self.response)
+        if min(lengths) < 1 or sum(lengths) >= 2 * self.window:
             raise ValueError(
                 f"prompt={self.prompt} and response={self.response} tokens: expected at least 1 "
                 f"each, and less than two windows, {2 * self.window}, in all"
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How to run; none of this changes a result."""
-
-    smoke: bool = False
-    resume: bool = False
-    runs: str = "runs"
-    data: str = str(corpora.WHEELS)
 
 
 def smoke(config: Config) -> Config:
@@ -89,36 +82,7 @@ def smoke(config: Config) -> Config:
     )  # fmt: skip
 
 
-class Reviews(NamedTuple):
-    """Encoded reviews and their labels, those the models learn from and those held out."""
-
-    tokenizer: tokenizers.Tokenizer
-    train: list
-    train_labels: np.ndarray
-    held_out: list
-    held_out_labels: np.ndarray
-    split: corpora.Split
-
-    def prompts(self, which, length):
-        """Openings of `length` tokens after END, `[N, 1 + length]`."""
-        return np.stack([row[: 1 + length] for row in which if len(row) > length])
-
-
-def read_reviews(config: Config, options: Options) -> Reviews:
-    """Splits the reviews, learns the tokenizer from the first of them, encodes all."""
-    reviews = corpora.movie_reviews(pathlib.Path(options.data))
-    split = corpora.split(reviews, config.seed)
-    if config.documents:
-        split = corpora.Split(split.train[: config.documents], split.held_out[: config.documents])
-    tokenizer = tokenization.train_bpe((r.text for r in split.train[:5000]), config.vocab_size)
-    parts = []
-    for part in split:
-        parts += [tokenization.encode(tokenizer, [r.text for r in part])]
-        parts += [np.array([r.label for r in part])]
-    return Reviews(tokenizer, *parts, split)
-
-
-def learn_language(run, reviews: Reviews, config: Config):
+def learn_language(run, reviews: reviews_lib.Reviews, config: Config):
     """Stage (a): next-token prediction on the first windows of every review."""
     model = lm.ModelConfig(
         config.vocab_size, num_layers=config.num_layers, width=config.width,
@@ -146,7 +110,7 @@ def learn_language(run, reviews: Reviews, config: Config):
     return fitting.kept(stage.path, model, settings), model, stage
 
 
-def learn_reward(run, reviews: Reviews, lm_params, model, parent, config: Config):
+def learn_reward(run, reviews: reviews_lib.Reviews, lm_params, model, parent, config: Config):
     """Stage (b): the label of a review from any piece of it."""
     params, model = reward_model.from_language_model(lm_params, model, config.rm_layers)
     settings = {"model": model, "steps": config.rm_steps, "seed": config.seed}
@@ -232,8 +196,7 @@ def make_actor(model, rm_model, config: Config):
     The critic's value of a prefix is P(positive) as a reward model would give it, so that at its
     start, a copy of the reward model, it is right about the untouched language model.
     """
-    sampling = lm.SamplingConfig(stop_token=tokenization.END)
-    actor = lm.make_actor(model, config.response, critic=rm_model, sampling_config=sampling)
+    actor = lm.make_actor(model, config.response, critic=rm_model, sampling_config=pages.SAMPLING)
 
     def score(params, samples, full=False):
         scores = actor.reference(params, samples, full)
@@ -243,12 +206,14 @@ def make_actor(model, rm_model, config: Config):
     return actor._replace(score=score)
 
 
-def main(config: Config = Config(), options: Options = Options()) -> dict[str, Any]:
+def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
     """Runs all stages and writes the report; returns its numbers."""
     config = smoke(config) if options.smoke else config
     run = runs.open_run("sentiment", config, options.runs, options.resume)
     print(f"run: {run.path}")
-    reviews = read_reviews(config, options)
+    reviews = reviews_lib.read(
+        pathlib.Path(options.data), config.seed, config.vocab_size, config.documents
+    )
     lm_params, model, lm_stage = learn_language(run, reviews, config)
     rm_params, rm_model, _ = learn_reward(run, reviews, lm_params, model, lm_stage, config)
     prompts = reviews.prompts(reviews.train, config.prompt)

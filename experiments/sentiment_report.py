@@ -11,6 +11,9 @@ from proxlm import lm
 
 SHOWN = 8  # samples in the printed report
 
+# At temperature 1, up to the end of a review: how PPO samples and how it is judged.
+SAMPLING = lm.SamplingConfig(stop_token=tokenization.END)
+
 
 def write(run, reviews, language, rewarder, states, config):
     """Judges the policy before and after on held-out prompts; writes report.txt, numbers, plots."""
@@ -21,17 +24,20 @@ def write(run, reviews, language, rewarder, states, config):
         respond, prompts=prompts, ref_params=lm_params, model=model,
         rm_params=rm_params, rm_model=rm_model, config=config,
     )  # fmt: skip
-    outcome = lambda params: assess(judge(key, params), reviews.tokenizer)
+    train = [review.text for review in reviews.split.train]
+    naive = judges.fit_naive_bayes(train, reviews.train_labels)
+    outcome = lambda params: assess(judge(key, params), reviews.tokenizer, naive)
     before, before_texts = outcome(lm_params)
     policies = states.params["policy"]
     policy_of = lambda seed: jax.tree.map(lambda x: x[seed], policies)
     results = [outcome(policy_of(seed)) for seed in range(config.seeds)]
     after, after_texts = [numbers for numbers, _ in results], results[0][1]
-    accuracy = compare_with_naive_bayes(reviews, rm_params, rm_model, config)
+    accuracy = compare(reviews, naive, rm_params, rm_model, config)
     numbers = {"before": before, "after": after, "reward_model": accuracy}
     (run.path / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
     plot(run)
-    text = page(run, before, after, accuracy, before_texts, after_texts)
+    length = config.prompt + config.response
+    text = page(run, before, after, accuracy, before_texts, after_texts, length)
     (run.path / "report.txt").write_text(text + "\n")
     print(text)
     return numbers
@@ -40,8 +46,7 @@ def write(run, reviews, language, rewarder, states, config):
 @functools.partial(jax.jit, static_argnames=("model", "rm_model", "config"))
 def respond(key, params, *, prompts, ref_params, model, rm_params, rm_model, config):
     """Continues every prompt; the samples, P(positive), and the log-probs of the untouched LM."""
-    sampling = lm.SamplingConfig(stop_token=tokenization.END)
-    samples = lm.sample(key, params, prompts, model, config.response, sampling=sampling)
+    samples = lm.sample(key, params, prompts, model, config.response, sampling=SAMPLING)
     score = lambda params: (
         lm.score(
             params,
@@ -49,15 +54,15 @@ def respond(key, params, *, prompts, ref_params, model, rm_params, rm_model, con
             model,
             mask=samples.mask,
             start=prompts.shape[1],
-            sampling=sampling,
+            sampling=SAMPLING,
         ).log_probs
     )
     odds = reward_model.score(rm_params, samples.tokens, samples.mask, rm_model)
     return samples, jax.nn.sigmoid(odds), score(ref_params)
 
 
-def assess(responses, tokenizer):
-    """The numbers of a set of responses, and their texts (prompt, response)."""
+def assess(responses, tokenizer, naive):
+    """The numbers of a set of responses, and the texts, each with its prompt."""
     samples, positive, reference = jax.device_get(responses)
     mask = samples.response_mask
     start = samples.tokens.shape[1] - mask.shape[1]
@@ -66,6 +71,7 @@ def assess(responses, tokenizer):
     whole = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
     numbers = {
         "P(positive)": positive.mean(),
+        "positive by naive Bayes": (judges.naive_bayes_log_odds(naive, answers) > 0).mean(),
         "VADER": judges.vader(answers).mean(),
         "KL to the LM, nats": np.where(mask, samples.log_probs - reference, 0).sum(1).mean(),
         "distinct-2": judges.distinct_n(answers, 2),
@@ -76,10 +82,8 @@ def assess(responses, tokenizer):
     return {name: float(value) for name, value in numbers.items()}, whole
 
 
-def compare_with_naive_bayes(reviews, rm_params, rm_model, config):
+def compare(reviews, naive, rm_params, rm_model, config):
     """Accuracy of the reward model and of naive Bayes on the same held-out texts."""
-    train = [review.text for review in reviews.split.train]
-    naive = judges.fit_naive_bayes(train, reviews.train_labels)
     length = config.prompt + config.response
     score = jax.jit(functools.partial(reward_model.score, config=rm_model))
     result = {}
@@ -107,7 +111,8 @@ def compare_with_naive_bayes(reviews, rm_params, rm_model, config):
 def plot(run):
     """curves.png: what the three stages logged."""
     column = lambda rows, name: ([row["step"] for row in rows if name in row],
-                                 np.array([row[name] for row in rows if name in row]))  # fmt: skip
+                                 np.array([row[name] for row in rows if name in row],
+                                          np.float64))  # fmt: skip
     panels = {}
     for stage, name in (("language model", "held_out_loss"), ("reward model", "accuracy")):
         rows = runs.read_log(run, stage)
@@ -134,8 +139,8 @@ def spread(steps, values):
     return steps, values.mean(axis=1), values.std(axis=1, ddof=1)
 
 
-def page(run, before, after, accuracy, before_texts, after_texts):
-    """The printed report."""
+def page(run, before, after, accuracy, before_texts, after_texts, length):
+    """The printed report; the reviews that were judged had `length` tokens."""
     digits = {"KL to the LM, nats": 1, "perplexity under the LM": 1, "tokens": 1}
     rows = [
         [name, f"{value:.{digits.get(name, 2)}f}",
@@ -147,7 +152,7 @@ def page(run, before, after, accuracy, before_texts, after_texts):
     return "\n\n".join([
         "Held-out openings, continued before and after PPO:",
         report.table(rows, ["", "before", "after"]),
-        "Accuracy on held-out reviews, of 44-token texts:",
+        f"Accuracy on held-out reviews, of {length}-token texts:",
         report.table(judged, ["", "reward model", "naive Bayes", "n"]),
         report.side_by_side(before_texts[:SHOWN], after_texts[:SHOWN]),
         f"Written to {run.path}: report.txt, numbers.json, metrics.jsonl, curves.png",

@@ -38,18 +38,16 @@ class Config:
     samples: int = 3
     sample_length: int = 400
 
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How to run; none of this changes a result."""
-
-    smoke: bool = False
-    resume: bool = False
-    runs: str = "runs"
-    data: str = str(corpora.WHEELS)
+    def __post_init__(self):
+        """Finds out now what would otherwise stop the run after its training."""
+        for name, least in (("context", 2), ("batch", 1), ("samples", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least {least}")
+        if self.steps < 1 or (self.steps > 100 and self.steps % 100):
+            raise ValueError(f"steps={self.steps}: expected 1 to 100, or a multiple of 100")
 
 
-def read(config: Config, options: Options) -> str:
+def read(config: Config, options: runs.Options) -> str:
     """The text to learn: the given file, or as much of the plays as "tiny Shakespeare" has."""
     if config.text:
         return corpora.text_file(config.text)
@@ -72,7 +70,7 @@ def cut(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
     return tokens[starts[..., None] + np.arange(length + 1)]
 
 
-def main(config: Config = Config(), options: Options = Options()) -> dict[str, Any]:
+def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
     """Trains, samples, plots; returns the final numbers."""
     if options.smoke:
         config = dataclasses.replace(config, steps=100, sample_length=60)

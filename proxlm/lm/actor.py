@@ -37,7 +37,7 @@ def make_actor(
     num_tokens,
     *,
     critic=None,
-    sampling_config=SamplingConfig(),  # noqa: B008 (frozen)
+    sampling_config=SamplingConfig(),
     early_exit=False,
 ):
     """Binds configurations: what is sampled is scored under the same distribution.

@@ -41,12 +41,11 @@ def prefill(params, tokens, mask, config):
     """
     batch, length = tokens.shape
     visible = forward.visibility(mask, length)
-    angles = forward.angles(None, mask, length, config)
+    turn = forward.angles(None, mask, length, config)
     x = forward.embed(params, tokens, config)
     cache = []
-    for block in model.unstack(params["blocks"]):
-        query, key, value = forward.project(block, x, config, (batch, length))
-        query, key = (layers.rotate(part, *angles) for part in (query, key))
+    for block in _blocks(params):
+        query, key, value = forward.project(block, x, config, (batch, length), turn)
         mixed = layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
         x = forward.finish(block, x, mixed.reshape(batch * length, -1), config)
         cache.append(LayerCache(key, value))
@@ -54,15 +53,15 @@ def prefill(params, tokens, mask, config):
     return layers.rms_norm(last, params["norm"]["scale"], config.norm_epsilon), cache
 
 
-def decode(params, tokens, cache, column, positions, visible, config):
+def decode(params, tokens, cache, column, turn, visible, config):
     """Runs one more token of every row against the cache, and adds it there.
 
     Args:
-      params: of `lm.init`.
+      params: of `lm.init`; in a loop, unstack their blocks before it, or they are copied inside.
       tokens: integers `[B]`.
       cache: a list of `LayerCache`.
       column: scalar: where in the cache this token goes, the same for all rows.
-      positions: integers `[B or 1]`: the number of valid tokens before this one.
+      turn: rotary cosines and sines of its position, each `[B or 1, 1, 1, d/2]`.
       visible: bool `[B or 1, S]`: the columns this token may see, its own included.
       config: a `ModelConfig`.
 
@@ -73,23 +72,22 @@ def decode(params, tokens, cache, column, positions, visible, config):
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
     >>> _, cache = prefill(params, jnp.zeros((3, 5), int), None, config)
-    >>> args = grow(cache, 8), 5, jnp.array([5]), jnp.arange(8)[None] <= 5
+    >>> turn = forward.angles(jnp.array([[5]]), None, 1, config)
+    >>> args = grow(cache, 8), 5, turn, jnp.arange(8)[None] <= 5
     >>> decode(params, jnp.ones(3, int), *args, config)[0].shape
     (3, 8)
     """
     batch = tokens.shape[0]
-    cos, sin = layers.rotation(positions[:, None, None], config.head_width, config.rope_theta)
     visible = visible[:, None, None, :]
+    write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new, (0, 0, column, 0))
     x = forward.embed(params, tokens, config)
     new_cache = []
-    for block, old in zip(model.unstack(params["blocks"]), cache, strict=True):
-        query, key, value = forward.project(block, x, config, (batch, 1))
-        query, key = (layers.rotate(part, cos, sin) for part in (query, key))
-        write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new, (0, 0, column, 0))
-        old = LayerCache(write(old.key, key), write(old.value, value))
-        mixed = layers.attend(query, old.key, old.value, visible)
+    for block, old in zip(_blocks(params), cache, strict=True):
+        query, key, value = forward.project(block, x, config, (batch, 1), turn)
+        layer = LayerCache(write(old.key, key), write(old.value, value))
+        mixed = layers.attend(query, layer.key, layer.value, visible)
         x = forward.finish(block, x, mixed.reshape(batch, -1), config)
-        new_cache.append(old)
+        new_cache.append(layer)
     return layers.rms_norm(x, params["norm"]["scale"], config.norm_epsilon), new_cache
 
 
@@ -102,3 +100,9 @@ def grow(cache, length):
     """
     extend = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0)))
     return jax.tree.map(extend, cache)
+
+
+def _blocks(params):
+    """The layers as a list, stacked or not."""
+    blocks = params["blocks"]
+    return blocks if isinstance(blocks, list) else model.unstack(blocks)

@@ -60,8 +60,7 @@ def encode(params, tokens, config, *, positions=None, mask=None):
     turn = angles(positions, mask, length, config)
 
     def body(x, block):
-        query, key, value = project(block, x, config, (batch, length))
-        query, key = (layers.rotate(part, *turn) for part in (query, key))
+        query, key, value = project(block, x, config, (batch, length), turn)
         mixed = layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
         return finish(block, x, mixed.reshape(batch * length, -1), config), None
 
@@ -133,14 +132,15 @@ def embed(params, tokens, config):
     return params["embedding"]["kernel"][tokens.reshape(-1)].astype(config.compute_dtype)
 
 
-def project(block, x, config, shape):
-    """Queries, keys and values of a block, heads before positions, not yet rotated.
+def project(block, x, config, shape, turn):
+    """Queries, keys and values of a block, heads before positions; the first two rotated.
 
     Args:
       block: the parameters of one layer.
       x: `[B·T, D]`.
       config: a `ModelConfig`.
       shape: `(B, T)`.
+      turn: rotary cosines and sines, each broadcastable to `[B, 1, T, d/2]`.
 
     Returns:
       `[B, H, T, d]`, `[B, H_kv, T, d]`, `[B, H_kv, T, d]`.
@@ -148,7 +148,8 @@ def project(block, x, config, shape):
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_kv_heads=2)
     >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
-    >>> [part.shape for part in project(block, jnp.ones((10, 8)), config, (2, 5))]
+    >>> turn = angles(None, None, 5, config)
+    >>> [part.shape for part in project(block, jnp.ones((10, 8)), config, (2, 5), turn)]
     [(2, 4, 5, 2), (2, 2, 5, 2), (2, 2, 5, 2)]
     """
     attention = block["attention"]
@@ -160,7 +161,7 @@ def project(block, x, config, shape):
     if config.qk_norm:
         query = layers.rms_norm(query, attention["query_norm"]["scale"], config.norm_epsilon)
         key = layers.rms_norm(key, attention["key_norm"]["scale"], config.norm_epsilon)
-    return query, key, value
+    return layers.rotate(query, *turn), layers.rotate(key, *turn), value
 
 
 def finish(block, x, mixed, config):

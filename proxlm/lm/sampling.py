@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from proxlm.lm import cache as cache_lib
 from proxlm.lm import config as config_lib
-from proxlm.lm import distribution, forward
+from proxlm.lm import distribution, forward, layers, model
 from proxlm.lm.distribution import SamplingConfig
 
 
@@ -50,7 +50,7 @@ def sample(
     num_tokens,
     *,
     prompt_mask=None,
-    sampling=SamplingConfig(),  # noqa: B008 (frozen)
+    sampling=SamplingConfig(),
     early_exit=False,
     segment=16,
 ):
@@ -88,6 +88,8 @@ def sample(
     batch, length = prompts.shape
     if prompt_mask is not None:
         prompts, prompt_mask = align(prompts, prompt_mask)
+    # Unstacked here and not in the loop, which would copy every layer at every token.
+    params = {**params, "blocks": model.unstack(params["blocks"])}
     hidden, cache = cache_lib.prefill(params, prompts, prompt_mask, config)
     uniform = jax.random.uniform(key, (num_tokens, batch))
     draw = functools.partial(_draw, params=params, config=config, sampling=sampling)
@@ -101,12 +103,13 @@ def sample(
         zeros().at[0].set(log_prob),
         zeros(bool).at[0].set(True),
     )
+    angles = _angles(prompt_mask, length, num_tokens, config)
     start = 1
     for end in _segments(num_tokens, segment):
         state = state._replace(cache=cache_lib.grow(state.cache, length + end))
         valid = _valid_columns(prompt_mask, length, length + end)
         step = functools.partial(
-            _step, uniform=uniform, valid=valid, draw=draw, prompt_mask=prompt_mask,
+            _step, uniform=uniform, valid=valid, draw=draw, angles=angles,
             first=length, params=params, config=config, sampling=sampling,
         )  # fmt: skip
         state = _loop(step, start, end, state, early_exit)
@@ -132,14 +135,14 @@ def align(tokens, mask):
     return take(tokens), take(mask)
 
 
-def _step(i, state, *, uniform, valid, draw, prompt_mask, first, params, config, sampling):
+def _step(i, state, *, uniform, valid, draw, angles, first, params, config, sampling):
     """Feeds the last token, i − 1, and draws token i."""
     column = first + i - 1
-    before = jnp.array([first]) if prompt_mask is None else jnp.sum(prompt_mask, axis=1)
+    turn = [jax.lax.dynamic_index_in_dim(part, i - 1, keepdims=False) for part in angles]
     columns = jax.lax.broadcasted_iota(jnp.int32, valid.shape, 1)
     visible = valid & (columns <= column)
     hidden, cache = cache_lib.decode(
-        params, state.token, state.cache, column, before + i - 1, visible, config
+        params, state.token, state.cache, column, turn, visible, config
     )
     token, log_prob = draw(hidden, uniform[i])
     token = jnp.where(state.done, 0, token)
@@ -184,6 +187,13 @@ def _segments(num_tokens, segment):
     """Ends of the segments, in response tokens: multiples of one size, at most four."""
     size = max(segment, -(-num_tokens // 4))
     return [*range(size, num_tokens, size), num_tokens]
+
+
+def _angles(prompt_mask, length, num_tokens, config):
+    """Rotary cosines and sines of the response's positions, each `[R, B or 1, 1, 1, d/2]`."""
+    before = jnp.array([length]) if prompt_mask is None else jnp.sum(prompt_mask, axis=1)
+    positions = before[None] + jnp.arange(num_tokens)[:, None]
+    return layers.rotation(positions[:, :, None, None], config.head_width, config.rope_theta)
 
 
 def _valid_columns(prompt_mask, length, total):

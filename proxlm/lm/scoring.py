@@ -32,7 +32,7 @@ def score(
     *,
     mask=None,
     start=1,
-    sampling=SamplingConfig(),  # noqa: B008 (frozen)
+    sampling=SamplingConfig(),
     full=False,
 ):
     """Log-probabilities, entropies and values of the tokens from column `start` on.

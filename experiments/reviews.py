@@ -1,0 +1,44 @@
+"""Film reviews as tokens: those the models of `experiments.sentiment` learn from, and held out."""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+
+from experiments import corpora, tokenization
+
+# Reviews that the tokenizer is learnt from: more change it little.
+TOKENIZED = 5000
+
+
+class Reviews(NamedTuple):
+    """Encoded reviews and their labels, those the models learn from and those held out."""
+
+    tokenizer: tokenizers.Tokenizer
+    train: list
+    train_labels: np.ndarray
+    held_out: list
+    held_out_labels: np.ndarray
+    split: corpora.Split
+
+    def prompts(self, which, length):
+        """Openings of `length` tokens after END, `[N, 1 + length]`."""
+        return np.stack([row[: 1 + length] for row in which if len(row) > length])
+
+
+def read(data: pathlib.Path, seed: int, vocab_size: int, documents: int = 0) -> Reviews:
+    """Splits the reviews, learns the tokenizer from the first of them, encodes all.
+
+    `documents` limits how many are read of each part; 0 reads all.
+    """
+    split = corpora.split(corpora.movie_reviews(data), seed)
+    if documents:
+        split = corpora.Split(split.train[:documents], split.held_out[:documents])
+    texts = (review.text for review in split.train[:TOKENIZED])
+    tokenizer = tokenization.train_bpe(texts, vocab_size)
+    parts = []
+    for part in split:
+        parts += [tokenization.encode(tokenizer, [review.text for review in part])]
+        parts += [np.array([review.label for review in part])]
+    return Reviews(tokenizer, *parts, split)
