@@ -31,6 +31,33 @@ def linear(x, kernel, bias=None):
     return y
 
 
+def linear_parts(x, kernel, sizes, bias=None):
+    """Several products with one packed kernel: x·W₁, x·W₂ and so on.
+
+    The kernel is split where it is smaller than the result, as in training, where splitting the
+    result would copy it in the forward and again in the backward pass; and the result where that
+    is smaller, as in decoding, which would copy the kernel at every token.
+
+    Args:
+      x: `[N, D]`.
+      kernel: `[D, P, ...]`.
+      sizes: how many of the P belong to each part.
+      bias: `[P, ...]` or None.
+
+    Returns:
+      A list of `[N, ...]` arrays, the trailing axes of each part flattened.
+
+    >>> [part.shape for part in linear_parts(jnp.ones((2, 3)), jnp.ones((3, 4, 5)), (1, 3))]
+    [(2, 5), (2, 15)]
+    """
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    if x.shape[0] < x.shape[1]:
+        unit = kernel.size // (kernel.shape[0] * kernel.shape[1])
+        return jnp.split(linear(x, kernel, bias), [end * unit for end in ends[:-1]], axis=1)
+    spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    return [linear(x, kernel[:, span], None if bias is None else bias[span]) for span in spans]
+
+
 def rms_norm(x, scale, epsilon):
     """Root-mean-square normalisation over the last axis: x / √(mean(x²) + ε) · scale.
 
@@ -122,5 +149,5 @@ def swiglu(x, gate_up, down):
     >>> swiglu(jnp.ones((2, 3)), jnp.ones((3, 2, 4)), jnp.ones((4, 3))).shape
     (2, 3)
     """
-    gate, up = jnp.split(linear(x, gate_up), 2, axis=-1)
+    gate, up = linear_parts(x, gate_up, (1, 1))
     return linear(jax.nn.silu(gate) * up, down)
