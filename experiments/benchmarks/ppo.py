@@ -1,0 +1,158 @@
+"""An iteration of PPO: sample, score, then 4 epochs of 4 minibatches, with a separate critic.
+
+The reward is the share of the sampled tokens below V/2, which costs nothing to compute.
+"""
+
+import contextlib
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments import report
+from experiments.benchmarks import clock, matmul
+from proxlm import lm
+from proxlm.policy import ppo
+from proxlm.policy.config import PPOConfig
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+ADAM_EPSILON = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Models, prompts and updates; what is not here is the default of `PPOConfig`."""
+
+    num_layers: int
+    width: int
+    num_heads: int
+    vocab_size: int
+    prompt: int
+    response: int
+    batch: int = 64
+    epochs: int = 4
+    minibatches: int = 4
+    learning_rate: float = 1e-4
+    kl_coef: float = 0.05
+
+    @property
+    def policy(self) -> lm.ModelConfig:
+        return self._model(tie_embeddings=False)
+
+    @property
+    def critic(self) -> lm.ModelConfig:
+        return self._model(lm_head=False, value_head=True)
+
+    def _model(self, **heads):
+        return lm.ModelConfig(
+            self.vocab_size, num_layers=self.num_layers, width=self.width,
+            num_heads=self.num_heads, max_length=self.prompt + self.response, **heads,
+        )  # fmt: skip
+
+    @property
+    def settings(self) -> PPOConfig:
+        return PPOConfig(
+            kl_coef=self.kl_coef, num_epochs=self.epochs, num_minibatches=self.minibatches
+        )
+
+    @property
+    def flops(self) -> int:
+        """Of one iteration."""
+        return matmul.ppo(
+            self.policy, self.critic, self.batch, self.prompt, self.response, self.epochs
+        )
+
+    @property
+    def shapes(self) -> dict[matmul.Shape, int]:
+        """Of a minibatch, where most of the work is."""
+        rows = self.batch // self.minibatches * (self.prompt + self.response)
+        return matmul.shapes(self.policy, rows)
+
+
+JOBS = {
+    "tiny": Job(2, 32, 2, 16, prompt=4, response=8),
+    "base": Job(4, 128, 4, 256, prompt=16, response=48),
+}
+
+
+def actor(job: Job) -> lm.Actor:
+    """The job's policy and critic."""
+    return lm.make_actor(job.policy, job.response, critic=job.critic)
+
+
+def ours(job: Job):
+    """A function of no arguments that does an iteration and returns its mean reward."""
+    optimizer = optax.adam(job.learning_rate, eps=ADAM_EPSILON)
+    shape = (job.batch, job.prompt)
+    prompts = lambda key: lm.Prompts(jax.random.randint(key, shape, 0, job.vocab_size))
+    below = lambda samples: samples.tokens[:, job.prompt :] < job.vocab_size // 2
+    reward = lambda samples: jnp.mean(below(samples), axis=1)
+    step = ppo.make_step(actor(job), reward, prompts, optimizer, job.settings)
+    key = jax.random.key(1)
+    advance = jax.jit(
+        lambda state: step(state, jax.random.fold_in(key, state.iteration)), donate_argnums=0
+    )
+    state = ppo.init(actor(job).init(jax.random.key(0)), optimizer, job.settings)
+
+    def call():
+        nonlocal state
+        state, metrics = advance(state)
+        return float(metrics.reward)
+
+    return call
+
+
+def torch_by_hand(job: Job):
+    """The same by PyTorch, from the same parameters."""
+    from experiments.benchmarks import torch_ppo
+
+    models = torch_ppo.build(actor(job).init(jax.random.key(0)), job.policy, job.critic)
+    optimizer = torch_ppo.adam(models, job.learning_rate, ADAM_EPSILON)
+    shape = (job.batch, job.prompt)
+    return lambda: torch_ppo.iterate(models, optimizer, shape, job.response, job.settings)
+
+
+@contextlib.contextmanager
+def compilations():
+    """Yields a list that grows by one whenever XLA compiles something."""
+    seen = []
+
+    def listen(event, duration, **_):
+        if event == COMPILED:
+            seen.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def compare(jobs: dict[str, Job], limits: dict[str, matmul.Limit], settings: clock.Settings) -> str:
+    """A table of all the jobs, and what compiling them costs."""
+    rows, notes = [], []
+    for name, job in jobs.items():
+        calls = {"proxlm": ours(job)}
+        if clock.torch_fits():
+            calls["torch by hand"] = torch_by_hand(job)
+        with compilations() as seen:
+            timings = clock.measure(calls, settings, after_first=seen.clear)
+        notes.append(
+            f"{name}: first call {timings['proxlm'].first:.1f} s, compilations after it {len(seen)}"
+        )
+        rows += _rows(name, job, limits[name], timings)
+    headers = ["PPO", "by", "s/iteration", "(best)", "tokens/s", "time / proxlm's", "(best)"]
+    lines = [report.table(rows, headers), clock.caption(timings), *notes]
+    return "\n".join(lines)
+
+
+def _rows(name, job, limit, timings):
+    tokens = job.batch * job.response
+    seconds = {by: (t.median, t.best) for by, t in timings.items()}
+    seconds |= {by: (s, s) for by, s in matmul.floors(job.flops, limit).items()}
+    ratios = clock.ratios(seconds, "proxlm")
+    return [
+        [name, by, median, best, round(tokens / median), *ratios[by]]
+        for by, (median, best) in seconds.items()
+    ]

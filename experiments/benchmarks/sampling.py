@@ -1,0 +1,148 @@
+"""Sampling from a language model: 48 new tokens after a prompt of 16.
+
+Run as a module it measures one job on several CPU devices, which must be made before JAX starts:
+
+    python -m experiments.benchmarks.sampling --num-devices 2
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from experiments import report
+from experiments.benchmarks import clock
+from proxlm import lm
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A model and what it continues."""
+
+    num_layers: int = 4
+    width: int = 128
+    num_heads: int = 4
+    vocab_size: int = 256
+    batch: int = 64
+    prompt: int = 16
+    response: int = 48
+
+    @property
+    def model(self) -> lm.ModelConfig:
+        return lm.ModelConfig(
+            self.vocab_size, num_layers=self.num_layers, width=self.width,
+            num_heads=self.num_heads, max_length=self.prompt + self.response,
+        )  # fmt: skip
+
+
+JOBS = {"batch 64": Job(), "batch 1": Job(batch=1)}
+
+
+def prompts(job: Job) -> np.ndarray:
+    """Random tokens `[B, P]`."""
+    shape = (job.batch, job.prompt)
+    return np.random.default_rng(0).integers(0, job.vocab_size, shape, dtype=np.int32)
+
+
+def ours(job: Job):
+    """A function of no arguments that samples; it returns `lm.Samples`."""
+    sample = jax.jit(functools.partial(lm.sample, config=job.model, num_tokens=job.response))
+    params = lm.init(jax.random.key(0), job.model)
+    key, given = jax.random.key(1), jnp.asarray(prompts(job))
+    return lambda: jax.block_until_ready(sample(key, params, given))
+
+
+def sharded(job: Job, num_devices: int):
+    """As `ours`, every device continuing its share of the prompts."""
+    if job.batch % num_devices:
+        raise ValueError(f"batch={job.batch} does not divide into num_devices={num_devices}")
+    mesh = jax.make_mesh((num_devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere, split = jax.P(), jax.P("data")
+
+    def share(key, params, given):
+        key = jax.random.fold_in(key, jax.lax.axis_index("data"))
+        return lm.sample(key, params, given, job.model, job.response)
+
+    specs = {"in_specs": (everywhere, everywhere, split), "out_specs": split}
+    sample = jax.jit(jax.shard_map(share, mesh=mesh, check_vma=False, **specs))
+    put = lambda tree, spec: jax.device_put(tree, jax.NamedSharding(mesh, spec))
+    params = put(lm.init(jax.random.key(0), job.model), everywhere)
+    key, given = put(jax.random.key(1), everywhere), put(jnp.asarray(prompts(job)), split)
+    return lambda: jax.block_until_ready(sample(key, params, given))
+
+
+def contenders(job: Job):
+    """All that can run here, by name."""
+    calls = {"proxlm": ours(job)}
+    if clock.torch_fits():
+        from experiments.benchmarks import torch_peer
+
+        params = lm.init(jax.random.key(0), job.model)
+        calls["torch loop, KV cache"] = torch_peer.sampling(
+            params, job.model, prompts(job), job.response
+        )
+        if importlib.util.find_spec("transformers") is not None:
+            calls["transformers generate"] = torch_peer.hugging_face(
+                job.model, prompts(job), job.response
+            )
+    return calls
+
+
+def compare(jobs: dict[str, Job], settings: clock.Settings) -> str:
+    """A table of all the jobs; on several cores also with a CPU device for each of two."""
+    rows = []
+    for name, job in jobs.items():
+        timings = clock.measure(contenders(job), settings)
+        if _can_share(job, settings):
+            timings["proxlm, 2 devices"] = in_another_process(job, 2, settings)
+        tokens = job.batch * job.response
+        seconds = {by: (t.median, t.best) for by, t in timings.items()}
+        ratios = clock.ratios(seconds, "proxlm")
+        rows += [
+            [name, by, round(tokens / median), round(tokens / best), *ratios[by]]
+            for by, (median, best) in seconds.items()
+        ]
+    headers = ["sampling", "by", "tokens/s", "(best)", "time / proxlm's", "(best)"]
+    return f"{report.table(rows, headers)}\n{clock.caption(timings)}"
+
+
+def in_another_process(job: Job, num_devices: int, settings: clock.Settings) -> clock.Timing:
+    """Measures `sharded` in a process of its own; it is not interleaved with the others."""
+    options = {"num_devices": num_devices} | {
+        f"{part}.{name}": value
+        for part, fields in (("job", job), ("settings", settings))
+        for name, value in dataclasses.asdict(fields).items()
+    }
+    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "experiments.benchmarks.sampling", *flags]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{answer.stderr}")
+    return clock.Timing(*json.loads(answer.stdout.splitlines()[-1]))
+
+
+def _can_share(job, settings):
+    on_cpu = jax.default_backend() == "cpu"
+    return on_cpu and settings.clock == "wall" and clock.cores() >= 2 and job.batch % 2 == 0
+
+
+def main(
+    job: Job = Job(),
+    settings: clock.Settings = clock.Settings(clock="wall"),  # noqa: B008 (frozen)
+    num_devices: int = 2,
+) -> None:
+    """Prints the timing of one job on several CPU devices, as JSON."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", num_devices)
+    print(json.dumps(clock.measure({"": sharded(job, num_devices)}, settings)[""]))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,117 @@
+"""One AdamW step of a language model on windows of random tokens."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import report
+from experiments.benchmarks import clock, matmul
+from proxlm import lm, losses, training
+
+LEARNING_RATE, B2, WEIGHT_DECAY = 3e-4, 0.95, 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A model, a batch, and how many steps one call makes."""
+
+    num_layers: int
+    width: int
+    num_heads: int
+    vocab_size: int
+    batch: int
+    length: int
+    steps: int = 3
+
+    @property
+    def model(self) -> lm.ModelConfig:
+        return lm.ModelConfig(
+            self.vocab_size, num_layers=self.num_layers, width=self.width,
+            num_heads=self.num_heads, max_length=self.length,
+        )  # fmt: skip
+
+    @property
+    def flops(self) -> int:
+        """Of one step."""
+        return matmul.training_step(self.model, self.batch, self.length)
+
+    @property
+    def shapes(self) -> dict[matmul.Shape, int]:
+        return matmul.shapes(self.model, self.batch * self.length)
+
+
+JOBS = {
+    "tiny": Job(4, 128, 4, 256, batch=64, length=64),
+    "small": Job(6, 384, 6, 4096, batch=16, length=256),
+}
+
+
+def windows(job: Job) -> np.ndarray:
+    """Random tokens `[steps, B, T + 1]`."""
+    shape = (job.steps, job.batch, job.length + 1)
+    return np.random.default_rng(0).integers(0, job.vocab_size, shape, dtype=np.int32)
+
+
+def loss(params, tokens, model: lm.ModelConfig):
+    """Mean negative log-likelihood, nats per token, of windows `[B, T + 1]`."""
+    logits = lm.logits(params, lm.encode(params, tokens[:, :-1], model), model)
+    return jnp.mean(losses.next_token(logits, tokens[:, 1:].reshape(-1)))
+
+
+def ours(job: Job):
+    """A function of no arguments that makes a call's steps and returns their losses."""
+    tx = optax.adamw(LEARNING_RATE, b2=B2, weight_decay=WEIGHT_DECAY)
+    step = training.make_step(functools.partial(loss, model=job.model), tx)
+    run = jax.jit(functools.partial(jax.lax.scan, step), donate_argnums=0)
+    batches = jnp.asarray(windows(job))
+    state = training.init(lm.init(jax.random.key(0), job.model), tx)
+
+    def call():
+        nonlocal state
+        state, metrics = run(state, batches)
+        return np.asarray(metrics.loss)
+
+    return call
+
+
+def torch_eager(job: Job):
+    """The same by PyTorch, from the same parameters."""
+    from experiments.benchmarks import torch_peer
+
+    params = lm.init(jax.random.key(0), job.model)
+    return torch_peer.training(params, job.model, windows(job), LEARNING_RATE, B2, WEIGHT_DECAY)
+
+
+def compare(jobs: dict[str, Job], limits: dict[str, matmul.Limit], settings: clock.Settings) -> str:
+    """A table of all the jobs."""
+    rows = []
+    for name, job in jobs.items():
+        calls = {"proxlm": ours(job)}
+        if clock.torch_fits():
+            calls["torch eager"] = torch_eager(job)
+        timings = clock.measure(calls, settings)
+        rows += _rows(name, job, limits[name], timings)
+    headers = [
+        "training", "by", "tokens/s", "(best)", "GFLOP/s", "% of best square",
+        "time / proxlm's", "(best)",
+    ]  # fmt: skip
+    return f"{report.table(rows, headers)}\n{clock.caption(timings)}; forward, backward and AdamW"
+
+
+def _rows(name, job, limit, timings):
+    tokens = job.batch * job.length
+    seconds = {by: (t.median / job.steps, t.best / job.steps) for by, t in timings.items()}
+    seconds |= {by: (s, s) for by, s in matmul.floors(job.flops, limit).items()}
+    ratios = clock.ratios(seconds, "proxlm")
+    return [
+        [
+            name, by, round(tokens / median), round(tokens / best),
+            round(job.flops / median / 1e9, 1), round(100 * job.flops / median / limit.square),
+            *ratios[by],
+        ]
+        for by, (median, best) in seconds.items()
+    ]  # fmt: skip

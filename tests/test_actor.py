@@ -1,0 +1,130 @@
+"""The actor: what a policy, a critic and a sampler are when PPO looks at them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proxlm import lm
+from tests.arrays import normal
+from tests.table_actor import compiled
+
+SIZES = {"num_layers": 1, "width": 8, "num_heads": 2, "hidden_width": 8, "init_scale": 0.6}
+POLICY = lm.ModelConfig(7, **SIZES)
+SHARED = lm.ModelConfig(7, value_head=True, **SIZES)
+CRITIC = lm.ModelConfig(7, lm_head=False, value_head=True, **SIZES)
+SAMPLING = lm.SamplingConfig(temperature=0.8, top_k=5, stop_token=3)
+BATCH, LENGTH, NUM_TOKENS = 12, 4, 6
+RAGGED = np.arange(LENGTH)[None] >= (np.arange(BATCH) % LENGTH)[:, None]
+ACTORS = {
+    "shared": lm.make_actor(SHARED, NUM_TOKENS, sampling_config=SAMPLING),
+    "separate": lm.make_actor(POLICY, NUM_TOKENS, critic=CRITIC, sampling_config=SAMPLING),
+}
+
+
+@functools.cache
+def case(name):
+    """An actor, its parameters with a value head that is not 0, and samples of ragged prompts."""
+    actor = ACTORS[name]
+    params = compiled(actor.init)(jax.random.key(0))
+    head = params["critic" if name == "separate" else "policy"]["value"]
+    head["kernel"], head["bias"] = normal(1, (8,)), jnp.float32(0.5)
+    prompts = lm.Prompts(jax.random.randint(jax.random.key(2), (BATCH, LENGTH), 0, 7), RAGGED)
+    samples = compiled(actor.sample)(params, jax.random.key(3), prompts)
+    return actor, params, samples
+
+
+@functools.cache
+def scores(name):
+    actor, params, samples = case(name)
+    return compiled(functools.partial(actor.score, full=True))(params, samples)
+
+
+@pytest.mark.parametrize("name", ACTORS)
+def test_scoring_what_was_sampled_gives_its_log_probs(name):
+    _, _, samples = case(name)
+    mask = np.array(samples.response_mask)
+    assert 0 < np.array(samples.ended).mean() < 1 and not mask.all()
+    np.testing.assert_allclose(
+        scores(name).log_probs[mask], samples.log_probs[mask], atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("name", ACTORS)
+def test_the_reference_is_the_policy_without_a_critic(name):
+    actor, params, samples = case(name)
+    reference = compiled(functools.partial(actor.reference, full=True))(
+        {"policy": params["policy"]}, samples
+    )
+    for field in ("log_probs", "entropy", "distribution"):
+        expected = getattr(scores(name), field)
+        np.testing.assert_allclose(getattr(reference, field), expected, atol=1e-6, rtol=0)
+    if name == "separate":
+        assert reference.values is None
+
+
+def test_the_reference_knows_the_sampling_too():
+    _, params, samples = case("shared")
+    plain = lm.make_actor(SHARED, NUM_TOKENS).reference(params, samples)
+    gap = np.abs(plain.log_probs - scores("shared").log_probs)
+    assert gap[np.array(samples.response_mask)].max() > 0.05
+
+
+@pytest.mark.parametrize("name", ACTORS)
+def test_values_are_those_of_the_states_before_the_tokens(name):
+    actor, params, samples = case(name)
+    part, config = {"shared": ("policy", SHARED), "separate": ("critic", CRITIC)}[name]
+    tree = params[part]
+    everywhere = lm.values(tree, lm.encode(tree, samples.tokens, config, mask=samples.mask), config)
+    everywhere = everywhere.reshape(BATCH, LENGTH + NUM_TOKENS)
+    np.testing.assert_allclose(
+        scores(name).values, everywhere[:, LENGTH - 1 : -1], atol=1e-5, rtol=0
+    )
+    # A token changes the values after it, and neither its own nor those before.
+    other = samples.tokens.at[:, LENGTH + 2].set((samples.tokens[:, LENGTH + 2] + 1) % 7)
+    score = compiled(actor.score)
+    before, after = (score(params, x).values for x in (samples, samples._replace(tokens=other)))
+    changed = np.array((jnp.abs(after - before) > 1e-4) & samples.response_mask)
+    assert not changed[:, :3].any() and changed[:, 3].any()
+
+
+@pytest.mark.parametrize("name", ACTORS)
+def test_only_a_shared_critic_reaches_the_policy(name):
+    actor, params, samples = case(name)
+    total = lambda tree: jnp.sum(actor.score(tree, samples).values * samples.response_mask)
+    gradient = compiled(jax.grad(total))(params)
+    reached = [bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(gradient["policy"])]
+    assert any(reached) == (name == "shared")
+    if name == "separate":
+        assert jnp.any(gradient["critic"]["embedding"]["kernel"] != 0)
+
+
+def test_policy_and_critic_start_from_keys_of_their_own():
+    _, params, _ = case("separate")
+    assert set(params) == {"policy", "critic"} and set(case("shared")[1]) == {"policy"}
+    kernels = [params[part]["embedding"]["kernel"] for part in ("policy", "critic")]
+    assert not np.array_equal(*kernels)
+
+
+def test_an_early_exit_changes_no_token():
+    _, params, samples = case("shared")
+    early = lm.make_actor(SHARED, NUM_TOKENS, sampling_config=SAMPLING, early_exit=True)
+    prompts = lm.Prompts(jax.random.randint(jax.random.key(2), (BATCH, LENGTH), 0, 7), RAGGED)
+    again = compiled(early.sample)(params, jax.random.key(3), prompts)
+    np.testing.assert_array_equal(again.tokens, samples.tokens)
+    np.testing.assert_array_equal(again.response_mask, samples.response_mask)
+
+
+@pytest.mark.parametrize(
+    ("policy", "critic", "message"),
+    [
+        (CRITIC, None, "policy has no LM head: use a config with lm_head=True"),
+        (POLICY, None, "no value head: give a critic, or a policy config with value_head=True"),
+        (POLICY, POLICY, "critic has no value head: use a config with value_head=True"),
+    ],
+)
+def test_models_without_their_heads_are_refused(policy, critic, message):
+    with pytest.raises(ValueError, match=message):
+        lm.make_actor(policy, NUM_TOKENS, critic=critic)

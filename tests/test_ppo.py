@@ -1,0 +1,552 @@
+"""Laws of the iteration: what it counts, skips, repeats and refuses."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from proxlm import lm
+from proxlm.policy import experience, ppo
+from tests import table_actor
+from tests.arrays import normal
+from tests.table_actor import compiled
+
+BATCH, VOCAB, LENGTH, STOP = 8, 3, 3, 0
+ACTOR = table_actor.make(VOCAB, LENGTH, STOP)
+LEAKING = table_actor.leaking(ACTOR)
+PARAMS = table_actor.params(0, VOCAB, LENGTH)
+WORTHLESS = PARAMS | {"critic": jax.tree.map(jnp.zeros_like, PARAMS["critic"])}
+REFERENCE = table_actor.params(1, VOCAB, LENGTH)
+PROMPTS = lambda key: lm.Prompts(jnp.zeros((BATCH, 2), jnp.int32))
+SMALL = {"num_epochs": 2, "num_minibatches": 2, "kl_coef": 0.2}
+WATCHFUL = {"kl_target": 1.0, "max_kl": 0.008}
+ADAM, SGD = optax.adam(0.1), optax.sgd(1.0)
+KEY = jax.random.key(5)
+
+
+def counting():
+    """An optimizer that counts how often it is asked, and keeps the approx_kl it is handed."""
+    init = lambda params: {"count": jnp.int32(0), "kl": jnp.float32(-1)}
+
+    def update(updates, state, params=None, *, approx_kl, **extra):
+        return updates, {"count": state["count"] + 1, "kl": approx_kl}
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+COUNTED = optax.chain(counting(), SGD)
+
+
+def reward(samples):
+    """How often the response says 2: a different number for different responses."""
+    says = (samples.tokens[:, -LENGTH:] == 2) & samples.response_mask
+    return jnp.sum(says, axis=1) - 0.3 * samples.tokens[:, -LENGTH]
+
+
+# The config is traced, so that settings which differ in numbers alone share a compilation.
+@functools.partial(compiled, static_argnames="tx")
+def _iterate(config, state, key, tx):
+    return ppo.make_step(ACTOR, reward, PROMPTS, tx, config)(state, key)
+
+
+@functools.partial(compiled, static_argnames=("actor", "tx"))
+def _learn(config, state, key, samples, rewards, actor, tx):
+    return ppo.make_halves(actor, tx, config)[1](state, key, samples, rewards)
+
+
+@compiled
+def _prepare(config, samples, rewards):
+    state = ppo.init(WORTHLESS, optax.identity(), config, REFERENCE)
+    return experience.prepare(state, samples, rewards, ACTOR, config)
+
+
+def iterate(state=None, key=KEY):
+    """One iteration with every part that watches the KL: the state after it, and metrics."""
+    config = ppo.PPOConfig(**SMALL | WATCHFUL)
+    state = ppo.init(PARAMS, SGD, config, REFERENCE) if state is None else state
+    return _iterate(config, state, key, SGD)
+
+
+def learn(samples, rewards=None, key=KEY, actor=ACTOR, tx=COUNTED, start_coef=None, **overrides):
+    """The second half alone, from PARAMS: the state before it, the state after it, metrics."""
+    config = ppo.PPOConfig(**SMALL | overrides)
+    state = ppo.init(PARAMS, tx, config, REFERENCE)
+    if start_coef is not None:
+        state = state._replace(kl_coef=jnp.float32(start_coef))
+    rewards = reward(samples) if rewards is None else rewards
+    return state, *_learn(config, state, key, samples, rewards, actor, tx)
+
+
+def prepared(rewards, **overrides):
+    """Experience and summary, with λ = 0 and values 0: the advantages are the rewards."""
+    plain = {"kl_coef": 0.0, "gae_lambda": 0.0, "whiten_advantages": False}
+    return _prepare(ppo.PPOConfig(**plain | overrides), sampled(), rewards)
+
+
+@functools.cache
+def sampled(seed=5):
+    return compiled(ACTOR.sample)(PARAMS, jax.random.key(seed), PROMPTS(None))
+
+
+# Ratios, steps and stops
+
+
+NUMBERS = {"temperature": 1.0, "top_p": 1.0, "min_p": 0.0}
+SAMPLINGS = {
+    "plain": {},
+    "cold": NUMBERS | {"temperature": 0.7},
+    "top p": NUMBERS | {"top_p": 0.8},
+    "min p": NUMBERS | {"min_p": 0.3},
+    "top k": {"top_k": 5, "stop_token": 3, "temperature": 1.3},
+}
+MODEL = lm.ModelConfig(
+    11, num_layers=1, width=8, num_heads=2, hidden_width=8, value_head=True, init_scale=0.7
+)
+RAGGED = np.arange(5)[None] >= (np.arange(16) % 5)[:, None]
+
+
+@compiled
+def first_ratio_error(sampling, scoring):
+    """Samples and scores with settings that are traced where they are numbers."""
+    sampler, scorer = (lm.make_actor(MODEL, 6, sampling_config=x) for x in (sampling, scoring))
+    prompts = lambda key: lm.Prompts(jax.random.randint(key, (16, 5), 0, 11), RAGGED)
+    config = ppo.PPOConfig(num_epochs=1, num_minibatches=2)
+    actor = scorer._replace(sample=sampler.sample)
+    step = ppo.make_step(actor, lambda samples: samples.tokens[:, -1] % 3, prompts, SGD, config)
+    return step(ppo.init(actor.init(KEY), SGD, config), KEY)[1].first_ratio_error
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
+def test_the_first_ratio_is_1_however_the_tokens_were_sampled(sampling):
+    settings = lm.SamplingConfig(**sampling)
+    assert first_ratio_error(settings, settings) < 1e-5
+
+
+@pytest.mark.parametrize("other", ["cold", "top p", "min p"])
+def test_the_first_ratio_shows_a_sampler_that_is_not_the_scorer(other):
+    sampler, scorer = (lm.SamplingConfig(**x) for x in (SAMPLINGS[other], NUMBERS))
+    assert first_ratio_error(sampler, scorer) > 0.1
+
+
+@pytest.mark.parametrize(("epochs", "minibatches", "microbatches"), [(1, 1, 1), (3, 2, 2)])
+def test_every_epoch_takes_a_step_per_minibatch(epochs, minibatches, microbatches):
+    counts = {"num_epochs": epochs, "num_minibatches": minibatches}
+    _, new, metrics = learn(sampled(), num_microbatches=microbatches, **counts)
+    assert new.opt_state[0]["count"] == metrics.num_updates == epochs * minibatches
+
+
+def test_an_epoch_sees_each_row_once_and_the_next_one_in_another_order():
+    init = lambda params: {"seen": jnp.zeros(6), "at": jnp.int32(0)}
+
+    def update(updates, state, params=None):
+        total = -jnp.sum(updates["critic"]["values"])
+        seen = state["seen"].at[state["at"]].set(total)
+        return jax.tree.map(jnp.zeros_like, updates), {"seen": seen, "at": state["at"] + 1}
+
+    # With V = 0 and λ = 1 a token pulls the values by its row's reward, a power of 2 of its own.
+    config = ppo.PPOConfig(
+        num_epochs=3, num_minibatches=2, kl_coef=0.0, gae_lambda=1.0, value_coef=1.0,
+        value_clip=None,
+    )  # fmt: skip
+    tx = optax.GradientTransformation(init, update)
+    state = ppo.init(WORTHLESS, tx, config, REFERENCE)
+    samples = sampled()._replace(response_mask=jnp.ones((BATCH, LENGTH), bool))
+    _, half = ppo.make_halves(ACTOR, tx, config)
+    new, _ = compiled(half)(state, KEY, samples, 2.0 ** jnp.arange(BATCH))
+    # The value loss is a mean over 4 rows of 3 tokens: times 4, the sum of the rows' powers.
+    halves = np.round(np.array(new.opt_state["seen"]) * 4).astype(int).reshape(3, 2)
+    np.testing.assert_array_equal(halves[:, 0] + halves[:, 1], [2**BATCH - 1] * 3)
+    assert [bin(half).count("1") for half in halves.flat] == [4] * 6
+    assert len(set(halves.flat)) > 2
+
+
+def test_the_optimizer_is_handed_the_kl_of_its_minibatch():
+    _, new, metrics = learn(sampled(), num_epochs=1)
+    # Two updates: the first one's KL is 0, so the mean is half of the last one's.
+    np.testing.assert_allclose(new.opt_state[0]["kl"], 2 * metrics.approx_kl, rtol=1e-5)
+    assert new.opt_state[0]["kl"] > 1e-4
+
+
+def test_a_kl_above_the_limit_drops_the_remaining_updates():
+    first_only = optax.scale_by_schedule(lambda count: jnp.where(count == 0, 1.0, 0.0))
+    _, once, _ = learn(sampled(), tx=optax.chain(SGD, first_only))
+    _, stopped, metrics = learn(sampled(), max_kl=1e-5)
+    assert metrics.num_updates == 1 == stopped.opt_state[0]["count"]
+    assert metrics.approx_kl <= 1e-5 and metrics.ratio_max < 1.01
+    table_actor.assert_close(stopped.params, once.params, atol=1e-6)
+
+
+def test_a_limit_exceeded_at_once_changes_no_bit_of_params_and_optimizer():
+    stale = sampled()._replace(log_probs=sampled().log_probs - 0.3)
+    state, new, metrics = learn(stale, max_kl=1e-3)
+    assert metrics.num_updates == 0
+    table_actor.assert_equal((new.params, new.opt_state), (state.params, state.opt_state))
+    assert new.iteration == 1
+
+
+def test_no_update_follows_one_that_exceeded_the_limit():
+    updates = []
+    for row in range(BATCH):
+        log_probs = sampled().log_probs.at[row].add(-1.0)
+        stale = sampled()._replace(log_probs=log_probs)
+        updates.append(int(learn(stale, max_kl=0.05)[2].num_updates))
+    # Half of the rows come in the first minibatch; after it the others are not too far.
+    assert sorted(updates) == [0] * 4 + [1] * 4
+
+
+def test_a_limit_never_reached_is_no_limit():
+    _, *limited = learn(sampled(), max_kl=1e3)
+    _, *free = learn(sampled())
+    table_actor.assert_close(limited, free, atol=1e-6)
+
+
+# The gradient in the limit
+
+
+def test_one_plain_update_is_the_reinforce_gradient():
+    config = ppo.PPOConfig(
+        num_epochs=1, num_minibatches=1, kl_coef=0.0, gae_lambda=1.0, value_coef=0.0,
+        whiten_advantages=False, aggregation="sequence_sum",
+    )  # fmt: skip
+    state = ppo.init(WORTHLESS, SGD, config)
+    samples, rewards = sampled(), normal(2, (BATCH,))
+    new, _ = compiled(ppo.make_halves(ACTOR, SGD, config)[1])(state, KEY, samples, rewards)
+
+    logits = np.array(PARAMS["policy"]["logits"], float)
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = np.zeros_like(logits)
+    for b in range(BATCH):
+        response = [int(token) for token in samples.tokens[b, -LENGTH:]]
+        response = response[: int(samples.response_mask[b].sum())]
+        for t, token in enumerate(response):
+            row = sum(VOCAB**i for i in range(t))
+            row += sum(past * VOCAB ** (t - 1 - i) for i, past in enumerate(response[:t]))
+            expected[row] += rewards[b] * (np.eye(VOCAB)[token] - probs[row]) / BATCH
+    step = new.params["policy"]["logits"] - PARAMS["policy"]["logits"]
+    np.testing.assert_allclose(step, expected, atol=1e-6)
+    table_actor.assert_equal(new.params["critic"], WORTHLESS["critic"])
+
+
+# Rewards
+
+
+def test_the_score_sits_on_the_last_token_of_a_response():
+    rewards = normal(3, (BATCH,)) + 5
+    data, _ = prepared(rewards)
+    lengths = np.array(data.mask).sum(axis=1)
+    assert set(lengths) >= {1, LENGTH}
+    expected = np.zeros((BATCH, LENGTH))
+    expected[np.arange(BATCH), lengths - 1] = rewards
+    np.testing.assert_array_equal(data.advantages, expected.astype(np.float32))
+
+
+def test_the_penalty_for_a_missing_end_meets_unended_responses_alone():
+    rewards = normal(3, (BATCH,))
+    data, summary = prepared(rewards)
+    lower, same = prepared(rewards, missing_eos_penalty=0.5)
+    drop = np.array(data.advantages - lower.advantages).sum(axis=1)
+    ended = np.array(data.samples.ended)
+    assert 0 < ended.sum() < BATCH
+    np.testing.assert_allclose(drop, np.where(ended, 0.0, 0.5), atol=1e-6)
+    assert same.reward == summary.reward
+
+
+def test_whitened_rewards_have_variance_1_and_their_old_mean():
+    rewards = 4 * normal(3, (BATCH,))
+    before, after = prepared(rewards)[0], prepared(rewards, whiten_rewards=True)[0]
+    raw, white = (np.array(data.advantages)[np.array(data.mask)] for data in (before, after))
+    np.testing.assert_allclose(white.var(), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(white, (raw - raw.mean()) / raw.std() + raw.mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("target", [0.01, 0.6, 50.0])
+def test_the_kl_coefficient_follows_its_target(target):
+    state, new, metrics = learn(sampled(), kl_target=target, kl_horizon=100.0)
+    error = np.clip(metrics.kl / target - 1, -0.2, 0.2)
+    np.testing.assert_allclose(new.kl_coef, 0.2 * (1 + error * BATCH / 100), rtol=1e-6)
+    assert metrics.kl_coef == state.kl_coef and new.kl_coef != state.kl_coef
+
+
+@pytest.mark.parametrize("placement", ["reward", "loss"])
+def test_the_coefficient_in_use_is_the_one_in_the_state(placement):
+    options = {"kl_placement": placement, "kl_estimator": "k2"}
+    heavy = learn(sampled(), start_coef=2.0, kl_coef=0.2, **options)[1]
+    table_actor.assert_equal(heavy, learn(sampled(), kl_coef=2.0, **options)[1])
+
+
+# What must not count
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"entropy_coef": 0.1, "whiten_rewards": True},
+        {"kl_estimator": "exact"},
+        {"kl_placement": "loss", "kl_estimator": "k3", "num_microbatches": 2},
+        {"kl_placement": "loss", "kl_estimator": "exact", "aggregation": "sequence"},
+    ],
+)
+def test_nan_and_infinities_in_masked_slots_change_no_bit(overrides):
+    samples = sampled()
+
+    def outcome(fill):
+        log_probs = jnp.where(samples.response_mask, samples.log_probs, fill)
+        held = samples._replace(log_probs=log_probs)
+        return learn(held, rewards, actor=LEAKING, **overrides)[1:]
+
+    rewards = reward(samples).at[2].set(jnp.nan)
+    clean = outcome(0.0)
+    assert not np.all(samples.response_mask) and np.isfinite(clean[1].grad_norm)
+    for fill in (jnp.nan, jnp.inf, -jnp.inf, 1e30):
+        table_actor.assert_equal(outcome(fill), clean)
+
+
+def test_responses_without_a_finite_reward_are_left_out_and_counted():
+    samples, rewards = sampled(), normal(3, (BATCH,))
+    bad = jnp.array([1, 6])
+    masked = samples._replace(response_mask=samples.response_mask.at[bad].set(False))
+    _, expected, _ = learn(masked, rewards.at[bad].set(0.0))
+    for values in ([jnp.nan, jnp.inf], [-jnp.inf, jnp.nan]):
+        _, new, metrics = learn(samples, rewards.at[bad].set(jnp.array(values)))
+        table_actor.assert_equal(new.params, expected.params)
+        assert metrics.invalid_rewards == 2
+        keep = lambda x: np.delete(np.array(x, float), bad, axis=0)
+        np.testing.assert_allclose(metrics.reward, keep(rewards).mean(), rtol=1e-5)
+        np.testing.assert_allclose(metrics.reward_std, keep(rewards).std(), rtol=1e-5)
+        np.testing.assert_allclose(metrics.ended, keep(samples.ended).mean(), rtol=1e-5)
+        lengths = keep(samples.response_mask).sum(axis=1)
+        np.testing.assert_allclose(metrics.length, lengths.mean(), rtol=1e-5)
+        assert all(np.isfinite(value) for value in metrics)
+
+
+def test_a_batch_without_a_finite_reward_teaches_nothing():
+    _, new, metrics = learn(sampled(), jnp.full(BATCH, jnp.nan))
+    table_actor.assert_equal(new.params, PARAMS)
+    assert metrics.invalid_rewards == BATCH and metrics.grad_norm == 0
+    assert all(np.isfinite(value) for value in metrics)
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence", "sequence_sum", "constant"])
+def test_microbatches_change_nothing(aggregation):
+    options = {"aggregation": aggregation, "entropy_coef": 0.1}
+    _, *whole = learn(sampled(), **options)
+    for pieces in (2, 4) if aggregation == "token" else (2,):
+        _, *cut = learn(sampled(), num_microbatches=pieces, **options)
+        table_actor.assert_close(cut, whole, atol=1e-6)
+
+
+# Repetition
+
+
+def test_the_same_key_gives_the_same_bits_and_another_key_another_rollout():
+    table_actor.assert_equal(iterate(), iterate())
+    assert iterate(key=jax.random.key(6))[1].reward != iterate()[1].reward
+    assert not np.array_equal(sampled().tokens, sampled(seed=6).tokens)
+    # Of the same samples, another key makes other minibatches.
+    ends = [learn(sampled(), key=jax.random.key(i))[1].params["policy"] for i in range(2)]
+    assert jnp.max(jnp.abs(ends[0]["logits"] - ends[1]["logits"])) > 1e-3
+
+
+def test_no_key_is_used_twice():
+    config = ppo.PPOConfig(**SMALL)
+    state = ppo.init(PARAMS, SGD, config, REFERENCE)
+    with jax.debug_key_reuse(True):
+        compiled(ppo.make_step(ACTOR, reward, PROMPTS, SGD, config))(state, jax.random.key(0))
+
+
+def test_eager_and_compiled_iterations_agree():
+    config = ppo.PPOConfig(**SMALL)
+    state = ppo.init(PARAMS, COUNTED, config, REFERENCE)
+    collect, half = ppo.make_halves(ACTOR, COUNTED, config)
+    samples = collect(state, KEY, PROMPTS(KEY))
+    table_actor.assert_close(samples, sampled(), atol=1e-6)
+    eager = half(state, KEY, samples, reward(samples))
+    table_actor.assert_close(eager, learn(samples)[1:], atol=1e-5)
+
+
+def test_a_scan_over_iterations_is_a_loop():
+    config = ppo.PPOConfig(**SMALL | WATCHFUL)
+    step = ppo.make_step(ACTOR, reward, PROMPTS, SGD, config)
+    state, keys = ppo.init(PARAMS, SGD, config, REFERENCE), jax.random.split(KEY, 3)
+    end, metrics = compiled(lambda state: jax.lax.scan(step, state, keys))(state)
+    for i, key in enumerate(keys):
+        state, each = iterate(state, key)
+        table_actor.assert_close(jax.tree.map(lambda x, i=i: x[i], metrics), each, atol=1e-5)
+    table_actor.assert_close(end, state, atol=1e-5)
+    assert state.iteration == 3 and len(set(map(float, metrics.kl))) == 3
+    table_actor.assert_equal(state.ref_params, REFERENCE)
+
+
+def test_seeds_side_by_side_are_seeds_one_by_one():
+    config = ppo.PPOConfig(**SMALL | WATCHFUL)
+    step = ppo.make_step(ACTOR, reward, PROMPTS, SGD, config)
+    state, keys = ppo.init(PARAMS, SGD, config, REFERENCE), jax.random.split(KEY, 3)
+    many = compiled(jax.vmap(step, in_axes=(None, 0)))(state, keys)
+    for i, key in enumerate(keys):
+        one = jax.tree.map(lambda x, i=i: x[i], many)
+        table_actor.assert_close(one, iterate(key=key), atol=1e-5)
+    assert len(set(many[1].num_updates.tolist())) > 1
+
+
+SWEEP = {
+    "clip_low": [0.05, 0.3], "clip_high": [0.3, 0.05], "dual_clip": [1.5, 3.0],
+    "kl_coef": [0.0, 0.5], "gae_lambda": [0.5, 1.0], "discount": [0.9, 1.0],
+    "entropy_coef": [0.0, 0.1], "value_coef": [0.1, 1.0], "value_clip": [0.1, 0.4],
+    "max_kl": [0.1, 0.2], "missing_eos_penalty": [0.0, 1.0], "whiten_epsilon": [1e-8, 0.1],
+}  # fmt: skip
+
+
+def test_hyperparameters_side_by_side_are_one_by_one_and_compile_once():
+    traces = []
+
+    def train(rate, numbers):
+        traces.append(rate)
+        config, tx = ppo.PPOConfig(**SMALL | numbers), optax.sgd(rate)
+        state = ppo.init(PARAMS, tx, config, REFERENCE)
+        step = ppo.make_step(ACTOR, reward, PROMPTS, tx, config)
+        return jax.lax.scan(step, state, jax.random.split(KEY, 2))
+
+    rates, numbers = jnp.array([0.3, 1.0]), {name: jnp.array(x) for name, x in SWEEP.items()}
+    many, single = compiled(jax.vmap(train))(rates, numbers), compiled(train)
+    traces.clear()
+    for i in range(2):
+        pick = lambda x, i=i: x[i]
+        one = single(rates[i], jax.tree.map(pick, numbers))
+        table_actor.assert_close(jax.tree.map(pick, many), one, atol=1e-5)
+    assert len(traces) == 1
+
+
+def test_a_config_passes_through_vmap_as_a_pytree():
+    def params_of(config):
+        state = ppo.init(PARAMS, COUNTED, config, REFERENCE)
+        half = ppo.make_halves(ACTOR, COUNTED, config)[1]
+        return half(state, KEY, sampled(), reward(sampled()))[0].params
+
+    many = jax.tree.map(lambda x: jnp.full(2, x), ppo.PPOConfig(**SMALL))
+    many = dataclasses.replace(many, clip_high=jnp.array([0.01, 0.5]))
+    both = compiled(jax.vmap(params_of))(many)
+    for i, clip_high in enumerate([0.01, 0.5]):
+        one = learn(sampled(), clip_high=clip_high)[1].params
+        table_actor.assert_close(jax.tree.map(lambda x, i=i: x[i], both), one, atol=1e-5)
+    logits = both["policy"]["logits"]
+    assert jnp.max(jnp.abs(logits[0] - logits[1])) > 1e-3
+
+
+def test_a_config_may_hold_gradients_of_itself():
+    config = ppo.PPOConfig(kl_coef=0.1)
+    gradient = jax.grad(lambda config: -3.0 * config.kl_coef)(config)
+    assert gradient.kl_coef == -3.0
+    assert jax.tree.structure(gradient) == jax.tree.structure(config)
+
+
+def test_metrics_are_scalars_with_readable_names():
+    metrics = learn(sampled())[2]
+    assert all(jnp.shape(value) == () and np.isfinite(value) for value in metrics)
+    assert float(metrics.ratio_min) < 1 < float(metrics.ratio_max)
+    assert metrics.entropy <= np.log(VOCAB) and 1 <= metrics.length <= LENGTH
+
+
+# Rewards in ordinary Python
+
+
+def host_iterate(host_reward, **overrides):
+    tx, config = ADAM, ppo.PPOConfig(**SMALL | overrides)
+    state = ppo.init(PARAMS, tx, config, REFERENCE)
+    return ppo.make_host_step(ACTOR, host_reward, PROMPTS, tx, config)(state, KEY)
+
+
+def test_a_host_reward_gives_the_bits_of_a_traced_one():
+    table = normal(8, (VOCAB,) * LENGTH)
+    traced = lambda samples: table[tuple(samples.tokens[:, -LENGTH:].T)]
+
+    def host(samples):
+        assert all(isinstance(array, np.ndarray) for array in samples)
+        return [float(table[tuple(row)]) for row in samples.tokens[:, -LENGTH:]]
+
+    config = ppo.PPOConfig(**SMALL)
+    state = ppo.init(PARAMS, ADAM, config, REFERENCE)
+    # jitted as the halves are, for other options make other bits
+    step = jax.jit(ppo.make_step(ACTOR, traced, PROMPTS, ADAM, config))
+    table_actor.assert_equal(host_iterate(host), step(state, KEY))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_host_reward_that_is_not_finite_is_named(bad):
+    def host(samples):
+        rewards = np.zeros(BATCH)
+        rewards[[3, 5]] = bad
+        return rewards
+
+    with pytest.raises(ValueError, match=rf"reward returned {bad} for row 3 \(2 of 8 not finite\)"):
+        host_iterate(host)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shape"),
+    [
+        (lambda samples: jnp.zeros((BATCH, 1)), r"\(8, 1\)"),
+        (lambda samples: 0.5, r"\(\)"),
+        (lambda samples: [0.0] * 7, r"\(7,\)"),
+        (lambda samples: samples.log_probs, r"\(8, 3\)"),
+    ],
+)
+def test_a_reward_of_another_shape_is_refused(wrong, shape):
+    with pytest.raises(ValueError, match=f"reward returned shape {shape}: expected one number"):
+        config = ppo.PPOConfig(**SMALL)
+        step = ppo.make_step(ACTOR, wrong, PROMPTS, ADAM, config)
+        jax.eval_shape(step, ppo.init(PARAMS, ADAM, config), KEY)
+    with pytest.raises(ValueError, match=f"reward returned shape {shape}: expected one number"):
+        host_iterate(wrong)
+
+
+@pytest.mark.parametrize("counts", [(3, 1), (4, 4), (2, 3)])
+def test_a_batch_that_does_not_divide_is_refused_before_the_reward(counts):
+    minibatches, microbatches = counts
+    overrides = {"num_minibatches": minibatches, "num_microbatches": microbatches}
+    message = f"batch of 8 .* num_minibatches={minibatches} times num_microbatches={microbatches}"
+    unreached = lambda samples: pytest.fail("the reward was asked")
+    config = ppo.PPOConfig(**SMALL | overrides)
+    step = ppo.make_step(ACTOR, unreached, PROMPTS, ADAM, config)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(step, ppo.init(PARAMS, ADAM, config), KEY)
+    with pytest.raises(ValueError, match=message):
+        host_iterate(unreached, **overrides)
+    with pytest.raises(ValueError, match=message):
+        learn(sampled(), jnp.zeros(BATCH), **overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"aggregation": "mean"}, "aggregation is 'mean'; expected one of 'token', 'sequence'"),
+        ({"kl_estimator": "k4"}, "kl_estimator is 'k4'; expected one of 'k1', 'k2', 'k3', 'exact'"),
+        ({"kl_placement": "both"}, "kl_placement is 'both'; expected one of 'reward', 'loss'"),
+        ({"kl_coef": -0.1}, "kl_coef is -0.1; expected a number of at least 0"),
+        ({"kl_coef": float("nan")}, "kl_coef is nan"),
+        ({"clip_low": -1.0}, "clip_low is -1.0"),
+        ({"value_clip": -0.2}, "value_clip is -0.2"),
+        ({"max_kl": -1}, "max_kl is -1"),
+        ({"num_epochs": 0}, "num_epochs is 0; expected a number of at least 1"),
+        ({"num_minibatches": 0}, "num_minibatches is 0"),
+        ({"num_microbatches": -2}, "num_microbatches is -2"),
+        ({"gae_lambda": 1.5}, "gae_lambda is 1.5; expected a number from 0"),
+        ({"discount": -0.1}, "discount is -0.1"),
+        ({"clip_low": 1.5}, "clip_low is 1.5"),
+        ({"dual_clip": 0.5}, "dual_clip is 0.5; expected a number of at least 1"),
+        ({"missing_eos_penalty": -1.0}, "is -1.0; expected a number of at least 0"),
+        ({"kl_target": 0.0}, "target is 0.0; expected a number above 0"),
+        ({"kl_horizon": 0.0, "kl_target": 1.0}, "horizon is 0.0; expected a number above 0"),
+        ({"whiten_epsilon": 0.0}, "epsilon is 0.0; expected a number above 0"),
+        ({"whiten_ddof": -1}, "ddof is -1"),
+    ],
+)
+def test_settings_out_of_range_are_refused_when_the_config_is_made(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        ppo.PPOConfig(**overrides)

@@ -1,0 +1,169 @@
+"""The character-level experiment, on a text whose next character is always known."""
+
+import dataclasses
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import corpora, runs, tokenization, train_lm
+from proxlm import lm
+
+CYCLE = "abcdefgh"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds the text and the runs of this module."""
+    path = tmp_path_factory.mktemp("train_lm")
+    (path / "text.txt").write_text(300 * CYCLE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(folder):
+    return train_lm.Config(
+        text=str(folder / "text.txt"), num_layers=2, num_heads=2, width=16, context=16, batch=8,
+        steps=200, learning_rate=1e-2, prompt="abc", samples=2, sample_length=40,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(folder, config):
+    """The one run that is trained, and its numbers."""
+    numbers = train_lm.main(config, runs.Options(runs=str(folder / "runs")))
+    return runs.open_run("train_lm", config, folder / "runs", resume=True), numbers
+
+
+def test_a_run_learns_and_says_so(finished):
+    run, numbers = finished
+    assert numbers.keys() == {"loss", "held_out_loss", "perplexity"}
+    # Where the cycle stands at first cannot be known, and little else costs anything.
+    assert numbers["held_out_loss"] < 0.3
+    assert numbers["perplexity"] == pytest.approx(np.exp(numbers["held_out_loss"]), rel=1e-4)
+    losses = [row["loss"] for row in runs.read_log(run, "language model")]
+    assert len(losses) == 2
+    assert losses[1] < losses[0] < np.log(len(CYCLE)) + 0.2
+
+
+def test_a_run_leaves_its_config_metrics_curves_and_samples(finished, config):
+    run, _ = finished
+    assert json.loads((run.path / "config.json").read_text()) == dataclasses.asdict(config)
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [100, 200]
+    assert (run.path / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_samples_go_on_with_the_prompt_beyond_the_context(finished, config):
+    run, _ = finished
+    texts = (run.path / "samples.txt").read_text().removesuffix("\n").split("\n\n--------\n\n")
+    assert len(texts) == config.samples
+    for text in texts:
+        assert text.startswith(config.prompt)
+        assert len(text) == len(config.prompt) + config.sample_length > 2 * config.context
+        pairs = [one + other for one, other in itertools.pairwise(text)]
+        assert np.mean([pair in CYCLE + CYCLE for pair in pairs]) > 0.9
+
+
+def test_a_finished_run_is_resumed_to_the_same_numbers(finished, folder, config):
+    run, numbers = finished
+    before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    options = runs.Options(resume=True, runs=str(folder / "runs"))
+    assert train_lm.main(config, options) == numbers
+    after = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    assert {"metrics.jsonl", "samples.txt"} < after.keys()
+    assert after == before
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 16])
+def test_prompts_of_every_length_up_to_the_context_are_continued(config, length):
+    alphabet = tokenization.Characters(CYCLE)
+    model = lm.ModelConfig(8, num_layers=1, width=8, num_heads=2, max_length=16)
+    params = lm.init(jax.random.key(0), model)
+    prompt = alphabet.encode((CYCLE + CYCLE)[:length])
+    texts = train_lm.write(params, prompt, model, alphabet, config)
+    assert [text[:length] for text in texts] == 2 * [(CYCLE + CYCLE)[:length]]
+    assert {len(text) for text in texts} == {length + config.sample_length}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": ""}, "prompt has 0 characters: expected 1 to the context's 16"),
+        ({"prompt": 17 * "a"}, "prompt has 17 characters: expected 1 to the context's 16"),
+        ({"prompt": "abz"}, "the character 'z' does not occur"),
+        ({"context": 300}, "the text has 240 characters in this part: expected more than 300"),
+        ({"context": 3000}, "the text has 2160 characters in this part: expected more than 3000"),
+        ({"num_heads": 3}, "width=16 is not divisible by num_heads=3"),
+    ],
+)
+def test_what_cannot_be_learnt_is_refused(tmp_path, config, changes, message):
+    config = dataclasses.replace(config, **changes)
+    with pytest.raises(ValueError, match=message):
+        train_lm.main(config, runs.Options(runs=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("steps", 0, "steps=0: expected 1 to 100, or a multiple of 100"),
+        ("steps", 150, "steps=150: expected 1 to 100, or a multiple of 100"),
+        ("context", 1, "context=1: expected at least 2"),
+        ("batch", 0, "batch=0: expected at least 1"),
+        ("samples", 0, "samples=0: expected at least 1"),
+    ],
+)
+def test_counts_are_checked_before_anything_is_read(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        train_lm.Config(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (None, FileNotFoundError, "there is no file"),
+        (b"", ValueError, "nothing but white space"),
+        (b" \n\t\n", ValueError, "nothing but white space"),
+        ("Bücher".encode("latin1"), ValueError, "not UTF-8 at byte 1"),
+    ],
+)
+def test_a_text_that_cannot_be_read_leaves_no_run(tmp_path, config, content, error, message):
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    config = dataclasses.replace(config, text=str(path))
+    with pytest.raises(error, match=message):
+        train_lm.main(config, runs.Options(runs=str(tmp_path / "runs")))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_of_runs_that_cannot_be_made_is_named(folder, config):
+    root = folder / "text.txt" / "runs"
+    with pytest.raises(ValueError, match=r"root: .*text\.txt.* cannot be made"):
+        train_lm.main(config, runs.Options(runs=str(root)))
+
+
+def test_resume_asks_for_the_settings_of_the_run(finished, folder, config):
+    options = runs.Options(resume=True, runs=str(folder / "runs"))
+    with pytest.raises(ValueError, match=r"steps: saved 200, given 100"):
+        train_lm.main(dataclasses.replace(config, steps=100), options)
+    with pytest.raises(ValueError, match="there is no run"):
+        train_lm.main(config, dataclasses.replace(options, runs=str(folder / "elsewhere")))
+
+
+def test_windows_lie_in_their_part_of_the_text():
+    tokens = np.arange(50)
+    starts = train_lm.rows_of(tokens, 9, 0, (40, 25))
+    windows = train_lm.cut(tokens, starts.reshape(-1), 9)
+    np.testing.assert_array_equal(windows, starts.reshape(-1)[:, None] + np.arange(10))
+    # Every start that leaves room for a window and its last target, and no other.
+    assert {*starts.reshape(-1).tolist()} == {*range(41)}
+
+
+def test_the_plays_are_learnt_by_default(wheels):
+    config = train_lm.Config()
+    text = train_lm.read(config, runs.Options(data=str(wheels)))
+    assert len(text) == corpora.TINY_SHAKESPEARE
+    assert config.prompt in text
