@@ -29,7 +29,7 @@ def from_language_model(params, config: lm.ModelConfig, num_layers: int):
 def snippets(seed: int, documents, labels, length: int, count: int):
     """Labelled pieces of documents: `{"tokens": [count, 1 + length], "mask", "label"}`.
 
-    Each starts anywhere in a document drawn uniformly, one in ten at its beginning.
+    Each starts anywhere in a document drawn uniformly, one in four at its beginning.
     """
     rng = np.random.default_rng(seed)
     tokens = np.full((count, 1 + length), END, np.int32)
@@ -38,7 +38,7 @@ def snippets(seed: int, documents, labels, length: int, count: int):
     for i, which in enumerate(chosen):
         document = documents[which]
         latest = max(0, len(document) - 1 - length)
-        start = 1 + (0 if rng.random() < 0.1 else rng.integers(0, latest + 1))
+        start = 1 + (0 if rng.random() < 0.25 else rng.integers(0, latest + 1))
         piece = document[start : start + length]
         tokens[i, 1 : 1 + len(piece)] = piece
         mask[i, : 1 + len(piece)] = True

@@ -40,7 +40,7 @@ class Config:
     window: int = 64  # tokens of LM training
     lm_steps: int = 1200
     rm_layers: int = 2
-    rm_steps: int = 2000
+    rm_steps: int = 3000
     iterations: int = 110
     batch: int = 64  # responses of one PPO iteration
     prompt: int = 12  # tokens of a review's opening
