@@ -6,7 +6,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-# Stands before every document and, as the stop token, after it.
+# Stands before every document. No document is followed by it yet, so a model hardly ever stops.
 END = 0
 
 

@@ -11,7 +11,8 @@ import pytest
 from experiments import corpora, runs, tokenization, train_lm
 from proxlm import lm
 
-CYCLE = "abcdefgh"
+# Of another length than half a context, so that a lost place shows.
+CYCLE = "abcdefg"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_samples_go_on_with_the_prompt_beyond_the_context(finished, config):
         assert text.startswith(config.prompt)
         assert len(text) == len(config.prompt) + config.sample_length > 2 * config.context
         pairs = [one + other for one, other in itertools.pairwise(text)]
-        assert np.mean([pair in CYCLE + CYCLE for pair in pairs]) > 0.9
+        assert np.mean([pair in CYCLE + CYCLE for pair in pairs]) > 0.95
 
 
 def test_a_finished_run_is_resumed_to_the_same_numbers(finished, folder, config):
@@ -80,11 +81,11 @@ def test_a_finished_run_is_resumed_to_the_same_numbers(finished, folder, config)
 @pytest.mark.parametrize("length", [1, 7, 8, 16])
 def test_prompts_of_every_length_up_to_the_context_are_continued(config, length):
     alphabet = tokenization.Characters(CYCLE)
-    model = lm.ModelConfig(8, num_layers=1, width=8, num_heads=2, max_length=16)
+    model = lm.ModelConfig(len(CYCLE), num_layers=1, width=8, num_heads=2, max_length=16)
     params = lm.init(jax.random.key(0), model)
-    prompt = alphabet.encode((CYCLE + CYCLE)[:length])
+    prompt = alphabet.encode((3 * CYCLE)[:length])
     texts = train_lm.write(params, prompt, model, alphabet, config)
-    assert [text[:length] for text in texts] == 2 * [(CYCLE + CYCLE)[:length]]
+    assert [text[:length] for text in texts] == 2 * [(3 * CYCLE)[:length]]
     assert {len(text) for text in texts} == {length + config.sample_length}
 
 
@@ -94,8 +95,8 @@ def test_prompts_of_every_length_up_to_the_context_are_continued(config, length)
         ({"prompt": ""}, "prompt has 0 characters: expected 1 to the context's 16"),
         ({"prompt": 17 * "a"}, "prompt has 17 characters: expected 1 to the context's 16"),
         ({"prompt": "abz"}, "the character 'z' does not occur"),
-        ({"context": 300}, "the text has 240 characters in this part: expected more than 300"),
-        ({"context": 3000}, "the text has 2160 characters in this part: expected more than 3000"),
+        ({"context": 300}, "the text has 210 characters in this part: expected more than 300"),
+        ({"context": 3000}, "the text has 1890 characters in this part: expected more than 3000"),
         ({"num_heads": 3}, "width=16 is not divisible by num_heads=3"),
     ],
 )
