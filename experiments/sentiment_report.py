@@ -47,18 +47,12 @@ def write(run, reviews, language, rewarder, states, config):
 def respond(key, params, *, prompts, ref_params, model, rm_params, rm_model, config):
     """Continues every prompt; the samples, P(positive), and the log-probs of the untouched LM."""
     samples = lm.sample(key, params, prompts, model, config.response, sampling=SAMPLING)
-    score = lambda params: (
-        lm.score(
-            params,
-            samples.tokens,
-            model,
-            mask=samples.mask,
-            start=prompts.shape[1],
-            sampling=SAMPLING,
-        ).log_probs
-    )
+    reference = lm.score(
+        ref_params, samples.tokens, model,
+        mask=samples.mask, start=prompts.shape[1], sampling=SAMPLING,
+    ).log_probs  # fmt: skip
     odds = reward_model.score(rm_params, samples.tokens, samples.mask, rm_model)
-    return samples, jax.nn.sigmoid(odds), score(ref_params)
+    return samples, jax.nn.sigmoid(odds), reference
 
 
 def assess(responses, tokenizer, naive):

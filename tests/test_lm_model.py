@@ -1,6 +1,7 @@
 """The forward pass against a reference written with loops, and the laws that it keeps."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -29,17 +30,7 @@ TOKENS = jnp.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 8, 9, 7]])
 apply = jax.jit(lm.apply, static_argnames="config")
 init = jax.jit(lm.init, static_argnames="config")
 
-
-def rough(config, seed=0):
-    """Parameters in which no scale is 1 and no bias 0, so that each of them matters."""
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda key: lm.init(key, config), jax.random.key(0))
-
-    def draw(path, leaf):
-        start = 1.0 if path[-1].key == "scale" else 0.0
-        return jnp.asarray(start + rng.normal(scale=0.35, size=leaf.shape), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+rough = functools.partial(arrays.rough, scale=0.35)
 
 
 @pytest.fixture(scope="module")

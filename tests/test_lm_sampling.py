@@ -1,6 +1,7 @@
 """Sampling against full forward passes, against scoring, and against the law it should follow."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from proxlm import lm
 from proxlm.lm import distribution, sampling
+from tests import arrays
 
 # Every option of the model at once, and an epsilon that shows: decoding must know them all.
 CONFIG = lm.ModelConfig(
@@ -48,18 +50,7 @@ compiled = jax.jit(lm.sample, static_argnames=STATIC)
 score = jax.jit(lm.score, static_argnames=("config", "start", "full"))
 apply = jax.jit(lm.apply, static_argnames="config")
 
-
-def rough(config, seed=0):
-    """Parameters in which no scale is 1 and no bias 0, so that each of them matters."""
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda key: lm.init(key, config), jax.random.key(0))
-
-    def draw(path, leaf):
-        start = 1.0 if path[-1].key == "scale" else 0.0
-        return jnp.asarray(start + rng.normal(scale=0.5, size=leaf.shape), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
+rough = functools.partial(arrays.rough, scale=0.5)
 
 PARAMS = rough(CONFIG)
 

@@ -1,6 +1,7 @@
 """Scores of given tokens against NumPy, and which state each number belongs to."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from proxlm import lm
 from proxlm.lm import scoring
+from tests import arrays
 
 CONFIG = lm.ModelConfig(
     vocab_size=17, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12,
@@ -20,18 +22,7 @@ score = jax.jit(lm.score, static_argnames=("config", "start", "full"))
 values = jax.jit(scoring.values, static_argnames=("config", "start"))
 apply = jax.jit(lm.apply, static_argnames="config")
 
-
-def rough(config, seed=0):
-    """Parameters in which no scale is 1 and no bias 0, so that each of them matters."""
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda key: lm.init(key, config), jax.random.key(0))
-
-    def draw(path, leaf):
-        start = 1.0 if path[-1].key == "scale" else 0.0
-        return jnp.asarray(start + rng.normal(scale=0.5, size=leaf.shape), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
+rough = functools.partial(arrays.rough, scale=0.5)
 
 PARAMS = rough(CONFIG)
 

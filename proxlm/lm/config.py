@@ -73,7 +73,10 @@ class ModelConfig:
 
 
 def check_length(length, config):
-    """Raises ValueError when a row of `length` tokens does not fit the context."""
+    """Raises ValueError when a row of `length` tokens does not fit the context.
+
+    >>> check_length(256, ModelConfig(vocab_size=16, max_length=256))
+    """
     if length > config.max_length:
         raise ValueError(
             f"{length} tokens do not fit the context of max_length={config.max_length}: "

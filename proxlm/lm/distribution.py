@@ -55,7 +55,10 @@ class SamplingConfig:
 
 
 def check_stop_token(sampling, vocab_size):
-    """Raises ValueError when the stop token is not in the vocabulary."""
+    """Raises ValueError when the stop token is not in the vocabulary.
+
+    >>> check_stop_token(SamplingConfig(stop_token=15), vocab_size=16)
+    """
     stop = sampling.stop_token
     if stop is not None and not 0 <= stop < vocab_size:
         raise ValueError(

@@ -187,7 +187,10 @@ def make_host_step(actor, reward, prompts, optimizer, config):
 
 
 def check_shape(rewards, batch):
-    """Raises ValueError when the rewards are not one number for each of `batch` responses."""
+    """Raises ValueError when the rewards are not one number for each of `batch` responses.
+
+    >>> check_shape(jnp.zeros(4), batch=4)
+    """
     if rewards.shape != (batch,):
         raise ValueError(
             f"reward returned shape {rewards.shape}: expected one number per response, ({batch},)"
