@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base
+from proxlm.penalties import base, trees
 
 
 def shift(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
@@ -43,20 +43,23 @@ def shift(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
     def prox(x, step_size):
         wide, centre, displacement = _split(x, anchor)
         moved = penalty.prox(displacement, step_size)
-        return base.narrow(jax.tree.map(_join, wide, centre, displacement, moved), x)
+        return trees.narrow(jax.tree.map(_join, wide, centre, displacement, moved), x)
 
-    return base.Penalty(value, prox)
+    def residual(x, v):
+        return penalty.residual(_split(x, anchor)[2], v)
+
+    return base.Penalty(value, prox, penalty.residual and residual)
 
 
 def _split(x, anchor):
     """Gives widened x, the anchor and x - anchor, each with the structure of x."""
-    wide = base.widen("shift", x)
+    wide = trees.widen("shift", x)
     leaves, structure = jax.tree_util.tree_flatten_with_path(wide)
-    centre = base.pair("shift", "anchor", anchor, x)
+    centre = trees.pair("shift", "anchor", anchor, x)
     for (path, leaf), a in zip(leaves, centre, strict=True):
         if jnp.shape(a) != leaf.shape:
             raise ValueError(
-                f"shift: anchor of shape {jnp.shape(a)} at {base.place(path)}, where x has shape "
+                f"shift: anchor of shape {jnp.shape(a)} at {trees.place(path)}, where x has shape "
                 f"{leaf.shape}. Give the anchor the shapes of x."
             )
     centre = [jnp.asarray(a, leaf.dtype) for (_, leaf), a in zip(leaves, centre, strict=True)]

@@ -1,12 +1,11 @@
 """Penalties that act on groups of coordinates and set whole groups to zero."""
 
 import math
-import operator
 
 import chex
 import jax.numpy as jnp
 
-from proxlm.penalties import base
+from proxlm.penalties import base, numbers, trees
 
 WEIGHTS = {"sqrt_size": math.sqrt, "none": lambda size: 1.0}
 
@@ -48,14 +47,11 @@ def group_lasso(
     """
     if weight not in WEIGHTS:
         raise ValueError(f"group_lasso: weight must be one of {list(WEIGHTS)}, got {weight!r}.")
-    axes = None if axis is None else _integers(axis)
-
-    def groups(path, leaf):
-        inside = _inside(path, leaf, axes)
-        return tuple(1 if i in inside else size for i, size in enumerate(leaf.shape))
+    numbers.require_nonnegative("group_lasso", "strength", strength)
+    axes = trees.axes_of("group_lasso", axis)
 
     def norms(x):
-        inside = _inside((), x, axes)
+        inside = trees.inside("group_lasso", axes, x)
         size = math.prod(x.shape[i] for i in inside)
         return jnp.sum(jnp.square(x), axis=inside, keepdims=True), WEIGHTS[weight](size)
 
@@ -67,7 +63,8 @@ def group_lasso(
         squared, w = norms(x)
         return _shorten(x, _root(squared), step_size * strength * w)
 
-    return base.leafwise("group_lasso", strength, value, prox, groups, _one_number)
+    parameters = {"strength": (strength, trees.per_group("group_lasso", axes))}
+    return base.leafwise("group_lasso", value, prox, parameters)
 
 
 def _root(squared):
@@ -85,30 +82,3 @@ def _shorten(x, norm, threshold):
     safe_norm = jnp.where(dead | (norm == 0), 1.0, norm)
     scale = 1.0 - jnp.where(dead, 0.0, threshold) / safe_norm
     return jnp.where(dead, 0.0, x * scale)
-
-
-def _one_number(path, leaf):
-    del path, leaf
-    return ()
-
-
-def _integers(axis):
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    if not all(hasattr(i, "__index__") for i in axes):
-        raise ValueError(
-            f"group_lasso: axis must be an integer, a tuple of integers or None, got {axis!r}."
-        )
-    return tuple(operator.index(i) for i in axes)
-
-
-def _inside(path, leaf, axes):
-    """The axes of one leaf that lie inside a group, counted from the front."""
-    if axes is None or leaf.ndim == 0:
-        return tuple(range(leaf.ndim))
-    inside = tuple(i + leaf.ndim if i < 0 else i for i in axes)
-    if len(set(inside)) == len(inside) and all(0 <= i < leaf.ndim for i in inside):
-        return inside
-    raise ValueError(
-        f"group_lasso: axis {axes} does not name different axes of the leaf of shape {leaf.shape} "
-        f"at {base.place(path)}. Choose others, or leave this leaf out with optax.masked."
-    )

@@ -3,7 +3,7 @@
 import chex
 import jax.numpy as jnp
 
-from proxlm.penalties import base
+from proxlm.penalties import base, numbers, trees
 
 
 def l1(strength: chex.ArrayTree = 1.0) -> base.Penalty:
@@ -37,7 +37,13 @@ def l1(strength: chex.ArrayTree = 1.0) -> base.Penalty:
         threshold = step_size * strength
         return x - jnp.clip(x, -threshold, threshold)
 
-    return base.leafwise("l1", strength, value, prox, _coordinates, _coordinates)
+    def residual(x, v, strength):
+        at_zero = v - jnp.clip(v, -strength, strength)
+        return jnp.where(x == 0, at_zero, v - strength * jnp.sign(x))
+
+    numbers.require_nonnegative("l1", "strength", strength)
+    parameters = {"strength": (strength, trees.coordinates)}
+    return base.leafwise("l1", value, prox, parameters, trees.coordinates, residual)
 
 
 def squared_l2(strength: chex.ArrayTree = 1.0) -> base.Penalty:
@@ -70,9 +76,9 @@ def squared_l2(strength: chex.ArrayTree = 1.0) -> base.Penalty:
     def prox(x, step_size, strength):
         return x / (1.0 + step_size * strength)
 
-    return base.leafwise("squared_l2", strength, value, prox, _coordinates, _coordinates)
+    def residual(x, v, strength):
+        return v - strength * x
 
-
-def _coordinates(path, leaf):
-    del path
-    return leaf.shape
+    numbers.require_nonnegative("squared_l2", "strength", strength)
+    parameters = {"strength": (strength, trees.coordinates)}
+    return base.leafwise("squared_l2", value, prox, parameters, trees.coordinates, residual)

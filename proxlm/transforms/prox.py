@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from optax._src import base as optax_base
 
-from proxlm.penalties import base, calculus
+from proxlm.penalties import base, calculus, numbers, trees
 
 
 class ApplyProxState(NamedTuple):
@@ -98,7 +98,7 @@ def apply_prox(
             return _proximal_update(goal, updates, params, step_size), jnp.zeros_like(step_size)
 
         def wait():
-            return base.narrow(updates, params), step_size
+            return trees.narrow(updates, params), step_size
 
         always = isinstance(every, int) and every == 1
         updates, step_sum = move() if always else jax.lax.cond(count % every == 0, move, wait)
@@ -108,8 +108,8 @@ def apply_prox(
 
 
 def _proximal_update(penalty, updates, params, step_size):
-    wide = base.widen("apply_prox", params)
-    target = jax.tree.map(jnp.add, wide, base.widen("apply_prox", updates))
+    wide = trees.widen("apply_prox", params)
+    target = jax.tree.map(jnp.add, wide, trees.widen("apply_prox", updates))
     moved = penalty.prox(target, step_size)
     return jax.tree.map(_emit, moved, target, params, updates)
 
@@ -134,7 +134,7 @@ def _require_positive_integer(every):
 
 
 def _require_scalar(learning_rate: chex.Numeric) -> None:
-    base.require_nonnegative("apply_prox", "learning_rate", learning_rate)
+    numbers.require_nonnegative("apply_prox", "learning_rate", learning_rate)
     if jnp.ndim(learning_rate) != 0:
         raise ValueError(
             f"apply_prox: learning_rate must be one number, got shape {jnp.shape(learning_rate)}. "

@@ -1,0 +1,200 @@
+"""Trees of arrays with holes: dtypes, axes, and numbers laid beside the leaves they belong to."""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Path = tuple[Any, ...]
+Shape = tuple[int, ...]
+Axes = tuple[int, ...] | None
+Slot = Callable[[Path, jax.Array], Shape]
+
+
+def widen(name: str, x: chex.ArrayTree) -> chex.ArrayTree:
+    """Gives each leaf as an array of at least 32 bits; ValueError for leaves that are not real.
+
+    >>> widen("l1", {"w": jnp.ones(2, jnp.bfloat16)})["w"].dtype
+    dtype('float32')
+    """
+
+    def widen_leaf(path, leaf):
+        leaf = jnp.asarray(leaf)
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"{name}: expected real floating-point arrays, got {leaf.dtype} at {place(path)}. "
+                "Cast it, or leave it out with optax.masked."
+            )
+        return leaf.astype(jnp.float32) if jnp.finfo(leaf.dtype).bits < 32 else leaf
+
+    return jax.tree_util.tree_map_with_path(widen_leaf, x)
+
+
+def narrow(x: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
+    """Casts each leaf to the dtype of the leaf in the same place of `like`.
+
+    >>> narrow(jnp.ones(2), jnp.ones(2, jnp.bfloat16)).dtype
+    dtype(bfloat16)
+    """
+    return jax.tree.map(lambda leaf, other: leaf.astype(jnp.result_type(other)), x, like)
+
+
+def coordinates(path: Path, leaf: jax.Array) -> Shape:
+    """The slot of numbers that may differ between coordinates: the shape of the leaf.
+
+    >>> coordinates((), jnp.ones((2, 3)))
+    (2, 3)
+    """
+    del path
+    return leaf.shape
+
+
+def one_number(path: Path, leaf: jax.Array) -> Shape:
+    """The slot of numbers that are one for a whole leaf.
+
+    >>> one_number((), jnp.ones((2, 3)))
+    ()
+    """
+    del path, leaf
+    return ()
+
+
+def axes_of(name: str, axis: int | Sequence[int] | None) -> Axes:
+    """Gives an axis argument as a tuple, None for all axes; ValueError unless made of integers.
+
+    >>> axes_of("l2_ball", -1), axes_of("l2_ball", None)
+    ((-1,), None)
+    """
+    if axis is None:
+        return None
+    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    if not all(hasattr(i, "__index__") for i in axes):
+        raise ValueError(
+            f"{name}: axis must be an integer, a tuple of integers or None, got {axis!r}."
+        )
+    return tuple(operator.index(i) for i in axes)
+
+
+def inside(name: str, axes: Axes, leaf: jax.Array, path: Path = ()) -> tuple[int, ...]:
+    """The axes of one leaf that lie inside a group, counted from the front.
+
+    All of them where axes is None or the leaf has rank 0.
+
+    Raises:
+      ValueError: if the leaf does not have these axes, or an axis is named twice.
+
+    >>> inside("l2_ball", (-1,), jnp.ones((2, 3)))
+    (1,)
+    """
+    if axes is None or leaf.ndim == 0:
+        return tuple(range(leaf.ndim))
+    counted = tuple(i + leaf.ndim if i < 0 else i for i in axes)
+    if len(set(counted)) == len(counted) and all(0 <= i < leaf.ndim for i in counted):
+        return counted
+    raise ValueError(
+        f"{name}: axis {axes} does not name different axes of the leaf of shape {leaf.shape} "
+        f"at {place(path)}. Choose others, or leave this leaf out with optax.masked."
+    )
+
+
+def per_group(name: str, axes: Axes) -> Slot:
+    """The slot of numbers that may differ between groups: the shape of the leaf, 1 inside a group.
+
+    >>> per_group("l2_ball", (-1,))((), jnp.ones((2, 3)))
+    (2, 1)
+    """
+
+    def slot(path, leaf):
+        reduced = inside(name, axes, leaf, path)
+        return tuple(1 if i in reduced else size for i, size in enumerate(leaf.shape))
+
+    return slot
+
+
+def spread(
+    name: str, argument: str, numbers: chex.ArrayTree, slot: Slot, x: chex.ArrayTree
+) -> list[jax.Array]:
+    """Lists one number or array for each leaf of a widened x, in the leaf's dtype.
+
+    Raises:
+      ValueError: naming the path, where the numbers do not fit the leaf's slot.
+
+    >>> spread("l1", "strength", 2.0, coordinates, {"a": jnp.ones(2), "b": jnp.ones(3)})
+    [Array(2., dtype=float32), Array(2., dtype=float32)]
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(x)
+    slots = [slot(path, leaf) for path, leaf in leaves]
+    if jax.tree_util.all_leaves([numbers]) and jnp.ndim(numbers) == 0:
+        return [jnp.asarray(numbers, leaf.dtype) for _, leaf in leaves]
+    paired = pair(name, argument, numbers, x)
+    for (path, _), given, shape in zip(leaves, paired, slots, strict=True):
+        if not _fits(jnp.shape(given), shape):
+            raise ValueError(
+                f"{name}: {argument} of shape {jnp.shape(given)} at {place(path)} does not "
+                f"broadcast to {shape}. {_remedy(argument, shape)}"
+            )
+    return [jnp.asarray(n, leaf.dtype) for n, (_, leaf) in zip(paired, leaves, strict=True)]
+
+
+def pair(name: str, argument: str, tree: chex.ArrayTree, x: chex.ArrayTree) -> Sequence[Any]:
+    """Lists the leaves of `tree` that sit where x has leaves.
+
+    Places are compared by path, because inside `optax.masked` and `optax.partition` x has holes
+    where a tree made from all the parameters has leaves.
+
+    >>> pair("l1", "strength", {"a": 1.0, "b": 2.0}, {"a": jnp.ones(2), "b": None})
+    [1.0]
+    """
+    nodes, _ = jax.tree_util.tree_flatten_with_path(x, is_leaf=is_hole)
+    holes = [path for path, node in nodes if is_hole(node)]
+    wanted = {path: None for path, node in nodes if not is_hole(node)}
+    given = dict(jax.tree_util.tree_flatten_with_path(tree)[0])
+    missing = [path for path in wanted if path not in given]
+    over_hole = lambda path: any(path[: len(hole)] == hole for hole in holes)
+    extra = [path for path in given if path not in wanted and not over_hole(path)]
+    for problem, paths in (("nothing", missing), ("a leaf unknown to x", extra)):
+        if paths:
+            raise ValueError(
+                f"{name}: {argument} has {problem} at {place(paths[0])}. "
+                "Give it the structure of x."
+            )
+    return [given[path] for path in wanted]
+
+
+def place(path: Path) -> str:
+    """Writes a key path for a message: block_0/mlp/kernel.
+
+    >>> place(())
+    'the root'
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "the root"
+
+
+def is_hole(node: Any) -> bool:
+    """Says whether a node is a hole: None, or an `optax.MaskedNode` (a tuple without members).
+
+    >>> is_hole(None), is_hole(0.0)
+    (True, False)
+    """
+    return node is None or (isinstance(node, tuple) and not node)
+
+
+def _remedy(argument, shape):
+    if shape:
+        return "Give one number, or an array of that rank."
+    if argument != "step_size":
+        return "Give one number."
+    return (
+        "This penalty has no prox in a diagonal metric: give one number, as the decoupled form "
+        "does, or take a penalty that allows it, such as l1 or group_lasso."
+    )
+
+
+def _fits(given, shape):
+    if not given:
+        return True
+    ranks_agree = len(given) == len(shape)
+    return ranks_agree and all(g in (1, s) for g, s in zip(given, shape, strict=True))

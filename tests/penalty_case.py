@@ -1,0 +1,46 @@
+"""A penalty under test, and what is known of it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from proxlm import penalties
+from tests.arrays import normal
+
+SHAPE = (4, 3)
+
+
+class Case(NamedTuple):
+    """One line of a table: every law of `test_penalty_laws` that applies is then checked.
+
+    Attributes:
+      make: strength ↦ penalty on an array of SHAPE; a set ignores the strength.
+      convex: whether g is convex (the prox is then firmly nonexpansive, else it must not be).
+      is_set: whether g is the indicator of a set.
+      metric: whether the step size may be shaped like x.
+      pointwise: (z, strength) ↦ g of single coordinates, elementwise in NumPy, for a brute-force
+        grid; None unless g is the same sum over coordinates.
+      dual_prox: (y, s) ↦ prox of s·g* at y for strength 0.7, written without the library; None
+        where no closed form is known.
+      largest_step: the prox is defined for t up to here (MCP and SCAD want t below their γ).
+    """
+
+    make: Callable[[float], penalties.Penalty]
+    convex: bool = True
+    is_set: bool = False
+    metric: bool = False
+    pointwise: Callable | None = None
+    dual_prox: Callable | None = None
+    largest_step: float = 1.0
+
+
+def ramp() -> jax.Array:
+    """Positive numbers of SHAPE, all different."""
+    return jnp.linspace(0.2, 1.8, 12).reshape(SHAPE)
+
+
+def anchor() -> jax.Array:
+    """A point to measure from."""
+    return normal(100, SHAPE)
