@@ -1,18 +1,61 @@
-"""New penalties out of old ones."""
+"""New penalties out of old ones, on the same weights."""
+
+import operator
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, trees
+from proxlm.penalties import base, numbers, trees
+
+
+def scale(penalty: base.Penalty, factor: chex.Numeric) -> base.Penalty:
+    """A multiple of a penalty: h(x) = c·g(x), with prox_th = prox_(tc)g.
+
+    A set stays what it is, also for c = 0. The factor may be a schedule's number that changes
+    from step to step.
+
+    Args:
+      penalty: g.
+      factor: c ≥ 0, one number. May be traced.
+
+    Returns:
+      The penalty h, with the step sizes that g allows.
+
+    Raises:
+      ValueError: if `penalty` is not a Penalty or the factor negative, NaN or not a number.
+
+    Source: Parikh & Boyd 2014, section 2.1.
+
+    >>> from proxlm.penalties import norms
+    >>> scale(norms.l1(0.5), 2.0).prox(jnp.array([3.0, 0.5]), 1.0).tolist()
+    [2.0, 0.0]
+    """
+    base.require_penalty("scale: penalty", penalty)
+    numbers.require_nonnegative("scale", "factor", factor)
+    times = lambda tree: jax.tree.map(lambda leaf: factor * leaf, tree)
+
+    def value(x):
+        g = penalty.value(x)
+        return jnp.where(jnp.isinf(g), g, factor * jnp.where(jnp.isinf(g), 0.0, g))
+
+    def residual(x, v):
+        safe = jnp.where(factor == 0, 1.0, factor)
+        left = penalty.residual(x, jax.tree.map(lambda leaf: leaf / safe, v))
+        return jax.tree.map(lambda a, b: jnp.where(factor == 0, b, safe * a), left, v)
+
+    return base.Penalty(
+        value, lambda x, step_size: penalty.prox(x, times(step_size)), penalty.residual and residual
+    )
 
 
 def shift(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
     """Moves the centre of a penalty from the origin to an anchor: h(x) = g(x - a).
 
     prox_th(x) = a + prox_tg(x - a). With `l1` the weights differ from the anchor in few places,
-    with `group_lasso` in few groups, and with `squared_l2` they stay near it (L2-SP, FedProx).
-    Where the prox of g moves nothing, x is returned bit for bit.
+    with `group_lasso` in few groups, with `nuclear` by a matrix of low rank, and with `squared_l2`
+    they stay near it (L2-SP, FedProx). Where the prox of g moves nothing, x is returned bit for
+    bit.
 
     Args:
       penalty: g.
@@ -37,34 +80,118 @@ def shift(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
     """
     base.require_penalty("shift: penalty", penalty)
 
+    def split(x):
+        wide = trees.widen("shift", x)
+        centre = _beside("shift", "anchor", anchor, x)
+        return wide, centre, jax.tree.map(jnp.subtract, wide, centre)
+
     def value(x):
-        return penalty.value(_split(x, anchor)[2])
+        return penalty.value(split(x)[2])
 
     def prox(x, step_size):
-        wide, centre, displacement = _split(x, anchor)
+        wide, centre, displacement = split(x)
         moved = penalty.prox(displacement, step_size)
         return trees.narrow(jax.tree.map(_join, wide, centre, displacement, moved), x)
 
     def residual(x, v):
-        return penalty.residual(_split(x, anchor)[2], v)
+        return penalty.residual(split(x)[2], v)
 
     return base.Penalty(value, prox, penalty.residual and residual)
 
 
-def _split(x, anchor):
-    """Gives widened x, the anchor and x - anchor, each with the structure of x."""
-    wide = trees.widen("shift", x)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(wide)
-    centre = trees.pair("shift", "anchor", anchor, x)
-    for (path, leaf), a in zip(leaves, centre, strict=True):
-        if jnp.shape(a) != leaf.shape:
+def tilt(penalty: base.Penalty, slope: chex.ArrayTree) -> base.Penalty:
+    """Adds a linear function: h(x) = g(x) + ⟨s, x⟩, with prox_th(x) = prox_tg(x - t s).
+
+    Args:
+      penalty: g.
+      slope: s, with the structure and shapes of x.
+
+    Returns:
+      The penalty h, with the step sizes that g allows.
+
+    Raises:
+      ValueError: if `penalty` is not a Penalty; and, on use, if x does not match the slope.
+
+    Source: Parikh & Boyd 2014, section 2.1 (affine addition).
+
+    >>> from proxlm.penalties import norms
+    >>> tilt(norms.l1(1.0), jnp.array([0.5, -1.0])).prox(jnp.array([3.0, 1.0]), 1.0).tolist()
+    [1.5, 1.0]
+    """
+    base.require_penalty("tilt: penalty", penalty)
+    slope_of = lambda x: _beside("tilt", "slope", slope, x)
+
+    def value(x):
+        products = jax.tree.map(lambda a, b: jnp.sum(a * b), trees.widen("tilt", x), slope_of(x))
+        return penalty.value(x) + jax.tree.reduce(operator.add, products, 0.0)
+
+    def prox(x, step_size):
+        wide = trees.widen("tilt", x)
+        steps = trees.spread_tree("tilt", "step_size", step_size, wide)
+        lowered = jax.tree.map(lambda leaf, t, s: leaf - t * s, wide, steps, slope_of(x))
+        return trees.narrow(penalty.prox(lowered, step_size), x)
+
+    def residual(x, v):
+        return penalty.residual(x, jax.tree.map(jnp.subtract, v, slope_of(x)))
+
+    return base.Penalty(value, prox, penalty.residual and residual)
+
+
+def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty:
+    """Adds a quadratic: h(x) = g(x) + ½ μ |x|².
+
+    prox_th(x) = prox_sg(x / (1 + t μ)) with s = t / (1 + t μ). A quadratic around a point c is
+    this and a `tilt` by -μ c, up to a constant.
+
+    Args:
+      penalty: g.
+      strength: μ ≥ 0, one number. May be traced.
+
+    Returns:
+      The penalty h, with the step sizes that g allows.
+
+    Raises:
+      ValueError: if `penalty` is not a Penalty or the strength negative, NaN or not a number.
+
+    Source: Parikh & Boyd 2014, section 2.1 (regularisation).
+
+    >>> from proxlm.penalties import norms
+    >>> add_quadratic(norms.l1(0.5), 1.0).prox(jnp.array([-3.0, 0.25]), 1.0).tolist()
+    [-1.25, 0.0]
+    """
+    base.require_penalty("add_quadratic: penalty", penalty)
+    numbers.require_nonnegative("add_quadratic", "strength", strength)
+
+    def value(x):
+        leaves = jax.tree.leaves(trees.widen("add_quadratic", x))
+        squares = sum((jnp.sum(jnp.square(leaf)) for leaf in leaves), start=jnp.zeros(()))
+        return penalty.value(x) + 0.5 * strength * squares
+
+    def prox(x, step_size):
+        wide = trees.widen("add_quadratic", x)
+        steps = trees.spread_tree("add_quadratic", "step_size", step_size, wide)
+        shrunk = jax.tree.map(lambda leaf, t: leaf / (1.0 + t * strength), wide, steps)
+        shorter = jax.tree.map(lambda t: t / (1.0 + t * strength), step_size)
+        return trees.narrow(penalty.prox(shrunk, shorter), x)
+
+    def residual(x, v):
+        return penalty.residual(x, jax.tree.map(lambda leaf, b: b - strength * leaf, x, v))
+
+    return base.Penalty(value, prox, penalty.residual and residual)
+
+
+def _beside(name, argument, tree, x):
+    """Gives arrays shaped like those of x, in its structure and widened dtypes."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(trees.widen(name, x))
+    beside = trees.pair(name, argument, tree, x)
+    for (path, leaf), other in zip(leaves, beside, strict=True):
+        if jnp.shape(other) != leaf.shape:
             raise ValueError(
-                f"shift: anchor of shape {jnp.shape(a)} at {trees.place(path)}, where x has shape "
-                f"{leaf.shape}. Give the anchor the shapes of x."
+                f"{name}: {argument} of shape {jnp.shape(other)} at {trees.place(path)}, where x "
+                f"has shape {leaf.shape}. Give the {argument} the shapes of x."
             )
-    centre = [jnp.asarray(a, leaf.dtype) for (_, leaf), a in zip(leaves, centre, strict=True)]
-    centre = jax.tree.unflatten(structure, centre)
-    return wide, centre, jax.tree.map(jnp.subtract, wide, centre)
+    arrays = [jnp.asarray(b, leaf.dtype) for (_, leaf), b in zip(leaves, beside, strict=True)]
+    return jax.tree.unflatten(structure, arrays)
 
 
 def _join(x, centre, displacement, moved):

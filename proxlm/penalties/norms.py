@@ -1,9 +1,25 @@
-"""Penalties that act on every coordinate by itself."""
+"""Convex penalties that act on every coordinate by itself."""
 
 import chex
 import jax.numpy as jnp
 
 from proxlm.penalties import base, numbers, trees
+
+
+def zero() -> base.Penalty:
+    """No penalty: g(x) = 0, whose prox is the identity.
+
+    Returns:
+      The penalty. Convex, separable; allows a diagonal metric; costs nothing.
+
+    Source: Parikh & Boyd 2014, section 2.1.
+
+    >>> zero().prox(jnp.array([1.0, -2.0]), 0.1).tolist()
+    [1.0, -2.0]
+    """
+    value = lambda x: jnp.sum(jnp.where(jnp.isnan(x), x, 0.0))
+    prox = lambda x, step_size: x
+    return base.leafwise("zero", value, prox, {}, trees.coordinates, lambda x, v: v)
 
 
 def l1(strength: chex.ArrayTree = 1.0) -> base.Penalty:
@@ -17,7 +33,8 @@ def l1(strength: chex.ArrayTree = 1.0) -> base.Penalty:
         tree of these in the structure of x. May be traced.
 
     Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
+      The penalty. Convex, separable; its step size may be an array shaped like x, or a tree of
+      such; one pass over x.
 
     Raises:
       ValueError: if the strength is negative, NaN or not numeric.
@@ -34,16 +51,48 @@ def l1(strength: chex.ArrayTree = 1.0) -> base.Penalty:
         return jnp.sum(strength * jnp.abs(x))
 
     def prox(x, step_size, strength):
-        threshold = step_size * strength
-        return x - jnp.clip(x, -threshold, threshold)
+        return _soft(x, step_size * strength)
 
     def residual(x, v, strength):
-        at_zero = v - jnp.clip(v, -strength, strength)
-        return jnp.where(x == 0, at_zero, v - strength * jnp.sign(x))
+        return jnp.where(x == 0, _soft(v, strength), v - strength * jnp.sign(x))
 
-    numbers.require_nonnegative("l1", "strength", strength)
-    parameters = {"strength": (strength, trees.coordinates)}
-    return base.leafwise("l1", value, prox, parameters, trees.coordinates, residual)
+    return _coordinatewise("l1", value, prox, residual, strength=strength)
+
+
+def non_negative_l1(strength: chex.ArrayTree = 1.0) -> base.Penalty:
+    """The lasso on x ≥ 0: g(x) = Σ_i λ_i x_i, and +∞ where a coordinate is negative.
+
+    prox_tg(x)_i = max(x_i - t λ_i, 0).
+
+    Args:
+      strength: λ ≥ 0, as in `l1`.
+
+    Returns:
+      The penalty. Convex, separable; allows a diagonal metric; one pass over x.
+
+    Raises:
+      ValueError: if the strength is negative, NaN or not numeric.
+
+    Source: Parikh & Boyd 2014, section 6.5.2 with the orthant of section 6.2.
+
+    >>> non_negative_l1(0.5).prox(jnp.array([-3.0, 0.25, 1.0]), 1.0).tolist()
+    [0.0, 0.0, 0.5]
+    >>> float(non_negative_l1(0.5).value(jnp.array([2.0, -1e-3])))
+    inf
+    """
+
+    def value(x, strength):
+        return jnp.sum(strength * x) + base.indicator(jnp.max(-x, initial=0.0), 0.0)
+
+    def prox(x, step_size, strength):
+        # maximum(-0.0, 0.0) may be -0.0, which adding 0 mends.
+        return jnp.maximum(x - step_size * strength, 0.0) + 0.0
+
+    def residual(x, v, strength):
+        gap = v - strength
+        return jnp.where(x == 0, jnp.maximum(gap, 0.0), gap)
+
+    return _coordinatewise("non_negative_l1", value, prox, residual, strength=strength)
 
 
 def squared_l2(strength: chex.ArrayTree = 1.0) -> base.Penalty:
@@ -53,11 +102,10 @@ def squared_l2(strength: chex.ArrayTree = 1.0) -> base.Penalty:
     and never across it, however large t λ is.
 
     Args:
-      strength: λ ≥ 0, a number; or, one for each coordinate, an array that broadcasts to x; or a
-        tree of these in the structure of x. May be traced.
+      strength: λ ≥ 0, as in `l1`.
 
     Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
+      The penalty. Convex, separable; allows a diagonal metric; one pass over x.
 
     Raises:
       ValueError: if the strength is negative, NaN or not numeric.
@@ -79,6 +127,54 @@ def squared_l2(strength: chex.ArrayTree = 1.0) -> base.Penalty:
     def residual(x, v, strength):
         return v - strength * x
 
-    numbers.require_nonnegative("squared_l2", "strength", strength)
-    parameters = {"strength": (strength, trees.coordinates)}
-    return base.leafwise("squared_l2", value, prox, parameters, trees.coordinates, residual)
+    return _coordinatewise("squared_l2", value, prox, residual, strength=strength)
+
+
+def elastic_net(
+    l1_strength: chex.ArrayTree = 1.0, l2_strength: chex.ArrayTree = 1.0
+) -> base.Penalty:
+    """Lasso plus ridge: g(x) = Σ_i λ_i |x_i| + ½ Σ_i μ_i x_i².
+
+    prox_tg(x)_i = sign(x_i) max(|x_i| - t λ_i, 0) / (1 + t μ_i).
+
+    Args:
+      l1_strength: λ ≥ 0, as the strength of `l1`.
+      l2_strength: μ ≥ 0, as the strength of `squared_l2`.
+
+    Returns:
+      The penalty. Convex, separable; allows a diagonal metric; one pass over x.
+
+    Raises:
+      ValueError: if a strength is negative, NaN or not numeric.
+
+    Source: Zou & Hastie 2005.
+
+    >>> elastic_net(0.5, 1.0).prox(jnp.array([-3.0, 0.25, 1.0]), 1.0).tolist()
+    [-1.25, 0.0, 0.25]
+    >>> float(elastic_net(0.5, 1.0).value(jnp.array([-3.0, 1.0])))
+    7.0
+    """
+
+    def value(x, l1_strength, l2_strength):
+        return jnp.sum(l1_strength * jnp.abs(x) + 0.5 * l2_strength * jnp.square(x))
+
+    def prox(x, step_size, l1_strength, l2_strength):
+        return _soft(x, step_size * l1_strength) / (1.0 + step_size * l2_strength)
+
+    def residual(x, v, l1_strength, l2_strength):
+        smooth = v - l2_strength * x
+        return jnp.where(x == 0, _soft(smooth, l1_strength), smooth - l1_strength * jnp.sign(x))
+
+    strengths = {"l1_strength": l1_strength, "l2_strength": l2_strength}
+    return _coordinatewise("elastic_net", value, prox, residual, **strengths)
+
+
+def _soft(x, threshold):
+    return x - jnp.clip(x, -threshold, threshold)
+
+
+def _coordinatewise(name, value, prox, residual, **strengths):
+    for argument, strength in strengths.items():
+        numbers.require_nonnegative(name, argument, strength)
+    parameters = {key: (strength, trees.coordinates) for key, strength in strengths.items()}
+    return base.leafwise(name, value, prox, parameters, trees.coordinates, residual)

@@ -139,6 +139,30 @@ def spread(
     return [jnp.asarray(n, leaf.dtype) for n, (_, leaf) in zip(paired, leaves, strict=True)]
 
 
+def spread_tree(
+    name: str, argument: str, numbers: chex.ArrayTree, x: chex.ArrayTree
+) -> chex.ArrayTree:
+    """The tree of what `spread` lists, for numbers that may differ between coordinates.
+
+    >>> spread_tree("tilt", "step_size", 2.0, {"a": jnp.ones(2)})
+    {'a': Array(2., dtype=float32)}
+    """
+    return jax.tree.unflatten(
+        jax.tree.structure(x), spread(name, argument, numbers, coordinates, x)
+    )
+
+
+def steps_like(name: str, step_size: chex.ArrayTree, x: chex.ArrayTree) -> chex.ArrayTree:
+    """Gives every coordinate of x its own step size.
+
+    >>> steps_like("whole", {"a": jnp.ones(1), "b": 2.0}, {"a": jnp.ones(2), "b": jnp.ones(1)})
+    {'a': Array([1., 1.], dtype=float32), 'b': Array([2.], dtype=float32)}
+    """
+    wide = widen(name, x)
+    steps = spread_tree(name, "step_size", step_size, wide)
+    return jax.tree.map(lambda t, leaf: jnp.broadcast_to(t, leaf.shape), steps, wide)
+
+
 def pair(name: str, argument: str, tree: chex.ArrayTree, x: chex.ArrayTree) -> Sequence[Any]:
     """Lists the leaves of `tree` that sit where x has leaves.
 

@@ -1,0 +1,101 @@
+"""Penalties on weights seen in another shape or another orthonormal basis."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.penalties import base, trees
+
+
+def change_basis(
+    penalty: base.Penalty,
+    forward: Callable[[jax.Array], jax.Array],
+    backward: Callable[[jax.Array], jax.Array],
+) -> base.Penalty:
+    """A penalty on weights seen in another orthonormal basis: h(x) = g(Q x).
+
+    prox_th(x) = Qᵀ prox_tg(Q x). Q may be a rotation, a cosine transform, a permutation or another
+    shape; that Qᵀ Q = I is for the caller to see to.
+
+    Args:
+      penalty: g.
+      forward: leaf ↦ Q leaf, in any shape.
+      backward: Qᵀ, back to the shape of the leaf.
+
+    Returns:
+      The penalty h. Its step size is one number.
+
+    Raises:
+      ValueError: if `penalty` is not a Penalty.
+
+    Source: Parikh & Boyd 2014, section 2.1 (orthogonal precomposition).
+
+    >>> turn = jnp.array([[0.6, 0.8], [-0.8, 0.6]])
+    >>> from proxlm.penalties import norms
+    >>> along = change_basis(norms.l1(1.0), lambda x: turn @ x, lambda x: turn.T @ x)
+    >>> [round(value, 4) for value in along.prox(jnp.array([3.0, 4.0]), 1.0).tolist()]
+    [2.4, 3.2]
+    """
+    base.require_penalty("change_basis: penalty", penalty)
+    turned = lambda x: jax.tree.map(forward, trees.widen("change_basis", x))
+
+    def prox(x, step_size):
+        wide = trees.widen("change_basis", x)
+        trees.spread("change_basis", "step_size", step_size, trees.one_number, wide)
+        moved = penalty.prox(jax.tree.map(forward, wide), step_size)
+        return trees.narrow(jax.tree.map(backward, moved), x)
+
+    def residual(x, v):
+        left = penalty.residual(turned(x), turned(v))
+        return trees.narrow(jax.tree.map(backward, left), x)
+
+    return base.Penalty(lambda x: penalty.value(turned(x)), prox, penalty.residual and residual)
+
+
+def reshaped(penalty: base.Penalty, shape: Sequence[int]) -> base.Penalty:
+    """A penalty on each leaf seen in another shape: a fused axis taken apart, blocks, pages.
+
+    Args:
+      penalty: g, on arrays of that shape.
+      shape: static; one entry may be -1.
+
+    Returns:
+      The penalty on leaves of any shape with that many coordinates, its step sizes those of g,
+      laid out like x.
+
+    Raises:
+      ValueError: if `penalty` is not a Penalty; and, on use, where a leaf does not fit the shape.
+
+    >>> from proxlm.penalties import groups
+    >>> pairs = reshaped(groups.group_lasso(1.0, axis=-1, weight="none"), (-1, 2))
+    >>> pairs.prox(jnp.array([3.0, 4.0, 0.6, 0.8]), 2.5).tolist()
+    [1.5, 2.0, 0.0, 0.0]
+    """
+    base.require_penalty("reshaped: penalty", penalty)
+    shape = tuple(shape)
+
+    def view(x):
+        def one(path, leaf):
+            try:
+                return leaf.reshape(shape)
+            except TypeError as error:
+                raise ValueError(
+                    f"reshaped: the leaf of shape {leaf.shape} at {trees.place(path)} cannot be "
+                    f"seen as {shape}. Give a shape of the same size, or leave this leaf out."
+                ) from error
+
+        return jax.tree_util.tree_map_with_path(one, trees.widen("reshaped", x))
+
+    def back(moved, x):
+        like = lambda leaf, other: leaf.reshape(jnp.shape(other))
+        return trees.narrow(jax.tree.map(like, moved, x), x)
+
+    def prox(x, step_size):
+        if any(jnp.ndim(t) for t in jax.tree.leaves(step_size)):
+            steps = trees.steps_like("reshaped", step_size, x)
+            step_size = jax.tree.map(lambda t: t.reshape(shape), steps)
+        return back(penalty.prox(view(x), step_size), x)
+
+    residual = lambda x, v: back(penalty.residual(view(x), view(v)), x)
+    return base.Penalty(lambda x: penalty.value(view(x)), prox, penalty.residual and residual)

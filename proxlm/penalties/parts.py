@@ -1,0 +1,146 @@
+"""Penalties on the parts of a tree, and on the whole of it."""
+
+from collections.abc import Callable, Hashable, Mapping
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import flatten_util
+
+from proxlm.penalties import base, norms, trees
+
+Labels = chex.ArrayTree | Callable[[str, jax.Array], Hashable]
+
+
+def separable_sum(penalties: Mapping[Hashable, base.Penalty], labels: Labels) -> base.Penalty:
+    """One penalty for each part of a tree: g(x) = Σ_k g_k(x_k), whose prox acts part by part.
+
+    A part is all the leaves with the same label. Most penalties treat its leaves one by one; one
+    made by `whole` has a single budget for the part.
+
+    Args:
+      penalties: label ↦ penalty.
+      labels: (path, leaf) ↦ label, the path written "block_0/mlp/kernel"; or a tree of labels in
+        the structure of x.
+
+    Returns:
+      The penalty. Its step size may be what all the parts allow.
+
+    Raises:
+      ValueError: if a member is not a Penalty; and, on use, for a label without a penalty (the
+        known ones are listed).
+
+    Source: Parikh & Boyd 2014, section 2.1 (separable sum).
+
+    >>> kind = lambda path, leaf: "bias" if path.endswith("bias") else "kernel"
+    >>> both = separable_sum({"kernel": norms.l1(1.0), "bias": norms.zero()}, kind)
+    >>> x = {"bias": jnp.array([0.5]), "kernel": jnp.array([0.5, 3.0])}
+    >>> {name: leaf.tolist() for name, leaf in both.prox(x, 1.0).items()}
+    {'bias': [0.5], 'kernel': [0.0, 2.0]}
+    """
+    for label, penalty in penalties.items():
+        base.require_penalty(f"separable_sum: penalties[{label!r}]", penalty)
+
+    def parts(x):
+        """Yields penalties with a function that makes holes of the leaves that are not theirs."""
+        given = _labels_of(labels, penalties, x)
+        for label in dict.fromkeys(given):
+            yield label, penalties[label], lambda tree, own=label: _keep(tree, given, own)
+
+    def merge(x, results):
+        leaves = {label: iter(jax.tree.leaves(tree)) for label, tree in results}
+        ordered = [next(leaves[label]) for label in _labels_of(labels, penalties, x)]
+        return jax.tree.unflatten(jax.tree.structure(x), ordered)
+
+    def value(x):
+        return sum((penalty.value(own(x)) for _, penalty, own in parts(x)), start=jnp.zeros(()))
+
+    def prox(x, step_size):
+        return merge(x, [(k, penalty.prox(own(x), step_size)) for k, penalty, own in parts(x)])
+
+    def residual(x, v):
+        return merge(x, [(k, penalty.residual(own(x), own(v))) for k, penalty, own in parts(x)])
+
+    known = all(penalty.residual for penalty in penalties.values())
+    return base.Penalty(value, prox, residual if known else None)
+
+
+def masked(penalty: base.Penalty, mask: Labels) -> base.Penalty:
+    """A penalty on some leaves; the others are free and pass bit for bit.
+
+    Args:
+      penalty: g.
+      mask: (path, leaf) ↦ bool, the path written "block_0/mlp/kernel"; or a tree of bools in the
+        structure of x.
+
+    Returns:
+      The penalty, with the step sizes that g allows.
+
+    Raises:
+      ValueError: as `separable_sum`.
+
+    >>> kernels = masked(norms.l1(1.0), lambda path, leaf: path.endswith("kernel"))
+    >>> x = {"bias": jnp.array([0.5]), "kernel": jnp.array([0.5, 3.0])}
+    >>> kernels.value(x).item()
+    3.5
+    """
+    return separable_sum({True: penalty, False: norms.zero()}, mask)
+
+
+def whole(penalty: base.Penalty) -> base.Penalty:
+    """Treats all the leaves of a tree as one long vector: one norm, one ball, one budget.
+
+    `whole(top_k(1000))` keeps the thousand largest weights of a model, wherever they are;
+    `whole(l2_ball(1.0))` bounds its global norm.
+
+    Args:
+      penalty: g, on one vector.
+
+    Returns:
+      The penalty on trees. Its step size may be a tree where g allows an array.
+
+    Raises:
+      ValueError: if `penalty` is not a Penalty.
+
+    >>> from proxlm.penalties import groups
+    >>> norm = whole(groups.group_lasso(1.0, axis=None, weight="none"))
+    >>> norm.value({"a": jnp.array([3.0]), "b": jnp.array([[4.0]])}).item()
+    5.0
+    """
+    base.require_penalty("whole: penalty", penalty)
+    ravel = lambda x: flatten_util.ravel_pytree(trees.widen("whole", x))
+
+    def prox(x, step_size):
+        vector, unravel = ravel(x)
+        if not (jax.tree_util.all_leaves([step_size]) and jnp.ndim(step_size) == 0):
+            step_size, _ = flatten_util.ravel_pytree(trees.steps_like("whole", step_size, x))
+        return trees.narrow(unravel(penalty.prox(vector, step_size)), x)
+
+    def residual(x, v):
+        vector, unravel = ravel(x)
+        return trees.narrow(unravel(penalty.residual(vector, ravel(v)[0])), x)
+
+    return base.Penalty(lambda x: penalty.value(ravel(x)[0]), prox, penalty.residual and residual)
+
+
+def _labels_of(labels, penalties, x):
+    """Lists the label of each leaf of x; ValueError for one that has no penalty."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(x)
+    if callable(labels):
+        given = [labels(trees.place(path), leaf) for path, leaf in leaves]
+    else:
+        given = trees.pair("separable_sum", "labels", labels, x)
+    for (path, _), label in zip(leaves, given, strict=True):
+        if label not in penalties:
+            raise ValueError(
+                f"separable_sum: label {label!r} at {trees.place(path)} has no penalty. Known are "
+                f"{list(penalties)}; penalties.zero() is for what is to be free."
+            )
+    return given
+
+
+def _keep(tree, labels, own):
+    """Makes holes of the leaves with another label."""
+    leaves, structure = jax.tree.flatten(tree)
+    kept = [leaf if label == own else None for leaf, label in zip(leaves, labels, strict=True)]
+    return jax.tree.unflatten(structure, kept)
