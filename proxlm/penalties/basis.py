@@ -15,8 +15,9 @@ def change_basis(
 ) -> base.Penalty:
     """A penalty on weights seen in another orthonormal basis: h(x) = g(Q x).
 
-    prox_th(x) = Qᵀ prox_tg(Q x). Q may be a rotation, a cosine transform, a permutation or another
-    shape; that Qᵀ Q = I is for the caller to see to.
+    prox_th(x) = Qᵀ prox_tg(Q x), and x bit for bit where that of g moves nothing. Q may be a
+    rotation, a cosine transform or a permutation; that Qᵀ Q = I is for the caller to see to. A zero
+    of Q x is not an exact one after the way back, so there is no residual.
 
     Args:
       penalty: g.
@@ -43,14 +44,17 @@ def change_basis(
     def prox(x, step_size):
         wide = trees.widen("change_basis", x)
         trees.spread("change_basis", "step_size", step_size, trees.one_number, wide)
-        moved = penalty.prox(jax.tree.map(forward, wide), step_size)
-        return trees.narrow(jax.tree.map(backward, moved), x)
+        turned_x = jax.tree.map(forward, wide)
+        moved = penalty.prox(turned_x, step_size)
+        back = jax.tree.map(lambda *pair: _turn_back(backward, *pair), wide, turned_x, moved)
+        return trees.narrow(back, x)
 
-    def residual(x, v):
-        left = penalty.residual(turned(x), turned(v))
-        return trees.narrow(jax.tree.map(backward, left), x)
+    return base.Penalty(lambda x: penalty.value(turned(x)), prox)
 
-    return base.Penalty(lambda x: penalty.value(turned(x)), prox, penalty.residual and residual)
+
+def _turn_back(backward, leaf, turned_leaf, moved):
+    # Qᵀ Q x is x only up to rounding.
+    return base.keep_bits(jnp.all(moved == turned_leaf), leaf, backward(moved))
 
 
 def reshaped(penalty: base.Penalty, shape: Sequence[int]) -> base.Penalty:
