@@ -48,7 +48,7 @@ def soft(x, threshold):
 
 def shorten(x, threshold):
     norm = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=0, keepdims=True), 1e-30))
-    return x * jnp.maximum(1 - threshold / norm, 0) + 0.0  # no -0
+    return jnp.where(norm <= threshold, 0.0, x * (1 - threshold / norm))
 
 
 def renormalised(x, t):

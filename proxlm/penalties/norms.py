@@ -85,8 +85,8 @@ def non_negative_l1(strength: chex.ArrayTree = 1.0) -> base.Penalty:
         return jnp.sum(strength * x) + base.indicator(jnp.max(-x, initial=0.0), 0.0)
 
     def prox(x, step_size, strength):
-        # maximum(-0.0, 0.0) may be -0.0, which adding 0 mends.
-        return jnp.maximum(x - step_size * strength, 0.0) + 0.0
+        threshold = step_size * strength
+        return jnp.where(x <= threshold, 0.0, x - threshold)
 
     def residual(x, v, strength):
         gap = v - strength
