@@ -60,8 +60,12 @@ def scaled_into_ball(x, t):
     return x / jnp.maximum(jnp.sum(jnp.abs(x)), 1.0)
 
 
+def column_norms(x):
+    return jnp.linalg.norm(x, axis=0, keepdims=True)
+
+
 def group_value(x):
-    return 0.7 * jnp.sum(jnp.linalg.norm(x, axis=0))
+    return 0.7 * jnp.sum(column_norms(x))
 
 
 MUTANTS = {  # name: (penalty, what check is told, a law that must break)
@@ -84,7 +88,7 @@ MUTANTS = {  # name: (penalty, what check is told, a law that must break)
     "nan_derivative_at_zero": (
         penalties.Penalty(
             group_value,
-            lambda x, t: x * jnp.maximum(1 - 0.7 * t / jnp.linalg.norm(x, axis=0, keepdims=True), 0),
+            lambda x, t: x * jnp.maximum(1 - 0.7 * t / column_norms(x), 0),
         ),
         {}, "finite_derivatives",
     ),
