@@ -1,0 +1,184 @@
+"""Which words make a film review positive: l1 logistic regression, a whole path of strengths.
+
+    python -m experiments.lasso_path             one path, warm-started, and every strength at once
+    python -m experiments.lasso_path --smoke
+
+HEADER
+"""
+
+import dataclasses
+import importlib.util
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from experiments import corpora, judges, report, runs
+from proxlm import losses, penalties, solvers
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    vocabulary: int = 2000  # the words in most reviews, after those in more than half of them
+    reviews: int = 4000  # to learn from; as many as a tenth of that are held out
+    strengths: int = 30
+    smallest: float = 0.02  # of the strength at which the first word appears
+    tolerance: float = 1e-5
+    seed: int = 0
+
+
+def smoke(config: Config) -> Config:
+    """The same, too small to mean much."""
+    return dataclasses.replace(config, vocabulary=60, reviews=200, strengths=5)
+
+
+def bags(reviews, vocabulary) -> np.ndarray:
+    """Whether each word occurs, `[reviews, words]`, scaled so that a row has norm 1."""
+    columns = {word: i for i, word in enumerate(vocabulary)}
+    features = np.zeros((len(reviews), len(vocabulary)), np.float32)
+    for row, review in enumerate(reviews):
+        features[row, [columns[w] for w in judges.words(review.text) if w in columns]] = 1.0
+    return features / np.sqrt(np.maximum(features.sum(axis=1, keepdims=True), 1.0))
+
+
+def frequent_words(reviews, count: int) -> list[str]:
+    """The `count` words that occur in most reviews, but in no more than half of them."""
+    occurrences = {}
+    for review in reviews:
+        for word in set(judges.words(review.text)):
+            occurrences[word] = occurrences.get(word, 0) + 1
+    usable = {word: n for word, n in occurrences.items() if n <= len(reviews) / 2}
+    return sorted(usable, key=lambda word: (-usable[word], word))[:count]
+
+
+def make_loss(features, labels):
+    """Mean logistic loss of weights, `[words] -> scalar`."""
+    return lambda weights: jnp.mean(losses.logistic(features @ weights, labels))
+
+
+def duality_gap(features, labels, weights, strength) -> float:
+    """How far the objective is from its optimum at most, in float64."""
+    features, labels, weights = (np.asarray(x, np.float64) for x in (features, labels, weights))
+    signs = 2 * labels - 1
+    margins = signs * (features @ weights)
+    primal = np.mean(np.logaddexp(0, -margins)) + strength * np.abs(weights).sum()
+    doubt = 1 / (1 + np.exp(margins))
+    slope = np.abs(features.T @ (signs * doubt)).max() / len(labels)
+    doubt = np.clip(doubt * min(1.0, strength / max(slope, 1e-300)), 1e-300, 1 - 1e-16)
+    return primal - np.mean(-doubt * np.log(doubt) - (1 - doubt) * np.log1p(-doubt))
+
+
+def solve(features, labels, strengths, tolerance):
+    """The path from the largest strength down, and all the strengths at once, with seconds."""
+    start = jnp.zeros(features.shape[1])
+    options = {"tolerance": tolerance, "max_iterations": 2000, "implicit": False}
+
+    @jax.jit
+    def path(features, labels, strengths):
+        fun = make_loss(features, labels)
+        return solvers.path(fun, start, penalties.l1, strengths, **options)
+
+    @jax.jit
+    def at_once(features, labels, strengths):
+        fun = make_loss(features, labels)
+        alone = lambda s: solvers.proximal_gradient(fun, start, penalties.l1(s), **options)
+        return jax.vmap(alone)(strengths)
+
+    solutions, seconds = {}, {}
+    for name, function in {"warm-started path": path, "all at once": at_once}.items():
+        compiled = function.lower(features, labels, strengths).compile()
+        began = time.perf_counter()
+        solutions[name] = jax.block_until_ready(compiled(features, labels, strengths))
+        seconds[name] = time.perf_counter() - began
+    return solutions, seconds
+
+
+def scikit_learn(features, labels, strength) -> np.ndarray | None:
+    """Weights by scikit-learn's coordinate descent (liblinear); None where it is not installed."""
+    if importlib.util.find_spec("sklearn") is None:
+        return None
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(
+        C=1 / (len(labels) * float(strength)), l1_ratio=1, solver="liblinear",
+        fit_intercept=False, tol=1e-7, max_iter=10_000, penalty="l1",
+    )  # fmt: skip
+    return model.fit(np.asarray(features), np.asarray(labels)).coef_.ravel()
+
+
+def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+    """Solves the path, writes plots and words, and returns the numbers."""
+    config = smoke(config) if options.smoke else config
+    run = runs.open_run("lasso-path", config, options.runs)
+    split = corpora.split(corpora.movie_reviews(pathlib.Path(options.data)), config.seed)
+    train, held_out = split.train[: config.reviews], split.held_out[: config.reviews // 10]
+    words = frequent_words(train, config.vocabulary)
+    features, labels = jnp.asarray(bags(train, words)), _labels(train)
+    top = solvers.strength_max(make_loss(features, labels), jnp.zeros(len(words)), penalties.l1)
+    strengths = top * jnp.geomspace(1.0, config.smallest, config.strengths)
+    solutions, seconds = solve(features, labels, strengths, config.tolerance)
+
+    weights = np.asarray(solutions["warm-started path"].params)
+    rows = {
+        "strength / largest": np.asarray(strengths / top),
+        "words": np.count_nonzero(weights, axis=1),
+        "gap": np.array(
+            [duality_gap(features, labels, *pair) for pair in zip(weights, strengths, strict=True)]
+        ),
+        "held-out accuracy": _accuracy(bags(held_out, words), _labels(held_out), weights),
+    }
+    return write(run, words, weights, rows, solutions, seconds, (features, labels, strengths))
+
+
+def write(run, words, weights, rows, solutions, seconds, problem) -> dict[str, Any]:
+    """Prints and plots what the path says."""
+    for i, values in enumerate(zip(*rows.values(), strict=True)):
+        runs.log(run, "path", step=i + 1, **dict(zip(rows, map(float, values), strict=True)))
+    shown = np.unique(np.linspace(0, len(weights) - 1, 8).astype(int))
+    text = report.table([[values[i] for values in rows.values()] for i in shown], list(rows))
+    best = int(np.argmax(rows["held-out accuracy"]))
+    order = np.argsort(weights[best])
+    live = lambda picked: [words[i] for i in picked if weights[best, i] != 0]
+    text += f"\n\nat the best strength, {rows['words'][best]} words"
+    text += f"\n  against a film: {', '.join(live(order[:12]))}"
+    text += f"\n  for it:         {', '.join(live(order[::-1][:12]))}\n"
+    evaluations = {k: int(np.sum(s.evaluations)) for k, s in solutions.items()}
+    for name, taken in seconds.items():
+        text += f"\n{name}: {taken:.2f} s, {evaluations[name]} gradients"
+    numbers = {
+        "accuracy": float(rows["held-out accuracy"][best]),
+        "words": int(rows["words"][best]),
+        "largest_gap": float(rows["gap"].max()),
+        "converged": all(bool(jnp.all(s.converged)) for s in solutions.values()),
+    }
+    text += f"\nlargest duality gap: {numbers['largest_gap']:.1e}"
+    peer = scikit_learn(*problem[:2], problem[2][best])
+    if peer is not None:
+        numbers["distance_to_scikit_learn"] = float(np.abs(peer - weights[best]).max())
+        text += f"\nlargest difference to scikit-learn: {numbers['distance_to_scikit_learn']:.1e}"
+    print(text)
+    (run.path / "report.txt").write_text(text + "\n")
+    x = rows["strength / largest"]
+    report.curves(run.path / "path.png", {
+        "words in the model": {"": (x, rows["words"])},
+        "held-out accuracy": {"": (x, rows["held-out accuracy"])},
+        "duality gap": {"": (x, np.maximum(rows["gap"], 1e-9))},
+    })  # fmt: skip
+    print(f"written to {run.path}")
+    return numbers
+
+
+def _labels(reviews):
+    return jnp.array([review.label for review in reviews], jnp.float32)
+
+
+def _accuracy(features, labels, weights):
+    return np.mean((features @ weights.T > 0) == (np.asarray(labels)[:, None] > 0.5), axis=0)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
