@@ -37,7 +37,7 @@ def carry(
 
     def value(x):
         wide, groups, widths = split(x)
-        units = jax.tree.map(jnp.divide, _norms(groups, wide), widths)
+        units = _units(groups, wide, widths)
         # φ sums over what it is given, so that it is given the groups of one weight at a time.
         alike = lambda width: jax.tree.map(lambda u, w: u if w == width else None, units, widths)
         every = sorted(set(jax.tree.leaves(widths)))
@@ -47,7 +47,7 @@ def carry(
         numbers.require_nonnegative(name, "step_size", step_size)
         wide, groups, widths = split(x)
         if jax.tree_util.all_leaves([step_size]) and jnp.ndim(step_size) == 0:
-            units = jax.tree.map(jnp.divide, _norms(groups, wide, least=True), widths)
+            units = jax.tree.map(_floor, _units(groups, wide, widths))
             scales = jax.tree.map(_quotient, penalty.prox(units, step_size), units)
             moved = groups.apply(_scale, (wide,), (scales,))
         else:
@@ -58,7 +58,7 @@ def carry(
     def residual(x, v):
         wide, groups, widths = split(x)
         v = trees.widen(name, v)
-        lengths = [jax.tree.map(jnp.divide, _norms(groups, z), widths) for z in (wide, v)]
+        lengths = [_units(groups, z, widths) for z in (wide, v)]
         inner = lambda u, length: jnp.where(u == 0, length, 0.0)
         left = penalty.residual(lengths[0], jax.tree.map(inner, *lengths))
         return trees.narrow(groups.apply(_subtract, (v, wide), (*lengths, left)), x)
@@ -97,20 +97,22 @@ def _spread(name, argument, given, like):
     return jax.tree.unflatten(structure, whole)
 
 
-def _norms(groups, x, least=False):
+def _units(groups, x, widths):
+    """|x_G| / w_G."""
     squared = groups.reduce(cuts.SUM, jax.tree.map(jnp.square, x))
-    return jax.tree.map(_floored_root if least else _root, squared)
+    return jax.tree.map(lambda squared, w: _root(squared) / w, squared, widths)
 
 
 def _root(squared):
-    # √ has no derivative at 0, and a masked 0 times its infinity would still be NaN.
+    # √ has no derivative at 0, and a masked 0 times its infinity would still be NaN. What lies
+    # below the smallest normal number counts as 0.
     zero = squared < jnp.finfo(squared.dtype).tiny
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
 
 
-def _floored_root(squared):
-    # A norm of 0 would leave open whether φ kills the group or keeps it.
-    return jnp.sqrt(jnp.maximum(squared, jnp.finfo(squared.dtype).tiny))
+def _floor(unit):
+    # At 0 it would stay open whether φ kills the group or keeps it; and 1/unit² must be finite.
+    return jnp.maximum(unit, jnp.finfo(unit.dtype).tiny ** 0.5)
 
 
 def _quotient(moved, unit):
