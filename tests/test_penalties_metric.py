@@ -17,16 +17,17 @@ def bits(x):
     return np.asarray(x).view(np.uint32)
 
 
-def lasso_by_bisection(x, t, strength):
-    """One group in float64: y_i = x_i s / (s + λ t_i), s by bisection on |y(s)| = s."""
-    x, b = np.asarray(x, np.float64), strength * np.asarray(t, np.float64)
-    if np.sum((x / b) ** 2) <= 1:
+def by_bisection(x, t, strength, curvature=0.0):
+    """One group in float64: y_i = x_i s / (s + t_i φ'(s)), s by bisection on |y(s)| = s."""
+    x, t = np.asarray(x, np.float64), np.asarray(t, np.float64)
+    if np.sum((x / (strength * t)) ** 2) <= 1:
         return 0 * x
+    scale = lambda s: s / (s + t * max(strength - curvature * s, 0.0))
     low, high = 0.0, np.linalg.norm(x)
     for _ in range(200):
         s = 0.5 * (low + high)
-        low, high = (s, high) if np.sum((x / (s + b)) ** 2) > 1 else (low, s)
-    return x * s / (s + b)
+        low, high = (s, high) if np.linalg.norm(x * scale(s)) > s else (low, s)
+    return x * scale(s)
 
 
 def objective(penalty, x, t):
@@ -41,12 +42,25 @@ def test_the_root_is_that_of_bisection(spread):
     # From groups that stay as they are to groups that die or nearly so.
     share = np.concatenate([np.geomspace(1e-6, 0.9, 40), 1 - np.geomspace(0.1, 1e-4, 8), [1.01, 2]])
     strength = np.linalg.norm(x / t, axis=1, keepdims=True) * share[:, None]
-    expected = np.stack([lasso_by_bisection(*row) for row in zip(x, t, strength, strict=True)])
+    expected = np.stack([by_bisection(*row) for row in zip(x, t, strength, strict=True)])
     narrow = [jnp.asarray(a, jnp.float32) for a in (x, t, strength)]
     moved = jax.jit(lambda x, t, s: groups.group_lasso(s, 1, "none").prox(x, t))(*narrow)
     scale = np.abs(x).max(1, keepdims=True)
     np.testing.assert_allclose(moved / scale, expected / scale, atol=3e-6)
     np.testing.assert_array_equal(np.any(moved != 0, axis=1), share < 1)
+
+
+def test_the_root_of_a_concave_group_is_that_of_bisection():
+    rng = np.random.default_rng(1)
+    t = rng.uniform(0.0, 1.4, (100, 5)) + 1e-3
+    x = rng.normal(size=(100, 5)) * rng.uniform(0.1, 2.0, (100, 1))
+    expected = np.stack([by_bisection(*row, 1.0, 1 / 1.5) for row in zip(x, t, strict=True)])
+    prox = jax.jit(group_mcp(1.0, 1, "none", 1.5).prox)
+    moved = prox(jnp.asarray(x, jnp.float32), jnp.asarray(t, jnp.float32))
+    np.testing.assert_allclose(moved, expected, atol=2e-5)
+    dead, kept = np.all(expected == 0, 1), np.all(expected == x, 1)
+    assert 10 < dead.sum() < 50 and 10 < kept.sum() < 50
+    np.testing.assert_array_equal(np.all(moved == 0, 1), dead)
 
 
 def probes(best, x):
@@ -132,7 +146,7 @@ def test_shortcuts_in_a_metric_are_wrong():
     euclidean = x * max(1 - strength * t.mean() / np.linalg.norm(x), 0)
     of_quotient = x * max(1 - strength / np.linalg.norm(x / t), 0)
     cost = lambda y: strength * np.linalg.norm(y) + np.sum((y - x) ** 2 / (2 * t))
-    np.testing.assert_allclose(exact, lasso_by_bisection(x, t, strength), atol=1e-6)
+    np.testing.assert_allclose(exact, by_bisection(x, t, strength), atol=1e-6)
     assert cost(np.asarray(exact)) < 0.95 * min(cost(euclidean), cost(of_quotient))
 
 
@@ -216,7 +230,7 @@ def test_linked_groups_in_a_metric():
     moved = groups.group_lasso(0.6, over, "none").prox(x, t)
     for j in range(4):
         cut = lambda tree, j=j: np.concatenate([tree["up"][:, j], tree["down"][j]])
-        expected = lasso_by_bisection(cut(x), cut(t), 0.6)
+        expected = by_bisection(cut(x), cut(t), 0.6)
         np.testing.assert_allclose(cut(moved), expected, atol=2e-6)
     np.testing.assert_array_equal(moved["head"], x["head"])
     # A tree of numbers is a metric too, with a number for each leaf.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from proxlm.penalties import cuts
 
 # Four reach 1e-6 where step sizes in one group lie between 1e-4 and 1e4; each more squares it.
-STEPS = 6
+STEPS = 5
 
 
 class Slope(NamedTuple):
