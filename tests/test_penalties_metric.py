@@ -53,13 +53,13 @@ def test_the_root_is_that_of_bisection(spread):
 def test_the_root_of_a_concave_group_is_that_of_bisection():
     rng = np.random.default_rng(1)
     t = rng.uniform(0.0, 1.4, (100, 5)) + 1e-3
-    x = rng.normal(size=(100, 5)) * rng.uniform(0.1, 2.0, (100, 1))
+    x = rng.normal(size=(100, 5)) * rng.uniform(0.0, 2.0, (100, 1)) ** 2
     expected = np.stack([by_bisection(*row, 1.0, 1 / 1.5) for row in zip(x, t, strict=True)])
     prox = jax.jit(group_mcp(1.0, 1, "none", 1.5).prox)
     moved = prox(jnp.asarray(x, jnp.float32), jnp.asarray(t, jnp.float32))
     np.testing.assert_allclose(moved, expected, atol=2e-5)
     dead, kept = np.all(expected == 0, 1), np.all(expected == x, 1)
-    assert 10 < dead.sum() < 50 and 10 < kept.sum() < 50
+    assert 10 < dead.sum() and 10 < kept.sum() and dead.sum() + kept.sum() < 90
     np.testing.assert_array_equal(np.all(moved == 0, 1), dead)
 
 
@@ -152,7 +152,7 @@ def test_shortcuts_in_a_metric_are_wrong():
 
 def test_a_group_is_zero_where_the_quotient_is_short():
     # |x/t| = |(0.6, 0.8)| = 1, though |x| / max t = 0.5 and |x| / min t = 5.
-    x, t = jnp.array([0.6, 8.0]), jnp.array([1.0, 10.0])
+    x, t = jnp.array([0.6, -8.0]), jnp.array([1.0, 10.0])
     for strength, alive in [(1.001, False), (0.999, True)]:
         moved = groups.group_lasso(strength, None, "none").prox(x, t)
         assert bool(jnp.all(moved != 0)) == alive

@@ -1,5 +1,6 @@
 """Groups in a diagonal metric: their new length is the root of a secular equation."""
 
+import math
 from typing import NamedTuple
 
 import chex
@@ -61,76 +62,93 @@ def shorten(
     4.0
     """
     curved = slope.curvature is not None
-    if not curved:
-        slope = Slope(slope.strength, jax.tree.map(jnp.zeros_like, slope.strength))
     # Beyond this a step size is as good as infinite, and no product with it should be.
-    step_size = jax.tree.map(lambda t: jnp.minimum(t, jnp.finfo(t.dtype).max ** 0.5), step_size)
-    fixed = jax.lax.stop_gradient((x, step_size, slope))
+    t = jax.tree.map(lambda t: jnp.minimum(t, jnp.finfo(t.dtype).max ** 0.5), step_size)
     never = jax.tree.map(lambda strength: jnp.full_like(strength, jnp.inf), slope.strength)
-    edges = _dead(groups, *fixed), _ceiling(groups, *fixed[1:]) if curved else never
-    climb = lambda _, length: _newton(groups, length, edges, *fixed)
-    length = jax.lax.fori_loop(0, STEPS - 1, climb, _lower_bound(groups, *fixed))
-    length = _newton(groups, jax.lax.stop_gradient(length), edges, x, step_size, slope)
-    y = groups.apply(_along, (x, step_size), (length, edges[0], *slope))
-    return _best(groups, x, y, step_size, slope, edges[1]) if curved else y
+    edge = _edge(groups, t, slope) if curved else never
+    lines = [groups.apply(lambda t, strength: t * strength + _tiny(t), (t,), (slope.strength,))]
+    if curved:
+        lines.append(
+            groups.apply(lambda t, curvature: 1.0 - t * curvature, (t,), (slope.curvature,))
+        )
+    fixed = jax.lax.stop_gradient((x, *lines))
+    limits = _dead(groups, *fixed[:2]), edge
+    climb = lambda _, length: _newton(groups, length, limits, fixed)
+    length = jax.lax.fori_loop(0, STEPS - 1, climb, _lower_bound(groups, fixed))
+    length = _newton(groups, jax.lax.stop_gradient(length), limits, (x, *lines))
+    flat = lambda s, strength, curvature: curvature * s >= strength
+    kept = jax.tree.map(flat, length, *slope) if curved else jax.tree.map(jnp.zeros_like, limits[0])
+    y = groups.apply(_along, (x, *lines), (length, limits[0], kept))
+    return _best(groups, x, y, t, slope, edge) if curved else y
 
 
-def _dead(groups, x, step_size, slope):
-    """Says where |x/tλ| ≤ 1, which no overflow and no underflow can turn round."""
-    ratio = lambda x, t, strength: jnp.square(x / (t * strength + _tiny(x)))
-    squared = groups.reduce(cuts.SUM, groups.apply(ratio, (x, step_size), (slope.strength,)))
-    return jax.tree.map(lambda squared: squared <= 1, squared)
-
-
-def _ceiling(groups, step_size, slope):
-    """Where φ stops rising if the problem is not convex, else infinity."""
-    bends = groups.apply(jnp.multiply, (step_size,), (slope.curvature,))
-    bend = groups.reduce(cuts.LARGEST, bends)
+def _edge(groups, t, slope):
+    """The length where φ stops rising if the problem is not convex, else infinity."""
+    bends = groups.apply(jnp.multiply, (t,), (slope.curvature,))
+    bend = jax.lax.stop_gradient(groups.reduce(cuts.LARGEST, bends))
     flat = lambda bend, strength, curvature: jnp.where(
         bend >= 1, strength / jnp.where(bend >= 1, curvature, 1.0), jnp.inf
     )
-    return jax.tree.map(flat, bend, *slope)
+    return jax.tree.map(flat, bend, *jax.lax.stop_gradient(slope))
 
 
-def _lower_bound(groups, x, step_size, slope):
-    """max_i (|x_i| - t_i λ)/(1 - t_i κ): from here on no term of the equation exceeds 1."""
-
-    def bound(x, t, strength, curvature):
-        rise = 1.0 - t * curvature
-        return (jnp.abs(x) - t * strength) / jnp.where(rise > 0, rise, jnp.inf)
-
-    return groups.reduce(cuts.LARGEST, groups.apply(bound, (x, step_size), slope))
+# Below, b_i = t_i λ and a_i = 1 - t_i κ, so that s + t_i φ'(s) = a_i s + b_i; a is 1 if not given.
+# To b the smallest normal number is added: it changes no bit, and lets 0 / 0 be 0.
 
 
-def _newton(groups, length, edges, x, step_size, slope):
-    """One step on f(s) = (Σ r²)^(-1/2) = 1, r_i = x_i/(s (1 - t_i κ) + t_i λ)."""
+def _tiny(x):
+    return jnp.finfo(x.dtype).tiny
 
-    def term(x, t, s, strength, curvature):
-        return jnp.square(x / (s * (1.0 - t * curvature) + t * strength + _tiny(x)))
 
-    def fall(x, t, s, strength, curvature):
-        rise = 1.0 - t * curvature
-        divisor = s * rise + t * strength + _tiny(x)
-        return jnp.square(x / divisor) * (rise / divisor)
+def _divisor(s, b, a=None):
+    return s + b if a is None else s * a + b
 
-    def step(s, dead, ceiling, total, fall):
+
+def _dead(groups, x, b):
+    """Says where |x/tλ| ≤ 1, which no overflow and no underflow can turn round."""
+    ratios = groups.apply(lambda x, b: jnp.square(x / b), (x, b), ())
+    return jax.tree.map(lambda squared: squared <= 1, groups.reduce(cuts.SUM, ratios))
+
+
+def _lower_bound(groups, lines):
+    """max_i (|x_i| - b_i)/a_i: from here on no term of the equation exceeds 1."""
+
+    def bound(x, b, a=None):
+        rise = jnp.abs(x) - b
+        return rise if a is None else rise / jnp.where(a > 0, a, jnp.inf)
+
+    return groups.reduce(cuts.LARGEST, groups.apply(bound, lines, ()))
+
+
+def _newton(groups, length, limits, lines):
+    """One step on f(s) = (Σ r²)^(-1/2) = 1, r_i = x_i/(a_i s + b_i)."""
+
+    def term(x, b, *rest):
+        *a, s = rest
+        return jnp.square(x / _divisor(s, b, *a))
+
+    def fall(x, b, *rest):
+        *a, s = rest
+        share = 1.0 / _divisor(s, b, *a)
+        return jnp.square(x * share) * math.prod([share, *a])
+
+    def step(s, dead, edge, total, fall):
         total = jnp.where(dead, 1.0, total)
         usable = ~dead & (fall > 0)
         pace = jnp.where(usable, total / jnp.where(usable, fall, 1.0), 0.0)
         climbed = s + (jnp.sqrt(total) - 1.0) * jax.lax.stop_gradient(pace)
-        return jnp.where(dead, 1.0, jnp.clip(climbed, 0.0, ceiling))
+        return jnp.where(dead, 1.0, jnp.clip(climbed, 0.0, edge))
 
-    given, beside = (x, step_size), (length, *slope)
-    total = groups.reduce(cuts.SUM, groups.apply(term, given, beside))
-    falls = groups.apply(fall, *jax.lax.stop_gradient((given, beside)))
-    return jax.tree.map(step, length, *edges, total, groups.reduce(cuts.SUM, falls))
+    total = groups.reduce(cuts.SUM, groups.apply(term, lines, (length,)))
+    falls = groups.apply(fall, *jax.lax.stop_gradient((lines, (length,))))
+    return jax.tree.map(step, length, *limits, total, groups.reduce(cuts.SUM, falls))
 
 
-def _along(x, t, s, dead, strength, curvature):
+def _along(x, b, *rest):
     """Shortens x to the group's new length; dead coordinates are +0, unless they may not move."""
-    pull = jnp.maximum(strength - curvature * s, 0.0)
-    scale = s / (s + t * pull + _tiny(x))
-    return jnp.where(dead, jnp.where(t * strength > 0, 0.0, x), x * scale)
+    *a, s, dead, kept = rest
+    moved = jnp.where(kept, x, x * (s / _divisor(s, b, *a)))
+    return jnp.where(dead, jnp.where(b > _tiny(b), 0.0, x), moved)
 
 
 def _best(groups, x, y, step_size, slope, ceiling):
@@ -156,8 +174,3 @@ def _best(groups, x, y, step_size, slope, ceiling):
 
     candidates = jax.lax.stop_gradient((y, x, jax.tree.map(jnp.zeros_like, x)))
     return groups.apply(choose, (y, x), (ceiling, *map(cost, candidates)))
-
-
-def _tiny(x):
-    """Added to a divisor it changes no bit, and lets 0 / 0 be 0."""
-    return jnp.finfo(x.dtype).tiny
