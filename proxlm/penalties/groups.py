@@ -1,36 +1,41 @@
 """Penalties that act on groups of coordinates and set whole groups to zero."""
 
-import math
+from collections.abc import Sequence
 
 import chex
+import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, numbers, trees
+from proxlm.penalties import base, cuts, grouping, norms, numbers, radial, secular, trees
 
-WEIGHTS = {"sqrt_size": math.sqrt, "none": lambda size: 1.0}
+Axis = int | Sequence[int] | cuts.Grouping | None
 
 
 def group_lasso(
-    strength: chex.ArrayTree = 1.0,
-    axis: int | tuple[int, ...] | None = 0,
-    weight: str = "sqrt_size",
+    strength: chex.ArrayTree = 1.0, axis: Axis = 0, weight: str = "sqrt_size"
 ) -> base.Penalty:
     """Sum of the norms of groups: g(x) = λ Σ_G w_G |x_G|₂.
 
     prox_tg(x)_G = x_G max(1 - t λ w_G / |x_G|₂, 0): a group within its threshold becomes zero as a
-    whole, any other one is shortened. A leaf is cut into groups along the axes that are not
-    reduced: for a kernel [inputs, units], axis=0 makes a group of each unit's incoming weights
-    and axis=1 one of each input's outgoing weights. A leaf of rank 0 is a group of one.
+    whole, any other one is shortened. For a kernel [inputs, units], axis=0 makes a group of each
+    unit's incoming weights and axis=1 one of each input's outgoing weights; `grouping` has heads,
+    blocks, experts, and neurons across leaves. A leaf of rank 0 is a group of one.
+
+    Convex: yes. Separable: by group. Metric: yes, by `secular.shorten`, at about a dozen passes
+    over x. Cost: two passes over x, no copy of it. Norms from 1e-19 to 1e19 are right in float32;
+    shorter groups count as that short, and longer ones are not moved.
 
     Args:
-      strength: λ ≥ 0, a number; or a tree in the structure of x of numbers and of arrays with one
-        entry a group (the shape of the leaf, with 1 for the axes inside a group). May be traced.
-      axis: the axes inside a group, counted from the end if negative; None for all of them.
+      strength: λ ≥ 0, a number; or a tree of groups, which for groups along axes is a tree in the
+        structure of x of numbers and of arrays with one entry a group (the shape of the leaf, with
+        1 for the axes inside a group). May be traced.
+      axis: the axes inside a group, counted from the end if negative; None for all of them; or a
+        grouping, as in group_lasso(0.1, grouping.heads(8)).
       weight: "sqrt_size" sets w_G = √(number of coordinates of G), which makes groups of any size
         equally hard to keep; "none" sets w_G = 1.
 
     Returns:
-      The penalty. Its step size is one number.
+      The penalty. Its step size may be an array shaped like x, or a tree of such.
 
     Raises:
       ValueError: if the strength is negative, NaN or not numeric, the axis not an integer, the
@@ -45,40 +50,129 @@ def group_lasso(
     >>> float(group_lasso(2.0, axis=-1, weight="none").value(kernel[:, :1]))
     14.0
     """
-    if weight not in WEIGHTS:
-        raise ValueError(f"group_lasso: weight must be one of {list(WEIGHTS)}, got {weight!r}.")
     numbers.require_nonnegative("group_lasso", "strength", strength)
-    axes = trees.axes_of("group_lasso", axis)
-
-    def norms(x):
-        inside = trees.inside("group_lasso", axes, x)
-        size = math.prod(x.shape[i] for i in inside)
-        return jnp.sum(jnp.square(x), axis=inside, keepdims=True), WEIGHTS[weight](size)
-
-    def value(x, strength):
-        squared, w = norms(x)
-        return jnp.sum(strength * w * _root(squared))
-
-    def prox(x, step_size, strength):
-        squared, w = norms(x)
-        return _shorten(x, _root(squared), step_size * strength * w)
-
-    parameters = {"strength": (strength, trees.per_group("group_lasso", axes))}
-    return base.leafwise("group_lasso", value, prox, parameters)
+    over = _over("group_lasso", axis)
+    slope = secular.Slope(strength)
+    return radial.carry("group_lasso", norms.l1(strength), over, weight, slope)
 
 
-def _root(squared):
-    # √ has no derivative at 0, and a masked 0 times its infinity would still be NaN. What lies
-    # below the smallest normal number counts as 0, since 1/norm² would overflow there.
-    zero = squared < jnp.finfo(squared.dtype).tiny
-    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
+def sparse_group_lasso(
+    strength: chex.ArrayTree = 1.0,
+    mix: chex.Numeric = 0.5,
+    axis: Axis = 0,
+    weight: str = "sqrt_size",
+) -> base.Penalty:
+    """Sparse groups, sparse inside: g(x) = λ (α |x|₁ + (1 - α) Σ_G w_G |x_G|₂).
+
+    prox_tg is the soft threshold t λ α followed by the prox of the group lasso, in this order; the
+    other order is no proximal operator.
+
+    Convex: yes. Separable: by group. Metric: yes, in the same order. Cost: as `group_lasso`.
+
+    Args:
+      strength: λ ≥ 0, as in `group_lasso`.
+      mix: α in [0, 1]; 1 is the lasso, 0 the group lasso. May be traced.
+      axis: as in `group_lasso`. Coordinates in no group are not penalised at all.
+      weight: as in `group_lasso`.
+
+    Returns:
+      The penalty. Its step size may be an array shaped like x, or a tree of such.
+
+    Raises:
+      ValueError: as in `group_lasso`, and if the mix is known and not in [0, 1].
+
+    Source: Simon, Friedman, Hastie & Tibshirani 2013.
+
+    >>> penalty = sparse_group_lasso(5.0, 0.5, axis=None, weight="none")
+    >>> penalty.prox(jnp.array([5.5, 6.5, 0.5]), 1.0).tolist()
+    [1.5, 2.0, 0.0]
+    >>> float(penalty.value(jnp.array([3.0, 4.0])))
+    30.0
+    """
+    numbers.require_nonnegative("sparse_group_lasso", "strength", strength)
+    _require_mix(mix)
+    over = _over("sparse_group_lasso", axis)
+    whole = group_lasso(jax.tree.map(lambda s: s * (1.0 - mix), strength), over, weight)
+
+    def split(x):
+        wide = trees.widen("sparse_group_lasso", x)
+        groups = over.divide("sparse_group_lasso", wide)
+        given = radial.beside("sparse_group_lasso", "strength", strength, groups, wide)
+        return wide, groups, jax.tree.map(lambda s: mix * s, given)
+
+    def value(x):
+        wide, groups, inner = split(x)
+        lengths = groups.reduce(cuts.SUM, jax.tree.map(jnp.abs, wide))
+        parts = jax.tree.map(lambda s, length: jnp.sum(s * length), inner, lengths)
+        return sum(jax.tree.leaves(parts), start=whole.value(wide))
+
+    def prox(x, step_size):
+        wide, groups, inner = split(x)
+        steps = radial.steps("sparse_group_lasso", step_size, wide)
+        soft = lambda x, t, s: x - jnp.clip(x, -t * s, t * s)
+        sparse = groups.apply(soft, (wide, steps), (inner,))
+        return trees.narrow(whole.prox(sparse, step_size), x)
+
+    def residual(x, v):
+        wide, groups, inner = split(x)
+        left = lambda v, x, s: v - jnp.where(x == 0, jnp.clip(v, -s, s), s * jnp.sign(x))
+        sparse = groups.apply(left, (trees.widen("sparse_group_lasso", v), wide), (inner,))
+        return trees.narrow(whole.residual(wide, sparse), x)
+
+    return base.Penalty(value, prox, residual)
 
 
-def _shorten(x, norm, threshold):
-    """Moves each group towards zero by the threshold, and to zero itself if that is nearer."""
-    # Asked this way round, NaN is not dead; and a threshold of 0 spares a group so small that its
-    # norm is 0.
-    dead = (norm <= threshold) & (threshold > 0)
-    safe_norm = jnp.where(dead | (norm == 0), 1.0, norm)
-    scale = 1.0 - jnp.where(dead, 0.0, threshold) / safe_norm
-    return jnp.where(dead, 0.0, x * scale)
+def group(
+    penalty: base.Penalty,
+    axis: Axis = 0,
+    weight: str = "sqrt_size",
+    slope: secular.Slope | None = None,
+) -> base.Penalty:
+    """Any penalty on numbers, as one on groups: g(x) = Σ_G w_G² φ(|x_G|₂ / w_G).
+
+    With w_G = √|G| each group pays |G| φ(root mean square of its coordinates): it counts as its
+    coordinates would if all were equal, whatever its size, and t is as large for φ as for g. For
+    φ = λ|·| this is the group lasso, weights and all; for the minimax concave penalty it is its
+    group form with λ √|G| and the same γ. With w_G = 1, g(x) = Σ_G φ(|x_G|).
+
+    prox_tg(x)_G = x_G prox_tφ(u) / u, u = |x_G| / w_G.
+
+    Convex: if φ is and grows on s > 0. Separable: by group. Metric: with `slope`. Cost: two passes
+    over x and φ on one number a group.
+
+    Args:
+      penalty: φ, separable and even, on a tree of groups.
+      axis: as in `group_lasso`.
+      weight: "sqrt_size" or "none", as in `group_lasso`.
+      slope: (λ, κ) where φ'(s) = max(λ - κ s, 0) for s > 0, which allows a diagonal metric; None
+        for any other φ.
+
+    Returns:
+      The penalty. Its step size is one number; with a slope it may be an array shaped like x, or a
+      tree of such.
+
+    Raises:
+      ValueError: if `penalty` is not a Penalty, the axis not an integer or the weight unknown; and
+        as φ does.
+
+    Source: Huang, Breheny & Ma 2012, section 2 (concave penalties of group norms).
+
+    >>> ridge = group(norms.squared_l2(1.0), axis=0)
+    >>> ridge.prox(jnp.array([[3.0, 0.0], [4.0, 2.0]]), 1.0).tolist()
+    [[1.5, 0.0], [2.0, 1.0]]
+    """
+    base.require_penalty("group: penalty", penalty)
+    return radial.carry("group", penalty, _over("group", axis), weight, slope)
+
+
+def _over(name, axis):
+    """Gives the grouping that an axis argument means."""
+    if isinstance(axis, cuts.Grouping):
+        return axis
+    return grouping.axes(trees.axes_of(name, axis))
+
+
+def _require_mix(mix):
+    outside = [m for m in numbers.known("sparse_group_lasso", "mix", mix) if not 0 <= m <= 1]
+    if outside:
+        raise ValueError(f"sparse_group_lasso: mix must be in [0, 1], got {outside[0]}.")

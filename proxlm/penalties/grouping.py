@@ -1,0 +1,194 @@
+"""How a tree of arrays is cut into groups of coordinates: by axes, heads, blocks, across leaves."""
+
+from collections.abc import Mapping
+
+from proxlm.penalties import cuts, links, numbers, trees
+
+
+def axes(axis: int | tuple[int, ...] | None = 0) -> cuts.Grouping:
+    """Groups whose coordinates lie along the given axes, as a reduction takes them.
+
+    For a kernel [inputs, units], axis=0 makes a group of each unit's incoming weights and axis=1
+    one of each input's outgoing weights. A leaf of rank 0 is a group of one.
+
+    Args:
+      axis: the axes inside a group, counted from the end if negative; None for all of them.
+
+    Returns:
+      The grouping. A tree of groups has the structure of x, with 1 for the axes inside a group.
+
+    Raises:
+      ValueError: if the axis is not an integer; and, on use, if a leaf does not have these axes.
+
+    >>> import jax.numpy as jnp
+    >>> axes(0).divide("doc", jnp.ones((4, 3))).sizes
+    4
+    """
+    given = trees.axes_of("axes", axis)
+
+    def cut(name, path, leaf):
+        inside = trees.inside(name, given, leaf, path)
+        return cuts.whole(leaf, [i for i in range(leaf.ndim) if i not in inside])
+
+    return cuts.by_leaf(cut)
+
+
+def slices(axis: int | tuple[int, ...] = 0) -> cuts.Grouping:
+    """One group for each index along an axis, with all that lies there: `axes` turned round.
+
+    slices(0) makes a group of each expert of a kernel [E, D, F], of each layer of a stacked one or
+    of each row of an embedding; `linked` makes one of all kernels of an expert.
+
+    Args:
+      axis: the axes that count groups, counted from the end if negative.
+
+    Returns:
+      The grouping. A tree of groups has the structure of x, with 1 for the axes inside a group.
+
+    Raises:
+      ValueError: if the axis is not an integer; and, on use, if a leaf does not have these axes.
+
+    >>> import jax.numpy as jnp
+    >>> slices(0).divide("doc", jnp.ones((2, 4, 3))).sizes
+    12
+    """
+    given = trees.axes_of("slices", () if axis is None else axis)
+    return cuts.by_leaf(
+        lambda name, path, leaf: cuts.whole(leaf, trees.inside(name, given, leaf, path))
+    )
+
+
+def heads(
+    num_heads: int, axis: int = -1, packed: int = 1, apart: int | tuple[int, ...] = ()
+) -> cuts.Grouping:
+    """Attention heads along an axis of size packed · heads · head width.
+
+    A packed kernel [D, 3·H·d] holds the queries of all heads, then the keys, then the values:
+    packed=3 makes one group of a head's three, and heads(3 * H) leaves them apart. Kernels that
+    keep the three of a head side by side, [D, H·3·d], need no `packed`. The output's kernel
+    [H·d, D] has its heads along axis=0, and `linked` joins the two.
+
+    Args:
+      num_heads: H.
+      axis: the axis that holds the heads. All other axes are inside the groups, but for `apart`.
+      packed: how many projections lie one after another along the axis.
+      apart: axes whose indices are cut from one another, such as the layers of a stacked kernel.
+
+    Returns:
+      The grouping. A tree of groups has the structure of x: H at the axis, 1 for axes inside.
+
+    Raises:
+      ValueError: if H or packed is no positive integer; and, on use, if the axis does not divide.
+
+    >>> import jax.numpy as jnp
+    >>> heads(2, packed=3).divide("doc", jnp.ones((5, 12))).sizes
+    30
+    """
+    numbers.require_integer("heads", "num_heads", num_heads, least=1)
+    numbers.require_integer("heads", "packed", packed, least=1)
+    given = trees.axes_of("heads", apart) + trees.axes_of("heads", axis)
+
+    def cut(name, path, leaf):
+        order = trees.inside(name, given, leaf, path)
+        splits = list(cuts.whole(leaf, order).splits)
+        for i in order[-1:]:
+            width = _share(name, path, leaf, i, packed * num_heads)
+            splits[i] = (packed, num_heads, width)
+        return cuts.Cut(tuple(splits), order)
+
+    return cuts.by_leaf(cut)
+
+
+def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1) -> cuts.Grouping:
+    """Blocks of neighbours: `size` places along an axis, or a tile along several.
+
+    blocks(4) cuts rows into runs of four, blocks((16, 16), (0, 1)) a matrix into tiles, and
+    blocks((4, None), (0, 1)) into bands of four rows.
+
+    Args:
+      size: places in a block, one for each axis; None for the whole axis.
+      axis: the axes to cut. Along all others each index has blocks of its own.
+
+    Returns:
+      The grouping. A tree of groups has the structure of x, with the count of blocks at each axis.
+
+    Raises:
+      ValueError: if a size is no positive integer or their number not that of the axes; and, on
+        use, if an axis does not divide into blocks.
+
+    >>> import jax.numpy as jnp
+    >>> blocks((2, 3), (0, 1)).divide("doc", jnp.ones((4, 6))).sizes
+    6
+    """
+    given = trees.axes_of("blocks", axis) or ()
+    sizes = tuple(size) if isinstance(size, (tuple, list)) else (size,)
+    if len(sizes) != len(given):
+        raise ValueError(f"blocks: size {size!r} must have one entry for each axis of {axis!r}.")
+    for k in sizes:
+        numbers.require_integer("blocks", "size", 1 if k is None else k, least=1)
+
+    def cut(name, path, leaf):
+        splits = [(1, n, 1) for n in leaf.shape]
+        cut_axes = trees.inside(name, given, leaf, path)
+        for i, k in zip(cut_axes, sizes[: leaf.ndim], strict=True):
+            count = 1 if k is None else _share(name, path, leaf, i, k)
+            splits[i] = (1, count, leaf.shape[i] if k is None else k)
+        return cuts.Cut(tuple(splits), tuple(range(leaf.ndim)))
+
+    return cuts.by_leaf(cut)
+
+
+def linked(kernels: Mapping[str, int | tuple[int, ...] | cuts.Grouping]) -> cuts.Grouping:
+    """Groups that reach across leaves: a neuron, head or expert with all that goes in and out.
+
+    Unit j of an MLP is column j of `up` and row j of `down`; where both are zero it can be cut
+    out without changing the network. Leaves are found by the end of their path, and those with the
+    same beginning (block_0, block_1, ...) belong together:
+
+        linked({"mlp/up/kernel": 1, "mlp/down/kernel": 0})
+        linked({"gate_up/kernel": (0, 3), "down/kernel": (0, 1)})  # stacked [L, D, 2, F], [L, F, D]
+        linked({"query/kernel": heads(8), "out/kernel": heads(8, axis=0)})
+        linked({"experts/up": 0, "experts/down": 0})               # [E, D, F], [E, F, D]
+
+    Leaves that match no ending are in no group. Inside `optax.masked` all leaves of a group must
+    be there.
+
+    Args:
+      kernels: the end of a path ↦ the axes that count the groups, in matching order; or a grouping
+        of single leaves.
+
+    Returns:
+      The grouping. A tree of groups is a dict: beginning of the path ↦ array of the counted axes.
+
+    Raises:
+      ValueError: if nothing is given; and, on use, naming the paths: if an ending matches no leaf
+        or a leaf two of them, if one of a group's leaves is missing, or if the counts differ.
+
+    >>> import jax.numpy as jnp
+    >>> mlp = {"up": jnp.ones((5, 7)), "down": jnp.ones((7, 5))}
+    >>> linked({"up": 1, "down": 0}).divide("doc", {"block_0": mlp, "head": jnp.ones(3)}).sizes
+    {'block_0': 10}
+    """
+    if not kernels:
+        raise ValueError("linked: kernels must name at least one path ending, got none.")
+    single = {
+        end: over if isinstance(over, cuts.Grouping) else slices(over)
+        for end, over in kernels.items()
+    }
+    together = [end for end, over in single.items() if over.cut is None]
+    if together:
+        raise ValueError(
+            f"linked: the grouping of {together[0]} must be one of single leaves, such as heads(8)."
+        )
+    return cuts.Grouping(lambda name, x: links.divide(name, single, x))
+
+
+def _share(name, path, leaf, axis, parts):
+    """Gives size / parts of an axis, or raises."""
+    size = leaf.shape[axis]
+    if size % parts == 0:
+        return size // parts
+    raise ValueError(
+        f"{name}: {parts} does not divide axis {axis} of the leaf of shape {leaf.shape} at "
+        f"{trees.place(path)}. Choose another size, or leave this leaf out with optax.masked."
+    )

@@ -1,0 +1,107 @@
+"""Groups that reach across the leaves of a tree: leaves found by path, their counts matched."""
+
+import functools
+from collections.abc import Mapping
+
+import chex
+import jax
+
+from proxlm.penalties import cuts, trees
+
+
+def divide(name: str, kernels: Mapping[str, cuts.Grouping], x: chex.ArrayTree) -> cuts.Groups:
+    """Joins the groups of leaves whose paths begin alike and end as `kernels` says.
+
+    See `grouping.linked`, which this does the work of.
+
+    >>> import jax.numpy as jnp
+    >>> column = cuts.by_leaf(lambda name, path, leaf: cuts.whole(leaf, [1]))
+    >>> x = {"a": {"up": jnp.ones((5, 7)), "gate": jnp.ones((4, 7))}}
+    >>> divide("doc", {"up": column, "gate": column}, x).reduce(cuts.SUM, x)["a"].tolist()
+    [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0]
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(x)
+    members = _members(name, kernels, [trees.place(path) if path else "" for path, _ in leaves])
+    pieces = {
+        i: kernels[end].cut(name, *leaves[i]) for own in members.values() for end, i in own.items()
+    }
+    members = {start: list(own.values()) for start, own in members.items()}
+    for own in members.values():
+        _require_equal_counts(name, {trees.place(leaves[i][0]): pieces[i] for i in own})
+
+    def reduce(reduction, tree):
+        values = jax.tree.leaves(tree)
+
+        def join(own):
+            shares = [
+                _gather(cuts.reduce_leaf(reduction, values[i], pieces[i]), pieces[i]) for i in own
+            ]
+            return functools.reduce(reduction.join, shares)
+
+        return {start: join(own) for start, own in members.items()}
+
+    def apply(fn, given, groups):
+        columns = [jax.tree.leaves(tree) for tree in given]
+        moved = list(columns[0])
+        for start, own in members.items():
+            for i in own:
+                beside = [_scatter(tree[start], pieces[i]) for tree in groups]
+                moved[i] = cuts.apply_leaf(fn, pieces[i], [c[i] for c in columns], beside)
+        return jax.tree.unflatten(structure, moved)
+
+    sizes = {start: sum(cuts.size(pieces[i]) for i in own) for start, own in members.items()}
+    return cuts.Groups(sizes, reduce, apply)
+
+
+def _members(name, kernels, places):
+    """Gives beginning of the path ↦ {ending ↦ index of the leaf}, each with all the endings."""
+    members = {}
+    for i, path in enumerate(places):
+        ends = [end for end in kernels if path == end or path.endswith("/" + end)]
+        if len(ends) > 1:
+            raise ValueError(
+                f"{name}: {path} ends in both {ends[0]} and {ends[1]}. Make one longer."
+            )
+        for end in ends:
+            members.setdefault(path.removesuffix(end).rstrip("/"), {})[end] = i
+    unused = [end for end in kernels if not any(end in own for own in members.values())]
+    if unused and places:
+        raise ValueError(f"{name}: no leaf ends in {unused[0]}; there are {', '.join(places[:8])}.")
+    for start, own in members.items():
+        missing = [end for end in kernels if end not in own]
+        if missing:
+            there, gone = (f"{start}/{end}".lstrip("/") for end in (next(iter(own)), missing[0]))
+            raise ValueError(
+                f"{name}: {there} is there, but {gone}, which shares its groups, is not. Leave out "
+                "all leaves of a group or none."
+            )
+    return members
+
+
+def _require_equal_counts(name, pieces):
+    shapes = {path: _counted(piece) for path, piece in pieces.items()}
+    (first, shape), *others = shapes.items()
+    for path, other in others:
+        if other != shape:
+            raise ValueError(
+                f"{name}: {first} counts groups {shape}, but {path} counts {other}. Name the axes "
+                "that count the same thing, in the same order."
+            )
+
+
+def _counted(piece):
+    return tuple(cuts.counts(piece)[i] for i in piece.order)
+
+
+def _permutation(piece):
+    return [*piece.order, *(i for i in range(len(piece.splits)) if i not in piece.order)]
+
+
+def _gather(values, piece):
+    return values.transpose(_permutation(piece)).reshape(_counted(piece))
+
+
+def _scatter(group, piece):
+    order = _permutation(piece)
+    shape = [cuts.counts(piece)[i] for i in order]
+    return group.reshape(shape).transpose([order.index(i) for i in range(len(order))])

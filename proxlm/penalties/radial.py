@@ -1,0 +1,145 @@
+"""A penalty on numbers, carried over to the norms of groups."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from proxlm.penalties import base, cuts, numbers, secular, trees
+
+WEIGHTS = {"sqrt_size": lambda size: math.sqrt(max(size, 1)), "none": lambda size: 1.0}
+
+
+def carry(
+    name: str,
+    penalty: base.Penalty,
+    over: cuts.Grouping,
+    weight: str,
+    slope: secular.Slope | None = None,
+) -> base.Penalty:
+    """Gives g(x) = Σ_G w_G² φ(|x_G| / w_G); see `groups.group`.
+
+    >>> from proxlm.penalties import grouping, norms
+    >>> lasso = carry("doc", norms.l1(1.0), grouping.axes(0), "none")
+    >>> lasso.prox(jnp.array([3.0, 4.0]), 2.5).tolist()
+    [1.5, 2.0]
+    """
+    if weight not in WEIGHTS:
+        raise ValueError(f"{name}: weight must be one of {list(WEIGHTS)}, got {weight!r}.")
+
+    def split(x):
+        wide = trees.widen(name, x)
+        groups = over.divide(name, wide)
+        if slope is not None:  # A wrong shape should name this penalty, not the one on norms.
+            beside(name, "strength", slope.strength, groups, wide)
+        return wide, groups, jax.tree.map(WEIGHTS[weight], groups.sizes)
+
+    def value(x):
+        wide, groups, widths = split(x)
+        units = _units(groups, wide, widths)
+        # φ sums over what it is given, so that it is given the groups of one weight at a time.
+        alike = lambda width: jax.tree.map(lambda u, w: u if w == width else None, units, widths)
+        every = sorted(set(jax.tree.leaves(widths)))
+        return sum((w**2 * penalty.value(alike(w)) for w in every), start=jnp.zeros(()))
+
+    def prox(x, step_size):
+        numbers.require_nonnegative(name, "step_size", step_size)
+        wide, groups, widths = split(x)
+        if jax.tree_util.all_leaves([step_size]) and jnp.ndim(step_size) == 0:
+            units = jax.tree.map(_floor, _units(groups, wide, widths))
+            scales = jax.tree.map(_quotient, penalty.prox(units, step_size), units)
+            moved = groups.apply(_scale, (wide,), (scales,))
+        else:
+            steep = _steepen(name, slope, groups, wide, widths)
+            moved = secular.shorten(groups, wide, steps(name, step_size, wide), steep)
+        return trees.narrow(moved, x)
+
+    def residual(x, v):
+        wide, groups, widths = split(x)
+        v = trees.widen(name, v)
+        lengths = [_units(groups, z, widths) for z in (wide, v)]
+        inner = lambda u, length: jnp.where(u == 0, length, 0.0)
+        left = penalty.residual(lengths[0], jax.tree.map(inner, *lengths))
+        return trees.narrow(groups.apply(_subtract, (v, wide), (*lengths, left)), x)
+
+    return base.Penalty(value, prox, penalty.residual and residual)
+
+
+def beside(
+    name: str, argument: str, given: chex.ArrayTree, groups: cuts.Groups, x: chex.ArrayTree
+) -> chex.ArrayTree:
+    """Lays numbers beside the groups of x: a tree of groups; ValueError where they do not fit.
+
+    >>> from proxlm.penalties import grouping
+    >>> x = {"w": jnp.ones((2, 3))}
+    >>> beside("doc", "strength", 2.0, grouping.axes(0).divide("doc", x), x)
+    {'w': Array([[2., 2., 2.]], dtype=float32)}
+    """
+    like = jax.eval_shape(lambda: groups.reduce(cuts.SUM, x))
+    return _spread(name, argument, given, like)
+
+
+def steps(name: str, step_size: chex.ArrayTree, x: chex.ArrayTree) -> chex.ArrayTree:
+    """Gives a step size as a tree of arrays with the shapes of x; ValueError where it does not fit.
+
+    >>> steps("doc", 2.0, {"w": jnp.ones(3)})["w"].tolist()
+    [2.0, 2.0, 2.0]
+    """
+    numbers.require_nonnegative(name, "step_size", step_size)
+    return _spread(name, "step_size", step_size, x)
+
+
+def _spread(name, argument, given, like):
+    leaves, structure = jax.tree.flatten(like)
+    given = trees.spread(name, argument, given, trees.coordinates, like)
+    whole = [jnp.broadcast_to(n, leaf.shape) for n, leaf in zip(given, leaves, strict=True)]
+    return jax.tree.unflatten(structure, whole)
+
+
+def _units(groups, x, widths):
+    """|x_G| / w_G."""
+    squared = groups.reduce(cuts.SUM, jax.tree.map(jnp.square, x))
+    return jax.tree.map(lambda squared, w: _root(squared) / w, squared, widths)
+
+
+def _root(squared):
+    # √ has no derivative at 0, and a masked 0 times its infinity would still be NaN. What lies
+    # below the smallest normal number counts as 0.
+    zero = squared < jnp.finfo(squared.dtype).tiny
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
+
+
+def _floor(unit):
+    # At 0 it would stay open whether φ kills the group or keeps it; and 1/unit² must be finite.
+    return jnp.maximum(unit, jnp.finfo(unit.dtype).tiny ** 0.5)
+
+
+def _quotient(moved, unit):
+    # Also where the norm overflowed: inf / inf.
+    return base.keep_bits(moved == unit, jnp.ones_like(unit), moved / unit)
+
+
+def _scale(x, scale):
+    # The select also keeps XLA on CPU from a fused kernel that cannot write in place.
+    return jnp.where(scale == 0, 0.0, x * scale)
+
+
+def _subtract(v, x, unit, length, left):
+    """Gives v less the nearest subgradient; `left` is -φ' at u > 0, what is left of |v| at 0."""
+    nonzero = lambda number: jnp.where(number == 0, 1.0, number)
+    return jnp.where(unit == 0, v * (left / nonzero(length)), v + x * (left / nonzero(unit)))
+
+
+def _steepen(name, slope, groups, x, widths):
+    """φ' seen from the norms: (w² φ(s/w))' = w λ - κ s."""
+    if slope is None:
+        raise ValueError(
+            f"{name}: step_size must be one number: this penalty has no prox in a diagonal metric. "
+            "Take one that has, such as group_lasso, or the decoupled form."
+        )
+    strength = beside(name, "strength", slope.strength, groups, x)
+    curvature = slope.curvature
+    if curvature is not None:
+        curvature = beside(name, "curvature", curvature, groups, x)
+    return secular.Slope(jax.tree.map(jnp.multiply, strength, widths), curvature)

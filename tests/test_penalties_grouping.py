@@ -1,0 +1,334 @@
+"""How trees are cut into groups, against explicit loops over the groups."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from proxlm.penalties import cuts, grouping, groups
+from tests.arrays import normal
+
+D, H, WIDTH, F, E, L = 5, 2, 3, 4, 3, 2
+
+
+def mask(leaf, index):
+    chosen = np.zeros(leaf.shape, bool)
+    chosen[index] = True
+    return chosen
+
+
+def loop(x, masks):
+    """The group lasso by a loop over the groups; x and each mask are dicts of arrays.
+
+    The threshold lies between the middle ones of the groups' norms over their weights, so that
+    about half of them die. Returns it, Σ w |x_G| and the shortened x.
+    """
+    x = {name: np.array(leaf, np.float64) for name, leaf in x.items()}
+    weights = [sum(chosen.sum() for chosen in group.values()) ** 0.5 for group in masks]
+    squares = [sum((x[k][chosen] ** 2).sum() for k, chosen in group.items()) for group in masks]
+    ratios = np.sqrt(squares) / weights
+    threshold = np.sort(ratios)[len(masks) // 2 - 1 :][:2].mean()
+    for group, ratio in zip(masks, ratios, strict=True):
+        for name, chosen in group.items():
+            x[name][chosen] *= max(1 - threshold / ratio, 0)
+    return threshold, np.sum(np.sqrt(squares) * weights), x
+
+
+def check(over, x, masks, apart=()):
+    """Compares value, prox and the metric prox of a constant step with the loop."""
+    threshold, total, expected = loop({k: x[k] for k in x if k not in apart}, masks)
+    penalty = groups.group_lasso(2 * threshold, over)
+
+    @jax.jit
+    def compute(x):
+        steps = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.5), x)
+        return penalty.value(x), penalty.prox(x, 0.5), penalty.prox(x, steps)
+
+    value, *moved = compute(x)
+    assert value == pytest.approx(2 * threshold * total, rel=1e-5)
+    for result in moved:
+        for name, leaf in expected.items():
+            np.testing.assert_allclose(result[name], leaf, atol=2e-6)
+            np.testing.assert_array_equal(result[name] == 0, leaf == 0)
+        for name in apart:
+            np.testing.assert_array_equal(result[name], x[name])
+
+
+def test_heads_of_a_packed_kernel_hold_query_key_and_value():
+    x = {"qkv": normal(0, (D, 3 * H * WIDTH))}
+    place = lambda p, h: slice((p * H + h) * WIDTH, (p * H + h + 1) * WIDTH)
+    together = [
+        {"qkv": sum(mask(x["qkv"], np.s_[:, place(p, h)]) for p in range(3)).astype(bool)}
+        for h in range(H)
+    ]
+    check(grouping.heads(H, packed=3), x, together)
+    apart = [{"qkv": mask(x["qkv"], np.s_[:, place(p, h)])} for p in range(3) for h in range(H)]
+    check(grouping.heads(3 * H), x, apart)
+
+
+def test_heads_of_stacked_layers_are_apart():
+    x = {"out": normal(0, (L, H * WIDTH, D))}
+    masks = [
+        {"out": mask(x["out"], np.s_[i, h * WIDTH : (h + 1) * WIDTH])}
+        for i in range(L)
+        for h in range(H)
+    ]
+    check(grouping.heads(H, axis=1, apart=0), x, masks)
+
+
+def test_blocks_are_neighbours_along_an_axis():
+    x = {"w": normal(0, (6, 4))}
+    rows = [{"w": mask(x["w"], np.s_[i, 2 * j : 2 * j + 2])} for i in range(6) for j in range(2)]
+    check(grouping.blocks(2), x, rows)
+    tiles = [
+        {"w": mask(x["w"], np.s_[3 * i : 3 * i + 3, 2 * j : 2 * j + 2])}
+        for i in range(2)
+        for j in range(2)
+    ]
+    check(grouping.blocks((3, 2), (0, 1)), x, tiles)
+    bands = [{"w": mask(x["w"], np.s_[3 * i : 3 * i + 3])} for i in range(2)]
+    check(grouping.blocks((3, None), (0, 1)), x, bands)
+
+
+def test_slices_are_experts():
+    x = {"up": normal(0, (E, D, F))}
+    check(grouping.slices(0), x, [{"up": mask(x["up"], e)} for e in range(E)])
+
+
+def test_an_expert_reaches_across_its_kernels():
+    x = {
+        "experts/up": normal(0, (E, D, F)),
+        "experts/down": normal(1, (E, F, D)),
+        "router": normal(2),
+    }
+    masks = [{name: mask(x[name], e) for name in x if name != "router"} for e in range(E)]
+    over = grouping.linked({"experts/up": 0, "experts/down": 0})
+    check(over, x, masks, apart=["router"])
+
+
+def test_a_neuron_reaches_across_its_kernels():
+    x = {
+        "up": normal(0, (D, F)),
+        "gate": normal(1, (D, F)),
+        "bias": normal(2, (F,)),
+        "down": normal(3, (F, D)),
+        "norm": normal(4, (D,)),
+    }
+    masks = [
+        {
+            "up": mask(x["up"], np.s_[:, j]),
+            "gate": mask(x["gate"], np.s_[:, j]),
+            "bias": mask(x["bias"], j),
+            "down": mask(x["down"], j),
+        }
+        for j in range(F)
+    ]
+    over = grouping.linked({"up": 1, "gate": -1, "bias": 0, "down": 0})
+    check(over, x, masks, apart=["norm"])
+
+
+def test_neurons_of_stacked_layers():
+    x = {"gate_up": normal(0, (L, D, 2, F)), "down": normal(1, (L, F, D))}
+    masks = [
+        {"gate_up": mask(x["gate_up"], np.s_[i, :, :, j]), "down": mask(x["down"], np.s_[i, j])}
+        for i in range(L)
+        for j in range(F)
+    ]
+    check(grouping.linked({"gate_up": (0, 3), "down": (0, 1)}), x, masks)
+    # In another order the axes still match each other.
+    check(grouping.linked({"gate_up": (3, 0), "down": (1, 0)}), x, masks)
+
+
+def test_a_head_reaches_across_its_kernels():
+    x = {"query": normal(0, (D, H * WIDTH)), "out": normal(1, (H * WIDTH, D))}
+    place = lambda h: slice(h * WIDTH, (h + 1) * WIDTH)
+    masks = [
+        {"query": mask(x["query"], np.s_[:, place(h)]), "out": mask(x["out"], place(h))}
+        for h in range(H)
+    ]
+    over = grouping.linked({"query": grouping.heads(H), "out": grouping.heads(H, axis=0)})
+    check(over, x, masks)
+
+
+def network():
+    mlp = lambda seed: {
+        "up": {"kernel": normal(seed, (3, 4))},
+        "down": {"kernel": normal(seed + 1, (4, 3))},
+    }
+    return {"block_0": {"mlp": mlp(0)}, "block_1": {"mlp": mlp(2)}, "head": normal(4, (3,))}
+
+
+LINKED = grouping.linked({"mlp/up/kernel": 1, "mlp/down/kernel": 0})
+
+
+def test_each_block_has_neurons_of_its_own():
+    x = network()
+    assert LINKED.divide("test", x).sizes == {"block_0": 6, "block_1": 6}
+    moved = groups.group_lasso(0.5, LINKED).prox(x, 1.0)
+    for block in ("block_0", "block_1"):
+        alone = groups.group_lasso(0.5, LINKED).prox({block: x[block]}, 1.0)
+        np.testing.assert_array_equal(
+            moved[block]["mlp"]["up"]["kernel"], alone[block]["mlp"]["up"]["kernel"]
+        )
+    strengths = {"block_0": jnp.array([0.0, 0.0, 9.0, 9.0]), "block_1": 0.0}
+    moved = groups.group_lasso(strengths, LINKED).prox(x, 1.0)
+    np.testing.assert_array_equal(
+        moved["block_1"]["mlp"]["up"]["kernel"], x["block_1"]["mlp"]["up"]["kernel"]
+    )
+    np.testing.assert_array_equal(moved["block_0"]["mlp"]["up"]["kernel"][:, 2:], 0)
+    np.testing.assert_array_equal(moved["block_0"]["mlp"]["down"]["kernel"][2:], 0)
+    np.testing.assert_array_equal(
+        moved["block_0"]["mlp"]["down"]["kernel"][:2], x["block_0"]["mlp"]["down"]["kernel"][:2]
+    )
+
+
+@pytest.mark.parametrize(
+    "make", [groups.group_lasso, lambda s, over: groups.sparse_group_lasso(s, 0.5, over)]
+)
+def test_leaves_in_no_group_keep_their_bits_and_cost_nothing(make):
+    x = network()
+    x["head"] = jnp.array([-0.0, 1e-25, 3.0])
+    penalty = make(5.0, LINKED)
+    steps = jax.tree.map(jnp.ones_like, x)
+    for step_size in (1.0, steps):
+        kept = penalty.prox(x, step_size)["head"]
+        np.testing.assert_array_equal(
+            np.asarray(kept).view(np.int32), np.asarray(x["head"]).view(np.int32)
+        )
+    gradient = jax.grad(penalty.value)(x)
+    np.testing.assert_array_equal(gradient["head"], 0)
+    np.testing.assert_array_equal(penalty.residual(x, x)["head"], x["head"])
+
+
+def test_linked_groups_work_inside_masked():
+    x = network()
+    penalty = groups.group_lasso(0.5, LINKED)
+    inner = optax.stateless(lambda updates, _: penalty.prox(updates, 1.0))
+    is_mlp = {
+        "block_0": {"mlp": {"up": {"kernel": True}, "down": {"kernel": True}}},
+        "block_1": {"mlp": {"up": {"kernel": False}, "down": {"kernel": False}}},
+        "head": False,
+    }
+    tx = optax.masked(inner, is_mlp)
+    moved, _ = tx.update(x, tx.init(x))
+    expected = penalty.prox(x, 1.0)
+    chex_equal = lambda a, b: np.testing.assert_array_equal(a, b)
+    jax.tree.map(chex_equal, moved["block_0"], expected["block_0"])
+    jax.tree.map(chex_equal, moved["block_1"], x["block_1"])
+    assert penalty.prox({"a": None, "b": optax.MaskedNode()}, 1.0) == {
+        "a": None,
+        "b": optax.MaskedNode(),
+    }
+    assert penalty.value(None) == 0
+
+
+def test_linked_groups_in_half_precision():
+    x = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), network())
+    moved = groups.group_lasso(0.5, LINKED).prox(x, 1.0)
+    wide = groups.group_lasso(0.5, LINKED).prox(
+        jax.tree.map(lambda a: a.astype(jnp.float32), x), 1.0
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(jnp.bfloat16)), moved, wide)
+
+
+def test_linked_prox_has_a_symmetric_jacobian_and_vmaps():
+    x = {"up": normal(5, (2, 3)), "down": normal(6, (3, 2))}
+    over = grouping.linked({"up": 1, "down": 0})
+    flat, unravel = jax.flatten_util.ravel_pytree(x)
+
+    def move(flat, strength):
+        moved = groups.group_lasso(strength, over).prox(unravel(flat), 0.5)
+        return jax.flatten_util.ravel_pytree(moved)[0]
+
+    jacobian = jax.jacrev(move)(flat, 0.7)
+    np.testing.assert_allclose(jacobian, jacobian.T, atol=1e-6)
+    spectrum = np.linalg.eigvalsh(np.asarray(jacobian))
+    assert spectrum.min() >= -1e-6 and spectrum.max() <= 1 + 1e-6
+    swept = jax.vmap(move, (None, 0))(flat, jnp.array([0.0, 0.7, 5.0]))
+    np.testing.assert_array_equal(swept[0], flat)
+    np.testing.assert_allclose(swept[1], move(flat, 0.7), atol=1e-6)
+    np.testing.assert_array_equal(swept[2], 0)
+
+
+@pytest.mark.parametrize(
+    "over",
+    [grouping.axes(0), grouping.slices(0), grouping.blocks(2, 0), grouping.heads(2, 0)],
+)
+def test_scalars_and_empty_arrays_pass(over):
+    penalty = groups.group_lasso(0.5, over)
+    assert penalty.prox(jnp.array(2.0), 1.0) == 1.5
+    x = {"a": jnp.zeros(0), "b": jnp.zeros((0, 3)), "c": jnp.zeros((4, 0))}
+    metric = jax.jit(penalty.prox)(x, jax.tree.map(jnp.ones_like, x))
+    for like in (penalty.prox(x, 1.0), metric, jax.grad(penalty.value)(x)):
+        assert jax.tree.map(jnp.shape, like) == jax.tree.map(jnp.shape, x)
+    assert penalty.value(x) == 0
+
+
+def test_sums_over_reshaped_axes_have_derivatives():
+    x = normal(7, (4, 6))
+    penalty = groups.group_lasso(0.5, grouping.blocks((2, 3), (0, 1)))
+    expected = (
+        0.5
+        * 6**0.5
+        * x
+        / np.repeat(
+            np.repeat(np.sqrt((np.asarray(x).reshape(2, 2, 2, 3) ** 2).sum((1, 3))), 2, 0), 3, 1
+        )
+    )
+    np.testing.assert_allclose(jax.grad(penalty.value)(x), expected, rtol=1e-5)
+    batched = jax.vmap(penalty.prox, (0, None))(jnp.stack([x, 2 * x]), 0.5)
+    np.testing.assert_allclose(batched[1], penalty.prox(2 * x, 0.5), atol=1e-6)
+    assert isinstance(jax.jvp(penalty.prox, (x, 0.5), (x, 1.0))[1], jax.Array)
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        (grouping.blocks(4, 0), r"4 does not divide axis 0 of .*\(6, 5\) at mlp/kernel"),
+        (grouping.heads(3, packed=2), r"6 does not divide axis 1 of .*\(6, 5\) at mlp/kernel"),
+        (grouping.axes(2), r"axis \(2,\) .* at mlp/kernel"),
+        (grouping.slices((0, 0)), r"axis \(0, 0\) .* at mlp/kernel"),
+        (grouping.linked({"kernel": 0, "up": 1}), r"no leaf ends in up; there are mlp/kernel"),
+        (grouping.linked({"kernel": 0, "mlp/kernel": 1}), r"mlp/kernel ends in both"),
+        (grouping.linked({"kernel": 2}), r"axis \(2,\) .* at mlp/kernel"),
+    ],
+)
+def test_leaves_that_cannot_be_cut_are_named(over, message):
+    with pytest.raises(ValueError, match="group_lasso: " + message):
+        groups.group_lasso(0.1, over).prox({"mlp": {"kernel": jnp.ones((6, 5))}}, 0.1)
+
+
+def test_links_that_do_not_match_are_named():
+    x = network()
+    del x["block_1"]["mlp"]["down"]
+    with pytest.raises(ValueError, match=r"block_1/mlp/up/kernel is there, but block_1/mlp/down"):
+        groups.group_lasso(0.1, LINKED).value(x)
+    wrong = grouping.linked({"up/kernel": 0, "down/kernel": 0})
+    message = r"block_0/mlp/down/kernel counts groups \(4,\), but .*up/kernel counts \(3,\)"
+    with pytest.raises(ValueError, match=message):
+        groups.group_lasso(0.1, wrong).value(network())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: grouping.heads(0), "heads: num_heads must be an integer ≥ 1"),
+        (lambda: grouping.heads(2, packed=0.5), "heads: packed must be an integer ≥ 1"),
+        (lambda: grouping.blocks(0), "blocks: size must be an integer ≥ 1"),
+        (lambda: grouping.blocks((2, 2)), "blocks: size .* one entry for each axis"),
+        (lambda: grouping.slices(0.5), "slices: axis must be an integer"),
+        (lambda: grouping.linked({}), "linked: kernels must name"),
+        (lambda: grouping.linked({"a": LINKED}), "linked: the grouping of a must be one of single"),
+    ],
+)
+def test_nonsense_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_leaf_is_reduced_without_a_reshape_where_none_is_needed():
+    columns = cuts.whole(jnp.ones((4, 3)), [1])
+    assert cuts.counts(columns) == (1, 3)
+    text = str(jax.make_jaxpr(lambda x: cuts.reduce_leaf(cuts.SUM, x, columns))(jnp.ones((4, 3))))
+    assert "reduce_window" not in text and "reshape[" not in text

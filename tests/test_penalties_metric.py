@@ -1,0 +1,302 @@
+"""Groups in a diagonal metric, and the step sizes that make one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proxlm.penalties import grouping, groups, metric
+from tests.arrays import normal
+from tests.penalty_case import SHAPE, ramp
+from tests.test_penalties_groups import CASES, TILES, group_mcp
+
+METRIC = [name for name, case in CASES.items() if case.metric]
+
+
+def bits(x):
+    return np.asarray(x).view(np.uint32)
+
+
+def by_bisection(x, t, strength, curvature=0.0):
+    """One group in float64: y_i = x_i s / (s + t_i φ'(s)), s by bisection on |y(s)| = s."""
+    x, t = np.asarray(x, np.float64), np.asarray(t, np.float64)
+    if np.sum((x / (strength * t)) ** 2) <= 1:
+        return 0 * x
+    scale = lambda s: s / (s + t * max(strength - curvature * s, 0.0))
+    low, high = 0.0, np.linalg.norm(x)
+    for _ in range(200):
+        s = 0.5 * (low + high)
+        low, high = (s, high) if np.linalg.norm(x * scale(s)) > s else (low, s)
+    return x * scale(s)
+
+
+def objective(penalty, x, t):
+    return lambda z: penalty.value(z) + jnp.sum(jnp.square(z - x) / (2 * t))
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 4.0, 8.0])
+def test_the_root_is_that_of_bisection(spread):
+    rng = np.random.default_rng(0)
+    t = 10 ** rng.uniform(-spread / 2, spread / 2, (50, 40))
+    x = rng.normal(size=(50, 40)) * 10 ** rng.uniform(-spread / 2, spread / 2, (50, 1))
+    # From groups that stay as they are to groups that die or nearly so.
+    share = np.concatenate([np.geomspace(1e-6, 0.9, 40), 1 - np.geomspace(0.1, 1e-4, 8), [1.01, 2]])
+    strength = np.linalg.norm(x / t, axis=1, keepdims=True) * share[:, None]
+    expected = np.stack([by_bisection(*row) for row in zip(x, t, strength, strict=True)])
+    narrow = [jnp.asarray(a, jnp.float32) for a in (x, t, strength)]
+    moved = jax.jit(lambda x, t, s: groups.group_lasso(s, 1, "none").prox(x, t))(*narrow)
+    scale = np.abs(x).max(1, keepdims=True)
+    np.testing.assert_allclose(moved / scale, expected / scale, atol=3e-6)
+    np.testing.assert_array_equal(np.any(moved != 0, axis=1), share < 1)
+
+
+def test_the_root_of_a_concave_group_is_that_of_bisection():
+    rng = np.random.default_rng(1)
+    t = rng.uniform(0.0, 1.4, (100, 5)) + 1e-3
+    x = rng.normal(size=(100, 5)) * rng.uniform(0.0, 2.0, (100, 1)) ** 2
+    expected = np.stack([by_bisection(*row, 1.0, 1 / 1.5) for row in zip(x, t, strict=True)])
+    prox = jax.jit(group_mcp(1.0, 1, "none", 1.5).prox)
+    moved = prox(jnp.asarray(x, jnp.float32), jnp.asarray(t, jnp.float32))
+    np.testing.assert_allclose(moved, expected, atol=2e-5)
+    dead, kept = np.all(expected == 0, 1), np.all(expected == x, 1)
+    assert 10 < dead.sum() and 10 < kept.sum() and dead.sum() + kept.sum() < 90
+    np.testing.assert_array_equal(np.all(moved == 0, 1), dead)
+
+
+def probes(best, x):
+    """What the metric prox has to beat."""
+    noise = normal(7, (300, *SHAPE))
+    keep_all_but_one = 1.0 - jnp.eye(12).reshape(12, *SHAPE)
+    structured = jnp.stack([jnp.zeros(SHAPE), x, -best, 0.99 * best, 1.01 * best, 0.5 * (x + best)])
+    return jnp.concatenate(
+        [
+            structured,
+            keep_all_but_one * best[None],
+            best[None] + 0.1 * noise,
+            best[None] + 0.01 * noise,
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", METRIC)
+def test_metric_prox_minimises_its_own_objective(name):
+    penalty, x = CASES[name].make(0.7), normal(0, SHAPE)
+
+    @jax.jit
+    def compare(x, t):
+        best = penalty.prox(x, t)
+        cost = objective(penalty, x, t)
+        return cost(best), jnp.min(jax.vmap(cost)(probes(best, x)))
+
+    for t in (0.1 * ramp(), ramp()):
+        reached, others = compare(x, t)
+        assert others >= reached - 3e-6 * (1 + jnp.abs(reached))
+
+
+@pytest.mark.parametrize("name", METRIC)
+def test_a_constant_metric_is_the_euclidean_prox(name):
+    x = normal(1, SHAPE) * jnp.array([[1.0, 0.1, 3.0]])
+    prox = jax.jit(CASES[name].make(0.7).prox)
+    for t in (0.05, 0.5):
+        np.testing.assert_allclose(prox(x, jnp.full(SHAPE, t)), prox(x, t), rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["group_columns", "group_tiles", "sparse_group"])
+def test_derivatives_in_a_metric_are_symmetric_and_finite(name):
+    # The Jacobian is (1 + t H)⁻¹, H the second derivative of g: it is symmetric times t.
+    penalty, t = CASES[name].make(0.7), ramp()
+    jacobian = jax.jit(lambda x: jax.jacrev(penalty.prox)(x, t).reshape(12, 12))
+    both = jacobian(normal(2, SHAPE)) * t.reshape(1, 12)
+    np.testing.assert_allclose(both, both.T, atol=3e-6)
+    for x in (jnp.zeros(SHAPE), 1e-25 * normal(3, SHAPE)):
+        assert jnp.all(jnp.isfinite(jacobian(x)))
+
+
+def test_derivatives_are_those_of_differences():
+    penalty, x, t = group_mcp(0.7, 1), normal(4, SHAPE), ramp()
+
+    def total(x, t, strength):
+        weights = jnp.asarray(np.linspace(-1.0, 2.0, 12).reshape(SHAPE), x.dtype)
+        return jnp.sum(weights * groups.group_lasso(strength, 0).prox(x, t))
+
+    with jax.enable_x64(True):
+        given = [jnp.asarray(a, jnp.float64) for a in (x, t, 0.4)]
+        forward = jax.jit(jax.jacfwd(total, (0, 1, 2)))(*given)
+        backward = jax.jit(jax.jacrev(total, (0, 1, 2)))(*given)
+        step = 1e-6
+        moved = jax.jit(total)
+        for i, exact in enumerate(forward):
+            np.testing.assert_allclose(backward[i], exact, rtol=1e-9, atol=1e-12)
+            direction = jnp.ones_like(given[i])
+            ends = [
+                moved(*given[:i], given[i] + h * direction, *given[i + 1 :]) for h in (step, -step)
+            ]
+            assert jnp.sum(exact) == pytest.approx(
+                float((ends[0] - ends[1]) / (2 * step)), rel=1e-6
+            )
+    assert jnp.all(jnp.isfinite(jax.grad(lambda t: jnp.sum(penalty.prox(x, t)))(t)))
+
+
+def test_shortcuts_in_a_metric_are_wrong():
+    # The euclidean formula with the metric's threshold, and the norm of x/t in place of the root.
+    rng = np.random.default_rng(3)
+    x, t = rng.normal(size=8), 10 ** rng.uniform(-1, 1, 8)
+    strength = 0.4 * np.linalg.norm(x / t)
+    exact = groups.group_lasso(strength, None, "none").prox(jnp.float32(x), jnp.float32(t))
+    euclidean = x * max(1 - strength * t.mean() / np.linalg.norm(x), 0)
+    of_quotient = x * max(1 - strength / np.linalg.norm(x / t), 0)
+    cost = lambda y: strength * np.linalg.norm(y) + np.sum((y - x) ** 2 / (2 * t))
+    np.testing.assert_allclose(exact, by_bisection(x, t, strength), atol=1e-6)
+    assert cost(np.asarray(exact)) < 0.95 * min(cost(euclidean), cost(of_quotient))
+
+
+def test_a_group_is_zero_where_the_quotient_is_short():
+    # |x/t| = |(0.6, 0.8)| = 1, though |x| / max t = 0.5 and |x| / min t = 5.
+    x, t = jnp.array([0.6, -8.0]), jnp.array([1.0, 10.0])
+    for strength, alive in [(1.001, False), (0.999, True)]:
+        moved = groups.group_lasso(strength, None, "none").prox(x, t)
+        assert bool(jnp.all(moved != 0)) == alive
+        assert alive or np.all(bits(moved) == 0)
+
+
+def test_coordinates_without_a_step_do_not_move():
+    x = normal(5, SHAPE).at[1, 2].set(0.0)
+    t = ramp().at[0].set(0.0).at[1, 2].set(0.0)
+    for name in METRIC:
+        moved = CASES[name].make(3.0).prox(x, t)
+        np.testing.assert_array_equal(bits(moved[0]), bits(x[0]))
+        assert moved[1, 2] == 0
+    # One that is 0 already does not keep its group alive; any other does.
+    penalty = groups.group_lasso(9.0, 0)
+    np.testing.assert_array_equal(penalty.prox(jnp.array([0.0, 1.0]), jnp.array([0.0, 1.0])), 0)
+    kept = penalty.prox(jnp.array([1.0, 1.0]), jnp.array([0.0, 1.0]))
+    assert kept[0] == 1 and 0 < kept[1] < 0.1
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-6, 1e6, 1e25])
+def test_the_metric_prox_is_right_at_any_scale(scale):
+    x, t = normal(6, SHAPE), ramp()
+    prox = jax.jit(lambda x, t, s: groups.group_lasso(s).prox(x, t))
+    expected = prox(x, t, 0.7)
+    assert jnp.any(expected != 0)
+    np.testing.assert_allclose(prox(scale * x, t, 0.7 * scale) / scale, expected, atol=2e-6)
+    if 1e-19 < scale < 1e19:
+        np.testing.assert_allclose(prox(x, scale * t, 0.7 / scale), expected, atol=2e-6)
+
+
+def test_nan_and_infinite_steps():
+    x = normal(8, SHAPE).at[1, 2].set(jnp.nan)
+    moved = groups.group_lasso(0.1).prox(x, ramp())
+    np.testing.assert_array_equal(jnp.isnan(moved), jnp.zeros(SHAPE, bool).at[:, 2].set(True))
+    t = ramp().at[2].set(jnp.inf)
+    moved = groups.group_lasso(0.1).prox(normal(8, SHAPE), t)
+    np.testing.assert_allclose(moved[2], 0, atol=1e-15)
+    assert jnp.all(moved[:2] != 0)
+    np.testing.assert_array_equal(groups.group_lasso(0.1).prox(normal(8, SHAPE), t * jnp.inf), 0)
+
+
+def test_a_concave_group_keeps_what_is_long():
+    x = jnp.array([[5.0, 0.5, 1.0], [0.1, 0.5, 1.5]])
+    moved = group_mcp(0.7, 0, "none").prox(x, jnp.array([[1.0, 1.0, 0.5], [2.0, 2.0, 1.0]]))
+    np.testing.assert_array_equal(bits(moved[:, 0]), bits(x[:, 0]))
+    np.testing.assert_array_equal(bits(moved[:, 1]), 0)
+    assert jnp.all((moved[:, 2] > 0) & (moved[:, 2] < x[:, 2]))
+
+
+def test_a_concave_group_with_long_steps_is_no_worse_than_staying_or_zero():
+    strength, gamma = 1.0, 1.5
+    penalty = group_mcp(strength, 1, "none", gamma)
+    x = 3.0 * normal(9, (200, 3))
+    t = jnp.exp(1.5 * normal(10, (200, 3)))
+    moved = jax.jit(penalty.prox)(x, t)
+
+    def costs(z):
+        norm = jnp.minimum(jnp.linalg.norm(z, axis=1), gamma * strength)
+        return strength * norm - norm**2 / (2 * gamma) + jnp.sum((z - x) ** 2 / (2 * t), axis=1)
+
+    assert jnp.any(t > gamma)
+    for other in (x, jnp.zeros_like(x)):
+        assert jnp.all(costs(moved) <= costs(other) + 1e-5)
+    # With one step for all this is the minimiser: hard thresholding at λ √(γ t).
+    norm = jnp.linalg.norm(x, axis=1, keepdims=True)
+    moved = jax.jit(penalty.prox)(x, jnp.full((200, 3), 2.0))
+    np.testing.assert_array_equal(moved, jnp.where(norm > (gamma * 2.0) ** 0.5, x, 0.0))
+
+
+def test_linked_groups_in_a_metric():
+    over = grouping.linked({"up": 1, "down": 0})
+    x = {"up": normal(11, (3, 4)), "down": normal(12, (4, 2)), "head": normal(13, (2,))}
+    t = jax.tree.map(lambda leaf: jnp.exp(leaf), x)
+    moved = groups.group_lasso(0.6, over, "none").prox(x, t)
+    for j in range(4):
+        cut = lambda tree, j=j: np.concatenate([tree["up"][:, j], tree["down"][j]])
+        expected = by_bisection(cut(x), cut(t), 0.6)
+        np.testing.assert_allclose(cut(moved), expected, atol=2e-6)
+    np.testing.assert_array_equal(moved["head"], x["head"])
+    # A tree of numbers is a metric too, with a number for each leaf.
+    moved = groups.group_lasso(0.6, over, "none").prox(x, {"up": 0.5, "down": 0.5, "head": 0.5})
+    expected = groups.group_lasso(0.6, over, "none").prox(x, 0.5)
+    np.testing.assert_allclose(moved["up"], expected["up"], atol=1e-6)
+
+
+def test_metric_prox_in_half_precision_and_under_vmap():
+    x, t = normal(14, SHAPE).astype(jnp.bfloat16), ramp()
+    penalty = groups.group_lasso(0.4, TILES)
+    moved = penalty.prox(x, t)
+    assert moved.dtype == jnp.bfloat16
+    expected = penalty.prox(x.astype(jnp.float32), t)
+    np.testing.assert_array_equal(moved, expected.astype(jnp.bfloat16))
+    stacked = jax.vmap(penalty.prox)(jnp.stack([x, x]), jnp.stack([t, 2 * t]))
+    np.testing.assert_array_equal(stacked[0], moved)
+
+
+def test_step_sizes_by_hand():
+    d = {"w": jnp.array([3.0, 4.0, 0.0, 0.0]), "b": jnp.array([0.5])}
+    t = metric.step_sizes(1.0, d, floor=0.1, cap=100.0)
+    np.testing.assert_allclose(t["w"], [1 / 3, 0.25, 4.0, 4.0], rtol=1e-6)
+    np.testing.assert_allclose(t["b"], [2.0])
+    np.testing.assert_allclose(metric.step_sizes(1.0, d, floor=0.0, cap=7.0)["w"][2:], 7.0)
+    assert jnp.all(jnp.isinf(metric.step_sizes(1.0, d, floor=0.0, cap=jnp.inf)["w"][2:]))
+
+
+def test_a_leaf_without_gradients_has_finite_steps():
+    for dead in (jnp.zeros(3), jnp.full(3, 1e-8)):
+        np.testing.assert_array_equal(metric.step_sizes(1e-3, dead), 10.0)
+        np.testing.assert_array_equal(metric.step_sizes(0.0, dead), 0.0)
+    assert metric.step_sizes(1e-3, {"w": jnp.zeros((0, 3))})["w"].shape == (0, 3)
+
+
+def test_weights_that_saw_no_gradient_are_not_killed_in_one_step():
+    # A row of an embedding that no text had: v = 0, so D = ε. The others have |gradient| = 1e-3.
+    x = 0.02 * normal(15, (20, 8))
+    d = jnp.full((20, 8), 1e-3).at[3].set(0.0) + 1e-8
+    penalty = groups.group_lasso(1e-4, 1)
+    naive = penalty.prox(x, 1e-3 / d)
+    np.testing.assert_array_equal(naive[3], 0)
+    kept = penalty.prox(x, metric.step_sizes(1e-3, d))
+    assert jnp.linalg.norm(kept[3]) > 0.4 * jnp.linalg.norm(x[3])
+    np.testing.assert_allclose(kept[:3], naive[:3], rtol=1e-6)
+
+
+def test_step_sizes_are_traced_and_scale():
+    d = jnp.exp(normal(16, (5,)))
+    swept = jax.vmap(lambda rate: metric.step_sizes(rate, d))(jnp.array([0.1, 0.2]))
+    np.testing.assert_allclose(swept[1], 2 * swept[0], rtol=1e-6)
+    np.testing.assert_allclose(
+        metric.step_sizes(1e25, 1e25 * d), metric.step_sizes(1.0, d), rtol=1e-6
+    )
+    assert metric.step_sizes(0.1, d.astype(jnp.bfloat16)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"learning_rate": -1.0}, "learning_rate must be ≥ 0"),
+        ({"diagonal": jnp.array([-1.0])}, "diagonal must be ≥ 0"),
+        ({"floor": float("nan")}, "floor must be ≥ 0"),
+        ({"cap": 0.0}, "cap must be > 0"),
+    ],
+)
+def test_nonsense_step_sizes_are_refused(given, message):
+    with pytest.raises(ValueError, match="step_sizes: " + message):
+        metric.step_sizes(**{"learning_rate": 0.1, "diagonal": jnp.ones(1)} | given)
