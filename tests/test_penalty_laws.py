@@ -9,12 +9,13 @@ import optax
 import pytest
 
 from proxlm.penalties import check, laws, trial
-from tests import test_penalties_calculus, test_penalties_norms
+from tests import test_penalties_calculus, test_penalties_groups, test_penalties_norms
 from tests.arrays import normal
 from tests.penalty_case import SHAPE
 
 CASES = {
     **test_penalties_norms.CASES,
+    **test_penalties_groups.CASES,
     **test_penalties_calculus.CASES,
 }
 STEP_SIZE = 0.6
