@@ -68,12 +68,13 @@ def soft_two_four(strength: chex.ArrayTree = 1.0, axis: int = -1) -> base.Penalt
     return base.leafwise("soft_two_four", value, prox, {"strength": (strength, slot)})
 
 
+@jax.jit  # hundreds of small operations: one compilation also where the caller does not compile
 def _move(x, pull):
     """The prox of blocks [4, ...], pull = tλ."""
     rank = counting.ranks_in_block(counting.bits_of_size(x, jnp.zeros(())), 0)
     size = jnp.abs(x)
     # In units of the largest coordinate, so that neither large nor small weights leave the range.
-    largest = jax.lax.stop_gradient(jnp.max(size, axis=0))
+    largest = jax.lax.stop_gradient(jnp.max(size, axis=0, keepdims=True))
     unsure = pull * largest < 2.0
     unit = jnp.where(unsure & (largest > 0), largest, 1.0)
     a, pull = jnp.where(unsure, size / unit, 0.0), jnp.where(unsure, pull * unit, 0.0)
@@ -87,11 +88,11 @@ def _move(x, pull):
 
 def _best(a, pull, rank):
     """The best of the three points, for a largest coordinate of 1."""
-    order = jnp.stack([jnp.sum(jnp.where(rank == k, a, 0.0), axis=0) for k in range(4)])
+    order = [jnp.sum(jnp.where(rank == k, a, 0.0), axis=0) for k in range(4)]
     best = jnp.where(rank < 2, a, 0.0)
     lowest = _objective(best, a, pull)
-    for y in (_three(order, pull), _four(order, pull)):
-        y = sum(jnp.where(rank == k, y[k], 0.0) for k in range(4))
+    for y in (_three(order, pull[0]), _four(order, pull[0])):
+        y = sum(jnp.where(rank == k, y[k : k + 1], 0.0) for k in range(4))
         objective = _objective(y, a, pull)
         better = objective <= lowest  # the one with more nonzeros where both are the same point
         best, lowest = jnp.where(better, y, best), jnp.where(better, objective, lowest)
@@ -153,37 +154,45 @@ def _share(i):
     return 1.0 - jnp.square(jnp.maximum(1.0 - (i + 1.0) / STAGES, 0.0))
 
 
+@jax.custom_jvp
 def _moves(a, pull, y, alive):
     """How far a moves to its stationary point y; derivatives by the implicit function theorem."""
     # Not a - y, which has lost the digits of a small move and is not 0 where pull is.
-    moves = jax.lax.stop_gradient(jnp.where(alive, pull * _pairs(y), 0.0))
-    residual = jnp.where(alive, moves - pull * _pairs(jnp.where(alive, a - moves, 0.0)), 0.0)
-    others = jnp.sum(y, axis=0) - y[:, None] - y[None]
+    return jnp.where(alive, pull * _pairs(y), 0.0)
+
+
+@_moves.defjvp
+def _moves_jvp(primals, tangents):
+    _, pull, y, alive = primals
+    others = jnp.sum(y, axis=0, keepdims=True)[None] - y[:, None] - y[None]
     both = alive[:, None] & alive[None]
-    identity = jnp.eye(4, dtype=bool).reshape(4, 4, *[1] * (y.ndim - 1))
-    hessian = jnp.where(both, jax.lax.stop_gradient(pull) * others, 0.0)
-    step = _solve(jnp.where(identity, 1.0, hessian), residual)
-    return moves - (step - jax.lax.stop_gradient(step))
+    identity = jnp.eye(4, dtype=y.dtype).reshape(4, 4, *[1] * (y.ndim - 1))
+    hessian = jnp.where(identity > 0, 1.0, jnp.where(both, pull[None] * others, 0.0))
+    forced = jnp.where(alive, tangents[0] - tangents[1] * _pairs(y), 0.0)
+    carried = jnp.sum(_inverse(hessian, identity) * forced[None], axis=1)
+    return _moves(*primals), jnp.where(alive, tangents[0] - carried, 0.0)
 
 
-def _solve(matrix, right):
+def _inverse(matrix, identity):
     """Gauss-Jordan elimination of [4, 4, ...], with pivots that are not positive taken as 1."""
-    rows = [jnp.concatenate([matrix[i], right[i : i + 1]]) for i in range(4)]
+    wide = jnp.concatenate([matrix, jnp.broadcast_to(identity, matrix.shape)], axis=1)
+    rows = list(wide)
     for i in range(4):
         pivot = rows[i][i : i + 1]
         lead = rows[i] / jnp.where(pivot > FLOOR, pivot, 1.0)
         rows = [lead if j == i else row - row[i : i + 1] * lead for j, row in enumerate(rows)]
-    return jnp.stack([row[4] for row in rows])
+    return jnp.stack(rows)[:, 4:]
 
 
 def _objective(y, a, pull):
-    inside = jnp.all(y >= 0, axis=0)
-    objective = 0.5 * jnp.sum(jnp.square(y - a), axis=0) + pull * _triples(y)
+    inside = jnp.all(y >= 0, axis=0, keepdims=True)
+    objective = 0.5 * jnp.sum(jnp.square(y - a), axis=0, keepdims=True) + pull * _triples(y)
     return jnp.where(inside, objective, jnp.inf)
 
 
 def _triples(y):
-    return y[0] * y[1] * (y[2] + y[3]) + y[2] * y[3] * (y[0] + y[1])
+    first, second, third, fourth = jnp.split(y, 4)
+    return first * second * (third + fourth) + third * fourth * (first + second)
 
 
 def _pairs(y):
