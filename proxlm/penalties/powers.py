@@ -93,7 +93,8 @@ def _power(name, strength, order):
     def _distance(size, c):
         def step(w, size, c):
             z, back = w**order, c / w
-            return w - w * (z + back - size) / (order * z - back)
+            # The slope in w is not differentiated: at tiny w the square of it would underflow.
+            return w - (z + back - size) * jax.lax.stop_gradient(w / (order * z - back))
 
         known = jax.lax.stop_gradient((size, c))
         w = known[0] ** (1.0 / order)

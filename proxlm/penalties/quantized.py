@@ -153,7 +153,7 @@ def prox_quant(
 
 def _set(name, values, scale, tolerance):
     def value(x, scale):
-        unit = scale * jnp.max(jnp.abs(jnp.asarray(values, x.dtype)))
+        unit = scale * abs(values).max().astype(x.dtype)
         distance = jnp.abs(x - _nearest(x, values, scale)) / jnp.where(unit > 0, unit, 1.0)
         return base.indicator(jnp.max(distance, initial=0.0), tolerance)
 
@@ -167,7 +167,8 @@ def _set(name, values, scale, tolerance):
 
 
 def _nearest(x, values, scale):
-    values = jnp.asarray(values, x.dtype)
+    # Levels that are known stay NumPy's, so that they become constants and not operations.
+    values = values.astype(x.dtype)
     middles = 0.5 * values[1:] + 0.5 * values[:-1]
     place = x / scale
     if values.size <= LARGEST_CHAIN:
@@ -175,7 +176,8 @@ def _nearest(x, values, scale):
         for middle, value in zip(middles, values[1:], strict=True):
             nearest = jnp.where(place >= middle, value, nearest)
     else:
-        nearest = values[jnp.searchsorted(middles, place, side="right", method="scan_unrolled")]
+        above = jnp.searchsorted(middles, place, side="right", method="scan_unrolled")
+        nearest = jnp.asarray(values)[above]
     return jnp.where(jnp.isnan(x), x, scale * nearest)
 
 
