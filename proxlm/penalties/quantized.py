@@ -1,0 +1,197 @@
+"""Weights on few levels: as a set, or drawn towards it."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proxlm.penalties import base, numbers, trees
+
+LARGEST_CHAIN = 64  # number of levels up to which comparing with each is faster than a search
+TOLERANCE = 2e-3  # bfloat16 rounds by at most 2⁻⁹ of a number
+
+
+def binary(scale: chex.ArrayTree = 1.0, tolerance: float = TOLERANCE) -> base.Penalty:
+    """Weights of one size: g(x) = 0 if all x_i ∈ {-s, s}, else +inf.
+
+    prox_tg(x)_i = s if x_i ≥ 0, else -s, whatever the step size.
+
+    Args:
+      scale: s > 0, a number; or an array that broadcasts to x, such as one with an entry for each
+        column; or a tree of these in the structure of x. May be traced.
+      tolerance: the largest distance to the set, in units of s, at which g is 0.
+
+    Returns:
+      The penalty. Its step size may have the shape of x, and does not matter.
+
+    Raises:
+      ValueError: if the scale is not positive, or NaN.
+
+    Convex: no. Separable: yes. Metric: any diagonal. Cost: one pass.
+
+    Source: Courbariaux, Bengio & David 2015; as a prox, Bai, Wang & Liberty 2019.
+
+    >>> binary(0.5).prox(jnp.array([-3.0, 0.0, 0.25]), 1.0).tolist()
+    [-0.5, 0.5, 0.5]
+    """
+    return _set("binary", np.array([-1.0, 1.0]), scale, tolerance)
+
+
+def ternary(scale: chex.ArrayTree = 1.0, tolerance: float = TOLERANCE) -> base.Penalty:
+    """Weights of one size or zero: g(x) = 0 if all x_i ∈ {-s, 0, s}, else +inf.
+
+    prox_tg(x)_i is the nearest of the three, whatever the step size; of two equally near ones the
+    upper.
+
+    Args:
+      scale: s > 0, a number; or an array that broadcasts to x, such as one with an entry for each
+        column; or a tree of these in the structure of x. May be traced.
+      tolerance: the largest distance to the set, in units of s, at which g is 0.
+
+    Returns:
+      The penalty. Its step size may have the shape of x, and does not matter.
+
+    Raises:
+      ValueError: if the scale is not positive, or NaN.
+
+    Convex: no. Separable: yes. Metric: any diagonal. Cost: one pass.
+
+    Source: Li, Zhang & Liu 2016.
+
+    >>> ternary(jnp.array([[1.0], [4.0]])).prox(jnp.array([[-3.0, 0.75], [-3.0, 0.75]]), 1.0)
+    Array([[-1.,  1.],
+           [-4.,  0.]], dtype=float32)
+    """
+    return _set("ternary", np.array([-1.0, 0.0, 1.0]), scale, tolerance)
+
+
+def levels(
+    values: chex.Array, scale: chex.ArrayTree = 1.0, tolerance: float = TOLERANCE
+) -> base.Penalty:
+    """Weights on given levels: g(x) = 0 if all x_i ∈ {s v_1, ..., s v_L}, else +inf.
+
+    prox_tg(x)_i is the nearest level, whatever the step size; of two equally near ones the upper.
+
+    Args:
+      values: v, L ≥ 1 finite numbers in ascending order. May be traced; then the order is not
+        checked.
+      scale: s > 0, a number; or an array that broadcasts to x, such as one with an entry for each
+        column; or a tree of these in the structure of x. May be traced.
+      tolerance: the largest distance to the set, in units of s max|v|, at which g is 0. The
+        default suits bfloat16; with hundreds of levels in float32, give a smaller one.
+
+    Returns:
+      The penalty. Its step size may have the shape of x, and does not matter.
+
+    Raises:
+      ValueError: if the values are not such, or the scale is not positive.
+
+    Convex: no. Separable: yes. Metric: any diagonal. Cost: one pass with L comparisons a
+    coordinate, or log L look-ups for more than 64 levels.
+
+    Source: Bai, Wang & Liberty 2019 (ProxQuant), section 3.
+
+    >>> levels([-1.0, 0.0, 0.5], scale=2.0).prox(jnp.array([-3.0, -1.0, 0.4, 0.5]), 1.0).tolist()
+    [-2.0, 0.0, 0.0, 1.0]
+    """
+    return _set("levels", _ascending("levels", values), scale, tolerance)
+
+
+def prox_quant(
+    strength: chex.ArrayTree, values: chex.Array, scale: chex.ArrayTree = 1.0
+) -> base.Penalty:
+    """Distance to given levels, the W of ProxQuant: g(x) = Σ_i λ min_l |x_i - s v_l|.
+
+    prox_tg(x)_i moves towards the nearest level q by tλ, and stops there: the soft threshold of
+    x - q. This is the minimiser everywhere, also beside the midpoints: towards a level at distance
+    d the objective falls to the Huber function of d, which grows with d, so that no other level
+    can do better. At a midpoint both neighbours are minimisers, and the upper is taken.
+
+    Args:
+      strength: λ ≥ 0, a number; or, one for each coordinate, an array that broadcasts to x; or a
+        tree of these in the structure of x. May be traced.
+      values: v, L ≥ 1 finite numbers in ascending order. May be traced; then the order is not
+        checked.
+      scale: s > 0, in the forms of the strength.
+
+    Returns:
+      The penalty. Its step size may be an array shaped like x, or a tree of such.
+
+    Raises:
+      ValueError: if the strength is negative, the values are not such, or the scale not positive.
+
+    Convex: no. Separable: yes. Metric: any diagonal. Cost: as `levels`.
+
+    Source: Bai, Wang & Liberty 2019 (ProxQuant).
+
+    >>> prox_quant(0.25, [-1.0, 1.0]).prox(jnp.array([-3.0, -0.9, 0.0, 0.5]), 1.0).tolist()
+    [-2.75, -1.0, 0.25, 0.75]
+    >>> float(prox_quant(2.0, [-1.0, 1.0]).value(jnp.array([-3.0, -1.0, 0.0])))
+    6.0
+    """
+    values = _ascending("prox_quant", values)
+
+    def value(x, strength, scale):
+        return jnp.sum(strength * jnp.abs(x - _nearest(x, values, scale)))
+
+    def prox(x, step_size, strength, scale):
+        threshold, level = step_size * strength, _nearest(x, values, scale)
+        away = x - level
+        moved = x - jnp.clip(away, -threshold, threshold)
+        return jnp.where(jnp.abs(away) <= threshold, level, moved)
+
+    def residual(x, v, strength, scale):
+        away = x - _nearest(x, values, scale)
+        on_level = v - jnp.clip(v, -strength, strength)
+        return jnp.where(away == 0, on_level, v - strength * jnp.sign(away))
+
+    numbers.require_nonnegative("prox_quant", "strength", strength)
+    numbers.require_positive("prox_quant", "scale", scale)
+    parameters = {"strength": (strength, trees.coordinates), "scale": (scale, trees.coordinates)}
+    return base.leafwise("prox_quant", value, prox, parameters, trees.coordinates, residual)
+
+
+def _set(name, values, scale, tolerance):
+    def value(x, scale):
+        unit = scale * abs(values).max().astype(x.dtype)
+        distance = jnp.abs(x - _nearest(x, values, scale)) / jnp.where(unit > 0, unit, 1.0)
+        return base.indicator(jnp.max(distance, initial=0.0), tolerance)
+
+    def prox(x, step_size, scale):
+        del step_size
+        return _nearest(x, values, scale)
+
+    numbers.require_positive(name, "scale", scale)
+    parameters = {"scale": (scale, trees.coordinates)}
+    return base.leafwise(name, value, prox, parameters, trees.coordinates)
+
+
+def _nearest(x, values, scale):
+    # Levels that are known stay NumPy's, so that they become constants and not operations.
+    values = values.astype(x.dtype)
+    middles = 0.5 * values[1:] + 0.5 * values[:-1]
+    place = x / scale
+    if values.size <= LARGEST_CHAIN:
+        nearest = jnp.full(x.shape, values[0])
+        for middle, value in zip(middles, values[1:], strict=True):
+            nearest = jnp.where(place >= middle, value, nearest)
+    else:
+        above = jnp.searchsorted(middles, place, side="right", method="scan_unrolled")
+        nearest = jnp.asarray(values)[above]
+    return jnp.where(jnp.isnan(x), x, scale * nearest)
+
+
+def _ascending(name, values):
+    """Gives levels as an array; ValueError unless at least one, finite, and in order if known."""
+    leaves = jax.tree.leaves(values)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    if leaves:
+        numbers.known(name, "values", values)
+    array = jnp.asarray(values) if traced else np.asarray(values)
+    line = array.ndim == 1 and array.size > 0
+    if not line or not (traced or (np.isfinite(array).all() and np.all(np.diff(array) >= 0))):
+        raise ValueError(
+            f"{name}: values must be at least one finite number, in one dimension and in ascending "
+            f"order, got {values}. Sort them."
+        )
+    return array

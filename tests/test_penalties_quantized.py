@@ -1,0 +1,159 @@
+"""Levels as a set and the W of ProxQuant: by hand, on a grid, traced, and refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proxlm.penalties import quantized
+from tests.arrays import normal
+from tests.penalty_case import SHAPE, Case, ramp
+
+LEVELS = np.array([-1.5, -0.25, 0.0, 1.0])
+
+
+def w_shape(z, s):
+    return s * np.min(np.abs(z[..., None] - LEVELS), axis=-1)
+
+
+CASES = {
+    "binary": Case(lambda s: quantized.binary(0.5), convex=False, is_set=True, metric=True),
+    "ternary": Case(lambda s: quantized.ternary(0.8), convex=False, is_set=True, metric=True),
+    "ternary_columns": Case(
+        lambda s: quantized.ternary(ramp()[:1]), convex=False, is_set=True, metric=True
+    ),
+    "levels": Case(lambda s: quantized.levels(LEVELS), convex=False, is_set=True, metric=True),
+    "prox_quant": Case(
+        lambda s: quantized.prox_quant(s, LEVELS), convex=False, metric=True, pointwise=w_shape
+    ),
+    "prox_quant_rows": Case(
+        lambda s: quantized.prox_quant(s, LEVELS, scale=ramp()[:, :1]), convex=False, metric=True
+    ),
+}
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 16, 64, 65, 256])
+def test_levels_are_the_nearest_with_ties_upwards(count):
+    values = np.cumsum(np.random.default_rng(count).integers(1, 5, count)) * 0.25 - 7.0
+    middles = 0.5 * (values[1:] + values[:-1])
+    x = np.concatenate([values, middles, np.linspace(-20, 150, 501)]).astype(np.float32)
+    away = np.abs(x[:, None] - values[::-1])  # argmin takes the first: here the uppermost
+    nearest = values[::-1][np.argmin(away, axis=1)]
+    moved = jax.jit(quantized.levels(values).prox)(x, 1.0)
+    np.testing.assert_array_equal(moved, nearest.astype(np.float32))
+    assert quantized.levels(values).value(moved) == 0
+
+
+def test_binary_and_ternary_are_levels():
+    x = 2.0 * normal(0, (4, 6))
+    for penalty, values in (
+        (quantized.binary(0.5), [-0.5, 0.5]),
+        (quantized.ternary(0.5), [-0.5, 0.0, 0.5]),
+    ):
+        np.testing.assert_array_equal(penalty.prox(x, 3.0), quantized.levels(values).prox(x, 0.0))
+    ties = jnp.array([-0.25, 0.0, -0.0, 0.25])
+    np.testing.assert_array_equal(quantized.binary(0.5).prox(ties, 1.0), [-0.5, 0.5, 0.5, 0.5])
+    np.testing.assert_array_equal(quantized.ternary(0.5).prox(ties, 1.0), [0.0, 0.0, 0.0, 0.5])
+
+
+def test_scales_may_differ_by_group_and_by_leaf():
+    x = {"a": normal(1, SHAPE), "b": normal(2, (5,))}
+    scale = {"a": ramp()[:, :1], "b": 3.0}
+    moved = quantized.ternary(scale).prox(x, 1.0)
+    for row, single, s in zip(x["a"], moved["a"], ramp()[:, 0], strict=True):
+        np.testing.assert_array_equal(single, quantized.ternary(s).prox(row, 1.0))
+    np.testing.assert_array_equal(moved["b"], quantized.ternary(3.0).prox(x["b"], 1.0))
+    assert quantized.ternary(scale).value(moved) == 0
+
+
+def test_values_allow_for_the_rounding_of_bfloat16_and_no_more():
+    x = quantized.binary(0.7).prox(normal(3, (50,)).astype(jnp.bfloat16), 1.0)
+    assert x.dtype == jnp.bfloat16
+    assert quantized.binary(0.7).value(x) == 0
+    assert quantized.binary(0.7, tolerance=1e-6).value(x) == jnp.inf
+    assert quantized.binary(0.7).value(x.at[0].set(0.71)) == jnp.inf
+    assert quantized.levels([0.0, 100.0]).value(jnp.array([0.1, 99.9])) == 0
+    assert quantized.levels([0.0, 100.0]).value(jnp.array([0.3])) == jnp.inf
+    assert quantized.levels([0.0]).value(jnp.array([0.3])) == jnp.inf
+
+
+def test_nan_and_infinity():
+    x = jnp.array([jnp.nan, jnp.inf, -jnp.inf])
+    np.testing.assert_array_equal(quantized.binary().prox(x, 1.0), [jnp.nan, 1.0, -1.0])
+    np.testing.assert_array_equal(quantized.levels(np.arange(99.0)).prox(x, 1.0), [jnp.nan, 98, 0])
+    np.testing.assert_array_equal(quantized.prox_quant(1.0, LEVELS).prox(x, 1.0), x)
+    assert jnp.isnan(quantized.ternary().value(x))
+    assert quantized.ternary().value(x[1:]) == jnp.inf
+
+
+@pytest.mark.parametrize("t", [0.05, 0.3, 1.0])
+def test_prox_quant_is_the_global_minimum_also_beside_the_midpoints(t):
+    middles = 0.5 * (LEVELS[1:] + LEVELS[:-1])
+    x = np.concatenate([np.linspace(-3, 3, 61), middles - 1e-3, middles + 1e-3, middles])
+    moved = np.asarray(jax.jit(quantized.prox_quant(0.7, LEVELS).prox)(x.astype(np.float32), t))
+    objective = lambda z, x: w_shape(z, 0.7) + (z - x) ** 2 / (2 * t)
+    grid = np.linspace(-4, 4, 160001)
+    for point, z in zip(x, moved, strict=True):
+        assert objective(z, point) <= np.min(objective(grid, point)) + 1e-6
+
+
+def test_prox_quant_lands_on_the_level_itself():
+    x = jnp.array([0.1, 0.6, 0.9])
+    moved = quantized.prox_quant(1.0, [1 / 3, 0.7]).prox(x, 0.3)
+    np.testing.assert_array_equal(moved, jnp.array([1 / 3, 0.7, 0.7]))
+    np.testing.assert_array_equal(quantized.prox_quant(0.0, LEVELS).prox(x, 1.0), x)
+
+
+def test_prox_quant_between_one_level_is_a_shifted_lasso():
+    x, strength = normal(4, SHAPE), ramp()
+    moved = quantized.prox_quant(strength, [0.5]).prox(x, 0.3)
+    away = x - 0.5
+    np.testing.assert_allclose(
+        moved, 0.5 + away - jnp.clip(away, -0.3 * strength, 0.3 * strength), atol=1e-6
+    )
+    assert quantized.prox_quant(2.0, [0.5]).value(x) == pytest.approx(
+        2 * float(jnp.sum(jnp.abs(away))), rel=1e-6
+    )
+
+
+def test_the_step_of_prox_quant_is_a_subgradient():
+    penalty, x = quantized.prox_quant(0.7, LEVELS), 2.0 * normal(5, (40,))
+    z = penalty.prox(x, 0.4)
+    np.testing.assert_allclose(penalty.residual(z, (x - z) / 0.4), 0.0, atol=1e-5)
+    assert jnp.min(jnp.abs(penalty.residual(z, jnp.full_like(z, 0.8)))) > 0.09
+
+
+def test_traced_levels_and_scales_have_derivatives():
+    x = jnp.array([-3.0, -0.3, 0.4, 2.0])
+    move = lambda values, scale: jnp.sum(quantized.levels(values, scale).prox(x, 1.0))
+    for_values, for_scale = jax.jit(jax.grad(move, argnums=(0, 1)))(jnp.asarray(LEVELS), 2.0)
+    np.testing.assert_allclose(for_values, [2.0, 2.0, 2.0, 2.0])
+    assert for_scale == LEVELS.sum()
+    listed = jax.jit(lambda s: quantized.levels([-s, 0.0, s]).prox(x, 1.0))(0.5)
+    np.testing.assert_array_equal(listed, [-0.5, -0.5, 0.5, 0.5])
+    swept = jax.vmap(lambda s: quantized.prox_quant(s, LEVELS).prox(x, 1.0))(jnp.array([0.0, 9.0]))
+    np.testing.assert_array_equal(swept, [x, quantized.levels(LEVELS).prox(x, 1.0)])
+    slopes = jax.grad(lambda x: jnp.sum(quantized.binary().prox(x, 1.0)))(x)
+    np.testing.assert_array_equal(slopes, 0.0)
+
+
+@pytest.mark.parametrize(
+    "values", [[], [1.0, 0.0], [0.0, float("nan")], 1.0, [[0.0, 1.0]], None, "01", [0.0, np.inf]]
+)
+def test_levels_that_are_none_are_refused(values):
+    for make in (quantized.levels, lambda v: quantized.prox_quant(1.0, v)):
+        with pytest.raises(ValueError, match="values must be"):
+            make(values)
+
+
+def test_bad_numbers_are_refused():
+    with pytest.raises(ValueError, match="binary: scale must be > 0"):
+        quantized.binary(0.0)
+    with pytest.raises(ValueError, match="ternary: scale must be > 0"):
+        quantized.ternary({"a": -1.0})
+    with pytest.raises(ValueError, match="levels: scale must be > 0"):
+        quantized.levels(LEVELS, float("nan"))
+    with pytest.raises(ValueError, match="prox_quant: strength must be ≥ 0"):
+        quantized.prox_quant(-1.0, LEVELS)
+    with pytest.raises(ValueError, match=r"ternary: scale of shape .* at w does not broadcast"):
+        quantized.ternary({"w": jnp.ones(2)}).value({"w": jnp.ones(3)})
