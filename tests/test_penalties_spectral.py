@@ -211,11 +211,11 @@ def test_rows_and_columns_of_several_axes_are_a_reshape(rows, columns, to_matric
     x = normal(8, (2, 4, 2, 3))
     penalty = spectral.nuclear(0.7, rows=rows, columns=columns)
     matrices = jnp.einsum(to_matrices, x).reshape(shape)
-    plain = [spectral.nuclear(0.7).prox(matrix, 0.5) for matrix in matrices]
-    expected = jnp.stack(plain).reshape(jnp.einsum(to_matrices, x).shape)
+    plain = np.stack([soft(matrix, 0.35) for matrix in matrices])
+    expected = plain.reshape(jnp.einsum(to_matrices, x).shape)
     back = "->".join(reversed(to_matrices.split("->")))
-    np.testing.assert_allclose(penalty.prox(x, 0.5), jnp.einsum(back, expected), atol=1e-6)
-    total = sum(spectral.nuclear(0.7).value(matrix) for matrix in matrices)
+    np.testing.assert_allclose(penalty.prox(x, 0.5), np.einsum(back, expected), atol=2e-6)
+    total = 0.7 * np.linalg.svd(matrices, compute_uv=False).sum()
     assert penalty.value(x) == pytest.approx(float(total), rel=1e-6)
 
 
@@ -237,9 +237,10 @@ def test_what_is_not_finite_stays_in_its_matrix(method, variant):
     penalty = spectral.nuclear(0.7, method=method)
     moved = variant(penalty.prox)(x, 0.5)
     assert jnp.all(jnp.isnan(moved[:2]))
-    np.testing.assert_allclose(moved[2], penalty.prox(x[2], 0.5), atol=1e-6)
+    np.testing.assert_allclose(moved[2], soft(x[2], 0.35), atol=2e-6)
     assert jnp.isnan(penalty.value(x))
-    assert jnp.all(jnp.isfinite(jax.jacrev(penalty.prox)(x, 0.5)[2]))
+    pull = lambda x: jax.grad(lambda x: jnp.sum(penalty.prox(x, 0.5)[2]))(x)
+    assert jnp.all(jnp.isfinite(jax.jit(pull)(x)))
 
 
 @every_case
@@ -251,11 +252,13 @@ def test_a_value_of_nan_is_nan(name):
 def test_routes_keep_bits_and_zeros(method, variant):
     x = jnp.array([1e-25, 1e-3, 1.0, 1e20])[:, None] * normal(13, SHAPE)
     make = lambda strength: spectral.nuclear(strength, method=method)
-    for matrix in (x, x[:3], x[:1], jnp.zeros(SHAPE), -jnp.ones(SHAPE)):
-        np.testing.assert_array_equal(bits(variant(make(0.0).prox)(matrix, 0.5)), bits(matrix))
-        np.testing.assert_array_equal(bits(variant(make(1e30).prox)(matrix, 0.5)), 0)
-    flat = variant(make(0.7).prox)(normal(14, SHAPE).at[1].set(-0.0), 0.5)
-    np.testing.assert_array_equal(bits(flat[1]), 0)
+    prox = variant(lambda x, strength: make(strength).prox(x, 0.5))
+    for matrix in (x, jnp.zeros(SHAPE), -jnp.ones(SHAPE)):
+        np.testing.assert_array_equal(bits(prox(matrix, 0.0)), bits(matrix))
+        np.testing.assert_array_equal(bits(prox(matrix, 1e30)), 0)
+    thin = jnp.array([[3.0], [-0.0], [-4.0]])
+    np.testing.assert_array_equal(bits(prox(thin, 0.7)[1]), 0)
+    np.testing.assert_array_equal(bits(prox(thin.T, 0.7)[:, 1]), 0)
 
 
 @every_route
@@ -329,15 +332,35 @@ def test_the_derivative_at_the_identity_is_known(method):
     # Through jnp.linalg.svd it is NaN, there and at rank 1.
     direction = normal(20, (3, 3))
     prox = lambda x: spectral.nuclear(0.5, method=method).prox(x, 0.5)
-    _, slope = jax.jvp(prox, (jnp.eye(3),), (direction,))
+    slope = jax.jit(lambda x, v: jax.jvp(prox, (x,), (v,))[1])(jnp.eye(3), direction)
     symmetric, skew = 0.5 * (direction + direction.T), 0.5 * (direction - direction.T)
     np.testing.assert_allclose(slope, symmetric + 0.75 * skew, atol=1e-5)
-    outer = jnp.outer(normal(21, (4,)), normal(22, (3,)))
-    for x in (outer, jnp.zeros(SHAPE), 1e-25 * outer):
-        for step_size in (0.0, 0.5):
-            for derivative in (jax.jacfwd, jax.jacrev):
-                slopes = derivative(spectral.nuclear(0.5, method=method).prox)(x, step_size)
-                assert jnp.all(jnp.isfinite(slopes))
+    outer = jnp.outer(normal(21, (3,)), normal(22, (3,)))
+    x = jnp.stack([outer, jnp.zeros((3, 3)), 1e-25 * outer])
+    slopes = lambda x, t: jax.jacrev(spectral.nuclear(0.5, method=method).prox)(x, t)
+    for step_size in (0.0, 0.5):
+        assert jnp.all(jnp.isfinite(jax.jit(jax.vmap(slopes, (0, None)))(x, step_size)))
+
+
+@every_route
+def test_singular_values_that_tie_up_to_rounding_make_no_noise(method):
+    x = jnp.stack([of_values(i, SHAPE, np.array([1.7, 1.7, 1.7])) for i in range(20)])
+    penalty = spectral.spectral(norms.squared_l2(0.7), method=method)
+    slopes = jax.jit(jax.vmap(lambda x: jax.jacrev(penalty.prox)(x, 1.0)))(x.astype(jnp.float32))
+    expected = np.broadcast_to(np.eye(12) / 1.7, (20, 12, 12))
+    np.testing.assert_allclose(slopes.reshape(20, 12, 12), expected, atol=1e-5)
+
+
+@every_route
+def test_the_derivative_of_every_route_is_right_at_low_rank(method):
+    values = np.concatenate([np.linspace(1.0, 0.5, 8), np.zeros(24)])
+    x, direction = of_values(33, (96, 32), values).astype(jnp.float32), normal(34, (96, 32))
+    slope = lambda x, v: jax.jvp(
+        lambda x: spectral.nuclear(0.1, method=method).prox(x, 1.0), (x,), (v,)
+    )
+    step = 1e-5 * np.asarray(direction, np.float64)
+    expected = (soft(np.asarray(x) + step, 0.1) - soft(np.asarray(x) - step, 0.1)) / 2e-5
+    np.testing.assert_allclose(jax.jit(slope)(x, direction)[1], expected, atol=3e-5)
 
 
 @every_case

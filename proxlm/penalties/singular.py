@@ -20,8 +20,8 @@ from proxlm.penalties import base
 class Factors(NamedTuple):
     """A decomposition of a matrix [p, q] with p ≥ q: U [p, q], σ [q], V [q, q].
 
-    U is None where a route does not form it; that of "gram" is X V diag(1/σ), whose columns are of
-    length 1 but, at small σ, not orthogonal.
+    U is None where a route does not form it. That of "gram" is X V diag(1/σ), whose columns have
+    length 1 but are not orthogonal where σ is all rounding.
 
     >>> Factors(None, jnp.ones(2), jnp.eye(2)).left is None
     True
@@ -61,8 +61,7 @@ def apply(
       function: h, from σ [q] to as many numbers; the same for permuted σ, permuted. Differentiable
         forwards.
       x: the matrix [m, n], in at least float32, not empty.
-      method: the route, a key of `ROUTES`; see `spectral.spectral`. The derivative always goes by
-        the SVD.
+      method: the route, a key of `ROUTES`; see `spectral.spectral`.
       slack: x comes back as it is if no singular value moves by more than slack · σ_max.
 
     Returns:
@@ -83,8 +82,7 @@ def apply(
     unmoved = jnp.max(jnp.abs(moved - values)) <= slack * jnp.max(values)
     computed = base.keep_bits(unmoved, x, computed)
     slopes = jax.lax.stop_gradient(jax.jacfwd(function)(values))
-    exact = factors if method == "svd" else factors._replace(left=None)
-    return jnp.where(finite, _with_tangent(computed, x, exact, moved, slopes), jnp.nan)
+    return jnp.where(finite, _with_tangent(computed, x, factors, moved, slopes), jnp.nan)
 
 
 def level(values: jax.Array, excess: chex.Numeric) -> jax.Array:
@@ -117,9 +115,7 @@ def _gram(x):
     _, right = jnp.linalg.eigh(_dot((scale * x).T, scale * x), symmetrize_input=False)
     # |X v| is σ to the second order in the error of v, and the root of an eigenvalue is not: at
     # small σ it is all rounding.
-    image = _dot(scale * x, right)
-    values = jnp.sqrt(jnp.sum(jnp.square(image), axis=0))
-    left = image / jnp.where(values > 0, values, 1.0)[None, :]
+    left, values = _unit_columns(_dot(scale * x, right))
     return Factors(left, _lift(values / scale), right)
 
 
@@ -131,6 +127,11 @@ def _lift(values):
     # limit, and h needs no derivative at 0.
     info = jnp.finfo(values.dtype)
     return jnp.maximum(values, info.tiny / info.eps)
+
+
+def _unit_columns(image):
+    norms = jnp.sqrt(jnp.sum(jnp.square(image), axis=0))
+    return image / jnp.where(norms > 0, norms, 1.0)[None, :], norms
 
 
 def _compose(x, factors, moved):
@@ -152,9 +153,9 @@ def _with_tangent_jvp(primals, tangents):
     computed, x, factors, moved, slopes = primals
     left, values, right = factors
     if left is None:
-        left, _, right = _svd(jnp.where(jnp.all(jnp.isfinite(x)), x, 0.0))
-        order = jnp.argsort(-values)
-        values, moved, slopes = values[order], moved[order], slopes[order][:, order]
+        left, _ = _unit_columns(_dot(jnp.where(jnp.all(jnp.isfinite(x)), x, 0.0), right))
+    # Where σ_i is all rounding, so is u_i. It does no harm: row i of the core is then 0, and what
+    # leaves the span of the other u comes by the last term.
     along = _dot(tangents[1], right)
     inside = _dot(left.T, along)
     stretch = (moved / values)[None, :]

@@ -30,9 +30,9 @@ def spectral(
     (or the reverse) twice as fast. "gram" takes V from the eigenvectors of XᵀX, which squares the
     condition number: directions with σ below √ε σ_max, ε the rounding, are told apart no more, and
     the result errs by up to √ε σ_max (3e-4 σ_max in float32). It is as good as the others if h
-    kills what is below a few per cent of σ_max, or treats all of that alike. `value` and all
-    derivatives go by the SVD. Derivatives are finite and exact at repeated and at zero singular
-    values, where those through jnp.linalg.svd are NaN.
+    kills what is below a few per cent of σ_max, or treats all of that alike. `value` goes by the
+    SVD. Derivatives are finite and exact at repeated and at zero singular values, where those
+    through jnp.linalg.svd are NaN.
 
     A matrix with NaN or infinity becomes NaN, and others beside it are not touched by that. The
     rank of a result is the number of nonzero h(σ); count it as singular values above 1e-5 of the
@@ -84,7 +84,7 @@ def nuclear(
       rows: see `spectral`.
       columns: see `spectral`.
       method: see `spectral`. With "gram" the result errs by about
-        min(t λ, ε σ_max²/(t λ)).
+        min(t λ, ε σ_max²/(t λ)), its derivative by min(1, ε σ_max²/(t λ)²) of its size.
 
     Returns:
       The penalty. Its step size is one number.
