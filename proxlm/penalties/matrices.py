@@ -1,0 +1,127 @@
+"""The leaves of a tree as stacks of matrices, and penalties on what each matrix is scaled by."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from proxlm.penalties import base, singular, trees
+
+Axis = int | Sequence[int]
+
+
+def matrixwise(
+    name: str,
+    vector: Callable[..., base.Penalty],
+    parameters: Mapping[str, chex.ArrayTree],
+    rows: Axis,
+    columns: Axis,
+    method: str = "svd",
+    slack: float = 0.0,
+) -> base.Penalty:
+    """Carries a penalty on singular values over a tree: g(x) = Σ over matrices of value(σ(X)).
+
+    Args:
+      name: the penalty's name, for messages.
+      vector: **parameters ↦ the penalty on σ [q], which must be symmetric under permutations.
+      parameters: name ↦ a number, or an array with one entry a matrix (the shape of the leaf, with
+        1 for the rows and columns), or a tree of these.
+      rows: the axes of a leaf that together are the rows of a matrix.
+      columns: the same for its columns. The other axes count the matrices.
+      method: see `singular.apply`.
+      slack: see `singular.apply`.
+
+    Returns:
+      The penalty. Its step size is one number.
+
+    Raises:
+      ValueError: if an axis is no integer or the method unknown; and, on use, if a leaf does not
+        have these axes.
+
+    >>> from proxlm.penalties import norms
+    >>> nuclear = matrixwise("nuclear", norms.l1, {"strength": 1.0}, -2, -1)
+    >>> nuclear.prox({"w": jnp.array([[0.0, 3.0], [-0.5, 0.0]])}, 1.0)["w"].tolist()
+    [[0.0, 2.0], [0.0, 0.0]]
+    """
+    axes = _axes(name, "rows", rows), _axes(name, "columns", columns)
+    if method not in singular.ROUTES:
+        raise ValueError(f"{name}: method must be one of {list(singular.ROUTES)}, got {method!r}.")
+
+    def value(x, **given):
+        if not x.size:
+            return jnp.zeros((), x.dtype)
+        measure = lambda matrix, own: vector(**own).value(singular.singular_values(matrix))
+        return jnp.sum(jax.vmap(measure)(*_stack(name, axes, x, given)))
+
+    def prox(x, step_size, **given):
+        if not x.size:
+            return x
+
+        def move(matrix, own):
+            function = lambda values: vector(**own).prox(values, step_size)
+            return singular.apply(function, matrix, method, slack)
+
+        return _unstack(name, axes, jax.vmap(move)(*_stack(name, axes, x, given)), x)
+
+    def slot(path, leaf):
+        inside = sum(_inside(name, axes, leaf.shape, path), ())
+        return tuple(1 if i in inside else size for i, size in enumerate(leaf.shape))
+
+    def on_matrices(function):
+        def checked(x, *others):
+            for path, leaf in jax.tree_util.tree_flatten_with_path(x)[0]:
+                _inside(name, axes, jnp.shape(leaf), path)
+            return function(x, *others)
+
+        return checked
+
+    slots = {key: (given, slot) for key, given in parameters.items()}
+    penalty = base.leafwise(name, value, prox, slots)
+    return base.Penalty(on_matrices(penalty.value), on_matrices(penalty.prox))
+
+
+def _axes(name, argument, given):
+    axes = None if given is None else trees.axes_of(f"{name}: {argument}", given)
+    if axes is None:
+        raise ValueError(f"{name}: {argument} must be an axis or a tuple of axes, got None.")
+    return axes
+
+
+def _inside(name, axes, shape, path=()):
+    """The axes of rows and of columns, counted from the front."""
+    counted = [tuple(i + len(shape) if i < 0 else i for i in part) for part in axes]
+    every = sum(counted, ())
+    if len(set(every)) == len(every) and all(0 <= i < len(shape) for i in every):
+        return counted
+    raise ValueError(
+        f"{name}: rows {axes[0]} and columns {axes[1]} do not name different axes of the leaf of "
+        f"shape {shape} at {trees.place(path)}. Name others, or leave this leaf out with "
+        "optax.masked."
+    )
+
+
+def _order(name, axes, x):
+    rows, columns = _inside(name, axes, x.shape)
+    batch = tuple(i for i in range(x.ndim) if i not in rows + columns)
+    return batch, rows, columns
+
+
+def _stack(name, axes, x, given):
+    """Gives the matrices [B, m, n] of a leaf, and beside them their numbers, [B] each."""
+    batch, rows, columns = _order(name, axes, x)
+    count, *shape = (math.prod(x.shape[i] for i in part) for part in (batch, rows, columns))
+    matrices = jnp.transpose(x, batch + rows + columns).reshape(count, *shape)
+    sizes = tuple(1 if i in rows + columns else size for i, size in enumerate(x.shape))
+    own = {
+        key: jnp.broadcast_to(number if number.ndim else number.reshape((1,) * x.ndim), sizes)
+        for key, number in given.items()
+    }
+    return matrices, {key: number.reshape(count) for key, number in own.items()}
+
+
+def _unstack(name, axes, matrices, x):
+    order = sum(_order(name, axes, x), ())
+    moved = matrices.reshape([x.shape[i] for i in order])
+    return jnp.transpose(moved, [order.index(i) for i in range(x.ndim)])

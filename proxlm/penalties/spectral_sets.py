@@ -1,0 +1,210 @@
+"""Sets of matrices given by their singular values.
+
+A prox here is the projection, whatever the step size. A matrix comes back bit for bit where no
+singular value would move by more than rounding, 16 ε σ_max: so projecting twice is projecting
+once.
+"""
+
+import chex
+import jax.numpy as jnp
+
+from proxlm.penalties import base, matrices, numbers, singular
+
+ROUNDING = 16 * float(jnp.finfo(jnp.float32).eps)
+
+
+def nuclear_ball(
+    radius: chex.ArrayTree = 1.0,
+    rows: matrices.Axis = -2,
+    columns: matrices.Axis = -1,
+    method: str = "svd",
+    tolerance: float = 1e-4,
+) -> base.Penalty:
+    """Ball of the nuclear norm: g(X) = 0 where Σ_i σ_i(X) ≤ r, else +∞.
+
+    The projection shortens each singular value by the same θ, to 0 if it is less, such that they
+    add up to r.
+
+    Args:
+      radius: r > 0, a number, or one a matrix as for `spectral.nuclear`. May be traced.
+      rows: see `spectral.spectral`.
+      columns: see `spectral.spectral`.
+      method: see `spectral.spectral`.
+      tolerance: for `value`, how far beyond r the sum may be, as a fraction of r. Matrices rounded
+        to bfloat16 want 1e-2.
+
+    Returns:
+      The penalty. Its step size is one number, and of no consequence.
+
+    Raises:
+      ValueError: if the radius is not positive or not numeric; and as `spectral.spectral`.
+
+    Convex: yes. Separable: no. Metric: no. Cost: an SVD a matrix.
+
+    Source: Duchi et al. 2008 for σ.
+
+    >>> x = jnp.array([[0.0, 3.0], [-2.0, 0.0]])
+    >>> nuclear_ball(2.0).prox(x, 1.0).tolist()
+    [[0.0, 1.5], [-0.5, 0.0]]
+    >>> [float(nuclear_ball(r).value(x)) for r in (2.0, 5.0)]
+    [inf, 0.0]
+    """
+
+    def vector(radius):
+        def project(values, step_size):
+            del step_size
+            cut = singular.level(values, radius)
+            return jnp.where(values > cut, values - cut, 0.0)
+
+        far = lambda values: jnp.sum(values) / radius - 1.0
+        return base.Penalty(lambda values: base.indicator(far(values), tolerance), project)
+
+    return _of_radius("nuclear_ball", vector, radius, rows, columns, method)
+
+
+def spectral_ball(
+    radius: chex.ArrayTree = 1.0,
+    rows: matrices.Axis = -2,
+    columns: matrices.Axis = -1,
+    method: str = "svd",
+    tolerance: float = 1e-4,
+) -> base.Penalty:
+    """Ball of the spectral norm: g(X) = 0 where σ_max(X) ≤ r, else +∞.
+
+    The projection replaces singular values above r by r. A layer with such a kernel stretches no
+    input by more than r.
+
+    Args:
+      radius: r > 0, a number, or one a matrix as for `spectral.nuclear`. May be traced.
+      rows: see `spectral.spectral`.
+      columns: see `spectral.spectral`.
+      method: see `spectral.spectral`.
+      tolerance: for `value`, how far beyond r σ_max may be, as a fraction of r. Matrices rounded to
+        bfloat16 want 1e-2.
+
+    Returns:
+      The penalty. Its step size is one number, and of no consequence.
+
+    Raises:
+      ValueError: if the radius is not positive or not numeric; and as `spectral.spectral`.
+
+    Convex: yes. Separable: no. Metric: no. Cost: an SVD a matrix.
+
+    Source: Parikh & Boyd 2014, section 6.7.
+
+    >>> x = jnp.array([[0.0, 3.0], [-0.5, 0.0]])
+    >>> spectral_ball(1.0).prox(x, 1.0).tolist()
+    [[0.0, 1.0], [-0.5, 0.0]]
+    >>> [float(spectral_ball(r).value(x)) for r in (1.0, 3.0)]
+    [inf, 0.0]
+    """
+
+    def vector(radius):
+        far = lambda values: jnp.max(values) / radius - 1.0
+        return base.Penalty(
+            lambda values: base.indicator(far(values), tolerance),
+            lambda values, step_size: jnp.where(values > radius, radius, values),
+        )
+
+    return _of_radius("spectral_ball", vector, radius, rows, columns, method)
+
+
+def rank_ball(
+    r: int,
+    rows: matrices.Axis = -2,
+    columns: matrices.Axis = -1,
+    method: str = "svd",
+    tolerance: float = 1e-4,
+) -> base.Penalty:
+    """Matrices of rank at most r: g(X) = 0 where σ_{r+1}(X) = 0, else +∞.
+
+    The projection keeps the r largest singular values and sets the others to 0. Where σ_r = σ_{r+1}
+    there are several nearest matrices, and one of them is returned.
+
+    Args:
+      r: the rank, a Python integer ≥ 0.
+      rows: see `spectral.spectral`.
+      columns: see `spectral.spectral`.
+      method: see `spectral.spectral`; "gram" wants σ_r well above 3e-4 σ_max in float32.
+      tolerance: for `value`, how large σ_{r+1} may be, as a fraction of σ_max. Matrices rounded to
+        bfloat16 want 1e-2.
+
+    Returns:
+      The penalty. Its step size is one number, and of no consequence.
+
+    Raises:
+      ValueError: if r is not an integer ≥ 0; and as `spectral.spectral`.
+
+    Convex: no. Separable: no. Metric: no. Cost: an SVD a matrix.
+
+    Source: Eckart & Young 1936.
+
+    >>> x = jnp.array([[0.0, 3.0], [-2.0, 0.0]])
+    >>> rank_ball(1).prox(x, 1.0).tolist()
+    [[0.0, 3.0], [0.0, 0.0]]
+    >>> [float(rank_ball(r).value(x)) for r in (1, 2)]
+    [inf, 0.0]
+    """
+    r = numbers.require_integer("rank_ball", "r", r, least=0)
+
+    def value(values):
+        # A zero matrix is of rank 0; NaN stays NaN.
+        largest = jnp.max(values)
+        rest = jnp.sum(jnp.where(_ranks(values) == r, values, 0.0))
+        return base.indicator(rest / jnp.where(largest == 0, 1.0, largest), tolerance)
+
+    def project(values, step_size):
+        del step_size
+        return jnp.where(_ranks(values) < r, values, 0.0)
+
+    vector = lambda: base.Penalty(value, project)
+    return matrices.matrixwise("rank_ball", vector, {}, rows, columns, method, ROUNDING)
+
+
+def stiefel(
+    rows: matrices.Axis = -2, columns: matrices.Axis = -1, tolerance: float = 1e-4
+) -> base.Penalty:
+    """Matrices with orthonormal columns, or rows where those are fewer: g(X) = 0 there, else +∞.
+
+    The projection is U Vᵀ, the orthogonal factor of the polar decomposition: all singular values
+    become 1. Of a matrix without full rank it is one of several nearest ones.
+
+    Args:
+      rows: see `spectral.spectral`.
+      columns: see `spectral.spectral`.
+      tolerance: for `value`, how far from 1 a singular value may be. Matrices rounded to bfloat16
+        want 1e-2.
+
+    Returns:
+      The penalty. Its step size is one number, and of no consequence.
+
+    Raises:
+      ValueError: as `spectral.spectral`.
+
+    Convex: no. Separable: no. Metric: no. Cost: an SVD a matrix.
+
+    Source: Fan & Hoffman 1955; Higham 1986.
+
+    >>> x = jnp.array([[0.0, 3.0], [-2.0, 0.0]])
+    >>> stiefel().prox(x, 1.0).tolist()
+    [[0.0, 1.0], [-1.0, 0.0]]
+    >>> [float(stiefel().value(y)) for y in (x, jnp.eye(3, 2))]
+    [inf, 0.0]
+    """
+    far = lambda values: jnp.max(jnp.abs(values - 1.0))
+    vector = lambda: base.Penalty(
+        lambda values: base.indicator(far(values), tolerance),
+        lambda values, step_size: jnp.ones_like(values),
+    )
+    return matrices.matrixwise("stiefel", vector, {}, rows, columns, slack=ROUNDING)
+
+
+def _ranks(values):
+    """The place of each number in descending order; ties get different places."""
+    return jnp.argsort(jnp.argsort(-values))
+
+
+def _of_radius(name, vector, radius, rows, columns, method):
+    numbers.require_positive(name, "radius", radius)
+    parameters = {"radius": radius}
+    return matrices.matrixwise(name, vector, parameters, rows, columns, method, ROUNDING)
