@@ -46,7 +46,7 @@ def _search(x, total, cap, axes):
         lower = jnp.where(above >= total, tau, lower)
         upper = jnp.where(above <= total, tau, upper)
         newton = tau + (above - total) / jnp.maximum(size, 1.0)
-        fits = (size > 0) & (newton >= lower) & (newton <= upper) & (count % 3 < 2)
+        fits = (lower <= newton) & (newton <= upper) & (newton != tau) & (count % 3 < 2)
         done |= _enough(above - total, total)
         new_tau = jnp.where(fits, newton, lower + 0.5 * (upper - lower))
         new_tau = jnp.where(done, tau, new_tau)

@@ -1,4 +1,4 @@
-"""Several sums and maxima over a group in one pass over memory."""
+"""Several sums and maxima over groups in one pass over memory."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ Merge = Callable[[jax.Array, jax.Array], jax.Array]
 Parts = Callable[..., tuple[jax.Array, ...]]
 
 FIRST = {jnp.add: 0.0, jnp.maximum: -jnp.inf}
-BLOCK = 1 << 14
+RUN = 16
 
 
 def fold(
@@ -24,7 +24,7 @@ def fold(
     """Reduces what `parts` makes of the arrays, one result for each merge.
 
     Written apart, each sum is a pass of its own, and XLA on a CPU stores the summands of most of
-    them; this stores none, anywhere.
+    them; this stores none. No long run is added up one by one, so that sums are accurate.
 
     Args:
       axes: those to reduce, which stay with length 1.
@@ -41,44 +41,45 @@ def fold(
     >>> fold((1,), (jnp.add, jnp.maximum), both, jnp.array([[1.0]]), (x,))
     (Array([[11.]], dtype=float32), Array([[5.]], dtype=float32))
     """
-    x = arrays[0]
-    at_once = functools.partial(_at_once, axes, merges, parts)
-    if len(axes) < x.ndim or x.size < 4 * BLOCK:
-        return at_once(numbers, *arrays)
-    in_blocks = functools.partial(_in_blocks, merges, parts)
-    return jax.lax.platform_dependent(numbers, *arrays, cpu=in_blocks, default=at_once)
+    in_runs, at_once = (functools.partial(way, axes, merges, parts) for way in (_in_runs, _at_once))
+    return jax.lax.platform_dependent(numbers, *arrays, cpu=in_runs, default=at_once)
 
 
 def _at_once(axes, merges, parts, numbers, *arrays):
-    x = arrays[0]
-    whole = [jnp.broadcast_to(part, x.shape) for part in parts(numbers, *arrays)]
-    first = [jnp.asarray(FIRST[merge], x.dtype) for merge in merges]
-    merge_all = lambda one, other: _merge(merges, one, other)
-    reduced = jax.lax.reduce(tuple(whole), tuple(first), merge_all, axes)
-    return tuple(jnp.expand_dims(result, axes) for result in reduced)
+    whole = _whole(parts, numbers, arrays)
+    return tuple(jnp.expand_dims(v, axes) for v in _reduce(merges, whole, axes))
 
 
-def _in_blocks(merges, parts, numbers, *arrays):
-    """For one large group: merges whole blocks, which a processor does in cache and in lanes."""
-    shape = arrays[0].shape
-    numbers = jax.tree.map(lambda number: number.reshape(1), numbers)
-    flat = [jnp.broadcast_to(a, shape).reshape(-1) if a.ndim else a for a in arrays]
-    num_blocks = flat[0].size // BLOCK
+def _in_runs(axes, merges, parts, numbers, *arrays):
+    """Reduces runs, then runs of their results; XLA on a CPU adds one by one, but runs abreast."""
+    whole = _whole(parts, numbers, arrays)
+    for axis in sorted(axes, key=lambda axis: -arrays[0].shape[axis]):
+        whole = _along(merges, whole, axis)
+    return whole
 
-    def parts_of(cut):
-        pieces = [cut(array) if array.ndim else array for array in flat]
-        return [jnp.broadcast_to(p, pieces[0].shape) for p in parts(numbers, *pieces)]
 
-    def add_block(i, lanes):
-        block = parts_of(lambda v: jax.lax.dynamic_slice(v, (i * BLOCK,), (BLOCK,)))
-        return _merge(merges, lanes, block)
+def _along(merges, arrays, axis):
+    """Reduces one axis to length 1."""
+    length = arrays[0].shape[axis]
+    if length <= 2 * RUN:
+        return tuple(jnp.expand_dims(v, axis) for v in _reduce(merges, arrays, (axis,)))
+    runs, rest = divmod(length, RUN)
+    cut = functools.partial(jax.lax.slice_in_dim, axis=axis)
+    split = lambda v: v.reshape(*v.shape[:axis], runs, RUN, *v.shape[axis + 1 :])
+    of_runs = _reduce(merges, [split(cut(v, 0, runs * RUN)) for v in arrays], (axis + 1,))
+    folded = _along(merges, of_runs, axis)
+    if not rest:
+        return folded
+    return _merge(merges, folded, _along(merges, [cut(v, runs * RUN, length) for v in arrays], axis))
 
-    lanes = tuple(jnp.full(BLOCK, FIRST[merge], flat[0].dtype) for merge in merges)
-    lanes = jax.lax.fori_loop(0, num_blocks, add_block, lanes)
-    rest = parts_of(lambda v: v[num_blocks * BLOCK :])
-    as_they_are = lambda numbers, *arrays: arrays
-    ends = [_at_once((0,), merges, as_they_are, (), *part) for part in (lanes, rest)]
-    return tuple(end.reshape((1,) * len(shape)) for end in _merge(merges, *ends))
+
+def _reduce(merges, arrays, axes):
+    first = tuple(jnp.asarray(FIRST[merge], arrays[0].dtype) for merge in merges)
+    return jax.lax.reduce(tuple(arrays), first, functools.partial(_merge, merges), axes)
+
+
+def _whole(parts, numbers, arrays):
+    return [jnp.broadcast_to(part, arrays[0].shape) for part in parts(numbers, *arrays)]
 
 
 def _merge(merges, one, other):

@@ -16,10 +16,10 @@ MOST_STEPS = 100
 
 
 class Threshold(NamedTuple):
-    """τ = centre + offset, in two numbers.
+    """τ = centre + offset, in two numbers of which the second is small.
 
-    The centre is the largest entry, from which those near it differ by exact floating-point
-    numbers: u - τ is as accurate where entries of 1e6 share a sum of 1 as elsewhere.
+    An entry near the centre differs from it by an exact floating-point number, so that u - τ is as
+    accurate where entries of 1e6 share a sum of 1 as elsewhere.
     """
 
     centre: jax.Array
@@ -129,12 +129,12 @@ def _threshold(kind, x, total, metric):
     largest, mass = folds.fold(kind.axes, (jnp.maximum, jnp.add), parts, (), (x, metric))
     size = jnp.sum(jnp.broadcast_to(metric, x.shape), axis=kind.axes, keepdims=True)
     settled = jnp.abs(mass - total) <= 8 * jnp.finfo(x.dtype).eps * total
-    settled |= kind.floored & (mass <= total)
-    # No τ is below that of a support: here those of one coordinate (of t = 1), and that of all.
-    start = jnp.maximum(largest - total, (mass - total) / size) - largest
-    centre = jnp.where(settled, 0.0, largest)
-    offset = _newton(kind, x, total, metric, centre, jnp.minimum(start, 0.0), settled)
-    return Threshold(centre, jnp.where(settled, 0.0, offset))
+    settled |= (kind.floored & (mass <= total)) | jnp.isnan(mass)
+    # No τ is below that of a support: here that of one coordinate (of t = 1), and that of all.
+    of_all = jnp.where(jnp.isinf(mass), -jnp.inf, (mass - total) / size - largest)
+    start = Threshold(largest, jnp.minimum(jnp.maximum(-total, of_all), 0.0))
+    start = jax.tree.map(lambda number: jnp.where(settled, jnp.where(jnp.isnan(mass), mass, 0.0), number), start)
+    return _newton(kind, x, total, metric, start, settled)
 
 
 @_threshold.defjvp
@@ -147,28 +147,37 @@ def _threshold_jvp(kind, primals, tangents):
     over_live = lambda v: jnp.sum(jnp.where(live, v, 0.0), axis=kind.axes, keepdims=True)
     size = over_live(metric)
     moved = over_live(du - (tau.centre + tau.offset) * dmetric) - dtotal
-    floored = kind.floored & (tau.centre == 0)
+    floored = kind.floored & (tau.centre == 0) & (tau.offset == 0)
     dtau = jnp.where(floored, 0.0, moved / jnp.where(size > 0, size, 1.0))
     return tau, Threshold(jnp.zeros_like(dtau), dtau)
 
 
-def _newton(kind, x, total, metric, centre, start, settled):
-    """Steps until the support of every group stays; returns the offsets from the centres."""
+def _newton(kind, x, total, metric, start, settled):
+    """Steps until the support of every group stays."""
+    parts = lambda tau, x, metric: _above(x, tau, metric, kind)
 
     def step(state):
-        count, offset, size, _ = state
+        count, tau, size, done = state
         # Else the compiler takes u - centre out of the loop and stores it: a second x.
-        here, offset = jax.lax.optimization_barrier((x, offset))
-        tau = Threshold(centre, offset)
-        parts = lambda tau, x, metric: _above(x, tau, metric, kind)
+        here, tau = jax.lax.optimization_barrier((x, _centred(tau)))
         above, new_size = folds.fold(kind.axes, (jnp.add, jnp.add), parts, tau, (here, metric))
-        new_offset = offset + (above - total) / jnp.where(new_size > 0, new_size, 1.0)
-        done = settled | (size == new_size)
-        return count + 1, jnp.where(settled, offset, new_offset), new_size, done
+        # Rounding may put all of a group below its own largest entry: then further down.
+        empty = new_size == 0
+        down = -total - 8 * jnp.finfo(x.dtype).eps * jnp.abs(tau.centre)
+        move = jnp.where(empty, down, (above - total) / jnp.where(empty, 1.0, new_size))
+        tau = Threshold(tau.centre, tau.offset + jnp.where(done, 0.0, move))
+        return count + 1, tau, new_size, done | ((size == new_size) & ~empty)
 
     going = lambda state: (state[0] < MOST_STEPS) & ~jnp.all(state[3])
-    state = 0, start, jnp.full_like(start, -1.0), settled
+    state = 0, start, jnp.full_like(start.offset, -1.0), settled
     return jax.lax.while_loop(going, step, state)[1]
+
+
+def _centred(tau):
+    """The same τ, with a centre as near to it as can be."""
+    nearer = tau.centre + tau.offset
+    shift = jnp.where(jnp.isinf(nearer), 0.0, nearer - tau.centre)
+    return Threshold(jnp.where(jnp.isinf(nearer), tau.centre, nearer), tau.offset - shift)
 
 
 def _summary(x, metric, kind):

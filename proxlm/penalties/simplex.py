@@ -163,7 +163,7 @@ def sparse_simplex(
     def violation(x, radius):
         inside = trees.inside("sparse_simplex", axes, x)
         too_many = jnp.max(jnp.sum(x != 0, axis=inside)) > k
-        return jnp.where(too_many, jnp.inf, _off(x, radius, inside))
+        return _off(x, radius, inside) + jnp.where(too_many, jnp.inf, 0.0)
 
     parameters = {"radius": (radius, radius_slot)}
     return constraints.constraint("sparse_simplex", violation, project, parameters, tolerance)
