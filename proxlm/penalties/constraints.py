@@ -1,0 +1,73 @@
+"""How a set becomes a penalty: 0 inside, +inf outside, and a projection."""
+
+from collections.abc import Callable, Mapping
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from proxlm.penalties import base, numbers, trees
+
+TOLERANCE, HALF_TOLERANCE = 1e-5, 1e-2
+
+
+def constraint(
+    name: str,
+    violation: Callable[..., jax.Array],
+    project: Callable[..., jax.Array],
+    parameters: Mapping[str, tuple[chex.ArrayTree, trees.Slot]],
+    tolerance: float | None = None,
+    step_slot: trees.Slot = trees.one_number,
+    residual: Callable[..., jax.Array] | None = None,
+) -> base.Penalty:
+    """Carries the indicator of a set of arrays over a tree: g(x) = 0 if every leaf is inside.
+
+    Leaves without coordinates are inside.
+
+    Args:
+      name: the penalty's name, for messages.
+      violation: (leaf, **parameters) ↦ how far the leaf is outside, by the measure of the set.
+      project: (leaf, step_size, **parameters) ↦ the nearest point; of the step size it may only
+        heed that it differs between coordinates.
+      parameters: see `base.leafwise`.
+      tolerance: the largest violation that counts as inside. None is 1e-5, and 1e-2 for leaves
+        below 32 bits, whose own rounding is 4e-3 in bfloat16.
+      step_slot: see `base.leafwise`.
+      residual: see `base.leafwise`.
+
+    Returns:
+      The penalty on trees.
+
+    Raises:
+      ValueError: if the tolerance is negative or NaN.
+
+    >>> below = lambda x: jnp.max(x, initial=0.0)
+    >>> nonpositive = constraint("nonpositive", below, lambda x, t: jnp.minimum(x, 0.0), {})
+    >>> float(nonpositive.value(jnp.array([-1.0, 2.0])))
+    inf
+    >>> nonpositive.prox(jnp.array([-1.0, 2.0]), 0.1).tolist()
+    [-1.0, 0.0]
+    """
+    if tolerance is not None:
+        numbers.require_nonnegative(name, "tolerance", tolerance)
+
+    def inside(leaf, tolerance, **given):
+        return base.indicator(violation(leaf, **given) if leaf.size else 0 * tolerance, tolerance)
+
+    def move(leaf, step_size, **given):
+        return project(leaf, step_size, **given) if leaf.size else leaf
+
+    def value(x):
+        allowed = jax.tree.map(lambda leaf: _tolerance(leaf, tolerance), x)
+        extended = {**parameters, "tolerance": (allowed, trees.one_number)}
+        return base.leafwise(name, inside, move, extended).value(x)
+
+    carried = base.leafwise(name, inside, move, parameters, step_slot, residual)
+    return carried._replace(value=value)
+
+
+def _tolerance(leaf, tolerance):
+    dtype = jnp.result_type(leaf)
+    if tolerance is None and jnp.issubdtype(dtype, jnp.floating):
+        return HALF_TOLERANCE if jnp.finfo(dtype).bits < 32 else TOLERANCE
+    return 0.0 if tolerance is None else tolerance

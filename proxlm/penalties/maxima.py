@@ -1,0 +1,122 @@
+"""Norms that weigh coordinates by rank: the largest magnitude, and sorted magnitudes."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proxlm.penalties import base, isotonic, numbers, roots, rows, trees
+
+
+def linf(strength: chex.ArrayTree = 1.0, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
+    """Sum of the largest magnitudes of groups: g(x) = Σ_G λ_G max_{i ∈ G} |x_i|.
+
+    prox_tg(x)_i = min(max(x_i, -τ), τ), where the magnitudes above τ ≥ 0 exceed it by tλ in sum;
+    a group with Σ_i |x_i| ≤ tλ becomes 0. It draws the largest entries of a group to one value.
+
+    Convex: yes. Separable: by groups. Metric: no. Cost: about ten passes over x.
+
+    Args:
+      strength: λ ≥ 0, a number; or a tree in the structure of x of numbers and of arrays with one
+        entry a group (the shape of the leaf, with 1 for the axes inside a group). May be traced.
+      axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
+
+    Returns:
+      The penalty. Its step size is one number.
+
+    Raises:
+      ValueError: if the strength is negative, NaN or not numeric, the axis not an integer; and, on
+        use, if a leaf does not have these axes.
+
+    Source: Parikh & Boyd 2014, section 6.5.2: x less its projection on the l1 ball of radius tλ.
+
+    >>> linf(2.0).prox(jnp.array([-3.0, 2.0, 0.5]), 1.0).tolist()
+    [-1.5, 1.5, 0.5]
+    >>> float(linf(2.0, axis=0).value(jnp.array([[-3.0, 1.0], [0.0, 1.5]])))
+    9.0
+    """
+    numbers.require_nonnegative("linf", "strength", strength)
+    axes = trees.axes_of("linf", axis)
+
+    def value(x, strength):
+        over_group = {"axis": trees.inside("linf", axes, x), "keepdims": True}
+        return jnp.sum(strength * jnp.max(jnp.abs(x), initial=0.0, **over_group))
+
+    def prox(x, step_size, strength):
+        kind = roots.Kind(trees.inside("linf", axes, x), absolute=True, floored=True)
+        tau = roots.threshold(x, step_size * strength, 1.0, kind)
+        bound = tau.centre + tau.offset
+        at_bound = jnp.where(x < 0, 0.0 - bound, bound)
+        return jnp.where(roots.margin(x, tau, 1.0, kind) < 0, x, at_bound)
+
+    parameters = {"strength": (strength, trees.per_group("linf", axes))}
+    return base.leafwise("linf", value, prox, parameters)
+
+
+def slope(strengths: chex.ArrayTree, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
+    """The sorted l1 norm: g(x) = Σ_i λ_i |x|_(i) by groups, |x|_(1) ≥ |x|_(2) ≥ ... sorted.
+
+    prox_tg: the sorted magnitudes less tλ are made non-increasing by isotonic regression, cut at
+    0, and put back with their signs. Equal λ give l1; λ = (1, 0, ..., 0) gives linf.
+
+    Convex: yes. Separable: by groups. Metric: no. Cost: a sort, and some tens of passes over x.
+
+    Args:
+      strengths: λ_1 ≥ λ_2 ≥ ... ≥ 0, an array of one axis with one entry for each coordinate of a
+        group, or a number for all; or a tree of these in the structure of x. May be traced.
+      axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
+
+    Returns:
+      The penalty. Its step size is one number.
+
+    Raises:
+      ValueError: if the strengths are negative, NaN or not numeric, or rise, the axis is not an
+        integer; and, on use, if their number is not that of the coordinates of a group.
+
+    Source: Bogdan, van den Berg, Sabatti, Su & Candès, SLOPE, 2015; Zeng & Figueiredo 2014 (OWL).
+
+    >>> slope(jnp.array([2.0, 1.0, 0.0])).prox(jnp.array([1.0, -5.0, 4.5]), 1.0).tolist()
+    [1.0, -3.25, 3.25]
+    >>> float(slope(jnp.array([2.0, 1.0])).value(jnp.array([-1.0, 5.0])))
+    11.0
+    """
+    numbers.require_nonnegative("slope", "strengths", strengths)
+    for leaf in numbers.known("slope", "strengths", strengths):
+        if np.any(np.diff(leaf, axis=-1) > 0 if leaf.ndim else False):
+            raise ValueError(
+                f"slope: strengths must not rise from one to the next, got {leaf}. "
+                "Sort them, largest first."
+            )
+    axes = trees.axes_of("slope", axis)
+
+    def strengths_slot(path, leaf):
+        return (math.prod(leaf.shape[i] for i in trees.inside("slope", axes, leaf, path)),)
+
+    def value(x, strengths):
+        magnitudes = jnp.abs(rows.of(x, trees.inside("slope", axes, x)))
+        ordered = jnp.sort(magnitudes, axis=1, descending=True)
+        return jnp.sum(ordered * jnp.broadcast_to(strengths, ordered.shape[1:])[None])
+
+    def prox(x, step_size, strengths):
+        inside = trees.inside("slope", axes, x)
+        thresholds = step_size * strengths
+        moved = jax.vmap(_prox_sorted, in_axes=(0, None))(rows.of(x, inside), thresholds)
+        return base.keep_bits(jnp.all(thresholds == 0), x, rows.back(moved, x, inside))
+
+    parameters = {"strengths": (strengths, strengths_slot)}
+    return base.leafwise("slope", value, prox, parameters)
+
+
+def _prox_sorted(x, thresholds):
+    """One group: sorts, lowers, makes non-increasing, cuts at 0, and puts back."""
+    magnitudes = jnp.abs(x)
+    order = jnp.argsort(jax.lax.stop_gradient(magnitudes), descending=True)
+    ordered = magnitudes[order]
+    # Infinities stay, and do not make NaN of the sums that others are part of.
+    finite = jnp.where(jnp.isinf(ordered), jnp.finfo(x.dtype).max ** 0.75, ordered)
+    fitted = jnp.where(jnp.isinf(ordered), jnp.inf, isotonic.nonincreasing(finite - thresholds))
+    cut = jnp.where(fitted <= 0, 0.0, fitted)
+    moved = jnp.zeros_like(x).at[order].set(cut, unique_indices=True)
+    return jnp.where(x < 0, 0.0 - moved, moved)

@@ -1,0 +1,197 @@
+"""Simplices: non-negative numbers of a given sum, over whole leaves or along axes."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proxlm.penalties import base, capped, constraints, numbers, roots, rows, trees
+
+
+def simplex(
+    radius: chex.ArrayTree = 1.0,
+    axis: int | tuple[int, ...] | None = None,
+    tolerance: float | None = None,
+) -> base.Penalty:
+    """Indicator of the simplex: g(x) = 0 if every group has x ≥ 0 and Σ_i x_i = s, else +inf.
+
+    prox(x)_i = max(x_i - τ, 0), with the τ at which this sums to s; in a diagonal metric
+    max(x_i - t_i τ, 0). τ is found by Newton's method, without a sort.
+
+    Convex: yes. Separable: by groups. Metric: yes; coordinates of t_i = 0 stay. Cost: about ten
+    passes over x.
+
+    Args:
+      radius: s > 0, a number; or a tree in the structure of x of numbers and of arrays with one
+        entry a group (the shape of the leaf, with 1 for the axes inside a group). May be traced.
+      axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
+      tolerance: how far min x and Σ x may be off, relative to s; see `constraints.constraint`.
+
+    Returns:
+      The penalty. Its step size may be an array shaped like x, or a tree of such.
+
+    Raises:
+      ValueError: if the radius is not > 0, the axis not an integer; and, on use, if a leaf does
+        not have these axes.
+
+    Source: Held, Wolfe & Crowder 1974; Michelot 1986; Duchi et al. 2008.
+
+    >>> simplex().prox(jnp.array([0.5, 1.0, -3.0]), 1.0).tolist()
+    [0.25, 0.75, 0.0]
+    >>> float(simplex(2.0, axis=-1).value(jnp.array([[0.5, 1.5], [2.0, 0.0]])))
+    0.0
+    """
+    numbers.require_positive("simplex", "radius", radius)
+    axes = trees.axes_of("simplex", axis)
+
+    def project(x, step_size, radius):
+        return roots.project(x, radius, step_size, roots.Kind(trees.inside("simplex", axes, x)))
+
+    def violation(x, radius):
+        return _off(x, radius, trees.inside("simplex", axes, x))
+
+    parameters = {"radius": (radius, trees.per_group("simplex", axes))}
+    return constraints.constraint(
+        "simplex", violation, project, parameters, tolerance, trees.coordinates
+    )
+
+
+def capped_simplex(
+    cap: chex.ArrayTree,
+    radius: chex.ArrayTree = 1.0,
+    axis: int | tuple[int, ...] | None = None,
+    tolerance: float | None = None,
+) -> base.Penalty:
+    """Indicator of the capped simplex: 0 if every group has 0 ≤ x ≤ c and Σ_i x_i = s, else +inf.
+
+    prox(x)_i = min(max(x_i - τ, 0), c_i), with the τ at which this sums to s: Newton's method on
+    the piecewise linear sum, kept inside a shrinking bracket. With c = 1 and an integer s these are
+    the averages of choices of s coordinates: a soft top-k.
+
+    Convex: yes. Separable: by groups. Metric: no. Cost: some tens of passes over x.
+
+    Args:
+      cap: c > 0, a number; or, one for each coordinate, an array that broadcasts to x; or a tree
+        of these in the structure of x. May be traced.
+      radius: s > 0, as for `simplex`, and at most Σ_i c_i.
+      axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
+      tolerance: how far the bounds and Σ x may be missed, relative to s; see
+        `constraints.constraint`.
+
+    Returns:
+      The penalty. Its step size is one number.
+
+    Raises:
+      ValueError: if a cap or radius is not > 0, the axis not an integer; and, on use, if a leaf
+        does not have these axes, or caps known as one number leave no room for the radius.
+
+    Source: Wang & Lu, Projection onto the capped simplex, 2015.
+
+    >>> capped_simplex(cap=1.0, radius=2.0).prox(jnp.array([3.0, 0.5, 0.0]), 1.0).tolist()
+    [1.0, 0.75, 0.25]
+    """
+    numbers.require_positive("capped_simplex", "cap", cap)
+    numbers.require_positive("capped_simplex", "radius", radius)
+    axes = trees.axes_of("capped_simplex", axis)
+
+    def radius_slot(path, leaf):
+        size = math.prod(leaf.shape[i] for i in trees.inside("capped_simplex", axes, leaf, path))
+        _require_room(cap, radius, size, path)
+        return trees.per_group("capped_simplex", axes)(path, leaf)
+
+    def project(x, step_size, cap, radius):
+        return capped.project(x, radius, cap, trees.inside("capped_simplex", axes, x))
+
+    def violation(x, cap, radius):
+        off = _off(x, radius, trees.inside("capped_simplex", axes, x))
+        return jnp.maximum(off, jnp.max((x - cap) / radius))
+
+    parameters = {"cap": (cap, trees.coordinates), "radius": (radius, radius_slot)}
+    return constraints.constraint("capped_simplex", violation, project, parameters, tolerance)
+
+
+def sparse_simplex(
+    k: int,
+    radius: chex.ArrayTree = 1.0,
+    axis: int | tuple[int, ...] | None = None,
+    tolerance: float | None = None,
+) -> base.Penalty:
+    """Indicator of the points of the simplex with at most k entries that are not 0, by groups.
+
+    prox: the k largest entries are projected on the simplex, the others become 0. Of equal entries
+    the first are taken.
+
+    Convex: no. Separable: by groups. Metric: no. Cost: a partial sort.
+
+    Args:
+      k: a static integer ≥ 1.
+      radius: s > 0, as for `simplex`.
+      axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
+      tolerance: how far min x and Σ x may be off, relative to s; see `constraints.constraint`.
+
+    Returns:
+      The penalty. Its step size is one number.
+
+    Raises:
+      ValueError: if k is not an integer ≥ 1, the radius not > 0, the axis not an integer; and, on
+        use, if a leaf does not have these axes, or has fewer than k coordinates in a group.
+
+    Source: Kyrillidis, Becker, Cevher & Koch, Sparse projections onto the simplex, 2013.
+
+    >>> sparse_simplex(k=2).prox(jnp.array([0.5, 0.25, 0.375]), 1.0).tolist()
+    [0.5625, 0.0, 0.4375]
+    """
+    k = numbers.require_integer("sparse_simplex", "k", k, least=1)
+    numbers.require_positive("sparse_simplex", "radius", radius)
+    axes = trees.axes_of("sparse_simplex", axis)
+
+    def radius_slot(path, leaf):
+        size = math.prod(leaf.shape[i] for i in trees.inside("sparse_simplex", axes, leaf, path))
+        if 0 < size < k:
+            raise ValueError(
+                f"sparse_simplex: k = {k}, but a group at {trees.place(path)} has {size} "
+                f"coordinates. Give k ≤ {size}, or leave this leaf out with optax.masked."
+            )
+        return trees.per_group("sparse_simplex", axes)(path, leaf)
+
+    def project(x, step_size, radius):
+        inside = trees.inside("sparse_simplex", axes, x)
+        return _on_largest(x, radius, k, inside)
+
+    def violation(x, radius):
+        inside = trees.inside("sparse_simplex", axes, x)
+        too_many = jnp.max(jnp.sum(x != 0, axis=inside)) > k
+        return _off(x, radius, inside) + jnp.where(too_many, jnp.inf, 0.0)
+
+    parameters = {"radius": (radius, radius_slot)}
+    return constraints.constraint("sparse_simplex", violation, project, parameters, tolerance)
+
+
+def _off(x, radius, inside):
+    """How far the sums and the smallest entry are off, relative to the radius."""
+    sums = jnp.sum(x, axis=inside, keepdims=True)
+    return jnp.max(jnp.maximum(jnp.abs(sums - radius), jnp.max(-x)) / radius)
+
+
+def _require_room(cap, radius, size, path):
+    caps, radii = (numbers.known("capped_simplex", "", given) for given in (cap, radius))
+    one_each = [len(jax.tree.leaves(given)) == 1 for given in (cap, radius)]
+    if not (all(one_each) and caps and radii and caps[0].ndim == 0) or size == 0:
+        return
+    if np.max(radii[0]) > float(caps[0]) * size * (1 + 1e-6):
+        raise ValueError(
+            f"capped_simplex: {size} coordinates of at most {caps[0]} cannot sum to "
+            f"{np.max(radii[0])} at {trees.place(path)}. Raise the cap or lower the radius."
+        )
+
+
+def _on_largest(x, radius, k, inside):
+    radii = jnp.broadcast_to(radius, [1 if i in inside else s for i, s in enumerate(x.shape)])
+    groups = rows.of(x, inside)
+    values, places = jax.lax.top_k(groups, k)
+    values = roots.project(values, rows.of(radii, inside), 1.0, roots.Kind(axes=(1,)))
+    zeros = jnp.zeros_like(groups)
+    moved = jnp.put_along_axis(zeros, places, values, axis=1, inplace=False)
+    return rows.back(moved, x, inside)
