@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from proxlm.penalties import base, groups, norms, singular, spectral, spectral_sets
+from proxlm.penalties import base, groups, norms, singular, singular_norms, singular_sets
 from tests.arrays import normal
 from tests.penalty_case import SHAPE, Case
 
@@ -41,62 +41,64 @@ on_sum_ball = on_values(sum_ball)
 off_sum_ball = on_values(lambda values, t: values - sum_ball(values, t))
 
 CASES = {
-    "nuclear": Case(spectral.nuclear, dual_prox=lambda y, s: clip(y, 0.7)),
+    "nuclear": Case(singular_norms.nuclear, dual_prox=lambda y, s: clip(y, 0.7)),
     "nuclear_qr": Case(
-        lambda s: spectral.nuclear(s, method="qr"), dual_prox=lambda y, s: clip(y, 0.7)
+        lambda s: singular_norms.nuclear(s, method="qr"), dual_prox=lambda y, s: clip(y, 0.7)
     ),
     "nuclear_gram": Case(
-        lambda s: spectral.nuclear(s, method="gram"), dual_prox=lambda y, s: clip(y, 0.7)
+        lambda s: singular_norms.nuclear(s, method="gram"), dual_prox=lambda y, s: clip(y, 0.7)
     ),
     "nuclear_transposed": Case(
-        lambda s: spectral.nuclear(s, rows=1, columns=0), dual_prox=lambda y, s: clip(y, 0.7)
+        lambda s: singular_norms.nuclear(s, rows=1, columns=0), dual_prox=lambda y, s: clip(y, 0.7)
     ),
-    "nuclear_of_each_column": Case(lambda s: spectral.nuclear(s, rows=0, columns=())),
-    "spectral_norm": Case(spectral.spectral_norm, dual_prox=lambda y, s: on_sum_ball(y, 0.7)),
+    "nuclear_of_each_column": Case(lambda s: singular_norms.nuclear(s, rows=0, columns=())),
+    "spectral_norm": Case(singular_norms.spectral_norm, dual_prox=lambda y, s: on_sum_ball(y, 0.7)),
     "spectral_of_l1": Case(
-        lambda s: spectral.spectral(norms.l1(s)), dual_prox=lambda y, s: clip(y, 0.7)
+        lambda s: singular_norms.spectral(norms.l1(s)), dual_prox=lambda y, s: clip(y, 0.7)
     ),
     "schatten_two": Case(
-        lambda s: spectral.schatten(s, p=2), metric=True, pointwise=lambda z, s: 0.5 * s * z**2
+        lambda s: singular_norms.schatten(s, p=2),
+        metric=True,
+        pointwise=lambda z, s: 0.5 * s * z**2,
     ),
-    "rank": Case(spectral.rank, convex=False),
+    "rank": Case(singular_norms.rank, convex=False),
     "nuclear_ball": Case(
-        lambda s: spectral_sets.nuclear_ball(1.5),
+        lambda s: singular_sets.nuclear_ball(1.5),
         is_set=True,
         dual_prox=lambda y, s: off_sum_ball(y, 1.5 * s),
     ),
     "spectral_ball": Case(
-        lambda s: spectral_sets.spectral_ball(0.9),
+        lambda s: singular_sets.spectral_ball(0.9),
         is_set=True,
         dual_prox=lambda y, s: soft(y, 0.9 * s),
     ),
-    "rank_ball": Case(lambda s: spectral_sets.rank_ball(2), convex=False, is_set=True),
-    "stiefel": Case(lambda s: spectral_sets.stiefel(), convex=False, is_set=True),
+    "rank_ball": Case(lambda s: singular_sets.rank_ball(2), convex=False, is_set=True),
+    "stiefel": Case(lambda s: singular_sets.stiefel(), convex=False, is_set=True),
 }
 SHRINKING = {
-    "nuclear": (lambda method: spectral.nuclear(0.7, method=method), lambda x: soft(x, 0.35)),
+    "nuclear": (lambda method: singular_norms.nuclear(0.7, method=method), lambda x: soft(x, 0.35)),
     "spectral_norm": (
-        lambda method: spectral.spectral_norm(2.0, method=method),
+        lambda method: singular_norms.spectral_norm(2.0, method=method),
         lambda x: off_sum_ball(x, 1.0),
     ),
     "rank": (
-        lambda method: spectral.rank(1.0, method=method),
+        lambda method: singular_norms.rank(1.0, method=method),
         on_values(lambda values: np.where(values > 1.0, values, 0.0)),
     ),
     "nuclear_ball": (
-        lambda method: spectral_sets.nuclear_ball(1.5, method=method),
+        lambda method: singular_sets.nuclear_ball(1.5, method=method),
         lambda x: on_sum_ball(x, 1.5),
     ),
     "spectral_ball": (
-        lambda method: spectral_sets.spectral_ball(0.9, method=method),
+        lambda method: singular_sets.spectral_ball(0.9, method=method),
         lambda x: clip(x, 0.9),
     ),
     "rank_ball": (
-        lambda method: spectral_sets.rank_ball(2, method=method),
+        lambda method: singular_sets.rank_ball(2, method=method),
         on_values(lambda values: np.where(np.arange(len(values)) < 2, values, 0.0)),
     ),
 }
-STRENGTHS = {"nuclear": spectral.nuclear, "spectral_norm": spectral.spectral_norm}
+STRENGTHS = {"nuclear": singular_norms.nuclear, "spectral_norm": singular_norms.spectral_norm}
 
 every_case = pytest.mark.parametrize("name", CASES)
 every_route = pytest.mark.parametrize("method", singular.ROUTES)
@@ -142,23 +144,25 @@ def test_every_route_agrees_with_numpy(name, method, shape):
 def test_values_are_those_of_numpy():
     x = normal(1, (3, 5))
     values = np.linalg.svd(np.asarray(x), compute_uv=False)
-    assert spectral.nuclear(0.5).value(x) == pytest.approx(0.5 * values.sum(), rel=1e-6)
-    assert spectral.spectral_norm(0.5).value(x) == pytest.approx(0.5 * values[0], rel=1e-6)
-    assert spectral.schatten(0.5, math.inf).value(x) == pytest.approx(0.5 * values[0], rel=1e-6)
+    assert singular_norms.nuclear(0.5).value(x) == pytest.approx(0.5 * values.sum(), rel=1e-6)
+    assert singular_norms.spectral_norm(0.5).value(x) == pytest.approx(0.5 * values[0], rel=1e-6)
+    assert singular_norms.schatten(0.5, math.inf).value(x) == pytest.approx(
+        0.5 * values[0], rel=1e-6
+    )
     half_square = 0.25 * np.square(values).sum()
-    assert spectral.schatten(0.5, 2).value(x) == pytest.approx(half_square, rel=1e-6)
-    assert spectral.rank(0.5).value(x) == 1.5
-    assert spectral.rank(0.5).value(x[:, :1] * x[:1]) == 0.5
+    assert singular_norms.schatten(0.5, 2).value(x) == pytest.approx(half_square, rel=1e-6)
+    assert singular_norms.rank(0.5).value(x) == 1.5
+    assert singular_norms.rank(0.5).value(x[:, :1] * x[:1]) == 0.5
 
 
 @pytest.mark.parametrize("step_size", [0.2, 1.5])
 def test_nuclear_norm_and_spectral_ball_add_up_to_the_matrix(step_size):
     x = 2.0 * normal(2, SHAPE)
-    dual = spectral_sets.spectral_ball(0.7).prox(x / step_size, 1.0)
-    primal = spectral.nuclear(0.7).prox(x, step_size)
+    dual = singular_sets.spectral_ball(0.7).prox(x / step_size, 1.0)
+    primal = singular_norms.nuclear(0.7).prox(x, step_size)
     np.testing.assert_allclose(primal + step_size * dual, x, atol=3e-6)
-    dual = spectral_sets.nuclear_ball(0.7).prox(x / step_size, 1.0)
-    primal = spectral.spectral_norm(0.7).prox(x, step_size)
+    dual = singular_sets.nuclear_ball(0.7).prox(x / step_size, 1.0)
+    primal = singular_norms.spectral_norm(0.7).prox(x, step_size)
     np.testing.assert_allclose(primal + step_size * dual, x, atol=3e-6)
 
 
@@ -175,23 +179,23 @@ def test_rotations_pass_through(name):
 @pytest.mark.parametrize("vector", [norms.l1(0.7), norms.squared_l2(0.7), groups.group_lasso(0.7)])
 def test_on_a_diagonal_matrix_it_is_the_penalty_on_the_diagonal(vector):
     diagonal = jnp.array([-2.0, 0.2, 1.5])
-    moved = spectral.spectral(vector).prox(jnp.diag(diagonal), 0.5)
+    moved = singular_norms.spectral(vector).prox(jnp.diag(diagonal), 0.5)
     np.testing.assert_allclose(moved, jnp.diag(vector.prox(diagonal, 0.5)), atol=1e-6)
-    value = spectral.spectral(vector).value(jnp.diag(diagonal))
+    value = singular_norms.spectral(vector).value(jnp.diag(diagonal))
     assert value == pytest.approx(float(vector.value(diagonal)), rel=1e-6)
 
 
 def test_the_squared_norm_needs_no_singular_values():
     x = normal(6, SHAPE)
-    long_way = spectral.spectral(norms.squared_l2(0.7)).prox(x, 0.5)
-    np.testing.assert_allclose(long_way, spectral.schatten(0.7, 2).prox(x, 0.5), atol=1e-6)
-    assert "svd" not in str(jax.make_jaxpr(spectral.schatten(0.7, 2).prox)(x, 0.5))
+    long_way = singular_norms.spectral(norms.squared_l2(0.7)).prox(x, 0.5)
+    np.testing.assert_allclose(long_way, singular_norms.schatten(0.7, 2).prox(x, 0.5), atol=1e-6)
+    assert "svd" not in str(jax.make_jaxpr(singular_norms.schatten(0.7, 2).prox)(x, 0.5))
 
 
 def test_matrices_of_one_column_are_groups():
     x = normal(7, SHAPE)
     group_lasso = groups.group_lasso(0.7, axis=0, weight="none")
-    columns = spectral.nuclear(0.7, rows=0, columns=())
+    columns = singular_norms.nuclear(0.7, rows=0, columns=())
     np.testing.assert_allclose(columns.prox(x, 0.5), group_lasso.prox(x, 0.5), atol=1e-6)
     assert columns.value(x) == pytest.approx(float(group_lasso.value(x)), rel=1e-6)
 
@@ -209,7 +213,7 @@ def test_matrices_of_one_column_are_groups():
 )
 def test_rows_and_columns_of_several_axes_are_a_reshape(rows, columns, to_matrices, shape):
     x = normal(8, (2, 4, 2, 3))
-    penalty = spectral.nuclear(0.7, rows=rows, columns=columns)
+    penalty = singular_norms.nuclear(0.7, rows=rows, columns=columns)
     matrices = jnp.einsum(to_matrices, x).reshape(shape)
     plain = np.stack([soft(matrix, 0.35) for matrix in matrices])
     expected = plain.reshape(jnp.einsum(to_matrices, x).shape)
@@ -222,19 +226,19 @@ def test_rows_and_columns_of_several_axes_are_a_reshape(rows, columns, to_matric
 def test_strengths_may_differ_between_matrices_and_leaves():
     x = {"a": normal(9, (2, *SHAPE)), "b": normal(10, SHAPE)}
     strength = {"a": jnp.array([0.2, 1.4]).reshape(2, 1, 1), "b": 0.0}
-    moved = spectral.nuclear(strength).prox(x, 0.5)
+    moved = singular_norms.nuclear(strength).prox(x, 0.5)
     for i, number in enumerate((0.2, 1.4)):
-        expected = spectral.nuclear(number).prox(x["a"][i], 0.5)
+        expected = singular_norms.nuclear(number).prox(x["a"][i], 0.5)
         np.testing.assert_allclose(moved["a"][i], expected, atol=1e-6)
     np.testing.assert_array_equal(moved["b"], x["b"])
     with pytest.raises(ValueError, match=r"strength of shape \(2,\) at a .*\(2, 1, 1\)"):
-        spectral.nuclear({"a": jnp.ones(2), "b": 1.0}).prox(x, 0.5)
+        singular_norms.nuclear({"a": jnp.ones(2), "b": 1.0}).prox(x, 0.5)
 
 
 @every_route
 def test_what_is_not_finite_stays_in_its_matrix(method, variant):
     x = normal(11, (3, *SHAPE)).at[0, 1, 2].set(jnp.nan).at[1, 0, 0].set(jnp.inf)
-    penalty = spectral.nuclear(0.7, method=method)
+    penalty = singular_norms.nuclear(0.7, method=method)
     moved = variant(penalty.prox)(x, 0.5)
     assert jnp.all(jnp.isnan(moved[:2]))
     np.testing.assert_allclose(moved[2], soft(x[2], 0.35), atol=2e-6)
@@ -251,7 +255,7 @@ def test_a_value_of_nan_is_nan(name):
 @every_route
 def test_routes_keep_bits_and_zeros(method, variant):
     x = jnp.array([1e-25, 1e-3, 1.0, 1e20])[:, None] * normal(13, SHAPE)
-    make = lambda strength: spectral.nuclear(strength, method=method)
+    make = lambda strength: singular_norms.nuclear(strength, method=method)
     prox = variant(lambda x, strength: make(strength).prox(x, 0.5))
     for matrix in (x, jnp.zeros(SHAPE), -jnp.ones(SHAPE)):
         np.testing.assert_array_equal(bits(prox(matrix, 0.0)), bits(matrix))
@@ -265,8 +269,8 @@ def test_routes_keep_bits_and_zeros(method, variant):
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6, 1e12])
 def test_routes_know_no_scale(method, scale):
     x = normal(15, SHAPE)
-    expected = scale * spectral.nuclear(0.7, method=method).prox(x, 0.5)
-    moved = spectral.nuclear(scale * 0.7, method=method).prox(scale * x, 0.5)
+    expected = scale * singular_norms.nuclear(0.7, method=method).prox(x, 0.5)
+    moved = singular_norms.nuclear(scale * 0.7, method=method).prox(scale * x, 0.5)
     np.testing.assert_allclose(moved, expected, atol=3e-6 * scale)
 
 
@@ -276,7 +280,7 @@ def test_the_gram_route_is_as_accurate_as_it_says(threshold):
     expected = soft(x, threshold)
     error = {
         method: np.linalg.norm(
-            spectral.nuclear(1.0, method=method).prox(x, threshold) - expected, 2
+            singular_norms.nuclear(1.0, method=method).prox(x, threshold) - expected, 2
         )
         for method in singular.ROUTES
     }
@@ -288,7 +292,7 @@ def test_the_gram_route_is_as_accurate_as_it_says(threshold):
 def test_the_gram_route_sees_small_singular_values_below_a_gap():
     values = np.concatenate([np.linspace(1.0, 0.5, 8), np.linspace(2e-4, 1e-5, 24)])
     x = of_values(17, (96, 32), values).astype(jnp.float32)
-    moved = spectral.nuclear(3e-4, method="gram").prox(x, 1.0)
+    moved = singular_norms.nuclear(3e-4, method="gram").prox(x, 1.0)
     assert np.linalg.norm(moved - soft(x, 3e-4), 2) < 2e-6
     assert np.linalg.matrix_rank(moved, tol=1e-5) == 8
 
@@ -314,7 +318,7 @@ def test_jacobian_is_that_of_finite_differences_where_svd_has_none(name):
 def test_jacobian_of_the_polar_factor_is_that_of_finite_differences(shape):
     with jax.enable_x64(True):
         x = of_values(18, shape, np.array([2.0, 2.0, 0.5]))
-        prox = lambda x: spectral_sets.stiefel().prox(x, 1.0)
+        prox = lambda x: singular_sets.stiefel().prox(x, 1.0)
         jacobian = jax.jacfwd(prox)(x).reshape(12 if x.size == 12 else 9, -1)
         np.testing.assert_allclose(jacobian, differences(prox, x), atol=1e-8)
 
@@ -322,7 +326,7 @@ def test_jacobian_of_the_polar_factor_is_that_of_finite_differences(shape):
 def test_jacobian_of_the_best_low_rank_matrix_is_that_of_finite_differences():
     with jax.enable_x64(True):
         x = of_values(19, SHAPE, np.array([2.0, 1.0, 1.0 - 1e-3]))
-        prox = lambda x: spectral_sets.rank_ball(1).prox(x, 1.0)
+        prox = lambda x: singular_sets.rank_ball(1).prox(x, 1.0)
         jacobian = jax.jacfwd(prox)(x).reshape(x.size, -1)
         np.testing.assert_allclose(jacobian, differences(prox, x), atol=1e-8)
 
@@ -331,13 +335,13 @@ def test_jacobian_of_the_best_low_rank_matrix_is_that_of_finite_differences():
 def test_the_derivative_at_the_identity_is_known(method):
     # Through jnp.linalg.svd it is NaN, there and at rank 1.
     direction = normal(20, (3, 3))
-    prox = lambda x: spectral.nuclear(0.5, method=method).prox(x, 0.5)
+    prox = lambda x: singular_norms.nuclear(0.5, method=method).prox(x, 0.5)
     slope = jax.jit(lambda x, v: jax.jvp(prox, (x,), (v,))[1])(jnp.eye(3), direction)
     symmetric, skew = 0.5 * (direction + direction.T), 0.5 * (direction - direction.T)
     np.testing.assert_allclose(slope, symmetric + 0.75 * skew, atol=1e-5)
     outer = jnp.outer(normal(21, (3,)), normal(22, (3,)))
     x = jnp.stack([outer, jnp.zeros((3, 3)), 1e-25 * outer])
-    slopes = lambda x, t: jax.jacrev(spectral.nuclear(0.5, method=method).prox)(x, t)
+    slopes = lambda x, t: jax.jacrev(singular_norms.nuclear(0.5, method=method).prox)(x, t)
     for step_size in (0.0, 0.5):
         assert jnp.all(jnp.isfinite(jax.jit(jax.vmap(slopes, (0, None)))(x, step_size)))
 
@@ -345,7 +349,7 @@ def test_the_derivative_at_the_identity_is_known(method):
 @every_route
 def test_singular_values_that_tie_up_to_rounding_make_no_noise(method):
     x = jnp.stack([of_values(i, SHAPE, np.array([1.7, 1.7, 1.7])) for i in range(20)])
-    penalty = spectral.spectral(norms.squared_l2(0.7), method=method)
+    penalty = singular_norms.spectral(norms.squared_l2(0.7), method=method)
     slopes = jax.jit(jax.vmap(lambda x: jax.jacrev(penalty.prox)(x, 1.0)))(x.astype(jnp.float32))
     expected = np.broadcast_to(np.eye(12) / 1.7, (20, 12, 12))
     np.testing.assert_allclose(slopes.reshape(20, 12, 12), expected, atol=1e-5)
@@ -356,7 +360,7 @@ def test_the_derivative_of_every_route_is_right_at_low_rank(method):
     values = np.concatenate([np.linspace(1.0, 0.5, 8), np.zeros(24)])
     x, direction = of_values(33, (96, 32), values).astype(jnp.float32), normal(34, (96, 32))
     slope = lambda x, v: jax.jvp(
-        lambda x: spectral.nuclear(0.1, method=method).prox(x, 1.0), (x,), (v,)
+        lambda x: singular_norms.nuclear(0.1, method=method).prox(x, 1.0), (x,), (v,)
     )
     step = 1e-5 * np.asarray(direction, np.float64)
     expected = (soft(np.asarray(x) + step, 0.1) - soft(np.asarray(x) - step, 0.1)) / 2e-5
@@ -389,16 +393,16 @@ def test_derivatives_by_strength_and_step_size_are_those_of_finite_differences(m
 
 def test_the_derivative_by_a_radius_reaches_it_through_spectral():
     x = jnp.diag(jnp.array([3.0, 2.0, 0.2]))
-    ball = lambda radius: jnp.trace(spectral_sets.spectral_ball(radius).prox(x, 1.0))
+    ball = lambda radius: jnp.trace(singular_sets.spectral_ball(radius).prox(x, 1.0))
     assert jax.grad(ball)(1.0) == pytest.approx(2.0)
-    closed_over = lambda s: jnp.trace(spectral.spectral(norms.l1(s)).prox(x, 0.5))
+    closed_over = lambda s: jnp.trace(singular_norms.spectral(norms.l1(s)).prox(x, 0.5))
     np.testing.assert_allclose(jax.vmap(jax.grad(closed_over))(jnp.ones(2)), -1.0, rtol=1e-6)
 
 
 def test_a_sweep_over_strengths_takes_one_svd():
-    sweep = jax.vmap(lambda s: spectral.nuclear(s).prox(normal(23, SHAPE), 0.5))
+    sweep = jax.vmap(lambda s: singular_norms.nuclear(s).prox(normal(23, SHAPE), 0.5))
     strengths = jnp.array([0.0, 0.3, 2.0])
-    looped = [spectral.nuclear(s).prox(normal(23, SHAPE), 0.5) for s in (0.0, 0.3, 2.0)]
+    looped = [singular_norms.nuclear(s).prox(normal(23, SHAPE), 0.5) for s in (0.0, 0.3, 2.0)]
     np.testing.assert_allclose(sweep(strengths), jnp.stack(looped), atol=1e-6)
     equations = [
         line for line in str(jax.make_jaxpr(sweep)(strengths)).split("\n") if "svd" in line
@@ -410,19 +414,19 @@ def test_a_sweep_over_strengths_takes_one_svd():
 
 def test_the_gradient_of_the_nuclear_norm_is_the_polar_factor():
     x = normal(24, SHAPE)
-    gradient = jax.grad(spectral.nuclear(2.0).value)(x)
-    np.testing.assert_allclose(gradient, 2.0 * spectral_sets.stiefel().prox(x, 1.0), atol=2e-6)
+    gradient = jax.grad(singular_norms.nuclear(2.0).value)(x)
+    np.testing.assert_allclose(gradient, 2.0 * singular_sets.stiefel().prox(x, 1.0), atol=2e-6)
     for corner in corners().astype(jnp.float32):
-        gradient = jax.grad(spectral.nuclear(2.0).value)(corner)
+        gradient = jax.grad(singular_norms.nuclear(2.0).value)(corner)
         assert jnp.linalg.norm(gradient, 2) < 2.0 + 1e-5
-        value = spectral.nuclear(2.0).value(corner)
+        value = singular_norms.nuclear(2.0).value(corner)
         assert jnp.sum(gradient * corner) == pytest.approx(float(value), abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (3, 4), (3, 3)])
 def test_stiefel_gives_the_nearest_orthonormal_matrix(shape):
     x = normal(25, shape)
-    stiefel = spectral_sets.stiefel()
+    stiefel = singular_sets.stiefel()
     nearest = stiefel.prox(x, 1.0)
     small = nearest if shape[0] >= shape[1] else nearest.T
     np.testing.assert_allclose(small.T @ small, jnp.eye(3), atol=1e-6)
@@ -443,21 +447,23 @@ def test_a_projection_is_inside_and_stays(name, step_size):
     np.testing.assert_array_equal(bits(project.prox(moved, 1.0)), bits(moved))
     loose = {"nuclear_ball": (1.5,), "spectral_ball": (0.9,), "rank_ball": (2,), "stiefel": ()}
     half = project.prox(3.0 * normal(27, SHAPE).astype(jnp.bfloat16), 1.0)
-    assert getattr(spectral_sets, name)(*loose[name], tolerance=1e-2).value(half) == 0
+    assert getattr(singular_sets, name)(*loose[name], tolerance=1e-2).value(half) == 0
 
 
 def test_the_threshold_of_the_rank_is_that_of_l0():
     x = jnp.diag(jnp.array([2.0, 1.1, 0.9]))
-    np.testing.assert_allclose(spectral.rank(1.0).prox(x, 0.5), jnp.diag(jnp.array([2, 1.1, 0])))
-    at_threshold = spectral.rank(1.0).prox(jnp.diag(jnp.array([2.0, 1.0, 0.0])), 0.5)
+    np.testing.assert_allclose(
+        singular_norms.rank(1.0).prox(x, 0.5), jnp.diag(jnp.array([2, 1.1, 0]))
+    )
+    at_threshold = singular_norms.rank(1.0).prox(jnp.diag(jnp.array([2.0, 1.0, 0.0])), 0.5)
     np.testing.assert_allclose(at_threshold, jnp.diag(jnp.array([2.0, 0.0, 0.0])))
-    assert jax.grad(lambda s: jnp.sum(spectral.rank(s).prox(x, 0.5)))(0.0) == 0
+    assert jax.grad(lambda s: jnp.sum(singular_norms.rank(s).prox(x, 0.5)))(0.0) == 0
 
 
 @every_route
 @pytest.mark.parametrize("r", [0, 1, 2, 3, 4])
 def test_the_rank_is_at_most_r_at_ties_too(method, r):
-    penalty = spectral_sets.rank_ball(r, method=method)
+    penalty = singular_sets.rank_ball(r, method=method)
     for x in (jnp.eye(*SHAPE), normal(28, SHAPE), jnp.zeros(SHAPE)):
         moved = penalty.prox(x, 1.0)
         assert np.linalg.matrix_rank(moved, tol=1e-5) == min(r, np.linalg.matrix_rank(x))
@@ -469,7 +475,7 @@ def test_the_rank_of_a_result_is_the_number_of_values_above_the_threshold():
     x = of_values(29, (96, 64), np.geomspace(1.0, 1e-3, 64)).astype(jnp.float32)
     for method in singular.ROUTES:
         for threshold in (0.3, 0.05, 0.012):
-            moved = spectral.nuclear(threshold, method=method).prox(x, 1.0)
+            moved = singular_norms.nuclear(threshold, method=method).prox(x, 1.0)
             values = np.linalg.svd(np.asarray(moved, np.float64), compute_uv=False)
             expected = (np.geomspace(1.0, 1e-3, 64) > threshold + 1e-5).sum()
             assert (values > 1e-5 * values[0]).sum() == expected
@@ -478,9 +484,9 @@ def test_the_rank_of_a_result_is_the_number_of_values_above_the_threshold():
 def test_half_precision_is_the_float32_result_rounded():
     for dtype in (jnp.bfloat16, jnp.float16):
         x = normal(30, SHAPE).astype(dtype)
-        moved = spectral.nuclear(0.7).prox(x, 0.3)
-        assert moved.dtype == dtype and spectral.nuclear(0.7).value(x).dtype == jnp.float32
-        expected = spectral.nuclear(0.7).prox(x.astype(jnp.float32), 0.3)
+        moved = singular_norms.nuclear(0.7).prox(x, 0.3)
+        assert moved.dtype == dtype and singular_norms.nuclear(0.7).value(x).dtype == jnp.float32
+        expected = singular_norms.nuclear(0.7).prox(x.astype(jnp.float32), 0.3)
         np.testing.assert_array_equal(moved, expected.astype(dtype))
 
 
@@ -488,7 +494,7 @@ def test_half_precision_is_the_float32_result_rounded():
 def test_double_precision_is_kept(method):
     with jax.enable_x64(True):
         x = of_values(31, SHAPE, np.array([2.0, 1.1, 0.3]))
-        moved = spectral.nuclear(0.7, method=method).prox(x, 0.5)
+        moved = singular_norms.nuclear(0.7, method=method).prox(x, 0.5)
         assert moved.dtype == jnp.float64
         np.testing.assert_allclose(moved, soft(x, 0.35), atol=1e-14)
 
@@ -506,7 +512,7 @@ def test_empty_matrices_pass(name, shape):
 
 def test_a_tree_is_its_leaves_and_holes_are_passed_over():
     x = {"a": normal(32, SHAPE), "b": [normal(33, (2, 2)), None, optax.MaskedNode()]}
-    penalty = spectral.nuclear(0.7)
+    penalty = singular_norms.nuclear(0.7)
     moved = penalty.prox(x, 0.5)
     assert jax.tree.structure(moved) == jax.tree.structure(x)
     np.testing.assert_allclose(moved["b"][0], penalty.prox(x["b"][0], 0.5), atol=1e-6)
@@ -527,29 +533,29 @@ def test_a_leaf_without_these_axes_is_refused_with_its_path(name, leaf):
 @pytest.mark.parametrize(("rows", "columns"), [(0, 0), ((0, 1), -1), (0, 2), (-3, 1)])
 def test_axes_that_meet_or_are_not_there_are_refused(rows, columns):
     with pytest.raises(ValueError, match=r"nuclear: rows .* do not name different axes"):
-        spectral.nuclear(rows=rows, columns=columns).prox(jnp.ones(SHAPE), 0.1)
+        singular_norms.nuclear(rows=rows, columns=columns).prox(jnp.ones(SHAPE), 0.1)
 
 
 def test_nonsense_is_refused():
     refused = [
-        (lambda: spectral.nuclear(-1.0), r"nuclear: strength must be"),
-        (lambda: spectral.nuclear(float("nan")), r"nuclear: strength must be"),
-        (lambda: spectral.rank("1"), r"rank: strength must be"),
-        (lambda: spectral.nuclear(rows=None), r"nuclear: rows must be"),
-        (lambda: spectral.nuclear(columns=0.5), r"nuclear: columns: axis must be an integer"),
-        (lambda: spectral.nuclear(method="eigh"), r"nuclear: method must be one of .*gram"),
-        (lambda: spectral.spectral(norms.l1), r"spectral: penalty: expected a Penalty"),
-        (lambda: spectral.schatten(1.0, p=3), r"schatten: p must be one of"),
-        (lambda: spectral_sets.nuclear_ball(0.0), r"nuclear_ball: radius must be > 0"),
-        (lambda: spectral_sets.spectral_ball(-1.0), r"spectral_ball: radius must be > 0"),
-        (lambda: spectral_sets.rank_ball(1.5), r"rank_ball: r must be an integer"),
-        (lambda: spectral_sets.rank_ball(-1), r"rank_ball: r must be an integer"),
-        (lambda: spectral.nuclear().prox(jnp.ones(SHAPE), -0.1), r"step_size must be ≥ 0"),
+        (lambda: singular_norms.nuclear(-1.0), r"nuclear: strength must be"),
+        (lambda: singular_norms.nuclear(float("nan")), r"nuclear: strength must be"),
+        (lambda: singular_norms.rank("1"), r"rank: strength must be"),
+        (lambda: singular_norms.nuclear(rows=None), r"nuclear: rows must be"),
+        (lambda: singular_norms.nuclear(columns=0.5), r"nuclear: columns: axis must be an integer"),
+        (lambda: singular_norms.nuclear(method="eigh"), r"nuclear: method must be one of .*gram"),
+        (lambda: singular_norms.spectral(norms.l1), r"spectral: penalty: expected a Penalty"),
+        (lambda: singular_norms.schatten(1.0, p=3), r"schatten: p must be one of"),
+        (lambda: singular_sets.nuclear_ball(0.0), r"nuclear_ball: radius must be > 0"),
+        (lambda: singular_sets.spectral_ball(-1.0), r"spectral_ball: radius must be > 0"),
+        (lambda: singular_sets.rank_ball(1.5), r"rank_ball: r must be an integer"),
+        (lambda: singular_sets.rank_ball(-1), r"rank_ball: r must be an integer"),
+        (lambda: singular_norms.nuclear().prox(jnp.ones(SHAPE), -0.1), r"step_size must be ≥ 0"),
         (
-            lambda: spectral.nuclear().prox(jnp.ones(SHAPE), jnp.ones(SHAPE)),
+            lambda: singular_norms.nuclear().prox(jnp.ones(SHAPE), jnp.ones(SHAPE)),
             r"nuclear: step_size .*one number",
         ),
-        (lambda: spectral.nuclear().value(jnp.ones(SHAPE, int)), r"nuclear: expected real"),
+        (lambda: singular_norms.nuclear().value(jnp.ones(SHAPE, int)), r"nuclear: expected real"),
     ]
     for attempt, message in refused:
         with pytest.raises(ValueError, match=message):
@@ -563,6 +569,6 @@ def test_any_symmetric_penalty_will_do():
         return base.Penalty(value, prox)
 
     x = jnp.array([[0.0, 3.0], [-0.5, 0.0]])
-    moved = spectral.spectral(capped(0.5)).prox(x, 0.5)
+    moved = singular_norms.spectral(capped(0.5)).prox(x, 0.5)
     np.testing.assert_allclose(moved, [[0.0, 3.0], [-0.25, 0.0]], atol=1e-6)
-    assert spectral.spectral(capped(0.5)).value(x) == 0.75
+    assert singular_norms.spectral(capped(0.5)).value(x) == 0.75

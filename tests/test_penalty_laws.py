@@ -1,7 +1,5 @@
 """Laws that every penalty obeys, over the tables of all the rooms."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +7,31 @@ import optax
 import pytest
 
 from proxlm.penalties import check, laws, trial
-from tests import test_penalties_calculus, test_penalties_groups, test_penalties_norms
+from tests import (
+    test_penalties_calculus,
+    test_penalties_counting,
+    test_penalties_groups,
+    test_penalties_maxima,
+    test_penalties_nonconvex,
+    test_penalties_norms,
+    test_penalties_quantized,
+    test_penalties_sets,
+    test_penalties_simplex,
+    test_penalties_spectral,
+)
 from tests.arrays import normal
 from tests.penalty_case import SHAPE
 
 CASES = {
     **test_penalties_norms.CASES,
     **test_penalties_groups.CASES,
+    **test_penalties_maxima.CASES,
+    **test_penalties_sets.CASES,
+    **test_penalties_simplex.CASES,
+    **test_penalties_spectral.CASES,
+    **test_penalties_nonconvex.CASES,
+    **test_penalties_counting.CASES,
+    **test_penalties_quantized.CASES,
     **test_penalties_calculus.CASES,
 }
 STEP_SIZE = 0.6
@@ -38,11 +54,11 @@ def bits(x):
 
 @every_case
 def test_every_law_of_a_proximal_operator_holds(case):
-    given = case.pointwise and functools.partial(case.pointwise, strength=0.7)
     report = check(
         case.make(0.7), normal(0, SHAPE), step_size=min(STEP_SIZE, case.largest_step),
         convex=case.convex, is_set=case.is_set, metric=case.metric,
-        pointwise=given and (lambda z: given(z.reshape(-1, *SHAPE)).reshape(z.shape)),
+        pointwise=case.pointwise
+        and (lambda z: case.pointwise(z.reshape(-1, *SHAPE), 0.7).reshape(z.shape)),
         dual_prox=case.dual_prox
         and (lambda y, s: np.ravel(case.dual_prox(y.reshape(SHAPE), s))),
     )  # fmt: skip

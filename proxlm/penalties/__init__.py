@@ -9,35 +9,92 @@ that may be traced, so that a sweep over strengths is a `jax.vmap`.
 [1.5, 0.0]
 """
 
+from proxlm.penalties import grouping
+from proxlm.penalties.balls import l1_ball, l1_sphere, l2_ball, l2_sphere
 from proxlm.penalties.base import Penalty
 from proxlm.penalties.basis import change_basis, reshaped
 from proxlm.penalties.calculus import add_quadratic, scale, shift, tilt
 from proxlm.penalties.checking import Law, Report, check
+from proxlm.penalties.counting import n_m, top_k
 from proxlm.penalties.duality import conjugate, envelope
-from proxlm.penalties.groups import group_lasso
+from proxlm.penalties.group_norms import group_l_half, group_mcp, l2
+from proxlm.penalties.groups import group, group_lasso, sparse_group_lasso
+from proxlm.penalties.maxima import linf, slope
+from proxlm.penalties.metric import step_sizes
+from proxlm.penalties.nonconvex import l0, log_sum, mcp, scad
 from proxlm.penalties.norms import elastic_net, l1, non_negative_l1, squared_l2, zero
 from proxlm.penalties.parts import masked, separable_sum, whole
+from proxlm.penalties.powers import l_half, l_two_thirds
+from proxlm.penalties.quantized import binary, levels, prox_quant, ternary
+from proxlm.penalties.sets import box, halfspace, hyperplane, linf_ball, non_negative
+from proxlm.penalties.simplices import capped_simplex, simplex, sparse_simplex
+from proxlm.penalties.singular_norms import nuclear, rank, schatten, spectral, spectral_norm
+from proxlm.penalties.singular_sets import nuclear_ball, rank_ball, spectral_ball, stiefel
+from proxlm.penalties.two_four import soft_two_four
 
 __all__ = [
     "Law",
     "Penalty",
     "Report",
     "add_quadratic",
+    "binary",
+    "box",
+    "capped_simplex",
     "change_basis",
     "check",
     "conjugate",
     "elastic_net",
     "envelope",
+    "group",
+    "group_l_half",
     "group_lasso",
+    "group_mcp",
+    "grouping",
+    "halfspace",
+    "hyperplane",
+    "l0",
     "l1",
+    "l1_ball",
+    "l1_sphere",
+    "l2",
+    "l2_ball",
+    "l2_sphere",
+    "l_half",
+    "l_two_thirds",
+    "levels",
+    "linf",
+    "linf_ball",
+    "log_sum",
     "masked",
+    "mcp",
+    "n_m",
+    "non_negative",
     "non_negative_l1",
+    "nuclear",
+    "nuclear_ball",
+    "prox_quant",
+    "rank",
+    "rank_ball",
     "reshaped",
+    "scad",
     "scale",
+    "schatten",
     "separable_sum",
     "shift",
+    "simplex",
+    "slope",
+    "soft_two_four",
+    "sparse_group_lasso",
+    "sparse_simplex",
+    "spectral",
+    "spectral_ball",
+    "spectral_norm",
     "squared_l2",
+    "step_sizes",
+    "stiefel",
+    "ternary",
     "tilt",
+    "top_k",
     "whole",
     "zero",
 ]

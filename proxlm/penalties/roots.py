@@ -133,7 +133,9 @@ def _threshold(kind, x, total, metric):
     # No τ is below that of a support: here that of one coordinate (of t = 1), and that of all.
     of_all = jnp.where(jnp.isinf(mass), -jnp.inf, (mass - total) / size - largest)
     start = Threshold(largest, jnp.minimum(jnp.maximum(-total, of_all), 0.0))
-    start = jax.tree.map(lambda number: jnp.where(settled, jnp.where(jnp.isnan(mass), mass, 0.0), number), start)
+    start = jax.tree.map(
+        lambda number: jnp.where(settled, jnp.where(jnp.isnan(mass), mass, 0.0), number), start
+    )
     return _newton(kind, x, total, metric, start, settled)
 
 

@@ -26,10 +26,10 @@ def nuclear_ball(
     add up to r.
 
     Args:
-      radius: r > 0, a number, or one a matrix as for `spectral.nuclear`. May be traced.
-      rows: see `spectral.spectral`.
-      columns: see `spectral.spectral`.
-      method: see `spectral.spectral`.
+      radius: r > 0, a number, or one a matrix as for `singular_norms.nuclear`. May be traced.
+      rows: see `singular_norms.spectral`.
+      columns: see `singular_norms.spectral`.
+      method: see `singular_norms.spectral`.
       tolerance: for `value`, how far beyond r the sum may be, as a fraction of r. Matrices rounded
         to bfloat16 want 1e-2.
 
@@ -37,7 +37,7 @@ def nuclear_ball(
       The penalty. Its step size is one number, and of no consequence.
 
     Raises:
-      ValueError: if the radius is not positive or not numeric; and as `spectral.spectral`.
+      ValueError: if the radius is not positive or not numeric; and as `singular_norms.spectral`.
 
     Convex: yes. Separable: no. Metric: no. Cost: an SVD a matrix.
 
@@ -75,10 +75,10 @@ def spectral_ball(
     input by more than r.
 
     Args:
-      radius: r > 0, a number, or one a matrix as for `spectral.nuclear`. May be traced.
-      rows: see `spectral.spectral`.
-      columns: see `spectral.spectral`.
-      method: see `spectral.spectral`.
+      radius: r > 0, a number, or one a matrix as for `singular_norms.nuclear`. May be traced.
+      rows: see `singular_norms.spectral`.
+      columns: see `singular_norms.spectral`.
+      method: see `singular_norms.spectral`.
       tolerance: for `value`, how far beyond r σ_max may be, as a fraction of r. Matrices rounded to
         bfloat16 want 1e-2.
 
@@ -86,7 +86,7 @@ def spectral_ball(
       The penalty. Its step size is one number, and of no consequence.
 
     Raises:
-      ValueError: if the radius is not positive or not numeric; and as `spectral.spectral`.
+      ValueError: if the radius is not positive or not numeric; and as `singular_norms.spectral`.
 
     Convex: yes. Separable: no. Metric: no. Cost: an SVD a matrix.
 
@@ -123,9 +123,9 @@ def rank_ball(
 
     Args:
       r: the rank, a Python integer ≥ 0.
-      rows: see `spectral.spectral`.
-      columns: see `spectral.spectral`.
-      method: see `spectral.spectral`; "gram" wants σ_r well above 3e-4 σ_max in float32.
+      rows: see `singular_norms.spectral`.
+      columns: see `singular_norms.spectral`.
+      method: see `singular_norms.spectral`; "gram" wants σ_r well above 3e-4 σ_max in float32.
       tolerance: for `value`, how large σ_{r+1} may be, as a fraction of σ_max. Matrices rounded to
         bfloat16 want 1e-2.
 
@@ -133,7 +133,7 @@ def rank_ball(
       The penalty. Its step size is one number, and of no consequence.
 
     Raises:
-      ValueError: if r is not an integer ≥ 0; and as `spectral.spectral`.
+      ValueError: if r is not an integer ≥ 0; and as `singular_norms.spectral`.
 
     Convex: no. Separable: no. Metric: no. Cost: an SVD a matrix.
 
@@ -170,8 +170,8 @@ def stiefel(
     become 1. Of a matrix without full rank it is one of several nearest ones.
 
     Args:
-      rows: see `spectral.spectral`.
-      columns: see `spectral.spectral`.
+      rows: see `singular_norms.spectral`.
+      columns: see `singular_norms.spectral`.
       tolerance: for `value`, how far from 1 a singular value may be. Matrices rounded to bfloat16
         want 1e-2.
 
@@ -179,7 +179,7 @@ def stiefel(
       The penalty. Its step size is one number, and of no consequence.
 
     Raises:
-      ValueError: as `spectral.spectral`.
+      ValueError: as `singular_norms.spectral`.
 
     Convex: no. Separable: no. Metric: no. Cost: an SVD a matrix.
 
