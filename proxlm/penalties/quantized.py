@@ -176,6 +176,8 @@ def _nearest(x, values, scale):
         for middle, value in zip(middles, values[1:], strict=True):
             nearest = jnp.where(place >= middle, value, nearest)
     else:
+        # Behind the barrier, for XLA would fold the first look-ups of known levels while compiling.
+        middles = jax.lax.optimization_barrier(jax.lax.stop_gradient(jnp.asarray(middles)))
         above = jnp.searchsorted(middles, place, side="right", method="scan_unrolled")
         nearest = jnp.asarray(values)[above]
     return jnp.where(jnp.isnan(x), x, scale * nearest)
