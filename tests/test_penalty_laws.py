@@ -127,7 +127,7 @@ def test_half_precision_is_the_float32_result_rounded(case):
 
 @every_case
 def test_float64_stays_float64_and_is_more_exact(case):
-    x = np.linspace(-1.0, 2.0, 12).reshape(SHAPE) + 0.013
+    x = np.asarray(normal(14, SHAPE), np.float64)
     single = case.make(0.7).prox(jnp.asarray(x, jnp.float32), 0.3)
     with jax.enable_x64(True):
         moved = case.make(0.7).prox(jnp.asarray(x), 0.3)

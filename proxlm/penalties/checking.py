@@ -125,7 +125,7 @@ def check(
     ('optimality', 'envelope_gradient', 'stationarity')
     """
     base.require_penalty("check: penalty", penalty)
-    subject = _subject(penalty, example, step_size, seed)
+    subject = _subject(penalty, example, step_size, is_set, seed)
     asked = ["optimality", "symmetric_jacobian", "spectrum" if convex else "monotone"]
     asked += ["firm_nonexpansiveness"] * convex + ["envelope_gradient", "longer_steps"]
     asked += ["finite_value", "no_step", "finite_derivatives", "positive_zeros"]
@@ -142,7 +142,7 @@ def check(
     return Report(tuple(found))
 
 
-def _subject(penalty, example, step_size, seed):
+def _subject(penalty, example, step_size, is_set, seed):
     """The penalty on vectors, with points to try it at."""
     wide = trees.widen("check", example)
     flat, unravel = flatten_util.ravel_pytree(wide)
@@ -164,7 +164,7 @@ def _subject(penalty, example, step_size, seed):
     keys = jax.random.split(jax.random.key(seed), 3)
     x, others = (ladder * jax.random.normal(k, (9, flat.size), flat.dtype) for k in keys[:2])
     noise = jax.random.normal(keys[2], (60, flat.size), flat.dtype)
-    return trial.subject_of(on_vectors, x, others, noise, step_size)
+    return trial.subject_of(on_vectors, x, others, noise, step_size, is_set)
 
 
 def _keeps_dtypes(penalty, example, step_size):

@@ -42,6 +42,8 @@ def _excess(subject, steps):
         near = subject.prox(x + 0.1 * subject.noise, steps)
         probes = [goal[None], *_structured(x, goal), *_noisy(goal, subject.noise), elsewhere, near]
         probes = np.concatenate(probes)
+        if subject.is_set:  # The tolerance of a set would let in what is nearer.
+            probes[1:] = subject.prox(probes[1:], steps)
         distance = 0.5 * np.square(probes.astype(np.float64) - x) / steps
         objective = subject.value(probes) + np.sum(distance, axis=1)
         lowest = np.nanmin(objective)

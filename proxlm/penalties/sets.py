@@ -201,8 +201,12 @@ def _side(name, normal, offset, tolerance, part):
         normal = jnp.broadcast_to(normal / scale, x.shape)
         metric = step_size / jnp.maximum(jnp.max(step_size), jnp.finfo(x.dtype).tiny)
         way = metric * normal if step_size.ndim else normal
-        over, size = part(jnp.sum(normal * x) - offset / scale), jnp.sum(way * normal)
-        return x - way * (over / jnp.where(size > 0, size, 1.0))
+        terms, offset = normal * x, offset / scale
+        over, size = part(jnp.sum(terms) - offset), jnp.sum(way * normal)
+        # What is there up to the rounding of the sum stays, so that projecting twice is once.
+        rounding = 4 * jnp.finfo(x.dtype).eps * (jnp.sum(jnp.abs(terms)) + jnp.abs(offset))
+        moved = x - way * (over / jnp.where(size > 0, size, 1.0))
+        return base.keep_bits(jnp.abs(over) <= rounding, x, moved)
 
     def violation(x, normal, offset):
         terms = normal * x

@@ -24,6 +24,7 @@ class Subject(NamedTuple):
       others: as many more.
       noise: [N, n], standard normal.
       step_size: t.
+      is_set: whether g is the indicator of a set.
       value: [B, n] ↦ [B], compiled; and so for prox (x, t), both Jacobians of the prox at
         step_size [B, n, n], the slopes of the value and of the Moreau envelope [B, n], and the
         residual (x, v).
@@ -34,6 +35,7 @@ class Subject(NamedTuple):
     others: np.ndarray
     noise: np.ndarray
     step_size: float
+    is_set: bool
     value: Callable
     prox: Callable
     forwards: Callable
@@ -44,7 +46,12 @@ class Subject(NamedTuple):
 
 
 def subject_of(
-    penalty: base.Penalty, x: jax.Array, others: jax.Array, noise: jax.Array, step_size: float
+    penalty: base.Penalty,
+    x: jax.Array,
+    others: jax.Array,
+    noise: jax.Array,
+    step_size: float,
+    is_set: bool = False,
 ) -> Subject:
     """Compiles what the laws ask of a penalty on vectors.
 
@@ -65,6 +72,7 @@ def subject_of(
         penalty,
         *map(np.asarray, (x, others, noise)),
         step_size,
+        is_set,
         value=_batched(penalty.value),
         prox=lambda x, t: per_row(x, np.broadcast_to(t, (len(x), *np.shape(t)))),
         forwards=_batched(jax.jacfwd(move)),
