@@ -7,9 +7,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, singular, trees
+from proxlm.penalties import base, numbers, singular, trees
 
 Axis = int | Sequence[int]
+TOLERANCE, HALF_TOLERANCE = 1e-5, 1e-2
 
 
 def matrixwise(
@@ -80,6 +81,39 @@ def matrixwise(
     slots = {key: (given, slot) for key, given in parameters.items()}
     penalty = base.leafwise(name, value, prox, slots)
     return base.Penalty(on_matrices(penalty.value), on_matrices(penalty.prox))
+
+
+def tolerant(
+    name: str, make: Callable[[chex.ArrayTree], base.Penalty], tolerance: float | None
+) -> base.Penalty:
+    """Gives each leaf the tolerance of its dtype, for a value that asks for one.
+
+    Args:
+      name: the penalty's name, for messages.
+      make: tolerances (a number, or a tree of them like x) ↦ the penalty.
+      tolerance: the tolerance of all leaves. None is 1e-5, and 1e-2 for leaves below 32 bits, whose
+        own rounding is 4e-3 in bfloat16.
+
+    Returns:
+      The penalty.
+
+    Raises:
+      ValueError: if the tolerance is negative or NaN.
+
+    >>> told = tolerant("told", lambda t: base.Penalty(lambda x: t, lambda x, step_size: x), None)
+    >>> told.value({"a": jnp.ones(1), "b": jnp.ones(1, jnp.bfloat16)})
+    {'a': 1e-05, 'b': 0.01}
+    """
+    if tolerance is not None:
+        numbers.require_nonnegative(name, "tolerance", tolerance)
+
+    def allowed(leaf):
+        dtype = jnp.result_type(leaf)
+        half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+        default = HALF_TOLERANCE if half else TOLERANCE
+        return default if tolerance is None else tolerance
+
+    return base.Penalty(lambda x: make(jax.tree.map(allowed, x)).value(x), make(TOLERANCE).prox)
 
 
 def _axes(name, argument, given):

@@ -34,13 +34,12 @@ def spectral(
     SVD. Derivatives are finite and exact at repeated and at zero singular values, where those
     through jnp.linalg.svd are NaN.
 
-    A matrix with NaN or infinity becomes NaN, and others beside it are not touched by that. The
-    rank of a result is the number of nonzero h(σ); count it as singular values above 1e-5 of the
-    largest (in float32), since a product of factors has rounding in all directions.
+    A matrix with NaN or infinity becomes NaN, alone. The rank of a result is the number of nonzero
+    h(σ), up to rounding: in float32, count singular values above 1e-5 of the largest.
 
     Args:
-      penalty: f, on an array [q]; absolutely symmetric: the same for permuted numbers and for
-        changed signs. Its numbers may be traced.
+      penalty: f, on an array [q]; the same for permuted numbers and for changed signs. Its own
+        numbers may be traced.
       rows: an axis of a leaf, or a tuple of axes.
       columns: the same.
       method: "svd", "qr" or "gram".
@@ -54,8 +53,7 @@ def spectral(
 
     Convex: as f. Separable: no. Metric: no. Cost: an SVD a matrix, O(m n min(m, n)).
 
-    Source: Lewis 1995, The convex analysis of unitarily invariant matrix functions; Parikh & Boyd
-    2014, section 6.7.
+    Source: Lewis 1995 (unitarily invariant functions); Parikh & Boyd 2014, section 6.7.
 
     >>> nuclear_norm = spectral(norms.l1(1.0))
     >>> x = jnp.array([[0.0, 3.0], [-0.5, 0.0]])
@@ -147,7 +145,7 @@ def rank(
     rows: matrices.Axis = -2,
     columns: matrices.Axis = -1,
     method: str = "svd",
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
 ) -> base.Penalty:
     """Rank of a matrix: g(X) = λ · #{i : σ_i(X) ≠ 0}.
 
@@ -158,8 +156,8 @@ def rank(
       rows: see `spectral`.
       columns: see `spectral`.
       method: see `spectral`; "gram" wants √(2 t λ) well above 3e-4 σ_max in float32.
-      tolerance: for `value`, singular values up to this times σ_max count as 0. Of matrices that
-        were rounded to bfloat16 those up to 1e-2 may be rounding.
+      tolerance: for `value`, singular values up to this times σ_max count as 0. None is 1e-5, and
+        1e-2 for leaves below 32 bits.
 
     Returns:
       The penalty. Its step size is one number.
@@ -177,8 +175,13 @@ def rank(
     >>> float(rank(1.5).value(x))
     3.0
     """
-    vector = lambda strength: _count(strength, tolerance)
-    return _of_strength("rank", vector, strength, rows, columns, method)
+    numbers.require_nonnegative("rank", "strength", strength)
+
+    def make(tolerance):
+        parameters = {"strength": strength, "tolerance": tolerance}
+        return matrices.matrixwise("rank", _count, parameters, rows, columns, method)
+
+    return matrices.tolerant("rank", make, tolerance)
 
 
 def schatten(
@@ -190,8 +193,7 @@ def schatten(
 ) -> base.Penalty:
     """Power of a Schatten norm: g(X) = λ Σ_i σ_i(X)ᵖ for p ≤ 1.
 
-    The higher ones go by what is usual: p=2 is ½ λ Σ_i σ_i², which is `norms.squared_l2` and needs
-    no SVD, and p=∞ is λ σ_max, which is `spectral_norm`.
+    p=2 is ½ λ Σ_i σ_i², that is `norms.squared_l2`, without an SVD; p=∞ is `spectral_norm`.
 
     Args:
       strength: λ ≥ 0, a number, or one a matrix as for `nuclear`. May be traced.

@@ -18,7 +18,7 @@ def nuclear_ball(
     rows: matrices.Axis = -2,
     columns: matrices.Axis = -1,
     method: str = "svd",
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
 ) -> base.Penalty:
     """Ball of the nuclear norm: g(X) = 0 where Σ_i σ_i(X) ≤ r, else +∞.
 
@@ -30,8 +30,8 @@ def nuclear_ball(
       rows: see `singular_norms.spectral`.
       columns: see `singular_norms.spectral`.
       method: see `singular_norms.spectral`.
-      tolerance: for `value`, how far beyond r the sum may be, as a fraction of r. Matrices rounded
-        to bfloat16 want 1e-2.
+      tolerance: for `value`, how far beyond r the sum may be, as a fraction of r. None is
+        1e-5, and 1e-2 for leaves below 32 bits.
 
     Returns:
       The penalty. Its step size is one number, and of no consequence.
@@ -50,7 +50,7 @@ def nuclear_ball(
     [inf, 0.0]
     """
 
-    def vector(radius):
+    def vector(radius, tolerance):
         def project(values, step_size):
             del step_size
             cut = singular.level(values, radius)
@@ -59,7 +59,9 @@ def nuclear_ball(
         far = lambda values: jnp.sum(values) / radius - 1.0
         return base.Penalty(lambda values: base.indicator(far(values), tolerance), project)
 
-    return _of_radius("nuclear_ball", vector, radius, rows, columns, method)
+    numbers.require_positive("nuclear_ball", "radius", radius)
+    axes = rows, columns
+    return _set("nuclear_ball", vector, {"radius": radius}, axes, method, tolerance)
 
 
 def spectral_ball(
@@ -67,7 +69,7 @@ def spectral_ball(
     rows: matrices.Axis = -2,
     columns: matrices.Axis = -1,
     method: str = "svd",
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
 ) -> base.Penalty:
     """Ball of the spectral norm: g(X) = 0 where σ_max(X) ≤ r, else +∞.
 
@@ -79,8 +81,8 @@ def spectral_ball(
       rows: see `singular_norms.spectral`.
       columns: see `singular_norms.spectral`.
       method: see `singular_norms.spectral`.
-      tolerance: for `value`, how far beyond r σ_max may be, as a fraction of r. Matrices rounded to
-        bfloat16 want 1e-2.
+      tolerance: for `value`, how far beyond r σ_max may be, as a fraction of r. None is 1e-5,
+        and 1e-2 for leaves below 32 bits.
 
     Returns:
       The penalty. Its step size is one number, and of no consequence.
@@ -99,14 +101,16 @@ def spectral_ball(
     [inf, 0.0]
     """
 
-    def vector(radius):
+    def vector(radius, tolerance):
         far = lambda values: jnp.max(values) / radius - 1.0
         return base.Penalty(
             lambda values: base.indicator(far(values), tolerance),
             lambda values, step_size: jnp.where(values > radius, radius, values),
         )
 
-    return _of_radius("spectral_ball", vector, radius, rows, columns, method)
+    numbers.require_positive("spectral_ball", "radius", radius)
+    axes = rows, columns
+    return _set("spectral_ball", vector, {"radius": radius}, axes, method, tolerance)
 
 
 def rank_ball(
@@ -114,7 +118,7 @@ def rank_ball(
     rows: matrices.Axis = -2,
     columns: matrices.Axis = -1,
     method: str = "svd",
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
 ) -> base.Penalty:
     """Matrices of rank at most r: g(X) = 0 where σ_{r+1}(X) = 0, else +∞.
 
@@ -126,8 +130,8 @@ def rank_ball(
       rows: see `singular_norms.spectral`.
       columns: see `singular_norms.spectral`.
       method: see `singular_norms.spectral`; "gram" wants σ_r well above 3e-4 σ_max in float32.
-      tolerance: for `value`, how large σ_{r+1} may be, as a fraction of σ_max. Matrices rounded to
-        bfloat16 want 1e-2.
+      tolerance: for `value`, how large σ_{r+1} may be, as a fraction of σ_max. None is 1e-5,
+        and 1e-2 for leaves below 32 bits.
 
     Returns:
       The penalty. Its step size is one number, and of no consequence.
@@ -147,7 +151,7 @@ def rank_ball(
     """
     r = numbers.require_integer("rank_ball", "r", r, least=0)
 
-    def value(values):
+    def value(values, tolerance):
         # A zero matrix is of rank 0; NaN stays NaN.
         largest = jnp.max(values)
         rest = jnp.sum(jnp.where(_ranks(values) == r, values, 0.0))
@@ -157,12 +161,12 @@ def rank_ball(
         del step_size
         return jnp.where(_ranks(values) < r, values, 0.0)
 
-    vector = lambda: base.Penalty(value, project)
-    return matrices.matrixwise("rank_ball", vector, {}, rows, columns, method, ROUNDING)
+    vector = lambda tolerance: base.Penalty(lambda values: value(values, tolerance), project)
+    return _set("rank_ball", vector, {}, (rows, columns), method, tolerance)
 
 
 def stiefel(
-    rows: matrices.Axis = -2, columns: matrices.Axis = -1, tolerance: float = 1e-4
+    rows: matrices.Axis = -2, columns: matrices.Axis = -1, tolerance: float | None = None
 ) -> base.Penalty:
     """Matrices with orthonormal columns, or rows where those are fewer: g(X) = 0 there, else +∞.
 
@@ -172,8 +176,8 @@ def stiefel(
     Args:
       rows: see `singular_norms.spectral`.
       columns: see `singular_norms.spectral`.
-      tolerance: for `value`, how far from 1 a singular value may be. Matrices rounded to bfloat16
-        want 1e-2.
+      tolerance: for `value`, how far from 1 a singular value may be. None is 1e-5, and 1e-2 for
+        leaves below 32 bits.
 
     Returns:
       The penalty. Its step size is one number, and of no consequence.
@@ -192,11 +196,11 @@ def stiefel(
     [inf, 0.0]
     """
     far = lambda values: jnp.max(jnp.abs(values - 1.0))
-    vector = lambda: base.Penalty(
+    vector = lambda tolerance: base.Penalty(
         lambda values: base.indicator(far(values), tolerance),
         lambda values, step_size: jnp.ones_like(values),
     )
-    return matrices.matrixwise("stiefel", vector, {}, rows, columns, slack=ROUNDING)
+    return _set("stiefel", vector, {}, (rows, columns), "svd", tolerance)
 
 
 def _ranks(values):
@@ -204,7 +208,9 @@ def _ranks(values):
     return jnp.argsort(jnp.argsort(-values))
 
 
-def _of_radius(name, vector, radius, rows, columns, method):
-    numbers.require_positive(name, "radius", radius)
-    parameters = {"radius": radius}
-    return matrices.matrixwise(name, vector, parameters, rows, columns, method, ROUNDING)
+def _set(name, vector, parameters, axes, method, tolerance):
+    def make(tolerance):
+        extended = {**parameters, "tolerance": tolerance}
+        return matrices.matrixwise(name, vector, extended, *axes, method, ROUNDING)
+
+    return matrices.tolerant(name, make, tolerance)
