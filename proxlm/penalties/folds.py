@@ -55,7 +55,7 @@ def _in_runs(axes, merges, parts, numbers, *arrays):
     whole = _whole(parts, numbers, arrays)
     for axis in sorted(axes, key=lambda axis: -arrays[0].shape[axis]):
         whole = _along(merges, whole, axis)
-    return whole
+    return tuple(whole)
 
 
 def _along(merges, arrays, axis):
@@ -70,7 +70,9 @@ def _along(merges, arrays, axis):
     folded = _along(merges, of_runs, axis)
     if not rest:
         return folded
-    return _merge(merges, folded, _along(merges, [cut(v, runs * RUN, length) for v in arrays], axis))
+    return _merge(
+        merges, folded, _along(merges, [cut(v, runs * RUN, length) for v in arrays], axis)
+    )
 
 
 def _reduce(merges, arrays, axes):
