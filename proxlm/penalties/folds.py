@@ -55,7 +55,7 @@ def _in_runs(axes, merges, parts, numbers, *arrays):
     whole = _whole(parts, numbers, arrays)
     for axis in sorted(axes, key=lambda axis: -arrays[0].shape[axis]):
         whole = _along(merges, whole, axis)
-    return whole
+    return tuple(whole)
 
 
 def _along(merges, arrays, axis):

@@ -167,8 +167,11 @@ def _newton(kind, x, total, metric, start, settled):
         empty = new_size == 0
         down = -total - 8 * jnp.finfo(x.dtype).eps * jnp.abs(tau.centre)
         move = jnp.where(empty, down, (above - total) / jnp.where(empty, 1.0, new_size))
+        # The same support twice is the last one, unless rounding made the step before a wrong one.
+        small = jnp.abs(above - total) <= 1e-5 * total
+        small |= jnp.abs(move) <= 8 * jnp.finfo(x.dtype).eps * jnp.abs(tau.centre)
         tau = Threshold(tau.centre, tau.offset + jnp.where(done, 0.0, move))
-        return count + 1, tau, new_size, done | ((size == new_size) & ~empty)
+        return count + 1, tau, new_size, done | ((size == new_size) & small & ~empty)
 
     going = lambda state: (state[0] < MOST_STEPS) & ~jnp.all(state[3])
     state = 0, start, jnp.full_like(start.offset, -1.0), settled

@@ -1,0 +1,362 @@
+"""Simplices and l1 balls, and the root they rest on."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from proxlm.penalties import balls, folds, roots, simplex
+from tests import projections
+from tests.arrays import normal
+from tests.penalty_case import SHAPE, Case, ramp
+
+on_rows = lambda project, radius: lambda y: projections.by_groups(project, y, 1, radius)
+
+
+def support_prox(project):
+    """(y, s) ↦ prox of s times the support function of a set: y less s times a projection."""
+    return lambda y, s: y - s * project(np.asarray(y, np.float64) / s)
+
+
+CASES = {
+    "simplex": Case(
+        lambda s: simplex.simplex(),
+        is_set=True,
+        metric=True,
+        dual_prox=support_prox(projections.on_simplex),
+    ),
+    "simplex_rows": Case(
+        lambda s: simplex.simplex(2.0, axis=-1),
+        is_set=True,
+        metric=True,
+        dual_prox=support_prox(on_rows(projections.on_simplex, 2.0)),
+    ),
+    "simplex_by_radius": Case(
+        lambda s: simplex.simplex(ramp()[:1], axis=0), is_set=True, metric=True
+    ),
+    "capped_simplex": Case(lambda s: simplex.capped_simplex(0.4, 2.0), is_set=True),
+    "capped_simplex_rows": Case(lambda s: simplex.capped_simplex(ramp(), axis=-1), is_set=True),
+    "sparse_simplex": Case(lambda s: simplex.sparse_simplex(3, 20.0), convex=False, is_set=True),
+    "sparse_simplex_columns": Case(
+        lambda s: simplex.sparse_simplex(2, 15.0, axis=0), convex=False, is_set=True
+    ),
+    "l1_ball": Case(
+        lambda s: balls.l1_ball(1.5),
+        is_set=True,
+        metric=True,
+        dual_prox=support_prox(lambda y: projections.on_l1_ball(y, 1.5)),
+    ),
+    "l1_ball_rows": Case(
+        lambda s: balls.l1_ball(1.5, axis=-1),
+        is_set=True,
+        metric=True,
+        dual_prox=support_prox(on_rows(projections.on_l1_ball, 1.5)),
+    ),
+    "l1_sphere": Case(lambda s: balls.l1_sphere(40.0), convex=False, is_set=True, metric=True),
+    "l1_sphere_columns": Case(
+        lambda s: balls.l1_sphere(15.0, axis=0), convex=False, is_set=True, metric=True
+    ),
+}
+
+
+def bits(x):
+    return np.asarray(x).view(np.uint32)
+
+
+def test_points_of_the_simplex_by_hand():
+    x = jnp.array([[0.2, 0.6], [2.0, -1.0]])
+    np.testing.assert_allclose(simplex.simplex(axis=1).prox(x, 0.1), [[0.3, 0.7], [1.0, 0.0]])
+    assert simplex.simplex(axis=0).value(jnp.array([[0.25, 1.0], [0.75, 0.0]])) == 0
+    assert simplex.simplex().value(jnp.array([0.5, 0.51])) == jnp.inf
+    assert simplex.simplex().value(jnp.array([1.1, -0.1])) == jnp.inf
+
+
+def test_neither_scaling_nor_renormalising_is_a_projection():
+    np.testing.assert_array_equal(balls.l1_ball().prox(jnp.array([2.0, 1.0]), 1.0), [1.0, 0.0])
+    moved = simplex.simplex().prox(jnp.array([0.9, 0.5]), 1.0)
+    np.testing.assert_allclose(moved, [0.7, 0.3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("total", [1e-6, 1.0, 1e6])
+def test_any_scale_of_entries_and_radius_is_accurate(scale, total):
+    rng = np.random.default_rng(0)
+    heavy = rng.standard_cauchy(1000)
+    for x in (rng.normal(size=1000), heavy, 1000 + rng.normal(size=1000), np.round(heavy)):
+        x = (scale * x).astype(np.float32)
+        moved, right = ON_SIMPLEX(x, total), projections.on_simplex(x, total)
+        np.testing.assert_allclose(moved, right, atol=1e-6 * right.max(), rtol=0)
+        assert np.asarray(moved, np.float64).sum() == pytest.approx(total, rel=2e-6)
+        moved, right = IN_BALL(x, total), projections.on_l1_ball(x, total)
+        np.testing.assert_allclose(moved, right, atol=1e-6 * np.abs(right).max(), rtol=0)
+
+
+ON_SIMPLEX = jax.jit(lambda x, total: simplex.simplex(total).prox(x, 1.0))
+IN_BALL = jax.jit(lambda x, radius: balls.l1_ball(radius).prox(x, 1.0))
+
+
+def test_points_of_an_l1_ball_are_inside_to_the_last_digits():
+    # A bisection that stops at 1e-5 leaves them outside by as much.
+    for seed in range(20):
+        x = np.random.default_rng(seed).normal(size=1000).astype(np.float32)
+        norm = np.abs(np.asarray(IN_BALL(x, 3.0), np.float64)).sum()
+        assert abs(norm - 3.0) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_ten_million_entries_are_accurate(scale):
+    # Sums in float32, one after another, are wrong by 1e-2 here.
+    x = np.random.default_rng(0).normal(size=10_000_000).astype(np.float32) * np.float32(scale)
+    for total in (scale, 5e5 * scale):
+        moved, right = ON_SIMPLEX(x, total), projections.on_simplex(x, total)
+        np.testing.assert_allclose(moved, right, atol=1e-6 * right.max(), rtol=0)
+        assert np.asarray(moved, np.float64).sum() == pytest.approx(total, rel=2e-6)
+        moved, right = IN_BALL(x, total), projections.on_l1_ball(x, total)
+        np.testing.assert_allclose(moved, right, atol=1e-6 * np.abs(right).max(), rtol=0)
+
+
+def test_steps_suffice_where_every_entry_is_another_scale():
+    x = (2.0 ** -np.arange(120.0)).astype(np.float32)
+    for total in (1e-20, 1e-3, 0.5, 1.9, 100.0):
+        right = projections.on_simplex(x, np.float32(total))
+        np.testing.assert_allclose(ON_SIMPLEX(x, total), right, atol=3e-7 * right.max(), rtol=0)
+
+
+def test_a_point_that_is_inside_keeps_its_bits():
+    x = jnp.array([0.1, 0.2, 0.3, 0.4])  # sums to 1 exactly
+    np.testing.assert_array_equal(bits(ON_SIMPLEX(x, 1.0)), bits(x))
+    np.testing.assert_array_equal(bits(IN_BALL(-x, 1.0)), bits(-x))
+    np.testing.assert_array_equal(bits(IN_BALL(x * 1e-25, 1.0)), bits(x * 1e-25))
+    moved = ON_SIMPLEX(normal(0, (1000,)), 3.0)
+    np.testing.assert_array_equal(bits(ON_SIMPLEX(moved, 3.0)), bits(moved))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    "make", [simplex.simplex, balls.l1_ball, balls.l1_sphere, lambda: simplex.sparse_simplex(3)]
+)
+def test_half_precision_comes_out_as_it_went_in(dtype, make):
+    x = normal(1, SHAPE).astype(dtype)
+    moved = make().prox(x, 1.0)
+    assert moved.dtype == dtype
+    expected = make().prox(x.astype(jnp.float32), 1.0).astype(dtype)
+    np.testing.assert_array_equal(moved, expected)
+    assert make().value(moved) == 0
+    assert make().value(moved * 1.05) == jnp.inf
+
+
+@pytest.mark.parametrize("total", [0.1, 3.0, 40.0])
+@pytest.mark.parametrize("spread", [0.5, 3.0])
+def test_a_diagonal_metric_weighs_the_coordinates(total, spread):
+    rng = np.random.default_rng(0)
+    t = np.exp(spread * rng.normal(size=1000)).astype(np.float32)
+    x = rng.normal(size=1000).astype(np.float32)
+    scale = np.abs(x).max() + total
+    moved, right = IN_METRIC(simplex.simplex, x, total, t), projections.in_metric(x, t, total)
+    np.testing.assert_allclose(moved, right, atol=2e-6 * scale, rtol=0)
+    moved = IN_METRIC(balls.l1_ball, x, total, t)
+    right = np.sign(x) * projections.in_metric(np.abs(x), t, total)
+    np.testing.assert_allclose(moved, right, atol=2e-6 * scale, rtol=0)
+
+
+IN_METRIC = jax.jit(lambda make, x, total, t: make(total).prox(x, t), static_argnums=0)
+
+
+def test_an_entry_is_found_though_rounding_hides_it():
+    # u - tτ of the largest ratio is 2e-10 beside numbers of 0.02, whose rounding is 2e-9.
+    x, t = jnp.array([0.01832943, 0.01918791]), jnp.array([0.02543862, 0.03574555])
+    moved = IN_METRIC(simplex.simplex, jnp.append(x, -1.0), 1e-6, jnp.append(t, 60.0))
+    np.testing.assert_allclose(moved, [1e-6, 0.0, 0.0], rtol=1e-2)
+
+
+def test_coordinates_without_a_step_stay_and_use_up_their_part():
+    x, t = jnp.array([0.5, 1.0, 0.25]), jnp.array([1.0, 2.0, 0.0])
+    np.testing.assert_allclose(simplex.simplex().prox(x, t), [0.25, 0.5, 0.25], rtol=1e-6)
+    moved = balls.l1_ball().prox(-x, t)
+    np.testing.assert_allclose(moved, [-0.25, -0.5, -0.25], rtol=1e-6)
+    np.testing.assert_array_equal(simplex.simplex().prox(3 * x, jnp.zeros(3)), 3 * x)
+    # Where the rest is too much already, the others can only become 0.
+    np.testing.assert_array_equal(simplex.simplex().prox(8 * x, t), [0.0, 0.0, 2.0])
+
+
+@pytest.mark.parametrize("kind", [roots.Kind((1,)), roots.Kind((1,), absolute=True, floored=True)])
+def test_derivatives_of_the_threshold_are_those_of_differences(kind):
+    with jax.enable_x64(True):
+        x, t = (jnp.asarray(normal(seed, SHAPE), jnp.float64) for seed in (2, 3))
+        total = jnp.array([[0.5], [1.0], [1.5], [2.0]])
+
+        def tau(x, total, t):
+            found = roots.threshold(x, total, jnp.exp(t), kind)
+            return jnp.sum(jnp.cos(found.centre + found.offset))
+
+        way = jnp.cos(jnp.arange(12.0)).reshape(SHAPE)
+        ways = way, way[:, :1], way
+        moved = lambda h: tau(*(a + h * w for a, w in zip((x, total, t), ways, strict=True)))
+        slope = (moved(1e-6) - moved(-1e-6)) / 2e-6
+        gradients = jax.grad(tau, (0, 1, 2))(x, total, t)
+        backward = sum(jnp.sum(g * w) for g, w in zip(gradients, ways, strict=True))
+        np.testing.assert_allclose(backward, slope, rtol=1e-7)
+        np.testing.assert_allclose(jax.jvp(moved, (0.0,), (1.0,))[1], slope, rtol=1e-7)
+
+
+def test_a_ball_has_the_derivative_1_inside():
+    jacobian = jax.jacrev(lambda x: IN_BALL(x, 3.0))(jnp.array([0.5, 0.0, -0.5]))
+    np.testing.assert_array_equal(jacobian, np.eye(3))
+    assert jax.grad(lambda r: jnp.sum(IN_BALL(jnp.array([0.5]), r)))(3.0) == 0
+
+
+def test_infinite_entries_share_the_radius():
+    x = jnp.array([jnp.inf, 1.0, -jnp.inf, jnp.inf])
+    np.testing.assert_array_equal(ON_SIMPLEX(x, 1.0), [0.5, 0.0, 0.0, 0.5])
+    np.testing.assert_array_equal(IN_BALL(x, 1.5), [0.5, 0.0, -0.5, 0.5])
+    moved = simplex.capped_simplex(0.5).prox(jnp.array([jnp.inf, 1.0, 0.0]), 1.0)
+    np.testing.assert_allclose(moved, [0.5, 0.5, 0.0])
+
+
+def test_nan_stays_in_its_group():
+    x = normal(4, SHAPE).at[1, 2].set(jnp.nan)
+    for make in (simplex.simplex, balls.l1_ball, balls.l1_sphere):
+        wrong = jnp.isnan(make(axis=1).prox(x, 1.0))
+        np.testing.assert_array_equal(wrong, np.repeat(np.arange(4) == 1, 3).reshape(SHAPE))
+
+
+def test_a_search_stores_no_second_array():
+    x = jnp.zeros((64, 1024))
+    for make in (simplex.simplex, balls.l1_ball):
+        for axis in (None, 1):
+            run = jax.jit(lambda x, make=make, axis=axis: make(axis=axis).prox(x, 1.0))
+            memory = run.lower(x).compile().memory_analysis()
+            assert memory.temp_size_in_bytes < x.nbytes / 2
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (3, 32), (5, 33), (2, 1000), (40, 3, 50)])
+def test_folds_are_sums_and_maxima(shape):
+    x, shift = normal(5, shape), 0.5
+    axes = tuple(range(1, len(shape)))
+    parts = lambda shift, x: (x + shift, x)
+    for way in (folds.fold, lambda axes, *rest: folds._at_once(axes, *rest[:3], *rest[3])):
+        total, largest = way(axes, (jnp.add, jnp.maximum), parts, shift, (x,))
+        exact = np.sum(np.asarray(x, np.float64) + 0.5, axis=axes, keepdims=True)
+        np.testing.assert_allclose(total, exact, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(largest, np.max(x, axis=axes, keepdims=True))
+
+
+def test_long_sums_do_not_drift():
+    x = jnp.full((1, 100_000), 0.1)
+    (total,) = folds.fold((1,), (jnp.add,), lambda _, x: (x,), (), (x,))
+    assert float(total[0, 0]) == pytest.approx(100_000 * float(np.float32(0.1)), rel=3e-7)
+
+
+def test_radii_may_differ_by_leaf_and_by_group_and_be_swept():
+    x = {"a": normal(6, (2, 3)), "b": [normal(7, (5,)), None, optax.MaskedNode()]}
+    radius = {"a": jnp.array([[1.0], [2.0]]), "b": [3.0, None, 7.0]}
+    moved = simplex.simplex(radius, axis=-1).prox(x, 0.5)
+    np.testing.assert_allclose(jnp.sum(moved["a"], axis=1), [1.0, 2.0], rtol=1e-6)
+    assert jnp.sum(moved["b"][0]) == pytest.approx(3.0)
+    assert simplex.simplex(radius, axis=-1).value(moved) == 0
+    radii = jnp.array([0.1, 1.0, 30.0])
+    swept = jax.vmap(ON_SIMPLEX, in_axes=(None, 0))(x["b"][0], radii)
+    for row, r in zip(swept, radii, strict=True):
+        np.testing.assert_allclose(row, ON_SIMPLEX(x["b"][0], r), rtol=1e-6)
+
+
+def test_a_simplex_reduces_the_named_axes():
+    x = normal(8, (2, 3, 4))
+    for axis, other in [((0, 2), (-3, -1)), (1, -2), (None, (0, 1, 2))]:
+        one = simplex.simplex(axis=axis).prox(x, 1.0)
+        np.testing.assert_array_equal(one, simplex.simplex(axis=other).prox(x, 1.0))
+        summed = jnp.sum(one, axis=axis)
+        np.testing.assert_allclose(summed, np.ones(summed.shape), rtol=1e-6)
+    assert simplex.simplex().prox(jnp.array(-3.0), 1.0) == 1
+
+
+def test_leaves_without_coordinates_pass():
+    makes = (simplex.simplex, balls.l1_ball, simplex.sparse_simplex, simplex.capped_simplex)
+    for make, first in zip(makes, (1.0, 1.0, 2, 1.0), strict=True):
+        for shape in ((0,), (3, 0), (0, 3)):
+            penalty = make(first, axis=0)
+            assert penalty.prox(jnp.zeros(shape), 0.5).shape == shape
+            assert penalty.value(jnp.zeros(shape)) == 0
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("total", [1e-6, 1.0, 1e6])
+def test_a_capped_simplex_is_what_bisection_finds(scale, total):
+    rng = np.random.default_rng(1)
+    for x in (rng.normal(size=7), rng.standard_cauchy(7), np.array([2, 2, 1, 1, 2, -1, 0])):
+        x, cap = (scale * x).astype(np.float32), np.float32(0.4 * total)
+        moved, right = IN_CAPS(x, cap, total), projections.on_capped_simplex(x, total, cap)
+        tolerance = 1e-6 * max(np.abs(x).max(), total)
+        np.testing.assert_allclose(moved, right, atol=tolerance, rtol=0)
+        assert np.max(moved) <= cap and np.min(moved) >= 0
+
+
+IN_CAPS = jax.jit(lambda x, cap, total: simplex.capped_simplex(cap, total).prox(x, 1.0))
+
+
+def test_caps_below_the_rounding_of_the_entries_are_kept():
+    x = jnp.array([-2e6, -1e6, 2e6, 2e6, 1e6, 2e6, 1e6])
+    moved = IN_CAPS(x, 4e-7, 1e-6)
+    np.testing.assert_allclose(moved[jnp.array([2, 3, 5])], 1e-6 / 3, rtol=1e-6)
+
+
+def test_a_capped_simplex_chooses_as_many_as_its_radius():
+    moved = IN_CAPS(jnp.array([5.0, -1.0, 9.0, 7.0, 0.0]), 1.0, 3.0)
+    np.testing.assert_array_equal(moved, [1.0, 0.0, 1.0, 1.0, 0.0])
+
+
+def test_a_sparse_simplex_is_the_best_of_all_supports():
+    x = normal(9, (6,))
+    best = min(
+        (
+            projections.on_simplex(np.where(np.isin(np.arange(6), support), x, -1e9), 4.0)
+            for support in itertools.combinations(range(6), 2)
+        ),
+        key=lambda z: np.sum((z - x) ** 2),
+    )
+    moved = simplex.sparse_simplex(2, 4.0).prox(x, 1.0)
+    np.testing.assert_allclose(moved, best, atol=1e-6)
+    first = simplex.sparse_simplex(2).prox(jnp.array([[1.0, 1.0, 1.0]]), 1.0)
+    np.testing.assert_array_equal(first, [[0.5, 0.5, 0.0]])
+    assert simplex.sparse_simplex(1).value(jnp.array([0.5, 0.5])) == jnp.inf
+
+
+def test_an_l1_sphere_draws_out_what_is_inside():
+    x = jnp.array([0.5, -0.25, 0.0])
+    np.testing.assert_allclose(balls.l1_sphere(1.5).prox(x, 1.0), [0.75, -0.5, 0.25])
+    np.testing.assert_array_equal(balls.l1_sphere(6.0).prox(0 * x, 1.0), [2.0, 2.0, 2.0])
+    assert balls.l1_sphere(1.5).value(x) == jnp.inf
+    assert balls.l1_ball(1.5).value(x) == 0
+
+
+@pytest.mark.parametrize("radius", [0.0, -1.0, float("nan"), "1", None, np.array([1.0, 0.0])])
+def test_a_radius_that_is_none_is_refused(radius):
+    for make in (simplex.simplex, balls.l1_ball, balls.l1_sphere, balls.l2_ball, balls.l2_sphere):
+        with pytest.raises(ValueError, match="radius must be"):
+            make(radius)
+    with pytest.raises(ValueError, match="sparse_simplex: radius must be"):
+        simplex.sparse_simplex(2, radius)
+    with pytest.raises(ValueError, match="capped_simplex: cap must be"):
+        simplex.capped_simplex(radius)
+
+
+def test_what_does_not_fit_a_leaf_is_refused_with_its_path():
+    x = {"layer": {"bias": jnp.ones(3)}}
+    with pytest.raises(ValueError, match="k = 4, but a group at layer/bias has 3"):
+        simplex.sparse_simplex(4).prox(x, 1.0)
+    with pytest.raises(ValueError, match=r"3 coordinates of at most 0.25 .* at layer/bias"):
+        simplex.capped_simplex(0.25).prox(x, 1.0)
+    with pytest.raises(ValueError, match=r"axis .* at layer/bias"):
+        simplex.simplex(axis=1).prox(x, 1.0)
+    with pytest.raises(ValueError, match=r"radius of shape \(2,\) at layer/bias"):
+        simplex.simplex({"layer": {"bias": np.ones(2)}}, axis=0).prox(x, 1.0)
+    with pytest.raises(ValueError, match="k must be an integer ≥ 1"):
+        simplex.sparse_simplex(0)
+    with pytest.raises(ValueError, match="one number"):
+        simplex.capped_simplex(1.0).prox(x, {"layer": {"bias": jnp.ones(3)}})
+    with pytest.raises(ValueError, match="tolerance must be ≥ 0"):
+        simplex.simplex(tolerance=-1.0)
