@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from proxlm.penalties import balls, folds, roots, simplex
+from proxlm.penalties import balls, folds, roots, simplices
 from tests import projections
 from tests.arrays import normal
 from tests.penalty_case import SHAPE, Case, ramp
@@ -23,25 +23,25 @@ def support_prox(project):
 
 CASES = {
     "simplex": Case(
-        lambda s: simplex.simplex(),
+        lambda s: simplices.simplex(),
         is_set=True,
         metric=True,
         dual_prox=support_prox(projections.on_simplex),
     ),
     "simplex_rows": Case(
-        lambda s: simplex.simplex(2.0, axis=-1),
+        lambda s: simplices.simplex(2.0, axis=-1),
         is_set=True,
         metric=True,
         dual_prox=support_prox(on_rows(projections.on_simplex, 2.0)),
     ),
     "simplex_by_radius": Case(
-        lambda s: simplex.simplex(ramp()[:1], axis=0), is_set=True, metric=True
+        lambda s: simplices.simplex(ramp()[:1], axis=0), is_set=True, metric=True
     ),
-    "capped_simplex": Case(lambda s: simplex.capped_simplex(0.4, 2.0), is_set=True),
-    "capped_simplex_rows": Case(lambda s: simplex.capped_simplex(ramp(), axis=-1), is_set=True),
-    "sparse_simplex": Case(lambda s: simplex.sparse_simplex(3, 20.0), convex=False, is_set=True),
+    "capped_simplex": Case(lambda s: simplices.capped_simplex(0.4, 2.0), is_set=True),
+    "capped_simplex_rows": Case(lambda s: simplices.capped_simplex(ramp(), axis=-1), is_set=True),
+    "sparse_simplex": Case(lambda s: simplices.sparse_simplex(3, 20.0), convex=False, is_set=True),
     "sparse_simplex_columns": Case(
-        lambda s: simplex.sparse_simplex(2, 15.0, axis=0), convex=False, is_set=True
+        lambda s: simplices.sparse_simplex(2, 15.0, axis=0), convex=False, is_set=True
     ),
     "l1_ball": Case(
         lambda s: balls.l1_ball(1.5),
@@ -68,15 +68,15 @@ def bits(x):
 
 def test_points_of_the_simplex_by_hand():
     x = jnp.array([[0.2, 0.6], [2.0, -1.0]])
-    np.testing.assert_allclose(simplex.simplex(axis=1).prox(x, 0.1), [[0.3, 0.7], [1.0, 0.0]])
-    assert simplex.simplex(axis=0).value(jnp.array([[0.25, 1.0], [0.75, 0.0]])) == 0
-    assert simplex.simplex().value(jnp.array([0.5, 0.51])) == jnp.inf
-    assert simplex.simplex().value(jnp.array([1.1, -0.1])) == jnp.inf
+    np.testing.assert_allclose(simplices.simplex(axis=1).prox(x, 0.1), [[0.3, 0.7], [1.0, 0.0]])
+    assert simplices.simplex(axis=0).value(jnp.array([[0.25, 1.0], [0.75, 0.0]])) == 0
+    assert simplices.simplex().value(jnp.array([0.5, 0.51])) == jnp.inf
+    assert simplices.simplex().value(jnp.array([1.1, -0.1])) == jnp.inf
 
 
 def test_neither_scaling_nor_renormalising_is_a_projection():
     np.testing.assert_array_equal(balls.l1_ball().prox(jnp.array([2.0, 1.0]), 1.0), [1.0, 0.0])
-    moved = simplex.simplex().prox(jnp.array([0.9, 0.5]), 1.0)
+    moved = simplices.simplex().prox(jnp.array([0.9, 0.5]), 1.0)
     np.testing.assert_allclose(moved, [0.7, 0.3], rtol=1e-6)
 
 
@@ -94,7 +94,7 @@ def test_any_scale_of_entries_and_radius_is_accurate(scale, total):
         np.testing.assert_allclose(moved, right, atol=1e-6 * np.abs(right).max(), rtol=0)
 
 
-ON_SIMPLEX = jax.jit(lambda x, total: simplex.simplex(total).prox(x, 1.0))
+ON_SIMPLEX = jax.jit(lambda x, total: simplices.simplex(total).prox(x, 1.0))
 IN_BALL = jax.jit(lambda x, radius: balls.l1_ball(radius).prox(x, 1.0))
 
 
@@ -137,7 +137,7 @@ def test_a_point_that_is_inside_keeps_its_bits():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize(
-    "make", [simplex.simplex, balls.l1_ball, balls.l1_sphere, lambda: simplex.sparse_simplex(3)]
+    "make", [simplices.simplex, balls.l1_ball, balls.l1_sphere, lambda: simplices.sparse_simplex(3)]
 )
 def test_half_precision_comes_out_as_it_went_in(dtype, make):
     x = normal(1, SHAPE).astype(dtype)
@@ -156,7 +156,7 @@ def test_a_diagonal_metric_weighs_the_coordinates(total, spread):
     t = np.exp(spread * rng.normal(size=1000)).astype(np.float32)
     x = rng.normal(size=1000).astype(np.float32)
     scale = np.abs(x).max() + total
-    moved, right = IN_METRIC(simplex.simplex, x, total, t), projections.in_metric(x, t, total)
+    moved, right = IN_METRIC(simplices.simplex, x, total, t), projections.in_metric(x, t, total)
     np.testing.assert_allclose(moved, right, atol=2e-6 * scale, rtol=0)
     moved = IN_METRIC(balls.l1_ball, x, total, t)
     right = np.sign(x) * projections.in_metric(np.abs(x), t, total)
@@ -169,18 +169,18 @@ IN_METRIC = jax.jit(lambda make, x, total, t: make(total).prox(x, t), static_arg
 def test_an_entry_is_found_though_rounding_hides_it():
     # u - tτ of the largest ratio is 2e-10 beside numbers of 0.02, whose rounding is 2e-9.
     x, t = jnp.array([0.01832943, 0.01918791]), jnp.array([0.02543862, 0.03574555])
-    moved = IN_METRIC(simplex.simplex, jnp.append(x, -1.0), 1e-6, jnp.append(t, 60.0))
+    moved = IN_METRIC(simplices.simplex, jnp.append(x, -1.0), 1e-6, jnp.append(t, 60.0))
     np.testing.assert_allclose(moved, [1e-6, 0.0, 0.0], rtol=1e-2)
 
 
 def test_coordinates_without_a_step_stay_and_use_up_their_part():
     x, t = jnp.array([0.5, 1.0, 0.25]), jnp.array([1.0, 2.0, 0.0])
-    np.testing.assert_allclose(simplex.simplex().prox(x, t), [0.25, 0.5, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(simplices.simplex().prox(x, t), [0.25, 0.5, 0.25], rtol=1e-6)
     moved = balls.l1_ball().prox(-x, t)
     np.testing.assert_allclose(moved, [-0.25, -0.5, -0.25], rtol=1e-6)
-    np.testing.assert_array_equal(simplex.simplex().prox(3 * x, jnp.zeros(3)), 3 * x)
+    np.testing.assert_array_equal(simplices.simplex().prox(3 * x, jnp.zeros(3)), 3 * x)
     # Where the rest is too much already, the others can only become 0.
-    np.testing.assert_array_equal(simplex.simplex().prox(8 * x, t), [0.0, 0.0, 2.0])
+    np.testing.assert_array_equal(simplices.simplex().prox(8 * x, t), [0.0, 0.0, 2.0])
 
 
 @pytest.mark.parametrize("kind", [roots.Kind((1,)), roots.Kind((1,), absolute=True, floored=True)])
@@ -213,20 +213,20 @@ def test_infinite_entries_share_the_radius():
     x = jnp.array([jnp.inf, 1.0, -jnp.inf, jnp.inf])
     np.testing.assert_array_equal(ON_SIMPLEX(x, 1.0), [0.5, 0.0, 0.0, 0.5])
     np.testing.assert_array_equal(IN_BALL(x, 1.5), [0.5, 0.0, -0.5, 0.5])
-    moved = simplex.capped_simplex(0.5).prox(jnp.array([jnp.inf, 1.0, 0.0]), 1.0)
+    moved = simplices.capped_simplex(0.5).prox(jnp.array([jnp.inf, 1.0, 0.0]), 1.0)
     np.testing.assert_allclose(moved, [0.5, 0.5, 0.0])
 
 
 def test_nan_stays_in_its_group():
     x = normal(4, SHAPE).at[1, 2].set(jnp.nan)
-    for make in (simplex.simplex, balls.l1_ball, balls.l1_sphere):
+    for make in (simplices.simplex, balls.l1_ball, balls.l1_sphere):
         wrong = jnp.isnan(make(axis=1).prox(x, 1.0))
         np.testing.assert_array_equal(wrong, np.repeat(np.arange(4) == 1, 3).reshape(SHAPE))
 
 
 def test_a_search_stores_no_second_array():
     x = jnp.zeros((64, 1024))
-    for make in (simplex.simplex, balls.l1_ball):
+    for make in (simplices.simplex, balls.l1_ball):
         for axis in (None, 1):
             run = jax.jit(lambda x, make=make, axis=axis: make(axis=axis).prox(x, 1.0))
             memory = run.lower(x).compile().memory_analysis()
@@ -254,10 +254,10 @@ def test_long_sums_do_not_drift():
 def test_radii_may_differ_by_leaf_and_by_group_and_be_swept():
     x = {"a": normal(6, (2, 3)), "b": [normal(7, (5,)), None, optax.MaskedNode()]}
     radius = {"a": jnp.array([[1.0], [2.0]]), "b": [3.0, None, 7.0]}
-    moved = simplex.simplex(radius, axis=-1).prox(x, 0.5)
+    moved = simplices.simplex(radius, axis=-1).prox(x, 0.5)
     np.testing.assert_allclose(jnp.sum(moved["a"], axis=1), [1.0, 2.0], rtol=1e-6)
     assert jnp.sum(moved["b"][0]) == pytest.approx(3.0)
-    assert simplex.simplex(radius, axis=-1).value(moved) == 0
+    assert simplices.simplex(radius, axis=-1).value(moved) == 0
     radii = jnp.array([0.1, 1.0, 30.0])
     swept = jax.vmap(ON_SIMPLEX, in_axes=(None, 0))(x["b"][0], radii)
     for row, r in zip(swept, radii, strict=True):
@@ -267,15 +267,15 @@ def test_radii_may_differ_by_leaf_and_by_group_and_be_swept():
 def test_a_simplex_reduces_the_named_axes():
     x = normal(8, (2, 3, 4))
     for axis, other in [((0, 2), (-3, -1)), (1, -2), (None, (0, 1, 2))]:
-        one = simplex.simplex(axis=axis).prox(x, 1.0)
-        np.testing.assert_array_equal(one, simplex.simplex(axis=other).prox(x, 1.0))
+        one = simplices.simplex(axis=axis).prox(x, 1.0)
+        np.testing.assert_array_equal(one, simplices.simplex(axis=other).prox(x, 1.0))
         summed = jnp.sum(one, axis=axis)
         np.testing.assert_allclose(summed, np.ones(summed.shape), rtol=1e-6)
-    assert simplex.simplex().prox(jnp.array(-3.0), 1.0) == 1
+    assert simplices.simplex().prox(jnp.array(-3.0), 1.0) == 1
 
 
 def test_leaves_without_coordinates_pass():
-    makes = (simplex.simplex, balls.l1_ball, simplex.sparse_simplex, simplex.capped_simplex)
+    makes = (simplices.simplex, balls.l1_ball, simplices.sparse_simplex, simplices.capped_simplex)
     for make, first in zip(makes, (1.0, 1.0, 2, 1.0), strict=True):
         for shape in ((0,), (3, 0), (0, 3)):
             penalty = make(first, axis=0)
@@ -295,7 +295,7 @@ def test_a_capped_simplex_is_what_bisection_finds(scale, total):
         assert np.max(moved) <= cap and np.min(moved) >= 0
 
 
-IN_CAPS = jax.jit(lambda x, cap, total: simplex.capped_simplex(cap, total).prox(x, 1.0))
+IN_CAPS = jax.jit(lambda x, cap, total: simplices.capped_simplex(cap, total).prox(x, 1.0))
 
 
 def test_caps_below_the_rounding_of_the_entries_are_kept():
@@ -318,11 +318,11 @@ def test_a_sparse_simplex_is_the_best_of_all_supports():
         ),
         key=lambda z: np.sum((z - x) ** 2),
     )
-    moved = simplex.sparse_simplex(2, 4.0).prox(x, 1.0)
+    moved = simplices.sparse_simplex(2, 4.0).prox(x, 1.0)
     np.testing.assert_allclose(moved, best, atol=1e-6)
-    first = simplex.sparse_simplex(2).prox(jnp.array([[1.0, 1.0, 1.0]]), 1.0)
+    first = simplices.sparse_simplex(2).prox(jnp.array([[1.0, 1.0, 1.0]]), 1.0)
     np.testing.assert_array_equal(first, [[0.5, 0.5, 0.0]])
-    assert simplex.sparse_simplex(1).value(jnp.array([0.5, 0.5])) == jnp.inf
+    assert simplices.sparse_simplex(1).value(jnp.array([0.5, 0.5])) == jnp.inf
 
 
 def test_an_l1_sphere_draws_out_what_is_inside():
@@ -335,28 +335,28 @@ def test_an_l1_sphere_draws_out_what_is_inside():
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, float("nan"), "1", None, np.array([1.0, 0.0])])
 def test_a_radius_that_is_none_is_refused(radius):
-    for make in (simplex.simplex, balls.l1_ball, balls.l1_sphere, balls.l2_ball, balls.l2_sphere):
+    for make in (simplices.simplex, balls.l1_ball, balls.l1_sphere, balls.l2_ball, balls.l2_sphere):
         with pytest.raises(ValueError, match="radius must be"):
             make(radius)
     with pytest.raises(ValueError, match="sparse_simplex: radius must be"):
-        simplex.sparse_simplex(2, radius)
+        simplices.sparse_simplex(2, radius)
     with pytest.raises(ValueError, match="capped_simplex: cap must be"):
-        simplex.capped_simplex(radius)
+        simplices.capped_simplex(radius)
 
 
 def test_what_does_not_fit_a_leaf_is_refused_with_its_path():
     x = {"layer": {"bias": jnp.ones(3)}}
     with pytest.raises(ValueError, match="k = 4, but a group at layer/bias has 3"):
-        simplex.sparse_simplex(4).prox(x, 1.0)
+        simplices.sparse_simplex(4).prox(x, 1.0)
     with pytest.raises(ValueError, match=r"3 coordinates of at most 0.25 .* at layer/bias"):
-        simplex.capped_simplex(0.25).prox(x, 1.0)
+        simplices.capped_simplex(0.25).prox(x, 1.0)
     with pytest.raises(ValueError, match=r"axis .* at layer/bias"):
-        simplex.simplex(axis=1).prox(x, 1.0)
+        simplices.simplex(axis=1).prox(x, 1.0)
     with pytest.raises(ValueError, match=r"radius of shape \(2,\) at layer/bias"):
-        simplex.simplex({"layer": {"bias": np.ones(2)}}, axis=0).prox(x, 1.0)
+        simplices.simplex({"layer": {"bias": np.ones(2)}}, axis=0).prox(x, 1.0)
     with pytest.raises(ValueError, match="k must be an integer ≥ 1"):
-        simplex.sparse_simplex(0)
+        simplices.sparse_simplex(0)
     with pytest.raises(ValueError, match="one number"):
-        simplex.capped_simplex(1.0).prox(x, {"layer": {"bias": jnp.ones(3)}})
+        simplices.capped_simplex(1.0).prox(x, {"layer": {"bias": jnp.ones(3)}})
     with pytest.raises(ValueError, match="tolerance must be ≥ 0"):
-        simplex.simplex(tolerance=-1.0)
+        simplices.simplex(tolerance=-1.0)
