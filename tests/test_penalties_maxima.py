@@ -156,5 +156,5 @@ def test_nonsense_strengths_are_refused():
         maxima.slope({"w": np.array([2.0, 1.0])}).prox({"w": jnp.ones(3)}, 1.0)
     with pytest.raises(ValueError, match=r"axis .* at norm/bias"):
         maxima.linf(axis=1).prox({"norm": {"bias": jnp.ones(3)}}, 1.0)
-    with pytest.raises(ValueError, match="linf: step_size .*one number"):
+    with pytest.raises(ValueError, match=r"linf: step_size .*one number"):
         maxima.linf().prox(jnp.ones(SHAPE), ramp())

