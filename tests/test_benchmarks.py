@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from experiments.benchmarks import __main__ as benchmarks
-from experiments.benchmarks import clock, matmul, ppo, sampling, training
+from experiments.benchmarks import clock, matmul, operators, ppo, prox, sampling, training
 from proxlm import lm
 from proxlm.policy import ppo as ppo_lib
 
@@ -19,6 +19,7 @@ QUICK = clock.Settings("wall", repeats=1, seconds=0.0)
 TRAINING = training.Job(2, 8, 2, 11, batch=4, length=6)
 SAMPLING = sampling.Job(1, 8, 2, 11, batch=4, prompt=3, response=5)
 PPO = ppo.Job(1, 8, 2, 11, prompt=3, response=4, batch=4, epochs=2, minibatches=2)
+PROX = operators.Job(96, group=8, row=12, strengths=2, swept_entries=200)
 # L = 2, D = 6, H = 3, H_kv = 1, d = 2, F = 10, V = 7.
 GROUPED = lm.ModelConfig(7, num_layers=2, width=6, num_heads=3, num_kv_heads=1, hidden_width=10)
 CRITIC = dataclasses.replace(GROUPED, lm_head=False, value_head=True)
@@ -183,7 +184,8 @@ def test_ppo_compiles_once():
 
 
 def test_every_table_is_written(tmp_path, monkeypatch, capsys):
-    for module, job in ((training, TRAINING), (sampling, SAMPLING), (ppo, PPO)):
+    toys = ((training, TRAINING), (sampling, SAMPLING), (ppo, PPO), (prox, PROX))
+    for module, job in toys:
         monkeypatch.setattr(module, "JOBS", {"toy": job})
     monkeypatch.setattr(sampling, "_can_share", lambda job, settings: False)
     monkeypatch.setattr(clock, "torch_fits", lambda: False)
@@ -194,6 +196,7 @@ def test_every_table_is_written(tmp_path, monkeypatch, capsys):
     for word in ("16 x 16 x 16", "shapes of ppo toy", "% of best square", "products, own shapes"):
         assert word in text
     assert text.count("toy       proxlm") == 2  # training and sampling
+    assert "toy operators" in text and "toy sweep" in text
     assert "compilations after it 0" in text
     assert text.split("\n")[0] in capsys.readouterr().out
 

@@ -2,9 +2,10 @@
 
     make bench                              all tables; on a CPU one pinned core, processor time
     make bench ARGS="--clock wall"          every core, wall time: for a machine left alone
-    make bench ARGS="--only sampling"       one table;  --quick: the small jobs, a first look
+    make bench ARGS="--only sampling"       one kind;  --quick: the small jobs, a first look
 
-PyTorch and transformers are measured where they are installed; nothing here installs them.
+PyTorch, transformers and peers of the proximal operators (jaxopt, copt, pyproximal, proxop, skglm)
+are measured where they are installed; nothing here installs them.
 """
 
 import dataclasses
@@ -14,12 +15,14 @@ import jax
 import tyro
 
 from experiments import runs
-from experiments.benchmarks import clock, matmul, ppo, sampling, training
+from experiments.benchmarks import clock, matmul, ppo, prox, sampling, training
+
+MODULES = {"training": training, "sampling": sampling, "ppo": ppo, "prox": prox}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    only: Literal["all", "training", "sampling", "ppo"] = "all"
+    only: Literal["all", "training", "sampling", "ppo", "prox"] = "all"
     quick: bool = False  # the smallest job of each kind, two samples
     clock: Literal["auto", "cpu", "wall"] = "auto"  # auto: wall on an accelerator
     repeats: int = 5
@@ -60,7 +63,7 @@ def tables(config: Config, settings: clock.Settings):
     yield clock.hardware(settings)
     chosen = {
         kind: dict(list(module.JOBS.items())[: 1 if config.quick else None])
-        for kind, module in (("training", training), ("sampling", sampling), ("ppo", ppo))
+        for kind, module in MODULES.items()
         if config.only in ("all", kind)
     }
     shapes = {
@@ -79,6 +82,8 @@ def tables(config: Config, settings: clock.Settings):
         yield sampling.compare(chosen["sampling"], settings)
     if "ppo" in chosen:
         yield ppo.compare(chosen["ppo"], of("ppo"), settings)
+    if "prox" in chosen:
+        yield prox.compare(chosen["prox"], settings)
 
 
 def run(config: Config) -> None:
