@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from proxlm import penalties
-from proxlm.penalties import balls, simplex
+
 
 Call = Callable[[], Any]
 PEERS = ("jaxopt", "copt", "pyproximal", "proxop", "skglm")
@@ -87,7 +87,7 @@ def group_lasso(job: Job) -> Operator:
 def on_simplex(job: Job) -> Operator:
     x = normal(job.entries)
     calls = {
-        "proxlm": compiled(lambda x: simplex.simplex().prox(x, 1.0), x),
+        "proxlm": compiled(lambda x: penalties.simplex().prox(x, 1.0), x),
         "optax": compiled(optax.projections.projection_simplex, x),
     }
     calls |= installed(
@@ -102,7 +102,7 @@ def on_simplex(job: Job) -> Operator:
 def on_simplex_rows(job: Job) -> Operator:
     x = normal(job.entries // job.row, job.row)
     calls = {
-        "proxlm": compiled(lambda x: simplex.simplex(axis=1).prox(x, 1.0), x),
+        "proxlm": compiled(lambda x: penalties.simplex(axis=1).prox(x, 1.0), x),
         "optax": compiled(jax.vmap(optax.projections.projection_simplex), x),
     }
     calls |= installed(
@@ -114,7 +114,7 @@ def on_simplex_rows(job: Job) -> Operator:
 def on_l1_ball(job: Job) -> Operator:
     x, r = normal(job.entries), np.float32(job.entries / 20)
     calls = {
-        "proxlm": compiled(lambda x: balls.l1_ball(r).prox(x, 1.0), x),
+        "proxlm": compiled(lambda x: penalties.l1_ball(r).prox(x, 1.0), x),
         "optax": compiled(lambda x: optax.projections.projection_l1_ball(x, r), x),
     }
     jaxopt_ball = lambda of: lambda x: of("jaxopt").projection.projection_l1_ball(x, r)

@@ -15,7 +15,7 @@ from experiments import report
 from experiments.benchmarks import clock
 from experiments.benchmarks.operators import PEERS, Job, Operator, compiled, normal, operators
 from proxlm import penalties
-from proxlm.penalties import balls, maxima, simplex
+
 
 JOBS = {
     "small": Job(300_000, matrices=((128, 128), (512, 64)), swept_entries=10_000),
@@ -24,10 +24,10 @@ JOBS = {
 SWEPT = {
     "l1": penalties.l1,
     "group lasso, rows": functools.partial(penalties.group_lasso, axis=1),
-    "linf": maxima.linf,
-    "simplex": simplex.simplex,
-    "l1 ball": balls.l1_ball,
-    "l1 ball, rows": functools.partial(balls.l1_ball, axis=1),
+    "linf": penalties.linf,
+    "simplex": penalties.simplex,
+    "l1 ball": penalties.l1_ball,
+    "l1 ball, rows": functools.partial(penalties.l1_ball, axis=1),
 }
 
 
