@@ -18,7 +18,7 @@ SAMPLING = lm.SamplingConfig(stop_token=tokenization.END)
 def write(run, reviews, language, rewarder, states, config):
     """Judges the policy before and after on held-out prompts; writes report.txt, numbers, plots."""
     (lm_params, model), (rm_params, rm_model) = language, rewarder
-    prompts = reviews.prompts(reviews.held_out, config.prompt)[:512]
+    prompts = tokenization.openings(reviews.held_out, config.prompt)[0][:512]
     key = jax.random.key(config.seed + 1)
     judge = functools.partial(
         respond, prompts=prompts, ref_params=lm_params, model=model,
@@ -79,7 +79,6 @@ def assess(responses, tokenizer, naive):
 def compare(reviews, naive, rm_params, rm_model, config):
     """Accuracy of the reward model and of naive Bayes on the same held-out texts."""
     length = config.prompt + config.response
-    score = jax.jit(functools.partial(reward_model.score, config=rm_model))
     result = {}
     sets = {
         "openings": reward_model.openings(reviews.held_out, reviews.held_out_labels, length),
@@ -88,16 +87,14 @@ def compare(reviews, naive, rm_params, rm_model, config):
         ),
     }
     for name, texts in sets.items():
-        size = len(texts["label"])
-        batches = np.array_split(np.arange(size), max(1, size // 256))
-        odds = [score(rm_params, texts["tokens"][i], texts["mask"][i]) for i in batches]
+        odds = reward_model.judge(rm_params, texts, rm_model)
         words = tokenization.decode(reviews.tokenizer, texts["tokens"], texts["mask"])
         result[name] = {
-            "reward model": judges.accuracy(np.concatenate(odds), texts["label"]),
+            "reward model": judges.accuracy(odds, texts["label"]),
             "naive Bayes": judges.accuracy(
                 judges.naive_bayes_log_odds(naive, words), texts["label"]
             ),
-            "n": size,
+            "n": len(odds),
         }
     return result
 

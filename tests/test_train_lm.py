@@ -103,7 +103,8 @@ def test_prompts_of_every_length_up_to_the_context_are_continued(config, length)
 def test_what_cannot_be_learnt_is_refused(tmp_path, config, changes, message):
     config = dataclasses.replace(config, **changes)
     with pytest.raises(ValueError, match=message):
-        train_lm.main(config, runs.Options(runs=str(tmp_path)))
+        train_lm.main(config, runs.Options(runs=str(tmp_path / "runs")))
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -156,11 +157,19 @@ def test_resume_asks_for_the_settings_of_the_run(finished, folder, config):
 
 def test_windows_lie_in_their_part_of_the_text():
     tokens = np.arange(50)
-    starts = train_lm.rows_of(tokens, 9, 0, (40, 25))
-    windows = train_lm.cut(tokens, starts.reshape(-1), 9)
-    np.testing.assert_array_equal(windows, starts.reshape(-1)[:, None] + np.arange(10))
+    windows = train_lm.windows_of(tokens, 9, 0, (40, 25))
+    assert windows.shape == (40, 25, 10)
+    starts = windows[..., :1]
+    np.testing.assert_array_equal(windows, starts + np.arange(10))
     # Every start that leaves room for a window and its last target, and no other.
     assert {*starts.reshape(-1).tolist()} == {*range(41)}
+
+
+def test_the_last_tenth_is_held_out():
+    config = train_lm.Config(context=9, steps=30, batch=5)
+    windows = train_lm.cut(np.arange(500), config)
+    assert windows.train.shape == (30, 5, 10) and windows.held_out.shape == (1024, 10)
+    assert windows.train.max() < 450 <= windows.held_out.min()
 
 
 def test_the_plays_are_learnt_by_default(wheels):
