@@ -58,6 +58,8 @@ class Config:
         """Finds out now what would otherwise stop the run at its last stage."""
         update.check_batch(self.batch, ppo_settings(self))
         optimizer(self)
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: expected at least 0")
         units = {"width": 32, "lm_steps": 20, "rm_steps": 20, "iterations": CHUNK, "seeds": 1}
         for name, unit in units.items():
             if getattr(self, name) < 1 or getattr(self, name) % unit:

@@ -14,6 +14,21 @@ SHOWN = 8  # samples in the printed report
 # At temperature 1, up to the end of a review: how PPO samples and how it is judged.
 SAMPLING = lm.SamplingConfig(stop_token=tokenization.END)
 
+# Stage, title of the panel, and name of each logged number with its label.
+PANELS = (
+    ("language model", "language model: loss, nats per token",
+     {"loss": "training", "held_out_loss": "held out"}),
+    ("reward model", "reward model: loss", {"loss": "training"}),
+    ("reward model", "reward model: accuracy, held-out openings", {"accuracy": "accuracy"}),
+    ("ppo", "P(positive)", {"reward": "reward"}),
+    ("ppo", "KL to the LM, nats per response", {"kl": "KL"}),
+    ("ppo", "entropy, nats per token", {"entropy": "entropy"}),
+    ("ppo", "share of ratios clipped",
+     {"clip_fraction_low": "too low", "clip_fraction_high": "too high"}),
+    ("ppo", "value loss", {"value_loss": "value loss"}),
+    ("ppo", "variance of returns explained by the critic", {"explained_variance": "share"}),
+)  # fmt: skip
+
 
 def write(run, reviews, language, rewarder, states, config):
     """Judges the policy before and after on held-out prompts; writes report.txt, numbers, plots."""
@@ -62,7 +77,7 @@ def assess(responses, tokenizer, naive):
     start = samples.tokens.shape[1] - mask.shape[1]
     prompts = tokenization.decode(tokenizer, samples.tokens[:, :start], samples.mask[:, :start])
     answers = tokenization.decode(tokenizer, samples.tokens[:, start:], mask)
-    whole = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    whole = [f"{prompt} ▸{answer}" for prompt, answer in zip(prompts, answers, strict=True)]
     numbers = {
         "P(positive)": positive.mean(),
         "positive by naive Bayes": (judges.naive_bayes_log_odds(naive, answers) > 0).mean(),
@@ -72,6 +87,7 @@ def assess(responses, tokenizer, naive):
         "repetition": np.mean(judges.repetition(answers)),
         "perplexity under the LM": np.exp(-np.where(mask, reference, 0).sum() / mask.sum()),
         "tokens": mask.sum(1).mean(),
+        "ended": samples.ended.mean(),
     }
     return {name: float(value) for name, value in numbers.items()}, whole
 
@@ -101,26 +117,23 @@ def compare(reviews, naive, rm_params, rm_model, config):
 
 def plot(run):
     """curves.png: what the three stages logged."""
-    column = lambda rows, name: ([row["step"] for row in rows if name in row],
-                                 np.array([row[name] for row in rows if name in row],
-                                          np.float64))  # fmt: skip
-    panels = {}
-    for stage, name in (("language model", "held_out_loss"), ("reward model", "accuracy")):
+    panels, steps = {}, {}
+    for stage, title, names in PANELS:
         rows = runs.read_log(run, stage)
+        series = {label: curve(rows, name) for name, label in names.items()}
+        # A stage that an earlier run did has left its log there.
         if rows:
-            panels[f"{stage}: {name.replace('_', ' ')}"] = {name: column(rows, name)}
-    rows = runs.read_log(run, "ppo")
-    series = lambda *names: {name.replace("_", " "): spread(*column(rows, name)) for name in names}
-    panels |= {
-        "P(positive)": series("reward"),
-        "KL to the LM, nats per response": series("kl"),
-        "entropy, nats per token": series("entropy"),
-        "clip fraction": series("clip_fraction_low", "clip_fraction_high"),
-        "value loss": series("value_loss"),
-        "explained variance": series("explained_variance"),
-        "approximate KL per update": series("approx_kl"),
-    }
-    report.curves(run.path / "curves.png", panels)
+            panels[title] = series
+            steps[title] = "iteration of PPO" if stage == "ppo" else "step"
+    seeds = len(runs.read_log(run, "ppo")[-1]["reward"])
+    note = f"bands: mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
+    report.curves(run.path / "curves.png", panels, steps, note=note)
+
+
+def curve(rows, name):
+    """Steps and values of what was logged under a name, as `spread` gives them."""
+    rows = [row for row in rows if name in row]
+    return spread([row["step"] for row in rows], np.array([row[name] for row in rows], np.float64))
 
 
 def spread(steps, values):
@@ -145,6 +158,7 @@ def page(run, before, after, accuracy, before_texts, after_texts, length):
         report.table(rows, ["", "before", "after"]),
         f"Accuracy on held-out reviews, of {length}-token texts:",
         report.table(judged, ["", "reward model", "naive Bayes", "n"]),
+        "What stands before ▸ was given:",
         report.side_by_side(before_texts[:SHOWN], after_texts[:SHOWN]),
         f"Written to {run.path}: report.txt, numbers.json, metrics.jsonl, curves.png",
     ])  # fmt: skip

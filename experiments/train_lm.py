@@ -41,9 +41,11 @@ class Config:
 
     def __post_init__(self):
         """Finds out now what would otherwise stop the run after its training."""
-        for name, least in (("context", 2), ("batch", 1), ("samples", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least {least}")
+        least = {"context": 2, "batch": 1, "samples": 1, "sample_length": 1, "seed": 0,
+                 "learning_rate": 0, "weight_decay": 0}  # fmt: skip
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
         if self.steps < 1 or (self.steps > 100 and self.steps % 100):
             raise ValueError(f"steps={self.steps}: expected 1 to 100, or a multiple of 100")
 
@@ -63,8 +65,14 @@ class Windows(NamedTuple):
 
 
 def cut(tokens: np.ndarray, config: Config) -> Windows:
-    """Random windows of the first nine tenths to learn, and of the rest to judge by."""
+    """Random windows of the first nine tenths to learn, and of the last to judge by."""
     border = int(0.9 * len(tokens))
+    if len(tokens) - border <= config.context:
+        raise ValueError(
+            f"the text has {len(tokens)} characters, and its last tenth, which is held out, "
+            f"{len(tokens) - border}: expected more than the context's {config.context} there; "
+            "give a longer text or a shorter context"
+        )
     shape = (config.steps, config.batch)
     return Windows(
         windows_of(tokens[:border], config.context, config.seed, shape),
@@ -75,11 +83,6 @@ def cut(tokens: np.ndarray, config: Config) -> Windows:
 def windows_of(tokens: np.ndarray, length: int, seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """Windows of length + 1 tokens from random places, `[*shape, length + 1]`."""
     latest = len(tokens) - length
-    if latest < 1:
-        raise ValueError(
-            f"the text has {len(tokens)} characters in this part: expected more than {length}, "
-            "the context; give a longer text or a shorter context"
-        )
     starts = np.random.default_rng(seed).integers(0, latest, shape, dtype=np.int32)
     return tokens[starts[..., None] + np.arange(length + 1)]
 

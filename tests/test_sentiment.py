@@ -39,6 +39,7 @@ LANGUAGE = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2, max
         ({"rm_steps": 0}, "rm_steps=0: expected a positive multiple of 20"),
         ({"iterations": 3}, "iterations=3: expected a positive multiple of 2"),
         ({"seeds": 0}, "seeds=0: expected a positive multiple of 1"),
+        ({"seed": -1}, "seed=-1: expected at least 0"),
         ({"width": 48}, "width=48: expected a positive multiple of 32"),
         ({"rm_layers": 5}, "rm_layers=5: expected 1 to num_layers=4"),
         ({"rm_layers": 0}, "rm_layers=0: expected 1 to num_layers=4"),
@@ -142,9 +143,10 @@ def responses_of(tokenizer):
 def test_responses_are_judged_by_the_numbers_one_gets_by_hand(tokenizer):
     naive = judges.fit_naive_bayes(["good", "bad"], [1, 0])
     numbers, texts = sentiment_report.assess(responses_of(tokenizer), tokenizer, naive)
-    assert texts == ["a good film good film", "b bad"]
+    assert texts == ["a ▸ good film good film", "b ▸ bad"]
     # 20 bytes, and 4 with the stop token.
     assert numbers["tokens"] == (20 + 5) / 2
+    assert numbers["ended"] == 0.5
     assert numbers["P(positive)"] == pytest.approx(0.65)
     assert numbers["positive by naive Bayes"] == 0.5
     assert numbers["KL to the LM, nats"] == pytest.approx((20 * 0.5 + 5 * 2.0) / 2)
