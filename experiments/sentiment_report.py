@@ -87,7 +87,7 @@ def assess(responses, tokenizer, naive):
         "repetition": np.mean(judges.repetition(answers)),
         "perplexity under the LM": np.exp(-np.where(mask, reference, 0).sum() / mask.sum()),
         "tokens": mask.sum(1).mean(),
-        "ended": samples.ended.mean(),
+        "share that ended": samples.ended.mean(),
     }
     return {name: float(value) for name, value in numbers.items()}, whole
 
@@ -151,7 +151,8 @@ def page(run, before, after, accuracy, before_texts, after_texts, length):
          report.mean_spread([seed[name] for seed in after], digits.get(name, 2))]
         for name, value in before.items()
     ]  # fmt: skip
-    judged = [[name, row["reward model"], row["naive Bayes"], row["n"]]
+    percent = lambda share: f"{100 * share:.1f} %"
+    judged = [[name, percent(row["reward model"]), percent(row["naive Bayes"]), row["n"]]
               for name, row in accuracy.items()]  # fmt: skip
     return "\n\n".join([
         "Held-out openings, continued before and after PPO:",

@@ -120,7 +120,8 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     report.curves(run.path / "curves.png", panels)
     texts = write(state.params, prompt, model, alphabet, config)
     (run.path / "samples.txt").write_text("\n\n--------\n\n".join(texts) + "\n")
-    print(report.table([[name, value] for name, value in numbers.items()], ["held out", ""]))
+    words = ("loss, training", "loss, held out", "perplexity, held out")
+    print(report.table([*zip(words, numbers.values(), strict=True)], ["", "at the end"]))
     print(f"\n{texts[0]}\n\nWritten to {run.path}: metrics.jsonl, curves.png, samples.txt")
     return numbers
 

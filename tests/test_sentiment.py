@@ -146,7 +146,7 @@ def test_responses_are_judged_by_the_numbers_one_gets_by_hand(tokenizer):
     assert texts == ["a ▸ good film good film", "b ▸ bad"]
     # 20 bytes, and 4 with the stop token.
     assert numbers["tokens"] == (20 + 5) / 2
-    assert numbers["ended"] == 0.5
+    assert numbers["share that ended"] == 0.5
     assert numbers["P(positive)"] == pytest.approx(0.65)
     assert numbers["positive by naive Bayes"] == 0.5
     assert numbers["KL to the LM, nats"] == pytest.approx((20 * 0.5 + 5 * 2.0) / 2)
@@ -180,7 +180,7 @@ def test_the_page_holds_the_numbers_and_the_texts():
     lines = [line.split() for line in page.splitlines()]
     assert ["P(positive)", "0.50", "0.85", "±", "0.07", "(n=2)"] in lines
     assert ["tokens", "32.0", "30.5", "±", "0.7", "(n=2)"] in lines
-    assert ["openings", "0.83", "0.81", "100"] in lines
+    assert ["openings", "83.0", "%", "81.0", "%", "100"] in lines
     assert "of 44-token texts" in page
     assert ["sample", "0", "|", "sample", "9"] in lines
     assert page.count("sample") == 2 * sentiment_report.SHOWN

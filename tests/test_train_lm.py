@@ -49,6 +49,14 @@ def test_a_run_learns_and_says_so(finished):
     assert losses[1] < losses[0] < np.log(len(CYCLE)) + 0.2
 
 
+def test_training_and_held_out_loss_are_told_apart(finished, folder, config, capsys):
+    _, numbers = finished
+    train_lm.main(config, runs.Options(resume=True, runs=str(folder / "runs")))
+    lines = [line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["loss, training", f"{numbers['loss']:.4g}"] in lines
+    assert ["loss, held out", f"{numbers['held_out_loss']:.4g}"] in lines
+
+
 def test_a_run_leaves_its_config_metrics_curves_and_samples(finished, config):
     run, _ = finished
     assert json.loads((run.path / "config.json").read_text()) == dataclasses.asdict(config)
