@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -52,10 +52,7 @@ def fit(
         body = lambda state, batch: step(state, jax.tree.map(lambda x: x[batch], data))
         return jax.lax.scan(body, state, rows)
 
-    state = jax.jit(training.init, static_argnums=1)(jax.tree.map(jnp.copy, params), tx)
     data = jax.device_put(data)
-    first = runs.first_chunk(folder)
-    runs.truncate_log(run, name, first * chunk + 1)
 
     def run_chunk(state, _):
         # The batches follow from the step, so that a resumed fit goes on with those still to come.
@@ -65,17 +62,48 @@ def fit(
         index = start // chunk + 1
         if index % evaluate_every == 0 or index == num_chunks:
             numbers |= evaluate(state.params)
-        return state, numbers
+        return state, [numbers]
 
+    state = jax.jit(training.init, static_argnums=1)(jax.tree.map(jnp.copy, params), tx)
+    return go_on(
+        run, name, run_chunk, state, num_chunks, chunk,
+        key=jax.random.key(0), folder=folder, config=config, every=evaluate_every,
+    )  # fmt: skip
+
+
+def go_on(
+    run: runs.Run,
+    name: str,
+    run_chunk: Callable[[Any, jax.Array], tuple[Any, list[dict[str, Any]]]],
+    state: Any,
+    num_chunks: int,
+    chunk: int,
+    *,
+    key: jax.Array,
+    folder: pathlib.Path,
+    config: Any,
+    every: int,
+    shown: Sequence[str] = (),
+) -> Any:
+    """Does the chunks of `runs.run_chunks` still to come, each of `chunk` steps, in view.
+
+    `run_chunk(state, key)` gives the numbers of a chunk as lines for the log, one a step or one
+    for all; the progress shows the last of them, those `shown` or all, as means over seeds.
+    """
+    first = runs.first_chunk(folder)
+    runs.truncate_log(run, name, first * chunk + 1)
     with report.progress(num_chunks, name, completed=first) as show:
 
-        def on_chunk(index, numbers):
-            runs.log(run, name, step=(index + 1) * chunk, **numbers)
-            show(**numbers)
+        def on_chunk(index, lines):
+            for i, numbers in enumerate(lines, start=1):
+                step = index * chunk + i * chunk // len(lines)
+                runs.log(run, name, step=step, **numbers)
+            last = lines[-1]
+            show(**{name: np.mean(last[name]) for name in shown or last})
 
         return runs.run_chunks(
-            run_chunk, state, num_chunks, key=jax.random.key(0), checkpoint_folder=folder,
-            config=config, every=evaluate_every, on_chunk=on_chunk,
+            run_chunk, state, num_chunks, key=key, checkpoint_folder=folder,
+            config=config, every=every, on_chunk=on_chunk,
         )  # fmt: skip
 
 

@@ -35,18 +35,18 @@ def make_evaluate(windows: np.ndarray, config: lm.ModelConfig, batch: int = 64):
 
 
 def muon(learning_rate, adam_learning_rate):
-    """Muon for the kernels of the blocks, Adam for embeddings and norms.
+    """Muon for the kernels of the blocks, Adam for embeddings, norms and biases.
 
     The kernels are stacked and carry their heads as axes, so Muon is told which axes make the
     matrix: those it reads from and those it writes to.
     """
     axes = {
-        "qkv": MuonDimensionNumbers((1,), (2, 3)),
-        "out": MuonDimensionNumbers((1, 2), (3,)),
-        "gate_up": MuonDimensionNumbers((1,), (2, 3)),
-        "down": MuonDimensionNumbers((1,), (2,)),
+        "qkv/kernel": MuonDimensionNumbers((1,), (2, 3)),
+        "out/kernel": MuonDimensionNumbers((1, 2), (3,)),
+        "gate_up/kernel": MuonDimensionNumbers((1,), (2, 3)),
+        "down/kernel": MuonDimensionNumbers((1,), (2,)),
     }
-    name = lambda path: path[-2].key if len(path) > 1 else ""
+    name = lambda path: "/".join(entry.key for entry in path[-2:])
     dimensions = functools.partial(
         jax.tree_util.tree_map_with_path, lambda path, _: axes.get(name(path))
     )

@@ -65,15 +65,16 @@ def side_by_side(
 def curves(
     path: str | os.PathLike,
     panels: Mapping[str, Mapping[str, tuple]],
-    xlabel: str = "step",
+    xlabel: str | Mapping[str, str] = "step",
     columns: int = 3,
     log_scale: Sequence[str] = (),
+    note: str = "",
 ) -> pathlib.Path:
     """Draws one small panel a title, each with its labelled curves, into a PNG.
 
     A curve is (x, y), or (x, mean, spread) for a mean over seeds in a band of mean ± spread. The
-    titles in `log_scale` get a logarithmic y-axis; `columns` is the most panels in a row. A legend
-    appears where there is a choice.
+    titles in `log_scale` get a logarithmic y-axis; `columns` is the most panels in a row; `xlabel`
+    may differ from title to title. A legend appears where there is a choice, the note below all.
     """
     if not panels:
         raise ValueError("panels is empty; give at least one title with its curves.")
@@ -84,10 +85,12 @@ def curves(
     for axis, (title, series) in zip(axes, panels.items(), strict=False):
         _draw(axis, series)
         axis.set_title(title, loc="left", fontsize=10)
-        axis.set_xlabel(xlabel, fontsize=9)
+        axis.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel[title], fontsize=9)
         axis.set_yscale("log" if title in log_scale else "linear")
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
+    if note:
+        figure.supxlabel(note, fontsize=9)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, format="png")

@@ -22,10 +22,6 @@ class Reviews(NamedTuple):
     held_out_labels: np.ndarray
     split: corpora.Split
 
-    def prompts(self, which, length):
-        """Openings of `length` tokens after END, `[N, 1 + length]`."""
-        return np.stack([row[: 1 + length] for row in which if len(row) > length])
-
 
 def read(data: pathlib.Path, seed: int, vocab_size: int, documents: int = 0) -> Reviews:
     """Splits the reviews, learns the tokenizer from the first of them, encodes all.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.tokenization import END
+from experiments import tokenization
 from proxlm import lm, losses
 
 # Log-odds per unit of the head: small, so that the sum over a text starts out calm.
@@ -21,18 +21,21 @@ UNIT = 0.25
 def from_language_model(params, config: lm.ModelConfig, num_layers: int):
     """A scalar head on the first layers of a language model: `(params, config)`."""
     config = dataclasses.replace(config, num_layers=num_layers, lm_head=False, value_head=True)
-    fresh = lm.init(jax.random.key(0), config)
+    # Jitted, so that of a whole model's initial parameters only the head's are computed.
+    head = jax.jit(lambda key: lm.init(key, config)["value"])(jax.random.key(0))
     blocks = jax.tree.map(lambda x: x[:num_layers], params["blocks"])
-    return {name: params.get(name, fresh[name]) for name in fresh} | {"blocks": blocks}, config
+    kept = {name: params[name] for name in ("embedding", "norm")}
+    return kept | {"blocks": blocks, "value": head}, config
 
 
 def snippets(seed: int, documents, labels, length: int, count: int):
     """Labelled pieces of documents: `{"tokens": [count, 1 + length], "mask", "label"}`.
 
-    Each starts anywhere in a document drawn uniformly, one in four at its beginning.
+    Each starts anywhere in a document drawn uniformly, one in four at its beginning. Its end may
+    be the document's, with the END after it, which a reward model is to know too.
     """
     rng = np.random.default_rng(seed)
-    tokens = np.full((count, 1 + length), END, np.int32)
+    tokens = np.full((count, 1 + length), tokenization.END, np.int32)
     mask = np.zeros((count, 1 + length), bool)
     chosen = rng.integers(0, len(documents), count)
     for i, which in enumerate(chosen):
@@ -47,8 +50,7 @@ def snippets(seed: int, documents, labels, length: int, count: int):
 
 def openings(documents, labels, length: int):
     """The first `length` tokens of every document that has so many, in the form of `snippets`."""
-    kept = [i for i, document in enumerate(documents) if len(document) > length]
-    tokens = np.stack([documents[i][: 1 + length] for i in kept])
+    tokens, kept = tokenization.openings(documents, length)
     label = np.asarray(labels, np.float32)[kept]
     return {"tokens": tokens, "mask": np.ones(tokens.shape, bool), "label": label}
 
@@ -76,18 +78,14 @@ def loss(params, batch, config: lm.ModelConfig, skip: int = 8):
     return jnp.sum(losses.logistic(odds, labels) * weights) / jnp.maximum(jnp.sum(weights), 1)
 
 
-def make_evaluate(texts, config: lm.ModelConfig, batch: int = 128):
-    """`evaluate(params) -> {"accuracy"}` on `openings` or `snippets`."""
-    batch = min(batch, len(texts["label"]))
-    size = len(texts["label"]) // batch * batch
-    pieces = jax.tree.map(lambda x: x[:size].reshape(-1, batch, *x.shape[1:]), texts)
+def judge(params, texts, config: lm.ModelConfig, batch: int = 128) -> np.ndarray:
+    """Log-odds of each of the texts of `openings` or `snippets`, `[N]`, a batch at a time."""
+    size = len(texts["label"])
+    # The last batch is filled up by going round, so that all are of one shape.
+    rows = np.resize(np.arange(size), (-(-size // batch), batch))
+    tokens, mask = texts["tokens"], texts["mask"]
+    odds = [_jitted_score(params, tokens[row], mask[row], config=config) for row in rows]
+    return np.concatenate(odds)[:size]
 
-    @jax.jit
-    def accuracy(params, pieces):
-        def right(piece):
-            odds = score(params, piece["tokens"], piece["mask"], config)
-            return jnp.mean((odds > 0) == (piece["label"] > 0.5))
 
-        return jnp.mean(jax.lax.map(right, pieces))
-
-    return lambda params: {"accuracy": accuracy(params, pieces)}
+_jitted_score = jax.jit(score, static_argnames="config")

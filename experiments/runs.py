@@ -5,6 +5,7 @@ experiment adds. Stages that several runs share, such as pretraining, live in
 `runs/<name>/cache/`, each under a fingerprint of its settings and of the stages it stands on.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -74,6 +75,29 @@ def open_run(name: str, config: Any, root: str | os.PathLike = "runs", resume=Fa
     path = _new_folder(folder)
     _write(path / _CONFIG, json.dumps(given, indent=2) + "\n")
     return Run(name, path)
+
+
+def check_run(name: str, config: Any, root: str | os.PathLike = "runs", resume=False) -> None:
+    """Raises what `open_run` would, and makes nothing: to be asked before the data are prepared."""
+    path = pathlib.Path(root).absolute() / name
+    if resume:
+        _newest_with(path, settings.plain(config))
+        return
+    place = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        what = "cannot be written to" if place.is_dir() else "is a file"
+        raise ValueError(f"root: {str(path)!r} cannot be made, as {place} {what}; give another.")
+
+
+@contextlib.contextmanager
+def compilation(quick: bool):
+    """Leaves out most of XLA's optimisations if `quick`: a smoke run does little but compile."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", quick or before)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def log(run: Run, stage: str, **metrics: Any) -> None:

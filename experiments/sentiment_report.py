@@ -14,11 +14,26 @@ SHOWN = 8  # samples in the printed report
 # At temperature 1, up to the end of a review: how PPO samples and how it is judged.
 SAMPLING = lm.SamplingConfig(stop_token=tokenization.END)
 
+# Stage, title of the panel, and name of each logged number with its label.
+PANELS = (
+    ("language model", "language model: loss, nats per token",
+     {"loss": "training", "held_out_loss": "held out"}),
+    ("reward model", "reward model: loss", {"loss": "training"}),
+    ("reward model", "reward model: accuracy, held-out openings", {"accuracy": "accuracy"}),
+    ("ppo", "P(positive)", {"reward": "reward"}),
+    ("ppo", "KL to the LM, nats per response", {"kl": "KL"}),
+    ("ppo", "entropy, nats per token", {"entropy": "entropy"}),
+    ("ppo", "share of ratios clipped",
+     {"clip_fraction_low": "too low", "clip_fraction_high": "too high"}),
+    ("ppo", "value loss", {"value_loss": "value loss"}),
+    ("ppo", "variance of returns explained by the critic", {"explained_variance": "share"}),
+)  # fmt: skip
+
 
 def write(run, reviews, language, rewarder, states, config):
     """Judges the policy before and after on held-out prompts; writes report.txt, numbers, plots."""
     (lm_params, model), (rm_params, rm_model) = language, rewarder
-    prompts = reviews.prompts(reviews.held_out, config.prompt)[:512]
+    prompts = tokenization.openings(reviews.held_out, config.prompt)[0][:512]
     key = jax.random.key(config.seed + 1)
     judge = functools.partial(
         respond, prompts=prompts, ref_params=lm_params, model=model,
@@ -62,7 +77,7 @@ def assess(responses, tokenizer, naive):
     start = samples.tokens.shape[1] - mask.shape[1]
     prompts = tokenization.decode(tokenizer, samples.tokens[:, :start], samples.mask[:, :start])
     answers = tokenization.decode(tokenizer, samples.tokens[:, start:], mask)
-    whole = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    whole = [f"{prompt} ▸{answer}" for prompt, answer in zip(prompts, answers, strict=True)]
     numbers = {
         "P(positive)": positive.mean(),
         "positive by naive Bayes": (judges.naive_bayes_log_odds(naive, answers) > 0).mean(),
@@ -72,6 +87,7 @@ def assess(responses, tokenizer, naive):
         "repetition": np.mean(judges.repetition(answers)),
         "perplexity under the LM": np.exp(-np.where(mask, reference, 0).sum() / mask.sum()),
         "tokens": mask.sum(1).mean(),
+        "share that ended": samples.ended.mean(),
     }
     return {name: float(value) for name, value in numbers.items()}, whole
 
@@ -79,7 +95,6 @@ def assess(responses, tokenizer, naive):
 def compare(reviews, naive, rm_params, rm_model, config):
     """Accuracy of the reward model and of naive Bayes on the same held-out texts."""
     length = config.prompt + config.response
-    score = jax.jit(functools.partial(reward_model.score, config=rm_model))
     result = {}
     sets = {
         "openings": reward_model.openings(reviews.held_out, reviews.held_out_labels, length),
@@ -88,42 +103,37 @@ def compare(reviews, naive, rm_params, rm_model, config):
         ),
     }
     for name, texts in sets.items():
-        size = len(texts["label"])
-        batches = np.array_split(np.arange(size), max(1, size // 256))
-        odds = [score(rm_params, texts["tokens"][i], texts["mask"][i]) for i in batches]
+        odds = reward_model.judge(rm_params, texts, rm_model)
         words = tokenization.decode(reviews.tokenizer, texts["tokens"], texts["mask"])
         result[name] = {
-            "reward model": judges.accuracy(np.concatenate(odds), texts["label"]),
+            "reward model": judges.accuracy(odds, texts["label"]),
             "naive Bayes": judges.accuracy(
                 judges.naive_bayes_log_odds(naive, words), texts["label"]
             ),
-            "n": size,
+            "n": len(odds),
         }
     return result
 
 
 def plot(run):
     """curves.png: what the three stages logged."""
-    column = lambda rows, name: ([row["step"] for row in rows if name in row],
-                                 np.array([row[name] for row in rows if name in row],
-                                          np.float64))  # fmt: skip
-    panels = {}
-    for stage, name in (("language model", "held_out_loss"), ("reward model", "accuracy")):
+    panels, steps = {}, {}
+    for stage, title, names in PANELS:
         rows = runs.read_log(run, stage)
+        series = {label: curve(rows, name) for name, label in names.items()}
+        # A stage that an earlier run did has left its log there.
         if rows:
-            panels[f"{stage}: {name.replace('_', ' ')}"] = {name: column(rows, name)}
-    rows = runs.read_log(run, "ppo")
-    series = lambda *names: {name.replace("_", " "): spread(*column(rows, name)) for name in names}
-    panels |= {
-        "P(positive)": series("reward"),
-        "KL to the LM, nats per response": series("kl"),
-        "entropy, nats per token": series("entropy"),
-        "clip fraction": series("clip_fraction_low", "clip_fraction_high"),
-        "value loss": series("value_loss"),
-        "explained variance": series("explained_variance"),
-        "approximate KL per update": series("approx_kl"),
-    }
-    report.curves(run.path / "curves.png", panels)
+            panels[title] = series
+            steps[title] = "iteration of PPO" if stage == "ppo" else "step"
+    seeds = len(runs.read_log(run, "ppo")[-1]["reward"])
+    note = f"bands: mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
+    report.curves(run.path / "curves.png", panels, steps, note=note)
+
+
+def curve(rows, name):
+    """Steps and values of what was logged under a name, as `spread` gives them."""
+    rows = [row for row in rows if name in row]
+    return spread([row["step"] for row in rows], np.array([row[name] for row in rows], np.float64))
 
 
 def spread(steps, values):
@@ -141,13 +151,15 @@ def page(run, before, after, accuracy, before_texts, after_texts, length):
          report.mean_spread([seed[name] for seed in after], digits.get(name, 2))]
         for name, value in before.items()
     ]  # fmt: skip
-    judged = [[name, row["reward model"], row["naive Bayes"], row["n"]]
+    percent = lambda share: f"{100 * share:.1f} %"
+    judged = [[name, percent(row["reward model"]), percent(row["naive Bayes"]), row["n"]]
               for name, row in accuracy.items()]  # fmt: skip
     return "\n\n".join([
         "Held-out openings, continued before and after PPO:",
         report.table(rows, ["", "before", "after"]),
         f"Accuracy on held-out reviews, of {length}-token texts:",
         report.table(judged, ["", "reward model", "naive Bayes", "n"]),
+        "What stands before ▸ was given:",
         report.side_by_side(before_texts[:SHOWN], after_texts[:SHOWN]),
         f"Written to {run.path}: report.txt, numbers.json, metrics.jsonl, curves.png",
     ])  # fmt: skip

@@ -1,12 +1,13 @@
 """Text to integers and back, and documents to windows of a fixed length."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-# Stands before every document. No document is followed by it yet, so a model hardly ever stops.
+# Stands before and after every document: a model starts from it, and stops by it.
 END = 0
 
 
@@ -31,9 +32,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
 
 
 def encode(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """Encodes every text, its white space reduced to single blanks: END, then its tokens."""
+    """Encodes every text, its white space reduced to single blanks: its tokens between two END."""
     encodings = tokenizer.encode_batch([tidy(text) for text in texts])
-    return [np.array([END, *encoding.ids], np.int32) for encoding in encodings]
+    return [np.array([END, *encoding.ids, END], np.int32) for encoding in encodings]
 
 
 def decode(tokenizer: tokenizers.Tokenizer, tokens: np.ndarray, mask: np.ndarray) -> list[str]:
@@ -45,19 +46,40 @@ def decode(tokenizer: tokenizers.Tokenizer, tokens: np.ndarray, mask: np.ndarray
 def windows(documents: Sequence[np.ndarray], length: int, most: int | None = None) -> np.ndarray:
     """Cuts documents into rows of length + 1 tokens, inputs and targets together.
 
-    The remainder of a document is dropped; `most` keeps only so many windows of each.
+    Documents stand in one line, one END between two. Windows start where a document does and go
+    on to its end, the last one into the next document; `most` keeps only so many of each.
     """
-    rows = [
-        document[start : start + length + 1]
-        for document in documents
-        for start in range(0, len(document) - length, length)[:most]
+    if not documents:
+        raise ValueError("documents is empty: give at least one")
+    line = np.concatenate([document[:-1] for document in documents] + [documents[-1][-1:]])
+    begins = np.cumsum([0] + [len(document) - 1 for document in documents])
+    starts = [
+        start
+        for begin, end in itertools.pairwise(begins.tolist())
+        for start in range(begin, end, length)[:most]
+        if start + length < len(line)
     ]
-    if not rows:
+    if not starts:
         raise ValueError(
-            f"no document has length + 1 = {length + 1} tokens: give longer texts, or a shorter "
-            "window"
+            f"documents have {len(line)} tokens in all: expected length + 1 = {length + 1} at "
+            "least; give more text, or a shorter window"
         )
-    return np.stack(rows)
+    return line[np.array(starts)[:, None] + np.arange(length + 1)]
+
+
+def openings(documents: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, list[int]]:
+    """END and the first `length` tokens of the documents that have so many, and which those are.
+
+    The END after a document is not one of its tokens, so that no opening holds it.
+    """
+    kept = [i for i, document in enumerate(documents) if len(document) - 2 >= length]
+    if not kept:
+        longest = max((len(document) - 2 for document in documents), default=0)
+        raise ValueError(
+            f"no document has {length} tokens, the longest of {len(documents)} has {longest}: give "
+            "longer documents, or ask for shorter openings"
+        )
+    return np.stack([documents[i][: 1 + length] for i in kept]), kept
 
 
 class Characters:

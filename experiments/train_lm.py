@@ -10,7 +10,7 @@ nanoGPT's README gives 1.88 for its recipe on another text of Shakespeare.
 import dataclasses
 import functools
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -41,9 +41,11 @@ class Config:
 
     def __post_init__(self):
         """Finds out now what would otherwise stop the run after its training."""
-        for name, least in (("context", 2), ("batch", 1), ("samples", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least {least}")
+        least = {"context": 2, "batch": 1, "samples": 1, "sample_length": 1, "seed": 0,
+                 "learning_rate": 0, "weight_decay": 0}  # fmt: skip
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
         if self.steps < 1 or (self.steps > 100 and self.steps % 100):
             raise ValueError(f"steps={self.steps}: expected 1 to 100, or a multiple of 100")
 
@@ -55,19 +57,33 @@ def read(config: Config, options: runs.Options) -> str:
     return corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
 
 
-def rows_of(tokens: np.ndarray, length: int, seed: int, shape: tuple[int, int]) -> np.ndarray:
-    """First tokens of random windows, `[steps, batch]`."""
-    latest = len(tokens) - length
-    if latest < 1:
+class Windows(NamedTuple):
+    """Rows of context + 1 tokens: those of every training step, and held-out ones."""
+
+    train: np.ndarray  # [steps, batch, context + 1]
+    held_out: np.ndarray  # [1024, context + 1]
+
+
+def cut(tokens: np.ndarray, config: Config) -> Windows:
+    """Random windows of the first nine tenths to learn, and of the last to judge by."""
+    border = int(0.9 * len(tokens))
+    if len(tokens) - border <= config.context:
         raise ValueError(
-            f"the text has {len(tokens)} characters in this part: expected more than {length}, "
-            "the context and one; give a longer text or a shorter context"
+            f"the text has {len(tokens)} characters, and its last tenth, which is held out, "
+            f"{len(tokens) - border}: expected more than the context's {config.context} there; "
+            "give a longer text or a shorter context"
         )
-    return np.random.default_rng(seed).integers(0, latest, shape, dtype=np.int32)
+    shape = (config.steps, config.batch)
+    return Windows(
+        windows_of(tokens[:border], config.context, config.seed, shape),
+        windows_of(tokens[border:], config.context, config.seed + 1, (1024,)),
+    )
 
 
-def cut(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """Windows of length + 1 tokens, `[..., length + 1]`."""
+def windows_of(tokens: np.ndarray, length: int, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Windows of length + 1 tokens from random places, `[*shape, length + 1]`."""
+    latest = len(tokens) - length
+    starts = np.random.default_rng(seed).integers(0, latest, shape, dtype=np.int32)
     return tokens[starts[..., None] + np.arange(length + 1)]
 
 
@@ -75,8 +91,15 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
     """Trains, samples, plots; returns the final numbers."""
     if options.smoke:
         config = dataclasses.replace(config, steps=100, sample_length=60)
+    with runs.compilation(quick=options.smoke):
+        return go(config, options)
+
+
+def go(config: Config, options: runs.Options) -> dict[str, Any]:
+    """Everything that could stop the run is found out before its folder is made."""
     text = read(config, options)
     alphabet = tokenization.Characters(text)
+    windows = cut(alphabet.encode(text), config)
     prompt = alphabet.encode(config.prompt)
     if not 1 <= len(prompt) <= config.context:
         raise ValueError(
@@ -88,7 +111,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
     )  # fmt: skip
     run = runs.open_run("train_lm", config, options.runs, options.resume)
     print(f"run: {run.path}\n{len(text):,} characters, {lm.count(model):,} parameters")
-    state = fit(run, alphabet.encode(text), model, config)
+    state = fit(run, windows, model, config)
     rows = runs.read_log(run, "language model")
     numbers = {name: rows[-1][name] for name in ("loss", "held_out_loss", "perplexity")}
     series = lambda name: [*zip(*((r["step"], r[name]) for r in rows if name in r), strict=True)]
@@ -97,17 +120,14 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
     report.curves(run.path / "curves.png", panels)
     texts = write(state.params, prompt, model, alphabet, config)
     (run.path / "samples.txt").write_text("\n\n--------\n\n".join(texts) + "\n")
-    print(report.table([[name, value] for name, value in numbers.items()], ["held out", ""]))
+    words = ("loss, training", "loss, held out", "perplexity, held out")
+    print(report.table([*zip(words, numbers.values(), strict=True)], ["", "at the end"]))
     print(f"\n{texts[0]}\n\nWritten to {run.path}: metrics.jsonl, curves.png, samples.txt")
     return numbers
 
 
-def fit(run, tokens, model, config: Config):
-    """Learns the first nine tenths; the rest is held out."""
-    border = int(0.9 * len(tokens))
-    train, held_out = tokens[:border], tokens[border:]
-    starts = rows_of(train, config.context, config.seed, (config.steps, config.batch))
-    fixed = rows_of(held_out, config.context, config.seed + 1, (1024,))
+def fit(run, windows: Windows, model, config: Config):
+    """Learns by AdamW, its rate warmed up and then lowered to a tenth."""
     decays = functools.partial(jax.tree.map, lambda x: x.ndim >= 2)
     rate = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, min(100, config.steps // 2), config.steps,
@@ -117,15 +137,13 @@ def fit(run, tokens, model, config: Config):
         optax.clip_by_global_norm(1.0),
         optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay, mask=decays),
     )
-    length = config.context
-    chunk = min(100, config.steps)
     return fitting.fit(
         run, "language model", functools.partial(language_model.loss, config=model), tx,
         lm.init(jax.random.key(config.seed), model),
-        cut(train, starts.reshape(-1), length),
-        np.arange(starts.size, dtype=np.int32).reshape(starts.shape),
-        folder=run.path / "fit", config=config, chunk=chunk, evaluate_every=5,
-        evaluate=language_model.make_evaluate(cut(held_out, fixed, length), model),
+        windows.train.reshape(-1, config.context + 1),
+        np.arange(config.steps * config.batch, dtype=np.int32).reshape(config.steps, -1),
+        folder=run.path / "fit", config=config, chunk=min(100, config.steps), evaluate_every=5,
+        evaluate=language_model.make_evaluate(windows.held_out, model),
     )  # fmt: skip
 
 

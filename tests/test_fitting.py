@@ -105,6 +105,39 @@ def test_steps_that_do_not_fill_the_chunks_are_refused(tmp_path):
         fit(tmp_path, chunk=5)
 
 
+def go_on(root, run_chunk, **options):
+    """Three chunks of four steps; returns the log and the numbers that were shown."""
+    run = runs.open_run("walk", {}, root)
+    options = {"key": jax.random.key(0), "folder": run.path / "walk", "config": {}, "every": 1,
+               **options}  # fmt: skip
+    state = fitting.go_on(run, "walk", run_chunk, jnp.zeros(()), 3, 4, **options)
+    return state, runs.read_log(run, "walk")
+
+
+@pytest.mark.parametrize(
+    ("lines", "steps"),
+    [(1, [4, 8, 12]), (2, [2, 4, 6, 8, 10, 12]), (4, [*range(1, 13)])],
+)
+def test_the_lines_of_a_chunk_carry_the_steps_they_end_at(tmp_path, lines, steps):
+    advance = lambda state, _: (state + 1, [{"state": state, "line": i} for i in range(lines)])
+    state, rows = go_on(tmp_path, advance)
+    assert state == 3
+    assert [row["step"] for row in rows] == steps
+    assert [row["state"] for row in rows] == sorted([0, 1, 2] * lines)
+    assert [row["line"] for row in rows] == 3 * [*range(lines)]
+
+
+def test_the_progress_shows_the_last_line_as_means_over_seeds(tmp_path, capsys):
+    last = {"reward": jnp.array([0.25, 0.75]), "kl": jnp.array([1.0, 2.0])}
+    advance = lambda state, _: (state, [{"reward": 0.0, "kl": 0.0}, last])
+    go_on(tmp_path / "all", advance)
+    assert "walk 3/3" in (text := capsys.readouterr().out)
+    assert "kl 1.5  reward 0.5" in text
+    go_on(tmp_path / "some", advance, shown=("kl",))
+    assert "s  kl 1.5" in (text := capsys.readouterr().out)
+    assert "reward" not in text
+
+
 def killed_at_evaluation(count):
     calls = []
 

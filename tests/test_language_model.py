@@ -57,9 +57,9 @@ def test_evaluation_on_less_than_a_batch_takes_all_there_is():
     assert numbers["held_out_loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def updates_of(tx):
+def updates_of(tx, config=MODEL):
     """What a transformation makes of one gradient, of normal numbers."""
-    params = params_of(MODEL)
+    params = params_of(config)
     leaves, structure = jax.tree.flatten(params)
     grads = [normal(i, leaf.shape) for i, leaf in enumerate(leaves)]
     update = jax.jit(lambda grads: tx.update(grads, tx.init(params), params)[0])
@@ -86,16 +86,28 @@ def test_muon_makes_every_kernel_of_a_block_nearly_orthogonal(name):
         assert singular.max() < 2 * singular.min()
 
 
+# Adam's first step at rate 1e-3 has the size of the rate; Nesterov's momentum looks one ahead.
+FIRST = 1e-3 * (0.9 * 0.1 / (1 - 0.9**2) + 0.1 / (1 - 0.9))
+
+
 def test_muon_leaves_embeddings_and_norms_to_adam():
-    # Adam's first step has the size of the learning rate; Nesterov's momentum looks one ahead.
-    first = 1e-3 * (0.9 * 0.1 / (1 - 0.9**2) + 0.1 / (1 - 0.9))
     updates, _ = updates_of(language_model.muon(1.0, 1e-3))
     other, _ = updates_of(language_model.muon(2.0, 1e-3))
     rest = lambda tree: [tree["embedding"]["kernel"], tree["norm"]["scale"],
                          tree["blocks"]["mlp_norm"]["scale"]]  # fmt: skip
     for update, again in zip(rest(updates), rest(other), strict=True):
-        np.testing.assert_allclose(np.abs(update), first, rtol=1e-3)
+        np.testing.assert_allclose(np.abs(update), FIRST, rtol=1e-3)
         np.testing.assert_array_equal(update, again)
+
+
+def test_muon_leaves_the_bias_of_a_kernel_to_adam():
+    config = dataclasses.replace(MODEL, attention_bias=True)
+    (updates, _), (other, _) = (
+        updates_of(language_model.muon(rate, 1e-3), config) for rate in (1.0, 2.0)
+    )
+    bias = lambda tree: tree["blocks"]["attention"]["qkv"]["bias"]
+    np.testing.assert_array_equal(bias(updates), bias(other))
+    np.testing.assert_allclose(np.abs(bias(updates)), FIRST, rtol=1e-3)
 
 
 def test_the_ramp_rises_to_its_peak_and_falls_to_zero():

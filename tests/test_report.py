@@ -78,6 +78,14 @@ def test_curves_draw_a_panel_a_title(tmp_path):
     assert four.stat().st_size > 3 * one.stat().st_size / 2
 
 
+def test_curves_carry_their_own_xlabel_and_a_note(tmp_path):
+    draw = lambda name, **words: report.curves(tmp_path / name, panels(1), **words).read_bytes()
+    epochs = draw("string.png", xlabel="epoch")
+    assert draw("mapping.png", xlabel={"loss 0": "epoch"}) == epochs
+    assert draw("step.png") != epochs
+    assert draw("note.png", xlabel="epoch", note="three seeds") != epochs
+
+
 def test_curves_of_another_form_are_refused(tmp_path):
     with pytest.raises(ValueError, match="panels is empty"):
         report.curves(tmp_path / "x.png", {})

@@ -117,9 +117,9 @@ def test_loss_of_texts_too_short_to_judge_is_zero():
     assert all(not leaf.any() for leaf in jax.tree.leaves(grads))
 
 
-# Document i is END, 100·i + 1, 100·i + 2, ..., so that a token says where it stood.
+# Document i is END, 100·i + 1, 100·i + 2, ..., END, so that a token says where it stood.
 LENGTHS, LABELS = (30, 5, 13), (1, 0, 1)
-DOCUMENTS = [np.array([0, *(100 * i + 1 + np.arange(n))]) for i, n in enumerate(LENGTHS)]
+DOCUMENTS = [np.array([0, *(100 * i + 1 + np.arange(n)), 0]) for i, n in enumerate(LENGTHS)]
 
 
 def test_snippets_are_pieces_of_documents_with_their_labels():
@@ -132,16 +132,16 @@ def test_snippets_are_pieces_of_documents_with_their_labels():
         assert mask[:size].all()
         assert tokens[0] == 0 and not tokens[size:].any()
         which, start = divmod(tokens[1], 100)
-        np.testing.assert_array_equal(tokens[1:size], tokens[1] + np.arange(size - 1))
         assert label == LABELS[which]
-        assert size - 1 == min(12, LENGTHS[which])
+        assert size - 1 == min(12, LENGTHS[which] + 1)
+        np.testing.assert_array_equal(tokens[1:size], DOCUMENTS[which][start : start + size - 1])
         starts[which].append(int(start))
-    # From the first token on, and as far as a whole piece fits.
+    # From the first token on, and as far as a whole piece fits, the END after it counted.
     assert {which: {*seen} for which, seen in starts.items()} == {
-        0: {*range(1, 20)}, 1: {1}, 2: {1, 2},
+        0: {*range(1, 21)}, 1: {1}, 2: {1, 2, 3},
     }  # fmt: skip
-    # One in ten at the beginning, and of the others one in nineteen.
-    assert np.mean(np.array(starts[0]) == 1) == pytest.approx(0.1 + 0.9 / 19, abs=0.08)
+    # One in four at the beginning, and of the others one in twenty.
+    assert np.mean(np.array(starts[0]) == 1) == pytest.approx(0.25 + 0.75 / 20, abs=0.08)
 
 
 def test_snippets_depend_on_the_seed_alone():
@@ -157,26 +157,17 @@ def test_openings_are_the_first_tokens_of_documents_that_have_them():
     assert texts["label"].tolist() == [1, 1]
 
 
-def test_accuracy_is_the_share_on_the_right_side_in_whole_batches():
-    # All are taken for positive; of the first four, one is not.
-    labels = np.float32([1, 1, 0, 1, 0])
-    texts = {"tokens": tokens_of((5, 3)), "mask": np.ones((5, 3), bool), "label": labels}
-    accuracy = lambda params, **sizes: reward_model.make_evaluate(texts, MODEL, **sizes)(params)
-    assert accuracy(constant(1.0), batch=2)["accuracy"] == 0.75
-    assert accuracy(constant(-1.0), batch=2)["accuracy"] == 0.25
-    assert accuracy(constant(1.0))["accuracy"] == pytest.approx(0.6)
-
-
-def test_accuracy_judges_every_text_by_its_own_score():
-    tokens, mask = tokens_of((32, 5)), np.ones((32, 5), bool)
-    score = reward_model.score(with_head(normal(1, (8,)), 0.0), tokens, mask, MODEL)
-    # A bias under which half of the texts are on either side.
-    params = with_head(normal(1, (8,)), -np.median(score) / (5 * reward_model.UNIT))
-    label = np.float32(score > np.median(score))
-    texts = {"tokens": tokens, "mask": mask, "label": label}
-    assert reward_model.make_evaluate(texts, MODEL, batch=8)(params)["accuracy"] == 1.0
-    texts["label"] = 1 - label
-    assert reward_model.make_evaluate(texts, MODEL, batch=8)(params)["accuracy"] == 0.0
+@pytest.mark.parametrize("batch", [2, 5, 8])
+def test_every_text_is_judged_by_its_own_score(batch):
+    tokens, mask = tokens_of((5, 6)), tokens_of((5, 6), seed=1) > 4
+    mask[:, 0] = True
+    params = with_head(normal(1, (8,)), 0.1)
+    odds = reward_model.judge(
+        params, {"tokens": tokens, "mask": mask, "label": np.ones(5)}, MODEL, batch
+    )
+    expected = reward_model.score(params, tokens, mask, MODEL)
+    np.testing.assert_allclose(odds, expected, rtol=1e-4, atol=1e-5)
+    assert np.std(expected) > 1e-2
 
 
 def documents_of(seed, count):
@@ -186,7 +177,7 @@ def documents_of(seed, count):
     noise = rng.integers(1, 14, (count, 30))
     telling = rng.random(noise.shape) < 0.3
     bodies = np.where(telling, 15 - labels[:, None], noise)
-    return [np.array([0, *body]) for body in bodies], labels
+    return [np.array([0, *body, 0]) for body in bodies], labels
 
 
 def test_it_learns_what_a_token_means():
@@ -200,8 +191,7 @@ def test_it_learns_what_a_token_means():
         return (optax.apply_updates(params, updates), state), None
 
     learn = jax.jit(lambda params: jax.lax.scan(step, (params, tx.init(params)), batches)[0][0])
-    evaluate = reward_model.make_evaluate(
-        reward_model.openings(*documents_of(1, 256), length=15), MODEL
-    )
-    assert evaluate(PARAMS)["accuracy"] < 0.7
-    assert evaluate(learn(PARAMS))["accuracy"] > 0.95
+    texts = reward_model.openings(*documents_of(1, 256), length=15)
+    right = lambda params: (reward_model.judge(params, texts, MODEL) > 0) == texts["label"]
+    assert np.mean(right(PARAMS)) < 0.7
+    assert np.mean(right(learn(PARAMS))) > 0.95

@@ -122,6 +122,38 @@ def test_a_root_that_cannot_be_written_is_named(tmp_path):
             runs.open_run("lasso", CONFIG, root)
 
 
+def test_a_check_says_what_opening_would_and_makes_nothing(tmp_path):
+    runs.check_run("lasso", CONFIG, tmp_path / "new" / "runs")
+    with pytest.raises(ValueError, match="there is no run in"):
+        runs.check_run("lasso", CONFIG, tmp_path, resume=True)
+    assert not [*tmp_path.iterdir()]
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "runs"):
+        with pytest.raises(ValueError, match=r"root: .*lasso' cannot be made, as .*file is a file"):
+            runs.check_run("lasso", CONFIG, root)
+    runs.open_run("lasso", CONFIG, tmp_path)
+    runs.check_run("lasso", CONFIG, tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"differs in rate: saved 0\.1, given 0\.2"):
+        runs.check_run("lasso", CONFIG | {"rate": 0.2}, tmp_path, resume=True)
+
+
+def test_a_folder_without_the_right_to_write_is_named(tmp_path, monkeypatch):
+    # Root may write everywhere, so the right is taken away where it is asked for.
+    monkeypatch.setattr(runs.os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ValueError, match="cannot be written to; give another"):
+        runs.check_run("lasso", CONFIG, tmp_path / "runs")
+
+
+def test_quick_compilation_ends_with_its_block():
+    wanted = lambda: jax.config.values["jax_disable_most_optimizations"]
+    with runs.compilation(quick=False):
+        assert not wanted()
+    with pytest.raises(Killed), runs.compilation(quick=True):
+        assert wanted()
+        raise Killed
+    assert not wanted()
+
+
 def test_metrics_are_rounded_json_lines(tmp_path):
     run = runs.open_run("lasso", CONFIG, tmp_path)
     runs.log(run, "ppo", step=3, loss=jnp.asarray(1 / 3), counts=jnp.arange(2), note="x")

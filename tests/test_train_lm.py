@@ -49,6 +49,14 @@ def test_a_run_learns_and_says_so(finished):
     assert losses[1] < losses[0] < np.log(len(CYCLE)) + 0.2
 
 
+def test_training_and_held_out_loss_are_told_apart(finished, folder, config, capsys):
+    _, numbers = finished
+    train_lm.main(config, runs.Options(resume=True, runs=str(folder / "runs")))
+    lines = [line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["loss, training", f"{numbers['loss']:.4g}"] in lines
+    assert ["loss, held out", f"{numbers['held_out_loss']:.4g}"] in lines
+
+
 def test_a_run_leaves_its_config_metrics_curves_and_samples(finished, config):
     run, _ = finished
     assert json.loads((run.path / "config.json").read_text()) == dataclasses.asdict(config)
@@ -95,15 +103,16 @@ def test_prompts_of_every_length_up_to_the_context_are_continued(config, length)
         ({"prompt": ""}, "prompt has 0 characters: expected 1 to the context's 16"),
         ({"prompt": 17 * "a"}, "prompt has 17 characters: expected 1 to the context's 16"),
         ({"prompt": "abz"}, "the character 'z' does not occur"),
-        ({"context": 300}, "the text has 210 characters in this part: expected more than 300"),
-        ({"context": 3000}, "the text has 1890 characters in this part: expected more than 3000"),
+        ({"context": 210}, "last tenth, which is held out, 210: expected more than .* 210 there"),
+        ({"context": 3000}, "the text has 2100 characters"),
         ({"num_heads": 3}, "width=16 is not divisible by num_heads=3"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused(tmp_path, config, changes, message):
     config = dataclasses.replace(config, **changes)
     with pytest.raises(ValueError, match=message):
-        train_lm.main(config, runs.Options(runs=str(tmp_path)))
+        train_lm.main(config, runs.Options(runs=str(tmp_path / "runs")))
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -114,6 +123,10 @@ def test_what_cannot_be_learnt_is_refused(tmp_path, config, changes, message):
         ("context", 1, "context=1: expected at least 2"),
         ("batch", 0, "batch=0: expected at least 1"),
         ("samples", 0, "samples=0: expected at least 1"),
+        ("sample_length", 0, "sample_length=0: expected at least 1"),
+        ("seed", -1, "seed=-1: expected at least 0"),
+        ("learning_rate", -1e-3, r"learning_rate=-0\.001: expected at least 0"),
+        ("weight_decay", float("nan"), "weight_decay=nan: expected at least 0"),
     ],
 )
 def test_counts_are_checked_before_anything_is_read(field, value, message):
@@ -156,11 +169,19 @@ def test_resume_asks_for_the_settings_of_the_run(finished, folder, config):
 
 def test_windows_lie_in_their_part_of_the_text():
     tokens = np.arange(50)
-    starts = train_lm.rows_of(tokens, 9, 0, (40, 25))
-    windows = train_lm.cut(tokens, starts.reshape(-1), 9)
-    np.testing.assert_array_equal(windows, starts.reshape(-1)[:, None] + np.arange(10))
+    windows = train_lm.windows_of(tokens, 9, 0, (40, 25))
+    assert windows.shape == (40, 25, 10)
+    starts = windows[..., :1]
+    np.testing.assert_array_equal(windows, starts + np.arange(10))
     # Every start that leaves room for a window and its last target, and no other.
     assert {*starts.reshape(-1).tolist()} == {*range(41)}
+
+
+def test_the_last_tenth_is_held_out():
+    config = train_lm.Config(context=9, steps=30, batch=5)
+    windows = train_lm.cut(np.arange(500), config)
+    assert windows.train.shape == (30, 5, 10) and windows.held_out.shape == (1024, 10)
+    assert windows.train.max() < 450 <= windows.held_out.min()
 
 
 def test_the_plays_are_learnt_by_default(wheels):
