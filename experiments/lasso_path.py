@@ -3,7 +3,8 @@
     python -m experiments.lasso_path             one path, warm-started, and every strength at once
     python -m experiments.lasso_path --smoke
 
-HEADER
+2 CPU cores, under a minute.  547 of 2000 words reach a held-out accuracy of 0.855 (400 reviews);
+the largest duality gap of 30 strengths, down to 1/200 of the largest, is 2.6e-3.
 """
 
 import dataclasses
@@ -26,8 +27,8 @@ class Config:
     vocabulary: int = 2000  # the words in most reviews, after those in more than half of them
     reviews: int = 4000  # to learn from; as many as a tenth of that are held out
     strengths: int = 30
-    smallest: float = 0.02  # of the strength at which the first word appears
-    tolerance: float = 1e-5
+    smallest: float = 0.005  # of the strength at which the first word appears
+    tolerance: float = 1e-6
     seed: int = 0
 
 
@@ -69,7 +70,8 @@ def duality_gap(features, labels, weights, strength) -> float:
     doubt = 1 / (1 + np.exp(margins))
     slope = np.abs(features.T @ (signs * doubt)).max() / len(labels)
     doubt = np.clip(doubt * min(1.0, strength / max(slope, 1e-300)), 1e-300, 1 - 1e-16)
-    return primal - np.mean(-doubt * np.log(doubt) - (1 - doubt) * np.log1p(-doubt))
+    dual = np.mean(-doubt * np.log(doubt) - (1 - doubt) * np.log1p(-doubt))
+    return max(primal - dual, 0.0)  # the strength was rounded
 
 
 def solve(features, labels, strengths, tolerance):
@@ -113,8 +115,8 @@ def scikit_learn(features, labels, strength) -> np.ndarray | None:
 def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
     """Solves the path, writes plots and words, and returns the numbers."""
     config = smoke(config) if options.smoke else config
-    run = runs.open_run("lasso-path", config, options.runs)
     split = corpora.split(corpora.movie_reviews(pathlib.Path(options.data)), config.seed)
+    run = runs.open_run("lasso-path", config, options.runs)
     train, held_out = split.train[: config.reviews], split.held_out[: config.reviews // 10]
     words = frequent_words(train, config.vocabulary)
     features, labels = jnp.asarray(bags(train, words)), _labels(train)
@@ -143,7 +145,8 @@ def write(run, words, weights, rows, solutions, seconds, problem) -> dict[str, A
     best = int(np.argmax(rows["held-out accuracy"]))
     order = np.argsort(weights[best])
     live = lambda picked: [words[i] for i in picked if weights[best, i] != 0]
-    text += f"\n\nat the best strength, {rows['words'][best]} words"
+    text += f"\n\nat the best strength, {rows['words'][best]} words:"
+    text += f" held-out accuracy {rows['held-out accuracy'][best]:.3f}"
     text += f"\n  against a film: {', '.join(live(order[:12]))}"
     text += f"\n  for it:         {', '.join(live(order[::-1][:12]))}\n"
     evaluations = {k: int(np.sum(s.evaluations)) for k, s in solutions.items()}
@@ -162,12 +165,13 @@ def write(run, words, weights, rows, solutions, seconds, problem) -> dict[str, A
         text += f"\nlargest difference to scikit-learn: {numbers['distance_to_scikit_learn']:.1e}"
     print(text)
     (run.path / "report.txt").write_text(text + "\n")
-    x = rows["strength / largest"]
+    x = -np.log10(np.asarray(rows["strength / largest"]))
     report.curves(run.path / "path.png", {
         "words in the model": {"": (x, rows["words"])},
         "held-out accuracy": {"": (x, rows["held-out accuracy"])},
         "duality gap": {"": (x, np.maximum(rows["gap"], 1e-9))},
-    })  # fmt: skip
+    }, xlabel="orders of magnitude below the largest strength",
+       log_scale=("duality gap",))  # fmt: skip
     print(f"written to {run.path}")
     return numbers
 

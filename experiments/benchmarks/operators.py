@@ -17,7 +17,6 @@ import optax
 
 from proxlm import penalties
 
-
 Call = Callable[[], Any]
 PEERS = ("jaxopt", "copt", "pyproximal", "proxop", "skglm")
 
@@ -138,7 +137,13 @@ def nuclear(shape: tuple[int, int]) -> Operator:
         u, values, v = jnp.linalg.svd(x, full_matrices=False)
         return (u * jnp.maximum(values - t, 0)[None]) @ v
 
-    calls = {"jnp.linalg.svd": compiled(by_svd, x)}
+    routes = {
+        f"proxlm, {route}": compiled(
+            lambda x, route=route: penalties.nuclear(t, method=route).prox(x, 1.0), x
+        )
+        for route in ("svd", "qr", "gram")
+    }
+    calls = routes | {"jnp.linalg.svd": compiled(by_svd, x)}
     flat = lambda prox: lambda: prox(x.ravel(), float(t)).reshape(shape)
     calls |= installed(
         copt=lambda of: flat(of("copt.penalty").TraceNorm(1.0, shape).prox),

@@ -16,7 +16,6 @@ from experiments.benchmarks import clock
 from experiments.benchmarks.operators import PEERS, Job, Operator, compiled, normal, operators
 from proxlm import penalties
 
-
 JOBS = {
     "small": Job(300_000, matrices=((128, 128), (512, 64)), swept_entries=10_000),
     "large": Job(10_000_000, matrices=((1024, 1024), (8192, 512))),
