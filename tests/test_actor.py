@@ -128,3 +128,9 @@ def test_an_early_exit_changes_no_token():
 def test_models_without_their_heads_are_refused(policy, critic, message):
     with pytest.raises(ValueError, match=message):
         lm.make_actor(policy, NUM_TOKENS, critic=critic)
+
+
+def test_a_stop_token_outside_the_vocabulary_is_refused_at_once():
+    sampling_config = lm.SamplingConfig(stop_token=SHARED.vocab_size)
+    with pytest.raises(ValueError, match=rf"stop_token={SHARED.vocab_size} is outside"):
+        lm.make_actor(SHARED, NUM_TOKENS, sampling_config=sampling_config)

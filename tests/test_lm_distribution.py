@@ -226,10 +226,12 @@ def test_a_single_token_with_weight_is_always_drawn(size):
     ("settings", "message"),
     [
         ({"temperature": 0}, r"temperature=0: expected more than 0; .* greedy=True"),
+        ({"temperature": np.float32(0.0)}, r"temperature=0.0: expected more than 0"),
         ({"temperature": -1.0}, r"temperature=-1.0: expected more than 0"),
         ({"temperature": float("nan")}, r"temperature=nan: expected more than 0"),
         ({"top_p": 0.0}, r"top_p=0.0: expected a probability in \(0, 1\]; None is off"),
         ({"top_p": 1.5}, r"top_p=1.5: expected a probability"),
+        ({"top_p": np.float32(2.0)}, r"top_p=2.0: expected a probability"),
         ({"min_p": -0.1}, r"min_p=-0.1: expected a ratio in \[0, 1\]; None is off"),
         ({"min_p": 1.1}, r"min_p=1.1: expected a ratio"),
         ({"top_k": 0}, r"top_k=0: expected at least 1; None is off"),

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from proxlm.lm import model, sampling, scoring
+from proxlm.lm import distribution, model, sampling, scoring
 from proxlm.lm.distribution import SamplingConfig
 
 
@@ -53,7 +53,8 @@ def make_actor(
       An `Actor`.
 
     Raises:
-      ValueError: neither model has a value head, or the policy has no LM head.
+      ValueError: neither model has a value head, the policy has no LM head, or the stop token is
+        not in its vocabulary.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, value_head=True)
@@ -65,6 +66,7 @@ def make_actor(
     (2, 5)
     """
     _check(policy, critic)
+    distribution.check_stop_token(sampling_config, policy.vocab_size)
 
     def init(key):
         key_policy, key_critic = jax.random.split(key)

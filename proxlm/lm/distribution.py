@@ -8,6 +8,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @jax.tree_util.register_dataclass
@@ -39,8 +40,8 @@ class SamplingConfig:
     stop_token: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __post_init__(self):
-        """Checks what is a plain number; traced values are the caller's word."""
-        is_number = lambda x: isinstance(x, (int, float))
+        """Checks what is a plain number; arrays, traced or not, are the caller's word."""
+        is_number = lambda x: isinstance(x, (int, float, np.number))
         if is_number(self.temperature) and not self.temperature > 0:
             raise ValueError(
                 f"temperature={self.temperature}: expected more than 0; for the likeliest token "
