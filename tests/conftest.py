@@ -24,6 +24,13 @@ hypothesis.settings.register_profile("proxlm", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("proxlm")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_end_with_their_module():
+    """Keeps thousands of compiled programs from filling the memory; the disk still has them."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(params=["eager", "jit"])
 def variant(request):
     """Gives a function as written and compiled: `variant(fn, static_argnames=...)(x)`."""

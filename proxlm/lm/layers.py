@@ -50,12 +50,14 @@ def linear_parts(x, kernel, sizes, bias=None):
     >>> [part.shape for part in linear_parts(jnp.ones((2, 3)), jnp.ones((3, 4, 5)), (1, 3))]
     [(2, 5), (2, 15)]
     """
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
     if x.shape[0] < x.shape[1]:
         unit = kernel.size // (kernel.shape[0] * kernel.shape[1])
-        return jnp.split(linear(x, kernel, bias), [end * unit for end in ends[:-1]], axis=1)
-    spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-    return [linear(x, kernel[:, span], None if bias is None else bias[span]) for span in spans]
+        return jnp.split(linear(x, kernel, bias), [end * unit for end in ends], axis=1)
+    # the gradient of a split is one concatenation, that of slices a sum of padded pieces
+    kernels = jnp.split(kernel, ends, axis=1)
+    biases = [None] * len(sizes) if bias is None else jnp.split(bias, ends)
+    return [linear(x, part, b) for part, b in zip(kernels, biases, strict=True)]
 
 
 def rms_norm(x, scale, epsilon):

@@ -9,6 +9,13 @@ import optax
 from proxlm.policy import aggregation, diagnostics, kl, objectives
 
 
+# the metrics that are means over the updates
+MEANS = (
+    "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction_low",
+    "clip_fraction_high", "effective_sample_size", "grad_norm",
+)  # fmt: skip
+
+
 class Metrics(NamedTuple):
     """Scalars of one iteration: `Summary`'s, the coefficient, and means over the updates done.
 
@@ -87,7 +94,7 @@ def run(state, experience, key, actor, optimizer, config):
         if config.max_kl is not None:
             keep = lambda new, old: jnp.where(proceed, new, old)
             new = jax.tree.map(keep, new, (params, opt_state))
-        return (*new, ~proceed), report | {"done": proceed}
+        return (*new, ~proceed), _pack(report) | {"done": proceed}
 
     def skip(carry, rows):
         shapes = jax.eval_shape(attempt, carry, rows)[1]
@@ -185,13 +192,19 @@ def _reference_kl(scores, batch, config):
     return fn(select(current), select(batch.reference))
 
 
+def _pack(report):
+    """The numbers of one update in few arrays: a loop writes each of its outputs on its own."""
+    extremes = {name: report[name] for name in ("ratio_min", "ratio_max")}
+    return extremes | {"means": jnp.stack([report[name] for name in MEANS])}
+
+
 def _reduce(reports):
     """Means over the updates that were done, extremes over the same."""
-    done = reports.pop("done")
-    first = jnp.maximum(reports["ratio_max"][0] - 1, 1 - reports["ratio_min"][0])
-    report = {name: aggregation.masked_mean(x, done) for name, x in reports.items()}
-    report["ratio_min"] = jnp.min(jnp.where(done, reports["ratio_min"], 1.0))
-    report["ratio_max"] = jnp.max(jnp.where(done, reports["ratio_max"], 1.0))
-    names = set(Metrics._fields)
-    report = {name: x for name, x in report.items() if name in names}
-    return report | {"first_ratio_error": first, "num_updates": jnp.sum(done)}
+    done, low, high = reports["done"], reports["ratio_min"], reports["ratio_max"]
+    means = jnp.sum(jnp.where(done[:, None], reports["means"], 0.0), axis=0)
+    return dict(zip(MEANS, means / jnp.maximum(jnp.sum(done), 1), strict=True)) | {
+        "ratio_min": jnp.min(jnp.where(done, low, 1.0)),
+        "ratio_max": jnp.max(jnp.where(done, high, 1.0)),
+        "first_ratio_error": jnp.maximum(high[0] - 1, 1 - low[0]),
+        "num_updates": jnp.sum(done),
+    }
