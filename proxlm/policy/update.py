@@ -8,7 +8,6 @@ import optax
 
 from proxlm.policy import aggregation, diagnostics, kl, objectives
 
-
 # the metrics that are means over the updates
 MEANS = (
     "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction_low",
