@@ -73,6 +73,8 @@ def test_a_box_moves_what_is_outside_to_its_sides():
     np.testing.assert_array_equal(bits(moved), bits(jnp.array([[-1.0, 0.5], [2.0, -0.0]])))
     np.testing.assert_array_equal(bits(sets.non_negative().prox(-jnp.ones(2), 1.0)), 0)
     np.testing.assert_array_equal(sets.box().prox(x, 1.0), x)
+    t = jnp.array([[1.0, 1.0], [0.0, 1.0]])
+    np.testing.assert_array_equal(sets.box(0.0, 2.0).prox(x, t), [[0.0, 0.5], [3.0, 0.0]])
     assert sets.box().value(x) == 0
     assert sets.box(upper=2.0).value(x) == jnp.inf
     assert sets.box(upper=2.0).value(jnp.array([2.00001, -jnp.inf])) == 0

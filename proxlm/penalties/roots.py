@@ -129,13 +129,12 @@ def _threshold(kind, x, total, metric):
     largest, mass = folds.fold(kind.axes, (jnp.maximum, jnp.add), parts, (), (x, metric))
     size = jnp.sum(jnp.broadcast_to(metric, x.shape), axis=kind.axes, keepdims=True)
     settled = jnp.abs(mass - total) <= 8 * jnp.finfo(x.dtype).eps * total
-    settled |= (kind.floored & (mass <= total)) | jnp.isnan(mass)
+    settled |= (kind.floored & (mass <= total)) | jnp.isnan(mass) | (size == 0)
     # No τ is below that of a support: here that of one coordinate (of t = 1), and that of all.
     of_all = jnp.where(jnp.isinf(mass), -jnp.inf, (mass - total) / size - largest)
     start = Threshold(largest, jnp.minimum(jnp.maximum(-total, of_all), 0.0))
-    start = jax.tree.map(
-        lambda number: jnp.where(settled, jnp.where(jnp.isnan(mass), mass, 0.0), number), start
-    )
+    at_once = jnp.where(jnp.isnan(mass), mass, 0.0)
+    start = jax.tree.map(lambda number: jnp.where(settled, at_once, number), start)
     return _newton(kind, x, total, metric, start, settled)
 
 
@@ -160,7 +159,7 @@ def _newton(kind, x, total, metric, start, settled):
 
     def step(state):
         count, tau, size, done = state
-        # Else the compiler takes u - centre out of the loop and stores it: a second x.
+        # Else the compiler takes |x| out of the loop and stores it.
         here, tau = jax.lax.optimization_barrier((x, _centred(tau)))
         above, new_size = folds.fold(kind.axes, (jnp.add, jnp.add), parts, tau, (here, metric))
         # Rounding may put all of a group below its own largest entry: then further down.
