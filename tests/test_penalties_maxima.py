@@ -84,6 +84,23 @@ def test_equal_strengths_are_the_lasso_and_a_single_one_is_linf():
     np.testing.assert_allclose(one, maxima.linf(0.4).prox(x, 0.5), atol=1e-6)
 
 
+def test_slope_of_strength_zero_changes_no_bit_of_ties_either():
+    x = jnp.concatenate([jnp.full(100, 0.1), normal(5, (100,)), jnp.zeros(100)])
+    np.testing.assert_array_equal(bits(SLOPE(jnp.zeros(300), x)), bits(x))
+
+
+def test_blocks_below_a_giant_are_their_own_means():
+    x = jnp.array([1e9, 1.0, 1.25, 0.5, 0.75] + [0.25] * 45)
+    expected = [1e9, 1.125, 1.125, 0.625, 0.625] + [0.25] * 45
+    np.testing.assert_array_equal(ISOTONIC(x), expected)
+
+
+def test_many_alike_take_few_rounds():
+    # Were they cut off one by one, this would take minutes.
+    x = jnp.full(300_000, 0.1)
+    np.testing.assert_array_equal(ISOTONIC(x), x)
+
+
 def test_slope_along_axes_is_slope_of_each():
     x, strengths = normal(3, (2, 3, 4)), jnp.linspace(1.0, 0.0, 8)
     moved = maxima.slope(strengths, axis=(0, 2)).prox(x, 0.5)

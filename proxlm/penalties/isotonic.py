@@ -23,33 +23,47 @@ def nonincreasing(x: jax.Array) -> jax.Array:
     >>> nonincreasing(jnp.array([5.0, 1.0, 2.0, 3.0, -1.0])).tolist()
     [5.0, 2.0, 2.0, 2.0, -1.0]
     """
-    blocks = _blocks(jax.lax.stop_gradient(x))
-    return _means(x, blocks)[blocks]
+    means, first = jax.lax.stop_gradient(_blocks(x))
+    sums = lambda v: jnp.zeros_like(x).at[first].add(v, indices_are_sorted=True)
+    # Nothing is left but the derivative, and what rounding there was.
+    left = sums(x - means) / jnp.maximum(sums(jnp.ones_like(x)), 1.0)
+    return means + left[first]
 
 
 def _blocks(x):
-    """Numbers of the final blocks, ascending."""
+    """The mean of each entry's final block, and where that block begins."""
+    rounding = 4 * jnp.finfo(x.dtype).eps
 
     def cut(state):
-        starts, _ = state
-        blocks = jnp.cumsum(starts) - 1
-        # The deviations of a block sum to 0, so that a single running sum serves all of them.
-        rise = jnp.cumsum(x - _means(x, blocks)[blocks])
-        # Equal neighbours are not held together, so ties with the peak are cuts too.
-        at_peak = rise >= (_largest(rise, blocks) - rounding * _largest(jnp.abs(x), blocks))[blocks]
-        new_starts = starts | jnp.concatenate([starts[:1], at_peak[:-1]])
-        return new_starts, jnp.any(new_starts != starts)
+        starts, means, _ = state
+        first, last = _ends(starts)
+        # Twice: the first sums carry the rounding of the larger blocks these were cut from.
+        means = _recentred(x, _recentred(x, means, first, last), first, last)
+        deviations = x - means
+        # So that where all are alike all are cut: they are not held together.
+        alike = jnp.abs(deviations) <= rounding * jnp.abs(means)
+        rise = jnp.cumsum(jnp.where(alike, 0.0, deviations))
+        peak = jnp.full_like(x, -jnp.inf).at[first].max(rise, indices_are_sorted=True)
+        new_starts = starts | jnp.roll(rise >= peak[first], 1)
+        return new_starts, means, jnp.any(new_starts != starts)
 
-    rounding = 4 * jnp.finfo(x.dtype).eps
-    one_block = jnp.arange(x.size) == 0
-    starts, _ = jax.lax.while_loop(lambda state: state[1], cut, (one_block, x.size > 1))
-    return jnp.cumsum(starts) - 1
+    x = jax.lax.stop_gradient(x)
+    whole = jnp.arange(x.size) == 0, jnp.full_like(x, jnp.mean(x)), x.size > 0
+    starts, means, _ = jax.lax.while_loop(lambda state: state[2], cut, whole)
+    return means, _ends(starts)[0]
 
 
-def _largest(x, blocks):
-    return jax.ops.segment_max(x, blocks, x.size, indices_are_sorted=True)
+def _recentred(x, means, first, last):
+    """The means of the blocks, from others near them; one running sum serves all blocks."""
+    rise = jnp.cumsum(x - means)
+    before = jnp.where(first > 0, rise[first - 1], 0.0)
+    return means + (rise[last] - before) / (last - first + 1)
 
 
-def _means(x, blocks):
-    sum_over = lambda v: jax.ops.segment_sum(v, blocks, x.size, indices_are_sorted=True)
-    return sum_over(x) / jnp.maximum(sum_over(jnp.ones_like(x)), 1.0)
+def _ends(starts):
+    """Where the block of each entry begins and ends."""
+    places = jnp.arange(starts.size)
+    first = jax.lax.cummax(jnp.where(starts, places, 0))
+    closes = jnp.roll(starts, -1)
+    last = jax.lax.cummin(jnp.where(closes, places, starts.size - 1), reverse=True)
+    return first, last

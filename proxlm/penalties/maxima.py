@@ -103,7 +103,9 @@ def slope(strengths: chex.ArrayTree, axis: int | tuple[int, ...] | None = None) 
         inside = trees.inside("slope", axes, x)
         thresholds = step_size * strengths
         moved = jax.vmap(_prox_sorted, in_axes=(0, None))(rows.of(x, inside), thresholds)
-        return base.keep_bits(jnp.all(thresholds == 0), x, rows.back(moved, x, inside))
+        # They do not rise: if the first is 0, all are.
+        unmoved = jnp.all(jnp.ravel(thresholds)[:1] == 0)
+        return base.keep_bits(unmoved, x, rows.back(moved, x, inside))
 
     parameters = {"strengths": (strengths, strengths_slot)}
     return base.leafwise("slope", value, prox, parameters)
@@ -113,10 +115,10 @@ def _prox_sorted(x, thresholds):
     """One group: sorts, lowers, makes non-increasing, cuts at 0, and puts back."""
     magnitudes = jnp.abs(x)
     order = jnp.argsort(jax.lax.stop_gradient(magnitudes), descending=True)
-    ordered = magnitudes[order]
-    # Infinities stay, and do not make NaN of the sums that others are part of.
-    finite = jnp.where(jnp.isinf(ordered), jnp.finfo(x.dtype).max ** 0.75, ordered)
-    fitted = jnp.where(jnp.isinf(ordered), jnp.inf, isotonic.nonincreasing(finite - thresholds))
-    cut = jnp.where(fitted <= 0, 0.0, fitted)
+    lowered, infinite = magnitudes[order] - thresholds, jnp.isinf(magnitudes[order])
+    # Infinities come first and stay; any numbers that are no less than the others stand for them.
+    highest = jnp.max(jnp.where(infinite, -jnp.inf, lowered), initial=0.0)
+    fitted = isotonic.nonincreasing(jnp.where(infinite, highest, lowered))
+    cut = jnp.where(infinite, jnp.inf, jnp.where(fitted <= 0, 0.0, fitted))
     moved = jnp.zeros_like(x).at[order].set(cut, unique_indices=True)
     return jnp.where(x < 0, 0.0 - moved, moved)
