@@ -48,7 +48,7 @@ def test_a_peer_that_fails_is_named_below_the_table():
 
 
 def test_every_operator_and_sweep_has_its_lines():
-    text = prox.compare({"toy": TOY}, QUICK)
+    text = "\n".join(prox.compare({"toy": TOY}, QUICK))
     assert text.count("  copy  ") == len(operators.operators(TOY))
     assert text.count("optax") == 3
     for name in (*operators.operators(TOY), *prox.SWEPT, "2 calls, ms"):

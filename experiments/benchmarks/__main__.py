@@ -83,7 +83,7 @@ def tables(config: Config, settings: clock.Settings):
     if "ppo" in chosen:
         yield ppo.compare(chosen["ppo"], of("ppo"), settings)
     if "prox" in chosen:
-        yield prox.compare(chosen["prox"], settings)
+        yield from prox.compare(chosen["prox"], settings)
 
 
 def run(config: Config) -> None:

@@ -157,10 +157,10 @@ def normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
-def compiled(function, x) -> Call:
-    """Calls a compiled function on x, into new memory each time."""
-    run, x = jax.jit(function), jnp.asarray(x)
-    return lambda: run(x).block_until_ready()
+def compiled(function, *arguments) -> Call:
+    """Calls a compiled function on its arguments, into new memory each time."""
+    run, arguments = jax.jit(function), [jnp.asarray(argument) for argument in arguments]
+    return lambda: run(*arguments).block_until_ready()
 
 
 def donated(function, x) -> Call:

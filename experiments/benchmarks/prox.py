@@ -5,7 +5,7 @@ do; a donated step does not.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,8 @@ SWEPT = {
 }
 
 
-def compare(jobs: dict[str, Job], settings: clock.Settings) -> str:
-    """The tables of all the jobs."""
-    sections = []
+def compare(jobs: dict[str, Job], settings: clock.Settings) -> Iterator[str]:
+    """The tables of all the jobs, one after another."""
     for name, job in jobs.items():
         rows, problems = [], []
         for title, build in operators(job).items():
@@ -40,9 +39,8 @@ def compare(jobs: dict[str, Job], settings: clock.Settings) -> str:
             rows, problems = rows + more_rows, problems + more_problems
         headers = [f"{name} operators", "by", "ms", "(best)", "time / copy", "(best)", "error"]
         caption = f"median (best) of n={settings.repeats} interleaved samples; error: max, float64"
-        sections += ["\n".join([report.table(rows, headers), caption, *problems])]
-        sections += [sweeps(name, job, settings)]
-    return "\n\n".join(sections)
+        yield "\n".join([report.table(rows, headers), caption, *problems])
+        yield sweeps(name, job, settings)
 
 
 def measure(title: str, operator: Operator, settings: clock.Settings) -> tuple[list, list[str]]:
@@ -85,9 +83,9 @@ def sweeps(name: str, job: Job, settings: clock.Settings) -> str:
     strengths = jnp.geomspace(0.01, 1.0, job.strengths)
     rows = []
     for title, make in SWEPT.items():
-        one = jax.jit(lambda s, make=make: make(s).prox(x, 1.0))
-        swept = compiled(jax.vmap(one), strengths)
-        single = lambda one=one: [one(s).block_until_ready() for s in strengths]
+        one = jax.jit(lambda s, x, make=make: make(s).prox(x, 1.0))
+        swept = compiled(jax.vmap(one, in_axes=(0, None)), strengths, x)
+        single = lambda one=one: [one(s, x).block_until_ready() for s in strengths]
         difference = float(np.max(np.abs(swept() - jnp.stack(single()))))
         timings = clock.measure({"single": single, "vmap": swept}, settings)
         ratios = clock.ratios({by: (t.median, t.best) for by, t in timings.items()}, "single")
