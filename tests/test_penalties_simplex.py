@@ -254,6 +254,23 @@ def test_long_sums_do_not_drift():
     assert float(total[0, 0]) == pytest.approx(100_000 * float(np.float32(0.1)), rel=3e-7)
 
 
+def test_a_sweep_over_a_large_array_is_its_single_searches(monkeypatch):
+    # One after another, that is, also where vmaps and derivatives are nested.
+    monkeypatch.setattr(roots, "LARGE", 12)
+    x, radii = normal(10, SHAPE), jnp.array([[0.1, 1.0], [3.0, 60.0]])
+    moved = lambda radius, x: balls.l1_ball(radius, axis=1).prox(x, 1.0)
+    score = lambda radius, x: jnp.sum(jnp.cos(moved(radius, x)))
+    swept = lambda f: jax.vmap(jax.vmap(f, (0, None)), (0, None))(radii, x)
+    single = lambda f: jnp.stack([f(radius, x) for radius in radii.ravel()])
+    for f in (moved, jax.grad(score), jax.grad(score, 1)):
+        together, apart = swept(f), single(f)
+        np.testing.assert_allclose(together.reshape(apart.shape), apart, atol=1e-6)
+    arrays = jnp.stack([x, -2 * x])
+    pairs = jax.vmap(moved)(radii[0], arrays)
+    for pair, radius, array in zip(pairs, radii[0], arrays, strict=True):
+        np.testing.assert_allclose(pair, moved(radius, array), atol=1e-6)
+
+
 def test_radii_may_differ_by_leaf_and_by_group_and_be_swept():
     x = {"a": normal(6, (2, 3)), "b": [normal(7, (5,)), None, optax.MaskedNode()]}
     radius = {"a": jnp.array([[1.0], [2.0]]), "b": [3.0, None, 7.0]}

@@ -13,6 +13,7 @@ from proxlm.penalties import folds
 # Each step at least quarters the product of residual and slope, so that no float32 needs more;
 # ten is usual.
 MOST_STEPS = 100
+LARGE = 1 << 16
 
 
 class Threshold(NamedTuple):
@@ -135,7 +136,7 @@ def _threshold(kind, x, total, metric):
     start = Threshold(largest, jnp.minimum(jnp.maximum(-total, of_all), 0.0))
     at_once = jnp.where(jnp.isnan(mass), mass, 0.0)
     start = jax.tree.map(lambda number: jnp.where(settled, at_once, number), start)
-    return _newton(kind, x, total, metric, start, settled)
+    return _search(kind)(x, total, metric, start, settled)
 
 
 @_threshold.defjvp
@@ -151,6 +152,28 @@ def _threshold_jvp(kind, primals, tangents):
     floored = kind.floored & (tau.centre == 0) & (tau.offset == 0)
     dtau = jnp.where(floored, 0.0, moved / jnp.where(size > 0, size, 1.0))
     return tau, Threshold(jnp.zeros_like(dtau), dtau)
+
+
+def _search(kind):
+    """Newton, which in a sweep over totals of one large array is done for one after another.
+
+    Side by side all of them would take as many steps as the slowest.
+    """
+    newton = functools.partial(_newton, kind)
+    search = jax.custom_batching.custom_vmap(newton)
+
+    @search.def_vmap
+    def sweep(axis_size, batched, x, *rest):
+        arguments, all_batched = (x, *rest), Threshold(True, True)
+        if any(jax.tree.leaves((batched[0], batched[2]))) or x.size < LARGE:
+            in_axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, tuple(batched))
+            return jax.vmap(newton, in_axes)(*arguments), all_batched
+        rows = lambda v, is_batched: v if is_batched else jnp.broadcast_to(v, (axis_size, *v.shape))
+        total, metric, start, settled = rest
+        swept = jax.tree.map(rows, (total, start, settled), (batched[1], *batched[3:]))
+        return jax.lax.map(lambda row: search(x, row[0], metric, *row[1:]), swept), all_batched
+
+    return search
 
 
 def _newton(kind, x, total, metric, start, settled):
