@@ -367,6 +367,13 @@ def test_the_derivative_of_every_route_is_right_at_low_rank(method):
     np.testing.assert_allclose(jax.jit(slope)(x, direction)[1], expected, atol=3e-5)
 
 
+@pytest.mark.parametrize("make", STRENGTHS.values(), ids=STRENGTHS.keys())
+def test_the_derivative_at_strength_zero_is_the_identity_at_ties_too(make):
+    for x in (jnp.eye(*SHAPE), jnp.zeros(SHAPE), normal(35, SHAPE)):
+        slopes = jax.jit(jax.jacrev(lambda x: make(0.0).prox(x, 0.5)))(x).reshape(12, 12)
+        np.testing.assert_allclose(slopes, np.eye(12), atol=2e-6)
+
+
 @every_case
 def test_derivatives_at_corners_are_finite_in_float32(name):
     penalty, x = CASES[name].make(0.7), corners().astype(jnp.float32)
