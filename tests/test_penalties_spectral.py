@@ -35,6 +35,18 @@ def sum_ball(values, radius):
     return values if values.sum() <= radius else np.maximum(values - high, 0)
 
 
+def half_thresholds(values, strength):
+    """The best of zero and the roots w² of w³ - |x| w + λ/2, as NumPy finds them."""
+
+    def best(value):
+        roots = np.roots([1.0, 0.0, -value, 0.5 * strength])
+        roots = roots[np.isreal(roots)].real
+        points = np.concatenate([[0.0], roots[roots > 0] ** 2])
+        return points[np.argmin(0.5 * (points - value) ** 2 + strength * np.sqrt(points))]
+
+    return np.array([best(value) for value in values])
+
+
 soft = on_values(lambda values, t: np.maximum(values - t, 0))
 clip = on_values(np.minimum)
 on_sum_ball = on_values(sum_ball)
@@ -61,6 +73,8 @@ CASES = {
         metric=True,
         pointwise=lambda z, s: 0.5 * s * z**2,
     ),
+    "schatten_half": Case(lambda s: singular_norms.schatten(s, p=1 / 2), convex=False),
+    "schatten_two_thirds": Case(lambda s: singular_norms.schatten(s, p=2 / 3), convex=False),
     "rank": Case(singular_norms.rank, convex=False),
     "nuclear_ball": Case(
         lambda s: singular_sets.nuclear_ball(1.5),
@@ -80,6 +94,10 @@ SHRINKING = {
     "spectral_norm": (
         lambda method: singular_norms.spectral_norm(2.0, method=method),
         lambda x: off_sum_ball(x, 1.0),
+    ),
+    "schatten_half": (
+        lambda method: singular_norms.schatten(0.7, 1 / 2, method=method),
+        on_values(lambda values: half_thresholds(values, 0.35)),
     ),
     "rank": (
         lambda method: singular_norms.rank(1.0, method=method),

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 
 from proxlm.penalties import numbers, trees
 
+# How far outside a set counts as inside, by default.
+TOLERANCE, HALF_TOLERANCE = 1e-5, 1e-2
+
 
 class Penalty(NamedTuple):
     """A function g on weights, next to its proximal operator.
@@ -140,3 +143,18 @@ def indicator(violation: jax.Array, tolerance: float) -> jax.Array:
     violation = jax.lax.stop_gradient(violation)
     outside = jnp.where(jnp.isnan(violation), jnp.nan, jnp.inf)
     return jnp.where(violation <= tolerance, 0.0, outside).astype(violation.dtype)
+
+
+def tolerance_of(leaf: chex.Array, tolerance: float | None = None) -> float:
+    """The tolerance given or, without one, that of the leaf's dtype.
+
+    That is 1e-5, and 1e-2 below 32 bits, since bfloat16 rounds by up to 4e-3.
+
+    >>> tolerance_of(jnp.ones(1)), tolerance_of(jnp.ones(1, jnp.bfloat16)), tolerance_of(1.0, 0.5)
+    (1e-05, 0.01, 0.5)
+    """
+    if tolerance is not None:
+        return tolerance
+    dtype = jnp.result_type(leaf)
+    half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    return HALF_TOLERANCE if half else TOLERANCE

@@ -4,11 +4,8 @@ from collections.abc import Callable, Mapping
 
 import chex
 import jax
-import jax.numpy as jnp
 
 from proxlm.penalties import base, numbers, trees
-
-TOLERANCE, HALF_TOLERANCE = 1e-5, 1e-2
 
 
 def constraint(
@@ -58,16 +55,9 @@ def constraint(
         return project(leaf, step_size, **given) if leaf.size else leaf
 
     def value(x):
-        allowed = jax.tree.map(lambda leaf: _tolerance(leaf, tolerance), x)
+        allowed = jax.tree.map(lambda leaf: base.tolerance_of(leaf, tolerance), x)
         extended = {**parameters, "tolerance": (allowed, trees.one_number)}
         return base.leafwise(name, inside, move, extended).value(x)
 
     carried = base.leafwise(name, inside, move, parameters, step_slot, residual)
     return carried._replace(value=value)
-
-
-def _tolerance(leaf, tolerance):
-    dtype = jnp.result_type(leaf)
-    if tolerance is None and jnp.issubdtype(dtype, jnp.floating):
-        return HALF_TOLERANCE if jnp.finfo(dtype).bits < 32 else TOLERANCE
-    return 0.0 if tolerance is None else tolerance

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from proxlm.penalties import base, numbers, singular, trees
 
 Axis = int | Sequence[int]
-TOLERANCE, HALF_TOLERANCE = 1e-5, 1e-2
 
 
 def matrixwise(
@@ -107,13 +106,10 @@ def tolerant(
     if tolerance is not None:
         numbers.require_nonnegative(name, "tolerance", tolerance)
 
-    def allowed(leaf):
-        dtype = jnp.result_type(leaf)
-        half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
-        default = HALF_TOLERANCE if half else TOLERANCE
-        return default if tolerance is None else tolerance
+    def value(x):
+        return make(jax.tree.map(lambda leaf: base.tolerance_of(leaf, tolerance), x)).value(x)
 
-    return base.Penalty(lambda x: make(jax.tree.map(allowed, x)).value(x), make(TOLERANCE).prox)
+    return base.Penalty(value, make(base.TOLERANCE).prox)
 
 
 def _axes(name, argument, given):

@@ -6,9 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, matrices, norms, numbers, singular
+from proxlm.penalties import base, matrices, norms, numbers, powers, singular
 
-POWERS = {1: norms.l1}
+POWERS = {1: norms.l1, 1 / 2: powers.l_half, 2 / 3: powers.l_two_thirds}
 
 
 def spectral(
@@ -193,11 +193,13 @@ def schatten(
 ) -> base.Penalty:
     """Power of a Schatten norm: g(X) = λ Σ_i σ_i(X)ᵖ for p ≤ 1.
 
-    p=2 is ½ λ Σ_i σ_i², that is `norms.squared_l2`, without an SVD; p=∞ is `spectral_norm`.
+    prox_tg is that of Σ |σ_i|ᵖ on the singular values: p < 1 sets small ones to 0 and takes less
+    from large ones than the nuclear norm does. p=2 is ½ λ Σ_i σ_i², that is `norms.squared_l2`,
+    without an SVD; p=∞ is `spectral_norm`.
 
     Args:
       strength: λ ≥ 0, a number, or one a matrix as for `nuclear`. May be traced.
-      p: a key of `POWERS`, 2 or math.inf. 1 is the nuclear norm.
+      p: 1/2, 2/3, 1 (the nuclear norm), 2 or math.inf.
       rows: see `spectral`.
       columns: see `spectral`.
       method: see `spectral`.
@@ -215,6 +217,8 @@ def schatten(
     >>> x = jnp.array([[0.0, 3.0], [-0.5, 0.0]])
     >>> [float(schatten(2.0, p).value(x)) for p in (1, 2, math.inf)]
     [7.0, 9.25, 6.0]
+    >>> schatten(2.0, 1 / 2).prox(jnp.array([[0.0, 4.25], [-0.5, 0.0]]), 0.5).tolist()
+    [[0.0, 4.0], [0.0, 0.0]]
     """
     if p == 2:
         return norms.squared_l2(strength)
