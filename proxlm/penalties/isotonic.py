@@ -25,9 +25,9 @@ def nonincreasing(x: jax.Array) -> jax.Array:
     """
     means, first = jax.lax.stop_gradient(_blocks(x))
     sums = lambda v: jnp.zeros_like(x).at[first].add(v, indices_are_sorted=True)
-    # Nothing is left but the derivative, and what rounding there was.
+    # For the derivative alone: as a number it is the rounding of long sums.
     left = sums(x - means) / jnp.maximum(sums(jnp.ones_like(x)), 1.0)
-    return means + left[first]
+    return means + (left - jax.lax.stop_gradient(left))[first]
 
 
 def _blocks(x):
@@ -37,14 +37,17 @@ def _blocks(x):
     def cut(state):
         starts, means, _ = state
         first, last = _ends(starts)
-        # Twice: the first sums carry the rounding of the larger blocks these were cut from.
-        means = _recentred(x, _recentred(x, means, first, last), first, last)
-        deviations = x - means
-        # So that where all are alike all are cut: they are not held together.
-        alike = jnp.abs(deviations) <= rounding * jnp.abs(means)
-        rise = jnp.cumsum(jnp.where(alike, 0.0, deviations))
-        peak = jnp.full_like(x, -jnp.inf).at[first].max(rise, indices_are_sorted=True)
-        new_starts = starts | jnp.roll(rise >= peak[first], 1)
+        largest = lambda v: jnp.full_like(x, -jnp.inf).at[first].max(v, indices_are_sorted=True)
+        # From the mean of the larger block this was cut from; the sums below want one near by.
+        rough = jnp.zeros_like(x).at[first].add(x - means, indices_are_sorted=True)[first]
+        means = means + rough / (last - first + 1)
+        total, rise, rest = _rise(*_add(x, -means), starts, first, last)
+        means = means + total / (last - first + 1)
+        top = rise == largest(rise)[first]
+        top &= rest == largest(jnp.where(top, rest, -jnp.inf))[first]
+        # Where all are alike all are cut: they are not held together.
+        alike = largest(jnp.abs(x - means) - rounding * jnp.abs(means))[first] <= 0
+        new_starts = starts | jnp.roll(top | alike, 1)
         return new_starts, means, jnp.any(new_starts != starts)
 
     x = jax.lax.stop_gradient(x)
@@ -53,11 +56,44 @@ def _blocks(x):
     return means, _ends(starts)[0]
 
 
-def _recentred(x, means, first, last):
-    """The means of the blocks, from others near them; one running sum serves all blocks."""
-    rise = jnp.cumsum(x - means)
-    before = jnp.where(first > 0, rise[first - 1], 0.0)
-    return means + (rise[last] - before) / (last - first + 1)
+def _rise(deviations, lost, starts, first, last):
+    """Each block's sum, and its running sum from a mean that makes this 0, less its rounding.
+
+    Noise would otherwise be cut from long blocks an entry at a time. What is taken off is a
+    rounding of each entry up to there, or from there on if that is less. Deviations and running
+    sums are floats with what these have lost.
+    """
+    place = (jnp.arange(first.size) - first + 1) / (last - first + 1).astype(deviations.dtype)
+    high, low, size = _sums(starts, deviations, lost)
+    total, size_of_rest = high[last] + low[last], size[last] - size
+    noise = 2 * jnp.finfo(deviations.dtype).eps * jnp.minimum(size, size_of_rest)
+    rise, rest = _add(high, low - noise - total * place)
+    ends = jnp.arange(first.size) == last
+    return total, jnp.where(ends, 0.0, rise), jnp.where(ends, 0.0, rest)
+
+
+def _sums(starts, x, lost):
+    """Running sums of x, with what they lost to rounding, and of |x|, anew at every start.
+
+    After k rounds each place has the sum of 2ᵏ entries, or of all since the start of its block.
+    """
+
+    def double(state):
+        reach, done, high, low, size = state
+        pick = lambda v: jax.lax.dynamic_slice(jnp.pad(v, (v.size, 0)), (v.size - reach,), v.shape)
+        earlier = [jnp.where(done, 0.0, pick(v)) for v in (high, low, size)]
+        high, rounding = _add(earlier[0], high)
+        return 2 * reach, done | pick(done), high, earlier[1] + low + rounding, earlier[2] + size
+
+    unfinished = lambda state: jnp.logical_not(jnp.all(state[1]))
+    return jax.lax.while_loop(unfinished, double, (1, starts, x, lost, jnp.abs(x)))[2:]
+
+
+def _add(a, b):
+    """The sum, and what it loses to rounding (Knuth's two-sum)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
 
 
 def _ends(starts):
