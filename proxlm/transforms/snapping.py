@@ -12,8 +12,8 @@ from proxlm.transforms import prox
 def project(constraint: base.Penalty, *, every: int = 1) -> optax.GradientTransformationExtraArgs:
     """Ends a chain with a projection: u ↦ P(params + u) - params, P the prox of a set.
 
-    Projected gradient descent: `apply_prox` without a learning rate, on which the prox of a set does
-    not depend. It must be the last link.
+    Projected gradient descent: `apply_prox` without a learning rate, on which the prox of a set
+    does not depend. It must be the last link.
 
     `optax.apply_updates` then computes p + (P - p), which is P where P = 0, and elsewhere up to
     rounding: zeros, groups and rank hold exactly, other bounds and levels to half a unit in the

@@ -177,6 +177,8 @@ def scale_by_kl(
     numbers.require_positive("scale_by_kl", "target", target)
     for argument, bound in (("least", least), ("most", most)):
         numbers.require_nonnegative("scale_by_kl", argument, bound)
+    for argument, number in (("target", target), ("least", least), ("most", most)):
+        _require_one("scale_by_kl", argument, number)
     known = [numbers.known("scale_by_kl", "bounds", bound) for bound in (least, most)]
     if all(known) and known[0][0] > known[1][0]:
         raise ValueError(f"scale_by_kl: least must be at most most, got {least} and {most}.")
@@ -203,7 +205,13 @@ def _guarded(inner, proceed, updates, state, params, extra_args):
 def _wrapped(name, inner, max_kl):
     arguments.require_link(name, "inner", inner)
     numbers.require_nonnegative(name, "max_kl", max_kl)
+    _require_one(name, "max_kl", max_kl)
     return optax.with_extra_args_support(inner)
+
+
+def _require_one(name, argument, number):
+    if jnp.ndim(number) != 0:
+        raise ValueError(f"{name}: {argument} must be one number, got shape {jnp.shape(number)}.")
 
 
 def _given(name, argument, extra_args):
