@@ -140,7 +140,7 @@ ACTOR = table_actor.make(3, 3, 0)
 PARAMS = table_actor.params(0, 3, 3)
 PROMPTS = lambda key: lm.Prompts(jnp.zeros((8, 2), jnp.int32))
 SETTINGS = {"num_epochs": 4, "num_minibatches": 2}
-LIMIT = 0.02
+LIMIT = 0.006
 ADAM = optax.adam(0.05)
 
 
@@ -181,7 +181,7 @@ def test_ppo_says_which_update_is_the_first():
 
 def test_scaling_keeps_the_policy_nearer():
     free = iterations(ADAM)[0][1].approx_kl
-    held = iterations(optax.chain(ADAM, transforms.scale_by_kl(0.005, least=0.0)))[0][1].approx_kl
+    held = iterations(optax.chain(ADAM, transforms.scale_by_kl(0.001, least=0.0)))[0][1].approx_kl
     assert 0 < held < 0.7 * free
 
 
