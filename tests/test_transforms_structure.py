@@ -303,9 +303,9 @@ def test_healing_is_a_strength_that_falls_to_zero_and_frozen_zeros():
     assert any(jnp.any(leaf == 0) for leaf in jax.tree.leaves(one[-1]))
 
 
-def test_healing_emits_in_the_dtype_of_the_params():
+@pytest.mark.parametrize("tx", [transforms.heal(optax.identity(), 1), transforms.freeze_zeros(1)])
+def test_healing_emits_in_the_dtype_of_the_params(tx):
     params = jnp.array([1.0, 0.0], jnp.bfloat16)
-    tx = transforms.heal(optax.identity(), 1)
     state = tx.init(params)
     for expected in ([0.5, 0.5], [0.5, 0.0]):
         updates, state = tx.update(jnp.full((2,), 0.5), state, params)

@@ -115,7 +115,7 @@ def check(
     >>> from proxlm.transforms import apply_prox
     >>> prox = apply_prox(penalties.l1(0.1), 1e-3)
     >>> print(check(optax.chain(optax.sgd(1e-3), prox), jnp.ones(8)))
-    zeros survive: 100 % of the weights
+    zeros survive: 100% of the weights
     >>> check(optax.chain(optax.scale_by_adam(), prox, optax.scale(-1e-3)), jnp.ones(8)).passed
     False
     """

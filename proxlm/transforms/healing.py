@@ -43,7 +43,7 @@ def freeze_zeros(
         freezes single weights. Leaves in no group pass.
 
     Returns:
-      The transformation. It ignores extra arguments.
+      The transformation. It ignores extra arguments; updates come in the dtype of the params.
 
     Raises:
       ValueError: if start is no integer ≥ 0 or over not a grouping; and, on update, without params.
@@ -66,7 +66,7 @@ def freeze_zeros(
         frozen = _freeze("freeze_zeros", updates, params, over)
         healing = state.count >= start
         updates = jax.tree.map(lambda a, b: jnp.where(healing, a, b), frozen, updates)
-        return updates, HealState(optax.safe_increment(state.count), ())
+        return trees.narrow(updates, params), HealState(optax.safe_increment(state.count), ())
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -53,7 +53,8 @@ def stop_on_kl(
     PPOConfig.max_kl gives; that one is cheaper, for it skips the gradients too, but belongs to
     the iteration, where this one may guard a part of the params, through `optax.partition`.
 
-    It wraps the whole chain, prox included; and it goes around `optax.MultiSteps`, not inside.
+    It wraps the whole chain, prox included. With `optax.MultiSteps`, whose
+    `gradient_transformation()` drops extra arguments, it goes around that, not inside.
 
     Args:
       inner: the optimizer.
