@@ -56,6 +56,7 @@ def test_a_stack_has_a_rank_for_each_matrix():
     stack = jnp.stack([jnp.eye(4), jnp.ones((4, 4)), jnp.diag(jnp.array([1.0, 0.1, 0.01, 0.0]))])
     assert reports.rank({"w": stack})["w"].tolist() == [4, 1, 3]
     assert reports.rank({"w": stack}, tolerance=0.05)["w"].tolist() == [4, 1, 2]
+    assert reports.rank({"w": 1e-9 * stack})["w"].tolist() == [4, 1, 3]
 
 
 def test_the_table_says_it_all():
