@@ -33,4 +33,21 @@ LINKS = {
         _after_sgd(lambda rate: transforms.apply_prox(_rows, rate, anchored=True))
     ),
     "apply_prox every": Link(_after_sgd(lambda rate: transforms.apply_prox(_l1, rate, every=2))),
+    "proximal": Link(
+        lambda rate: transforms.proximal(optax.sgd(rate), _rows, rate, anchored=True, every=2)
+    ),
+    "proximal metric": Link(
+        lambda rate: transforms.proximal(
+            optax.rmsprop(rate), _l1, rate, metric="rmsprop", floor=0.1, cap=5.0
+        )
+    ),
+    "proximal_sgd": Link(lambda rate: transforms.proximal_sgd(rate, _l1, 0.9, nesterov=True)),
+    "proximal_adam": Link(lambda rate: transforms.proximal_adam(rate, _l1)),
+    "proximal_adam every": Link(
+        lambda rate: transforms.proximal_adam(rate, _l1, every=2, anchored=True, floor=0.1)
+    ),
+    "decoupled_proximal_adamw": Link(lambda rate: transforms.decoupled_proximal_adamw(rate, _l1)),
+    "accelerated_proximal_gradient": Link(
+        lambda rate: transforms.accelerated_proximal_gradient(rate, _l1)
+    ),
 }

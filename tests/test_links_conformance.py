@@ -76,7 +76,8 @@ def test_extra_args_that_mean_nothing_change_nothing(link):
 
 
 def test_inject_hyperparams_gives_the_same_path(link):
-    inject = lambda learning_rate: optax.inject_hyperparams(link.make)(learning_rate=learning_rate)
+    make = lambda learning_rate: link.make(learning_rate)
+    inject = lambda rate: optax.inject_hyperparams(make)(learning_rate=rate)
     assert_close(trained(link._replace(make=inject)), trained(link))
     schedule = lambda count: 0.1 / (1 + count)
     assert_close(trained(link._replace(make=inject), schedule), trained(link, schedule))
