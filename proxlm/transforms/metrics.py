@@ -124,11 +124,11 @@ def rms_metric(
 
     Source: Tieleman & Hinton 2012; Graves 2013 (centred).
 
-    >>> tx, x = optax.rmsprop(0.1), jnp.array([1.0])
+    >>> tx, x = optax.rmsprop(0.1, decay=0.75, eps=0.0), jnp.array([1.0])
     >>> before = tx.init(x)
-    >>> after = tx.update(jnp.array([3.0]), before)[1]
-    >>> rms_metric().diagonal(before[0], after[0], x, None).round(2).tolist()
-    [0.95]
+    >>> after = tx.update(jnp.array([4.0]), before)[1]
+    >>> rms_metric(decay=0.75, eps=0.0).diagonal(before[0], after[0], x, None).tolist()
+    [2.0]
     """
 
     def diagonal(before, after, params, gradients):
