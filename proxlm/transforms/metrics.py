@@ -30,7 +30,7 @@ class Metric(NamedTuple):
       name: for messages.
       types: the states it can read.
       diagonal: (before, after, params, gradients) ↦ D > 0, the divisor of the step that led from
-        the state `before` to the state `after`; 0 marks weights that have never had a gradient.
+        the state `before` to the state `after`; -1 marks weights that have never had a gradient.
     """
 
     name: str
@@ -52,7 +52,7 @@ def adam_metric(
     >>> before = tx.init(x)
     >>> after = tx.update(jnp.array([4.0, 0.0]), before)[1]
     >>> adam_metric().diagonal(before[0], after[0], x, None).round(3).tolist()
-    [4.0, 0.0]
+    [4.0, -1.0]
     """
 
     def diagonal(before, after, params, gradients):
@@ -190,7 +190,7 @@ def adafactor_metric(
             size = jnp.maximum(1.0, _rms(g / divisor) / clipping_threshold)
         if multiply_by_parameter_scale:
             size = size / jnp.maximum(_rms(x), 1e-3)
-        return jnp.where(seen, divisor * size, 0.0)
+        return jnp.where(seen, divisor * size, -1.0)
 
     def diagonal(before, after, params, gradients):
         del before
@@ -229,7 +229,7 @@ def sophia_metric(
         divisor = jnp.maximum(gamma * h, eps)
         if clip_threshold is not None:
             divisor = jnp.maximum(divisor, jnp.abs(m) / clip_threshold)
-        return jnp.where((h == 0) & (m == 0), 0.0, divisor)
+        return jnp.where((h == 0) & (m == 0), -1.0, divisor)
 
     def diagonal(before, after, params, gradients):
         del params, gradients
@@ -253,7 +253,7 @@ METRICS = {
 
 def _roots(moment, hat, outside, inside):
     """√(hat + inside) + outside in Optax's own dtype, which is what the step was divided by."""
-    root = lambda v, h: jnp.where(v > 0, jnp.sqrt(h + inside) + outside, 0.0)
+    root = lambda v, h: jnp.where(v > 0, jnp.sqrt(h + inside) + outside, -1.0)
     return jax.tree.map(root, moment, hat)
 
 

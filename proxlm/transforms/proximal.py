@@ -10,7 +10,6 @@ import optax
 from optax._src import base as optax_base
 
 from proxlm.penalties import base, calculus, numbers, trees
-from proxlm.penalties import metric as metric_steps
 from proxlm.transforms import metrics, states
 from proxlm.transforms.prox import proximal_update, require_settings
 
@@ -64,8 +63,8 @@ def proximal(
     Where the floor or the cap makes t smaller than η/D, the gradient's step is shortened to the
     same -t m, so that fixed points stay right; there it is no longer the inner optimizer's step.
     By default neither binds, and strength 0 is the inner optimizer. A weight that has never had a
-    gradient (the row of an unseen token, a dead expert) has no D yet: it takes t = min(η/D, η),
-    the decoupled one, and not λη/ε, which would kill it at once. D is poorly known in the first
+    gradient (the row of an unseen token, a dead expert) has no D yet: it takes t = η,
+    the decoupled one, and not η/ε, which would kill it at once. D is poorly known in the first
     steps, from gradients that may be near 0 by chance: begin with a warm-up.
 
     A `floor` costs another pass over each leaf, for its rms. Muon, Shampoo and their like
@@ -175,19 +174,28 @@ def _read(rule, before, after, params, gradients, moved, rate, step_sum):
     if rule.metric is None:
         return step_sum, moved
     divisor = states.diagonal(rule.metric, before, after, params, gradients)
-    bounded = functools.partial(_step_sizes, divisor, rule.floor, rule.cap)
-    # Lazy steps are as many equal ones, so that floor and cap mean the same.
-    total = jax.tree.map(lambda t: rule.every * t, bounded(step_sum / rule.every))
+    divisor = trees.widen("proximal", divisor)
     if _is_free(rule):
-        return total, moved
-    wide, free = trees.widen("proximal", moved), _step_sizes(divisor, 0.0, jnp.inf, rate)
-    return total, jax.tree.map(_shorten, wide, bounded(rate), free)
+        return jax.tree.map(functools.partial(_free, step_sum), divisor), moved
+    bounded = functools.partial(_bounded, rule.floor, rule.cap)
+    # Lazy steps are as many equal ones, so that floor and cap mean the same.
+    mean = functools.partial(bounded, step_sum / rule.every)
+    total = jax.tree.map(lambda d: rule.every * mean(d), divisor)
+    shorten = lambda u, d: _shorten(u, bounded(rate, d), _free(rate, d))
+    return total, jax.tree.map(shorten, trees.widen("proximal", moved), divisor)
 
 
-def _step_sizes(divisor, floor, cap, rate):
-    sizes = metric_steps.step_sizes(rate, divisor, floor=floor, cap=cap)
-    unseen = lambda d, t: jnp.where(d > 0, t, jnp.minimum(t, rate.astype(t.dtype)))
-    return jax.tree.map(unseen, divisor, sizes)
+def _free(rate, divisor):
+    return rate.astype(divisor.dtype) / jnp.abs(divisor)
+
+
+def _bounded(floor, cap, rate, divisor):
+    seen = divisor > 0
+    # D is the root of what the state holds, so that its square is in range.
+    known = jnp.where(seen, divisor, 0.0)
+    rms = jnp.sqrt(jnp.tensordot(known, known, divisor.ndim) / divisor.size)
+    bounded = jnp.where(seen, jnp.maximum(divisor, floor * rms), -divisor)
+    return jnp.minimum(rate / bounded, cap).astype(divisor.dtype)
 
 
 def _shorten(update, size, free):
