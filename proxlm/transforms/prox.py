@@ -156,7 +156,7 @@ def emit(moved: jax.Array, target: jax.Array, param: jax.Array, update: jax.Arra
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _round(x, dtype):
-    """x to the precision of a narrower dtype; a cast there and back the compiler may drop."""
+    """Rounds to the precision of a narrower dtype; a cast there and back the compiler may drop."""
     if dtype == jnp.bfloat16 and x.dtype == jnp.float32:
         # Cheaper on a CPU than lax.reduce_precision.
         bits = jax.lax.bitcast_convert_type(x.astype(dtype), jnp.uint16).astype(jnp.uint32)
@@ -168,67 +168,6 @@ def _round(x, dtype):
 @_round.defjvp
 def _round_jvp(dtype, primals, tangents):
     return _round(*primals, dtype), tangents[0]
-
-
-def require_settings(
-    name: str, penalty: base.Penalty, learning_rate: optax.ScalarOrSchedule, every: int
-) -> None:
-    """Raises ValueError, in the name of a link, for what is none of these.
-
-    >>> require_settings("proximal", None, 0.1, 1)
-    Traceback (most recent call last):
-        ...
-    ValueError: proximal: penalty: expected a Penalty, got None. Build one, as in ...
-    """
-    base.require_penalty(f"{name}: penalty", penalty)
-    _require_positive_integer(name, every)
-    if not callable(learning_rate):
-        _require_scalar(name, learning_rate)
-
-
-def emit(moved: jax.Array, target: jax.Array, param: jax.Array, update: jax.Array) -> jax.Array:
-    """The update of one leaf to `moved`; the update itself where that is `target`, param + update.
-
-    >>> emit(jnp.zeros(1), jnp.ones(1), jnp.full(1, 3.0), jnp.full(1, -2.0)).tolist()
-    [-3.0]
-    """
-    wide, rounded, dtype = moved.dtype, moved, param.dtype
-    if dtype != wide:
-        # The rounding is explicit: the compiler may drop a cast to bfloat16 and back.
-        bits = jnp.finfo(dtype)
-        rounded = jax.lax.reduce_precision(moved, exponent_bits=bits.nexp, mantissa_bits=bits.nmant)
-    difference = rounded - param.astype(wide)
-    return base.keep_bits(moved == target, update.astype(wide), difference).astype(dtype)
-
-
-def require_settings(
-    name: str, penalty: base.Penalty, learning_rate: optax.ScalarOrSchedule, every: int
-) -> None:
-    """Raises ValueError, in the name of a link, for what is none of these.
-
-    >>> require_settings("proximal", None, 0.1, 1)
-    Traceback (most recent call last):
-        ...
-    ValueError: proximal: penalty: expected a Penalty, got None. Build one, as in ...
-    """
-    base.require_penalty(f"{name}: penalty", penalty)
-    _require_positive_integer(name, every)
-    if not callable(learning_rate):
-        _require_scalar(name, learning_rate)
-
-
-def emit(moved: jax.Array, target: jax.Array, param: jax.Array, update: jax.Array) -> jax.Array:
-    """The update of one leaf to `moved`; the update itself where that is `target`, param + update.
-
-    >>> emit(jnp.zeros(1), jnp.ones(1), jnp.full(1, 3.0), jnp.full(1, -2.0)).tolist()
-    [-3.0]
-    """
-    dtype = param.dtype
-    # The rounding is explicit: the compiler may drop a cast to bfloat16 and back.
-    bits = jnp.finfo(dtype)
-    rounded = jax.lax.reduce_precision(moved, exponent_bits=bits.nexp, mantissa_bits=bits.nmant)
-    difference = (rounded - param.astype(rounded.dtype)).astype(dtype)
-    return base.keep_bits(moved == target, update.astype(dtype), difference)
 
 
 def _require_positive_integer(name, every):

@@ -124,9 +124,8 @@ def require_rate(name: str, state: Any, learning_rate: optax.ScalarOrSchedule) -
             f"{name}: inner follows a schedule, and learning_rate is the number {learning_rate}. "
             "Give the same schedule to both."
         )
-    from_optax = all(kind.__module__.split(".")[0] == "optax" for kind in _kinds(state))
     injected = find(state, _INJECTED)
-    if callable(learning_rate) and from_optax and not scheduled and not injected:
+    if callable(learning_rate) and not scheduled and not injected and _is_of_optax(state):
         raise ValueError(
             f"{name}: learning_rate is a schedule, and nothing in inner follows one. Give the same "
             "to both."
@@ -162,6 +161,13 @@ def _kinds(state):
     seen = []
     jax.tree.leaves(state, is_leaf=lambda node: seen.append(type(node)))
     return [kind for kind in seen if hasattr(kind, "_fields") and kind is not optax.MaskedNode]
+
+
+def _is_of_optax(state):
+    """Whether every link of a chain keeps its state in a record of Optax's."""
+    if type(state) in (tuple, list, dict):
+        return all(map(_is_of_optax, state.values() if type(state) is dict else state))
+    return hasattr(state, "_fields") and type(state).__module__.split(".")[0] == "optax"
 
 
 def _last(state):
