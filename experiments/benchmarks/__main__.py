@@ -15,14 +15,14 @@ import jax
 import tyro
 
 from experiments import runs
-from experiments.benchmarks import clock, matmul, ppo, prox, sampling, training
+from experiments.benchmarks import chain, clock, matmul, ppo, prox, sampling, training
 
-MODULES = {"training": training, "sampling": sampling, "ppo": ppo, "prox": prox}
+MODULES = {"training": training, "sampling": sampling, "ppo": ppo, "prox": prox, "chain": chain}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    only: Literal["all", "training", "sampling", "ppo", "prox"] = "all"
+    only: Literal["all", "training", "sampling", "ppo", "prox", "chain"] = "all"
     quick: bool = False  # the smallest job of each kind, two samples
     clock: Literal["auto", "cpu", "wall"] = "auto"  # auto: wall on an accelerator
     repeats: int = 5
@@ -84,6 +84,8 @@ def tables(config: Config, settings: clock.Settings):
         yield ppo.compare(chosen["ppo"], of("ppo"), settings)
     if "prox" in chosen:
         yield from prox.compare(chosen["prox"], settings)
+    if "chain" in chosen:
+        yield from chain.compare(chosen["chain"], settings)
 
 
 def run(config: Config) -> None:

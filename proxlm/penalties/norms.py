@@ -170,7 +170,9 @@ def elastic_net(
 
 
 def _soft(x, threshold):
-    return x - jnp.clip(x, -threshold, threshold)
+    # Faster than x - clip(x, -t, t): a minimum that lets NaN through is five instructions.
+    outside = jnp.where(x > 0, x - threshold, x + threshold)
+    return jnp.where(jnp.abs(x) <= threshold, 0.0, outside)
 
 
 def _coordinatewise(name, value, prox, residual, **strengths):

@@ -1,0 +1,122 @@
+"""Proximal steps next to Adam: one donated update of a transformer's weights, as ratios to Adam's.
+
+The tree has the shapes of a small transformer; gradients are random numbers. What is timed is the
+optimizer alone, `tx.update` and `optax.apply_updates`, compiled together.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments import report
+from experiments.benchmarks import clock
+from proxlm import penalties, transforms
+
+RATE, STRENGTH = 1e-3, 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Sizes of the transformer, and how seldom the dear prox is applied."""
+
+    width: int
+    layers: int
+    vocabulary: int
+    every: int = 100
+
+
+JOBS = {
+    "small": Job(width=128, layers=2, vocabulary=1024),
+    "large": Job(width=512, layers=6, vocabulary=8192),
+}
+
+
+def compare(jobs: dict[str, Job], settings: clock.Settings) -> Iterator[str]:
+    """A table for each job and dtype of the params."""
+    for name, job in jobs.items():
+        for dtype in (jnp.float32, jnp.bfloat16):
+            yield table(f"{name} {jnp.dtype(dtype).name}", job, dtype, settings)
+
+
+def table(title: str, job: Job, dtype: jnp.dtype, settings: clock.Settings) -> str:
+    """Times every chain on one tree; the lazy one by whole cycles, a prox in each."""
+    params, gradients = weights(job, dtype, 0), weights(job, dtype, 1)
+    steps = {name: stepping(make(), params, gradients) for name, make in chains().items()}
+    lazy = stepping(nuclear(job.every), params, gradients, job.every)
+    timings = clock.measure(steps, settings)
+    once = dataclasses.replace(settings, seconds=0.0, repeats=min(settings.repeats, 2))
+    cycle = clock.measure({"lazy": lazy}, once)["lazy"]
+    seconds = {by: (t.median, t.best) for by, t in timings.items()}
+    seconds[f"adam, nuclear every {job.every}"] = tuple(x / job.every for x in cycle[:2])
+    ratios = clock.ratios(seconds, "adam")
+    rows = [[by, *(1e3 * x for x in pair), *ratios[by]] for by, pair in seconds.items()]
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    headers = [f"{title} chain", "ms", "(best)", "time / adam", "(best)"]
+    return f"{report.table(rows, headers)}\n{clock.caption(timings)}; {size / 1e6:.1f}M weights"
+
+
+def chains() -> dict[str, Callable[[], optax.GradientTransformation]]:
+    """What is compared, each built when asked for."""
+    adam, link = optax.adam(RATE), transforms.apply_prox
+    l1, rows = penalties.l1(STRENGTH), penalties.group_lasso(STRENGTH, axis=-1)
+    columns = penalties.group_lasso(STRENGTH, axis=0)
+    metric = transforms.proximal_adam
+    return {
+        "adam": lambda: adam,
+        "adamw": lambda: optax.adamw(RATE),
+        "adam after clip_by_global_norm": lambda: optax.chain(optax.clip_by_global_norm(1.0), adam),
+        "adam, l1": lambda: optax.chain(adam, link(l1, RATE)),
+        "adam, l1 in its metric": lambda: metric(RATE, l1),
+        "adam, l1 in its metric, floor": lambda: metric(RATE, l1, floor=1e-2),
+        "adam, group lasso of rows": lambda: optax.chain(adam, link(rows, RATE)),
+        "adam, group lasso of columns": lambda: optax.chain(adam, link(columns, RATE)),
+    }
+
+
+def nuclear(every: int) -> optax.GradientTransformation:
+    """Adam with a nuclear norm on the matrices, seldom."""
+    link = transforms.apply_prox(penalties.nuclear(STRENGTH), RATE, every=every)
+    matrices = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    return optax.chain(optax.adam(RATE), optax.masked(link, matrices))
+
+
+def stepping(
+    tx: optax.GradientTransformation,
+    params: chex.ArrayTree,
+    gradients: chex.ArrayTree,
+    steps: int = 1,
+) -> Callable[[], chex.ArrayTree]:
+    """Takes so many steps in each call, on weights of its own whose memory is used again."""
+
+    def step(params, state, gradients):
+        updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    run = jax.jit(step, donate_argnums=(0, 1))
+    held = jax.tree.map(jnp.copy, params)
+    held = (held, jax.jit(tx.init)(held))
+
+    def call():
+        nonlocal held
+        for _ in range(steps):
+            held = run(*held, gradients)
+        return jax.block_until_ready(held)[0]
+
+    return call
+
+
+def weights(job: Job, dtype: jnp.dtype, seed: int) -> chex.ArrayTree:
+    """Random numbers in the shapes of a transformer's weights."""
+    d = job.width
+    block = {"qkv": (d, 3 * d), "out": (d, d), "up": (d, 4 * d), "down": (4 * d, d)}
+    block |= {"norm_1": (d,), "norm_2": (d,)}
+    shapes = {f"block_{i}": block for i in range(job.layers)}
+    shapes |= {"embedding": (job.vocabulary, d), "norm": (d,)}
+    leaves, structure = jax.tree.flatten(shapes, is_leaf=lambda node: isinstance(node, tuple))
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    draw = lambda key, shape: (0.02 * jax.random.normal(key, shape)).astype(dtype)
+    return jax.tree.unflatten(structure, list(map(draw, keys, leaves)))
