@@ -1,5 +1,32 @@
 """Links of an `optax.chain` that know the penalties."""
 
+from proxlm.transforms.adaptive_averaging import DualAveragingAdamState, dual_averaging_adam
+from proxlm.transforms.averaging import (
+    AdagradRDAState,
+    FTRLProximalState,
+    RDAState,
+    adagrad_rda,
+    ftrl_proximal,
+    rda,
+)
+from proxlm.transforms.latent import AProxState, aprox
+from proxlm.transforms.manifold import RMDAState, ramda, rmda
 from proxlm.transforms.prox import ApplyProxState, apply_prox
 
-__all__ = ["ApplyProxState", "apply_prox"]
+__all__ = [
+    "AProxState",
+    "AdagradRDAState",
+    "ApplyProxState",
+    "DualAveragingAdamState",
+    "FTRLProximalState",
+    "RDAState",
+    "RMDAState",
+    "adagrad_rda",
+    "apply_prox",
+    "aprox",
+    "dual_averaging_adam",
+    "ftrl_proximal",
+    "ramda",
+    "rda",
+    "rmda",
+]
