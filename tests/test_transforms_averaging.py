@@ -20,8 +20,18 @@ LINKS = {
     "ramda": transforms.ramda,
     "aprox": lambda rate, penalty: transforms.aprox(optax.sgd(rate), penalty, rate),
     "dual_averaging_adam": transforms.dual_averaging_adam,
+    "proximal_schedule_free": lambda rate, penalty: transforms.proximal_schedule_free(
+        optax.sgd(rate), penalty, rate
+    ),
+    "proximal_schedule_free_adam": transforms.proximal_schedule_free_adam,
 }
-METRIC = ("adagrad_rda", "ftrl_proximal", "ramda", "dual_averaging_adam")
+METRIC = (
+    "adagrad_rda",
+    "ftrl_proximal",
+    "ramda",
+    "dual_averaging_adam",
+    "proximal_schedule_free_adam",
+)
 CENTRED = ("ftrl_proximal", "aprox", "dual_averaging_adam")
 each_link = pytest.mark.parametrize("name", LINKS)
 
@@ -104,7 +114,26 @@ def adam_loop(x, gradients, rates, strength, forgetting=8.0):
         yield x
 
 
+def schedule_free_loop(x, gradients, rates, strength, adam=False):
+    z, mean, total, mean_total, weight, v = x, x, 0.0, 0.0, 0.0, 0.0
+    for t, (g, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        v = 0.999 * v + 0.001 * g**2
+        step = rate / (np.sqrt(v / (1 - 0.999**t)) + 1e-8) if adam else rate
+        z, total = z - step * g, total + step
+        square = max(rates[:t]) ** 2
+        weight = weight + square
+        mean = mean + square / weight * (z - mean)
+        mean_total = mean_total + square / weight * (total - mean_total)
+        yield soft(0.1 * z + 0.9 * mean, strength * (0.1 * total + 0.9 * mean_total))
+
+
+def schedule_free_adam_loop(x, gradients, rates, strength):
+    return schedule_free_loop(x, gradients, rates, strength, adam=True)
+
+
 LOOPS = {
+    "proximal_schedule_free": schedule_free_loop,
+    "proximal_schedule_free_adam": schedule_free_adam_loop,
     "rda": rda_loop,
     "adagrad_rda": adagrad_rda_loop,
     "ftrl_proximal": ftrl_loop,
@@ -198,6 +227,45 @@ def test_mixing_averages_and_loses_zeros_until_it_is_one():
     assert path[2, 0] == 0
 
 
+@pytest.mark.parametrize("power", [0.0, 2.0])
+def test_without_a_penalty_it_is_the_schedule_free_of_optax(power):
+    gradients, start = normal(0, (20, 30)), normal(9, (30,))
+    peer = optax.contrib.schedule_free(optax.sgd(0.1), 0.1, weight_lr_power=power)
+    ours = transforms.proximal_schedule_free(
+        optax.sgd(0.1), penalties.zero(), 0.1, weight_lr_power=power
+    )
+    np.testing.assert_allclose(
+        walk(ours, start, gradients), walk(peer, start, gradients), atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["proximal_schedule_free", "proximal_schedule_free_adam"])
+def test_the_schedule_free_params_to_evaluate_have_zeros_and_fewer_errors(name, lasso):
+    features, targets, strength, solution = (jnp.float32(leaf) for leaf in lasso)
+    penalty = penalties.l1(strength)
+    tx = LINKS[name](0.01, penalty)
+
+    def step(carry, key):
+        weights, state = carry
+        rows = jax.random.randint(key, (8,), 0, 60)
+        slope = features[rows].T @ (features[rows] @ weights - targets[rows]) / 8
+        updates, state = tx.update(slope, state, weights)
+        return (optax.apply_updates(weights, updates), state), None
+
+    start, keys = jnp.zeros(20), jax.random.split(jax.random.key(0), 20_000)
+    (weights, state), _ = jax.lax.scan(step, (start, tx.init(start)), keys)
+    means = transforms.proximal_schedule_free_params(state, weights, penalty)
+    assert jnp.all(means[solution == 0] == 0)
+    off = lambda point: float(jnp.linalg.norm(point - solution))
+    assert off(means) < 0.05 * float(jnp.linalg.norm(solution))
+    assert off(means) <= off(weights)
+
+
+def test_only_a_state_of_its_own_can_be_evaluated():
+    with pytest.raises(ValueError, match="must be a ProximalScheduleFreeState, got EmptyState"):
+        transforms.proximal_schedule_free_params(optax.EmptyState(), jnp.ones(2), penalties.l1())
+
+
 @pytest.mark.parametrize("make", [transforms.rmda, transforms.ramda])
 def test_a_restart_begins_anew_at_the_params(make):
     gradients = normal(0, (6, 5))
@@ -240,6 +308,8 @@ def soft_jax(x, threshold):
         ("adagrad_rda", 0.5, 20_000, 0.1),
         ("rmda", 0.05, 20_000, 0.1),
         ("ramda", 0.02, 20_000, 0.1),
+        ("proximal_schedule_free", 0.05, 20_000, 1e-4),
+        ("proximal_schedule_free_adam", 0.02, 20_000, 1e-4),
     ],
 )
 def test_with_the_whole_batch_it_ends_at_the_lasso_solution(lasso, name, rate, steps, atol):
@@ -400,7 +470,9 @@ def test_without_params_it_says_so_in_the_words_of_optax(name):
 
 @each_link
 def test_bad_settings_are_refused_by_name(name):
-    link = LINKS[name] if name != "aprox" else lambda r, p: transforms.aprox(optax.sgd(0.1), p, r)
+    link = LINKS[name]
+    if name in ("aprox", "proximal_schedule_free"):
+        link = lambda rate, penalty: getattr(transforms, name)(optax.sgd(0.1), penalty, rate)
     for rate in (-0.1, float("nan"), jnp.ones(2)):
         with pytest.raises(ValueError, match=rf"{name}: learning_rate must be"):
             link(rate, penalties.l1())
@@ -419,6 +491,8 @@ def test_bad_settings_are_refused_by_name(name):
         (lambda: transforms.rmda(0.1, penalties.l1(), restart_every=0), "restart_every"),
         (lambda: transforms.ramda(0.1, penalties.l1(), mixing=-0.5), "mixing"),
         (lambda: transforms.aprox(0.1, penalties.l1(), 0.1), "inner"),
+        (lambda: transforms.proximal_schedule_free(0.1, penalties.l1(), 0.1), "inner"),
+        (lambda: transforms.proximal_schedule_free_adam(0.1, penalties.l1(), 1.0), "b1"),
     ],
 )
 def test_other_bad_settings_too(build, message):

@@ -12,6 +12,12 @@ from proxlm.transforms.averaging import (
 from proxlm.transforms.latent import AProxState, aprox
 from proxlm.transforms.manifold import RMDAState, ramda, rmda
 from proxlm.transforms.prox import ApplyProxState, apply_prox
+from proxlm.transforms.schedule_free import (
+    ProximalScheduleFreeState,
+    proximal_schedule_free,
+    proximal_schedule_free_adam,
+    proximal_schedule_free_params,
+)
 
 __all__ = [
     "AProxState",
@@ -19,6 +25,7 @@ __all__ = [
     "ApplyProxState",
     "DualAveragingAdamState",
     "FTRLProximalState",
+    "ProximalScheduleFreeState",
     "RDAState",
     "RMDAState",
     "adagrad_rda",
@@ -26,6 +33,9 @@ __all__ = [
     "aprox",
     "dual_averaging_adam",
     "ftrl_proximal",
+    "proximal_schedule_free",
+    "proximal_schedule_free_adam",
+    "proximal_schedule_free_params",
     "ramda",
     "rda",
     "rmda",

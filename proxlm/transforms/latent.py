@@ -69,11 +69,7 @@ def aprox(
     ([2.0, 0.0], [3.0, 0.5])
     """
     name = "aprox"
-    if not (hasattr(inner, "init") and hasattr(inner, "update")):
-        raise ValueError(
-            f"{name}: inner must be an Optax transformation, got {inner!r}. Give the optimizer "
-            "first, as in aprox(optax.sgd(0.1), penalties.l1(0.01), 0.1)."
-        )
+    points.require_optimizer(name, inner)
     points.require(name, penalty, learning_rate)
     inner = optax.with_extra_args_support(inner)
 

@@ -87,3 +87,19 @@ def require(name: str, penalty: base.Penalty, learning_rate: optax.ScalarOrSched
     """
     base.require_penalty(f"{name}: penalty", penalty)
     require_rate(name, "learning_rate", learning_rate)
+
+
+def require_optimizer(name: str, inner: optax.GradientTransformation) -> None:
+    """Raises ValueError unless `inner` is a transformation.
+
+    >>> require_optimizer("aprox", 0.1)
+    Traceback (most recent call last):
+        ...
+    ValueError: aprox: inner must be an Optax transformation, got 0.1. Give the optimizer first, ...
+    """
+    if hasattr(inner, "init") and hasattr(inner, "update"):
+        return
+    raise ValueError(
+        f"{name}: inner must be an Optax transformation, got {inner!r}. Give the optimizer first, "
+        f"as in {name}(optax.sgd(0.1), penalties.l1(0.01), 0.1)."
+    )
