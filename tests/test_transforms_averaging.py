@@ -327,6 +327,10 @@ def test_with_the_whole_batch_it_ends_at_the_lasso_solution(lasso, name, rate, s
         (weights, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, length=steps))(start)
         np.testing.assert_array_equal(weights != 0, solution != 0)
         np.testing.assert_allclose(weights, solution, atol=atol)
+        value = lambda w: (
+            jnp.mean((features @ w - targets) ** 2) / 2 + strength * jnp.sum(jnp.abs(w))
+        )
+        assert value(weights) - value(solution) < max(atol**2, 1e-10)
 
 
 def test_the_lasso_solution_is_a_fixed_point(lasso):
