@@ -1,0 +1,265 @@
+"""Which stochastic method ends with the right zeros?  The lasso in minibatches, last iterates.
+
+    python -m experiments.identification
+    python -m experiments.identification --smoke
+
+2 CPU cores, MINUTES.  HEADLINE
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from experiments import report, runs
+from proxlm import penalties, solvers, transforms
+
+OURS = "dual averaging Adam (ours)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    problems: int = 5  # each with its own features, noise and strength
+    seeds: int = 5  # of minibatches, for each problem; the steps are tuned on another one
+    steps: int = 20_000
+    batch: int = 32
+    rows: int = 200
+    weights: int = 100
+    live: int = 10  # weights that made the targets
+    strength: float = 0.1  # of the one at which the first weight appears
+    window: int = 100  # steps; a weight flickers that is zero in some of them and not in others
+    only: tuple[str, ...] = ()  # the methods; none for all
+
+
+def smoke(config: Config) -> Config:
+    """The same, too small to mean much."""
+    small = {"problems": 2, "seeds": 2, "steps": 1500, "rows": 60, "weights": 20, "live": 4}
+    return dataclasses.replace(config, **small, only=("metric prox-Adam", OURS))
+
+
+class Problem(NamedTuple):
+    """A lasso whose columns differ in scale by up to 100, and its solution."""
+
+    features: jax.Array
+    targets: jax.Array
+    strength: jax.Array
+    solution: jax.Array
+    optimum: jax.Array
+
+
+class Outcome(NamedTuple):
+    """What a run ends with, and what it was like after every window of steps."""
+
+    weights: jax.Array
+    gap: jax.Array
+    false: jax.Array
+    missed: jax.Array
+    flicker: jax.Array
+
+
+def objective(problem: Problem, weights):
+    """½ |X w - y|²/n + λ |w|₁."""
+    residual = problem.features @ weights - problem.targets
+    return 0.5 * jnp.mean(jnp.square(residual)) + problem.strength * jnp.sum(jnp.abs(weights))
+
+
+def make_problem(config: Config, seed: int) -> Problem:
+    """Draws a problem and solves it in float64, to a tolerance that settles the support."""
+    rng = np.random.RandomState(seed)
+    features = rng.randn(config.rows, config.weights) * 10 ** rng.uniform(-1, 1, config.weights)
+    truth = np.zeros(config.weights)
+    truth[: config.live] = 3 * rng.randn(config.live) / features[:, : config.live].std(axis=0)
+    targets = features @ truth + 0.5 * rng.randn(config.rows)
+    strength = config.strength * np.abs(features.T @ targets).max() / config.rows
+    with jax.enable_x64(True):
+        solution, optimum = _solve(features, targets, strength)
+        return Problem(features, targets, strength, np.asarray(solution), np.asarray(optimum))
+
+
+@jax.jit
+def _solve(features, targets, strength):
+    loss = lambda weights: 0.5 * jnp.mean(jnp.square(features @ weights - targets))
+    solution = solvers.proximal_gradient(
+        loss, jnp.zeros(features.shape[1]), penalties.l1(strength),
+        tolerance=1e-10, max_iterations=100_000, implicit=False,
+    )  # fmt: skip
+    problem = Problem(features, targets, strength, solution.params, None)
+    return solution.params, objective(problem, solution.params)
+
+
+class Method(NamedTuple):
+    """A link from a rate and a strength, the rates to try, and the weights that count."""
+
+    make: Callable[[Any, Any], optax.GradientTransformation]
+    rates: tuple[float, ...]
+    evaluate: Callable = lambda state, weights, penalty: weights
+
+
+def methods(config: Config) -> dict[str, Method]:
+    """By name; of these Config.only picks some."""
+    l1, adam = penalties.l1, transforms.dual_averaging_adam
+    averaged = transforms.proximal_schedule_free_params
+    cosine = optax.cosine_decay_schedule(1.0, config.steps, 1e-4)
+    decayed = lambda rate: lambda count: rate * cosine(count)
+    warm = lambda rate: lambda count: rate * jnp.minimum(1.0, (count + 1) / 500)
+
+    def prox_sgd(rate, strength):
+        return optax.chain(optax.sgd(rate), transforms.apply_prox(l1(strength), rate))
+
+    def subgradient_sgd(rate, strength):
+        signs = lambda g, weights: g + strength * jnp.sign(weights)
+        return optax.chain(optax.stateless_with_tree_map(signs), optax.sgd(rate))
+
+    def optax_average(base):
+        wrap = optax.contrib.schedule_free
+        evaluate = lambda state, weights, _: optax.contrib.schedule_free_eval_params(state, weights)
+        return Method(lambda r, s: wrap(base(warm(r), s), warm(r)), (3e-4, 1e-3, 3e-3), evaluate)
+
+    table = {
+        "prox-SGD": Method(lambda r, s: prox_sgd(decayed(r), s), (1e-3, 3e-3, 1e-2)),
+        # A memory of one step is a prox at each step.
+        "metric prox-Adam": Method(
+            lambda r, s: adam(decayed(r), l1(s), memory=1), (1e-3, 3e-3, 1e-2, 3e-2)
+        ),
+        "RDA": Method(lambda r, s: transforms.rda(r, l1(s)), (3e-3, 1e-2, 3e-2)),
+        "AdaGrad-RDA": Method(lambda r, s: transforms.adagrad_rda(r, l1(s)), (0.1, 0.3, 1.0)),
+        "FTRL-proximal": Method(lambda r, s: transforms.ftrl_proximal(r, l1(s)), (0.03, 0.1, 0.3)),
+        "RMDA": Method(lambda r, s: transforms.rmda(r, l1(s)), (1e-4, 3e-4, 1e-3)),
+        "RAMDA": Method(lambda r, s: transforms.ramda(r, l1(s)), (1e-4, 1e-3, 1e-2)),
+        "AProx-SGD": Method(
+            lambda r, s: transforms.aprox(optax.sgd(r), l1(s), r), (1e-4, 3e-4, 1e-3)
+        ),
+        OURS: Method(lambda r, s: adam(decayed(r), l1(s)), (1e-3, 3e-3, 1e-2, 3e-2)),
+        "schedule-free SGD, subgradients": optax_average(subgradient_sgd),
+        "schedule-free SGD, prox on z": optax_average(prox_sgd),
+        "schedule-free SGD (ours)": Method(
+            lambda r, s: transforms.proximal_schedule_free(optax.sgd(warm(r)), l1(s), warm(r)),
+            (3e-4, 1e-3, 3e-3),
+            averaged,
+        ),
+        "schedule-free Adam (ours)": Method(
+            lambda r, s: transforms.proximal_schedule_free_adam(warm(r), l1(s)),
+            (3e-3, 1e-2, 3e-2),
+            averaged,
+        ),
+    }
+    for name in config.only:
+        if name not in table:
+            raise ValueError(f"only: {name!r} is none of the methods {', '.join(table)}.")
+    return {name: method for name, method in table.items() if name in (config.only or table)}
+
+
+def train(config: Config, method: Method, rate, problem: Problem, key) -> Outcome:
+    """One run; the gap is relative to the optimum."""
+    tx, penalty = method.make(rate, problem.strength), penalties.l1(problem.strength)
+    support = problem.solution != 0
+
+    def step(carry, key):
+        weights, state, ever, always = carry
+        rows = jax.random.randint(key, (config.batch,), 0, config.rows)
+        features, targets = problem.features[rows], problem.targets[rows]
+        slope = features.T @ (features @ weights - targets) / config.batch
+        updates, state = tx.update(slope, state, weights)
+        weights = optax.apply_updates(weights, updates)
+        live = method.evaluate(state, weights, penalty) != 0
+        return (weights, state, ever | live, always & live), None
+
+    def window(carry, key):
+        fresh = jnp.zeros_like(support), jnp.ones_like(support)
+        keys = jax.random.split(key, config.window)
+        (weights, state, ever, always), _ = jax.lax.scan(step, (*carry, *fresh), keys)
+        point = method.evaluate(state, weights, penalty)
+        live = point != 0
+        gap = (objective(problem, point) - problem.optimum) / problem.optimum
+        counts = (live & ~support, support & ~live, ever & ~always)
+        return (weights, state), (gap, *(jnp.sum(count) for count in counts))
+
+    start = jnp.zeros(config.weights)
+    keys = jax.random.split(key, config.steps // config.window)
+    (weights, state), history = jax.lax.scan(window, (start, tx.init(start)), keys)
+    return Outcome(method.evaluate(state, weights, penalty), *history)
+
+
+def compare(config: Config, problems: Problem) -> dict[str, tuple[float, Outcome]]:
+    """name -> the best rate, and outcomes [problem, seed, ...] with it."""
+    key_tune, key_run = jax.random.split(jax.random.key(0))
+    keys, outcomes = jax.random.split(key_run, config.seeds), {}
+    single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), problems)
+    table = methods(config)
+    with report.progress(len(table), "methods") as advance:
+        for name, method in table.items():
+            over_problems = jax.vmap(functools.partial(train, config, method), (None, 0, None))
+            rates = jnp.array(method.rates)
+            tried = jax.jit(jax.vmap(over_problems, (0, None, None)))(rates, single, key_tune)
+            score = jnp.mean(tried.gap[..., -1], axis=1)
+            best = rates[jnp.argmin(jnp.where(jnp.isfinite(score), score, jnp.inf))]
+            runs_of = jax.jit(jax.vmap(over_problems, (None, None, 0), out_axes=1))
+            outcomes[name] = float(best), jax.device_get(runs_of(best, single, keys))
+            advance()
+    return outcomes
+
+
+def final_gaps(problems: Problem, weights) -> np.ndarray:
+    """Relative gaps [problem, seed] in float64."""
+    with jax.enable_x64(True):
+        wide = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree)
+        over_seeds = jax.vmap(objective, (None, 0))
+        values = jax.vmap(over_seeds)(wide(problems), wide(weights))
+        return np.asarray(values / problems.optimum[:, None] - 1)
+
+
+def rows_of(outcomes: Mapping[str, tuple[float, Outcome]], problems: Problem, which) -> list[list]:
+    """The table over some of the problems: means over these and all seeds."""
+    rows = []
+    for name, (rate, outcome) in outcomes.items():
+        counts = [np.mean(x[which, :, -1]) for x in (outcome.false, outcome.missed)]
+        gap = np.mean(final_gaps(problems, outcome.weights)[which])
+        rows.append([name, rate, gap, *counts, np.mean(outcome.flicker[which, :, -1])])
+    return rows
+
+
+def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+    """Runs all methods, prints the tables, plots how they came there, and returns the numbers."""
+    config = smoke(config) if options.smoke else config
+    run = runs.open_run("identification", config, options.runs)
+    drawn = [make_problem(config, seed) for seed in range(config.problems)]
+    problems = jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
+    with runs.compilation(options.smoke):
+        outcomes = compare(config, problems)
+    headers = ["method", "rate", "gap", "false", "missed", "flicker"]
+    text, numbers = "", {}
+    for title, which in {"problem 0": [0], "all problems": slice(None)}.items():
+        rows = rows_of(outcomes, problems, which)
+        runs.log(run, title, **{row[0]: row[1:] for row in rows})
+        numbers[title] = {
+            row[0]: dict(zip(headers[1:], map(float, row[1:]), strict=True)) for row in rows
+        }
+        support = np.count_nonzero(problems.solution[which], axis=-1)
+        text += f"\n{title}: {np.mean(support):.1f} of {config.weights} weights in the solution,"
+        text += f" means over {config.seeds} seeds\n{report.table(rows, headers)}\n"
+    print(text)
+    (run.path / "report.txt").write_text(text)
+    steps = np.arange(1, config.steps // config.window + 1) * config.window
+    picked = ("prox-SGD", "metric prox-Adam", "FTRL-proximal", OURS, "schedule-free Adam (ours)")
+    shown = [name for name in picked if name in outcomes]
+    curve = lambda field: {
+        name: (steps, np.mean(getattr(outcomes[name][1], field), axis=(0, 1))) for name in shown
+    }
+    positive = lambda curves: {k: (x, np.maximum(y, 1e-7)) for k, (x, y) in curves.items()}
+    report.curves(run.path / "identification.png", {
+        "relative gap of the objective": positive(curve("gap")),
+        "false nonzeros": curve("false"),
+        f"weights that flicker in {config.window} steps": curve("flicker"),
+    }, log_scale=("relative gap of the objective",))  # fmt: skip
+    print(f"written to {run.path}")
+    return numbers
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
