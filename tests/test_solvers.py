@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from proxlm import penalties, solvers
+from proxlm.solvers import extrapolation
 from tests.arrays import normal
 
 FEATURES = normal(0, (40, 12))
@@ -14,6 +15,7 @@ RULES = {
     "ista": solvers.ista(),
     "fista": solvers.fista(),
     "fista_without_restart": solvers.fista(restart=False),
+    "anderson": solvers.anderson(),
     "barzilai_borwein": solvers.barzilai_borwein(),
     "spectral_steps_alone": solvers.barzilai_borwein(memory=0),
 }
@@ -48,6 +50,32 @@ def test_the_lasso_ends_where_its_optimality_conditions_hold(rule, fun):
     assert solution.objective == pytest.approx(
         float(fun(solution.params) + 0.05 * jnp.sum(jnp.abs(solution.params))), rel=1e-6
     )
+
+
+def test_extrapolation_finds_the_fixed_point_of_an_affine_map():
+    # In n dimensions n + 1 steps say all about it.
+    with jax.enable_x64(True):
+        matrix, offset = 0.3 * np.asarray(normal(2, (3, 3)), np.float64), jnp.arange(1.0, 4.0)
+        history, x = extrapolation.init(4, offset), jnp.zeros(3)
+        for _ in range(4):
+            image = matrix @ x + offset
+            history, x = extrapolation.push(history, x, image), image
+        fixed = np.linalg.solve(np.eye(3) - matrix, offset)
+        assert np.abs(x - fixed).max() > 1e-2
+        np.testing.assert_allclose(extrapolation.extrapolate(history), fixed, atol=1e-8)
+
+
+def test_extrapolation_spares_most_gradients_where_the_problem_is_ill_conditioned():
+    with jax.enable_x64(True):
+        curvatures = jnp.geomspace(1e-3, 1.0, 12)
+        fun = lambda x: 0.5 * jnp.sum(curvatures * jnp.square(x - 1.0))
+        solve = lambda rule: solvers.proximal_gradient(
+            fun, jnp.zeros(12), penalties.l1(1e-5), rule=rule, max_iterations=50_000, tolerance=1e-8
+        )
+        plain, extrapolated = solve(solvers.ista()), solve(solvers.anderson())
+        assert plain.converged and extrapolated.converged
+        np.testing.assert_allclose(extrapolated.params, 1.0 - 1e-5 / curvatures, atol=1e-4)
+        assert extrapolated.evaluations < 0.2 * plain.evaluations
 
 
 @every_rule

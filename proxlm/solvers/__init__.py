@@ -2,11 +2,13 @@
 
 from proxlm.solvers.path import path, strength_max
 from proxlm.solvers.proximal_gradient import Solution, proximal_gradient
-from proxlm.solvers.rules import Rule, barzilai_borwein, fista, ista
+from proxlm.solvers.rules import anderson, barzilai_borwein, fista, ista
+from proxlm.solvers.steps import Rule
 
 __all__ = [
     "Rule",
     "Solution",
+    "anderson",
     "barzilai_borwein",
     "fista",
     "ista",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from proxlm.penalties import base, numbers
 from proxlm.solvers import problem as problem_lib
-from proxlm.solvers import rules
+from proxlm.solvers import rules, steps
 
 CONVERGED, EXHAUSTED, NOT_FINITE = 0, 1, 2
 REASONS = (
@@ -59,7 +59,7 @@ def proximal_gradient(
     params: chex.ArrayTree,
     penalty: base.Penalty,
     *,
-    rule: rules.Rule | None = None,
+    rule: steps.Rule | None = None,
     tolerance: chex.Numeric = 1e-5,
     max_iterations: chex.Numeric = 1000,
     step_size: chex.Numeric | None = None,

@@ -1,47 +1,13 @@
-"""How a solver moves: rules of pure functions, each a way to take one proximal gradient step.
+"""How a solver moves: the rules to choose from."""
 
-A rule is `(init, step)`. `init(problem, point, step_size)` gives a state, `step(problem, state)`
-the next one; of a state the solver reads `point`, `step_size` and `evaluations` alone.
-"""
-
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from proxlm.solvers import problem as problem_lib
-from proxlm.solvers import quasi_newton
-
-Point = problem_lib.Point
-
-
-class Rule(NamedTuple):
-    """A way to move; see the module.
-
-    Attributes:
-      init: (Problem, Point, step_size) ↦ state.
-      step: (Problem, state) ↦ state.
-    """
-
-    init: Callable
-    step: Callable
-
-
-class State(NamedTuple):
-    """What every rule keeps, and what it keeps besides.
-
-    Attributes:
-      point: the iterate.
-      step_size: of the last step, or the next one to try.
-      evaluations: of f and its gradient so far.
-      memory: of the rule.
-    """
-
-    point: Point
-    step_size: jax.Array
-    evaluations: jax.Array
-    memory: Any
+from proxlm.solvers import extrapolation, quasi_newton
+from proxlm.solvers.problem import Point
+from proxlm.solvers.steps import Rule, State, backtrack, halve_until, square
 
 
 class Momentum(NamedTuple):
@@ -81,7 +47,7 @@ def fista(restart: bool = True, strong_convexity: float = 0.0, grow: float = 1.1
 
     def step(problem, state):
         z, weight = state.memory
-        point, t, tries = _backtrack(problem, z, state.step_size)
+        point, t, tries = backtrack(problem, z, state.step_size)
         move = point.x - state.point.x
         if strong_convexity:
             root = jnp.sqrt(jnp.minimum(t * strong_convexity, 1.0))
@@ -118,8 +84,48 @@ def ista(grow: float = 1.1) -> Rule:
         return State(point, step_size, jnp.int32(1), ())
 
     def step(problem, state):
-        point, t, tries = _backtrack(problem, state.point, state.step_size)
+        point, t, tries = backtrack(problem, state.point, state.step_size)
         return State(point, grow * t, state.evaluations + tries, ())
+
+    return Rule(init, step)
+
+
+def anderson(memory: int = 5, grow: float = 1.0) -> Rule:
+    """Proximal gradient steps, each followed by Anderson's extrapolation of the last few.
+
+    Of the last steps x_i ↦ T(x_i), T(x) = prox_tg(x - t ∇f(x)), the combination Σ c_i T(x_i) with
+    Σ c_i = 1 is tried whose |Σ c_i (T(x_i) - x_i)| is least, and kept if it lowers f + g. What is 0
+    in all T(x_i) stays 0.
+
+    Args:
+      memory: how many steps, static.
+      grow: the factor ≥ 1 by which the step size recovers; at 1 the last few T soon are the same
+        map, which the extrapolation relies on.
+
+    Returns:
+      The rule. An iteration evaluates f and its gradient twice, and once more for each halving.
+
+    Raises:
+      ValueError: if memory is less than 2.
+
+    Source: Anderson 1965; Mai & Johansson 2020 and Bertrand & Massias 2021 for the safeguard.
+
+    >>> anderson().step is not None
+    True
+    """
+    if memory < 2:
+        raise ValueError(f"anderson: memory must be ≥ 2, got {memory}. Use ista for none.")
+
+    def init(problem, point, step_size):
+        return State(point, step_size, jnp.int32(1), extrapolation.init(memory, point.x))
+
+    def step(problem, state):
+        point, t, tries = backtrack(problem, state.point, state.step_size)
+        history = extrapolation.push(state.memory, state.point.x, point.x)
+        trial = problem.at(extrapolation.extrapolate(history))
+        better = trial.total < point.total
+        point = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, point)
+        return State(point, grow * t, state.evaluations + tries + 1, history)
 
     return Rule(init, step)
 
@@ -162,12 +168,12 @@ def barzilai_borwein(patience: int = 10, memory: int = 8) -> Rule:
     def step(problem, state):
         old, (totals, pairs) = state.point, state.memory
         highest = jnp.max(totals)
-        accept = lambda new, t: new.total <= highest - 1e-4 * _square(new.x - old.x) / (2.0 * t)
-        point, t, tries = _halve_until(problem, old, state.step_size, accept)
+        accept = lambda new, t: new.total <= highest - 1e-4 * square(new.x - old.x) / (2.0 * t)
+        point, t, tries = halve_until(problem, old, state.step_size, accept)
         move, bend = point.x - old.x, point.gradient - old.gradient
         curvature = jnp.vdot(move, bend)
         tiny = jnp.finfo(move.dtype).tiny
-        spectral = jnp.where(curvature > tiny, _square(move) / jnp.maximum(curvature, tiny), 2 * t)
+        spectral = jnp.where(curvature > tiny, square(move) / jnp.maximum(curvature, tiny), 2 * t)
         t = jnp.where(jnp.isfinite(spectral) & (spectral > 0), spectral, t)
         if memory and problem.descent is not None:
             pairs = quasi_newton.push(pairs, move, bend)
@@ -190,34 +196,3 @@ def _on_the_nonzeros(problem, point, pairs):
     pushed = quasi_newton.push(pairs, goal - point.x, trial.gradient - point.gradient)
     choose = lambda new, old: jnp.where(better, new, old)
     return jax.tree.map(choose, trial, point), jax.tree.map(choose, pushed, pairs)
-
-
-def _backtrack(problem, start, step_size):
-    """A step whose quadratic model bounds f from above."""
-    rounding = 10.0 * jnp.finfo(start.x.dtype).eps
-
-    def bounded(new, t):
-        move = new.x - start.x
-        bound = start.smooth + jnp.vdot(start.gradient, move) + _square(move) / (2.0 * t)
-        return new.smooth <= bound + rounding * jnp.abs(start.smooth)
-
-    return _halve_until(problem, start, step_size, bounded)
-
-
-def _halve_until(problem, start, step_size, accept):
-    """Halves t until the step is accepted; gives the point, t and the number of tries."""
-    move = lambda t: problem.at(problem.prox(start.x - t * start.gradient, t))
-
-    def refused(carry):
-        point, t, tries = carry
-        return ~accept(point, t) & (tries < 60)
-
-    def retry(carry):
-        _, t, tries = carry
-        return move(0.5 * t), 0.5 * t, tries + 1
-
-    return jax.lax.while_loop(refused, retry, (move(step_size), step_size, jnp.int32(1)))
-
-
-def _square(x):
-    return jnp.vdot(x, x)
