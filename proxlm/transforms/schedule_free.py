@@ -1,7 +1,7 @@
 """Schedule-free learning with a prox, whose averages keep exact zeros.
 
 `optax.contrib.schedule_free` averages points, z_1, z_2, ..., and an average of points is zero only
-where all of them are: a prox on each z leaves two thirds of its zeros behind. Here the averages are
+where all of them are: after a prox on each z, more than half of the zeros are lost. Here the averages are
 taken before the prox, of latent points and of their thresholds:
 
     z ← z + u,  S ← S + η                             the inner update, from gradients at y
@@ -15,9 +15,9 @@ it is a dual average, as are y and prox_Sg(z), and its zeros are decided by a me
 Where weights keep their sign and g is l1, prox_Sg(z) = z - S λ sign is linear in (z, S), and the
 three points are those of schedule-free learning on f + g. Without a penalty they always are.
 
-On a lasso with minibatches and a constant rate this ended at a gap 14 times smaller than the
-schedule-free average of subgradient steps, with no false nonzero where that has all of them and a
-prox on each z three quarters (`experiments.identification`).
+On lassos with minibatches and a constant rate (`experiments.identification`, 100 weights, n=25) it
+ends at a relative gap of 1.9e-4 with no false nonzero, where averages of subgradient steps end at
+1.2e-3 with 86 of them, and averages of proximal steps at 1.9e-3 with 53.
 """
 
 from collections.abc import Callable
@@ -238,7 +238,8 @@ def _averaged(
 
 
 def _mix(share, trees_before, trees_after):
-    mix = lambda one, other: (1.0 - share) * one + share * other
+    # In this form equals stay equal, and a learning rate of 0 moves nothing.
+    mix = lambda one, other: one + share * (other - one)
     return jax.tree.map(mix, trees_before, trees_after)
 
 
