@@ -125,8 +125,16 @@ def dual_averaging_adam(
         start = lambda: jnp.zeros([], jnp.int32)
         return DualAveragingAdamState(start(), start(), zeros(), zeros(), zeros())
 
+    # Bounds known to be off spare their passes over a leaf.
+    unbounded = (
+        all(isinstance(b, int | float) for b in (floor, cap)) and not floor and cap == jnp.inf
+    )
+
     def steps_of(rate, c, nu, count):
         hat = optax.tree.bias_correction(nu, b2, count)
+        if unbounded:
+            divisor = lambda v, h: jnp.where(v > 0, jnp.sqrt(h) + eps, 1.0)
+            return jax.tree.map(lambda v, h: (rate / c) / divisor(v, h), nu, hat)
         diagonal = jax.tree.map(lambda v, h: jnp.where(v > 0, jnp.sqrt(h) + eps, 0.0), nu, hat)
         steps = metric.step_sizes(rate / c, diagonal, floor=floor, cap=cap / c)
         return jax.tree.map(lambda v, s: jnp.where(v > 0, s, jnp.minimum(s, rate / c)), nu, steps)

@@ -1,8 +1,8 @@
 """Schedule-free learning with a prox, whose averages keep exact zeros.
 
 `optax.contrib.schedule_free` averages points, z_1, z_2, ..., and an average of points is zero only
-where all of them are: after a prox on each z, more than half of the zeros are lost. Here the averages are
-taken before the prox, of latent points and of their thresholds:
+where all of them are: with a prox on each z, more than half of the zeros are lost. Here the
+averages are taken before the prox, of latent points and of their thresholds:
 
     z ← z + u,  S ← S + η                             the inner update, from gradients at y
     z̄ ← (1 - w) z̄ + w z,  S̄ ← (1 - w) S̄ + w S        w = γ²/Σγ², γ the largest η so far
@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import base, metric, numbers, trees
+from proxlm.penalties import base, numbers, trees
 from proxlm.transforms import points
 
 
@@ -163,8 +163,8 @@ def proximal_schedule_free_adam(
         gradients = trees.widen(name, gradients)
         nu = optax.tree.update_moment_per_elem_norm(gradients, state.inner_state, b2, 2)
         hat = optax.tree.bias_correction(nu, b2, optax.safe_increment(state.count))
-        diagonal = jax.tree.map(lambda v, h: jnp.where(v > 0, jnp.sqrt(h) + eps, 1.0), nu, hat)
-        steps = metric.step_sizes(rate, diagonal, floor=0.0, cap=jnp.inf)
+        divisor = lambda v, h: jnp.where(v > 0, jnp.sqrt(h) + eps, 1.0)
+        steps = jax.tree.map(lambda v, h: rate / divisor(v, h), nu, hat)
         return jax.tree.map(lambda s, g: -s * g, steps, gradients), steps, nu
 
     return _averaged(name, init_inner, move, penalty, learning_rate, b1, weight_lr_power)
