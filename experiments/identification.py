@@ -3,7 +3,9 @@
     python -m experiments.identification
     python -m experiments.identification --smoke
 
-2 CPU cores, MINUTES.  HEADLINE
+2 CPU cores shared with other work, 7½ minutes (2¼ of CPU).  Five problems, five seeds each (n=25):
+averaged thresholds in Adam's metric end with 0.2 false nonzeros of 100 weights, 0.2 missed and 0.04
+that flicker, at a gap of 1.1e-4; a prox at each step with 7.1, 0 and 11.7, at 1.3e-4.
 """
 
 import dataclasses
@@ -149,9 +151,8 @@ def methods(config: Config) -> dict[str, Method]:
             averaged,
         ),
     }
-    for name in config.only:
-        if name not in table:
-            raise ValueError(f"only: {name!r} is none of the methods {', '.join(table)}.")
+    if strangers := [name for name in config.only if name not in table]:
+        raise ValueError(f"only: {strangers[0]!r} is none of the methods {', '.join(table)}.")
     return {name: method for name, method in table.items() if name in (config.only or table)}
 
 

@@ -155,8 +155,7 @@ def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
             steps = jax.tree.map(lambda i: step_sum * i, inverse)
         target = jax.tree.map(lambda x, s, i: x - s * i, state.origin, sums, inverse)
         point = penalty.prox(target, steps)
-        # Not x + c (x̃ - x), which would leave a zero of both at a rounding error.
-        point = jax.tree.map(lambda x, new: (1.0 - mixed) * x + mixed * new, wide, point)
+        point = jax.tree.map(lambda x, new: x + mixed * (new - x), wide, point)
         count = optax.safe_increment(state.count)
         state = RMDAState(count, age, step_sum, sums, squares, state.origin)
         return points.updates_to(point, params), state

@@ -1,8 +1,8 @@
 """Schedule-free learning with a prox, whose averages keep exact zeros.
 
 `optax.contrib.schedule_free` averages points, z_1, z_2, ..., and an average of points is zero only
-where all of them are: a prox on each z leaves two thirds of its zeros behind. Here the averages are
-taken before the prox, of latent points and of their thresholds:
+where all of them are: with a prox on each z, more than half of the zeros are lost. Here the
+averages are taken before the prox, of latent points and of their thresholds:
 
     z ← z + u,  S ← S + η                             the inner update, from gradients at y
     z̄ ← (1 - w) z̄ + w z,  S̄ ← (1 - w) S̄ + w S        w = γ²/Σγ², γ the largest η so far
@@ -15,9 +15,9 @@ it is a dual average, as are y and prox_Sg(z), and its zeros are decided by a me
 Where weights keep their sign and g is l1, prox_Sg(z) = z - S λ sign is linear in (z, S), and the
 three points are those of schedule-free learning on f + g. Without a penalty they always are.
 
-On a lasso with minibatches and a constant rate this ended at a gap 14 times smaller than the
-schedule-free average of subgradient steps, with no false nonzero where that has all of them and a
-prox on each z three quarters (`experiments.identification`).
+On lassos with minibatches and a constant rate (`experiments.identification`, 100 weights, n=25) it
+ends at a relative gap of 1.9e-4 with no false nonzero, where averages of subgradient steps end at
+1.2e-3 with 86 of them, and averages of proximal steps at 1.9e-3 with 53.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import base, metric, numbers, trees
+from proxlm.penalties import base, numbers, trees
 from proxlm.transforms import points
 
 
@@ -163,8 +163,8 @@ def proximal_schedule_free_adam(
         gradients = trees.widen(name, gradients)
         nu = optax.tree.update_moment_per_elem_norm(gradients, state.inner_state, b2, 2)
         hat = optax.tree.bias_correction(nu, b2, optax.safe_increment(state.count))
-        diagonal = jax.tree.map(lambda v, h: jnp.where(v > 0, jnp.sqrt(h) + eps, 1.0), nu, hat)
-        steps = metric.step_sizes(rate, diagonal, floor=0.0, cap=jnp.inf)
+        divisor = lambda v, h: jnp.where(v > 0, jnp.sqrt(h) + eps, 1.0)
+        steps = jax.tree.map(lambda v, h: rate / divisor(v, h), nu, hat)
         return jax.tree.map(lambda s, g: -s * g, steps, gradients), steps, nu
 
     return _averaged(name, init_inner, move, penalty, learning_rate, b1, weight_lr_power)
@@ -238,7 +238,8 @@ def _averaged(
 
 
 def _mix(share, trees_before, trees_after):
-    mix = lambda one, other: (1.0 - share) * one + share * other
+    # In this form equals stay equal, and a learning rate of 0 moves nothing.
+    mix = lambda one, other: one + share * (other - one)
     return jax.tree.map(mix, trees_before, trees_after)
 
 
