@@ -5,9 +5,9 @@ from proxlm.transforms.accelerated import (
     accelerated_params,
     accelerated_proximal_gradient,
 )
+from proxlm.transforms.factored import adafactor_metric
 from proxlm.transforms.metrics import (
     Metric,
-    adafactor_metric,
     adagrad_metric,
     adam_metric,
     adamax_metric,
