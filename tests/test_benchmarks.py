@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from experiments.benchmarks import __main__ as benchmarks
-from experiments.benchmarks import clock, matmul, operators, ppo, prox, sampling, training
+from experiments.benchmarks import chain, clock, matmul, operators, ppo, prox, sampling, training
 from proxlm import lm
 from proxlm.policy import ppo as ppo_lib
 
@@ -20,6 +20,7 @@ TRAINING = training.Job(2, 8, 2, 11, batch=4, length=6)
 SAMPLING = sampling.Job(1, 8, 2, 11, batch=4, prompt=3, response=5)
 PPO = ppo.Job(1, 8, 2, 11, prompt=3, response=4, batch=4, epochs=2, minibatches=2)
 PROX = operators.Job(96, group=8, row=12, strengths=2, swept_entries=200)
+CHAIN = chain.Job(width=4, layers=1, vocabulary=6, every=2)
 # L = 2, D = 6, H = 3, H_kv = 1, d = 2, F = 10, V = 7.
 GROUPED = lm.ModelConfig(7, num_layers=2, width=6, num_heads=3, num_kv_heads=1, hidden_width=10)
 CRITIC = dataclasses.replace(GROUPED, lm_head=False, value_head=True)
@@ -183,8 +184,17 @@ def test_ppo_compiles_once():
     assert len(set(rewards)) > 1  # every iteration draws its own prompts
 
 
+def test_a_chain_goes_on_from_call_to_call_in_strides():
+    params, gradients = (chain.weights(CHAIN, jnp.float32, seed) for seed in (0, 1))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 4 * (12 + 4 + 16 + 16 + 2 + 6 + 1)
+    call = chain.stepping(optax.sgd(1.0), params, gradients, steps=2)
+    for times in (2, 4):
+        expected = jax.tree.map(lambda p, g: p - times * g, params, gradients)  # noqa: B023
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), call(), expected)
+
+
 def test_every_table_is_written(tmp_path, monkeypatch, capsys):
-    toys = ((training, TRAINING), (sampling, SAMPLING), (ppo, PPO), (prox, PROX))
+    toys = ((training, TRAINING), (sampling, SAMPLING), (ppo, PPO), (prox, PROX), (chain, CHAIN))
     for module, job in toys:
         monkeypatch.setattr(module, "JOBS", {"toy": job})
     monkeypatch.setattr(sampling, "_can_share", lambda job, settings: False)
@@ -197,6 +207,8 @@ def test_every_table_is_written(tmp_path, monkeypatch, capsys):
         assert word in text
     assert text.count("toy       proxlm") == 2  # training and sampling
     assert "toy operators" in text and "toy sweep" in text
+    for word in ("toy float32 chain", "toy bfloat16 chain", "nuclear every 2", "0.0M weights"):
+        assert word in text
     assert "compilations after it 0" in text
     assert text.split("\n")[0] in capsys.readouterr().out
 

@@ -87,7 +87,7 @@ PRECONDITIONED = {
 @pytest.mark.parametrize("name", PRECONDITIONED)
 def test_the_diagonal_is_what_the_optimizer_divides_by(name):
     inner, metric, numerator = PRECONDITIONED[name]
-    metric = transforms.metrics.METRICS[metric]() if isinstance(metric, str) else metric
+    metric = states.METRICS[metric]() if isinstance(metric, str) else metric
     inner = optax.with_extra_args_support(inner)
     params = tree()
     state = inner.init(params)
@@ -104,7 +104,7 @@ def test_the_diagonal_is_what_the_optimizer_divides_by(name):
 @pytest.mark.parametrize("name", ["adam", "rmsprop", "adafactor", "sophia", "amsgrad"])
 def test_weights_without_a_gradient_are_marked(name):
     inner, metric, _ = PRECONDITIONED[name]
-    metric = transforms.metrics.METRICS[metric]()
+    metric = states.METRICS[metric]()
     inner = optax.with_extra_args_support(inner)
     params = {"w": normal(0, (5, 4))}
     gradient = {"w": normal(1, (5, 4)).at[2].set(0.0)}

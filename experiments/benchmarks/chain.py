@@ -26,7 +26,7 @@ class Job:
     width: int
     layers: int
     vocabulary: int
-    every: int = 100
+    every: int = 200
 
 
 JOBS = {

@@ -16,12 +16,12 @@ from proxlm.transforms.averaging import (
     rda,
 )
 from proxlm.transforms.checking import Verdict, check
+from proxlm.transforms.factored import adafactor_metric
 from proxlm.transforms.healing import HealState, freeze_zeros, heal
 from proxlm.transforms.latent import AProxState, aprox
 from proxlm.transforms.manifold import RMDAState, ramda, rmda
 from proxlm.transforms.metrics import (
     Metric,
-    adafactor_metric,
     adagrad_metric,
     adam_metric,
     adamax_metric,

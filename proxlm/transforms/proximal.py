@@ -210,13 +210,13 @@ def _is_free(rule):
 
 
 def _metric_of(metric):
-    if isinstance(metric, str) and metric in metrics.METRICS:
-        return metrics.METRICS[metric]()
+    if isinstance(metric, str) and metric in states.METRICS:
+        return states.METRICS[metric]()
     if metric is None or isinstance(metric, metrics.Metric):
         return metric
     raise ValueError(
         f"proximal: metric must be a Metric, as adam_metric() makes one, None, or one of "
-        f"{', '.join(metrics.METRICS)}; got {metric!r}."
+        f"{', '.join(states.METRICS)}; got {metric!r}."
     )
 
 

@@ -8,7 +8,19 @@ import numpy as np
 import optax
 
 from proxlm.penalties import trees
-from proxlm.transforms.metrics import METRICS, Metric
+from proxlm.transforms import factored, metrics
+from proxlm.transforms.metrics import Metric
+
+METRICS = {
+    "adam": metrics.adam_metric,
+    "adamax": metrics.adamax_metric,
+    "amsgrad": metrics.amsgrad_metric,
+    "adabelief": metrics.belief_metric,
+    "rmsprop": metrics.rms_metric,
+    "adagrad": metrics.adagrad_metric,
+    "adafactor": factored.adafactor_metric,
+    "sophia": metrics.sophia_metric,
+}
 
 _MATRIX_METRICS = ("Muon", "Shampoo", "SOAP", "Soap", "Kron", "GaLore", "LBFGS")
 _OWN_RATE = (
