@@ -12,6 +12,7 @@ from proxlm import penalties, transforms
 
 _l1 = penalties.l1(0.3)
 _rows = penalties.group_lasso(0.2, axis=-1)
+_KL = {"approx_kl": 0.05, "first_update": True}
 
 
 class Link(NamedTuple):
@@ -49,5 +50,51 @@ LINKS = {
     "decoupled_proximal_adamw": Link(lambda rate: transforms.decoupled_proximal_adamw(rate, _l1)),
     "accelerated_proximal_gradient": Link(
         lambda rate: transforms.accelerated_proximal_gradient(rate, _l1)
+    ),
+    "rda": Link(lambda rate: transforms.rda(rate, _l1)),
+    "adagrad_rda": Link(lambda rate: transforms.adagrad_rda(rate, _rows)),
+    "ftrl_proximal": Link(lambda rate: transforms.ftrl_proximal(rate, _l1)),
+    "rmda": Link(lambda rate: transforms.rmda(rate, _rows, 0.5, restart_every=2)),
+    "ramda": Link(lambda rate: transforms.ramda(rate, _l1)),
+    "aprox": Link(lambda rate: transforms.aprox(optax.sgd(rate), _l1, rate)),
+    "dual_averaging_adam": Link(lambda rate: transforms.dual_averaging_adam(rate, _l1)),
+    "dual_averaging_adam floor": Link(
+        lambda rate: transforms.dual_averaging_adam(rate, _rows, memory=4, floor=0.1, cap=5.0)
+    ),
+    "proximal_schedule_free": Link(
+        lambda rate: transforms.proximal_schedule_free(optax.sgd(rate), _rows, rate)
+    ),
+    "proximal_schedule_free_adam": Link(
+        lambda rate: transforms.proximal_schedule_free_adam(rate, _l1)
+    ),
+    "scheduled": Link(
+        _after_sgd(
+            lambda rate: transforms.scheduled(
+                lambda strength: transforms.apply_prox(penalties.l1(strength), rate),
+                lambda count: 0.1 * (count + 1.0),
+            )
+        )
+    ),
+    "prune_to": Link(
+        _after_sgd(lambda rate: transforms.prune_to(transforms.cubic_sparsity(0.5, 0, 3))),
+        moves_at_zero=True,
+    ),
+    "prune_to groups": Link(
+        _after_sgd(lambda rate: transforms.prune_to(0.5, penalties.grouping.axes(-1), every=2)),
+        moves_at_zero=True,
+    ),
+    "freeze_zeros": Link(_after_sgd(lambda rate: transforms.freeze_zeros(1))),
+    "heal": Link(_after_sgd(lambda rate: transforms.heal(transforms.apply_prox(_l1, rate), 2))),
+    "project": Link(
+        _after_sgd(lambda rate: transforms.project(penalties.box(-0.5, 0.5))), moves_at_zero=True
+    ),
+    "stop_on_kl": Link(
+        lambda rate: transforms.stop_on_kl(transforms.proximal_sgd(rate, _l1), 0.1), _KL
+    ),
+    "skip_on_kl": Link(
+        lambda rate: transforms.skip_on_kl(transforms.proximal_sgd(rate, _l1), 0.1), _KL
+    ),
+    "scale_by_kl": Link(
+        _after_sgd(lambda rate: transforms.scale_by_kl(0.1)), _KL, needs_params=False
     ),
 }
