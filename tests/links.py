@@ -22,6 +22,7 @@ class Link(NamedTuple):
     extra_args: Mapping[str, Any] = {}
     needs_params: bool = True
     moves_at_zero: bool = False  # not only the learning rate moves it
+    variant: bool = False  # of a link above: tested with the slow proofs
 
 
 def _after_sgd(link):
@@ -33,7 +34,9 @@ LINKS = {
     "apply_prox anchored": Link(
         _after_sgd(lambda rate: transforms.apply_prox(_rows, rate, anchored=True))
     ),
-    "apply_prox every": Link(_after_sgd(lambda rate: transforms.apply_prox(_l1, rate, every=2))),
+    "apply_prox every": Link(
+        _after_sgd(lambda rate: transforms.apply_prox(_l1, rate, every=2)), variant=True
+    ),
     "proximal": Link(
         lambda rate: transforms.proximal(optax.sgd(rate), _rows, rate, anchored=True, every=2)
     ),
@@ -45,21 +48,23 @@ LINKS = {
     "proximal_sgd": Link(lambda rate: transforms.proximal_sgd(rate, _l1, 0.9, nesterov=True)),
     "proximal_adam": Link(lambda rate: transforms.proximal_adam(rate, _l1)),
     "proximal_adam every": Link(
-        lambda rate: transforms.proximal_adam(rate, _l1, every=2, anchored=True, floor=0.1)
+        lambda rate: transforms.proximal_adam(rate, _l1, every=2, anchored=True, floor=0.1),
+        variant=True,
     ),
     "decoupled_proximal_adamw": Link(lambda rate: transforms.decoupled_proximal_adamw(rate, _l1)),
     "accelerated_proximal_gradient": Link(
         lambda rate: transforms.accelerated_proximal_gradient(rate, _l1)
     ),
     "rda": Link(lambda rate: transforms.rda(rate, _l1)),
-    "adagrad_rda": Link(lambda rate: transforms.adagrad_rda(rate, _rows)),
+    "adagrad_rda": Link(lambda rate: transforms.adagrad_rda(rate, _rows), variant=True),
     "ftrl_proximal": Link(lambda rate: transforms.ftrl_proximal(rate, _l1)),
-    "rmda": Link(lambda rate: transforms.rmda(rate, _rows, 0.5, restart_every=2)),
+    "rmda": Link(lambda rate: transforms.rmda(rate, _rows, 0.5, restart_every=2), variant=True),
     "ramda": Link(lambda rate: transforms.ramda(rate, _l1)),
     "aprox": Link(lambda rate: transforms.aprox(optax.sgd(rate), _l1, rate)),
     "dual_averaging_adam": Link(lambda rate: transforms.dual_averaging_adam(rate, _l1)),
     "dual_averaging_adam floor": Link(
-        lambda rate: transforms.dual_averaging_adam(rate, _rows, memory=4, floor=0.1, cap=5.0)
+        lambda rate: transforms.dual_averaging_adam(rate, _rows, memory=4, floor=0.1, cap=5.0),
+        variant=True,
     ),
     "proximal_schedule_free": Link(
         lambda rate: transforms.proximal_schedule_free(optax.sgd(rate), _rows, rate)
@@ -82,6 +87,7 @@ LINKS = {
     "prune_to groups": Link(
         _after_sgd(lambda rate: transforms.prune_to(0.5, penalties.grouping.axes(-1), every=2)),
         moves_at_zero=True,
+        variant=True,
     ),
     "freeze_zeros": Link(_after_sgd(lambda rate: transforms.freeze_zeros(1))),
     "heal": Link(_after_sgd(lambda rate: transforms.heal(transforms.apply_prox(_l1, rate), 2))),
@@ -92,7 +98,9 @@ LINKS = {
         lambda rate: transforms.stop_on_kl(transforms.proximal_sgd(rate, _l1), 0.1), _KL
     ),
     "skip_on_kl": Link(
-        lambda rate: transforms.skip_on_kl(transforms.proximal_sgd(rate, _l1), 0.1), _KL
+        lambda rate: transforms.skip_on_kl(transforms.proximal_sgd(rate, _l1), 0.1),
+        _KL,
+        variant=True,
     ),
     "scale_by_kl": Link(
         _after_sgd(lambda rate: transforms.scale_by_kl(0.1)), _KL, needs_params=False

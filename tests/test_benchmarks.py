@@ -11,7 +11,17 @@ import optax
 import pytest
 
 from experiments.benchmarks import __main__ as benchmarks
-from experiments.benchmarks import chain, clock, matmul, operators, ppo, prox, sampling, training
+from experiments.benchmarks import (
+    chain,
+    clock,
+    matmul,
+    operators,
+    ppo,
+    prox,
+    sampling,
+    solvers,
+    training,
+)
 from proxlm import lm
 from proxlm.policy import ppo as ppo_lib
 
@@ -197,6 +207,7 @@ def test_every_table_is_written(tmp_path, monkeypatch, capsys):
     toys = ((training, TRAINING), (sampling, SAMPLING), (ppo, PPO), (prox, PROX), (chain, CHAIN))
     for module, job in toys:
         monkeypatch.setattr(module, "JOBS", {"toy": job})
+    monkeypatch.setattr(solvers, "compare", lambda jobs, settings: iter(["the solvers"]))
     monkeypatch.setattr(sampling, "_can_share", lambda job, settings: False)
     monkeypatch.setattr(clock, "torch_fits", lambda: False)
     monkeypatch.setattr(matmul, "squares", lambda quick: [(16, 16, 16)])
@@ -210,6 +221,7 @@ def test_every_table_is_written(tmp_path, monkeypatch, capsys):
     for word in ("toy float32 chain", "toy bfloat16 chain", "nuclear every 2", "0.0M weights"):
         assert word in text
     assert "compilations after it 0" in text
+    assert "the solvers" in text
     assert text.split("\n")[0] in capsys.readouterr().out
 
 

@@ -15,7 +15,10 @@ from tests.links import LINKS
 STEPS = 4
 
 
-@pytest.fixture(params=list(LINKS))
+slow = lambda name: [pytest.mark.slow] if LINKS[name].variant else []
+
+
+@pytest.fixture(params=[pytest.param(name, marks=slow(name)) for name in LINKS])
 def link(request):
     return LINKS[request.param]
 

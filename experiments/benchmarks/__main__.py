@@ -4,8 +4,8 @@
     make bench ARGS="--clock wall"          every core, wall time: for a machine left alone
     make bench ARGS="--only sampling"       one kind;  --quick: the small jobs, a first look
 
-PyTorch, transformers and peers of the proximal operators (jaxopt, copt, pyproximal, proxop, skglm)
-are measured where they are installed; nothing here installs them.
+PyTorch, transformers and peers of the operators and solvers (jaxopt, copt, pyproximal, proxop,
+skglm, celer, scikit-learn) are measured where they are installed; nothing here installs them.
 """
 
 import dataclasses
@@ -15,14 +15,21 @@ import jax
 import tyro
 
 from experiments import runs
-from experiments.benchmarks import chain, clock, matmul, ppo, prox, sampling, training
+from experiments.benchmarks import chain, clock, matmul, ppo, prox, sampling, solvers, training
 
-MODULES = {"training": training, "sampling": sampling, "ppo": ppo, "prox": prox, "chain": chain}
+MODULES = {
+    "training": training,
+    "sampling": sampling,
+    "ppo": ppo,
+    "prox": prox,
+    "chain": chain,
+    "solvers": solvers,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    only: Literal["all", "training", "sampling", "ppo", "prox", "chain"] = "all"
+    only: Literal["all", "training", "sampling", "ppo", "prox", "chain", "solvers"] = "all"
     quick: bool = False  # the smallest job of each kind, two samples
     clock: Literal["auto", "cpu", "wall"] = "auto"  # auto: wall on an accelerator
     repeats: int = 5
@@ -86,6 +93,8 @@ def tables(config: Config, settings: clock.Settings):
         yield from prox.compare(chosen["prox"], settings)
     if "chain" in chosen:
         yield from chain.compare(chosen["chain"], settings)
+    if "solvers" in chosen:
+        yield from solvers.compare(chosen["solvers"], settings)
 
 
 def run(config: Config) -> None:

@@ -1,0 +1,160 @@
+"""Solvers to a duality gap: single problems and paths of strengths, beside coordinate descent.
+
+The problems are a lasso and a sparse logistic regression on correlated normal features in float64.
+A solver is given ever smaller tolerances until its relative gap, which is computed here, is
+reached; that tolerance is then timed. Peers: skglm, celer and scikit-learn where installed.
+"""
+
+import functools
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import report
+from experiments.benchmarks import clock
+from experiments.benchmarks.sparse_problems import (
+    Job,
+    Problem,
+    coordinate_descent,
+    installed,
+    problems,
+)
+from proxlm import penalties, solvers
+
+TOLERANCES = 10.0 ** -np.arange(1, 11)
+GAP = 1e-6
+
+
+JOBS = {"small": Job(100, 200, nonzeros=10, strengths=20), "large": Job(1000, 5000)}
+
+
+def ours(problem: Problem, rule: solvers.Rule | None = None) -> Callable[[float], np.ndarray]:
+    """tolerance, in units of the strength ↦ weights."""
+    features, targets = jnp.asarray(problem.features), jnp.asarray(problem.targets)
+
+    @jax.jit
+    def solve(features, targets, strength, tolerance):
+        return solvers.proximal_gradient(
+            lambda weights: problem.fun(weights, features, targets),
+            jnp.zeros(features.shape[1]), penalties.l1(strength), rule=rule,
+            tolerance=tolerance * strength, max_iterations=2_000, implicit=False,
+        ).params  # fmt: skip
+
+    return lambda tolerance: np.asarray(solve(features, targets, problem.strength, tolerance))
+
+
+def solvers_of(problem: Problem) -> dict[str, Callable[[float], np.ndarray]]:
+    """Ours and those that are installed."""
+    found = {
+        "proxlm": ours(problem),
+        "proxlm, FISTA": ours(problem, solvers.fista()),
+    }
+    return found | {by: coordinate_descent(problem, by) for by in installed()}
+
+
+def first_within(gap: Callable[[float], float]) -> tuple[float, float] | None:
+    """The largest tolerance with a gap that will do, and its gap."""
+    for tolerance in TOLERANCES:
+        reached = gap(tolerance)
+        if reached <= GAP:
+            return float(tolerance), reached
+    return None
+
+
+def compare(jobs: dict[str, Job], settings: clock.Settings) -> Iterator[str]:
+    """The tables of all the jobs."""
+    with jax.enable_x64(True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of peers that do not reach a tolerance
+        for name, job in jobs.items():
+            yield single(name, job, settings)
+            yield paths(name, job, settings)
+
+
+def single(name: str, job: Job, settings: clock.Settings) -> str:
+    """Seconds to the gap, one strength at a time."""
+    rows, missed = [], []
+    for title, problem in problems(job).items():
+        calls, gaps = {}, {}
+        for by, solve in solvers_of(problem).items():
+            gap = lambda tolerance, s=solve, p=problem: p.gap(s(tolerance), p.strength)
+            found = first_within(gap)
+            if found is None:
+                missed.append(f"{title}: {by} does not reach the gap")
+                continue
+            calls[by], gaps[by] = functools.partial(solve, found[0]), found[1]
+        rows += rows_of(title, calls, gaps, settings)
+    headers = [f"{name} problems", "by", "ms", "(best)", "time / proxlm", "(best)", "gap"]
+    caption = f"{job.examples} x {job.features}, to a relative duality gap of {GAP:.0e}, float64"
+    return "\n".join([report.table(rows, headers), caption, *missed])
+
+
+def paths(name: str, job: Job, settings: clock.Settings) -> str:
+    """Seconds for all strengths of a path, each started from the last; the gap is the largest."""
+    problem = problems(job)["lasso, λmax/10"]
+    strengths = problem.largest_strength * np.geomspace(1.0, job.shortest, job.strengths)
+    worst = lambda solved: max(
+        problem.gap(weights, strength) for weights, strength in zip(solved, strengths, strict=True)
+    )
+    calls, gaps, missed = {}, {}, []
+    for by, solve in path_solvers(problem, strengths).items():
+        found = first_within(lambda tolerance, s=solve: worst(s(tolerance)))
+        if found is None:
+            missed.append(f"{by} does not reach the gap all along the path")
+            continue
+        calls[by], gaps[by] = functools.partial(solve, found[0]), found[1]
+    rows = rows_of(f"{job.strengths} strengths", calls, gaps, settings)
+    headers = [f"{name} path", "by", "ms", "(best)", "time / proxlm", "(best)", "largest gap"]
+    return "\n".join([report.table(rows, headers), *missed])
+
+
+def path_solvers(problem: Problem, strengths: np.ndarray) -> dict:
+    """tolerance ↦ weights [K, p]."""
+    features, targets = jnp.asarray(problem.features), jnp.asarray(problem.targets)
+
+    @jax.jit
+    def solve(features, targets, strengths, tolerance):
+        return solvers.path(
+            lambda weights: problem.fun(weights, features, targets),
+            jnp.zeros(features.shape[1]), penalties.l1, strengths,
+            tolerance=tolerance * strengths[-1], max_iterations=10_000, implicit=False,
+        ).params  # fmt: skip
+
+    found = {"proxlm": lambda tol: np.asarray(solve(features, targets, strengths, tol))}
+    if importlib.util.find_spec("skglm"):
+        import skglm
+
+        model = lambda tol: skglm.Lasso(fit_intercept=False, tol=tol)
+        found["skglm"] = lambda tol: (
+            model(tol).path(problem.features, problem.targets, strengths)[1].T
+        )
+    if importlib.util.find_spec("celer"):
+        import celer
+
+        found["celer"] = lambda tol: (
+            celer.celer_path(problem.features, problem.targets, "lasso", alphas=strengths, tol=tol)[
+                1
+            ].T
+        )
+    if importlib.util.find_spec("sklearn"):
+        from sklearn import linear_model
+
+        found["scikit-learn"] = lambda tol: (
+            linear_model.lasso_path(
+                problem.features, problem.targets, alphas=strengths, tol=tol, max_iter=100_000
+            )[1].T
+        )
+    return found
+
+
+def rows_of(title, calls, gaps, settings):
+    """Lines of a table, each a multiple of ours."""
+    timings = clock.measure(calls, settings)
+    ratios = clock.ratios({by: (t.median, t.best) for by, t in timings.items()}, "proxlm")
+    return [
+        [title, by, 1e3 * t.median, 1e3 * t.best, *ratios[by], f"{gaps[by]:.0e}"]
+        for by, t in timings.items()
+    ]
