@@ -9,16 +9,14 @@ one by `table`.  Rewards are one number for every outcome, `[N]`.  Everything is
 that can be jitted and differentiated, in float64 where that is enabled.
 """
 
+from proxlm.policy.enumerable.dynamic import Values, optimum, proximal_point, values
 from proxlm.policy.enumerable.estimators import Group, Moments, expected, moments
 from proxlm.policy.enumerable.exact import (
-    Values,
     divergence,
     expected_reward,
     objective,
     occupancy,
-    optimum,
     outcome_log_probs,
-    values,
 )
 from proxlm.policy.enumerable.language import Language, Outcomes, contexts, outcomes, table
 
@@ -38,6 +36,7 @@ __all__ = [
     "optimum",
     "outcome_log_probs",
     "outcomes",
+    "proximal_point",
     "table",
     "values",
 ]

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm.policy import checks
-from proxlm.policy.enumerable.exact import check_rewards, check_table, outcome_log_probs
-from proxlm.policy.enumerable.language import Language, outcomes
+from proxlm.policy.enumerable.exact import outcome_log_probs
+from proxlm.policy.enumerable.language import Language, check_rewards, check_table, outcomes
 
 # 27 outcomes in groups of 4 are 27,405 multisets
 MAX_GROUPS = 2**18

@@ -159,6 +159,39 @@ def ended(language: Language) -> np.ndarray:
     return result
 
 
+def check_table(language: Language, **tables) -> None:
+    """Asks that every table is [S, V].
+
+    Raises:
+      ValueError: naming the table that is not.
+
+    >>> check_table(Language(vocab_size=2, length=2), log_probs=np.zeros((3, 2)))
+    """
+    expected = (language.num_states, language.vocab_size)
+    for name, x in tables.items():
+        if np.shape(x) != expected:
+            raise ValueError(
+                f"{name} has shape {np.shape(x)}; expected {expected}: a row of log-probabilities "
+                "for every prefix. A model that takes tokens becomes one by `table`."
+            )
+
+
+def check_rewards(language: Language, rewards: jax.Array) -> None:
+    """Asks for one reward for every outcome, [N].
+
+    Raises:
+      ValueError: if it has another shape.
+
+    >>> check_rewards(Language(vocab_size=2, length=2), np.zeros(4))
+    """
+    expected = (len(outcomes(language).tokens),)
+    if np.shape(rewards) != expected:
+        raise ValueError(
+            f"rewards has shape {np.shape(rewards)}; expected {expected}: one for each of "
+            "`outcomes`."
+        )
+
+
 def _all_sequences(language):
     """Tokens [V^T, T] and the prefix before each, as numbers in base V."""
     vocab, length = language.vocab_size, language.length
