@@ -205,11 +205,11 @@ WEIGHTS = {
 
 
 def weights(mask: jax.typing.ArrayLike, kind: str = "token") -> jax.Array:
-    """The weights of a batch by name, one of `WEIGHTS`.
+    """The weights of a batch by name, one of `WEIGHTS`, or by a function of the mask.
 
     Args:
       mask: bool [..., T], of the whole batch; microbatches take slices of the result.
-      kind: "token", "sequence", "sequence_sum" or "constant".
+      kind: "token", "sequence", "sequence_sum", "constant", or (mask) -> weights.
 
     Returns:
       float32 weights of the mask's shape; the loss is `weighted_sum(x, weights)`.
@@ -221,6 +221,8 @@ def weights(mask: jax.typing.ArrayLike, kind: str = "token") -> jax.Array:
     Array([[0.5 , 0.  ],
            [0.25, 0.25]], dtype=float32)
     """
+    if callable(kind):
+        return kind(mask)
     checks.one_of(tuple(WEIGHTS), kind=kind)
     return WEIGHTS[kind](mask)
 

@@ -67,3 +67,29 @@ def overlong(
     checks.at_least(0.0, penalty=penalty)
     beyond = (jnp.asarray(lengths) - (max_length - buffer)) / buffer
     return 0.0 - penalty * jnp.clip(beyond, 0.0, 1.0)
+
+
+def overlong_share(
+    lengths: jax.typing.ArrayLike, longest: int, share: float = 0.2, penalty: float = 1.0
+) -> jax.Array:
+    """`overlong` with a buffer that is a share of the longest response.
+
+    Args:
+      lengths: tokens, any shape.
+      longest: tokens at which a response is cut.
+      share: in (0, 1].
+      penalty: at least 0.
+
+    Returns:
+      What to add to the rewards, the shape of lengths.
+
+    Raises:
+      ValueError: if the share is not positive or the penalty negative.
+
+    Source: DAPO (Yu et al. 2025), where 4096 of 20480 tokens are the buffer.
+
+    >>> overlong_share(jnp.array([16, 18, 20]), longest=20).tolist()
+    [0.0, -0.5, -1.0]
+    """
+    checks.positive(share=share)
+    return overlong(lengths, longest, share * longest, penalty)

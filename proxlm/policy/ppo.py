@@ -69,7 +69,7 @@ def make_step(actor, reward, prompts, optimizer, config):
     Args:
       actor: sample, score and reference, as `lm.make_actor` makes them.
       reward: `(Samples) -> [B]`, a pure function.
-      prompts: `(key) -> Prompts`.
+      prompts: `(key) -> Prompts`; each is answered `config.group_size` times.
       optimizer: any `optax.GradientTransformation`; it is handed `approx_kl` as an extra argument.
       config: a `PPOConfig`.
 
@@ -120,6 +120,8 @@ def make_halves(actor, optimizer, config):
     """
 
     def collect(state, key, prompts):
+        if config.group_size > 1:
+            prompts = jax.tree.map(lambda x: jnp.repeat(x, config.group_size, axis=0), prompts)
         samples = actor.sample(state.params, key, prompts)
         # here already, so that a slow reward is not waited for in vain
         update.check_batch(samples.tokens.shape[0], config)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.policy import aggregation, diagnostics, kl, objectives
+from proxlm.policy import aggregation, baselines, diagnostics, kl, objectives, surrogates
 
 # the metrics that are means over the updates
 MEANS = (
@@ -115,6 +115,8 @@ def check_batch(batch, config):
     >>> from proxlm.policy import ppo
     >>> check_batch(64, ppo.PPOConfig(num_minibatches=4))
     """
+    if config.group_size > 1:
+        baselines.check_groups(batch, config.group_size)
     pieces = config.num_minibatches * config.num_microbatches
     if batch < 1 or batch % pieces:
         raise ValueError(
@@ -144,7 +146,7 @@ def _gradient(params, batch, kl_coef, actor, config):
         grads, aux = jax.lax.scan(accumulate, zeros, jax.tree.map(split, (batch, weights)))
         aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)
     report = diagnostics.policy_diagnostics(
-        aux["log_probs"], batch.samples.log_probs, batch.advantages, batch.mask,
+        aux["log_probs"], _old_log_probs(batch), batch.advantages, batch.mask,
         config.clip_low, config.clip_high,
     )._asdict()  # fmt: skip
     report["policy_loss"] = aggregation.weighted_sum(aux["policy_loss"], weights["policy"])
@@ -158,26 +160,55 @@ def _loss(params, batch, weights, kl_coef, actor, config):
     """Σ w·(policy − c_e·entropy + β·KL) + c_v·Σ w·value over a minibatch, or a piece of one."""
     exact = config.kl_placement == "loss" and config.kl_estimator == "exact"
     scores = actor.score(params, batch.samples, full=exact)
-    old_log_probs = batch.samples.log_probs
-    policy_loss = objectives.clipped_surrogate(
-        aggregation.select(scores.log_probs, batch.mask),
-        aggregation.select(old_log_probs, batch.mask),
-        batch.advantages, config.clip_low, config.clip_high, config.dual_clip,
-    )  # fmt: skip
+    old_log_probs = _old_log_probs(batch)
+    policy_loss = surrogate(scores.log_probs, old_log_probs, batch.advantages, batch.mask, config)
+    if batch.correction is not None:
+        policy_loss = policy_loss * batch.correction
     per_token = policy_loss
     if not (isinstance(config.entropy_coef, (int, float)) and config.entropy_coef == 0):
         per_token = per_token - config.entropy_coef * scores.entropy
     if config.kl_placement == "loss":
         per_token = per_token + kl_coef * _reference_kl(scores, batch, config)
-    value_loss = objectives.clipped_value_loss(
-        aggregation.select(scores.values, batch.mask),
-        batch.values, batch.returns, config.value_clip,
-    )  # fmt: skip
     total = aggregation.weighted_sum(per_token, weights["policy"])
-    total += config.value_coef * aggregation.weighted_sum(value_loss, weights["value"])
+    value_loss = jnp.zeros_like(policy_loss)
+    if batch.returns is not None:
+        value_loss = objectives.clipped_value_loss(
+            aggregation.select(scores.values, batch.mask),
+            batch.values, batch.returns, config.value_clip,
+        )  # fmt: skip
+        total += config.value_coef * aggregation.weighted_sum(value_loss, weights["value"])
     aux = {"log_probs": scores.log_probs, "entropy": scores.entropy}
     aux |= {"policy_loss": policy_loss, "value_loss": value_loss}
     return total, jax.lax.stop_gradient(aux)
+
+
+def surrogate(log_probs, old_log_probs, advantages, mask, config):
+    """The configured policy loss per token, `[B, R]`; masked slots may hold anything.
+
+    Args:
+      log_probs: nats `[B, R]`.
+      old_log_probs: nats `[B, R]`.
+      advantages: `[B, R]`, 0 where masked.
+      mask: bool `[B, R]`.
+      config: a `PPOConfig`.
+
+    >>> from proxlm.policy import ppo
+    >>> x, mask = jnp.zeros((1, 1)), jnp.ones((1, 1), bool)
+    >>> surrogate(x, x, x + 2.0, mask, ppo.PPOConfig()).tolist()
+    [[-2.0]]
+    """
+    if config.surrogate is not None:
+        return config.surrogate(log_probs, old_log_probs, advantages, mask)
+    clips = config.clip_low, config.clip_high, config.dual_clip
+    if config.ratio_level != "token":
+        level = config.ratio_level
+        return surrogates.clip(log_probs, old_log_probs, advantages, mask, *clips, level=level)
+    log_probs, old = (aggregation.select(x, mask) for x in (log_probs, old_log_probs))
+    return objectives.clipped_surrogate(log_probs, old, advantages, *clips)
+
+
+def _old_log_probs(batch):
+    return batch.samples.log_probs if batch.old_log_probs is None else batch.old_log_probs
 
 
 def _reference_kl(scores, batch, config):

@@ -19,6 +19,7 @@ from proxlm.policy.enumerable.exact import (
     outcome_log_probs,
 )
 from proxlm.policy.enumerable.language import Language, Outcomes, contexts, outcomes, table
+from proxlm.policy.enumerable.losses import estimator
 
 __all__ = [
     "Group",
@@ -28,6 +29,7 @@ __all__ = [
     "Values",
     "contexts",
     "divergence",
+    "estimator",
     "expected",
     "expected_reward",
     "moments",
