@@ -16,7 +16,7 @@ GROUP = {
     "leave one out": baselines.leave_one_out,
     "length weighted": lambda r, v=None: baselines.length_weighted(r, jnp.arange(1.0, 5.0), v),
     "best minus second": pass_at_k.best_minus_second,
-    "pass at 2": lambda r, v=None: pass_at_k.pass_at_k(r, 2, v),
+    "pass at 2": lambda r, v=None: pass_at_k.pass_at_k(r, v, k=2),
 }
 REWARDS = jnp.array([0.3, -1.2, 2.0, 0.5])
 
@@ -76,7 +76,7 @@ def test_pass_at_k_is_the_mean_over_all_subsets(k, right):
         for i in range(5):
             mine = np.array([i in s for s in subsets])
             expected[i] = (passed[mine].mean() - rate) / (deviation + 1e-6)
-    ours = pass_at_k.pass_at_k(jnp.asarray(rewards, jnp.float32), k)
+    ours = pass_at_k.pass_at_k(jnp.asarray(rewards, jnp.float32), k=k)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
     assert len(subsets) == math.comb(5, k)
 
@@ -128,6 +128,6 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="epsilon is 0"):
         baselines.group_relative(jnp.zeros(2), epsilon=0)
     with pytest.raises(ValueError, match="k is 5; expected a number from 1 to 4"):
-        pass_at_k.pass_at_k(REWARDS, 5)
+        pass_at_k.pass_at_k(REWARDS, k=5)
     with pytest.raises(ValueError, match="buffer is 0"):
         filters.overlong(jnp.zeros(2), 4, 0)

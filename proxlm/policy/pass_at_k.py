@@ -47,8 +47,9 @@ def best_minus_second(
 
 def pass_at_k(
     rewards: jax.typing.ArrayLike,
-    k: int,
     valid: jax.typing.ArrayLike | None = None,
+    *,
+    k: int,
     epsilon: float = 1e-6,
 ) -> jax.Array:
     """The advantage of being right or wrong when k answers of the group are judged by their best.
@@ -59,8 +60,8 @@ def pass_at_k(
 
     Args:
       rewards: [G]; an answer is right if its reward is above 0.
-      k: from 1 to G.
       valid: bool [G], or None: all.
+      k: from 1 to G.
       epsilon: added to σ, above 0.
 
     Returns:
