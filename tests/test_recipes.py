@@ -39,8 +39,8 @@ CRITICS = ("ppo", "ppo_kl", "mdpo", "vapo")
 
 def config(name, **overrides):
     size = {"group_size": GROUP} if name in GROUPED else {}
-    if name == "pass_at_k":  # the best of all 4 of a group is no different for any of them
-        baseline = piece(pass_at_k.pass_at_k, k=2)
+    if name == "pass_at_k":  # the best of all 4 of a group is the same for each of them
+        baseline = piece(pass_at_k.pass_at_k, k=1)
         size["advantage"] = piece(estimates.grouped, baseline=baseline)
     return recipes.make(name, **ONE_STEP | size | overrides)
 
