@@ -103,7 +103,7 @@ def bars(
     columns: Sequence[str],
     title: str = "",
 ) -> pathlib.Path:
-    """Draws a row of horizontal bars a name, a panel a column, into a PNG; none where not finite."""
+    """Draws horizontal bars, a row a name and a panel a column, into a PNG; none for infinity."""
     if not rows or not columns:
         raise ValueError("rows or columns is empty; give at least one of each.")
     size = (3.6 * len(columns), 1.0 + 0.25 * len(rows))

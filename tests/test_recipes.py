@@ -195,6 +195,28 @@ def test_a_transformer_without_a_critic_learns_by_comparison():
 KEY = jax.random.key(0)
 
 
+def test_a_loss_beside_the_policys_is_added_to_every_minibatch():
+    settings = config("grpo", num_epochs=2)
+
+    def auxiliary(params, key):
+        # a slope of its own for every update
+        return jnp.sum(params["policy"]["logits"][0] * jax.random.normal(key, (VOCAB,)))
+
+    def end(auxiliary, optimizer=SGD):
+        state = ppo.init(PARAMS, optimizer, settings, REFERENCE)
+        half = ppo.make_halves(ACTOR, optimizer, settings, auxiliary)[1]
+        return compiled(half)(state, KEY, sampled(), jnp.full(BATCH, jnp.nan))[0]
+
+    # without a finite reward it is alone
+    first = optax.chain(SGD, optax.scale_by_schedule(lambda count: 1.0 * (count == 0)))
+    moved = [end(auxiliary, tx).params["policy"]["logits"] for tx in (first, SGD)]
+    slopes = [PARAMS["policy"]["logits"] - moved[0], moved[0] - moved[1]]
+    assert all(jnp.linalg.norm(slope[0]) > 0.1 for slope in slopes)
+    assert jnp.max(jnp.abs(slopes[0] - slopes[1])) > 0.1
+    assert not any(jnp.any(slope[1:]) for slope in slopes)
+    table_actor.assert_equal(end(None).params, PARAMS)
+
+
 # On average
 
 

@@ -63,7 +63,7 @@ def init(params, optimizer, config, ref_params=None):
     return PPOState(params, optimizer.init(params), ref_params, kl_coef, jnp.int32(0))
 
 
-def make_step(actor, reward, prompts, optimizer, config):
+def make_step(actor, reward, prompts, optimizer, config, auxiliary=None):
     """One iteration of PPO as a pure function.
 
     Args:
@@ -72,6 +72,8 @@ def make_step(actor, reward, prompts, optimizer, config):
       prompts: `(key) -> Prompts`; each is answered `config.group_size` times.
       optimizer: any `optax.GradientTransformation`; it is handed `approx_kl` as an extra argument.
       config: a `PPOConfig`.
+      auxiliary: `(params, key) -> scalar`, a loss added to that of every minibatch, or None; in
+        PPO-ptx (Ouyang et al. 2022) a coefficient times a language model's loss on its own texts.
 
     Returns:
       `step(state, key) -> (state, Metrics)`.
@@ -91,7 +93,7 @@ def make_step(actor, reward, prompts, optimizer, config):
     >>> metrics.num_updates.item(), state.iteration.item()
     (4, 1)
     """
-    collect, learn = make_halves(actor, optimizer, config)
+    collect, learn = make_halves(actor, optimizer, config, auxiliary)
 
     def step(state, key):
         key_prompts, key_sample, key_learn = jax.random.split(key, 3)
@@ -101,13 +103,14 @@ def make_step(actor, reward, prompts, optimizer, config):
     return step
 
 
-def make_halves(actor, optimizer, config):
+def make_halves(actor, optimizer, config, auxiliary=None):
     """The two halves of an iteration, around the reward.
 
     Args:
       actor: as in `make_step`.
       optimizer: as in `make_step`.
       config: a `PPOConfig`.
+      auxiliary: as in `make_step`.
 
     Returns:
       `collect(state, key, prompts) -> samples` and
@@ -131,7 +134,9 @@ def make_halves(actor, optimizer, config):
         rewards = jnp.asarray(rewards)
         check_shape(rewards, samples.tokens.shape[0])
         experience, summary = experience_lib.prepare(state, samples, rewards, actor, config)
-        params, opt_state, report = update.run(state, experience, key, actor, optimizer, config)
+        params, opt_state, report = update.run(
+            state, experience, key, actor, optimizer, config, auxiliary
+        )
         kl_coef = state.kl_coef
         if config.kl_target is not None:
             kl_coef = kl.adapt(
@@ -144,7 +149,7 @@ def make_halves(actor, optimizer, config):
     return collect, learn
 
 
-def make_host_step(actor, reward, prompts, optimizer, config):
+def make_host_step(actor, reward, prompts, optimizer, config, auxiliary=None):
     """An iteration whose reward is ordinary Python, such as a scorer of strings.
 
     Args:
@@ -153,6 +158,7 @@ def make_host_step(actor, reward, prompts, optimizer, config):
       prompts: as in `make_step`.
       optimizer: as in `make_step`.
       config: a `PPOConfig`.
+      auxiliary: as in `make_step`.
 
     Returns:
       `step(state, key) -> (state, Metrics)`; not itself jittable.  The same keys give the same
@@ -173,7 +179,7 @@ def make_host_step(actor, reward, prompts, optimizer, config):
         ...
     ValueError: reward returned nan for row 0 (8 of 8 not finite): expected a finite number for ...
     """
-    collect, learn = make_halves(actor, optimizer, config)
+    collect, learn = make_halves(actor, optimizer, config, auxiliary)
     first = jax.jit(lambda state, key, key_prompts: collect(state, key, prompts(key_prompts)))
     second = jax.jit(learn)
 

@@ -57,7 +57,7 @@ class Metrics(NamedTuple):
     num_updates: jax.Array
 
 
-def run(state, experience, key, actor, optimizer, config):
+def run(state, experience, key, actor, optimizer, config, auxiliary=None):
     """Epochs of freshly shuffled minibatches.
 
     Args:
@@ -67,6 +67,7 @@ def run(state, experience, key, actor, optimizer, config):
       actor: as in `ppo.make_step`.
       optimizer: as in `ppo.make_step`.
       config: a `PPOConfig`.
+      auxiliary: `(params, key) -> scalar`, a loss added to that of every minibatch, or None.
 
     Returns:
       `(params, opt_state, report)`, the report a dict of scalars.
@@ -76,15 +77,20 @@ def run(state, experience, key, actor, optimizer, config):
     """
     batch = experience.mask.shape[0]
     check_batch(batch, config)
+    keys, updates = None, config.num_epochs * config.num_minibatches
+    if auxiliary is not None:
+        key, key_auxiliary = jax.random.split(key)
+        keys = jax.random.split(key_auxiliary, updates)
     shuffle = lambda key: jax.random.permutation(key, batch)
-    rows = jax.vmap(shuffle)(jax.random.split(key, config.num_epochs))
-    rows = rows.reshape(config.num_epochs * config.num_minibatches, -1)
+    rows = jax.vmap(shuffle)(jax.random.split(key, config.num_epochs)).reshape(updates, -1)
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def attempt(carry, rows):
-        params, opt_state, _ = carry
+    def attempt(carry, xs):
+        (params, opt_state, _), (rows, key) = carry, xs
         piece = jax.tree.map(lambda x: x[rows], experience)
         grads, report = _gradient(params, piece, state.kl_coef, actor, config)
+        if auxiliary is not None:
+            grads = jax.tree.map(jnp.add, grads, jax.grad(auxiliary)(params, key))
         proceed = jnp.bool_(True) if config.max_kl is None else report["approx_kl"] <= config.max_kl
         updates, new_opt_state = optimizer.update(
             grads, opt_state, params, approx_kl=report["approx_kl"]
@@ -95,17 +101,17 @@ def run(state, experience, key, actor, optimizer, config):
             new = jax.tree.map(keep, new, (params, opt_state))
         return (*new, ~proceed), _pack(report) | {"done": proceed}
 
-    def skip(carry, rows):
-        shapes = jax.eval_shape(attempt, carry, rows)[1]
+    def skip(carry, xs):
+        shapes = jax.eval_shape(attempt, carry, xs)[1]
         return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def body(carry, rows):
+    def body(carry, xs):
         if config.max_kl is None:
-            return attempt(carry, rows)
-        return jax.lax.cond(carry[2], skip, attempt, carry, rows)
+            return attempt(carry, xs)
+        return jax.lax.cond(carry[2], skip, attempt, carry, xs)
 
     carry = (state.params, state.opt_state, jnp.bool_(False))
-    (params, opt_state, _), reports = jax.lax.scan(body, carry, rows)
+    (params, opt_state, _), reports = jax.lax.scan(body, carry, (rows, keys))
     return params, opt_state, _reduce(reports)
 
 
