@@ -161,6 +161,19 @@ def test_groups_without_variety_are_left_out_of_the_mean():
     np.testing.assert_allclose(moved(half), share * moved(whole), atol=1e-6)
 
 
+def test_a_sampler_that_is_not_the_old_policy_is_corrected_for():
+    settings, plain = config("tis", kl_coef=0.1), config("tis", kl_coef=0.1, correction=None)
+    twice = sampled()._replace(log_probs=sampled().log_probs + jnp.log(2.0))
+    (new, metrics), (expected, _) = (
+        learn(settings, twice, rewards()), learn(plain, sampled(), rewards())
+    )  # fmt: skip
+    moved = lambda state: state.params["policy"]["logits"] - PARAMS["policy"]["logits"]
+    # the ratio and the KL are those of the old policy, every token weighs a half
+    np.testing.assert_allclose(metrics.first_ratio_error, 0.0, atol=1e-6)
+    np.testing.assert_allclose(moved(new), 0.5 * moved(expected), atol=1e-6)
+    assert jnp.linalg.norm(moved(new)) > 1e-3
+
+
 def test_a_recipe_of_ones_own_is_a_function_and_a_config():
     def bold(log_probs, old_log_probs, advantages, mask):
         return surrogates.kl_penalty(log_probs, old_log_probs, 2.0 * advantages, mask, coef=0.0)

@@ -75,8 +75,9 @@ def prepare(state, samples, rewards, actor, config):
     exact = config.kl_estimator == "exact"
     scores = actor.score(state.params, samples, full=exact and not in_loss)
     reference = actor.reference(state.ref_params, samples, full=exact)
-    k1 = kl.k1(samples.log_probs, reference.log_probs)
-    penalty = jnp.zeros_like(k1) if in_loss else _token_kl(config, samples, scores, reference)
+    old = samples if config.correction is None else scores
+    k1 = kl.k1(old.log_probs, reference.log_probs)
+    penalty = jnp.zeros_like(k1) if in_loss else _token_kl(config, old, scores, reference)
     token_rewards = _token_rewards(rewards, samples, penalty, mask, state.kl_coef, config)
     advantages, returns = advantage(token_rewards, scores.values, mask, config)
     kept = (reference.distribution if exact else reference.log_probs) if in_loss else None
@@ -136,11 +137,11 @@ def _explained(values, returns, mask):
     return diagnostics.explained_variance(values, returns, mask)
 
 
-def _token_kl(config, samples, scores, reference):
+def _token_kl(config, old, scores, reference):
     """The KL penalty of each token, for the reward."""
     if config.kl_estimator == "exact":
         return kl.exact(scores.distribution, reference.distribution)
-    return kl.estimator(config.kl_estimator)(samples.log_probs, reference.log_probs)
+    return kl.estimator(config.kl_estimator)(old.log_probs, reference.log_probs)
 
 
 def _token_rewards(rewards, samples, penalty, mask, kl_coef, config):
