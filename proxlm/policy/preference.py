@@ -169,8 +169,8 @@ def kto(
     checks.boolean(desirable=desirable)
     checks.same_shape(log_ratio=log_ratio, desirable=desirable, kl=kl)
     checks.positive(beta=beta)
-    weights = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
-    checks.at_least(0.0, **weights)
+    checks.at_least(0.0, desirable_weight=desirable_weight)
+    checks.at_least(0.0, undesirable_weight=undesirable_weight)
     (h,) = _floats(log_ratio)
     z = jax.lax.stop_gradient(jnp.maximum(kl, 0.0))
     sign = jnp.where(desirable, 1.0, -1.0)
@@ -241,11 +241,10 @@ def _floats(*arrays):
 
 
 def _log_ratio_gap(chosen, rejected, ref_chosen, ref_rejected):
-    checks.same_shape(
-        chosen=chosen, rejected=rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
-    )
-    chosen, rejected, ref_chosen, ref_rejected = _floats(chosen, rejected, ref_chosen, ref_rejected)
-    return (chosen - ref_chosen) - (rejected - ref_rejected)
+    refs = {"ref_chosen": ref_chosen, "ref_rejected": ref_rejected}
+    checks.same_shape(chosen=chosen, rejected=rejected, **refs)
+    chosen, rejected, *refs = _floats(chosen, rejected, *refs.values())
+    return (chosen - refs[0]) - (rejected - refs[1])
 
 
 def _log_odds(log_p):

@@ -67,7 +67,7 @@ RECIPES = {
             advantage=piece(estimates.length_adaptive, alpha=0.05), clip_high=0.28, kl_coef=0.0,
             whiten_advantages=False,
         ),
-        "Yue et al. 2025: length-adaptive λ, critic λ = 1, clip higher, token mean",
+        "Yue et al. 2025: length-adaptive λ, critic λ = 1, clip higher; without its imitation loss",
     ),
     "reinforce": Recipe(
         PPOConfig(advantage=piece(estimates.to_go), whiten_advantages=False,

@@ -1,7 +1,8 @@
 """Policy losses that single out tokens; the four arguments and the result as in `surrogates`.
 
 A high covariance of A and log π over the batch is what makes entropy collapse: `clip_cov` and
-`kl_cov` find those tokens.  `dppo` asks how far a token's probability has moved, not its ratio.
+`kl_cov` find those tokens among all that they are given, a minibatch or a microbatch of it.
+`dppo` asks how far a token's probability has moved, not its ratio.
 """
 
 import jax
