@@ -140,19 +140,21 @@ def moments(
     Array(2., dtype=float32)
     """
     log_probs, pull_back = jax.vjp(policy, params)
+    value, mean = expected(
+        estimator, params, rewards, language, policy=policy, group_size=group_size,
+        old_log_probs=old_log_probs, ref_log_probs=ref_log_probs,
+    )  # fmt: skip
     tables = _tables(log_probs, rewards, language, old_log_probs, ref_log_probs)
-    weights = _weights(tables, language, group_size)
 
-    def one(row):
+    def distance(row):
         loss = lambda log_probs: estimator(_group(log_probs, tables, language, row))
-        value, gradient = jax.value_and_grad(loss)(log_probs)
-        return value, pull_back(gradient)[0]
+        gradient = pull_back(jax.grad(loss)(log_probs))[0]
+        squares = jax.tree.map(lambda x, m: jnp.sum(jnp.square(x - m)), gradient, mean)
+        return sum(jax.tree.leaves(squares))
 
-    losses, gradients = jax.lax.map(one, groups(language, group_size)[0], batch_size=256)
-    average = lambda x: jnp.tensordot(weights, x, axes=1)
-    mean = jax.tree.map(average, gradients)
-    spread = jax.tree.map(lambda x, m: average(jnp.square(x - m[None])).sum(), gradients, mean)
-    return Moments(average(losses), mean, sum(jax.tree.leaves(spread)))
+    # one number a group comes out of the loop, so that large policies need no more memory
+    distances = jax.lax.map(distance, groups(language, group_size)[0], batch_size=256)
+    return Moments(value, mean, jnp.sum(distances * _weights(tables, language, group_size)))
 
 
 @functools.lru_cache(maxsize=16)
