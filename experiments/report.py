@@ -97,6 +97,33 @@ def curves(
     return path
 
 
+def bars(
+    path: str | os.PathLike,
+    rows: Mapping[str, Mapping[str, float]],
+    columns: Sequence[str],
+    title: str = "",
+) -> pathlib.Path:
+    """Draws horizontal bars, a row a name and a panel a column, into a PNG; none for infinity."""
+    if not rows or not columns:
+        raise ValueError("rows or columns is empty; give at least one of each.")
+    size = (3.6 * len(columns), 1.0 + 0.25 * len(rows))
+    figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
+    places = np.arange(len(rows))[::-1]
+    axes = figure.subplots(1, len(columns), sharey=True, squeeze=False).ravel()
+    for axis, column in zip(axes, columns, strict=True):
+        values = np.nan_to_num([row[column] for row in rows.values()], posinf=0.0, neginf=0.0)
+        axis.barh(places, values, color=_COLOURS[0])
+        axis.set_yticks(places, list(rows))
+        axis.set_title(column, loc="left", fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=10)
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, format="png")
+    return path
+
+
 @contextlib.contextmanager
 def progress(
     total: int, description: str, completed: int = 0, console: rich.console.Console | None = None

@@ -163,6 +163,16 @@ def test_the_score_lands_on_the_last_valid_token_and_is_not_rounded(variant):
     assert advantages.place_score(3, mask[1]).dtype == jnp.float32
 
 
+def test_the_score_may_land_one_slot_later_where_there_is_one(variant):
+    mask = jnp.array([[True, False, True, False], [True, True, True, True], [False] * 4])
+    place = lambda score, mask: advantages.place_score(score, mask, place="after")
+    rewards = variant(jax.vmap(place))(jnp.array([0.7, -1.9, 5.0]), mask)
+    np.testing.assert_array_equal(
+        rewards, jnp.array([[0, 0, 0, 0.7], [0, 0, 0, -1.9], [0, 0, 0, 0]], jnp.float32)
+    )
+    assert advantages.place_score(3.0, mask[1, :1], place="after").tolist() == [3.0]
+
+
 def test_shaped_rewards_are_openrlhfs(variant):
     given = policy_vectors.inputs()
     shape = jax.vmap(advantages.shape_rewards, in_axes=(0, 0, 0, None))
@@ -200,6 +210,8 @@ def test_wrong_arguments_are_named():
         advantages.whiten(x, mask, epsilon=0)
     with pytest.raises(ValueError, match=r"score has shape \(3,\); expected a scalar"):
         advantages.place_score(x[0], mask[0])
+    with pytest.raises(ValueError, match="place is 'eos'; expected one of 'last', 'after'"):
+        advantages.place_score(1.0, mask[0], place="eos")
     with pytest.raises(ValueError, match=r"kl_coef is -0\.1"):
         advantages.shape_rewards(1.0, x[0], mask[0], -0.1)
     with pytest.raises(ValueError, match="mode is 'add'"):

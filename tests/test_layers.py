@@ -23,6 +23,14 @@ MAY_KNOW = {
     "proxlm.transforms": ("proxlm.penalties",),
     "proxlm.solvers": ("proxlm.penalties",),
 }
+MAY_KNOW |= {
+    f"proxlm.policy.{name}": ("proxlm.policy",)
+    for name in (
+        "ratios", "surrogates", "sequence_surrogates", "token_surrogates", "corrections", "filters",
+        "baselines", "pass_at_k", "returns", "estimates", "best_of_n", "mirror", "enumerable",
+        "recipes", "pieces",
+    )
+}  # fmt: skip
 # These take functions, so they meet neither the model nor the penalties.
 BLIND = {"proxlm.policy", "proxlm.training"}
 UNSEEN = ("proxlm.lm", "proxlm.penalties")

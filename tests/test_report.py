@@ -118,3 +118,11 @@ def test_progress_on_a_terminal_shows_the_last_numbers():
     text = watch(4, terminal=True)
     assert "4/4" in text
     assert "reward 0.75" in text
+
+
+def test_bars_are_drawn_for_every_name_and_column(tmp_path):
+    rows = {"one": {"bias": 0.1, "noise": float("inf")}, "two": {"bias": 0.2, "noise": 1.0}}
+    path = report.bars(tmp_path / "plots" / "bars.png", rows, ["bias", "noise"], "gradients")
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(ValueError, match="rows or columns is empty"):
+        report.bars(path, {}, ["bias"])

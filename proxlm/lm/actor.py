@@ -45,7 +45,8 @@ def make_actor(
     Args:
       policy: a `ModelConfig` with an LM head, and a value head if there is no critic.
       num_tokens: R, the length of the longest response.
-      critic: a `ModelConfig` with a value head, or None.
+      critic: a `ModelConfig` with a value head; None where the policy has one, or False where no
+        values are wanted, as by recipes that compare the answers to one prompt.
       sampling_config: a `SamplingConfig`, for sampling and for scoring.
       early_exit: as in `sample`.
 
@@ -67,6 +68,8 @@ def make_actor(
     """
     _check(policy, critic)
     distribution.check_stop_token(sampling_config, policy.vocab_size)
+
+    critic = critic or None
 
     def init(key):
         key_policy, key_critic = jax.random.split(key)
@@ -105,6 +108,8 @@ def _check(policy, critic):
     """Checks that between them the two models have the heads that are needed."""
     if not policy.lm_head:
         raise ValueError("policy has no LM head: use a config with lm_head=True")
+    if critic is False:
+        return
     if critic is None and not policy.value_head:
         raise ValueError(
             "no value head: give a critic, or a policy config with value_head=True for a shared one"

@@ -115,7 +115,9 @@ def whiten(
     return jnp.where(mask, whitened, 0.0)
 
 
-def place_score(score: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array:
+def place_score(
+    score: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, place: str = "last"
+) -> jax.Array:
     """The reward of a sequence that is judged once: its score at the last valid token, 0 elsewhere.
 
     The last valid token is the one that ended the sequence, or the last before it was cut.
@@ -123,19 +125,22 @@ def place_score(score: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.
     Args:
       score: a scalar of any number type; it is not rounded.
       mask: bool [T]. Without a valid token the score has no place and is dropped.
+      place: "last", or "after": one slot later where there is one, on padding, as TRL 1.12's PPO
+        has it (issue 3750); its advantages then need a mask that is one token longer.
 
     Returns:
       Rewards [T].
 
     Raises:
-      ValueError: if the score is not a scalar or the mask not a boolean vector; use jax.vmap for
-        batches.
+      ValueError: if the score is not a scalar, the mask not a boolean vector or the place unknown;
+        use jax.vmap for batches.
 
-    Source: Ziegler et al. (2019); a score one token later, on padding, is TRL issue 3750.
+    Source: Ziegler et al. (2019).
 
     >>> place_score(0.7, jnp.array([True, True, False]))
     Array([0. , 0.7, 0. ], dtype=float32)
     """
+    checks.one_of(("last", "after"), place=place)
     checks.boolean(mask=mask)
     checks.one_sequence(mask=mask)
     if jnp.ndim(score) != 0:
@@ -145,6 +150,8 @@ def place_score(score: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.
         )
     mask = jnp.asarray(mask)
     is_last = mask & (jnp.cumsum(mask[::-1])[::-1] == 1)
+    if place == "after":
+        is_last = jnp.append(False, is_last[:-1]).at[-1].max(is_last[-1])
     return aggregation.select(score, is_last, "score")
 
 

@@ -120,17 +120,18 @@ def token_weights(mask: jax.typing.ArrayLike) -> jax.Array:
     return valid / jnp.maximum(jnp.sum(valid), 1)
 
 
-def sequence_weights(mask: jax.typing.ArrayLike) -> jax.Array:
+def sequence_weights(mask: jax.typing.ArrayLike, rows: str = "valid") -> jax.Array:
     """Every sequence counts the same: w = 1/(B · n_b), so a token of a long answer counts less.
 
     Args:
-      mask: bool [..., T]. A sequence without valid tokens leaves the count B too.
+      mask: bool [..., T].
+      rows: "valid" counts in B the sequences with a valid token (verl), "all" every one (TRL).
 
     Returns:
       float32 weights of the mask's shape, 0 where masked, that sum to 1.
 
     Raises:
-      ValueError: if the mask is not boolean.
+      ValueError: if the mask is not boolean or `rows` unknown.
 
     Source: GRPO (Shao et al. 2024), the mean over sequences of the mean over tokens.
 
@@ -140,14 +141,15 @@ def sequence_weights(mask: jax.typing.ArrayLike) -> jax.Array:
            [0.  , 0.  ]], dtype=float32)
     """
     lengths = jnp.sum(select(1.0, mask), axis=-1, keepdims=True)
-    return sequence_sum_weights(mask) / jnp.maximum(lengths, 1)
+    return sequence_sum_weights(mask, rows) / jnp.maximum(lengths, 1)
 
 
-def sequence_sum_weights(mask: jax.typing.ArrayLike) -> jax.Array:
+def sequence_sum_weights(mask: jax.typing.ArrayLike, rows: str = "valid") -> jax.Array:
     """The mean over sequences of the sum over tokens: w = 1/B.
 
     Args:
-      mask: bool [..., T]. A sequence without valid tokens leaves the count B too.
+      mask: bool [..., T].
+      rows: "valid" counts in B the sequences with a valid token (verl), "all" every one (TRL).
 
     Returns:
       float32 weights of the mask's shape, 0 where masked.
@@ -155,24 +157,28 @@ def sequence_sum_weights(mask: jax.typing.ArrayLike) -> jax.Array:
     Raises:
       ValueError: if the mask is not boolean.
 
-    Source: the policy gradient of a whole sequence; LUSPO's and verl's "seq-mean-token-sum".
+    Source: the policy gradient of a whole sequence, and with a sequence's ratio the length-unbiased
+    LUSPO; verl's "seq-mean-token-sum".
 
     >>> sequence_sum_weights(jnp.array([[True, True], [True, False], [False, False]]))
     Array([[0.5, 0.5],
            [0.5, 0. ],
            [0. , 0. ]], dtype=float32)
     """
-    valid = select(1.0, mask)
-    sequences = jnp.sum(jnp.any(mask, axis=-1))
-    return valid / jnp.maximum(sequences, 1)
+    checks.one_of(("valid", "all"), rows=rows)
+    counted = jnp.any(mask, axis=-1) if rows == "valid" else jnp.ones(jnp.shape(mask)[:-1])
+    return select(1.0, mask) / jnp.maximum(jnp.sum(counted), 1)
 
 
-def constant_weights(mask: jax.typing.ArrayLike, length: float | None = None) -> jax.Array:
+def constant_weights(
+    mask: jax.typing.ArrayLike, length: float | None = None, rows: str = "valid"
+) -> jax.Array:
     """The sum over tokens divided by one constant: w = 1/(B · length), free of length bias.
 
     Args:
-      mask: bool [..., T]. A sequence without valid tokens leaves the count B too.
+      mask: bool [..., T].
       length: tokens; None takes T, the padded length.
+      rows: as in `sequence_weights`.
 
     Returns:
       float32 weights of the mask's shape, 0 where masked.
@@ -187,7 +193,7 @@ def constant_weights(mask: jax.typing.ArrayLike, length: float | None = None) ->
            [0.1, 0. ]], dtype=float32)
     """
     checks.positive(length=length)
-    return sequence_sum_weights(mask) / (jnp.shape(mask)[-1] if length is None else length)
+    return sequence_sum_weights(mask, rows) / (jnp.shape(mask)[-1] if length is None else length)
 
 
 WEIGHTS = {
@@ -199,11 +205,11 @@ WEIGHTS = {
 
 
 def weights(mask: jax.typing.ArrayLike, kind: str = "token") -> jax.Array:
-    """The weights of a batch by name, one of `WEIGHTS`.
+    """The weights of a batch by name, one of `WEIGHTS`, or by a function of the mask.
 
     Args:
       mask: bool [..., T], of the whole batch; microbatches take slices of the result.
-      kind: "token", "sequence", "sequence_sum" or "constant".
+      kind: "token", "sequence", "sequence_sum", "constant", or (mask) -> weights.
 
     Returns:
       float32 weights of the mask's shape; the loss is `weighted_sum(x, weights)`.
@@ -215,6 +221,8 @@ def weights(mask: jax.typing.ArrayLike, kind: str = "token") -> jax.Array:
     Array([[0.5 , 0.  ],
            [0.25, 0.25]], dtype=float32)
     """
+    if callable(kind):
+        return kind(mask)
     checks.one_of(tuple(WEIGHTS), kind=kind)
     return WEIGHTS[kind](mask)
 

@@ -1,11 +1,15 @@
-"""The settings of PPO."""
+"""The settings of an iteration: PPO's, and the parts that make its relatives."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 
 from proxlm.policy import checks
 from proxlm.policy.aggregation import WEIGHTS
+from proxlm.policy.kl import ESTIMATORS
+from proxlm.policy.pieces import Piece, piece
+from proxlm.policy.ratios import LEVELS
 
 
 def _static(default):
@@ -17,6 +21,9 @@ def _static(default):
 @dataclasses.dataclass(frozen=True)
 class PPOConfig:
     """The settings of PPO.  None switches a part off; static fields are marked.
+
+    The last seven make other algorithms of it; `recipes` holds those that have a name.  A function
+    given for one becomes a `Piece`, whose numbers are traced like the others.
 
     Attributes:
       discount: γ per token.
@@ -35,15 +42,26 @@ class PPOConfig:
       missing_eos_penalty: taken off the score of a response without a stop token, or None.
       whiten_epsilon: added to the variance inside the root.
       kl_placement: "reward" or "loss" (static).
-      kl_estimator: "k1", "k2", "k3", or "exact" over the whole vocabulary (static).  In the loss,
-        k1 has an expected gradient of 0.
+      kl_estimator: "k1", "k2", "k3", "exact" over the whole vocabulary, or another of `kl`
+        (static).  In the loss, k1 has an expected gradient of 0.
       whiten_advantages: to mean 0 and variance 1 over the whole batch (static).
       whiten_rewards: to variance 1 over the batch, the mean kept (static).
       whiten_ddof: 0 divides by n, 1 by n − 1 (static).
-      aggregation: "token", "sequence", "sequence_sum" or "constant" (static).
+      aggregation: "token", "sequence", "sequence_sum", "constant", or a function of the mask to
+        weights (static).
       num_epochs: passes over the batch (static).
       num_minibatches: optimizer steps per pass (static).
       num_microbatches: pieces of a minibatch, to bound memory; the sum is the same (static).
+      group_size: responses sampled for each prompt (static).
+      ratio_level: of the clipped surrogate, as in `ratios.log_ratio` (static).
+      advantage: as those of `estimates`; None is GAE.
+      surrogate: as those of `surrogates`; None is the clipped one.
+      keep: (rewards [G], valid [G]) -> bool [G], the responses of a group that teach, as
+        `filters.varied`; None keeps all.
+      length_price: (lengths [B], longest) -> [B], added to the scores, as
+        `filters.overlong_share`.
+      correction: (old, sampler log-probs, mask) -> weights, as those of `corrections`; with it the
+        old log-probs are scored anew, those of the sampler its own.
 
     >>> PPOConfig(kl_placement="prior")
     Traceback (most recent call last):
@@ -74,17 +92,32 @@ class PPOConfig:
     num_epochs: int = _static(4)
     num_minibatches: int = _static(4)
     num_microbatches: int = _static(1)
+    group_size: int = _static(1)
+    ratio_level: str = _static("token")
+    advantage: Callable | None = None
+    surrogate: Callable | None = None
+    keep: Callable | None = None
+    length_price: Callable | None = None
+    correction: Callable | None = None
 
     def __post_init__(self):
         """Checks what is a plain number; traced values are the caller's word."""
         checks.one_of(("reward", "loss"), kl_placement=self.kl_placement)
-        checks.one_of(("k1", "k2", "k3", "exact"), kl_estimator=self.kl_estimator)
-        checks.one_of(tuple(WEIGHTS), aggregation=self.aggregation)
+        names = dict.fromkeys(("k1", "k2", "k3", "exact", *ESTIMATORS))
+        checks.one_of(tuple(names), kl_estimator=self.kl_estimator)
+        checks.one_of(LEVELS, ratio_level=self.ratio_level)
+        if not callable(self.aggregation):
+            checks.one_of(tuple(WEIGHTS), aggregation=self.aggregation)
+        for name in ("advantage", "surrogate", "keep", "length_price", "correction"):
+            part = getattr(self, name)
+            if callable(part) and not isinstance(part, Piece):
+                object.__setattr__(self, name, piece(part))
         # only plain numbers: JAX also makes configs of gradients and of placeholders
         known = lambda *names: {
             name: x for name in names if isinstance(x := getattr(self, name), (int, float))
         }
         checks.at_least(1, **known("num_epochs", "num_minibatches", "num_microbatches"))
+        checks.at_least(1, **known("group_size"))
         checks.at_least(0, **known("kl_coef", "clip_high", "value_coef", "value_clip", "max_kl"))
         checks.at_least(0, **known("missing_eos_penalty", "whiten_ddof"))
         checks.at_least(1, **known("dual_clip"))

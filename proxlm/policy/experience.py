@@ -6,28 +6,32 @@ import jax
 import jax.numpy as jnp
 
 from proxlm.policy import advantages as advantage_lib
-from proxlm.policy import aggregation, diagnostics, kl
+from proxlm.policy import aggregation, baselines, diagnostics, estimates, kl
 
 
 class Experience(NamedTuple):
     """What the minibatches are cut from, a row per response.
 
     Attributes:
-      samples: as the actor sampled them; its log_probs are those of the old policy.
+      samples: as the actor sampled them; its log_probs are those of the sampler.
       mask: bool `[B, R]`: the response tokens that count.
-      values: float32 `[B, R]`, of the old critic.
+      values: float32 `[B, R]`, of the old critic, or None.
       advantages: float32 `[B, R]`.
-      returns: float32 `[B, R]`.
+      returns: float32 `[B, R]`, or None where no critic is to learn.
       reference: log-probs under the reference, `[B, R]`, or `[B, R, V]` for the exact KL in the
         loss; None where the loss has no KL.
+      old_log_probs: `[B, R]`, of the old policy scored anew; None where they are the sampler's.
+      correction: weights `[B, R]` of the old policy over the sampler, or None.
     """
 
     samples: Any
     mask: jax.Array
-    values: jax.Array
+    values: jax.Array | None
     advantages: jax.Array
-    returns: jax.Array
+    returns: jax.Array | None
     reference: jax.Array | None
+    old_log_probs: jax.Array | None = None
+    correction: jax.Array | None = None
 
 
 class Summary(NamedTuple):
@@ -39,7 +43,7 @@ class Summary(NamedTuple):
       kl: nats per response: mean of the summed k1 to the reference.
       length: mean tokens per response.
       ended: share of the responses with a stop token.
-      explained_variance: of the returns, by the old values.
+      explained_variance: of the returns, by the old values; 0 without a critic.
       invalid_rewards: how many were not finite; their rows are left out.
     """
 
@@ -71,15 +75,15 @@ def prepare(state, samples, rewards, actor, config):
     exact = config.kl_estimator == "exact"
     scores = actor.score(state.params, samples, full=exact and not in_loss)
     reference = actor.reference(state.ref_params, samples, full=exact)
-    k1 = kl.k1(samples.log_probs, reference.log_probs)
-    penalty = jnp.zeros_like(k1) if in_loss else _token_kl(config, samples, scores, reference)
+    old = samples if config.correction is None else scores
+    k1 = kl.k1(old.log_probs, reference.log_probs)
+    penalty = jnp.zeros_like(k1) if in_loss else _token_kl(config, old, scores, reference)
     token_rewards = _token_rewards(rewards, samples, penalty, mask, state.kl_coef, config)
-    gae = lambda *row: advantage_lib.gae(*row, config.discount, config.gae_lambda)
-    advantages, returns = jax.vmap(gae)(token_rewards, scores.values, mask)
-    if config.whiten_advantages:
-        advantages = _whiten(advantages, mask, config)
+    advantages, returns = advantage(token_rewards, scores.values, mask, config)
     kept = (reference.distribution if exact else reference.log_probs) if in_loss else None
-    experience = Experience(samples, mask, scores.values, advantages, returns, kept)
+    values = None if returns is None else scores.values
+    experience = Experience(samples, mask, values, advantages, returns, kept)
+    experience = _teaching(experience, rewards, scores, config)
     mean = lambda x: aggregation.masked_mean(x, finite)
     summary = Summary(
         reward=mean(rewards),
@@ -87,22 +91,64 @@ def prepare(state, samples, rewards, actor, config):
         kl=mean(jax.vmap(aggregation.masked_sum)(k1, mask)),
         length=mean(jnp.sum(mask, axis=1, dtype=jnp.float32)),
         ended=mean(samples.ended.astype(jnp.float32)),
-        explained_variance=diagnostics.explained_variance(scores.values, returns, mask),
+        explained_variance=_explained(values, returns, mask),
         invalid_rewards=jnp.sum(~finite),
     )
     return experience, summary
 
 
-def _token_kl(config, samples, scores, reference):
+def advantage(token_rewards, values, mask, config):
+    """Advantages `[B, R]`, whitened if configured, and returns, or None without a critic.
+
+    Args:
+      token_rewards: `[B, R]`.
+      values: `[B, R]`, or None without a critic.
+      mask: bool `[B, R]`.
+      config: a `PPOConfig`.
+
+    >>> from proxlm.policy import ppo
+    >>> rewards, mask = jnp.array([[1.0]]), jnp.array([[True]])
+    >>> advantage(rewards, rewards - 0.5, mask, ppo.PPOConfig(whiten_advantages=False))
+    (Array([[0.5]], dtype=float32), Array([[1.]], dtype=float32))
+    """
+    if config.advantage is None:
+        result = estimates.gae(token_rewards, values, mask, 1, config.discount, config.gae_lambda)
+    else:
+        result = config.advantage(token_rewards, values, mask, config.group_size)
+    advantages, returns = result if isinstance(result, tuple) else (result, None)
+    return (_whiten(advantages, mask, config) if config.whiten_advantages else advantages), returns
+
+
+def _teaching(experience, rewards, scores, config):
+    """What the recipe leaves out and corrects, once advantages are known."""
+    if config.keep is not None:
+        valid = jnp.any(experience.mask, axis=1)
+        keep = baselines.by_group(config.keep, config.group_size, rewards, valid)
+        experience = experience._replace(mask=experience.mask & keep[:, None])
+    if config.correction is None:
+        return experience
+    weights = config.correction(scores.log_probs, experience.samples.log_probs, experience.mask)
+    return experience._replace(old_log_probs=scores.log_probs, correction=weights)
+
+
+def _explained(values, returns, mask):
+    if returns is None:
+        return jnp.float32(0.0)
+    return diagnostics.explained_variance(values, returns, mask)
+
+
+def _token_kl(config, old, scores, reference):
     """The KL penalty of each token, for the reward."""
     if config.kl_estimator == "exact":
         return kl.exact(scores.distribution, reference.distribution)
-    return kl.estimator(config.kl_estimator)(samples.log_probs, reference.log_probs)
+    return kl.estimator(config.kl_estimator)(old.log_probs, reference.log_probs)
 
 
 def _token_rewards(rewards, samples, penalty, mask, kl_coef, config):
     """−β·KL at every token, plus the score at the last one."""
     score = jnp.where(jnp.isfinite(rewards), rewards, 0.0)
+    if config.length_price is not None:
+        score = score + config.length_price(jnp.sum(mask, axis=1), mask.shape[1])
     if config.missing_eos_penalty is not None:
         score = advantage_lib.missing_eos(score, samples.ended, config.missing_eos_penalty)
     shape = lambda *row: advantage_lib.shape_rewards(*row, kl_coef)

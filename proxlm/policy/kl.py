@@ -83,8 +83,13 @@ def k2(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> 
     return 0.5 * jnp.square(log_ratio(log_probs, ref_log_probs))
 
 
-def k3(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
-    """k3 = eˣ - 1 - x with x = log π_ref(a) - log π(a), x held below `MAX_LOG_RATIO`.
+def k3(
+    log_probs: jax.typing.ArrayLike,
+    ref_log_probs: jax.typing.ArrayLike,
+    max_log_ratio: float = MAX_LOG_RATIO,
+    max_value: float | None = None,
+) -> jax.Array:
+    """k3 = eˣ - 1 - x with x = log π_ref(a) - log π(a), x held below `max_log_ratio`.
 
     Beyond the bound value and gradient stay finite (the gradient is 0). It is the argument that is
     held: holding only the result would leave 0 · ∞ = NaN in the gradient.
@@ -92,30 +97,70 @@ def k3(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> 
     Args:
       log_probs: nats, of sampled tokens, any shape.
       ref_log_probs: nats, the same shape.
+      max_log_ratio: nats, from 0 to 88.
+      max_value: nats, bound of the estimate, or None; 10 in verl and OpenRLHF.
 
     Returns:
       One estimate per token, never negative.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ or a bound is out of range.
 
     Source: Schulman, "Approximating KL divergence" (2020); the overflow is OpenRLHF issue 1335.
 
     >>> f"{k3(-1.0, -2.0):.4f}", f"{k3(-1e4, 0.0):.1e}"
     ('0.3679', '4.9e+08')
     """
-    x = jnp.minimum(log_ratio(ref_log_probs, log_probs), MAX_LOG_RATIO)
-    return jnp.expm1(x) - x
+    checks.within(0.0, 88.0, max_log_ratio=max_log_ratio)
+    checks.at_least(0.0, max_value=max_value)
+    x = jnp.minimum(log_ratio(ref_log_probs, log_probs), max_log_ratio)
+    estimate = jnp.expm1(x) - x
+    return estimate if max_value is None else jnp.minimum(estimate, max_value)
 
 
-ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
+def absolute(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
+    """|log π(a) - log π_ref(a)|: verl's "abs", a price that estimates no KL; otherwise as `k1`.
+
+    >>> absolute(jnp.array([-1.5]), jnp.array([-1.0]))
+    Array([0.5], dtype=float32)
+    """
+    difference = log_ratio(log_probs, ref_log_probs)
+    # a slope of 0 at 0, which jnp.abs does not have
+    return difference * jax.lax.stop_gradient(jnp.sign(difference))
+
+
+def straight_through(value_of):
+    """sg[x - k2] + k2: the value of an estimator x and the gradient of k2, right in the loss.
+
+    Source: verl's "k1+" and "k3+".
+
+    >>> jax.value_and_grad(straight_through(k1))(-1.0, -1.5)
+    (Array(0.5, dtype=float32), Array(0.5, dtype=float32, weak_type=True))
+    """
+
+    def estimate(log_probs, ref_log_probs):
+        square = k2(log_probs, ref_log_probs)
+        value = value_of(log_probs, ref_log_probs)
+        return square + jax.lax.stop_gradient(value - square)
+
+    return estimate
+
+
+ESTIMATORS = {
+    "k1": k1,
+    "k2": k2,
+    "k3": k3,
+    "abs": absolute,
+    "k1+": straight_through(k1),
+    "k3+": straight_through(k3),
+}
 
 
 def estimator(kind: str):
     """The sampled estimator of that name, one of `ESTIMATORS`.
 
     Args:
-      kind: "k1", "k2" or "k3".
+      kind: "k1", "k2", "k3", "abs", or "k1+" and "k3+", which have the gradient of k2.
 
     Returns:
       A function (log_probs, ref_log_probs) -> one estimate per token.

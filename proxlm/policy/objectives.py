@@ -43,6 +43,7 @@ def clipped_surrogate(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     dual_clip: float | None = None,
+    max_log_ratio: float = kl.MAX_LOG_RATIO,
 ) -> jax.Array:
     """PPO's loss per token: max(-A ρ, -A clip(ρ, 1 - clip_low, 1 + clip_high)).
 
@@ -56,6 +57,7 @@ def clipped_surrogate(
       clip_low: how far ρ may fall below 1.
       clip_high: how far ρ may rise above 1; larger than clip_low in DAPO ("clip higher").
       dual_clip: None, or c ≥ 1; 3 is usual.
+      max_log_ratio: as in `ratio`.
 
     Returns:
       A loss per token, to be minimised.
@@ -77,7 +79,7 @@ def clipped_surrogate(
     checks.at_least(1.0, dual_clip=dual_clip)
     advantages = jnp.asarray(advantages, jnp.result_type(advantages, jnp.float32))
     advantages = jax.lax.stop_gradient(advantages)
-    rho = ratio(log_probs, jax.lax.stop_gradient(old_log_probs))
+    rho = ratio(log_probs, jax.lax.stop_gradient(old_log_probs), max_log_ratio)
     clipped = jnp.clip(rho, 1.0 - clip_low, 1.0 + clip_high)
     loss = jnp.maximum(-advantages * rho, -advantages * clipped)
     if dual_clip is None:

@@ -63,16 +63,18 @@ def init(params, optimizer, config, ref_params=None):
     return PPOState(params, optimizer.init(params), ref_params, kl_coef, jnp.int32(0))
 
 
-def make_step(actor, reward, prompts, optimizer, config):
+def make_step(actor, reward, prompts, optimizer, config, auxiliary=None):
     """One iteration of PPO as a pure function.
 
     Args:
       actor: sample, score and reference, as `lm.make_actor` makes them.
       reward: `(Samples) -> [B]`, a pure function.
-      prompts: `(key) -> Prompts`.
+      prompts: `(key) -> Prompts`; each is answered `config.group_size` times.
       optimizer: any `optax.GradientTransformation`; it is handed the extra arguments `approx_kl`,
         of the minibatch before the update, and `first_update`, True at an iteration's first.
       config: a `PPOConfig`.
+      auxiliary: `(params, key) -> scalar`, a loss added to that of every minibatch, or None; in
+        PPO-ptx (Ouyang et al. 2022) a coefficient times a language model's loss on its own texts.
 
     Returns:
       `step(state, key) -> (state, Metrics)`.
@@ -92,7 +94,7 @@ def make_step(actor, reward, prompts, optimizer, config):
     >>> metrics.num_updates.item(), state.iteration.item()
     (4, 1)
     """
-    collect, learn = make_halves(actor, optimizer, config)
+    collect, learn = make_halves(actor, optimizer, config, auxiliary)
 
     def step(state, key):
         key_prompts, key_sample, key_learn = jax.random.split(key, 3)
@@ -102,13 +104,14 @@ def make_step(actor, reward, prompts, optimizer, config):
     return step
 
 
-def make_halves(actor, optimizer, config):
+def make_halves(actor, optimizer, config, auxiliary=None):
     """The two halves of an iteration, around the reward.
 
     Args:
       actor: as in `make_step`.
       optimizer: as in `make_step`.
       config: a `PPOConfig`.
+      auxiliary: as in `make_step`.
 
     Returns:
       `collect(state, key, prompts) -> samples` and
@@ -121,6 +124,8 @@ def make_halves(actor, optimizer, config):
     """
 
     def collect(state, key, prompts):
+        if config.group_size > 1:
+            prompts = jax.tree.map(lambda x: jnp.repeat(x, config.group_size, axis=0), prompts)
         samples = actor.sample(state.params, key, prompts)
         # here already, so that a slow reward is not waited for in vain
         update.check_batch(samples.tokens.shape[0], config)
@@ -130,7 +135,9 @@ def make_halves(actor, optimizer, config):
         rewards = jnp.asarray(rewards)
         check_shape(rewards, samples.tokens.shape[0])
         experience, summary = experience_lib.prepare(state, samples, rewards, actor, config)
-        params, opt_state, report = update.run(state, experience, key, actor, optimizer, config)
+        params, opt_state, report = update.run(
+            state, experience, key, actor, optimizer, config, auxiliary
+        )
         kl_coef = state.kl_coef
         if config.kl_target is not None:
             kl_coef = kl.adapt(
@@ -143,7 +150,7 @@ def make_halves(actor, optimizer, config):
     return collect, learn
 
 
-def make_host_step(actor, reward, prompts, optimizer, config):
+def make_host_step(actor, reward, prompts, optimizer, config, auxiliary=None):
     """An iteration whose reward is ordinary Python, such as a scorer of strings.
 
     Args:
@@ -152,6 +159,7 @@ def make_host_step(actor, reward, prompts, optimizer, config):
       prompts: as in `make_step`.
       optimizer: as in `make_step`.
       config: a `PPOConfig`.
+      auxiliary: as in `make_step`.
 
     Returns:
       `step(state, key) -> (state, Metrics)`; not itself jittable.  The same keys give the same
@@ -172,7 +180,7 @@ def make_host_step(actor, reward, prompts, optimizer, config):
         ...
     ValueError: reward returned nan for row 0 (8 of 8 not finite): expected a finite number for ...
     """
-    collect, learn = make_halves(actor, optimizer, config)
+    collect, learn = make_halves(actor, optimizer, config, auxiliary)
     first = jax.jit(lambda state, key, key_prompts: collect(state, key, prompts(key_prompts)))
     second = jax.jit(learn)
 

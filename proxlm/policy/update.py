@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.policy import aggregation, diagnostics, kl, objectives
+from proxlm.policy import aggregation, baselines, diagnostics, kl, objectives, surrogates
 
 # the metrics that are means over the updates
 MEANS = (
@@ -57,7 +57,7 @@ class Metrics(NamedTuple):
     num_updates: jax.Array
 
 
-def run(state, experience, key, actor, optimizer, config):
+def run(state, experience, key, actor, optimizer, config, auxiliary=None):
     """Epochs of freshly shuffled minibatches.
 
     Args:
@@ -67,6 +67,7 @@ def run(state, experience, key, actor, optimizer, config):
       actor: as in `ppo.make_step`.
       optimizer: as in `ppo.make_step`.
       config: a `PPOConfig`.
+      auxiliary: `(params, key) -> scalar`, a loss added to that of every minibatch, or None.
 
     Returns:
       `(params, opt_state, report)`, the report a dict of scalars.
@@ -76,17 +77,21 @@ def run(state, experience, key, actor, optimizer, config):
     """
     batch = experience.mask.shape[0]
     check_batch(batch, config)
+    keys, updates = None, config.num_epochs * config.num_minibatches
+    if auxiliary is not None:
+        key, key_auxiliary = jax.random.split(key)
+        keys = jax.random.split(key_auxiliary, updates)
     shuffle = lambda key: jax.random.permutation(key, batch)
-    rows = jax.vmap(shuffle)(jax.random.split(key, config.num_epochs))
-    rows = rows.reshape(config.num_epochs * config.num_minibatches, -1)
-    first = jnp.arange(len(rows)) == 0
+    rows = jax.vmap(shuffle)(jax.random.split(key, config.num_epochs)).reshape(updates, -1)
+    first = jnp.arange(updates) == 0
     optimizer = optax.with_extra_args_support(optimizer)
 
     def attempt(carry, turn):
-        params, opt_state, _ = carry
-        rows, first = turn
+        (params, opt_state, _), (rows, first, key) = carry, turn
         piece = jax.tree.map(lambda x: x[rows], experience)
         grads, report = _gradient(params, piece, state.kl_coef, actor, config)
+        if auxiliary is not None:
+            grads = jax.tree.map(jnp.add, grads, jax.grad(auxiliary)(params, key))
         proceed = jnp.bool_(True) if config.max_kl is None else report["approx_kl"] <= config.max_kl
         updates, new_opt_state = optimizer.update(
             grads, opt_state, params, approx_kl=report["approx_kl"], first_update=first
@@ -107,7 +112,7 @@ def run(state, experience, key, actor, optimizer, config):
         return jax.lax.cond(carry[2], skip, attempt, carry, turn)
 
     carry = (state.params, state.opt_state, jnp.bool_(False))
-    (params, opt_state, _), reports = jax.lax.scan(body, carry, (rows, first))
+    (params, opt_state, _), reports = jax.lax.scan(body, carry, (rows, first, keys))
     return params, opt_state, _reduce(reports)
 
 
@@ -117,6 +122,8 @@ def check_batch(batch, config):
     >>> from proxlm.policy import ppo
     >>> check_batch(64, ppo.PPOConfig(num_minibatches=4))
     """
+    if config.group_size > 1:
+        baselines.check_groups(batch, config.group_size)
     pieces = config.num_minibatches * config.num_microbatches
     if batch < 1 or batch % pieces:
         raise ValueError(
@@ -146,7 +153,7 @@ def _gradient(params, batch, kl_coef, actor, config):
         grads, aux = jax.lax.scan(accumulate, zeros, jax.tree.map(split, (batch, weights)))
         aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)
     report = diagnostics.policy_diagnostics(
-        aux["log_probs"], batch.samples.log_probs, batch.advantages, batch.mask,
+        aux["log_probs"], _old_log_probs(batch), batch.advantages, batch.mask,
         config.clip_low, config.clip_high,
     )._asdict()  # fmt: skip
     report["policy_loss"] = aggregation.weighted_sum(aux["policy_loss"], weights["policy"])
@@ -160,26 +167,55 @@ def _loss(params, batch, weights, kl_coef, actor, config):
     """Σ w·(policy − c_e·entropy + β·KL) + c_v·Σ w·value over a minibatch, or a piece of one."""
     exact = config.kl_placement == "loss" and config.kl_estimator == "exact"
     scores = actor.score(params, batch.samples, full=exact)
-    old_log_probs = batch.samples.log_probs
-    policy_loss = objectives.clipped_surrogate(
-        aggregation.select(scores.log_probs, batch.mask),
-        aggregation.select(old_log_probs, batch.mask),
-        batch.advantages, config.clip_low, config.clip_high, config.dual_clip,
-    )  # fmt: skip
+    old_log_probs = _old_log_probs(batch)
+    policy_loss = surrogate(scores.log_probs, old_log_probs, batch.advantages, batch.mask, config)
+    if batch.correction is not None:
+        policy_loss = policy_loss * batch.correction
     per_token = policy_loss
     if not (isinstance(config.entropy_coef, (int, float)) and config.entropy_coef == 0):
         per_token = per_token - config.entropy_coef * scores.entropy
     if config.kl_placement == "loss":
         per_token = per_token + kl_coef * _reference_kl(scores, batch, config)
-    value_loss = objectives.clipped_value_loss(
-        aggregation.select(scores.values, batch.mask),
-        batch.values, batch.returns, config.value_clip,
-    )  # fmt: skip
     total = aggregation.weighted_sum(per_token, weights["policy"])
-    total += config.value_coef * aggregation.weighted_sum(value_loss, weights["value"])
+    value_loss = jnp.zeros_like(policy_loss)
+    if batch.returns is not None:
+        value_loss = objectives.clipped_value_loss(
+            aggregation.select(scores.values, batch.mask),
+            batch.values, batch.returns, config.value_clip,
+        )  # fmt: skip
+        total += config.value_coef * aggregation.weighted_sum(value_loss, weights["value"])
     aux = {"log_probs": scores.log_probs, "entropy": scores.entropy}
     aux |= {"policy_loss": policy_loss, "value_loss": value_loss}
     return total, jax.lax.stop_gradient(aux)
+
+
+def surrogate(log_probs, old_log_probs, advantages, mask, config):
+    """The configured policy loss per token, `[B, R]`; masked slots may hold anything.
+
+    Args:
+      log_probs: nats `[B, R]`.
+      old_log_probs: nats `[B, R]`.
+      advantages: `[B, R]`, 0 where masked.
+      mask: bool `[B, R]`.
+      config: a `PPOConfig`.
+
+    >>> from proxlm.policy import ppo
+    >>> x, mask = jnp.zeros((1, 1)), jnp.ones((1, 1), bool)
+    >>> surrogate(x, x, x + 2.0, mask, ppo.PPOConfig()).tolist()
+    [[-2.0]]
+    """
+    if config.surrogate is not None:
+        return config.surrogate(log_probs, old_log_probs, advantages, mask)
+    clips = config.clip_low, config.clip_high, config.dual_clip
+    if config.ratio_level != "token":
+        level = config.ratio_level
+        return surrogates.clip(log_probs, old_log_probs, advantages, mask, *clips, level=level)
+    log_probs, old = (aggregation.select(x, mask) for x in (log_probs, old_log_probs))
+    return objectives.clipped_surrogate(log_probs, old, advantages, *clips)
+
+
+def _old_log_probs(batch):
+    return batch.samples.log_probs if batch.old_log_probs is None else batch.old_log_probs
 
 
 def _reference_kl(scores, batch, config):

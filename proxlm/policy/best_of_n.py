@@ -1,0 +1,95 @@
+"""The policy that samples n answers and keeps the one of highest reward."""
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.policy import checks
+
+
+def best(rewards: jax.typing.ArrayLike, n: int) -> jax.Array:
+    """Which answer of each n that lie side by side has the highest reward, the first of equals.
+
+    Args:
+      rewards: [B]; NaN is never chosen before a number.
+      n: B is a multiple of it.
+
+    Returns:
+      Rows, int [B / n]: `jax.tree.map(lambda x: x[rows], samples)` keeps the best.
+
+    Raises:
+      ValueError: if rewards is not a vector, or B not a multiple of n.
+
+    >>> best(jnp.array([0.0, 2.0, 5.0, jnp.nan]), 2).tolist()
+    [1, 2]
+    """
+    checks.one_sequence(rewards=rewards)
+    checks.at_least(1, n=n)
+    rewards = jnp.asarray(rewards)
+    if rewards.size % n:
+        raise ValueError(
+            f"rewards has shape {rewards.shape}; expected a multiple of n={n}: all n answers to a "
+            "prompt side by side."
+        )
+    groups = jnp.where(jnp.isnan(rewards), -jnp.inf, rewards).reshape(-1, n)
+    return n * jnp.arange(groups.shape[0]) + jnp.argmax(groups, axis=1)
+
+
+def kl_bound(n: jax.typing.ArrayLike) -> jax.Array:
+    """Log n - (n - 1)/n ≥ KL(best of n‖π), nats; equal where no two answers are alike.
+
+    Args:
+      n: at least 1, any shape.
+
+    Returns:
+      Nats, the shape of n.
+
+    Raises:
+      ValueError: if n is below 1.
+
+    Source: Stiennon et al. (2020); an upper bound by Beirami et al. (2024).
+
+    >>> f"{kl_bound(4):.4f}"
+    '0.6363'
+    """
+    checks.at_least(1, n=n)
+    n = jnp.asarray(n, jnp.float32)
+    return jnp.log(n) - (n - 1.0) / n
+
+
+def log_probs_of_best(
+    log_probs: jax.typing.ArrayLike, rewards: jax.typing.ArrayLike, n: jax.typing.ArrayLike
+) -> jax.Array:
+    """The exact log-probabilities of the best of n, for outcomes that can be listed.
+
+    p(y) = F(y)ⁿ - F₋(y)ⁿ over the outcomes with the reward of y, F and F₋ the chances of a reward
+    at most and below it; outcomes of equal reward share it in proportion to π.
+
+    Args:
+      log_probs: nats [N], of all outcomes under π.
+      rewards: [N].
+      n: at least 1, not necessarily whole.
+
+    Returns:
+      Nats [N].
+
+    Raises:
+      ValueError: if the shapes differ or n is below 1.
+
+    Source: Beirami et al. (2024).
+
+    >>> uniform = jnp.log(jnp.full(2, 0.5))
+    >>> jnp.exp(log_probs_of_best(uniform, jnp.array([0.0, 1.0]), 2)).tolist()
+    [0.25, 0.75]
+    """
+    checks.one_sequence(log_probs=log_probs)
+    checks.same_shape(log_probs=log_probs, rewards=rewards)
+    checks.at_least(1, n=n)
+    probs, rewards = jnp.exp(log_probs), jnp.asarray(rewards)
+    # dead outcomes must not be divided by
+    chance = lambda chosen: jnp.sum(jnp.where(chosen, probs[None], 0.0), axis=1)
+    below = chance(rewards[None] < rewards[:, None])
+    equal = chance(rewards[None] == rewards[:, None])
+    share = jnp.where(
+        equal > 0, ((below + equal) ** n - below**n) / jnp.where(equal > 0, equal, 1), 1
+    )
+    return log_probs + jnp.log(share)

@@ -1,0 +1,44 @@
+"""A language so small that every answer of policy optimisation is a finite sum.
+
+    language = Language(vocab_size=3, length=3)
+    goal = lambda logits: objective(jax.nn.log_softmax(logits), rewards, language)
+    truth = jax.grad(goal)(logits)
+
+A policy is a table of log-probabilities, a row for every prefix, `[S, V]`; a transformer becomes
+one by `table`.  Rewards are one number for every outcome, `[N]`.  Everything is a pure function
+that can be jitted and differentiated, in float64 where that is enabled.
+"""
+
+from proxlm.policy.enumerable.dynamic import Values, optimum, proximal_point, values
+from proxlm.policy.enumerable.estimators import Group, Moments, expected, moments
+from proxlm.policy.enumerable.exact import (
+    divergence,
+    expected_reward,
+    objective,
+    occupancy,
+    outcome_log_probs,
+)
+from proxlm.policy.enumerable.language import Language, Outcomes, contexts, outcomes, table
+from proxlm.policy.enumerable.losses import estimator
+
+__all__ = [
+    "Group",
+    "Language",
+    "Moments",
+    "Outcomes",
+    "Values",
+    "contexts",
+    "divergence",
+    "estimator",
+    "expected",
+    "expected_reward",
+    "moments",
+    "objective",
+    "occupancy",
+    "optimum",
+    "outcome_log_probs",
+    "outcomes",
+    "proximal_point",
+    "table",
+    "values",
+]

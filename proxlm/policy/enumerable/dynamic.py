@@ -1,0 +1,207 @@
+"""Values and the best policy by dynamic programming over the prefixes of a small language."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.policy import checks, kl
+from proxlm.policy.enumerable.language import (
+    Language,
+    check_rewards,
+    check_table,
+    ended,
+    outcomes,
+)
+
+
+class Values(NamedTuple):
+    """What the future is worth under a policy, exactly.
+
+    Attributes:
+      v: [S], of a prefix.
+      q: [S, V], of a prefix and the token after it, this token's price included.
+      advantages: [S, V], q - v; their mean under the policy is 0 in every row.
+    """
+
+    v: jax.Array
+    q: jax.Array
+    advantages: jax.Array
+
+
+def values(
+    log_probs: jax.Array,
+    rewards: jax.Array,
+    language: Language,
+    ref_log_probs: jax.Array | None = None,
+    kl_coef: jax.typing.ArrayLike = 0.0,
+) -> Values:
+    """V, Q and A of every prefix: Q(s, v) = -β log π/π_ref(v|s) + V(sv), V(s) = Σᵥ π(v|s) Q(s, v).
+
+    Σ_s π(s) Σᵥ ∇π(v|s) A(s, v) is the gradient of `objective`.
+
+    Args:
+      log_probs: nats [S, V].
+      rewards: [N].
+      language: a `Language`.
+      ref_log_probs: nats [S, V], or None without the KL.
+      kl_coef: β ≥ 0.
+
+    Returns:
+      `Values`; 0 for prefixes that have ended.
+
+    Raises:
+      ValueError: if a shape is wrong or β negative.
+
+    >>> language = Language(vocab_size=2, length=1)
+    >>> values(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0.0, 4.0]), language).advantages
+    Array([[-3.,  1.]], dtype=float32)
+    """
+    checks.at_least(0.0, kl_coef=kl_coef)
+    check_table(language, log_probs=log_probs)
+    price = jnp.zeros_like(log_probs)
+    if ref_log_probs is not None:
+        check_table(language, ref_log_probs=ref_log_probs)
+        price = -kl_coef * kl.log_ratio(log_probs, ref_log_probs)
+        price = jnp.where(ended(language)[:, None], 0.0, price)
+    v, q = backward(log_probs, price, _on_grid(rewards, language), language)
+    alive = ~ended(language)
+    v, q = jnp.where(alive, v, 0.0), jnp.where(alive[:, None], q, 0.0)
+    return Values(v, q, q - v[:, None])
+
+
+def optimum(
+    ref_log_probs: jax.Array,
+    rewards: jax.Array,
+    kl_coef: jax.typing.ArrayLike,
+    language: Language,
+) -> tuple[jax.Array, jax.Array]:
+    """π* = π_ref e^(r/β) / Z, the best policy, and its objective J* = β log Z.
+
+    Z(s) = Σᵥ π_ref(v|s) Z(sv) with Z = e^(r/β) at the end; π*(v|s) = π_ref(v|s) Z(sv) / Z(s).
+    Whatever the policy, J* - J(π) = β KL(π‖π*).
+
+    Args:
+      ref_log_probs: nats [S, V].
+      rewards: [N].
+      kl_coef: β > 0.
+      language: a `Language`.
+
+    Returns:
+      log π*, nats [S, V], and J*, a scalar.
+
+    Raises:
+      ValueError: if a shape is wrong or β not positive.
+
+    Source: Levine (2018); Korbak et al. (2022).
+
+    >>> language = Language(vocab_size=2, length=1)
+    >>> rewards = jnp.log(jnp.array([1.0, 3.0]))
+    >>> best, value = optimum(jnp.log(jnp.array([[0.5, 0.5]])), rewards, 1.0, language)
+    >>> jnp.exp(best).round(2).tolist(), f"{jnp.exp(value):.2f}"
+    ([[0.25, 0.75]], '2.00')
+    """
+    checks.positive(kl_coef=kl_coef)
+    check_table(language, ref_log_probs=ref_log_probs)
+    following = _on_grid(rewards, language) / kl_coef
+    over, levels = ended(language), []
+    for level in reversed(range(language.length)):
+        here = rows(level, language)
+        joint = ref_log_probs[here] + following.reshape(-1, language.vocab_size)
+        log_z = jax.nn.logsumexp(joint, axis=1)
+        stop = following.reshape(-1, language.vocab_size)[:, language.stop_token or 0]
+        log_z = jnp.where(over[here], stop, log_z)
+        levels.append(jnp.where(over[here, None], ref_log_probs[here], joint - log_z[:, None]))
+        following = log_z
+    return jnp.concatenate(levels[::-1]), kl_coef * following[0]
+
+
+def proximal_point(
+    log_probs: jax.Array,
+    rewards: jax.Array,
+    language: Language,
+    ref_log_probs: jax.Array | None = None,
+    kl_coef: jax.typing.ArrayLike = 0.0,
+    step_size: jax.typing.ArrayLike = 1.0,
+) -> jax.Array:
+    """The exact proximal step on whole sequences, π⁺ ∝ (π_ref^β π^(1/τ) e^r)^(1/(β + 1/τ)).
+
+    Every step multiplies log π/π* by (1/τ)/(β + 1/τ), up to what normalises.
+
+    Args:
+      log_probs: nats [S, V], of the policy π to step from.
+      rewards: [N].
+      language: a `Language`.
+      ref_log_probs: nats [S, V], or None without a reference.
+      kl_coef: β ≥ 0.
+      step_size: τ > 0.
+
+    Returns:
+      Nats [S, V].
+
+    Raises:
+      ValueError: if a shape is wrong, β negative or τ not positive.
+
+    Source: Nemirovski and Yudin (1983), mirror descent with the entropy.
+
+    >>> language = Language(vocab_size=2, length=1)
+    >>> uniform, rewards = jnp.log(jnp.array([[0.5, 0.5]])), jnp.log(jnp.array([1.0, 3.0]))
+    >>> jnp.exp(proximal_point(uniform, rewards, language)).round(2).tolist()
+    [[0.25, 0.75]]
+    """
+    checks.at_least(0.0, kl_coef=kl_coef)
+    checks.positive(step_size=step_size)
+    if ref_log_probs is not None:
+        tokens, mask, states = outcomes(language)
+        check_table(language, log_probs=log_probs, ref_log_probs=ref_log_probs)
+        ahead = kl.log_ratio(log_probs[states, tokens], ref_log_probs[states, tokens])
+        rewards = rewards - kl_coef * jnp.sum(jnp.where(mask, ahead, 0.0), axis=1)
+    return optimum(log_probs, rewards, kl_coef + 1.0 / step_size, language)[0]
+
+
+def rows(level: int, language: Language) -> slice:
+    """Where a table holds the prefixes of `level` tokens.
+
+    >>> rows(1, Language(vocab_size=3, length=2))
+    slice(1, 4, None)
+    """
+    return slice(language.start(level), language.start(level + 1))
+
+
+def _on_grid(rewards, language):
+    """Rewards of outcomes put among all V^T sequences; what cannot be said earns 0."""
+    check_rewards(language, rewards)
+    powers = language.vocab_size ** jnp.arange(language.length)[::-1]
+    code = outcomes(language).tokens @ powers
+    rewards = jnp.asarray(rewards, jnp.result_type(rewards, jnp.float32))
+    return jnp.zeros(language.vocab_size**language.length, rewards.dtype).at[code].set(rewards)
+
+
+def backward(log_probs, price, last, language):
+    """Q = price + V of the child, V = E[Q], from the last tokens back to the first.
+
+    Args:
+      log_probs: nats [S, V].
+      price: [S, V] or [S, 1].
+      last: [V^T], what every full sequence is worth.
+      language: a `Language`.
+
+    Returns:
+      V [S] and Q [S, V].
+
+    >>> language = Language(vocab_size=2, length=1)
+    >>> log_probs = jnp.log(jnp.full((1, 2), 0.5))
+    >>> backward(log_probs, jnp.zeros((1, 1)), jnp.array([0.0, 1.0]), language)[0]
+    Array([0.5], dtype=float32)
+    """
+    over, levels = ended(language), []
+    for level in reversed(range(language.length)):
+        here = rows(level, language)
+        q = price[here] + last.reshape(-1, language.vocab_size)
+        # no 0 · ∞ where a token cannot be said
+        said = jnp.exp(log_probs[here])
+        v = jnp.sum(jnp.where(said > 0, said * jnp.where(said > 0, q, 0.0), 0.0), axis=1)
+        last = jnp.where(over[here], q[:, language.stop_token or 0], v)
+        levels.append((last, q))
+    v, q = zip(*levels[::-1], strict=True)
+    return jnp.concatenate(v), jnp.concatenate(q)

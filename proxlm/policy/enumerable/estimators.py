@@ -1,0 +1,225 @@
+"""What an estimator gives on average: its sum over every outcome, or every group of outcomes.
+
+An estimator is any loss of sampled sequences, `(Group) -> scalar`.  Its gradient in a training step
+is a random vector; here are the mean of that vector and its variance, without sampling.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proxlm.policy import checks
+from proxlm.policy.enumerable.exact import outcome_log_probs
+from proxlm.policy.enumerable.language import Language, check_rewards, check_table, outcomes
+
+# 27 outcomes in groups of 4 are 27,405 multisets
+MAX_GROUPS = 2**18
+
+
+class Group(NamedTuple):
+    """G sequences drawn independently, as an estimator sees them.
+
+    Attributes:
+      log_probs: nats [G, T], of the policy that learns: what the gradient flows through.
+      distribution: nats [G, T, V], of the same.
+      old_log_probs: nats [G, T], of the policy that sampled.
+      ref_log_probs: nats [G, T], of the reference.
+      ref_distribution: nats [G, T, V], of the same.
+      rewards: [G].
+      tokens: int [G, T].
+      mask: bool [G, T].
+      states: int [G, T], the prefix before each token: where a table of values is read.
+    """
+
+    log_probs: jax.Array
+    distribution: jax.Array
+    old_log_probs: jax.Array
+    ref_log_probs: jax.Array
+    ref_distribution: jax.Array
+    rewards: jax.Array
+    tokens: jax.Array
+    mask: jax.Array
+    states: jax.Array
+
+
+class Moments(NamedTuple):
+    """Mean and spread of an estimator.
+
+    Attributes:
+      value: E[loss], a scalar.
+      gradient: E[∇loss], a pytree like the parameters.
+      variance: E‖∇loss - E[∇loss]‖², a scalar: the trace of the covariance.
+    """
+
+    value: jax.Array
+    gradient: Any
+    variance: jax.Array
+
+
+def expected(
+    estimator: Callable[[Group], jax.Array],
+    params: Any,
+    rewards: jax.Array,
+    language: Language,
+    *,
+    policy: Callable[[Any], jax.Array] = jax.nn.log_softmax,
+    group_size: int = 1,
+    old_log_probs: jax.Array | None = None,
+    ref_log_probs: jax.Array | None = None,
+) -> tuple[jax.Array, Any]:
+    """E[loss] and E[∇loss] over every group: Σ_g π_old(g) ∇loss(g).
+
+    Args:
+      estimator: (Group) -> scalar; the order of a group's sequences must not matter to it.
+      params: of the policy, by default logits [S, V].
+      rewards: [N].
+      language: a `Language`.
+      policy: (params) -> log-probabilities [S, V].
+      group_size: G, sequences that an estimator sees together.
+      old_log_probs: nats [S, V], of the policy that samples; None is the policy itself.
+      ref_log_probs: nats [S, V], of the reference; None is the policy that samples.
+
+    Returns:
+      The value, a scalar, and the gradient, a pytree like params.
+
+    Raises:
+      ValueError: if a shape is wrong, G is below 1, or there are too many groups.
+
+    >>> language = Language(vocab_size=2, length=1)
+    >>> reinforce = lambda group: -jnp.sum(group.log_probs * group.rewards[:, None])
+    >>> expected(reinforce, jnp.zeros((1, 2)), jnp.array([0.0, 4.0]), language)[1]
+    Array([[ 1., -1.]], dtype=float32)
+    """
+
+    def mean(params):
+        losses, weights = _losses(estimator, policy(params), tables, language, group_size)
+        return jnp.sum(losses * weights)
+
+    tables = _tables(policy(params), rewards, language, old_log_probs, ref_log_probs)
+    return jax.value_and_grad(mean)(params)
+
+
+def moments(
+    estimator: Callable[[Group], jax.Array],
+    params: Any,
+    rewards: jax.Array,
+    language: Language,
+    *,
+    policy: Callable[[Any], jax.Array] = jax.nn.log_softmax,
+    group_size: int = 1,
+    old_log_probs: jax.Array | None = None,
+    ref_log_probs: jax.Array | None = None,
+) -> Moments:
+    """Mean and variance of an estimator's gradient; a backward pass for each group.
+
+    Args:
+      estimator: as in `expected`.
+      params: as in `expected`.
+      rewards: as in `expected`.
+      language: as in `expected`.
+      policy: as in `expected`.
+      group_size: as in `expected`.
+      old_log_probs: as in `expected`.
+      ref_log_probs: as in `expected`.
+
+    Returns:
+      `Moments`.
+
+    Raises:
+      ValueError: as `expected`.
+
+    >>> language = Language(vocab_size=2, length=1)
+    >>> reinforce = lambda group: -jnp.sum(group.log_probs * group.rewards[:, None])
+    >>> moments(reinforce, jnp.zeros((1, 2)), jnp.array([0.0, 4.0]), language).variance
+    Array(2., dtype=float32)
+    """
+    log_probs, pull_back = jax.vjp(policy, params)
+    value, mean = expected(
+        estimator, params, rewards, language, policy=policy, group_size=group_size,
+        old_log_probs=old_log_probs, ref_log_probs=ref_log_probs,
+    )  # fmt: skip
+    tables = _tables(log_probs, rewards, language, old_log_probs, ref_log_probs)
+
+    def distance(row):
+        loss = lambda log_probs: estimator(_group(log_probs, tables, language, row))
+        gradient = pull_back(jax.grad(loss)(log_probs))[0]
+        squares = jax.tree.map(lambda x, m: jnp.sum(jnp.square(x - m)), gradient, mean)
+        return sum(jax.tree.leaves(squares))
+
+    # one number a group comes out of the loop, so that large policies need no more memory
+    distances = jax.lax.map(distance, groups(language, group_size)[0], batch_size=256)
+    return Moments(value, mean, jnp.sum(distances * _weights(tables, language, group_size)))
+
+
+@functools.lru_cache(maxsize=16)
+def groups(language: Language, group_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every multiset of G outcomes, and in how many orders it can be drawn.
+
+    Args:
+      language: a `Language`.
+      group_size: G.
+
+    Returns:
+      Numbers of outcomes, int [M, G], and counts, float [M].
+
+    Raises:
+      ValueError: if G is below 1 or M above 262144.
+
+    >>> members, counts = groups(Language(vocab_size=2, length=1), 2)
+    >>> members.tolist(), counts.tolist()
+    ([[0, 0], [0, 1], [1, 1]], [1.0, 2.0, 1.0])
+    """
+    checks.at_least(1, group_size=group_size)
+    size = len(outcomes(language).tokens)
+    total = math.comb(size + group_size - 1, group_size)
+    if total > MAX_GROUPS:
+        raise ValueError(
+            f"group_size is {group_size}: {size} outcomes form {total} groups; expected at most "
+            f"{MAX_GROUPS}. Take smaller groups or a smaller language."
+        )
+    members = np.array(list(itertools.combinations_with_replacement(range(size), group_size)))
+    repeats = np.ones(total)
+    run = np.ones(total)
+    for i in range(1, group_size):
+        run = np.where(members[:, i] == members[:, i - 1], run + 1, 1)
+        repeats *= run
+    return members.astype(np.int32), math.factorial(group_size) / repeats
+
+
+def _tables(log_probs, rewards, language, old_log_probs, ref_log_probs):
+    """Rewards, old policy and reference, with what is not given filled in and no gradient."""
+    check_rewards(language, rewards)
+    old = jax.lax.stop_gradient(log_probs) if old_log_probs is None else old_log_probs
+    ref = old if ref_log_probs is None else ref_log_probs
+    check_table(language, log_probs=log_probs, old_log_probs=old, ref_log_probs=ref)
+    return rewards, old, ref
+
+
+def _losses(estimator, log_probs, tables, language, group_size):
+    """The loss of every group and the probability of drawing it."""
+    one = lambda row: estimator(_group(log_probs, tables, language, row))
+    losses = jax.vmap(one)(groups(language, group_size)[0])
+    return losses, _weights(tables, language, group_size)
+
+
+def _weights(tables, language, group_size):
+    members, counts = groups(language, group_size)
+    log_probs = outcome_log_probs(tables[1], language)
+    return jnp.exp(jnp.sum(log_probs[members], axis=1)) * jnp.asarray(counts, log_probs.dtype)
+
+
+def _group(log_probs, tables, language, row):
+    """Sequences number `row`, int [G], as a `Group`."""
+    rewards, old, ref = tables
+    tokens, mask, states = (jnp.asarray(x)[row] for x in outcomes(language))
+    said = lambda table: table[states, tokens]
+    return Group(
+        said(log_probs), log_probs[states], said(old), said(ref), ref[states],
+        rewards[row], tokens, mask, states,
+    )  # fmt: skip

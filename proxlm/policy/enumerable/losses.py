@@ -1,0 +1,63 @@
+"""The loss of a whole iteration's recipe on one group, as an estimator of a small language."""
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.policy import advantages as advantage_lib
+from proxlm.policy import aggregation, baselines, experience, kl, update
+from proxlm.policy.config import PPOConfig
+
+
+def estimator(config: PPOConfig, values: jax.Array | None = None):
+    """What one minibatch of that configuration would minimise, for `expected` and `moments`.
+
+    The batch is the group itself: advantages are whitened over it, weights are those of it.
+
+    Args:
+      config: a `PPOConfig`; without the loss of a critic, entropy bonus and off-policy correction.
+      values: [S], the critic's, or None for recipes without one.
+
+    Returns:
+      (Group) -> scalar loss.
+
+    Raises:
+      ValueError: when called on a group, if its size does not suit the recipe.
+
+    >>> from proxlm.policy import enumerable, recipes
+    >>> language = enumerable.Language(vocab_size=2, length=1)
+    >>> loss = estimator(recipes.make("rloo", group_size=2, kl_coef=0.0))
+    >>> logits, rewards = jnp.zeros((1, 2)), jnp.array([0.0, 4.0])
+    >>> enumerable.expected(loss, logits, rewards, language, group_size=2)[1]
+    Array([[ 1., -1.]], dtype=float32)
+    """
+
+    def loss(group):
+        mask = group.mask
+        in_loss = config.kl_placement == "loss"
+        price = _reference_kl(group, config, jax.lax.stop_gradient)
+        price = jnp.zeros_like(price) if in_loss else price
+        score = group.rewards
+        if config.length_price is not None:
+            score = score + config.length_price(jnp.sum(mask, axis=1), mask.shape[1])
+        shape = lambda *row: advantage_lib.shape_rewards(*row, config.kl_coef)
+        token_rewards = jax.vmap(shape)(score, price, mask)
+        critic = None if values is None else values[group.states]
+        advantages, _ = experience.advantage(token_rewards, critic, mask, config)
+        if config.keep is not None:
+            keep = baselines.by_group(
+                config.keep, config.group_size, group.rewards, jnp.any(mask, axis=1)
+            )
+            mask = mask & keep[:, None]
+        tokens = update.surrogate(group.log_probs, group.old_log_probs, advantages, mask, config)
+        if in_loss:
+            tokens = tokens + config.kl_coef * _reference_kl(group, config, lambda x: x)
+        return aggregation.weighted_sum(tokens, aggregation.weights(mask, config.aggregation))
+
+    return loss
+
+
+def _reference_kl(group, config, watched):
+    """The KL penalty of each token, of what `watched` lets the gradient see."""
+    if config.kl_estimator == "exact":
+        return kl.exact(watched(group.distribution), group.ref_distribution)
+    return kl.estimator(config.kl_estimator)(watched(group.log_probs), group.ref_log_probs)

@@ -1,0 +1,95 @@
+"""Which answers teach, and what an answer pays for its length, before advantages are computed."""
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.policy import aggregation, checks
+
+
+def varied(
+    rewards: jax.typing.ArrayLike,
+    valid: jax.typing.ArrayLike | None = None,
+    tolerance: float = 0.0,
+) -> jax.Array:
+    """Dynamic sampling inside one group: keeps it only if its rewards differ.
+
+    A group of equal rewards has advantages 0; masked out, it does not dilute the mean over the
+    batch either.  Shapes stay fixed, so nothing is drawn again to fill the batch.
+
+    Args:
+      rewards: [G], of one group; `baselines.by_group` runs it over a batch.
+      valid: bool [G], or None: all.
+      tolerance: max - min must be above it.
+
+    Returns:
+      bool [G].
+
+    Raises:
+      ValueError: if shapes are wrong or the tolerance is negative.
+
+    Source: DAPO (Yu et al. 2025).
+
+    >>> varied(jnp.array([1.0, 0.0])).tolist(), varied(jnp.array([1.0, 1.0])).tolist()
+    ([True, True], [False, False])
+    """
+    checks.one_sequence(rewards=rewards)
+    checks.at_least(0.0, tolerance=tolerance)
+    valid = jnp.ones(jnp.shape(rewards), bool) if valid is None else jnp.asarray(valid)
+    rewards = aggregation.select(rewards, valid, "rewards")
+    highest = jnp.max(jnp.where(valid, rewards, -jnp.inf))
+    lowest = jnp.min(jnp.where(valid, rewards, jnp.inf))
+    return valid & (highest - lowest > tolerance)
+
+
+def overlong(
+    lengths: jax.typing.ArrayLike, max_length: float, buffer: float, penalty: float = 1.0
+) -> jax.Array:
+    """0 up to max_length - buffer, then linearly down to -penalty at max_length and beyond.
+
+    Args:
+      lengths: tokens, any shape.
+      max_length: L.
+      buffer: c, tokens, above 0.
+      penalty: at least 0.
+
+    Returns:
+      What to add to the rewards, the shape of lengths.
+
+    Raises:
+      ValueError: if the buffer is not positive or the penalty negative.
+
+    Source: DAPO (Yu et al. 2025), soft overlong punishment.
+
+    >>> overlong(jnp.array([4, 7, 8, 10]), max_length=8, buffer=4)
+    Array([ 0.  , -0.75, -1.  , -1.  ], dtype=float32)
+    """
+    checks.positive(buffer=buffer)
+    checks.at_least(0.0, penalty=penalty)
+    beyond = (jnp.asarray(lengths) - (max_length - buffer)) / buffer
+    return 0.0 - penalty * jnp.clip(beyond, 0.0, 1.0)
+
+
+def overlong_share(
+    lengths: jax.typing.ArrayLike, longest: int, share: float = 0.2, penalty: float = 1.0
+) -> jax.Array:
+    """`overlong` with a buffer that is a share of the longest response.
+
+    Args:
+      lengths: tokens, any shape.
+      longest: tokens at which a response is cut.
+      share: in (0, 1].
+      penalty: at least 0.
+
+    Returns:
+      What to add to the rewards, the shape of lengths.
+
+    Raises:
+      ValueError: if the share is not positive or the penalty negative.
+
+    Source: DAPO (Yu et al. 2025), where 4096 of 20480 tokens are the buffer.
+
+    >>> overlong_share(jnp.array([16, 18, 20]), longest=20).tolist()
+    [0.0, -0.5, -1.0]
+    """
+    checks.positive(share=share)
+    return overlong(lengths, longest, share * longest, penalty)

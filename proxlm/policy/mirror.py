@@ -1,0 +1,162 @@
+"""The proximal point step of a policy in the geometry of the KL divergence.
+
+    π⁺ = argmax_π  E_π[A] - β KL(π‖π_ref) - KL(π‖π_old)/τ
+
+What `prox` is to weights this is to a policy: τ is the step size, and PPO's clip and PPO-KL are
+ways not to solve it.  Here it is solved, in closed form on logits, and stated as a loss for a
+policy that is a network.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proxlm.policy import checks, kl
+
+
+def proximal_step(
+    advantages: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    ref_log_probs: jax.typing.ArrayLike | None = None,
+    kl_coef: jax.typing.ArrayLike = 0.0,
+    step_size: jax.typing.ArrayLike = 1.0,
+) -> jax.Array:
+    """The exact step, log π⁺ ∝ (A + β log π_ref + log π_old/τ) / (β + 1/τ), over the last axis.
+
+    Args:
+      advantages: [..., V]; a constant added to a row, as V added to A gives Q, changes nothing.
+      old_log_probs: nats [..., V].
+      ref_log_probs: nats [..., V], or None without a reference.
+      kl_coef: β ≥ 0.
+      step_size: τ > 0; infinite, the step ends at the optimum, if β > 0.
+
+    Returns:
+      Nats [..., V], normalised; -inf where the old policy or the reference is.
+
+    Raises:
+      ValueError: if shapes differ, β is negative, τ not positive or β given without a reference.
+
+    Source: Nemirovski and Yudin (1983); Geist et al. (2019), regularised Markov decision processes.
+
+    >>> uniform = jnp.log(jnp.full(2, 0.5))
+    >>> jnp.exp(proximal_step(jnp.log(jnp.array([1.0, 3.0])), uniform)).round(2).tolist()
+    [0.25, 0.75]
+    """
+    _check(advantages, old_log_probs, ref_log_probs, kl_coef, step_size)
+    inertia = 1.0 / step_size
+    (pull, old) = _floats(advantages, old_log_probs)
+    # an infinite step leaves the old policy's support alone, and 0 · ∞ nowhere
+    pull = jnp.where(
+        old == -jnp.inf, -jnp.inf, pull + inertia * jnp.where(old == -jnp.inf, 0.0, old)
+    )
+    if ref_log_probs is not None:
+        (ref,) = _floats(ref_log_probs)
+        inside = ref > -jnp.inf
+        pull = jnp.where(inside, pull + kl_coef * jnp.where(inside, ref, 0.0), -jnp.inf)
+    return jax.nn.log_softmax(pull / (kl_coef + inertia), axis=-1)
+
+
+def proximal_loss(
+    log_probs: jax.typing.ArrayLike,
+    advantages: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    ref_log_probs: jax.typing.ArrayLike | None = None,
+    kl_coef: jax.typing.ArrayLike = 0.0,
+    step_size: jax.typing.ArrayLike = 1.0,
+) -> jax.Array:
+    """-Σᵥ π(v) A(v) + β KL(π‖π_ref) + KL(π‖π_old)/τ: what `proximal_step` minimises.
+
+    For a policy that is a network: minimise its mean over prefixes of the old policy by gradients.
+    With sampled tokens alone, `surrogates.kl_penalty` in the reverse direction estimates it.
+
+    Args:
+      log_probs: nats [..., V], of the policy that learns.
+      advantages: [..., V]; no gradient flows into them.
+      old_log_probs: nats [..., V].
+      ref_log_probs: nats [..., V], or None without a reference.
+      kl_coef: β ≥ 0.
+      step_size: τ > 0.
+
+    Returns:
+      A loss per prefix [...].
+
+    Raises:
+      ValueError: as `proximal_step`.
+
+    Source: Tomar et al. (2020), mirror descent policy optimisation.
+
+    >>> uniform = jnp.log(jnp.full(2, 0.5))
+    >>> proximal_loss(uniform, jnp.array([1.0, 3.0]), uniform)
+    Array(-2., dtype=float32)
+    """
+    checks.same_shape(log_probs=log_probs, advantages=advantages)
+    _check(advantages, old_log_probs, ref_log_probs, kl_coef, step_size)
+    log_probs, advantages = _floats(log_probs, jax.lax.stop_gradient(advantages))
+    probs = jnp.exp(log_probs)
+    gain = jnp.sum(jnp.where(probs > 0, probs * advantages, 0.0), axis=-1)
+    loss = kl.exact(log_probs, jax.lax.stop_gradient(old_log_probs)) / step_size - gain
+    if ref_log_probs is None:
+        return loss
+    return loss + kl_coef * kl.exact(log_probs, jax.lax.stop_gradient(ref_log_probs))
+
+
+def proximal_regression(
+    log_probs: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    rewards: jax.typing.ArrayLike,
+    ref_log_probs: jax.typing.ArrayLike | None = None,
+    kl_coef: jax.typing.ArrayLike = 0.0,
+    step_size: jax.typing.ArrayLike = 1.0,
+) -> jax.Array:
+    """The step on whole answers as regression: ½ (f - mean f)² with f = (β + 1/τ) d - r'.
+
+    d = log π/π_old(y) and r' = r - β log π_old/π_ref(y). For the exact step f is one number for
+    every answer to a prompt, so the loss is 0 there, whoever sampled; on the policy's own samples
+    its gradient is (β + 1/τ) times the policy gradient with a mean baseline.
+
+    Args:
+      log_probs: nats [G], log π(y) of the answers of one group, as sums over their tokens.
+      old_log_probs: nats [G].
+      rewards: [G].
+      ref_log_probs: nats [G], or None without a reference.
+      kl_coef: β ≥ 0.
+      step_size: τ > 0.
+
+    Returns:
+      A loss per answer [G].
+
+    Raises:
+      ValueError: as `proximal_step`.
+
+    Source: Gao et al. (2024), REBEL; Flet-Berliac et al. (2024), contrastive policy gradient.
+
+    >>> old = jnp.log(jnp.array([0.5, 0.5]))
+    >>> best = proximal_step(jnp.array([0.0, 1.0]), old)
+    >>> bool(jnp.all(proximal_regression(best, old, jnp.array([0.0, 1.0])) < 1e-12))
+    True
+    """
+    checks.one_sequence(log_probs=log_probs)
+    checks.same_shape(log_probs=log_probs, rewards=rewards)
+    _check(rewards, old_log_probs, ref_log_probs, kl_coef, step_size)
+    log_probs, old, rewards = _floats(log_probs, old_log_probs, rewards)
+    goal = rewards if ref_log_probs is None else rewards - kl_coef * kl.k1(old, ref_log_probs)
+    old, goal = jax.lax.stop_gradient((old, goal))
+    f = (kl_coef + 1.0 / step_size) * (log_probs - old) - goal
+    return 0.5 * jnp.square(f - jnp.mean(f))
+
+
+def _floats(*arrays):
+    return tuple(jnp.asarray(x, jnp.result_type(x, jnp.float32)) for x in arrays)
+
+
+def _check(advantages, old_log_probs, ref_log_probs, kl_coef, step_size):
+    checks.same_shape(advantages=advantages, old_log_probs=old_log_probs)
+    checks.at_least(0.0, kl_coef=kl_coef)
+    checks.positive(step_size=step_size)
+    if ref_log_probs is not None:
+        checks.same_shape(advantages=advantages, ref_log_probs=ref_log_probs)
+    elif not isinstance(kl_coef, jax.core.Tracer) and np.any(np.asarray(kl_coef) != 0):
+        raise ValueError(
+            f"kl_coef is {kl_coef}, but there are no ref_log_probs; give the reference or leave "
+            "kl_coef at 0."
+        )

@@ -1,0 +1,66 @@
+"""Log-ratios of the policy that learns to the one that sampled: of tokens or of whole sequences.
+
+All have one number per token, log ρₜ [..., T], so every trust region of `surrogates` takes any.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.policy import aggregation, checks, kl
+
+LEVELS = ("token", "sequence", "sequence_token", "product")
+
+
+def log_ratio(
+    log_probs: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    level: str = "token",
+    max_log_ratio: jax.typing.ArrayLike = kl.MAX_LOG_RATIO,
+) -> jax.Array:
+    """The log-ratio of every token, at the level of tokens or of its whole sequence.
+
+    With dₜ = log π(aₜ) - log π_old(aₜ), n valid tokens and sg the stopped gradient,
+
+        token           log ρₜ = dₜ
+        sequence        log ρₜ = Σd / n, the geometric mean of the ratios
+        sequence_token  log ρₜ = sg[Σd / n] + dₜ - sg[dₜ], the same with each token's own gradient
+        product         log ρₜ = sg[Σd] + dₜ - sg[dₜ], the ratio of the whole sequences
+
+    held within ±max_log_ratio, where the gradient is 0.
+
+    Args:
+      log_probs: nats [..., T], of the policy that learns.
+      old_log_probs: nats [..., T], of the policy that sampled; no gradient flows into it.
+      mask: bool [..., T].
+      level: "token", "sequence", "sequence_token" or "product".
+      max_log_ratio: nats, from 0 to 88, where float32 overflows.
+
+    Returns:
+      Nats [..., T], 0 where masked.
+
+    Raises:
+      ValueError: if shapes differ, the mask is not boolean, the level unknown or the bound out of
+        range.
+
+    Source: GSPO (Zheng et al. 2025) and its token form. Their gradients differ only where the
+    advantages do within a sequence; TRL and OpenRLHF take the former, verl the latter.
+
+    >>> mask = jnp.array([True, True, False])
+    >>> log_ratio(jnp.array([1.0, 2.0, 9.0]), jnp.zeros(3), mask, "sequence")
+    Array([1.5, 1.5, 0. ], dtype=float32)
+    """
+    checks.one_of(LEVELS, level=level)
+    checks.within(0.0, 88.0, max_log_ratio=max_log_ratio)
+    current = aggregation.select(log_probs, mask, "log_probs")
+    old = aggregation.select(jax.lax.stop_gradient(old_log_probs), mask, "old_log_probs")
+    difference = kl.log_ratio(current, old)
+    if level != "token":
+        total = jnp.sum(difference, axis=-1, keepdims=True)
+        valid = jnp.sum(jnp.asarray(mask), axis=-1, keepdims=True)
+        shared = total if level == "product" else total / jnp.maximum(valid, 1)
+        if level != "sequence":
+            own = difference - jax.lax.stop_gradient(difference)
+            shared = jax.lax.stop_gradient(shared) + own
+        difference = jnp.where(mask, shared, 0.0)
+    return jnp.clip(difference, -max_log_ratio, max_log_ratio)

@@ -1,0 +1,153 @@
+"""Advantages without a critic, and the λ of a critic that looks further the longer the answer."""
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.policy import advantages as advantage_lib
+from proxlm.policy import aggregation, checks
+
+
+def reward_to_go(
+    rewards: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    discount: float = 1.0,
+    *,
+    holes: str = "skip",
+) -> jax.Array:
+    """Gₜ = rₜ + γ Gₜ₊₁ over the valid tokens: generalised advantages without values.
+
+    Args:
+      rewards: [T].
+      mask: bool [T].
+      discount: γ in [0, 1].
+      holes: as in `advantages.gae`.
+
+    Returns:
+      [T], 0 where masked.
+
+    Raises:
+      ValueError: as `advantages.gae`.
+
+    Source: Williams (1992); REINFORCE++ (Hu 2025) whitens it over the batch.
+
+    >>> reward_to_go(jnp.array([0.0, jnp.nan, 1.0]), jnp.array([True, False, True]), 0.5)
+    Array([0.5, 0. , 1. ], dtype=float32)
+    """
+    nothing = jnp.zeros(jnp.shape(rewards))
+    return advantage_lib.gae(rewards, nothing, mask, discount, 1.0, holes=holes)[0]
+
+
+def remax(
+    rewards: jax.typing.ArrayLike,
+    greedy_score: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    discount: float = 1.0,
+) -> jax.Array:
+    """Gₜ - r(greedy answer): the baseline is what the most probable answer earns.
+
+    Args:
+      rewards: [T].
+      greedy_score: a scalar.
+      mask: bool [T].
+      discount: γ in [0, 1].
+
+    Returns:
+      [T], 0 where masked.
+
+    Raises:
+      ValueError: as `reward_to_go`.
+
+    Source: Li et al. (2023), ReMax.
+
+    >>> remax(jnp.array([0.0, 1.0]), 0.25, jnp.ones(2, bool))
+    Array([0.75, 0.75], dtype=float32)
+    """
+    return jnp.where(mask, reward_to_go(rewards, mask, discount) - greedy_score, 0.0)
+
+
+def over_tokens(per_sequence: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array:
+    """Gives every valid token the advantage of its sequence.
+
+    Args:
+      per_sequence: [...].
+      mask: bool [..., T].
+
+    Returns:
+      [..., T], 0 where masked.
+
+    Raises:
+      ValueError: if the leading axes differ or the mask is not boolean.
+
+    >>> over_tokens(jnp.array([2.0]), jnp.array([[True, False]])).tolist()
+    [[2.0, 0.0]]
+    """
+    if jnp.shape(per_sequence) != jnp.shape(mask)[:-1]:
+        raise ValueError(
+            f"per_sequence has shape {jnp.shape(per_sequence)}, but mask has {jnp.shape(mask)}; "
+            "expected one number for each sequence."
+        )
+    spread = jnp.broadcast_to(jnp.asarray(per_sequence)[..., None], jnp.shape(mask))
+    return aggregation.select(spread, mask, "per_sequence")
+
+
+def adaptive_lambda(mask: jax.typing.ArrayLike, alpha: float = 0.05) -> jax.Array:
+    """λ = 1 - 1 / (α l), at least 0: an answer of l tokens is looked through to its end.
+
+    Args:
+      mask: bool [..., T]; l is its count.
+      alpha: above 0.
+
+    Returns:
+      [...].
+
+    Raises:
+      ValueError: if the mask is not boolean or α not positive.
+
+    Source: VAPO (Yue et al. 2025).
+
+    >>> adaptive_lambda(jnp.ones((1, 40), bool), alpha=0.05).tolist()
+    [0.5]
+    """
+    checks.boolean(mask=mask)
+    checks.positive(alpha=alpha)
+    length = jnp.maximum(jnp.sum(jnp.asarray(mask), axis=-1), 1)
+    return jnp.maximum(1.0 - 1.0 / (alpha * length), 0.0)
+
+
+def decoupled_gae(
+    rewards: jax.typing.ArrayLike,
+    values: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    discount: float = 1.0,
+    policy_lambda: jax.typing.ArrayLike = 0.95,
+    critic_lambda: jax.typing.ArrayLike = 1.0,
+    *,
+    holes: str = "skip",
+) -> tuple[jax.Array, jax.Array]:
+    """Advantages by one λ and returns by another: the critic learns without bias, λ = 1.
+
+    Args:
+      rewards: [T].
+      values: [T].
+      mask: bool [T].
+      discount: γ in [0, 1].
+      policy_lambda: λ of the advantages, in [0, 1]; `adaptive_lambda` gives VAPO's.
+      critic_lambda: λ of the returns, in [0, 1].
+      holes: as in `advantages.gae`.
+
+    Returns:
+      Advantages [T] and returns [T], 0 where masked.
+
+    Raises:
+      ValueError: as `advantages.gae`.
+
+    Source: VC-PPO (Yuan et al. 2025); VAPO (Yue et al. 2025).
+
+    >>> rewards, mask = jnp.array([0.0, 1.0]), jnp.ones(2, bool)
+    >>> decoupled_gae(rewards, jnp.array([0.0, 0.5]), mask, policy_lambda=0.0)
+    (Array([0.5, 0.5], dtype=float32), Array([1., 1.], dtype=float32))
+    """
+    one = lambda gae_lambda: advantage_lib.gae(
+        rewards, values, mask, discount, gae_lambda, holes=holes
+    )
+    return one(policy_lambda)[0], one(critic_lambda)[1]

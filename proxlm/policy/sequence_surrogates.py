@@ -1,0 +1,157 @@
+"""Policy losses that weigh whole sequences; arguments and result as in `surrogates`."""
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.policy import aggregation, checks, kl, ratios
+
+
+def geometric_mean(
+    log_probs: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    advantages: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    clip_low: float = 0.4,
+    clip_high: float = 0.4,
+    max_log_ratio: float = kl.MAX_LOG_RATIO,
+) -> jax.Array:
+    """GMPO: -Ā exp(Σₜ d̂ₜ / n), the geometric mean of ratios that are clipped one by one.
+
+    d̂ₜ is dₜ = log ρₜ held below clip_high where A > 0 and above -clip_low where A < 0; Ā is the
+    mean advantage of the sequence. Every valid token carries the loss of its sequence, so the
+    weights "sequence" give the paper's mean over sequences.
+
+    Args:
+      log_probs: nats [..., T].
+      old_log_probs: nats [..., T].
+      advantages: [..., T] or a scalar.
+      mask: bool [..., T].
+      clip_low: nats.
+      clip_high: nats.
+      max_log_ratio: as in `ratios.log_ratio`.
+
+    Returns:
+      A loss per token [..., T].
+
+    Raises:
+      ValueError: if shapes differ or a bound is negative.
+
+    Source: Zhao et al. (2025), geometric-mean policy optimisation.
+
+    >>> log_probs, mask = jnp.array([0.3, 0.8, 0.0]), jnp.array([True, True, False])
+    >>> (geometric_mean(log_probs, jnp.zeros(3), jnp.ones(3), mask) / jnp.exp(0.35)).tolist()
+    [-1.0, -1.0, 0.0]
+    """
+    checks.at_least(0.0, clip_low=clip_low, clip_high=clip_high)
+    d = ratios.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
+    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    sign = jnp.sign(advantages)
+    held = sign * jnp.minimum(sign * d, sign * jnp.clip(d, -clip_low, clip_high))
+    rho = jnp.exp(_mean(held, mask))
+    return jnp.where(mask, -_mean(advantages, mask) * rho, 0.0)
+
+
+def vespo(
+    log_probs: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    advantages: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    k_positive: float = 2.0,
+    lambda_positive: float = 3.0,
+    k_negative: float = 3.0,
+    lambda_negative: float = 2.0,
+    max_log_ratio: float = kl.MAX_LOG_RATIO,
+    min_log_weight: float = -18.420680743952367,
+) -> jax.Array:
+    """-sg[φ(w)] A log π with φ(w) = e^λ w^k e^(-λw), w the ratio of whole sequences; φ(1) = 1.
+
+    Args:
+      log_probs: nats [..., T].
+      old_log_probs: nats [..., T].
+      advantages: [..., T] or a scalar.
+      mask: bool [..., T].
+      k_positive: k where A ≥ 0.
+      lambda_positive: λ where A ≥ 0.
+      k_negative: k where A < 0.
+      lambda_negative: λ where A < 0.
+      max_log_ratio: nats, bound of every token's log-ratio and of their sum.
+      min_log_weight: nats, bound of the sum below; log 1e-8 as in TRL 1.16.
+
+    Returns:
+      A loss per token [..., T].
+
+    Raises:
+      ValueError: if shapes differ or a k or λ is not positive.
+
+    Source: VESPO (2026), as TRL 1.16 defines it.
+
+    >>> vespo(jnp.array([-1.0]), jnp.array([-1.0]), jnp.array([2.0]), jnp.array([True]))
+    Array([2.], dtype=float32)
+    """
+    checks.positive(k_positive=k_positive, k_negative=k_negative)
+    checks.positive(lambda_positive=lambda_positive, lambda_negative=lambda_negative)
+    d = ratios.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
+    log_w = jnp.clip(jnp.sum(d, axis=-1, keepdims=True), min_log_weight, max_log_ratio)
+    log_probs = aggregation.select(log_probs, mask, "log_probs")
+    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    good = advantages >= 0
+    k = jnp.where(good, k_positive, k_negative)
+    rate = jnp.where(good, lambda_positive, lambda_negative)
+    phi = jax.lax.stop_gradient(jnp.exp(rate + k * log_w - rate * jnp.exp(log_w)))
+    return -phi * advantages * log_probs
+
+
+def topr(
+    log_probs: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    advantages: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    low_positive: float = 1.0,
+    high_positive: float = 1.0,
+    low_negative: float = 0.0,
+    high_negative: float = 1.0,
+    max_log_ratio: float = kl.MAX_LOG_RATIO,
+) -> jax.Array:
+    """-sg[clip(w, low, high)] A log π, w the ratio of whole sequences, bounds by the sign of A.
+
+    By default good sequences are imitated with weight 1 and bad ones unlearnt only as far as the
+    policy still says them.
+
+    Args:
+      log_probs: nats [..., T].
+      old_log_probs: nats [..., T].
+      advantages: [..., T] or a scalar.
+      mask: bool [..., T].
+      low_positive: least weight where A ≥ 0.
+      high_positive: largest weight where A ≥ 0.
+      low_negative: least weight where A < 0.
+      high_negative: largest weight where A < 0.
+      max_log_ratio: as in `ratios.log_ratio`.
+
+    Returns:
+      A loss per token [..., T].
+
+    Raises:
+      ValueError: if shapes differ or a bound is negative.
+
+    Source: Le Roux et al. (2025), tapered off-policy REINFORCE.
+
+    >>> log_probs, mask = jnp.array([[-3.0], [-3.0]]), jnp.ones((2, 1), bool)
+    >>> topr(log_probs, log_probs + jnp.log(2.0), jnp.array([[1.0], [-1.0]]), mask).tolist()
+    [[3.0], [-1.5]]
+    """
+    checks.at_least(0.0, low_positive=low_positive, high_positive=high_positive)
+    checks.at_least(0.0, low_negative=low_negative, high_negative=high_negative)
+    w = jnp.exp(ratios.log_ratio(log_probs, old_log_probs, mask, "product", max_log_ratio))
+    log_probs = aggregation.select(log_probs, mask, "log_probs")
+    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    good = advantages >= 0
+    low = jnp.where(good, low_positive, low_negative)
+    high = jnp.where(good, high_positive, high_negative)
+    return -jax.lax.stop_gradient(jnp.clip(w, low, high)) * advantages * log_probs
+
+
+def _mean(x, mask):
+    """Mean over the valid tokens of each sequence, [..., 1]; x is 0 where masked."""
+    valid = jnp.sum(jnp.asarray(mask), axis=-1, keepdims=True)
+    return jnp.sum(x, axis=-1, keepdims=True) / jnp.maximum(valid, 1)

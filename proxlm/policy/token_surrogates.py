@@ -1,0 +1,184 @@
+"""Policy losses that single out tokens; the four arguments and the result as in `surrogates`.
+
+A high covariance of A and log π over the batch is what makes entropy collapse: `clip_cov` and
+`kl_cov` find those tokens among all that they are given, a minibatch or a microbatch of it.
+`dppo` asks how far a token's probability has moved, not its ratio.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.policy import aggregation, checks, kl, objectives, ratios
+
+
+def clip_cov(
+    log_probs: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    advantages: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    share: float = 2e-4,
+    low: float = 1.0,
+    high: float = 5.0,
+    max_log_ratio: float = kl.MAX_LOG_RATIO,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """The clipped surrogate without a few tokens whose covariance lies between low and high.
+
+    cov = (A - mean A) (log π - mean log π), means over the mask; max(1, ⌊share · n⌋ ) of the tokens
+    with low < cov < high, and not clipped already, get neither loss nor gradient.
+
+    Args:
+      log_probs: nats, any shape, of the whole batch.
+      old_log_probs: nats, the same shape.
+      advantages: the same shape or a scalar.
+      mask: bool, the same shape.
+      clip_low: as in `surrogates.clip`.
+      clip_high: as in `surrogates.clip`.
+      share: of the valid tokens, in [0, 1].
+      low: bound on the covariance.
+      high: bound on the covariance.
+      max_log_ratio: as in `ratios.log_ratio`.
+      key: chooses among the tokens at random, as the paper does; None takes the largest covariance.
+
+    Returns:
+      A loss per token.
+
+    Raises:
+      ValueError: if shapes differ or a setting is out of range.
+
+    Source: Cui et al. (2025), the entropy mechanism.
+
+    >>> log_probs, advantages = jnp.array([1.0, 0.0, -1.0]), jnp.array([3.0, 0.0, -3.0])
+    >>> clip_cov(log_probs, log_probs, advantages, jnp.ones(3, bool))
+    Array([ 0., -0.,  3.], dtype=float32)
+    """
+    checks.within(0.0, 1.0, share=share)
+    log_rho = ratios.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
+    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    loss = objectives.clipped_surrogate(
+        log_rho, jnp.zeros_like(log_rho), advantages, clip_low, clip_high, None, max_log_ratio
+    )
+    cov = _covariance(log_probs, advantages, mask)
+    free = loss <= -advantages * jnp.exp(log_rho)
+    candidates = jnp.asarray(mask) & free & (cov > low) & (cov < high)
+    order = cov if key is None else jax.random.uniform(key, cov.shape)
+    chosen = _largest(jnp.where(candidates, order, -jnp.inf), share, mask) & candidates
+    return jnp.where(chosen, 0.0, loss)
+
+
+def kl_cov(
+    log_probs: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    advantages: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    share: float = 2e-4,
+    coef: float = 1.0,
+    max_log_ratio: float = kl.MAX_LOG_RATIO,
+) -> jax.Array:
+    """-A ρ, plus c |log ρ| at the max(1, ⌊share · n⌋) tokens of the largest covariance.
+
+    Args:
+      log_probs: nats, any shape, of the whole batch.
+      old_log_probs: nats, the same shape.
+      advantages: the same shape or a scalar.
+      mask: bool, the same shape.
+      share: of the valid tokens, in [0, 1].
+      coef: c ≥ 0.
+      max_log_ratio: as in `ratios.log_ratio`.
+
+    Returns:
+      A loss per token.
+
+    Raises:
+      ValueError: if shapes differ or a setting is out of range.
+
+    Source: Cui et al. (2025), the entropy mechanism.
+
+    >>> log_probs, advantages = jnp.array([1.0, 0.0, -1.0]), jnp.array([3.0, 0.0, -1.0])
+    >>> kl_cov(log_probs, log_probs - jnp.log(2.0), advantages, jnp.ones(3, bool), coef=0.0)
+    Array([-6.,  0.,  2.], dtype=float32)
+    """
+    checks.within(0.0, 1.0, share=share)
+    checks.at_least(0.0, coef=coef)
+    log_rho = ratios.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
+    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    cov = jnp.where(mask, _covariance(log_probs, advantages, mask), -jnp.inf)
+    price = coef * kl.absolute(log_rho, jnp.zeros_like(log_rho))
+    price = jnp.where(_largest(cov, share, mask), price, 0.0)
+    return price - advantages * jnp.exp(log_rho)
+
+
+def dppo(
+    log_probs: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    advantages: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    max_ratio: float = 20.0,
+    max_log_ratio: float = kl.MAX_LOG_RATIO,
+    divergence: str = "tv",
+) -> jax.Array:
+    """-sg[min(ρ, max_ratio)] A log π where the token's probability has not moved too far.
+
+    "tv" drops a token of A > 0 where π - π_old > clip_high and one of A ≤ 0 where π_old - π >
+    clip_low; "kl" compares the divergence of "this token or another" with the same bounds, in nats.
+
+    Args:
+      log_probs: nats [..., T].
+      old_log_probs: nats [..., T].
+      advantages: [..., T] or a scalar.
+      mask: bool [..., T].
+      clip_low: bound where A ≤ 0.
+      clip_high: bound where A > 0.
+      max_ratio: bound of the weight.
+      max_log_ratio: as in `ratios.log_ratio`.
+      divergence: "tv" or "kl".
+
+    Returns:
+      A loss per token [..., T].
+
+    Raises:
+      ValueError: if shapes differ, a bound is negative or the divergence unknown.
+
+    Source: DPPO (2026, arXiv 2602.04879), as verl 0.9.1 defines it.
+
+    >>> log_probs, mask = jnp.log(jnp.array([0.5, 0.9])), jnp.ones(2, bool)
+    >>> losses = dppo(log_probs, jnp.log(jnp.array([0.5, 0.5])), jnp.ones(2), mask)
+    >>> f"{losses[0]:.3f} {losses[1]:.0f}"
+    '0.693 0'
+    """
+    checks.one_of(("tv", "kl"), divergence=divergence)
+    checks.at_least(0.0, clip_low=clip_low, clip_high=clip_high, max_ratio=max_ratio)
+    rho = jnp.exp(ratios.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio))
+    log_probs = aggregation.select(log_probs, mask, "log_probs")
+    old = aggregation.select(jax.lax.stop_gradient(old_log_probs), mask, "old_log_probs")
+    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    rise, bound = jnp.exp(log_probs) - jnp.exp(old), jnp.where(advantages > 0, clip_high, clip_low)
+    towards = jnp.where(advantages > 0, rise, -rise)
+    moved = towards if divergence == "tv" else _binary_kl(old, log_probs)
+    keep = (moved <= bound) | (towards <= 0)
+    weight = jnp.where(keep, jnp.minimum(rho, max_ratio), 0.0)
+    return -jax.lax.stop_gradient(weight) * advantages * log_probs
+
+
+def _binary_kl(old, new, epsilon=1e-8):
+    """KL of "this token or another" from old to new."""
+    others = jnp.maximum(1.0 - jnp.exp(old), 0.0), jnp.maximum(1.0 - jnp.exp(new), 0.0)
+    rest = others[0] * (jnp.log(others[0] + epsilon) - jnp.log(others[1] + epsilon))
+    return jnp.exp(old) * (old - new) + rest
+
+
+def _covariance(log_probs, advantages, mask):
+    log_probs = aggregation.select(jax.lax.stop_gradient(log_probs), mask, "log_probs")
+    centre = lambda x: x - aggregation.masked_mean(x, mask)
+    return centre(advantages) * centre(log_probs)
+
+
+def _largest(x, share, mask):
+    """Marks the max(1, ⌊share · n⌋) largest entries; n counts the mask."""
+    count = jnp.maximum(jnp.floor(share * jnp.sum(mask)), 1)
+    ranks = jnp.argsort(jnp.argsort(-x.reshape(-1))).reshape(x.shape)
+    return ranks < count

@@ -1,0 +1,313 @@
+"""Every named algorithm as one step, and what its gradient is on average."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from proxlm import lm
+from proxlm.policy import (
+    baselines,
+    enumerable,
+    estimates,
+    filters,
+    pass_at_k,
+    ppo,
+    recipes,
+    surrogates,
+)
+from proxlm.policy.pieces import piece
+from tests import table_actor
+from tests.arrays import normal
+from tests.table_actor import compiled
+
+BATCH, VOCAB, LENGTH, STOP, GROUP = 8, 3, 3, 0, 4
+ACTOR = table_actor.make(VOCAB, LENGTH, STOP)
+LEAKING = table_actor.leaking(ACTOR)
+PARAMS, REFERENCE = (table_actor.params(seed, VOCAB, LENGTH) for seed in (0, 1))
+LANGUAGE = enumerable.Language(VOCAB, LENGTH, STOP)
+SGD = optax.sgd(1.0)
+PROMPTS = lambda key: lm.Prompts(jnp.zeros((BATCH, 2), jnp.int32))
+ONE_STEP = {"num_epochs": 1, "num_minibatches": 1}
+GROUPED = [name for name, recipe in recipes.RECIPES.items() if recipe.config.group_size > 1]
+CRITICS = ("ppo", "ppo_kl", "mdpo", "vapo")
+
+
+def config(name, **overrides):
+    size = {"group_size": GROUP} if name in GROUPED else {}
+    if name == "pass_at_k":  # the best of all 4 of a group is the same for each of them
+        baseline = piece(pass_at_k.pass_at_k, k=1)
+        size["advantage"] = piece(estimates.grouped, baseline=baseline)
+    return recipes.make(name, **ONE_STEP | size | overrides)
+
+
+@functools.cache
+def sampled():
+    return compiled(ACTOR.sample)(PARAMS, jax.random.key(5), PROMPTS(None))
+
+
+def rewards():
+    """Different for every response, above and below 0, so that no group is of one kind."""
+    return normal(3, (BATCH,)) * jnp.where(jnp.arange(BATCH) % 2, 1.0, -1.0)
+
+
+# The config is traced, so that settings which differ in numbers alone share a compilation.
+@compiled
+def learn(config, samples, rewards):
+    state = ppo.init(PARAMS, SGD, config, REFERENCE)
+    half = ppo.make_halves(LEAKING, SGD, config)[1]
+    return half(state, jax.random.key(4), samples, rewards)
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_one_step_is_the_gradient_of_the_recipes_loss_and_masked_slots_change_no_bit(name):
+    settings = config(name)
+    new, metrics = learn(settings, sampled(), rewards())
+    assert all(np.isfinite(value) for value in metrics)
+    np.testing.assert_allclose(metrics.first_ratio_error, 0.0, atol=1e-6)
+    step = PARAMS["policy"]["logits"] - new.params["policy"]["logits"]
+
+    values = PARAMS["critic"]["values"] if name in CRITICS else None
+    loss = enumerable.estimator(settings, values)
+    gradient = compiled(jax.grad(lambda logits: loss(group_of_samples(logits))))
+    expected = gradient(PARAMS["policy"]["logits"])
+    np.testing.assert_allclose(step, expected, atol=2e-6)
+    assert jnp.linalg.norm(expected) > 1e-3
+    moved = jnp.any(new.params["critic"]["values"] != PARAMS["critic"]["values"])
+    assert moved == (name in CRITICS)
+
+    mask = sampled().response_mask
+    dirty = sampled()._replace(log_probs=jnp.where(mask, sampled().log_probs, jnp.nan))
+    table_actor.assert_equal(learn(settings, dirty, rewards()), (new, metrics))
+
+
+def group_of_samples(logits):
+    """The samples as the estimators of the enumerable language see them."""
+    tokens, mask = sampled().tokens[:, -LENGTH:], sampled().response_mask
+    states = table_actor.states(tokens, VOCAB)
+    own, ref = jax.nn.log_softmax(logits), jax.nn.log_softmax(REFERENCE["policy"]["logits"])
+    said = lambda table: table[states, tokens]
+    return enumerable.Group(
+        said(own), own[states], sampled().log_probs, said(ref), ref[states], rewards(),
+        tokens, mask, states,
+    )  # fmt: skip
+
+
+def test_numbers_of_a_recipe_are_traced_whatever_part_they_are_in():
+    settings, traces = config("sapo"), []
+
+    @compiled
+    def run(config):
+        traces.append(config)
+        state = ppo.init(PARAMS, SGD, config, REFERENCE)
+        half = ppo.make_halves(ACTOR, SGD, config)[1]
+        return half(state, jax.random.key(4), sampled(), rewards())[0].params["policy"]["logits"]
+
+    ends = []
+    for tau in (1.0, 2.0):
+        ends.append(run(dataclasses.replace(
+            settings, surrogate=settings.surrogate.replace(tau_positive=tau), kl_coef=tau / 10
+        )))  # fmt: skip
+    assert len(traces) == 1 and jnp.any(ends[0] != ends[1])
+
+
+@pytest.mark.parametrize("name", ["dapo", "cispo", "reinforce++"])
+def test_recipes_run_side_by_side_in_one_vmap(name):
+    def end(rate, settings):
+        tx = optax.sgd(rate)
+        state = ppo.init(PARAMS, tx, settings, REFERENCE)
+        step = ppo.make_step(ACTOR, lambda samples: rewards(), PROMPTS_OF_GROUPS, tx, settings)
+        return step(state, jax.random.key(2))[0].params["policy"]["logits"]
+
+    settings = config(name) if name in GROUPED else config(name, group_size=GROUP)
+    many = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x), jnp.asarray(x) * 1.5]), settings)
+    rates = jnp.array([0.5, 1.0])
+    both = compiled(jax.vmap(end))(rates, many)
+    for i in range(2):
+        one = compiled(end)(rates[i], jax.tree.map(lambda x, i=i: x[i], many))
+        np.testing.assert_allclose(both[i], one, atol=1e-5)
+
+
+PROMPTS_OF_GROUPS = lambda key: lm.Prompts(
+    jax.random.randint(key, (BATCH // GROUP, 2), 0, VOCAB)
+)  # fmt: skip
+
+
+def test_every_prompt_is_answered_by_its_group():
+    settings = config("grpo")
+    collect, _ = ppo.make_halves(ACTOR, SGD, settings)
+    state = ppo.init(PARAMS, SGD, settings)
+    samples = collect(state, jax.random.key(0), PROMPTS_OF_GROUPS(jax.random.key(7)))
+    prompts = np.asarray(samples.tokens[:, :2]).reshape(BATCH // GROUP, GROUP, 2)
+    assert samples.tokens.shape[0] == BATCH and (prompts == prompts[:, :1]).all()
+    assert (prompts[0] != prompts[1]).any()
+
+
+def test_groups_without_variety_are_left_out_of_the_mean():
+    same = jnp.arange(BATCH) < GROUP
+    scores = jnp.where(same, 1.0, rewards())
+    settings = config("dapo", length_price=None)
+    half, whole = (
+        learn(dataclasses.replace(settings, keep=keep), sampled(), scores)[0]
+        for keep in (settings.keep, None)
+    )
+    moved = lambda state: state.params["policy"]["logits"] - PARAMS["policy"]["logits"]
+    tokens = jnp.sum(sampled().response_mask, axis=1)
+    share = jnp.sum(tokens) / jnp.sum(jnp.where(same, 0, tokens))
+    np.testing.assert_allclose(moved(half), share * moved(whole), atol=1e-6)
+
+
+def test_a_sampler_that_is_not_the_old_policy_is_corrected_for():
+    settings, plain = config("tis", kl_coef=0.1), config("tis", kl_coef=0.1, correction=None)
+    twice = sampled()._replace(log_probs=sampled().log_probs + jnp.log(2.0))
+    (new, metrics), (expected, _) = (
+        learn(settings, twice, rewards()), learn(plain, sampled(), rewards())
+    )  # fmt: skip
+    moved = lambda state: state.params["policy"]["logits"] - PARAMS["policy"]["logits"]
+    # the ratio and the KL are those of the old policy, every token weighs a half
+    np.testing.assert_allclose(metrics.first_ratio_error, 0.0, atol=1e-6)
+    np.testing.assert_allclose(moved(new), 0.5 * moved(expected), atol=1e-6)
+    assert jnp.linalg.norm(moved(new)) > 1e-3
+
+
+def test_a_recipe_of_ones_own_is_a_function_and_a_config():
+    def bold(log_probs, old_log_probs, advantages, mask):
+        return surrogates.kl_penalty(log_probs, old_log_probs, 2.0 * advantages, mask, coef=0.0)
+
+    own = ppo.PPOConfig(
+        group_size=GROUP, surrogate=bold, kl_coef=0.0, aggregation="sequence_sum",
+        advantage=piece(estimates.grouped, baseline=piece(baselines.centred)),
+        whiten_advantages=False, **ONE_STEP,
+    )  # fmt: skip
+    plain = dataclasses.replace(own, surrogate=piece(surrogates.policy_gradient))
+    ends = [
+        learn(each, sampled(), rewards())[0].params["policy"]["logits"] for each in (own, plain)
+    ]
+    moved = [end - PARAMS["policy"]["logits"] for end in ends]
+    np.testing.assert_allclose(moved[0], 2.0 * moved[1], atol=1e-6)
+
+
+def test_a_transformer_without_a_critic_learns_by_comparison():
+    model = lm.ModelConfig(6, num_layers=1, width=8, num_heads=2)
+    actor = lm.make_actor(model, 4, critic=False)
+    settings = config("grpo")
+    prompts = lambda key: lm.Prompts(jnp.zeros((2, 2), jnp.int32))
+    reward = lambda samples: jnp.mean(samples.tokens[:, 2:] < 3, axis=1)
+    step = ppo.make_step(actor, reward, prompts, SGD, settings)
+    state = ppo.init(actor.init(jax.random.key(0)), SGD, settings)
+    _, metrics = compiled(step)(state, jax.random.key(1))
+    assert metrics.value_loss == metrics.explained_variance == 0 and metrics.grad_norm > 0
+    with pytest.raises(ValueError, match="these advantages need a critic"):
+        jax.eval_shape(ppo.make_step(actor, reward, prompts, SGD, config("ppo")), state, KEY)
+
+
+KEY = jax.random.key(0)
+
+
+def test_a_loss_beside_the_policys_is_added_to_every_minibatch():
+    settings = config("grpo", num_epochs=2)
+
+    def auxiliary(params, key):
+        # a slope of its own for every update
+        return jnp.sum(params["policy"]["logits"][0] * jax.random.normal(key, (VOCAB,)))
+
+    def end(auxiliary, optimizer=SGD):
+        state = ppo.init(PARAMS, optimizer, settings, REFERENCE)
+        half = ppo.make_halves(ACTOR, optimizer, settings, auxiliary)[1]
+        return compiled(half)(state, KEY, sampled(), jnp.full(BATCH, jnp.nan))[0]
+
+    # without a finite reward it is alone
+    first = optax.chain(SGD, optax.scale_by_schedule(lambda count: 1.0 * (count == 0)))
+    moved = [end(auxiliary, tx).params["policy"]["logits"] for tx in (first, SGD)]
+    slopes = [PARAMS["policy"]["logits"] - moved[0], moved[0] - moved[1]]
+    assert all(jnp.linalg.norm(slope[0]) > 0.1 for slope in slopes)
+    assert jnp.max(jnp.abs(slopes[0] - slopes[1])) > 0.1
+    assert not any(jnp.any(slope[1:]) for slope in slopes)
+    table_actor.assert_equal(end(None).params, PARAMS)
+
+
+# On average
+
+
+def normal64(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def mean_gradient(settings, values=None, size=2):
+    """The expected step of a recipe on a language with a stop token, and the true gradient."""
+    x, ref = normal64(0, 13, 3), jax.nn.log_softmax(normal64(1, 13, 3))
+    scores = normal64(2, len(enumerable.outcomes(LANGUAGE).tokens))
+    loss = enumerable.estimator(dataclasses.replace(settings, **ONE_STEP), values)
+
+    def run(x):
+        return enumerable.expected(
+            loss, x, scores, LANGUAGE, group_size=size, ref_log_probs=ref
+        )[1]  # fmt: skip
+
+    goal = lambda x: enumerable.objective(
+        jax.nn.log_softmax(x), scores, LANGUAGE, ref, settings.kl_coef
+    )
+    return -jax.jit(run)(x), jax.jit(jax.grad(goal))(x)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("name", ["rloo", "reinforce"])
+def test_recipes_that_are_unbiased(name, size):
+    with jax.enable_x64(True):
+        group = {"group_size": size} if name == "rloo" else {}
+        ours, truth = mean_gradient(recipes.make(name, kl_coef=0.3, **group), size=size)
+        np.testing.assert_allclose(ours, truth, atol=1e-10)
+
+
+def test_ppo_with_a_long_sight_is_unbiased_whatever_its_critic():
+    with jax.enable_x64(True):
+        settings = recipes.make(
+            "ppo", gae_lambda=1.0, whiten_advantages=False, aggregation="sequence_sum", kl_coef=0.3
+        )
+        ours, truth = mean_gradient(settings, values=normal64(3, 13), size=1)
+        np.testing.assert_allclose(ours, truth, atol=1e-10)
+
+
+def test_dr_grpo_is_the_truth_but_for_a_factor():
+    with jax.enable_x64(True):
+        ours, truth = mean_gradient(recipes.make("dr_grpo", group_size=2))
+        np.testing.assert_allclose(ours, truth / 2 / LENGTH, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["grpo", "gspo", "dapo"])
+def test_recipes_that_are_tilted(name):
+    with jax.enable_x64(True):
+        settings = recipes.make(name, group_size=2, kl_coef=0.0)
+        ours, truth = (x.ravel() for x in mean_gradient(settings))
+        cosine = ours @ truth / jnp.linalg.norm(ours) / jnp.linalg.norm(truth)
+        assert 0.3 < cosine < 0.999
+
+
+# Bad input
+
+
+def test_wrong_recipes_are_named():
+    with pytest.raises(ValueError, match=r"name is 'gppo'; expected one of 'ppo', .*'dapo'"):
+        recipes.make("gppo")
+    with pytest.raises(ValueError, match="ratio_level is 'word'; expected one of 'token'"):
+        recipes.make("gspo", ratio_level="word")
+    with pytest.raises(ValueError, match="group_size is 0"):
+        recipes.make("grpo", group_size=0)
+    with pytest.raises(ValueError, match=r"kl_coef is -0\.1"):
+        recipes.make("grpo", kl_coef=-0.1)
+    with pytest.raises(ValueError, match="group_size is 1; expected at least 2"):
+        learn(config("grpo", group_size=1), sampled(), rewards())
+    with pytest.raises(ValueError, match="batch of 8 does not divide into groups of group_size=3"):
+        learn(config("grpo", group_size=3), sampled(), rewards())
+
+
+def test_a_piece_is_a_pytree_of_its_numbers():
+    one = piece(estimates.grouped, baseline=piece(baselines.group_relative, epsilon=0.1, ddof=0))
+    assert jax.tree.leaves(one) == [0.1]
+    two = piece(estimates.grouped, baseline=piece(baselines.group_relative, epsilon=0.2, ddof=0))
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    assert jax.tree.structure(one) != jax.tree.structure(one.replace(baseline=filters.varied))

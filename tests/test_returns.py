@@ -1,0 +1,121 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proxlm.policy import advantages, aggregation, corrections, returns, surrogates
+from tests import policy_vectors
+
+GIVEN = policy_vectors.inputs()
+MASK = np.asarray(GIVEN.mask)
+POISONED = jnp.where(GIVEN.mask, GIVEN.rewards, jnp.nan)
+
+
+def test_rewards_to_go_step_over_holes(variant):
+    ours = variant(jax.vmap(lambda r, m: returns.reward_to_go(r, m, 0.9)))(POISONED, GIVEN.mask)
+    expected = np.zeros(MASK.shape)
+    for b in range(6):
+        total = 0.0
+        for t in np.flatnonzero(MASK[b])[::-1]:
+            total = float(GIVEN.rewards[b, t]) + 0.9 * total
+            expected[b, t] = total
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+def test_remax_subtracts_what_the_greedy_answer_earns():
+    ours = jax.vmap(returns.remax)(POISONED, GIVEN.scores, GIVEN.mask)
+    to_go = jax.vmap(returns.reward_to_go)(POISONED, GIVEN.mask)
+    np.testing.assert_allclose(ours, np.where(MASK, to_go - GIVEN.scores[:, None], 0.0), atol=1e-6)
+
+
+def test_lambda_grows_with_the_length():
+    ours = returns.adaptive_lambda(GIVEN.mask, alpha=0.5)
+    np.testing.assert_allclose(ours, [1 - 2 / 7, 0.5, 0.0, 0.5, 0.6, 0.0], rtol=1e-6)
+
+
+def test_the_critic_has_a_lambda_of_its_own():
+    rewards, values, mask = GIVEN.rewards[3], GIVEN.values_old[3], GIVEN.mask[3]
+    ours = returns.decoupled_gae(rewards, values, mask, 0.9, 0.5, 0.8)
+    np.testing.assert_array_equal(ours[0], advantages.gae(rewards, values, mask, 0.9, 0.5)[0])
+    np.testing.assert_array_equal(ours[1], advantages.gae(rewards, values, mask, 0.9, 0.8)[1])
+
+
+def test_an_advantage_of_a_sequence_is_that_of_its_tokens():
+    ours = returns.over_tokens(GIVEN.scores.at[5].set(jnp.nan), GIVEN.mask)
+    np.testing.assert_array_equal(ours, np.where(MASK, GIVEN.scores[:, None], 0.0))
+
+
+CORRECTIONS = {
+    "tis": lambda *xs: corrections.truncated(*xs, high=1.05),
+    "icepop": lambda *xs: corrections.icepop(*xs, low=0.95, high=1.05),
+    "seq_mask_tis": lambda *xs: corrections.sequence_mask(*xs, low=0.95, high=1.05),
+}
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_corrected_losses_are_openrlhfs(name):
+    expected = policy_vectors.load("openrlhf")[name]
+    poison = lambda x: jnp.where(GIVEN.mask, x, jnp.nan)
+    correction = CORRECTIONS[name](poison(GIVEN.logp_old), poison(GIVEN.logp_rollout), GIVEN.mask)
+
+    def loss(log_probs):
+        tokens = surrogates.clip(log_probs, GIVEN.logp_old, GIVEN.advantages, GIVEN.mask)
+        weights = aggregation.token_weights(GIVEN.mask)
+        return aggregation.weighted_sum(tokens * correction, weights)
+
+    value, gradient = jax.value_and_grad(loss)(GIVEN.logp)
+    np.testing.assert_allclose(value, expected["loss"], atol=1e-5)
+    np.testing.assert_allclose(gradient, expected["gradient"], atol=1e-5)
+
+
+@pytest.mark.parametrize("correct", CORRECTIONS.values(), ids=CORRECTIONS)
+@pytest.mark.parametrize("shift", [-1e4, 1e4])
+def test_corrections_are_finite_and_carry_no_gradient(correct, shift):
+    old, mask = jnp.zeros((2, 3)), jnp.array([[True, True, False], [False] * 3])
+    fn = lambda old, sampler: jnp.sum(correct(old, sampler, mask))
+    assert jnp.isfinite(fn(old + shift, old))
+    assert not any(jnp.any(g) for g in jax.grad(fn, (0, 1))(old + shift, old))
+    np.testing.assert_array_equal(correct(old, old, mask), mask)
+
+
+def test_a_sequence_is_judged_by_its_mean_or_its_product():
+    old = jnp.log(jnp.array([[2.0, 2.0]]))
+    weigh = lambda **k: corrections.sequence_mask(
+        old, jnp.zeros((1, 2)), jnp.ones((1, 2), bool), high=3.0, **k
+    ).tolist()
+    assert weigh() == [[2.0, 2.0]] and weigh(level="product") == [[0.0, 0.0]]
+    assert weigh(max_weight=1.5) == [[1.5, 1.5]]
+
+
+def test_only_stale_and_bad_sequences_are_dropped():
+    log_probs = jnp.array([[-3.0, -1.0], [-3.0, -1.0], [-1.0, -1.0]])
+    sampler, mask = jnp.full((3, 2), -1.0), jnp.ones((3, 2), bool)
+    advantages = jnp.array([[1.0, 1.0], [-1.0, -1.0], [-1.0, -1.0]])
+    weigh = lambda bound: corrections.stale_mask(log_probs, sampler, advantages, mask, bound)
+    assert weigh(0.9).tolist() == [[1, 1], [0, 0], [1, 1]] and weigh(1.1).tolist() == [[1, 1]] * 3
+
+
+def test_rows_without_tokens_may_count(variant):
+    mask = jnp.array([[True, True], [False, False]])
+    for fn, row in {
+        aggregation.sequence_weights: 0.25,
+        aggregation.sequence_sum_weights: 0.5,
+        aggregation.constant_weights: 0.25,
+    }.items():
+        ours = variant(lambda m, fn=fn: fn(m, rows="all"))(mask)
+        np.testing.assert_array_equal(ours, [[row, row], [0, 0]])
+        np.testing.assert_array_equal(fn(mask), 2 * ours)
+
+
+def test_wrong_arguments_are_named():
+    x, mask = jnp.zeros((2, 3)), jnp.ones((2, 3), bool)
+    with pytest.raises(ValueError, match=r"per_sequence has shape \(3,\), but mask has \(2, 3\)"):
+        returns.over_tokens(x[0], mask)
+    with pytest.raises(ValueError, match="alpha is 0"):
+        returns.adaptive_lambda(mask, 0)
+    with pytest.raises(ValueError, match="high is -1"):
+        corrections.truncated(x, x, mask, high=-1)
+    with pytest.raises(ValueError, match=r"sampler|old_log_probs has shape"):
+        corrections.icepop(x, x[0], mask)
+    with pytest.raises(ValueError, match="rows is 'some'; expected one of 'valid', 'all'"):
+        aggregation.sequence_weights(mask, rows="some")

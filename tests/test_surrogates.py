@@ -1,0 +1,296 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proxlm.policy import aggregation, ratios, sequence_surrogates, surrogates, token_surrogates
+from tests import policy_vectors
+
+FAMILY = {
+    "clip": surrogates.clip,
+    "dual clip": functools.partial(surrogates.clip, dual_clip=3.0),
+    "gspo": functools.partial(surrogates.clip, level="sequence"),
+    "gspo by tokens": functools.partial(surrogates.clip, level="sequence_token"),
+    "product": functools.partial(surrogates.clip, level="product"),
+    "policy gradient": surrogates.policy_gradient,
+    "kl penalty": functools.partial(surrogates.kl_penalty, coef=0.5),
+    "reverse kl penalty": functools.partial(surrogates.kl_penalty, direction="reverse"),
+    "cispo": functools.partial(surrogates.cispo, clip_high=0.3),
+    "sapo": surrogates.sapo,
+    "geometric mean": sequence_surrogates.geometric_mean,
+    "vespo": sequence_surrogates.vespo,
+    "topr": sequence_surrogates.topr,
+    "clip cov": functools.partial(token_surrogates.clip_cov, share=0.2, low=0.09),
+    "kl cov": functools.partial(token_surrogates.kl_cov, share=0.2),
+    "dppo tv": functools.partial(token_surrogates.dppo, clip_low=0.1, clip_high=0.1),
+    "dppo kl": functools.partial(token_surrogates.dppo, clip_high=0.01, divergence="kl"),
+}
+GIVEN = policy_vectors.inputs()
+MASK = np.asarray(GIVEN.mask)
+# on samples of the policy itself, with one advantage per sequence, all are the policy gradient
+AGREE = [name for name in FAMILY if name != "clip cov"]
+
+
+@pytest.fixture(params=FAMILY.values(), ids=FAMILY.keys())
+def surrogate(request):
+    return request.param
+
+
+def losses_and_gradient(surrogate, log_probs, old, advantages, mask):
+    """The loss of every token and the gradient of their sum."""
+
+    def total(log_probs):
+        losses = surrogate(log_probs, old, advantages, mask)
+        return jnp.sum(losses), losses
+
+    gradient, losses = jax.jit(jax.grad(total, has_aux=True))(log_probs)
+    return np.asarray(losses), np.asarray(gradient)
+
+
+def on_vectors(surrogate):
+    return losses_and_gradient(surrogate, GIVEN.logp, GIVEN.logp_old, GIVEN.advantages, GIVEN.mask)
+
+
+def by_hand():
+    """Log-ratio, log-prob and advantage of the common inputs, in float64, 0 where masked."""
+    arrays = GIVEN.logp - GIVEN.logp_old, GIVEN.logp, GIVEN.advantages
+    return [np.where(MASK, np.asarray(x, np.float64), 0.0) for x in arrays]
+
+
+def assert_vectors(surrogate, losses, gradient):
+    ours = on_vectors(surrogate)
+    np.testing.assert_allclose(ours[0], np.where(MASK, losses, 0.0), atol=2e-5, rtol=2e-5)
+    np.testing.assert_allclose(ours[1], np.where(MASK, gradient, 0.0), atol=2e-5, rtol=2e-5)
+
+
+def test_gspo_is_openrlhfs():
+    expected = policy_vectors.load("openrlhf")["gspo"]
+    weights = aggregation.sequence_weights(GIVEN.mask)
+    gspo = functools.partial(surrogates.clip, level="sequence")
+
+    def loss(log_probs):
+        tokens = gspo(log_probs, GIVEN.logp_old, GIVEN.advantages, GIVEN.mask)
+        return aggregation.weighted_sum(tokens, weights)
+
+    value, gradient = jax.value_and_grad(loss)(GIVEN.logp)
+    np.testing.assert_allclose(value, expected["loss"], atol=1e-5)
+    np.testing.assert_allclose(gradient, expected["gradient"], atol=1e-5)
+
+
+def test_cispo_weighs_every_token_by_its_clipped_ratio():
+    d, log_probs, advantages = by_hand()
+    weight = np.clip(np.exp(d), 0.8, 1.28)
+    cispo = functools.partial(surrogates.cispo, clip_low=0.2, clip_high=0.28)
+    assert_vectors(cispo, -weight * advantages * log_probs, -weight * advantages)
+
+
+def test_sapo_is_a_gate_of_slope_one_at_ratio_one():
+    d, _, advantages = by_hand()
+    rho, tau = np.exp(d), np.where(advantages > 0, 1.0, 1.05)
+    gate = 1 / (1 + np.exp(-tau * (rho - 1)))
+    assert_vectors(
+        surrogates.sapo, -advantages * gate * 4 / tau, -advantages * 4 * gate * (1 - gate) * rho
+    )
+
+
+def test_kl_penalties_are_estimates_of_the_divergence():
+    d, _, advantages = by_hand()
+    rho = np.exp(d)
+    forward = functools.partial(surrogates.kl_penalty, coef=0.5)
+    loss = 0.5 * (rho - 1 - d) - advantages * rho
+    assert_vectors(forward, loss, 0.5 * (rho - 1) - advantages * rho)
+    reverse = functools.partial(surrogates.kl_penalty, coef=0.5, direction="reverse")
+    loss = 0.5 * (rho * d - rho + 1) - advantages * rho
+    assert_vectors(reverse, loss, 0.5 * rho * d - advantages * rho)
+
+
+def test_the_geometric_mean_is_clipped_token_by_token():
+    d, _, advantages = by_hand()
+    count = np.maximum(MASK.sum(1, keepdims=True), 1)
+    held = np.where(advantages > 0, np.minimum(d, 0.1), np.maximum(d, -0.2))
+    mean = advantages.sum(1, keepdims=True) / count
+    loss = -mean * np.exp(held.sum(1, keepdims=True) / count)
+    # every valid token carries the loss, so the sum over tokens counts it n times
+    gradient = np.where(held == d, loss, 0.0)
+    gmpo = functools.partial(sequence_surrogates.geometric_mean, clip_low=0.2, clip_high=0.1)
+    assert_vectors(gmpo, np.broadcast_to(loss, d.shape), gradient)
+
+
+def test_vespo_weighs_sequences_by_a_gamma_density():
+    d, log_probs, advantages = by_hand()
+    w = np.exp(np.clip(d.sum(1, keepdims=True), np.log(1e-8), 20))
+    good = advantages >= 0
+    k, rate = np.where(good, 2.0, 3.0), np.where(good, 3.0, 2.0)
+    phi = np.exp(rate) * w**k * np.exp(-rate * w)
+    assert_vectors(sequence_surrogates.vespo, -phi * advantages * log_probs, -phi * advantages)
+
+
+def test_topr_imitates_the_good_and_tapers_the_bad():
+    d, log_probs, advantages = by_hand()
+    w = np.broadcast_to(np.exp(d.sum(1, keepdims=True)), d.shape)
+    weight = np.where(advantages >= 0, 1.0, np.clip(w, 0, 1))
+    assert_vectors(sequence_surrogates.topr, -weight * advantages * log_probs, -weight * advantages)
+
+
+def covariance():
+    _, log_probs, advantages = by_hand()
+    centre = lambda x: x - x[MASK].mean()
+    return np.where(MASK, centre(advantages) * centre(log_probs), -np.inf)
+
+
+def test_kl_cov_prices_the_tokens_of_largest_covariance():
+    d, _, advantages = by_hand()
+    chosen = covariance() >= np.sort(covariance()[MASK])[-4]
+    assert chosen.sum() == 4 == int(MASK.sum() * 0.2)
+    loss = np.where(chosen, 0.7 * np.abs(d), 0.0) - advantages * np.exp(d)
+    gradient = np.where(chosen, 0.7 * np.sign(d), 0.0) - advantages * np.exp(d)
+    kl_cov = functools.partial(token_surrogates.kl_cov, share=0.2, coef=0.7)
+    assert_vectors(kl_cov, loss, gradient)
+
+
+@pytest.mark.parametrize("key", [None, jax.random.key(0)])
+def test_clip_cov_drops_tokens_inside_the_band(key):
+    d, _, advantages = by_hand()
+    rho = np.exp(d)
+    plain, clipped = -advantages * rho, -advantages * np.clip(rho, 0.8, 1.2)
+    loss = np.maximum(plain, clipped)
+    cov = covariance()
+    inside = MASK & (cov > 0.09) & (cov < 5.0) & (clipped <= plain)
+    assert inside.sum() == 4
+    gradient = np.where(clipped <= plain, plain, 0.0)
+    largest = inside & (cov == cov[inside].max())
+    one = functools.partial(token_surrogates.clip_cov, share=0.05, low=0.09, key=key)
+    if key is None:
+        assert_vectors(one, np.where(largest, 0, loss), np.where(largest, 0, gradient))
+    dropped = MASK & (on_vectors(one)[0] == 0)
+    assert dropped.sum() == 1 and inside[dropped].all()
+    all_four = functools.partial(one, share=0.5)
+    assert_vectors(all_four, np.where(inside, 0, loss), np.where(inside, 0, gradient))
+
+
+@pytest.mark.parametrize("divergence", ["tv", "kl"])
+def test_dppo_drops_tokens_that_have_moved_too_far(divergence):
+    log_probs = np.log([0.5, 0.9, 0.5, 0.1, 0.45])
+    old = np.log([0.5, 0.5, 0.9, 0.5, 0.5])
+    advantages = np.array([1.0, 1.0, 1.0, -1.0, -2.0])
+    # far in the way its advantage asks for: the second and the fourth
+    weight = np.array([1.0, 0.0, 5 / 9, 0.0, 0.9])
+    bounds = {"clip_low": 0.2, "clip_high": 0.2, "divergence": divergence}
+    losses, gradient = losses_and_gradient(
+        functools.partial(token_surrogates.dppo, **bounds),
+        *map(jnp.float32, (log_probs, old, advantages)),
+        jnp.ones(5, bool),
+    )
+    np.testing.assert_allclose(losses, -weight * advantages * log_probs, rtol=1e-5)
+    np.testing.assert_allclose(gradient, -weight * advantages, rtol=1e-5)
+
+
+def test_the_divergence_of_dppo_is_that_of_this_token_or_another():
+    loss = lambda bound: token_surrogates.dppo(
+        jnp.log(jnp.array([0.9])), jnp.log(jnp.array([0.5])), jnp.ones(1), jnp.ones(1, bool),
+        clip_high=bound, divergence="kl",
+    )  # fmt: skip
+    exact = 0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)
+    assert loss(0.99 * exact)[0] == 0 and loss(1.01 * exact)[0] > 0.1
+
+
+def test_levels_of_the_ratio():
+    d, _, _ = by_hand()
+    count = np.maximum(MASK.sum(1, keepdims=True), 1)
+    mean, total = d.sum(1, keepdims=True) / count, d.sum(1, keepdims=True)
+    shared = {"sequence": mean, "sequence_token": mean, "product": total}
+    for level, value in shared.items():
+        fn = lambda x, level=level: ratios.log_ratio(x, GIVEN.logp_old, GIVEN.mask, level)
+        expected = np.where(MASK, np.broadcast_to(value, d.shape), 0.0)
+        np.testing.assert_allclose(fn(GIVEN.logp), expected, atol=1e-5)
+        np.testing.assert_allclose(jax.grad(lambda x, fn=fn: jnp.sum(fn(x)))(GIVEN.logp), MASK)
+
+
+def test_the_token_form_of_a_sequence_has_the_gradient_of_the_sequence():
+    advantages = jnp.broadcast_to(GIVEN.scores[:, None], MASK.shape)
+    weights = aggregation.sequence_weights(GIVEN.mask)
+
+    def sequence_form(log_probs):
+        d = jnp.where(GIVEN.mask, log_probs - GIVEN.logp_old, 0.0)
+        s = jnp.exp(jnp.sum(d, 1) / jnp.maximum(jnp.sum(GIVEN.mask, 1), 1))
+        loss = jnp.maximum(-GIVEN.scores * s, -GIVEN.scores * jnp.clip(s, 0.8, 1.2))
+        return jnp.sum(loss[:5]) / 5
+
+    def token_form(log_probs):
+        loss = surrogates.clip(
+            log_probs, GIVEN.logp_old, advantages, GIVEN.mask, level="sequence_token"
+        )
+        return aggregation.weighted_sum(loss, weights)
+
+    ours, expected = (jax.value_and_grad(f)(GIVEN.logp) for f in (token_form, sequence_form))
+    np.testing.assert_allclose(ours[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(ours[1], expected[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", AGREE)
+def test_on_its_own_samples_each_is_the_policy_gradient(name):
+    advantages = jnp.broadcast_to(GIVEN.scores[:, None], MASK.shape)
+    old = GIVEN.logp_old
+    _, gradient = losses_and_gradient(FAMILY[name], old, old, advantages, GIVEN.mask)
+    np.testing.assert_allclose(gradient, np.where(MASK, -advantages, 0.0), rtol=2e-5)
+
+
+def test_masked_slots_may_hold_anything(surrogate):
+    def at(fill):
+        put = lambda x: jnp.where(GIVEN.mask, x, fill)
+        return losses_and_gradient(
+            surrogate, put(GIVEN.logp), put(GIVEN.logp_old), put(GIVEN.advantages), GIVEN.mask
+        )
+
+    clean = at(0.5)
+    assert not np.any(clean[0][~MASK]) and not np.any(clean[1][~MASK])
+    for fill in (jnp.nan, jnp.inf, -jnp.inf):
+        for a, b in zip(clean, at(fill), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_any_distance_is_finite(surrogate):
+    shift = jnp.array([[-1e4, 1e4, 50.0, -50.0], [1e4, 1e4, 1e4, 0.0], [-1e4, -1e4, -1e4, 0.0]])
+    old = jnp.full((3, 4), -1.0)
+    mask = jnp.arange(4)[None] < jnp.array([4, 3, 3])[:, None]
+    for sign in (-1.0, 0.0, 1.0):
+        results = losses_and_gradient(surrogate, old + shift, old, jnp.full((3, 4), sign), mask)
+        assert all(np.all(np.isfinite(x)) for x in results)
+
+
+def test_without_a_valid_token_there_is_no_loss(surrogate):
+    x = jnp.full((2, 3), jnp.nan)
+    for result in losses_and_gradient(surrogate, x, x, x, jnp.zeros((2, 3), bool)):
+        np.testing.assert_array_equal(result, 0.0)
+
+
+def test_no_gradient_flows_into_what_is_data(surrogate):
+    total = lambda old, advantages: jnp.sum(surrogate(GIVEN.logp, old, advantages, GIVEN.mask))
+    gradients = jax.jit(jax.grad(total, (0, 1)))(GIVEN.logp_old, GIVEN.advantages)
+    assert not any(jnp.any(gradient) for gradient in gradients)
+
+
+def test_wrong_arguments_are_named():
+    x, mask = jnp.zeros((2, 3)), jnp.ones((2, 3), bool)
+    with pytest.raises(ValueError, match="level is 'word'; expected one of 'token', 'sequence'"):
+        surrogates.clip(x, x, x, mask, level="word")
+    with pytest.raises(ValueError, match=r"old_log_probs has shape \(3,\), but mask"):
+        surrogates.sapo(x, x[0], x, mask)
+    with pytest.raises(ValueError, match=r"advantages has shape \(2,\)"):
+        surrogates.policy_gradient(x, x, x[:, 0], mask)
+    with pytest.raises(ValueError, match="coef is -1"):
+        surrogates.kl_penalty(x, x, x, mask, coef=-1)
+    with pytest.raises(ValueError, match="direction is 'back'"):
+        surrogates.kl_penalty(x, x, x, mask, direction="back")
+    with pytest.raises(ValueError, match="clip_low is 2"):
+        surrogates.cispo(x, x, x, mask, clip_low=2)
+    with pytest.raises(ValueError, match="tau_positive is 0"):
+        surrogates.sapo(x, x, x, mask, tau_positive=0)
+    with pytest.raises(ValueError, match="share is 2"):
+        token_surrogates.kl_cov(x, x, x, mask, share=2)
+    with pytest.raises(ValueError, match="divergence is 'js'"):
+        token_surrogates.dppo(x, x, x, mask, divergence="js")
+    with pytest.raises(ValueError, match=r"mask has dtype float32; expected bool"):
+        surrogates.clip(x, x, x, x)
