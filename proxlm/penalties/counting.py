@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -60,7 +61,7 @@ def top_k(k: int, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
         del k_as_float
         if k == 0 or x.size == 0:
             return jnp.where(jnp.isnan(x), x, 0.0)
-        keep = _bisected(bits_of_size(x, step_size), k, trees.inside("top_k", axes, x))
+        keep = largest(bits_of_size(x, step_size), k, trees.inside("top_k", axes, x))
         return jnp.where(keep | jnp.isnan(x), x, 0.0)
 
     # The slot is where a leaf meets its path: it checks k, which is the same for every leaf.
@@ -113,7 +114,7 @@ def n_m(n: int, m: int, axis: int = -1) -> base.Penalty:
         if m <= LARGEST_PAIRED or n == 0 or x.size == 0:
             keep = ranks_in_block(bits, *inside) < n
         else:
-            keep = _bisected(bits, n, inside)
+            keep = largest(bits, n, inside)
         return jnp.where(keep.reshape(x.shape) | jnp.isnan(x), x, 0.0)
 
     parameters = {"n_as_float": (n, blocks_slot("n_m", m, axis))}
@@ -180,19 +181,31 @@ def bits_of_size(x: jax.Array, step_size: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(jnp.abs(x), f"uint{jnp.finfo(x.dtype).bits}")
 
 
-def _at_most(k, x, inside):
-    excess = jnp.max(jnp.sum(x != 0, axis=inside) - k, initial=0)
-    return base.indicator(jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, excess.astype(x.dtype)), 0.0)
+def largest(bits: jax.Array, k: chex.Numeric, inside: tuple[int, ...]) -> jax.Array:
+    """Says of each number of a group whether it is one of the k largest; of equals the first are.
 
+    Args:
+      bits: unsigned integers, as of `bits_of_size`, at least one a group.
+      k: how many, from 1 to the size of a group. May be traced.
+      inside: the axes inside a group, counted from the front.
 
-def _bisected(bits, k, inside):
-    """Says of each coordinate of a group whether it is one of the k ≥ 1 largest."""
+    Returns:
+      Booleans shaped like the bits, k of them True in each group.
+
+    >>> largest(jnp.array([5, 7, 5, 9], jnp.uint32), 3, (0,)).tolist()
+    [True, True, False, True]
+    """
     kth = _cut(bits, k, inside, 0)
     size = math.prod(bits.shape[i] for i in inside)
     # Those equal to the k-th largest are ranked from the last to the first, others stand outside.
     rank = jnp.where(bits == kth, size - _place(bits, inside), 0)
     rank = jnp.where(bits > kth, size + 1, rank)
     return rank >= _cut(rank, k, inside, 1)
+
+
+def _at_most(k, x, inside):
+    excess = jnp.max(jnp.sum(x != 0, axis=inside) - k, initial=0)
+    return base.indicator(jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, excess.astype(x.dtype)), 0.0)
 
 
 def _cut(ranks, k, inside, low):

@@ -52,13 +52,18 @@ def step_sizes(
     numbers.require_positive("step_sizes", "cap", cap)
 
     def leaf_sizes(d):
-        # In units of the largest entry, whose square may be out of range.
-        top = jnp.max(d, initial=0.0)
-        unit = jnp.where(top > 0, top, 1.0)
-        rms = unit * jnp.sqrt(jnp.mean(jnp.square(d / unit)))
-        bounded = jnp.maximum(d, floor * rms)
+        # A floor known to be 0 spares the pass over the leaf that its rms takes.
+        unbounded = isinstance(floor, int | float) and floor == 0
+        bounded = d if unbounded else jnp.maximum(d, floor * _rms(d))
         at_zero = jnp.where(jnp.asarray(learning_rate) > 0, jnp.inf, 0.0)
         quotient = learning_rate / jnp.where(bounded > 0, bounded, 1.0)
         return jnp.minimum(jnp.where(bounded > 0, quotient, at_zero), cap).astype(d.dtype)
 
     return jax.tree.map(leaf_sizes, trees.widen("step_sizes", diagonal))
+
+
+def _rms(d):
+    # In units of the largest entry, whose square may be out of range.
+    top = jnp.max(d, initial=0.0)
+    unit = jnp.where(top > 0, top, 1.0)
+    return unit * jnp.sqrt(jnp.mean(jnp.square(d / unit)))

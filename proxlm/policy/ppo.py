@@ -70,7 +70,8 @@ def make_step(actor, reward, prompts, optimizer, config):
       actor: sample, score and reference, as `lm.make_actor` makes them.
       reward: `(Samples) -> [B]`, a pure function.
       prompts: `(key) -> Prompts`.
-      optimizer: any `optax.GradientTransformation`; it is handed `approx_kl` as an extra argument.
+      optimizer: any `optax.GradientTransformation`; it is handed the extra arguments `approx_kl`,
+        of the minibatch before the update, and `first_update`, True at an iteration's first.
       config: a `PPOConfig`.
 
     Returns:

@@ -79,15 +79,17 @@ def run(state, experience, key, actor, optimizer, config):
     shuffle = lambda key: jax.random.permutation(key, batch)
     rows = jax.vmap(shuffle)(jax.random.split(key, config.num_epochs))
     rows = rows.reshape(config.num_epochs * config.num_minibatches, -1)
+    first = jnp.arange(len(rows)) == 0
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def attempt(carry, rows):
+    def attempt(carry, turn):
         params, opt_state, _ = carry
+        rows, first = turn
         piece = jax.tree.map(lambda x: x[rows], experience)
         grads, report = _gradient(params, piece, state.kl_coef, actor, config)
         proceed = jnp.bool_(True) if config.max_kl is None else report["approx_kl"] <= config.max_kl
         updates, new_opt_state = optimizer.update(
-            grads, opt_state, params, approx_kl=report["approx_kl"]
+            grads, opt_state, params, approx_kl=report["approx_kl"], first_update=first
         )
         new = (optax.apply_updates(params, updates), new_opt_state)
         if config.max_kl is not None:
@@ -95,17 +97,17 @@ def run(state, experience, key, actor, optimizer, config):
             new = jax.tree.map(keep, new, (params, opt_state))
         return (*new, ~proceed), _pack(report) | {"done": proceed}
 
-    def skip(carry, rows):
-        shapes = jax.eval_shape(attempt, carry, rows)[1]
+    def skip(carry, turn):
+        shapes = jax.eval_shape(attempt, carry, turn)[1]
         return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def body(carry, rows):
+    def body(carry, turn):
         if config.max_kl is None:
-            return attempt(carry, rows)
-        return jax.lax.cond(carry[2], skip, attempt, carry, rows)
+            return attempt(carry, turn)
+        return jax.lax.cond(carry[2], skip, attempt, carry, turn)
 
     carry = (state.params, state.opt_state, jnp.bool_(False))
-    (params, opt_state, _), reports = jax.lax.scan(body, carry, rows)
+    (params, opt_state, _), reports = jax.lax.scan(body, carry, (rows, first))
     return params, opt_state, _reduce(reports)
 
 

@@ -1,5 +1,70 @@
-"""Links of an `optax.chain` that know the penalties."""
+"""Links of an `optax.chain` that know the penalties, and optimizers made of them."""
 
+from proxlm.transforms import reports
+from proxlm.transforms.accelerated import (
+    AcceleratedState,
+    accelerated_params,
+    accelerated_proximal_gradient,
+)
+from proxlm.transforms.checking import Verdict, check
+from proxlm.transforms.healing import HealState, freeze_zeros, heal
+from proxlm.transforms.metrics import (
+    Metric,
+    adafactor_metric,
+    adagrad_metric,
+    adam_metric,
+    adamax_metric,
+    amsgrad_metric,
+    belief_metric,
+    rms_metric,
+    sophia_metric,
+)
+from proxlm.transforms.optimizers import decoupled_proximal_adamw, proximal_adam, proximal_sgd
 from proxlm.transforms.prox import ApplyProxState, apply_prox
+from proxlm.transforms.proximal import ProximalState, proximal
+from proxlm.transforms.pruning import PruneState, prune, prune_to
+from proxlm.transforms.scheduling import ScheduledState, cubic_sparsity, scheduled
+from proxlm.transforms.snapping import apply_prox_updates, project, snap
+from proxlm.transforms.trust import SkipState, StopState, scale_by_kl, skip_on_kl, stop_on_kl
 
-__all__ = ["ApplyProxState", "apply_prox"]
+__all__ = [
+    "AcceleratedState",
+    "ApplyProxState",
+    "HealState",
+    "Metric",
+    "ProximalState",
+    "PruneState",
+    "ScheduledState",
+    "SkipState",
+    "StopState",
+    "Verdict",
+    "accelerated_params",
+    "accelerated_proximal_gradient",
+    "adafactor_metric",
+    "adagrad_metric",
+    "adam_metric",
+    "adamax_metric",
+    "amsgrad_metric",
+    "apply_prox",
+    "apply_prox_updates",
+    "belief_metric",
+    "check",
+    "cubic_sparsity",
+    "decoupled_proximal_adamw",
+    "freeze_zeros",
+    "heal",
+    "project",
+    "proximal",
+    "proximal_adam",
+    "proximal_sgd",
+    "prune",
+    "prune_to",
+    "reports",
+    "rms_metric",
+    "scale_by_kl",
+    "scheduled",
+    "skip_on_kl",
+    "snap",
+    "sophia_metric",
+    "stop_on_kl",
+]

@@ -75,10 +75,7 @@ def apply_prox(
     >>> optax.apply_updates(params, updates).tolist()
     [1.0, 0.0]
     """
-    base.require_penalty("apply_prox: penalty", penalty)
-    _require_positive_integer(every)
-    if not callable(learning_rate):
-        _require_scalar(learning_rate)
+    require_settings("apply_prox", penalty, learning_rate, every)
 
     def init(params):
         # A copy, so that the params may be donated.
@@ -95,7 +92,7 @@ def apply_prox(
         count = optax.safe_increment(state.count)
 
         def move():
-            return _proximal_update(goal, updates, params, step_size), jnp.zeros_like(step_size)
+            return proximal_update(goal, updates, params, step_size), jnp.zeros_like(step_size)
 
         def wait():
             return trees.narrow(updates, params), step_size
@@ -107,14 +104,49 @@ def apply_prox(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _proximal_update(penalty, updates, params, step_size):
+def proximal_update(
+    penalty: base.Penalty,
+    updates: chex.ArrayTree,
+    params: chex.ArrayTree,
+    step_size: chex.ArrayTree,
+) -> chex.ArrayTree:
+    """prox_tg(params + u) - params, in the dtype of the params, such that zeros stay exact.
+
+    Where the prox moves nothing the update passes bit for bit.
+
+    >>> from proxlm import penalties
+    >>> x = jnp.array([2.0, 0.25], jnp.bfloat16)
+    >>> proximal_update(penalties.l1(1.0), jnp.array([0.5, 0.0]), x, 0.5)
+    Array([0, -0.25], dtype=bfloat16)
+    """
     wide = trees.widen("apply_prox", params)
     target = jax.tree.map(jnp.add, wide, trees.widen("apply_prox", updates))
     moved = penalty.prox(target, step_size)
-    return jax.tree.map(_emit, moved, target, params, updates)
+    return jax.tree.map(emit, moved, target, params, updates)
 
 
-def _emit(moved: jax.Array, target: jax.Array, param: jax.Array, update: jax.Array) -> jax.Array:
+def require_settings(
+    name: str, penalty: base.Penalty, learning_rate: optax.ScalarOrSchedule, every: int
+) -> None:
+    """Raises ValueError, in the name of a link, for what is none of these.
+
+    >>> require_settings("proximal", None, 0.1, 1)
+    Traceback (most recent call last):
+        ...
+    ValueError: proximal: penalty: expected a Penalty, got None. Build one, as in ...
+    """
+    base.require_penalty(f"{name}: penalty", penalty)
+    _require_positive_integer(name, every)
+    if not callable(learning_rate):
+        _require_scalar(name, learning_rate)
+
+
+def emit(moved: jax.Array, target: jax.Array, param: jax.Array, update: jax.Array) -> jax.Array:
+    """The update of one leaf to `moved`; the update itself where that is `target`, param + update.
+
+    >>> emit(jnp.zeros(1), jnp.ones(1), jnp.full(1, 3.0), jnp.full(1, -2.0)).tolist()
+    [-3.0]
+    """
     dtype = param.dtype
     # The rounding is explicit: the compiler may drop a cast to bfloat16 and back.
     bits = jnp.finfo(dtype)
@@ -123,20 +155,20 @@ def _emit(moved: jax.Array, target: jax.Array, param: jax.Array, update: jax.Arr
     return base.keep_bits(moved == target, update.astype(dtype), difference)
 
 
-def _require_positive_integer(every):
+def _require_positive_integer(name, every):
     # Under optax.inject_hyperparams `every` arrives as an array, which may be traced.
     traced = isinstance(every, jax.core.Tracer)
     if not traced and hasattr(every, "__index__") and operator.index(every) >= 1:
         return
     if traced and jnp.issubdtype(every.dtype, jnp.integer):
         return
-    raise ValueError(f"apply_prox: every must be an integer ≥ 1, got {every!r}. Use 1 for always.")
+    raise ValueError(f"{name}: every must be an integer ≥ 1, got {every!r}. Use 1 for always.")
 
 
-def _require_scalar(learning_rate: chex.Numeric) -> None:
-    numbers.require_nonnegative("apply_prox", "learning_rate", learning_rate)
+def _require_scalar(name, learning_rate):
+    numbers.require_nonnegative(name, "learning_rate", learning_rate)
     if jnp.ndim(learning_rate) != 0:
         raise ValueError(
-            f"apply_prox: learning_rate must be one number, got shape {jnp.shape(learning_rate)}. "
+            f"{name}: learning_rate must be one number, got shape {jnp.shape(learning_rate)}. "
             "Let strengths differ instead, as in penalties.l1(array)."
         )

@@ -1,0 +1,196 @@
+"""Optimizers that end with a proximal step, under Optax's signatures."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from proxlm.penalties import base, numbers
+from proxlm.transforms import metrics
+from proxlm.transforms.prox import require_settings
+from proxlm.transforms.proximal import Rule, follow
+
+
+def proximal_sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    penalty: base.Penalty,
+    momentum: chex.Numeric | None = None,
+    nesterov: bool = False,
+    accumulator_dtype: Any = None,
+    *,
+    every: int = 1,
+    anchored: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Stochastic gradient descent on f with a prox of g: x ↦ prox_tg(x - η m).
+
+    m ↦ μ m + ∇f sums gradients with weights 1, μ, μ², ... The threshold sums the learning rate
+    alike, t = η (1 - μᵏ)/(1 - μ) at the k-th update, so that fixed points solve min f + g whatever
+    the momentum. At strength 0 this is `optax.sgd`.
+
+    Args:
+      learning_rate: η, a number, a traced scalar or a schedule.
+      penalty: g.
+      momentum: μ < 1; None for none.
+      nesterov: as in `optax.sgd`, as is the next.
+      accumulator_dtype: the dtype of m.
+      every: see `proximal`, as for the next.
+      anchored: measure g from the params seen by `init`.
+
+    Raises:
+      ValueError: for a penalty, learning rate or `every` that is none, for a momentum not in
+        [0, 1); on update, without params.
+
+    Source: Duchi & Singer 2009; the sum of step sizes is ours.
+
+    >>> from proxlm import penalties
+    >>> tx = proximal_sgd(0.5, penalties.l1(1.0), momentum=0.9)
+    >>> x = jnp.array([2.0, 0.3])
+    >>> updates, state = tx.update(jnp.array([1.0, 0.1]), tx.init(x), x)
+    >>> optax.apply_updates(x, updates).round(4).tolist()
+    [1.0, 0.0]
+    """
+    require_settings("proximal_sgd", penalty, learning_rate, every)
+    inner = optax.sgd(learning_rate, momentum, nesterov, accumulator_dtype)
+    rate = learning_rate
+    if momentum is not None:
+        _require_momentum(momentum)
+        rate = _summed(learning_rate, momentum)
+    return follow(inner, Rule(penalty, rate, every=every, anchored=anchored))
+
+
+def proximal_adam(
+    learning_rate: optax.ScalarOrSchedule,
+    penalty: base.Penalty,
+    b1: chex.Numeric = 0.9,
+    b2: chex.Numeric = 0.999,
+    eps: chex.Numeric = 1e-8,
+    eps_root: chex.Numeric = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+    floor: chex.Numeric = 0.0,
+    cap: chex.Numeric = jnp.inf,
+    every: int = 1,
+    anchored: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Adam on f with a prox of g in Adam's metric, which solves min f + g.
+
+    With D = √(v̂ + ε_root) + ε, x ↦ argmin_z g(z) + Σ_i D_i (z_i - x_i + η m̂_i/D_i)²/2η: a prox
+    with the step sizes η/D_i, after Adam's step. The threshold of an l1 of strength λ is η λ/D_i:
+    λ is compared with gradients, as in the stated problem, and not with 1, as it is by
+    `decoupled_proximal_adamw`.
+
+    At strength 0 this is `optax.adam`. `proximal` tells about weights without gradients, about
+    the floor and the cap, and why a warm-up is wise.
+
+    Args:
+      learning_rate: η, a number, a traced scalar or a schedule.
+      penalty: g, which must allow a diagonal metric, as do `l1`, `group_lasso` and most others, but
+        not `nuclear`.
+      b1: as in `optax.adam`, as are the next five.
+      b2: the decay of the second moment.
+      eps: ε.
+      eps_root: ε_root.
+      mu_dtype: the dtype of the first moment.
+      nesterov: Nadam.
+      floor: least D in units of the leaf's rms; see `proximal`, as for the rest.
+      cap: largest step size.
+      every: how many updates come to a prox.
+      anchored: measure g from the params seen by `init`.
+
+    Raises:
+      ValueError: for arguments that are none; on init, for a penalty without a metric; on update,
+        without params.
+
+    Source: Yun, Lozano & Yang 2021 (ProxGen); Kingma & Ba 2015.
+
+    >>> from proxlm import penalties
+    >>> tx = proximal_adam(0.5, penalties.l1(1.0))
+    >>> x = jnp.array([3.0, 0.5])
+    >>> updates, state = tx.update(jnp.array([2.0, 4.0]), tx.init(x), x)
+    >>> optax.apply_updates(x, updates).round(4).tolist()
+    [2.25, 0.0]
+    """
+    require_settings("proximal_adam", penalty, learning_rate, every)
+    numbers.require_nonnegative("proximal_adam", "floor", floor)
+    numbers.require_positive("proximal_adam", "cap", cap)
+    inner = optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    metric = metrics.adam_metric(b2, eps, eps_root)
+    return follow(inner, Rule(penalty, learning_rate, metric, floor, cap, every, anchored))
+
+
+def decoupled_proximal_adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    penalty: base.Penalty,
+    b1: chex.Numeric = 0.9,
+    b2: chex.Numeric = 0.999,
+    eps: chex.Numeric = 1e-8,
+    eps_root: chex.Numeric = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: optax.ScalarOrSchedule = 1e-4,
+    mask: Any | Callable[[optax.Params], Any] | None = None,
+    *,
+    nesterov: bool = False,
+    every: int = 1,
+    anchored: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW, followed by a prox with the learning rate as step size: x ↦ prox_ηg(x + u).
+
+    As the decay of AdamW does, the prox knows nothing of the metric. An l1 of strength λ takes η λ
+    off every weight in every step, against steps of Adam near η: λ is compared with 1, more
+    exactly with |E ∇f|/rms(∇f), and useful ones lie between 0 and 1. It is a regulariser without a
+    scale, not the lasso, which is `proximal_adam`. At strength 0 this is `optax.adamw`. Any
+    penalty will do.
+
+    Args:
+      learning_rate: η, a number, a traced scalar or a schedule.
+      penalty: g.
+      b1: as in `optax.adamw`, as are the next seven.
+      b2: the decay of the second moment.
+      eps: added to the root.
+      eps_root: added under the root.
+      mu_dtype: the dtype of the first moment.
+      weight_decay: the decay, by the same learning rate.
+      mask: which weights decay; the penalty sees all of them.
+      nesterov: Nadam.
+      every: see `proximal`, as for the next.
+      anchored: measure g from the params seen by `init`.
+
+    Raises:
+      ValueError: for a penalty, learning rate or `every` that is none; on update, without params.
+
+    Source: Loshchilov & Hutter 2019 (AdamW); Zhuang et al. 2022 read its decay as a prox.
+
+    >>> from proxlm import penalties
+    >>> tx = decoupled_proximal_adamw(0.5, penalties.l1(1.0), weight_decay=0.0)
+    >>> x = jnp.array([3.0, 0.75])
+    >>> updates, state = tx.update(jnp.array([2.0, 4.0]), tx.init(x), x)
+    >>> optax.apply_updates(x, updates).round(4).tolist()
+    [2.0, 0.0]
+    """
+    require_settings("decoupled_proximal_adamw", penalty, learning_rate, every)
+    moments = (b1, b2, eps, eps_root, mu_dtype)
+    inner = optax.adamw(learning_rate, *moments, weight_decay, mask, nesterov=nesterov)
+    return follow(inner, Rule(penalty, learning_rate, every=every, anchored=anchored))
+
+
+def _summed(learning_rate, momentum):
+    """The learning rate times the weights that the momentum has given to gradients so far."""
+
+    def rate(count):
+        given = learning_rate(count) if callable(learning_rate) else learning_rate
+        return given * (1.0 - momentum ** (count + 1)) / (1.0 - momentum)
+
+    return rate
+
+
+def _require_momentum(momentum):
+    numbers.require_nonnegative("proximal_sgd", "momentum", momentum)
+    known = not isinstance(momentum, jax.core.Tracer)
+    if known and not momentum < 1:
+        raise ValueError(
+            f"proximal_sgd: momentum must be < 1, got {momentum}. 0.9 is common; None is without."
+        )

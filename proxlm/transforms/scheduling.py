@@ -1,0 +1,126 @@
+"""What changes as training goes on: strengths, and how much is to be zero."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from proxlm.penalties import numbers
+from proxlm.transforms import arguments
+
+
+class ScheduledState(NamedTuple):
+    """State of `scheduled`.
+
+    Attributes:
+      count: the updates seen, int32.
+      inner: the state of the link that was made.
+    """
+
+    count: jax.Array
+    inner: Any
+
+
+def scheduled(
+    make: Callable[[Any], optax.GradientTransformation], schedule: optax.Schedule
+) -> optax.GradientTransformationExtraArgs:
+    """Makes a link anew at each update, of what a schedule says: the link of step n is make(s(n)).
+
+    The strength of a penalty rises or falls so, in any link or whole optimizer that takes it:
+
+        scheduled(lambda strength: apply_prox(penalties.l1(strength), 1e-3), schedule)
+
+    The schedule is read at the number of earlier updates, as Optax reads a learning rate's, and its
+    number stays in the dtype it has. All links made must have the same state. With `every` above 1
+    in the link, the strength is the one at the update that applies the prox.
+
+    Args:
+      make: a number ↦ a transformation, pure. The number is traced.
+      schedule: count ↦ that number, or a tree of numbers.
+
+    Returns:
+      The transformation. Extra arguments are handed on to the link.
+
+    Raises:
+      ValueError: if make or the schedule cannot be called; and, on `init`, if make returns no
+        transformation.
+
+    Source: `optax.inject_hyperparams`, which also keeps the numbers in the state, where they can
+    be overwritten, but in the dtype of the params.
+
+    >>> from proxlm import penalties
+    >>> from proxlm.transforms import apply_prox
+    >>> ramp = lambda count: 1.0 * count
+    >>> tx = scheduled(lambda strength: apply_prox(penalties.l1(strength), 0.5), ramp)
+    >>> params = jnp.array([3.0])
+    >>> state = tx.init(params)
+    >>> for _ in range(3):
+    ...     updates, state = tx.update(jnp.zeros(1), state, params)
+    ...     params = optax.apply_updates(params, updates)
+    >>> params.tolist()  # 3 - 0.5 · (0 + 1 + 2)
+    [1.5]
+    """
+    for argument, given in (("make", make), ("schedule", schedule)):
+        if not callable(given):
+            raise ValueError(
+                f"scheduled: {argument} must be a function, got {given!r}. Write "
+                "scheduled(lambda strength: apply_prox(penalties.l1(strength), 1e-3), schedule)."
+            )
+
+    def link(count):
+        made = make(schedule(count))
+        arguments.require_link("scheduled", "what make returns", made)
+        return optax.with_extra_args_support(made)
+
+    def init(params):
+        count = jnp.zeros([], jnp.int32)
+        return ScheduledState(count, link(count).init(params))
+
+    def update(updates, state, params=None, **extra_args):
+        made = link(state.count)
+        updates, inner = made.update(updates, state.inner, params, **extra_args)
+        return updates, ScheduledState(optax.safe_increment(state.count), inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def cubic_sparsity(
+    final: chex.Numeric, begin: int, end: int, initial: chex.Numeric = 0.0
+) -> optax.Schedule:
+    """A share of zeros that rises fast at first, while much is redundant, and slowly at last.
+
+    s(n) = s_f + (s_i - s_f) (1 - (n - b) / (e - b))³ for b ≤ n ≤ e; s_i before, s_f after.
+
+    Args:
+      final: s_f in [0, 1], the share reached at `end`. May be traced.
+      begin: b ≥ 0, an update.
+      end: e > b, an update.
+      initial: s_i in [0, 1]. May be traced.
+
+    Returns:
+      The schedule, count ↦ share, for `prune_to`.
+
+    Raises:
+      ValueError: if a share is not in [0, 1], or begin and end are no integers in this order.
+
+    Source: Zhu & Gupta 2017.
+
+    >>> ramp = cubic_sparsity(0.8, begin=100, end=300)
+    >>> [round(float(ramp(n)), 3) for n in (0, 100, 200, 300, 1000)]
+    [0.0, 0.0, 0.7, 0.8, 0.8]
+    """
+    begin = numbers.require_integer("cubic_sparsity", "begin", begin, least=0)
+    end = numbers.require_integer("cubic_sparsity", "end", end, least=1)
+    if begin >= end:
+        raise ValueError(f"cubic_sparsity: begin must be before end, got {begin} and {end}.")
+    arguments.require_share("cubic_sparsity", "final", final)
+    arguments.require_share("cubic_sparsity", "initial", initial)
+
+    def schedule(count):
+        done = jnp.clip((count - begin) / (end - begin), 0.0, 1.0)
+        return final + (initial - final) * (1.0 - done) ** 3
+
+    return schedule

@@ -1,0 +1,115 @@
+"""Params that lie on a set or a level exactly, to the last bit."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from proxlm.penalties import base, trees
+from proxlm.transforms import prox
+
+
+def project(constraint: base.Penalty, *, every: int = 1) -> optax.GradientTransformationExtraArgs:
+    """Ends a chain with a projection: u ↦ P(params + u) - params, P the prox of a set.
+
+    Projected gradient descent: `apply_prox` without a learning rate, on which the prox of a set
+    does not depend. It must be the last link.
+
+    `optax.apply_updates` then computes p + (P - p), which is P where P = 0, and elsewhere up to
+    rounding: zeros, groups and rank hold exactly, other bounds and levels to half a unit in the
+    last place. `snap` puts params on them exactly.
+
+    Args:
+      constraint: a set, such as `box`, `top_k`, `rank_ball` or `simplex`.
+      every: project at each `every`-th update only.
+
+    Returns:
+      The transformation. It ignores extra arguments.
+
+    Raises:
+      ValueError: as `apply_prox`.
+
+    Source: Bertsekas 1976 (projected gradient).
+
+    >>> from proxlm import penalties
+    >>> tx = optax.chain(optax.sgd(1.0), project(penalties.box(-1.0, 1.0)))
+    >>> params = jnp.array([0.5, 0.5])
+    >>> updates, _ = tx.update(jnp.array([0.25, -4.0]), tx.init(params), params)
+    >>> optax.apply_updates(params, updates).tolist()
+    [0.25, 1.0]
+    """
+    base.require_penalty("project: constraint", constraint)
+    return prox.apply_prox(constraint, 1.0, every=every)
+
+
+def snap(params: chex.ArrayTree, penalty: base.Penalty) -> chex.ArrayTree:
+    """Puts params on a set, such as levels, exactly: P(params), rounded to their dtype once.
+
+    For use after `optax.apply_updates`, and by what applies updates on its own, such as Flax's
+    TrainState: no update u makes p + u = 0.73 in float32 from p = 5. Snapping twice is snapping
+    once, bit for bit, for `box`, `levels` and all sets whose projection is. In bfloat16 a bound
+    that is no bfloat16 number is missed by its rounding, once for all.
+
+    Args:
+      params: a tree of arrays.
+      penalty: a set. Any other penalty would be applied once more at each call.
+
+    Returns:
+      The tree, in the dtypes it had.
+
+    Raises:
+      ValueError: if `penalty` is not a Penalty.
+
+    >>> from proxlm import penalties
+    >>> snap({"w": jnp.array([0.74, -3.0])}, penalties.levels([-1.0, 0.0, 1.0]))["w"].tolist()
+    [1.0, -1.0]
+    """
+    base.require_penalty("snap: penalty", penalty)
+    moved = penalty.prox(trees.widen("snap", params), 1.0)
+    return jax.tree.map(_rounded, moved, params)
+
+
+def apply_prox_updates(
+    params: chex.ArrayTree,
+    updates: chex.ArrayTree,
+    penalty: base.Penalty,
+    step_size: chex.ArrayTree = 1.0,
+) -> chex.ArrayTree:
+    """Applies updates and then a prox: prox_tg(params + u), exactly, rounded to the params' dtype.
+
+    It stands in for `optax.apply_updates` after a chain that does not end with `apply_prox`. The
+    result is that of the prox itself, to the last bit, where params + (prox - params) has rounding:
+    of weights on levels in float32 it leaves twice as many values as there are levels.
+
+    Args:
+      params: a tree of arrays.
+      updates: u, a tree like params, from a chain without prox.
+      penalty: g, a set or any other.
+      step_size: t, the learning rate that scaled u; one number or, where g allows it, a tree of
+        arrays. A set does not depend on it.
+
+    Returns:
+      The new params, in the dtypes they had.
+
+    Raises:
+      ValueError: if `penalty` is not a Penalty, or t is negative.
+
+    Source: projecting after `apply_updates` is how Optax documents constraints.
+
+    >>> from proxlm import penalties
+    >>> ternary = penalties.ternary(0.73)
+    >>> new = apply_prox_updates(jnp.array([5.0, 0.1]), jnp.array([-4.0, 0.1]), ternary)
+    >>> (new == jnp.array([0.73, 0.0])).tolist()
+    [True, True]
+    """
+    base.require_penalty("apply_prox_updates: penalty", penalty)
+    wide = [trees.widen("apply_prox_updates", tree) for tree in (params, updates)]
+    moved = penalty.prox(jax.tree.map(jnp.add, *wide), step_size)
+    return jax.tree.map(_rounded, moved, params)
+
+
+def _rounded(moved, param):
+    """Rounds explicitly: the compiler may drop a cast to bfloat16 and back."""
+    bits = jnp.finfo(jnp.result_type(param))
+    rounded = jax.lax.reduce_precision(moved, exponent_bits=bits.nexp, mantissa_bits=bits.nmant)
+    return rounded.astype(jnp.result_type(param))

@@ -1,0 +1,191 @@
+"""What the nested state of an Optax optimizer tells about it, found by type."""
+
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+import optax
+
+from proxlm.penalties import trees
+from proxlm.transforms.metrics import METRICS, Metric
+
+_MATRIX_METRICS = ("Muon", "Shampoo", "SOAP", "Soap", "Kron", "GaLore", "LBFGS")
+_OWN_RATE = (
+    "ProdigyState",
+    "DAdaptAdamWState",
+    "DoGState",
+    "DoWGState",
+    "MomoState",
+    "MomoAdamState",
+    "COCOBState",
+    "ReduceLROnPlateauState",
+    "ScaleByDistanceOverGradientsState",
+    "ScaleByBacktrackingLinesearchState",
+    "ScaleByZoomLinesearchState",
+)
+_MIXERS = ("ScheduleFreeState", "MechanicState", "LookaheadState")
+_PROXIMAL = ("ApplyProxState", "ProximalState", "AcceleratedState")
+_INJECTED = (optax.InjectStatefulHyperparamsState, optax.InjectHyperparamsState)
+
+
+def find(state: Any, types: type | tuple[type, ...]) -> list[Any]:
+    """Lists the records of these types anywhere in a state: chains, masks, partitions, wrappers.
+
+    >>> state = optax.masked(optax.adam(0.1), {"w": True}).init({"w": np.ones(2)})
+    >>> [type(found).__name__ for found in find(state, optax.ScaleByAdamState)]
+    ['ScaleByAdamState']
+    """
+    wanted = lambda node: isinstance(node, types)
+    return [node for node in jax.tree.leaves(state, is_leaf=wanted) if wanted(node)]
+
+
+def names(state: Any) -> list[str]:
+    """Names the types of the records in a state, each once, in order.
+
+    >>> names(optax.adam(0.1).init(np.ones(2)))
+    ['ScaleByAdamState', 'EmptyState']
+    """
+    return list(dict.fromkeys(kind.__name__ for kind in _kinds(state)))
+
+
+def diagonal(
+    metric: Metric,
+    before: Any,
+    after: Any,
+    params: chex.ArrayTree,
+    gradients: chex.ArrayTree,
+) -> chex.ArrayTree:
+    """Gives a metric's D for every leaf of the params, out of the records that hold a part of it.
+
+    Raises:
+      ValueError: where no record, or more than one, has a leaf of the params.
+
+    >>> tx, x = optax.adam(0.1), np.ones(2, np.float32)
+    >>> state = tx.update(2 * x, tx.init(x))[1]
+    >>> diagonal(METRICS["adam"](), tx.init(x), state, x, 2 * x).round(3).tolist()
+    [2.0, 2.0]
+    """
+    pairs = zip(find(before, metric.types), find(after, metric.types), strict=True)
+    parts = [metric.diagonal(old, new, params, gradients) for old, new in pairs]
+    flat = [pair for part in parts for pair in jax.tree.leaves_with_path(part)]
+    leaves = dict(flat)
+    wanted, structure = jax.tree_util.tree_flatten_with_path(params)
+    missing = [path for path, _ in wanted if path not in leaves]
+    if missing or len(flat) > len(leaves):
+        found = "no state has" if missing else "several states have"
+        place = f" at {trees.place(missing[0])}" if missing else ""
+        raise ValueError(
+            f"proximal: {found} the diagonal of {metric.name}{place}. Give each part of the params "
+            "its own proximal, as in optax.partition({'a': proximal(...), 'b': ...}, labels)."
+        )
+    return jax.tree.unflatten(structure, [leaves[path] for path, _ in wanted])
+
+
+def require_sound(name: str, state: Any) -> None:
+    """Raises ValueError where a prox after this optimizer cannot be right.
+
+    >>> require_sound("proximal", optax.scale_by_adam().init(np.ones(2)))
+    Traceback (most recent call last):
+        ...
+    ValueError: proximal: inner ends with ScaleByAdamState, before the learning rate. Put ...
+    """
+    present = names(state)
+    rules = (
+        (_PROXIMAL, "has a prox already, which nothing may follow. Use penalties.separable_sum"),
+        (_MIXERS, "mixes the result with other points, which loses exact zeros. Leave it out"),
+        (_OWN_RATE, "chooses its own step, which the prox must know. Use one with a learning rate"),
+    )
+    for group, reason in rules:
+        if found := [kind for kind in present if kind in group]:
+            raise ValueError(f"{name}: inner holds {found[0]}: it {reason}.")
+    for last in _last(state):
+        kind = type(last).__name__
+        preconditions = kind.startswith("ScaleBy") and kind != "ScaleByScheduleState"
+        if preconditions or kind in ("SophiaState", "MuonState"):
+            raise ValueError(
+                f"{name}: inner ends with {kind}, before the learning rate. Put "
+                "optax.scale_by_learning_rate last, or take an optimizer that ends with it."
+            )
+
+
+def require_rate(name: str, state: Any, learning_rate: optax.ScalarOrSchedule) -> None:
+    """Raises ValueError where the learning rate shows not to be the one of the optimizer.
+
+    >>> state = optax.sgd(lambda count: 0.1 / (1 + count)).init(np.ones(2))
+    >>> require_rate("proximal", state, 0.1)
+    Traceback (most recent call last):
+        ...
+    ValueError: proximal: inner follows a schedule, and learning_rate is the number 0.1. Give ...
+    """
+    scheduled = find(state, optax.ScaleByScheduleState)
+    if scheduled and not callable(learning_rate):
+        raise ValueError(
+            f"{name}: inner follows a schedule, and learning_rate is the number {learning_rate}. "
+            "Give the same schedule to both."
+        )
+    from_optax = all(kind.__module__.split(".")[0] == "optax" for kind in _kinds(state))
+    injected = find(state, _INJECTED)
+    if callable(learning_rate) and from_optax and not scheduled and not injected:
+        raise ValueError(
+            f"{name}: learning_rate is a schedule, and nothing in inner follows one. Give the same "
+            "to both."
+        )
+    for record in injected:
+        _require_equal(name, record.hyperparams.get("learning_rate"), learning_rate)
+
+
+def require_readable(metric: Metric, state: Any) -> None:
+    """Raises ValueError unless a metric finds what it can read in a state.
+
+    >>> require_readable(METRICS["adam"](), optax.sgd(0.1).init(np.ones(2)))
+    Traceback (most recent call last):
+        ...
+    ValueError: proximal: adam_metric reads ScaleByAdamState, and inner has EmptyState. ...
+    """
+    present = names(state)
+    matrices = [kind for kind in present if any(word in kind for word in _MATRIX_METRICS)]
+    if matrices:
+        raise ValueError(
+            f"proximal: {matrices[0]} preconditions by matrices, and a prox in such a metric has "
+            "no closed form: only the decoupled form is possible, metric=None."
+        )
+    if not find(state, metric.types):
+        wanted = " or ".join(kind.__name__ for kind in metric.types)
+        raise ValueError(
+            f"proximal: {metric.name} reads {wanted}, and inner has {', '.join(present)}. "
+            f"The metrics there are: {', '.join(METRICS)}."
+        )
+
+
+def _kinds(state):
+    seen = []
+    jax.tree.leaves(state, is_leaf=lambda node: seen.append(type(node)))
+    return [kind for kind in seen if hasattr(kind, "_fields") and kind is not optax.MaskedNode]
+
+
+def _last(state):
+    """The state of the last link of each chain."""
+    for wrapper in ("inner_state", "inner_opt_state"):
+        if hasattr(state, wrapper):
+            return _last(getattr(state, wrapper))
+    if isinstance(state, optax.transforms.PartitionState):
+        return [last for part in state.inner_states.values() for last in _last(part)]
+    if type(state) in (tuple, list) and state:
+        return _last(state[-1])
+    if type(state) is dict and state:
+        return _last(list(state.values())[-1])
+    return [state]
+
+
+def _require_equal(name, injected, learning_rate):
+    given = learning_rate(0) if callable(learning_rate) else learning_rate
+    numbers = (injected, given)
+    if injected is None or any(isinstance(number, jax.core.Tracer) for number in numbers):
+        return
+    # optax.inject_hyperparams may round it to bfloat16.
+    if not np.isclose(float(injected), float(given), rtol=1e-2):
+        raise ValueError(
+            f"{name}: inner has learning_rate={float(injected):.6g}, and this one is "
+            f"{float(given):.6g}. Give the same to both."
+        )

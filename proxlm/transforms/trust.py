@@ -1,0 +1,223 @@
+"""Links that heed how far the policy has gone from the one that sampled: its KL, an extra argument.
+
+    optimizer = stop_on_kl(optax.chain(optax.adam(1e-3), apply_prox(...)), max_kl=0.02)
+
+`policy.ppo` hands any optimizer two extra arguments: `approx_kl`, the KL in nats per token on the
+minibatch, before the update; and `first_update`, True at the first update of an iteration. Other
+loops do so by hand: optimizer.update(grads, state, params, approx_kl=kl, first_update=first).
+"""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from proxlm.penalties import numbers
+from proxlm.transforms import arguments
+
+
+class StopState(NamedTuple):
+    """State of `stop_on_kl`.
+
+    Attributes:
+      stopped: whether this iteration's updates are over, bool scalar.
+      inner: the state of the optimizer.
+    """
+
+    stopped: jax.Array
+    inner: Any
+
+
+class SkipState(NamedTuple):
+    """State of `skip_on_kl`.
+
+    Attributes:
+      skipped: the updates dropped so far, int32.
+      inner: the state of the optimizer.
+    """
+
+    skipped: jax.Array
+    inner: Any
+
+
+def stop_on_kl(
+    inner: optax.GradientTransformation, max_kl: chex.Numeric
+) -> optax.GradientTransformationExtraArgs:
+    """Drops an iteration's remaining updates once the KL exceeds a limit.
+
+    The update whose minibatch shows approx_kl > max_kl is itself dropped, as are all until the next
+    with first_update=True: updates are 0, and the optimizer's state, moments and counts included,
+    is what it was. A KL that is NaN exceeds any limit. With PPO it gives the params that
+    PPOConfig.max_kl gives; that one is cheaper, for it skips the gradients too, but belongs to
+    the iteration, where this one may guard a part of the params, through `optax.partition`.
+
+    It wraps the whole chain, prox included; and it goes around `optax.MultiSteps`, not inside.
+
+    Args:
+      inner: the optimizer.
+      max_kl: the limit ≥ 0, in nats per token. May be traced.
+
+    Returns:
+      The transformation. Extra arguments are handed on.
+
+    Raises:
+      ValueError: if inner is no transformation or the limit negative or NaN; and, on update,
+        without `approx_kl` or `first_update`.
+
+    Source: early stopping of epochs as in OpenAI's Spinning Up (Achiam 2018), which lets the
+    update pass that shows the excess.
+
+    >>> tx = stop_on_kl(optax.sgd(1.0), 0.1)
+    >>> state = tx.init(jnp.ones(1))
+    >>> for kl, first in ((0.0, True), (0.2, False), (0.0, False), (0.0, True)):
+    ...     updates, state = tx.update(jnp.ones(1), state, approx_kl=kl, first_update=first)
+    ...     print(updates.item() + 0)
+    -1.0
+    0.0
+    0.0
+    -1.0
+    """
+    inner = _wrapped("stop_on_kl", inner, max_kl)
+
+    def init(params):
+        return StopState(jnp.zeros([], bool), inner.init(params))
+
+    def update(updates, state, params=None, **extra_args):
+        first = _given("stop_on_kl", "first_update", extra_args)
+        within = _given("stop_on_kl", "approx_kl", extra_args) <= max_kl
+        proceed = within & (first | ~state.stopped)
+        updates, kept = _guarded(inner, proceed, updates, state.inner, params, extra_args)
+        return updates, StopState(~proceed, kept)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def skip_on_kl(
+    inner: optax.GradientTransformation, max_kl: chex.Numeric
+) -> optax.GradientTransformationExtraArgs:
+    """Drops the update of a minibatch whose KL exceeds a limit; the next ones have their chance.
+
+    Then updates are 0, and the optimizer's state is what it was. A KL that is NaN exceeds any
+    limit, so a minibatch with broken log-probs harms neither params nor moments.
+
+    Args:
+      inner: the optimizer, prox included.
+      max_kl: the limit ≥ 0, in nats per token. May be traced.
+
+    Returns:
+      The transformation. Extra arguments are handed on; its state counts what was dropped.
+
+    Raises:
+      ValueError: if inner is no transformation or the limit negative or NaN; and, on update,
+        without `approx_kl`.
+
+    Source: `optax.apply_if_finite`, with the KL in place of finiteness.
+
+    >>> tx = skip_on_kl(optax.sgd(1.0), 0.1)
+    >>> state = tx.init(jnp.ones(1))
+    >>> for kl in (0.0, 0.2, jnp.nan, 0.1):
+    ...     updates, state = tx.update(jnp.ones(1), state, approx_kl=kl)
+    ...     print(updates.item(), state.skipped)
+    -1.0 0
+    0.0 1
+    0.0 2
+    -1.0 2
+    """
+    inner = _wrapped("skip_on_kl", inner, max_kl)
+
+    def init(params):
+        return SkipState(jnp.zeros([], jnp.int32), inner.init(params))
+
+    def update(updates, state, params=None, **extra_args):
+        within = _given("skip_on_kl", "approx_kl", extra_args) <= max_kl
+        updates, kept = _guarded(inner, within, updates, state.inner, params, extra_args)
+        skipped = jnp.where(within, state.skipped, optax.safe_increment(state.skipped))
+        return updates, SkipState(skipped, kept)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def scale_by_kl(
+    target: chex.Numeric, least: chex.Numeric = 0.1, most: chex.Numeric = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    """Shortens steps as the KL passes a target: u ↦ u · min(max(target / approx_kl, least), most).
+
+    With most=1 steps are whole up to the target and shrink beyond it; a larger one also lengthens
+    the steps of a timid policy. A KL ≤ 0, as an estimate may be, gives `most`; NaN gives `least`.
+
+    Put it after the preconditioner, which would undo it (Adam's update does not change with the
+    scale of gradients), and before `apply_prox`: the threshold keeps the learning rate that the
+    prox was given, so that the penalty pulls as before while the loss's step is shortened. To guard
+    the prox as well, stop or skip.
+
+    Args:
+      target: the KL up to which steps are whole, > 0, in nats per token. May be traced, as may the
+        bounds.
+      least: the smallest factor, ≥ 0.
+      most: the largest.
+
+    Returns:
+      The transformation, without state.
+
+    Raises:
+      ValueError: if the target is not > 0, a bound negative or NaN, or least above most; and, on
+        update, without `approx_kl`.
+
+    Source: the idea of an adaptive learning rate by KL (Schulman et al. 2017, section 4, adapt the
+    penalty instead); the formula is ours.
+
+    >>> tx = optax.chain(optax.sgd(1.0), scale_by_kl(0.02))
+    >>> state = tx.init(jnp.ones(1))
+    >>> move = lambda kl: tx.update(jnp.ones(1), state, approx_kl=kl)[0].item()
+    >>> [round(move(kl), 3) for kl in (0.0, 0.02, 0.04, 9.0)]
+    [-1.0, -1.0, -0.5, -0.1]
+    """
+    numbers.require_positive("scale_by_kl", "target", target)
+    for argument, bound in (("least", least), ("most", most)):
+        numbers.require_nonnegative("scale_by_kl", argument, bound)
+    for argument, number in (("target", target), ("least", least), ("most", most)):
+        _require_one("scale_by_kl", argument, number)
+    known = [numbers.known("scale_by_kl", "bounds", bound) for bound in (least, most)]
+    if all(known) and known[0][0] > known[1][0]:
+        raise ValueError(f"scale_by_kl: least must be at most most, got {least} and {most}.")
+
+    def update(updates, state, params=None, **extra_args):
+        del params
+        approx_kl = _given("scale_by_kl", "approx_kl", extra_args)
+        quotient = target / jnp.where(approx_kl > 0, approx_kl, 1.0)
+        factor = jnp.where(approx_kl > 0, jnp.clip(quotient, least, most), most)
+        factor = jnp.where(jnp.isnan(approx_kl), least, factor)
+        return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _guarded(inner, proceed, updates, state, params, extra_args):
+    """The inner update, or none and the state as it was."""
+    go = lambda: inner.update(updates, state, params, **extra_args)
+    shapes = jax.eval_shape(go)[0]
+    zeros = lambda: jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), shapes)
+    return jax.lax.cond(proceed, go, lambda: (zeros(), state))
+
+
+def _wrapped(name, inner, max_kl):
+    arguments.require_link(name, "inner", inner)
+    numbers.require_nonnegative(name, "max_kl", max_kl)
+    _require_one(name, "max_kl", max_kl)
+    return optax.with_extra_args_support(inner)
+
+
+def _require_one(name, argument, number):
+    if jnp.ndim(number) != 0:
+        raise ValueError(f"{name}: {argument} must be one number, got shape {jnp.shape(number)}.")
+
+
+def _given(name, argument, extra_args):
+    if argument not in extra_args:
+        raise ValueError(
+            f"{name}: update was not given {argument}, an extra argument. policy.ppo hands it to "
+            f"its optimizer; in your own loop call update(grads, state, params, {argument}=...)."
+        )
+    return jnp.asarray(extra_args[argument])

@@ -1,0 +1,189 @@
+"""Every link gets along with the rest of Optax: one table, the same demands on each."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from proxlm import checkpoint
+from tests.arrays import normal
+from tests.links import LINKS
+
+STEPS = 4
+
+
+@pytest.fixture(params=list(LINKS))
+def link(request):
+    return LINKS[request.param]
+
+
+def tree(seed, dtype=jnp.float32):
+    draw = lambda offset, shape: normal(seed + offset, shape).astype(dtype)
+    return {"w": draw(0, (4, 3)), "b": {"c": draw(1, (3,))}}
+
+
+def gradients_of(dtype=jnp.float32):
+    return jax.tree.map(
+        lambda *g: jnp.stack(g), *[tree(10 * i, dtype) for i in range(1, 1 + STEPS)]
+    )
+
+
+def run(tx, params, gradients, extra_args):
+    """Params after each update, stacked, and the last state."""
+    state = tx.init(params)
+    step = functools.partial(move, tx, extra_args=extra_args)
+    (_, state), path = jax.lax.scan(step, (params, state), gradients)
+    return path, state
+
+
+def move(tx, carry, gradient, extra_args):
+    params, state = carry
+    updates, state = tx.update(gradient, state, params, **extra_args)
+    params = optax.apply_updates(params, updates)
+    return (params, state), params
+
+
+def trained(link, learning_rate=0.1, wrap=lambda tx: tx, params=None, gradients=None):
+    """The path of a link's params, compiled."""
+    params = tree(0) if params is None else params
+    gradients = gradients_of() if gradients is None else gradients
+    follow = lambda params, gradients: run(
+        wrap(link.make(learning_rate)), params, gradients, link.extra_args
+    )[0]
+    return jax.jit(follow)(params, gradients)
+
+
+def assert_close(one, other, atol=2e-6):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            np.asarray(a, np.float32), np.asarray(b, np.float32), rtol=0, atol=atol
+        ),
+        one,
+        other,
+    )
+
+
+def forms(state):
+    return jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), state)
+
+
+def test_extra_args_that_mean_nothing_change_nothing(link):
+    stranger = {**link.extra_args, "nobody_knows_this": jnp.ones(())}
+    assert_close(trained(link._replace(extra_args=stranger)), trained(link), atol=0)
+
+
+def test_inject_hyperparams_gives_the_same_path(link):
+    make = lambda learning_rate: link.make(learning_rate)
+    inject = lambda rate: optax.inject_hyperparams(make)(learning_rate=rate)
+    assert_close(trained(link._replace(make=inject)), trained(link))
+    schedule = lambda count: 0.1 / (1 + count)
+    assert_close(trained(link._replace(make=inject), schedule), trained(link, schedule))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_updates_have_the_dtype_of_the_params(link, dtype):
+    tx, params = link.make(0.1), tree(0, dtype)
+    update = lambda g, s, p: tx.update(g, s, p, **link.extra_args)[0]
+    assert forms(jax.eval_shape(update, tree(5, dtype), tx.init(params), params)) == forms(params)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_state_keeps_its_structure_shapes_and_dtypes(link, dtype):
+    tx, params = link.make(0.1), tree(0, dtype)
+    state = tx.init(params)
+    update = lambda g, s, p: tx.update(g, s, p, **link.extra_args)[1]
+    after = jax.eval_shape(update, tree(5, dtype), state, params)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert forms(after) == forms(state)
+
+
+def test_compiled_is_eager(link):
+    tx, params, gradients = link.make(0.1), tree(0), gradients_of()
+    carry, path = (params, tx.init(params)), []
+    for i in range(STEPS):
+        gradient = jax.tree.map(lambda g: g[i], gradients)  # noqa: B023
+        carry, params = move(tx, carry, gradient, link.extra_args)
+        path.append(params)
+    assert_close(jax.tree.map(lambda *p: jnp.stack(p), *path), trained(link))
+
+
+def test_multi_steps_is_one_step_on_the_mean(link):
+    gradients = gradients_of()
+    path = trained(link, wrap=lambda tx: optax.MultiSteps(tx, 2).gradient_transformation())
+    means = jax.tree.map(lambda g: g.reshape(2, 2, *g.shape[1:]).mean(1), gradients)
+    assert_close(jax.tree.map(lambda p: p[1::2], path), trained(link, gradients=means))
+    assert_close(jax.tree.map(lambda p: p[0], path), tree(0), atol=0)
+
+
+def test_masked_leaves_are_left_alone(link):
+    path = trained(link, wrap=lambda tx: optax.masked(tx, {"w": True, "b": {"c": False}}))
+    alone = lambda whole: {"w": whole["w"]}
+    part = trained(link, params=alone(tree(0)), gradients=alone(gradients_of()))
+    assert_close(path["w"], part["w"])
+    assert_close(path["b"]["c"], tree(0)["b"]["c"][None] + jnp.cumsum(gradients_of()["b"]["c"], 0))
+
+
+def test_partition_runs_each_part_as_if_alone(link):
+    labels = {"w": "one", "b": {"c": "two"}}
+    split = lambda tx: optax.partition({"one": tx, "two": link.make(0.3)}, labels)
+    path = trained(link, wrap=split)
+    for rate, part in ((0.1, lambda t: {"w": t["w"]}), (0.3, lambda t: {"b": t["b"]})):
+        alone = trained(link, rate, params=part(tree(0)), gradients=part(gradients_of()))
+        assert_close(part(path), alone)
+
+
+def test_apply_if_finite_skips_a_bad_step(link):
+    spoil = lambda g: jnp.concatenate([g[:1], jnp.full_like(g[:1], jnp.nan), g[1:-1]])
+    bad = jax.tree.map(spoil, gradients_of())
+    path = trained(link, wrap=lambda tx: optax.apply_if_finite(tx, 3), gradients=bad)
+    good = jax.tree.map(lambda g: g[:-1], gradients_of())
+    skipped = jax.tree.map(lambda p: jnp.delete(p, 1, axis=0), path)
+    assert_close(skipped, trained(link, gradients=good))
+    assert_close(jax.tree.map(lambda p: p[1] - p[0], path), jax.tree.map(jnp.zeros_like, tree(0)))
+
+
+def test_vmap_over_learning_rates_is_the_loop(link):
+    rates = jnp.array([0.0, 0.1, 0.4])
+    follow = lambda rate: run(link.make(rate), tree(0), gradients_of(), link.extra_args)[0]
+    swept = jax.jit(jax.vmap(follow))(rates)
+    looped = [trained(link, rate) for rate in rates]
+    assert_close(swept, jax.tree.map(lambda *p: jnp.stack(p), *looped))
+
+
+def test_donated_buffers_change_nothing(link):
+    tx, gradients = link.make(0.1), gradients_of()
+    step = jax.jit(functools.partial(move, tx), donate_argnums=0)
+    params = tree(0)
+    carry, path = (params, jax.jit(tx.init)(params)), []
+    for i in range(STEPS):
+        carry, params = step(carry, jax.tree.map(lambda g: g[i], gradients), link.extra_args)  # noqa: B023
+        path.append(jax.tree.map(np.asarray, params))
+    assert_close(jax.tree.map(lambda *p: np.stack(p), *path), trained(link))
+
+
+def test_learning_rate_zero_moves_nothing(link):
+    if link.moves_at_zero:
+        pytest.skip("moves without a learning rate")
+    path = trained(link, lambda count: 0.1 * jnp.minimum(count, 1))
+    assert_close(jax.tree.map(lambda p: p[0], path), tree(0), atol=0)
+    assert any(jnp.any(p[1] != p[0]) for p in jax.tree.leaves(path))
+
+
+def test_missing_params_are_missed_in_the_words_of_optax(link):
+    if not link.needs_params:
+        pytest.skip("does not read the params")
+    tx = link.make(0.1)
+    with pytest.raises(ValueError, match="requires the current value of parameters"):
+        tx.update(tree(1), tx.init(tree(0)), **link.extra_args)
+
+
+def test_states_survive_a_checkpoint(tmp_path):
+    final = lambda link: run(link.make(0.1), tree(0), gradients_of(), link.extra_args)[1]
+    states = {name.replace("/", "_"): final(link) for name, link in LINKS.items()}
+    checkpoint.save(tmp_path, 1, states, {})
+    back = checkpoint.restore(tmp_path, jax.eval_shape(lambda: states), {})
+    assert forms(back) == forms(states)
+    jax.tree.map(np.testing.assert_array_equal, back, states)
