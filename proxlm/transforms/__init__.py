@@ -6,8 +6,19 @@ from proxlm.transforms.accelerated import (
     accelerated_params,
     accelerated_proximal_gradient,
 )
+from proxlm.transforms.adaptive_averaging import DualAveragingAdamState, dual_averaging_adam
+from proxlm.transforms.averaging import (
+    AdagradRDAState,
+    FTRLProximalState,
+    RDAState,
+    adagrad_rda,
+    ftrl_proximal,
+    rda,
+)
 from proxlm.transforms.checking import Verdict, check
 from proxlm.transforms.healing import HealState, freeze_zeros, heal
+from proxlm.transforms.latent import AProxState, aprox
+from proxlm.transforms.manifold import RMDAState, ramda, rmda
 from proxlm.transforms.metrics import (
     Metric,
     adafactor_metric,
@@ -23,17 +34,30 @@ from proxlm.transforms.optimizers import decoupled_proximal_adamw, proximal_adam
 from proxlm.transforms.prox import ApplyProxState, apply_prox
 from proxlm.transforms.proximal import ProximalState, proximal
 from proxlm.transforms.pruning import PruneState, prune, prune_to
+from proxlm.transforms.schedule_free import (
+    ProximalScheduleFreeState,
+    proximal_schedule_free,
+    proximal_schedule_free_adam,
+    proximal_schedule_free_params,
+)
 from proxlm.transforms.scheduling import ScheduledState, cubic_sparsity, scheduled
 from proxlm.transforms.snapping import apply_prox_updates, project, snap
 from proxlm.transforms.trust import SkipState, StopState, scale_by_kl, skip_on_kl, stop_on_kl
 
 __all__ = [
+    "AProxState",
     "AcceleratedState",
+    "AdagradRDAState",
     "ApplyProxState",
+    "DualAveragingAdamState",
+    "FTRLProximalState",
     "HealState",
     "Metric",
+    "ProximalScheduleFreeState",
     "ProximalState",
     "PruneState",
+    "RDAState",
+    "RMDAState",
     "ScheduledState",
     "SkipState",
     "StopState",
@@ -42,24 +66,34 @@ __all__ = [
     "accelerated_proximal_gradient",
     "adafactor_metric",
     "adagrad_metric",
+    "adagrad_rda",
     "adam_metric",
     "adamax_metric",
     "amsgrad_metric",
     "apply_prox",
     "apply_prox_updates",
+    "aprox",
     "belief_metric",
     "check",
     "cubic_sparsity",
     "decoupled_proximal_adamw",
+    "dual_averaging_adam",
     "freeze_zeros",
+    "ftrl_proximal",
     "heal",
     "project",
     "proximal",
     "proximal_adam",
+    "proximal_schedule_free",
+    "proximal_schedule_free_adam",
+    "proximal_schedule_free_params",
     "proximal_sgd",
     "prune",
     "prune_to",
+    "ramda",
+    "rda",
     "reports",
+    "rmda",
     "rms_metric",
     "scale_by_kl",
     "scheduled",

@@ -1,0 +1,169 @@
+"""Adam's moments with an averaged threshold in Adam's metric: right zeros that stay."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from proxlm.penalties import base, metric, numbers, trees
+from proxlm.transforms import points
+
+
+class DualAveragingAdamState(NamedTuple):
+    """State of `dual_averaging_adam`: three arrays a parameter, one more than Adam's.
+
+    Attributes:
+      count: the updates seen, int32; bias correction and schedules count by it.
+      active: those of them with a learning rate above 0, int32; the averages count by it.
+      mu: first moment of the gradients.
+      nu: second moment.
+      average: the averaged negative gradient y, where it concerns ∂g.
+    """
+
+    count: jax.Array
+    active: jax.Array
+    mu: chex.ArrayTree
+    nu: chex.ArrayTree
+    average: chex.ArrayTree
+
+
+def dual_averaging_adam(
+    learning_rate: optax.ScalarOrSchedule,
+    penalty: base.Penalty,
+    b1: chex.Numeric = 0.9,
+    b2: chex.Numeric = 0.999,
+    eps: chex.Numeric = 1e-8,
+    *,
+    forgetting: chex.Numeric = 8.0,
+    memory: chex.Numeric = jnp.inf,
+    floor: chex.Numeric = 0.0,
+    cap: chex.Numeric = jnp.inf,
+) -> optax.GradientTransformationExtraArgs:
+    """Adam for min f + g whose zeros are decided by averages of gradients, not by the last one.
+
+    With m̂ and D = √v̂ + ε of Adam, c_t ∈ (0, 1] the weight of the newest gradient, and τ = η/(c D):
+
+        r = P(y),  P the projection on ∂g(x)            what g took up of the gradients so far
+        y ← (1 - c) r - c m̂                              the averaged negative gradient
+        x ← prox_τg(x + τ y)                             weight by weight, τ = η/(c D)
+
+    Derivation. Give the loss at step s the weight a_s, A_t = Σ_{s≤t} a_s and c_t = a_t/A_t, and let
+    x_{t+1} minimise Σ_s a_s (⟨m̂_s, x⟩ + g(x)) + ½ Σ_s |x - x_s|²_{Q_s}, where Q is chosen such
+    that Q_1 + ... + Q_t = H_t := a_t D_t/η_t. That is follow-the-regularised-leader, centred at the
+    iterates ("FTRL-proximal"): the cumulative threshold is λ A_t/H_t = λτ. Since D and η change, so
+    does H, in either direction; centred, this moves nothing by itself. The optimality condition is
+    H_t x_{t+1} + A_t r_{t+1} = Σ_s Q_s x_s - Σ_s a_s m̂_s with r_{t+1} ∈ ∂g(x_{t+1}). Subtract the
+    one before and divide by H_t:
+
+        x_{t+1} + τ_t r_{t+1} = x_t + τ_t ((1 - c_t) r_t - c_t m̂_t),
+
+    which is the prox above, and needs no Q and no H_{t-1}. Two things follow.
+    - Where g is linear, as l1 is off zero, r = ∇g(x), and the step is x - η (m̂ + ∇g)/D: metric
+      prox-Adam, with any schedule. With strength 0 it is Adam.
+    - At a zero of x, y averages -m̂ with the weights a_s, and x stays there while |y| ≤ λ. A prox
+      at each step asks the same of one noisy gradient, and so its zeros flicker.
+    r_t can be recovered from step t - 1, but then it must be kept; the projection of y on
+    ∂g(x_t) is another subgradient at the same point, equal to it except in the step in which a
+    weight arrives at a kink. With it a change of strength or of x from outside acts at once, and
+    fixed points are exact: if x stays, (1 - c) r - c m̂ ∈ ∂g(x), so y → -∇f(x) ∈ ∂g(x).
+
+    The weights are c_t = min(1, forgetting/t), at least 1/memory; t counts steps with η > 0. The
+    average then looks back over t/forgetting steps. forgetting=1 weighs all alike, which suits
+    convex problems; larger values forget the beginning. With memory=1 this is metric prox-Adam.
+
+    Where g bends (group_lasso across a group, squared_l2) the prox of the long step τ slows changes
+    of direction by 1 + τλ/|x|, as in every dual averaging; less so with a larger `forgetting` or a
+    finite `memory`, which a penalty that is not convex needs (for `mcp` τ must stay below γ).
+
+    A weight that has never had a gradient (the row of an unseen token, a dead expert) has no D yet:
+    it takes η/D = η, so that g shrinks it by λη a step and no averaged threshold falls on it.
+
+    A penalty without `residual` (simplex, l1_ball) keeps r = (x + τ y - prox)/τ instead of y.
+
+    Cost: three arrays a parameter in at least float32; one pass more than Adam over y. A `floor`
+    adds a pass.
+
+    Args:
+      learning_rate: η, a number, a traced scalar or a schedule, read at the number of earlier
+        updates.
+      penalty: g, with a prox in a diagonal metric; its strengths may be traced.
+      b1: decay of the first moment, as in `optax.adam`.
+      b2: decay of the second moment.
+      eps: ε.
+      forgetting: k ≥ 1, see above.
+      memory: the most steps that an average looks back over, ≥ 1.
+      floor: least D in units of the rms of D over the leaf; see `penalties.step_sizes`.
+      cap: largest η/D.
+
+    Returns:
+      The transformation. It ignores extra arguments.
+
+    Raises:
+      ValueError: if `penalty` is not a Penalty, the learning rate or the floor negative, forgetting
+        or memory below 1; on update, without params or for a penalty without a metric.
+
+    Source: ours; from Kingma & Ba 2015 (Adam), McMahan 2011 (FTRL-proximal), Xiao 2009 (averages
+    identify), Yun, Lozano & Yang 2021 (the metric), Shamir & Zhang 2013 (the weights k/t).
+
+    >>> from proxlm import penalties
+    >>> tx = dual_averaging_adam(0.5, penalties.l1(1.0))
+    >>> params = jnp.array([3.0, 0.1])
+    >>> updates, state = tx.update(jnp.array([2.0, 0.5]), tx.init(params), params)
+    >>> optax.apply_updates(params, updates).round(4).tolist()
+    [2.25, 0.0]
+    """
+    name = "dual_averaging_adam"
+    points.require(name, penalty, learning_rate)
+    _require_at_least_one(name, forgetting=forgetting, memory=memory)
+    numbers.require_nonnegative(name, "floor", floor)
+    numbers.require_positive(name, "cap", cap)
+
+    def init(params):
+        zeros = lambda: jax.tree.map(jnp.zeros_like, trees.widen(name, params))
+        start = lambda: jnp.zeros([], jnp.int32)
+        return DualAveragingAdamState(start(), start(), zeros(), zeros(), zeros())
+
+    def steps_of(rate, c, nu, count):
+        hat = optax.tree.bias_correction(nu, b2, count)
+        diagonal = jax.tree.map(lambda v, h: jnp.where(v > 0, jnp.sqrt(h) + eps, 0.0), nu, hat)
+        steps = metric.step_sizes(rate / c, diagonal, floor=floor, cap=cap / c)
+        return jax.tree.map(lambda v, s: jnp.where(v > 0, s, jnp.minimum(s, rate / c)), nu, steps)
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        points.require_params(params)
+        wide, gradients = trees.widen(name, params), trees.widen(name, updates)
+        rate = points.rate_at(learning_rate, state.count)
+        count = optax.safe_increment(state.count)
+        active = jnp.where(rate > 0, optax.safe_increment(state.active), state.active)
+        c = jnp.clip(forgetting / jnp.maximum(active, 1), 1.0 / memory, 1.0)
+        mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(gradients, state.nu, b2, 2)
+
+        mean = optax.tree.bias_correction(mu, b1, count)
+        taken = _taken_up(penalty, wide, state.average)
+        average = jax.tree.map(lambda r, m: (1.0 - c) * r - c * m, taken, mean)
+        steps = steps_of(rate, c, nu, count)
+        target = jax.tree.map(lambda x, t, y: x + t * y, wide, steps, average)
+        point = penalty.prox(target, steps)
+        if penalty.residual is None:
+            average = jax.tree.map(points.left_over, target, point, steps, average)
+        state = DualAveragingAdamState(count, active, mu, nu, average)
+        return points.updates_to(point, params), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _taken_up(penalty, x, average):
+    """The subgradient of g at x nearest to the average."""
+    if penalty.residual is None:
+        return average
+    return jax.tree.map(jnp.subtract, average, penalty.residual(x, average))
+
+
+def _require_at_least_one(name, **settings):
+    for argument, number in settings.items():
+        if any((value < 1).any() for value in numbers.known(name, argument, number)):
+            raise ValueError(f"{name}: {argument} must be ≥ 1, got {number}.")

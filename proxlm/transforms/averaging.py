@@ -1,0 +1,249 @@
+"""Dual averaging: a prox of sums of gradients, whose zeros are those of the average.
+
+A prox at each step asks of one noisy gradient whether a weight is zero, so zeros flicker under
+minibatches. These ask it of the mean of all gradients, with a threshold that is summed too.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from proxlm.penalties import base, numbers, trees
+from proxlm.transforms import points
+
+
+class RDAState(NamedTuple):
+    """State of `rda`: two arrays a parameter.
+
+    Attributes:
+      count: the updates seen, int32.
+      step_sum: A = Σ η_s, the weight of the penalty.
+      gradient_sum: Σ η_s g_s.
+      origin: the params at `init`.
+    """
+
+    count: jax.Array
+    step_sum: jax.Array
+    gradient_sum: chex.ArrayTree
+    origin: chex.ArrayTree
+
+
+def rda(
+    learning_rate: optax.ScalarOrSchedule, penalty: base.Penalty
+) -> optax.GradientTransformationExtraArgs:
+    """Regularised dual averaging: x = prox_{A/√t g}(x_0 - Σ_s η_s g_s / √t), A = Σ_s η_s.
+
+    x minimises Σ_s η_s (⟨g_s, x⟩ + g(x)) + √t |x - x_0|²/2, all gradients weighing alike if η is
+    constant. The step is measured from x_0 each time, so a schedule that decays does not freeze
+    the params: late gradients count less, and the growing √t draws back to x_0. For schedules take
+    `ftrl_proximal` or `dual_averaging_adam`, which are centred at the last point.
+
+    Args:
+      learning_rate: η, a number, a traced scalar or a schedule, read at the number of earlier
+        updates. It is 1/γ of the paper.
+      penalty: g; needs no metric. It should be smallest at x_0, as l1 is at 0.
+
+    Returns:
+      The transformation. It ignores extra arguments.
+
+    Raises:
+      ValueError: for a bad penalty or learning rate; on update, without params.
+
+    Source: Xiao 2009 (Dual averaging methods for regularized stochastic learning), β_t = γ√t.
+
+    >>> from proxlm import penalties
+    >>> tx, params = rda(0.5, penalties.l1(1.0)), jnp.zeros(2)
+    >>> updates, state = tx.update(jnp.array([3.0, -0.5]), tx.init(params), params)
+    >>> updates.tolist()
+    [-1.0, 0.0]
+    """
+    points.require("rda", penalty, learning_rate)
+
+    def init(params):
+        wide = trees.widen("rda", params)
+        zeros = jax.tree.map(jnp.zeros_like, wide)
+        # A copy, so that the params may be donated.
+        origin = jax.tree.map(jnp.array, wide)
+        return RDAState(jnp.zeros([], jnp.int32), jnp.zeros([]), zeros, origin)
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        points.require_params(params)
+        rate = points.rate_at(learning_rate, state.count)
+        count = optax.safe_increment(state.count)
+        step_sum = state.step_sum + rate
+        gradients = trees.widen("rda", updates)
+        sums = jax.tree.map(lambda s, g: s + rate * g, state.gradient_sum, gradients)
+        slowness = 1.0 / jnp.sqrt(count.astype(step_sum.dtype))
+        target = jax.tree.map(lambda x, s: x - slowness * s, state.origin, sums)
+        point = penalty.prox(target, slowness * step_sum)
+        return points.updates_to(point, params), RDAState(count, step_sum, sums, state.origin)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class AdagradRDAState(NamedTuple):
+    """State of `adagrad_rda`: three arrays a parameter.
+
+    Attributes:
+      count: the updates seen, int32.
+      step_sum: A = Σ η_s.
+      gradient_sum: Σ η_s g_s.
+      sum_of_squares: of the gradients, and what it began with.
+      origin: the params at `init`.
+    """
+
+    count: jax.Array
+    step_sum: jax.Array
+    gradient_sum: chex.ArrayTree
+    sum_of_squares: chex.ArrayTree
+    origin: chex.ArrayTree
+
+
+def adagrad_rda(
+    learning_rate: optax.ScalarOrSchedule,
+    penalty: base.Penalty,
+    initial_accumulator_value: chex.Numeric = 0.1,
+    eps: chex.Numeric = 1e-7,
+) -> optax.GradientTransformationExtraArgs:
+    """AdaGrad by dual averaging: x = prox_{A/H g}(x_0 - Σ_s η_s g_s / H), H = √(Σ_s g_s² + ε).
+
+    x minimises Σ_s η_s (⟨g_s, x⟩ + g(x)) + |x - x_0|²_H/2. As in `rda` the step is measured from
+    x_0, and a learning rate of 0 does not freeze the params.
+
+    Args:
+      learning_rate: η, as in `rda`.
+      penalty: g, with a prox in a diagonal metric.
+      initial_accumulator_value: what Σ g² begins with, as in `optax.adagrad`. Above 0 it keeps the
+        threshold of weights without a gradient finite.
+      eps: ε, as in `optax.adagrad`.
+
+    Returns:
+      The transformation. It ignores extra arguments.
+
+    Raises:
+      ValueError: for a bad penalty, learning rate or accumulator; on update, without params or for
+        a penalty without a metric.
+
+    Source: Duchi, Hazan & Singer 2011, primal-dual subgradient update with a composite term.
+
+    >>> from proxlm import penalties
+    >>> tx, params = adagrad_rda(0.5, penalties.l1(1.0), 0.0, 0.0), jnp.zeros(2)
+    >>> updates, state = tx.update(jnp.array([4.0, -0.5]), tx.init(params), params)
+    >>> updates.tolist()
+    [-0.375, 0.0]
+    """
+    name = "adagrad_rda"
+    points.require(name, penalty, learning_rate)
+    numbers.require_nonnegative(name, "initial_accumulator_value", initial_accumulator_value)
+    numbers.require_nonnegative(name, "eps", eps)
+
+    def init(params):
+        wide = trees.widen(name, params)
+        zeros = jax.tree.map(jnp.zeros_like, wide)
+        squares = jax.tree.map(lambda x: jnp.full_like(x, initial_accumulator_value), wide)
+        origin = jax.tree.map(jnp.array, wide)
+        start = jnp.zeros([], jnp.int32)
+        return AdagradRDAState(start, jnp.zeros([]), zeros, squares, origin)
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        points.require_params(params)
+        rate = points.rate_at(learning_rate, state.count)
+        step_sum = state.step_sum + rate
+        gradients = trees.widen(name, updates)
+        sums = jax.tree.map(lambda s, g: s + rate * g, state.gradient_sum, gradients)
+        squares = jax.tree.map(lambda q, g: q + g * g, state.sum_of_squares, gradients)
+        # Without any square yet there is no step.
+        inverse = lambda q: jnp.where(q > 0, jax.lax.rsqrt(q + eps), 0.0)
+        target = jax.tree.map(lambda x, s, q: x - inverse(q) * s, state.origin, sums, squares)
+        point = penalty.prox(target, jax.tree.map(lambda q: inverse(q) * step_sum, squares))
+        count = optax.safe_increment(state.count)
+        state = AdagradRDAState(count, step_sum, sums, squares, state.origin)
+        return points.updates_to(point, params), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class FTRLProximalState(NamedTuple):
+    """State of `ftrl_proximal`: two arrays a parameter.
+
+    Attributes:
+      count: the updates seen, int32; schedules count by it.
+      active: those of them with a learning rate above 0, int32.
+      sum_of_squares: of the gradients.
+      subgradient: the mean subgradient of g at the params, r.
+    """
+
+    count: jax.Array
+    active: jax.Array
+    sum_of_squares: chex.ArrayTree
+    subgradient: chex.ArrayTree
+
+
+def ftrl_proximal(
+    learning_rate: optax.ScalarOrSchedule, penalty: base.Penalty, beta: chex.Numeric = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    """Follow the proximally regularised leader, each weight with its own learning rate.
+
+    x_{t+1} minimises Σ_{s≤t} (⟨g_s, x⟩ + g(x)) + ½ Σ_s |x - x_s|²_{Q_s}, the Q adding up to
+    H_t = (β + √(Σ_s g_s²))/α. So the penalty is that of each loss, summed as the losses are. (The
+    logistic regression of 2013 adds its l1 once, to the sum of all losses.) Without a penalty it
+    is AdaGrad: x - α g/(β + √Σ g²).
+
+    It is computed from r, the subgradient of t·g at x_t divided by t, with τ = t/H_t, which is the
+    same and needs no sum of all x_s:
+
+        y = ((t - 1) r - g_t)/t,   x ← prox_τg(x + τ y),   r ← (x_t + τ y - x_{t+1})/τ.
+
+    Args:
+      learning_rate: α, a number, a traced scalar or a schedule, read at the number of earlier
+        updates. Updates with 0 move nothing and are not averaged.
+      penalty: g, with a prox in a diagonal metric.
+      beta: β > 0; it keeps the step of a weight without gradients at α/β.
+
+    Returns:
+      The transformation. It ignores extra arguments.
+
+    Raises:
+      ValueError: for a bad penalty or learning rate, or β not > 0; on update, without params or
+        for a penalty without a metric.
+
+    Source: McMahan 2011 (Follow-the-regularized-leader and mirror descent), with the rates of
+    McMahan et al. 2013 (Ad click prediction).
+
+    >>> from proxlm import penalties
+    >>> tx, params = ftrl_proximal(1.0, penalties.l1(1.0)), jnp.array([1.0, 1.0])
+    >>> updates, state = tx.update(jnp.array([3.0, 0.0]), tx.init(params), params)
+    >>> optax.apply_updates(params, updates).tolist()
+    [0.0, 0.0]
+    """
+    name = "ftrl_proximal"
+    points.require(name, penalty, learning_rate)
+    numbers.require_positive(name, "beta", beta)
+
+    def init(params):
+        zeros = lambda: jax.tree.map(jnp.zeros_like, trees.widen(name, params))
+        start = lambda: jnp.zeros([], jnp.int32)
+        return FTRLProximalState(start(), start(), zeros(), zeros())
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        points.require_params(params)
+        wide, gradients = trees.widen(name, params), trees.widen(name, updates)
+        rate = points.rate_at(learning_rate, state.count)
+        active = jnp.where(rate > 0, optax.safe_increment(state.active), state.active)
+        t = jnp.maximum(active, 1).astype(rate.dtype)
+        squares = jax.tree.map(lambda q, g: q + g * g, state.sum_of_squares, gradients)
+        steps = jax.tree.map(lambda q: rate * t / (beta + jnp.sqrt(q)), squares)
+        mean = jax.tree.map(lambda r, g: ((t - 1) * r - g) / t, state.subgradient, gradients)
+        target = jax.tree.map(lambda x, s, y: x + s * y, wide, steps, mean)
+        point = penalty.prox(target, steps)
+        kept = jax.tree.map(points.left_over, target, point, steps, state.subgradient)
+        count = optax.safe_increment(state.count)
+        return points.updates_to(point, params), FTRLProximalState(count, active, squares, kept)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,91 @@
+"""A latent point that an optimizer moves, and params that are its prox (AProx, as in PARQ)."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from proxlm.penalties import base, trees
+from proxlm.transforms import points
+
+
+class AProxState(NamedTuple):
+    """State of `aprox`: one array a parameter beside those of the inner optimizer.
+
+    Attributes:
+      count: the updates seen, int32.
+      step_sum: the sum of the learning rates.
+      latent: z, in at least float32.
+      inner_state: the state of the inner optimizer.
+    """
+
+    count: jax.Array
+    step_sum: jax.Array
+    latent: chex.ArrayTree
+    inner_state: optax.OptState
+
+
+def aprox(
+    inner: optax.GradientTransformation,
+    penalty: base.Penalty,
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformationExtraArgs:
+    """Aggregate proximal gradient: z ← z + u, x = prox_{Sg}(z), S the sum of all learning rates.
+
+    u is the update of an inner optimizer, from gradients at x. Over plain SGD with a constant rate
+    this is dual averaging: x minimises Σ_s η (⟨g_s, x⟩ + g(x)) + |x - z_0|²/2. Over Adam and its
+    like the threshold stays Euclidean, and another problem than min f + g is solved;
+    `dual_averaging_adam` solves the stated one.
+
+    With a set or quantised levels z is what straight-through training keeps, and x is its rounding.
+    A penalty with a level scheduled from soft to hard gives PARQ.
+
+    Nothing may follow it in a chain. The inner optimizer sees z as its params, so that its decay
+    acts on what it moves.
+
+    Args:
+      inner: the optimizer, its learning rate included.
+      penalty: g; its strengths may be traced.
+      learning_rate: the one that inner has: a number, a traced scalar or a schedule, read at the
+        number of earlier updates.
+
+    Returns:
+      The transformation. Extra arguments go to inner.
+
+    Raises:
+      ValueError: for a bad inner optimizer, penalty or learning rate; on update, without params.
+
+    Source: Jin et al. 2025 (PARQ), section 3: AProx; Dockhorn et al. 2021 and Xiao 2009 before it.
+
+    >>> from proxlm import penalties
+    >>> tx, params = aprox(optax.sgd(0.5), penalties.l1(1.0), 0.5), jnp.array([2.0, 1.0])
+    >>> state = tx.init(params)
+    >>> for _ in range(2):
+    ...     updates, state = tx.update(jnp.array([-1.0, 0.5]), state, params)
+    ...     params = optax.apply_updates(params, updates)
+    >>> params.tolist(), state.latent.tolist()
+    ([2.0, 0.0], [3.0, 0.5])
+    """
+    name = "aprox"
+    points.require_optimizer(name, inner)
+    points.require(name, penalty, learning_rate)
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params):
+        # A copy, so that the params may be donated.
+        latent = jax.tree.map(jnp.array, trees.widen(name, params))
+        return AProxState(jnp.zeros([], jnp.int32), jnp.zeros([]), latent, inner.init(params))
+
+    def update(updates, state, params=None, **extra_args):
+        points.require_params(params)
+        seen = trees.narrow(state.latent, params)
+        moves, inner_state = inner.update(updates, state.inner_state, seen, **extra_args)
+        latent = jax.tree.map(jnp.add, state.latent, trees.widen(name, moves))
+        step_sum = state.step_sum + points.rate_at(learning_rate, state.count)
+        point = penalty.prox(latent, step_sum)
+        count = optax.safe_increment(state.count)
+        return points.updates_to(point, params), AProxState(count, step_sum, latent, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,177 @@
+"""Regularised modernised dual averaging: RMDA and RAMDA, for training structured networks."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from proxlm.penalties import base, numbers, trees
+from proxlm.transforms import points
+
+
+class RMDAState(NamedTuple):
+    """State of `rmda` (two arrays a parameter) and of `ramda` (three).
+
+    Attributes:
+      count: the updates seen, int32.
+      age: those since the last restart, int32.
+      step_sum: α = Σ s_i, the weight of the penalty.
+      gradient_sum: V = Σ s_i g_i.
+      square_sum: U = Σ s_i g_i²; None in `rmda`.
+      origin: W⁰, the params at `init` or at the last restart.
+    """
+
+    count: jax.Array
+    age: jax.Array
+    step_sum: jax.Array
+    gradient_sum: chex.ArrayTree
+    square_sum: chex.ArrayTree | None
+    origin: chex.ArrayTree
+
+
+def rmda(
+    learning_rate: optax.ScalarOrSchedule,
+    penalty: base.Penalty,
+    mixing: optax.ScalarOrSchedule = 1.0,
+    *,
+    restart_every: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Dual averaging with growing weights s_t = η_t √t, and momentum.
+
+        W̃ = prox_{α/√t g}(W⁰ - V/√t),  V = Σ_i s_i g_i,  α = Σ_i s_i,
+        W ← (1 - c) W + c W̃.
+
+    The variance of V/α goes to 0, so W̃ finds the structure of a solution after finitely many
+    steps. Momentum comes from mixing, c < 1; but what is mixed with weights that were not zero is
+    not zero. Exact zeros need c = 1 at the end, as a schedule may give.
+
+    Steps are measured from W⁰: a learning rate that falls should come with a restart, which sets
+    W⁰ to the params and all sums to 0.
+
+    Args:
+      learning_rate: η, a number, a traced scalar or a schedule, read at the number of earlier
+        updates.
+      penalty: g; needs no metric.
+      mixing: c in (0, 1], a number or a schedule.
+      restart_every: restart before every so many updates; None for never.
+
+    Returns:
+      The transformation. It ignores extra arguments.
+
+    Raises:
+      ValueError: for a bad penalty, learning rate or mixing, or a period that is no integer ≥ 1;
+        on update, without params.
+
+    Source: Huang & Lee 2022 (Training structured neural networks through manifold identification
+    and variance reduction), algorithm 1.
+
+    >>> from proxlm import penalties
+    >>> tx, params = rmda(0.5, penalties.l1(1.0)), jnp.zeros(2)
+    >>> updates, state = tx.update(jnp.array([3.0, -0.5]), tx.init(params), params)
+    >>> updates.tolist()
+    [-1.0, 0.0]
+    """
+    return _averaged("rmda", learning_rate, penalty, mixing, restart_every, None)
+
+
+def ramda(
+    learning_rate: optax.ScalarOrSchedule,
+    penalty: base.Penalty,
+    mixing: optax.ScalarOrSchedule = 1.0,
+    eps: chex.Numeric = 1e-6,
+    *,
+    restart_every: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """`rmda` in an adaptive metric: W̃ = prox_{α/P g}(W⁰ - V/P), P = ∛U + ε, U = Σ_i s_i g_i².
+
+    Penalties with a closed form in the metric need no inner loop, unlike those of the paper. A
+    weight that has never had a gradient has P = 1: g shrinks it, but not by α/ε.
+
+    Args:
+      learning_rate: η, as in `rmda`.
+      penalty: g, with a prox in a diagonal metric.
+      mixing: c, as in `rmda`.
+      eps: ε.
+      restart_every: as in `rmda`.
+
+    Returns:
+      The transformation. It ignores extra arguments.
+
+    Raises:
+      ValueError: as `rmda`, and on update for a penalty without a metric.
+
+    Source: Huang & Lee 2024 (Regularized adaptive momentum dual averaging), algorithm 1.
+
+    >>> from proxlm import penalties
+    >>> tx, params = ramda(1.0, penalties.l1(1.0), eps=0.0), jnp.zeros(2)
+    >>> updates, state = tx.update(jnp.array([8.0, -0.5]), tx.init(params), params)
+    >>> updates.round(4).tolist()
+    [-1.75, 0.0]
+    """
+    numbers.require_nonnegative("ramda", "eps", eps)
+    return _averaged("ramda", learning_rate, penalty, mixing, restart_every, eps)
+
+
+def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
+    """RMDA; RAMDA where ε is given."""
+    points.require(name, penalty, learning_rate)
+    points.require_rate(name, "mixing", mixing)
+    if restart_every is not None:
+        numbers.require_integer(name, "restart_every", restart_every, least=1)
+
+    def init(params):
+        wide = trees.widen(name, params)
+        zeros = lambda: jax.tree.map(jnp.zeros_like, wide)
+        # A copy, so that the params may be donated.
+        origin = jax.tree.map(jnp.array, wide)
+        start = lambda: jnp.zeros([], jnp.int32)
+        squares = None if eps is None else zeros()
+        return RMDAState(start(), start(), jnp.zeros([]), zeros(), squares, origin)
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        points.require_params(params)
+        wide, gradients = trees.widen(name, params), trees.widen(name, updates)
+        if restart_every is not None:
+            state = _restarted(state, wide, state.age == restart_every)
+        rate = points.rate_at(learning_rate, state.count)
+        mixed = points.rate_at(mixing, state.count)
+        age = optax.safe_increment(state.age)
+        root = jnp.sqrt(age.astype(rate.dtype))
+        weight = rate * root
+        step_sum = state.step_sum + weight
+        sums = jax.tree.map(lambda s, g: s + weight * g, state.gradient_sum, gradients)
+        squares = state.square_sum
+        if eps is None:
+            inverse = jax.tree.map(lambda s: jnp.ones_like(s) / root, sums)
+            steps = step_sum / root
+        else:
+            squares = jax.tree.map(lambda q, g: q + weight * g * g, squares, gradients)
+            inverse = jax.tree.map(
+                lambda q: 1.0 / jnp.where(q > 0, jnp.cbrt(q) + eps, 1.0), squares
+            )
+            steps = jax.tree.map(lambda i: step_sum * i, inverse)
+        target = jax.tree.map(lambda x, s, i: x - s * i, state.origin, sums, inverse)
+        point = penalty.prox(target, steps)
+        # Not x + c (x̃ - x), which would leave a zero of both at a rounding error.
+        point = jax.tree.map(lambda x, new: (1.0 - mixed) * x + mixed * new, wide, point)
+        count = optax.safe_increment(state.count)
+        state = RMDAState(count, age, step_sum, sums, squares, state.origin)
+        return points.updates_to(point, params), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _restarted(state, params, now):
+    """The state anew at the params, where it is time; else as it is."""
+    fresh = lambda tree: jax.tree.map(lambda leaf: jnp.where(now, 0, leaf), tree)
+    return RMDAState(
+        count=state.count,
+        age=fresh(state.age),
+        step_sum=fresh(state.step_sum),
+        gradient_sum=fresh(state.gradient_sum),
+        square_sum=fresh(state.square_sum),
+        origin=jax.tree.map(lambda p, o: jnp.where(now, p, o), params, state.origin),
+    )

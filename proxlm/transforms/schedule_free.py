@@ -1,0 +1,248 @@
+"""Schedule-free learning with a prox, whose averages keep exact zeros.
+
+`optax.contrib.schedule_free` averages points, z_1, z_2, ..., and an average of points is zero only
+where all of them are: a prox on each z leaves two thirds of its zeros behind. Here the averages are
+taken before the prox, of latent points and of their thresholds:
+
+    z ← z + u,  S ← S + η                             the inner update, from gradients at y
+    z̄ ← (1 - w) z̄ + w z,  S̄ ← (1 - w) S̄ + w S        w = γ²/Σγ², γ the largest η so far
+    y = prox_{σg}((1 - β) z + β z̄),  σ = (1 - β) S + β S̄    the params, where gradients are taken
+    x = prox_{S̄g}(z̄)                                  the params to evaluate
+
+Derivation. After SGD, z = z_0 - Σ_s η_s g_s, and z̄, being an average of such, is z_0 - Σ_s ω_s g_s
+with 0 ≤ ω_s ≤ η_s that add up to S̄. So x minimises Σ_s ω_s (⟨g_s, x⟩ + g(x)) + ½ |x - z_0|²:
+it is a dual average, as are y and prox_Sg(z), and its zeros are decided by a mean of gradients.
+Where weights keep their sign and g is l1, prox_Sg(z) = z - S λ sign is linear in (z, S), and the
+three points are those of schedule-free learning on f + g. Without a penalty they always are.
+
+On a lasso with minibatches and a constant rate this ended at a gap 14 times smaller than the
+schedule-free average of subgradient steps, with no false nonzero where that has all of them and a
+prox on each z three quarters (`experiments.identification`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from proxlm.penalties import base, metric, numbers, trees
+from proxlm.transforms import points
+
+
+class ProximalScheduleFreeState(NamedTuple):
+    """State of the schedule-free links.
+
+    Two arrays a parameter beside those of the inner optimizer; five with Adam's metric, whose step
+    sums are arrays.
+
+    Attributes:
+      count: the updates seen, int32.
+      largest_rate: of the learning rates so far.
+      weight_sum: of the averaging weights.
+      latent: z.
+      mean_latent: z̄.
+      step_sum: S, a number, or a tree of arrays in a metric.
+      mean_step_sum: S̄, likewise.
+      inner_state: the state of the inner optimizer; the second moment in `..._adam`.
+    """
+
+    count: jax.Array
+    largest_rate: jax.Array
+    weight_sum: jax.Array
+    latent: chex.ArrayTree
+    mean_latent: chex.ArrayTree
+    step_sum: chex.ArrayTree
+    mean_step_sum: chex.ArrayTree
+    inner_state: Any
+
+
+def proximal_schedule_free(
+    inner: optax.GradientTransformation,
+    penalty: base.Penalty,
+    learning_rate: optax.ScalarOrSchedule,
+    b1: chex.Numeric = 0.9,
+    weight_lr_power: chex.Numeric = 2.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Makes an optimizer schedule-free for min f + g, with exact zeros; see the module.
+
+    After plain SGD it solves the stated problem. Over a preconditioner the threshold stays
+    Euclidean, and so decoupled; for Adam take `proximal_schedule_free_adam`. Switch the momentum of
+    the inner optimizer off. Evaluate and keep `proximal_schedule_free_params`; the params
+    themselves are where gradients are taken.
+
+    Args:
+      inner: the optimizer, its learning rate included.
+      penalty: g; its strengths may be traced.
+      learning_rate: η, the one that inner has: a number, a traced scalar or a schedule with a
+        warm-up and no decay, read at the number of earlier updates.
+      b1: β in [0, 1), which draws the params towards the average, as in Optax.
+      weight_lr_power: the averaging weights are the largest η so far to this power.
+
+    Returns:
+      The transformation. Extra arguments go to inner.
+
+    Raises:
+      ValueError: for a bad inner optimizer, penalty, learning rate or b1; on update, without
+        params.
+
+    Source: Defazio et al. 2024 (The road less scheduled); the averages in the dual are ours, as
+    Nesterov's of 2009.
+
+    >>> from proxlm import penalties
+    >>> penalty, params = penalties.l1(1.0), jnp.array([2.0, 0.5])
+    >>> tx = proximal_schedule_free(optax.sgd(0.5), penalty, 0.5)
+    >>> updates, state = tx.update(jnp.array([1.0, 0.25]), tx.init(params), params)
+    >>> params = optax.apply_updates(params, updates)
+    >>> proximal_schedule_free_params(state, params, penalty).tolist()
+    [1.0, 0.0]
+    """
+    name = "proximal_schedule_free"
+    points.require_optimizer(name, inner)
+    _require_settings(name, penalty, learning_rate, b1)
+    inner = optax.with_extra_args_support(inner)
+
+    def init_inner(params):
+        return inner.init(params), jnp.zeros([])
+
+    def move(gradients, state, params, rate, extra_args):
+        moves, inner_state = inner.update(gradients, state.inner_state, params, **extra_args)
+        return trees.widen(name, moves), rate, inner_state
+
+    settings = (penalty, learning_rate, b1, weight_lr_power)
+    return _averaged(name, init_inner, move, *settings)
+
+
+def proximal_schedule_free_adam(
+    learning_rate: optax.ScalarOrSchedule,
+    penalty: base.Penalty,
+    b1: chex.Numeric = 0.9,
+    b2: chex.Numeric = 0.999,
+    eps: chex.Numeric = 1e-8,
+    weight_lr_power: chex.Numeric = 2.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Schedule-free Adam for min f + g in Adam's metric, with exact zeros; see the module.
+
+    The step sizes of z, and so the summed thresholds, are η/D, weight by weight, D = √v̂ + ε. A
+    weight that has never had a gradient has D = 1. As in `optax.contrib.schedule_free_adamw`, the
+    place of a first moment is taken by β.
+
+    Args:
+      learning_rate: η, as in `proximal_schedule_free`; begin with a warm-up.
+      penalty: g, with a prox in a diagonal metric.
+      b1: β, as in `proximal_schedule_free`.
+      b2: decay of the second moment.
+      eps: ε.
+      weight_lr_power: as in `proximal_schedule_free`.
+
+    Returns:
+      The transformation. It ignores extra arguments.
+
+    Raises:
+      ValueError: as `proximal_schedule_free`, and on update for a penalty without a metric.
+
+    Source: as `proximal_schedule_free`, with the metric of Yun, Lozano & Yang 2021 (ProxGen).
+
+    >>> from proxlm import penalties
+    >>> tx, params = proximal_schedule_free_adam(0.5, penalties.l1(1.0)), jnp.array([2.0, 0.1])
+    >>> updates, state = tx.update(jnp.array([1.0, 0.5]), tx.init(params), params)
+    >>> optax.apply_updates(params, updates).round(4).tolist()
+    [1.0, 0.0]
+    """
+    name = "proximal_schedule_free_adam"
+    _require_settings(name, penalty, learning_rate, b1)
+
+    def init_inner(params):
+        zeros = lambda: jax.tree.map(jnp.zeros_like, trees.widen(name, params))
+        return zeros(), zeros()
+
+    def move(gradients, state, params, rate, extra_args):
+        del params, extra_args
+        gradients = trees.widen(name, gradients)
+        nu = optax.tree.update_moment_per_elem_norm(gradients, state.inner_state, b2, 2)
+        hat = optax.tree.bias_correction(nu, b2, optax.safe_increment(state.count))
+        diagonal = jax.tree.map(lambda v, h: jnp.where(v > 0, jnp.sqrt(h) + eps, 1.0), nu, hat)
+        steps = metric.step_sizes(rate, diagonal, floor=0.0, cap=jnp.inf)
+        return jax.tree.map(lambda s, g: -s * g, steps, gradients), steps, nu
+
+    return _averaged(name, init_inner, move, penalty, learning_rate, b1, weight_lr_power)
+
+
+def proximal_schedule_free_params(
+    state: ProximalScheduleFreeState, params: chex.ArrayTree, penalty: base.Penalty
+) -> chex.ArrayTree:
+    """The params to evaluate, x = prox_{S̄g}(z̄), in the dtypes of the params.
+
+    Args:
+      state: the link's own state; out of a chain's take the member that is one.
+      params: for their dtypes alone.
+      penalty: g, as given to the link.
+
+    Raises:
+      ValueError: if the state is another one or `penalty` is not a Penalty.
+
+    >>> from proxlm import penalties
+    >>> tx, params = proximal_schedule_free_adam(0.5, penalties.l1(1.0)), jnp.ones(2)
+    >>> proximal_schedule_free_params(tx.init(params), params, penalties.l1(1.0)).tolist()
+    [1.0, 1.0]
+    """
+    base.require_penalty("proximal_schedule_free_params: penalty", penalty)
+    if not isinstance(state, ProximalScheduleFreeState):
+        raise ValueError(
+            "proximal_schedule_free_params: state must be a ProximalScheduleFreeState, got "
+            f"{type(state).__name__}. Out of a chain's state take the member that is one."
+        )
+    return trees.narrow(penalty.prox(state.mean_latent, state.mean_step_sum), params)
+
+
+def _averaged(
+    name: str,
+    init_inner: Callable[..., tuple[Any, chex.ArrayTree]],
+    move: Callable[..., tuple[chex.ArrayTree, chex.ArrayTree, Any]],
+    penalty: base.Penalty,
+    learning_rate: optax.ScalarOrSchedule,
+    b1: chex.Numeric,
+    power: chex.Numeric,
+):
+    """The averages; `move` gives the step of z, its step sizes and the state it came with."""
+
+    def init(params):
+        # Copies, so that the params may be donated.
+        copy = lambda: jax.tree.map(jnp.array, trees.widen(name, params))
+        zeros = [jnp.zeros([]) for _ in range(2)]
+        inner_state, steps = init_inner(params)
+        sums = steps, jax.tree.map(jnp.array, steps)
+        start = jnp.zeros([], jnp.int32)
+        return ProximalScheduleFreeState(start, *zeros, copy(), copy(), *sums, inner_state)
+
+    def update(updates, state, params=None, **extra_args):
+        points.require_params(params)
+        rate = points.rate_at(learning_rate, state.count)
+        moves, steps, inner_state = move(updates, state, params, rate, extra_args)
+        largest = jnp.maximum(state.largest_rate, rate)
+        total = state.weight_sum + largest**power
+        # During a warm-up from 0 nothing has moved, and nothing is averaged.
+        w = jnp.where(total > 0, largest**power / jnp.where(total > 0, total, 1.0), 0.0)
+        add = lambda tree, other: jax.tree.map(jnp.add, tree, other)
+        newest = add(state.latent, moves), add(state.step_sum, steps)
+        means = _mix(w, (state.mean_latent, state.mean_step_sum), newest)
+        point = penalty.prox(*_mix(b1, newest, means))
+        count = optax.safe_increment(state.count)
+        pairs = newest[0], means[0], newest[1], means[1]
+        state = ProximalScheduleFreeState(count, largest, total, *pairs, inner_state)
+        return points.updates_to(point, params), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _mix(share, trees_before, trees_after):
+    mix = lambda one, other: (1.0 - share) * one + share * other
+    return jax.tree.map(mix, trees_before, trees_after)
+
+
+def _require_settings(name, penalty, learning_rate, b1):
+    points.require(name, penalty, learning_rate)
+    if any(not ((0 <= b) & (b < 1)).all() for b in numbers.known(name, "b1", b1)):
+        raise ValueError(f"{name}: b1 must be in [0, 1), got {b1}.")
