@@ -1,0 +1,254 @@
+"""A trained language model loses its MLP neurons: by penalties, or by magnitude.
+
+    python -m experiments.sparse_lm             writes pareto.png and report.txt
+    python -m experiments.sparse_lm --smoke
+
+HEADER
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from experiments import corpora, fitting, language_model, runs, tokenization, train_lm
+from experiments import sparse_lm_report as reporting
+from proxlm import lm, penalties, training, transforms
+from proxlm.penalties import grouping
+
+# A neuron: a column of gate and one of up, with a row of down.
+NEURONS = grouping.linked({"gate_up/kernel": (0, 3), "down/kernel": (0, 1)})
+B2 = 0.99
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    num_layers: int = 2
+    num_heads: int = 4
+    width: int = 64
+    hidden_width: int = 256
+    context: int = 64
+    batch: int = 16
+    start_steps: int = 1000  # of AdamW on the dense model that all methods start from
+    steps: int = 300  # of every method, healing included
+    choosing: float = 0.3  # the share of them in which neurons are chosen; then what is left heals
+    learning_rate: float = 2e-3
+    strengths: tuple[float, ...] = (3e-3, 4e-3, 5e-3, 6e-3)  # λ, in Adam's metric
+    reaches: tuple[float, ...] = (0.98, 1.04, 1.1, 1.18)  # neurons beyond are let alone
+    decoupled: float = 750.0  # λ is that much larger where no metric divides by gradients
+    shares: tuple[float, ...] = (0.0, 0.5, 0.65, 0.8)  # of neurons, to prune by magnitude
+    seeds: int = 3
+    seed: int = 0
+
+    def __post_init__(self):
+        """Finds out now what would otherwise stop the run after its training."""
+        least = {"seeds": 1, "steps": 10, "start_steps": 1, "batch": 1, "context": 2}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
+        if not 0 < self.choosing < 1:
+            raise ValueError(f"choosing={self.choosing}: expected a share between 0 and 1")
+        if not all(0 <= share <= 1 for share in self.shares):
+            raise ValueError(f"shares={self.shares}: expected shares of neurons in [0, 1]")
+        counts = {len(self.strengths), len(self.reaches), len(self.shares)}
+        if len(counts) > 1:
+            given = tuple(map(len, (self.strengths, self.reaches, self.shares)))
+            raise ValueError(
+                f"strengths, reaches and shares have {given} entries: expected as many, one for "
+                "each of the models that a method trains side by side"
+            )
+
+
+class Lane(NamedTuple):
+    """What differs between the models that are trained in one vmap."""
+
+    strength: jax.Array  # λ
+    reach: jax.Array  # γ λ, the root mean square from which a group is let alone
+    share: jax.Array  # to prune
+
+
+def smoke(config: Config) -> Config:
+    """The same, too small to mean much."""
+    return dataclasses.replace(
+        config, num_layers=1, num_heads=2, width=16, hidden_width=24, context=16, batch=4,
+        start_steps=20, steps=10, seeds=1, strengths=(1e-3, 0.1), reaches=(1.0, 1.5),
+        shares=(0.0, 0.5),
+    )  # fmt: skip
+
+
+def group_penalty(strength, reach, config: Config) -> penalties.Penalty:
+    """The minimax concave penalty of whole neurons, and at half the strength of whole heads.
+
+    It shrinks what is small and lets what is large alone, so it leaves no bias behind.
+    """
+    strength = jnp.maximum(strength, 1e-12)
+    split = grouping.heads(config.num_heads, axis=2, packed=3, apart=0)
+    heads = grouping.linked({"qkv/kernel": split, "out/kernel": (0, 1)})
+    parts = {
+        "mlp": penalties.group_mcp(strength, reach / strength, NEURONS),
+        "attention": penalties.group_mcp(0.5 * strength, 0.5 * reach / strength, heads),
+        "other": penalties.zero(),
+    }
+    part = lambda path, leaf: next((name for name in parts if f"/{name}/" in path), "other")
+    return penalties.separable_sum(parts, part)
+
+
+def subgradient(penalty):
+    """Adds ∂g to the gradient, as one does who has no prox; 0 where a group is zero."""
+
+    def update(updates, state, params):
+        slope = jax.grad(penalty.value)(params)
+        return jax.tree.map(lambda u, g: u + jnp.nan_to_num(g), updates, slope), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def rate_of(config: Config):
+    """The learning rate of all methods: a short warm-up, then a cosine almost to zero."""
+    peak, warmup = config.learning_rate, max(1, config.steps // 20)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, config.steps, 0.05 * peak)
+
+
+def chains(config: Config):
+    """Method ↦ (lane ↦ its chain): all of them see the same batches, as many times."""
+    rate, end = rate_of(config), max(1, int(config.choosing * config.steps))
+    clip, adam = optax.clip_by_global_norm(1.0), optax.adam(rate, b2=B2)
+    rise = lambda count: jnp.minimum((count + 1) / end, 1.0)
+    then_none = lambda count: jnp.where(count < end, rise(count), 0.0)
+    penalty = lambda strength, lane: group_penalty(strength, lane.reach, config)
+
+    def penalised(optimizer, unit=1.0, **options):
+        def chain(lane):
+            make = lambda strength: optimizer(rate, penalty(strength, lane), b2=B2, **options)
+            penalise = transforms.scheduled(make, lambda n: unit * lane.strength * then_none(n))
+            return optax.chain(clip, penalise, transforms.freeze_zeros(end, NEURONS))
+
+        return chain
+
+    def pruned(ramp, until, every=1):
+        def chain(lane):
+            link = transforms.prune_to(ramp(lane.share), NEURONS, every=every)
+            return optax.chain(clip, adam, transforms.heal(link, until, NEURONS))
+
+        return chain
+
+    def pruned_last(lane):
+        slope = lambda strength: subgradient(penalty(strength, lane))
+        penalise = transforms.scheduled(slope, lambda n: lane.strength * rise(n))
+        at_last = lambda count: jnp.where(count == config.steps - 1, lane.share, 0.0)
+        return optax.chain(penalise, clip, adam, transforms.prune_to(at_last, NEURONS))
+
+    every = max(1, end // 8)
+    return {
+        "dual averaging": penalised(transforms.dual_averaging_adam, memory=8),
+        "metric prox": penalised(transforms.proximal_adam),
+        "decoupled prox": penalised(
+            transforms.decoupled_proximal_adamw, config.decoupled, weight_decay=0.0
+        ),
+        "subgradient, pruned last": pruned_last,
+        "pruned at once, healed": pruned(lambda share: share, 1),
+        "pruned in steps, healed": pruned(
+            lambda share: transforms.cubic_sparsity(share, 0, end), end + every + 1, every
+        ),
+    }
+
+
+def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+    """Trains every method from the same start; returns the numbers of the report."""
+    config = smoke(config) if options.smoke else config
+    with runs.compilation(quick=options.smoke):
+        return go(config, options)
+
+
+def go(config: Config, options: runs.Options) -> dict[str, Any]:
+    text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
+    alphabet = tokenization.Characters(text)
+    tokens = alphabet.encode(text)
+    border = int(0.9 * len(tokens))
+    model = lm.ModelConfig(
+        len(alphabet.alphabet), num_layers=config.num_layers, width=config.width,
+        num_heads=config.num_heads, hidden_width=config.hidden_width, max_length=config.context,
+    )  # fmt: skip
+    run = runs.open_run("sparse-lm", config, options.runs, options.resume)
+    print(f"run: {run.path}\n{lm.count(model):,} parameters")
+    held_out = train_lm.windows_of(tokens[border:], config.context, 1, (512,))
+    evaluate = language_model.make_evaluate(held_out, model)
+    cut = functools.partial(train_lm.windows_of, tokens[:border], config.context)
+    starts = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        windows = cut(2 * seed + 2, (config.start_steps, config.batch))
+        starts.append(dense(run, seed, windows, model, config, evaluate))
+    results = {}
+    for method, chain in chains(config).items():
+        train = make_train(run, method, chain, model, config)
+        for seed, start in enumerate(starts, start=config.seed):
+            results[method, seed] = train(
+                seed, start, cut(2 * seed + 3, (config.steps, config.batch))
+            )
+    return reporting.write(run, results, evaluate, held_out, model)
+
+
+def dense(run, seed, windows, model, config: Config, evaluate):
+    """The dense model of a seed, which all methods start from."""
+    steps, rate = config.start_steps, config.learning_rate
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 10, steps, 0.1 * rate)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=B2))
+    chunk = steps // 10 if steps % 10 == 0 else steps
+    return fitting.fit(
+        run, f"dense {seed}", functools.partial(language_model.loss, config=model), tx,
+        lm.init(jax.random.key(seed), model), windows.reshape(-1, config.context + 1),
+        np.arange(steps * config.batch, dtype=np.int32).reshape(steps, -1),
+        folder=run.path / "fit" / f"dense-{seed}", config=config, chunk=chunk,
+        evaluate_every=10, evaluate=evaluate,
+    ).params  # fmt: skip
+
+
+def make_train(run, method, chain, model, config: Config):
+    """`train(seed, start, windows)`: all the lanes of a method in one vmap, compiled once."""
+    loss = functools.partial(language_model.loss, config=model)
+    given = (config.strengths, config.reaches, config.shares)
+    chunk = config.steps // 5 if config.steps % 5 == 0 else config.steps
+
+    def begin(lane, start):
+        return training.init(start, chain(lane))
+
+    def go_on(lane, state, windows):
+        return jax.lax.scan(training.make_step(loss, chain(lane)), state, windows)
+
+    begin = jax.jit(jax.vmap(begin, (0, None)))
+    go_on = jax.jit(jax.vmap(go_on, (0, 0, None)), donate_argnums=1)
+
+    def train(seed, start, windows):
+        strengths, reaches, shares = map(jnp.asarray, given)
+        lanes = Lane(strengths, reaches * median_size(start), shares)
+
+        def run_chunk(state, _):
+            first = int(state.step[0])
+            state, metrics = go_on(lanes, state, windows[first : first + chunk])
+            return state, [{"loss": jnp.mean(metrics.loss, axis=1)}]
+
+        folder = run.path / "fit" / f"{method.replace(', ', '-').replace(' ', '-')}-{seed}"
+        return fitting.go_on(
+            run, f"{method} {seed}", run_chunk, begin(lanes, start), config.steps // chunk, chunk,
+            key=jax.random.key(0), folder=folder, config=config, every=config.steps // chunk,
+        ).params  # fmt: skip
+
+    return train
+
+
+def median_size(params):
+    """The median over neurons of the root mean square of their weights."""
+    mlp = params["blocks"]["mlp"]
+    gate_up, down = jnp.square(mlp["gate_up"]["kernel"]), jnp.square(mlp["down"]["kernel"])
+    squares = (jnp.sum(gate_up, axis=(1, 2)) + jnp.sum(down, axis=2)) / (3 * down.shape[2])
+    return jnp.sqrt(jnp.median(squares))
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
