@@ -13,18 +13,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import tyro
 
-from experiments import corpora, fitting, language_model, runs, tokenization, train_lm
+from experiments import corpora, fitting, language_model, runs, small_lm, tokenization, train_lm
 from experiments import sparse_lm_report as reporting
-from proxlm import lm, penalties, training, transforms
+from proxlm import lm, penalties, transforms
 from proxlm.penalties import grouping
 
 # A neuron: a column of gate and one of up, with a row of down.
 NEURONS = grouping.linked({"gate_up/kernel": (0, 3), "down/kernel": (0, 1)})
-B2 = 0.99
+B2 = small_lm.B2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,15 +108,10 @@ def subgradient(penalty):
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def rate_of(config: Config):
-    """The learning rate of all methods: a short warm-up, then a cosine almost to zero."""
-    peak, warmup = config.learning_rate, max(1, config.steps // 20)
-    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, config.steps, 0.05 * peak)
-
-
 def chains(config: Config):
     """Method ↦ (lane ↦ its chain): all of them see the same batches, as many times."""
-    rate, end = rate_of(config), max(1, int(config.choosing * config.steps))
+    rate = small_lm.rate(config.learning_rate, config.steps)
+    end = max(1, int(config.choosing * config.steps))
     clip, adam = optax.clip_by_global_norm(1.0), optax.adam(rate, b2=B2)
     rise = lambda count: jnp.minimum((count + 1) / end, 1.0)
     then_none = lambda count: jnp.where(count < end, rise(count), 0.0)
@@ -171,10 +165,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     alphabet = tokenization.Characters(text)
     tokens = alphabet.encode(text)
     border = int(0.9 * len(tokens))
-    model = lm.ModelConfig(
-        len(alphabet.alphabet), num_layers=config.num_layers, width=config.width,
-        num_heads=config.num_heads, hidden_width=config.hidden_width, max_length=config.context,
-    )  # fmt: skip
+    model = small_lm.shape(config, alphabet)
     run = runs.open_run("sparse-lm", config, options.runs, options.resume)
     print(f"run: {run.path}\n{lm.count(model):,} parameters")
     held_out = train_lm.windows_of(tokens[border:], config.context, 1, (512,))
@@ -183,63 +174,25 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     starts = []
     for seed in range(config.seed, config.seed + config.seeds):
         windows = cut(2 * seed + 2, (config.start_steps, config.batch))
-        starts.append(dense(run, seed, windows, model, config, evaluate))
+        starts.append(small_lm.learn(run, f"dense {seed}", seed, windows, model, config, evaluate))
+    loss = functools.partial(language_model.loss, config=model)
     results = {}
     for method, chain in chains(config).items():
-        train = make_train(run, method, chain, model, config)
+        fit = fitting.make_fit_lanes(loss, chain, small_lm.chunk_of(config.steps, 5))
         for seed, start in enumerate(starts, start=config.seed):
-            results[method, seed] = train(
-                seed, start, cut(2 * seed + 3, (config.steps, config.batch))
-            )
+            windows = cut(2 * seed + 3, (config.steps, config.batch))
+            folder = run.path / "fit" / f"{method.replace(', ', '-').replace(' ', '-')}-{seed}"
+            results[method, seed] = fit(
+                run, f"{method} {seed}", lanes_of(start, config), start, windows,
+                folder=folder, config=config,
+            )  # fmt: skip
     return reporting.write(run, results, evaluate, held_out, model)
 
 
-def dense(run, seed, windows, model, config: Config, evaluate):
-    """The dense model of a seed, which all methods start from."""
-    steps, rate = config.start_steps, config.learning_rate
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 10, steps, 0.1 * rate)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=B2))
-    chunk = steps // 10 if steps % 10 == 0 else steps
-    return fitting.fit(
-        run, f"dense {seed}", functools.partial(language_model.loss, config=model), tx,
-        lm.init(jax.random.key(seed), model), windows.reshape(-1, config.context + 1),
-        np.arange(steps * config.batch, dtype=np.int32).reshape(steps, -1),
-        folder=run.path / "fit" / f"dense-{seed}", config=config, chunk=chunk,
-        evaluate_every=10, evaluate=evaluate,
-    ).params  # fmt: skip
-
-
-def make_train(run, method, chain, model, config: Config):
-    """`train(seed, start, windows)`: all the lanes of a method in one vmap, compiled once."""
-    loss = functools.partial(language_model.loss, config=model)
-    given = (config.strengths, config.reaches, config.shares)
-    chunk = config.steps // 5 if config.steps % 5 == 0 else config.steps
-
-    def begin(lane, start):
-        return training.init(start, chain(lane))
-
-    def go_on(lane, state, windows):
-        return jax.lax.scan(training.make_step(loss, chain(lane)), state, windows)
-
-    begin = jax.jit(jax.vmap(begin, (0, None)))
-    go_on = jax.jit(jax.vmap(go_on, (0, 0, None)), donate_argnums=1)
-
-    def train(seed, start, windows):
-        strengths, reaches, shares = map(jnp.asarray, given)
-        lanes = Lane(strengths, reaches * median_size(start), shares)
-
-        def run_chunk(state, _):
-            first = int(state.step[0])
-            state, metrics = go_on(lanes, state, windows[first : first + chunk])
-            return state, [{"loss": jnp.mean(metrics.loss, axis=1)}]
-
-        folder = run.path / "fit" / f"{method.replace(', ', '-').replace(' ', '-')}-{seed}"
-        return fitting.go_on(
-            run, f"{method} {seed}", run_chunk, begin(lanes, start), config.steps // chunk, chunk,
-            key=jax.random.key(0), folder=folder, config=config, every=config.steps // chunk,
-        ).params  # fmt: skip
-
-    return train
+def lanes_of(start, config: Config) -> Lane:
+    """The lanes of a seed, their reach in units of the median size of its neurons."""
+    strengths, reaches, shares = map(jnp.asarray, (config.strengths, config.reaches, config.shares))
+    return Lane(strengths, reaches * median_size(start), shares)
 
 
 def median_size(params):
