@@ -61,9 +61,7 @@ class Config:
         for name in ("nuclear", "l1"):
             strengths = getattr(self, name)
             if not strengths or strengths[0] != 0 or min(strengths) < 0:
-                raise ValueError(
-                    f"{name}={strengths}: expected 0 and then strengths above it"
-                )
+                raise ValueError(f"{name}={strengths}: expected 0 and then strengths above it")
 
 
 def smoke(config: Config) -> Config:

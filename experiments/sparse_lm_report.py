@@ -21,12 +21,14 @@ def write(run, results, evaluate, held_out, model):
     rows = [[m, *(spread(at[m][t]) for t in TARGETS), ranges(points[m])] for m in methods]
     text = report.table(rows, ["", *(f"{t:.0%} removed" for t in TARGETS), "shares removed"])
     text = f"held-out loss, nats per character, by the share of MLP neurons removed:\n\n{text}\n"
-    best = min(methods[:3], key=lambda m: np.mean([at[m][t].mean() for t in TARGETS]))
-    numbers = {"losses": {m: {t: at[m][t].tolist() for t in TARGETS} for m in methods}}
+    numbers = {
+        "losses": {m: {t: at[m][t].tolist() for t in TARGETS} for m in methods},
+        "shares": {m: points[m]["share"].tolist() for m in methods},
+    }
     for other in methods[3:]:
         gaps = [at[other][t] - at["dual averaging"][t] for t in TARGETS]
         text += f"\n{other}: worse than dual averaging by {', '.join(map(spread, gaps))}"
-    text += f"\nlowest of the penalised: {best}\n"
+    text += "\n"
     smaller = speed(results, points, held_out, model)
     text += "\n" + "\n".join(f"{name}: {value}" for name, value in smaller.items())
     print(text)
@@ -76,7 +78,9 @@ def at_share(points, target) -> np.ndarray:
 
 
 def spread(values) -> str:
-    return "out of range" if np.isnan(values).any() else report.mean_spread(values, 3)
+    """Mean and spread over the seeds whose models reach on both sides of the share."""
+    inside = values[~np.isnan(values)]
+    return report.mean_spread(inside, 4) if len(inside) else "out of range"
 
 
 def ranges(points) -> str:

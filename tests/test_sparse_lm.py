@@ -1,5 +1,8 @@
 """Neurons removed by penalties and by magnitude: the parts, and the whole made small."""
 
+import dataclasses
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,32 +58,6 @@ def test_a_subgradient_is_added_to_the_gradient_and_is_none_at_zero(params):
     assert not jnp.any(updates["norm"]["scale"])
 
 
-@pytest.mark.parametrize("method", sparse_lm.chains(CONFIG))
-def test_every_method_ends_with_dead_neurons_and_keeps_them(params, method):
-    lane = sparse_lm.Lane(jnp.array(0.3), jnp.array(0.5), jnp.array(0.5))
-    tx = sparse_lm.chains(CONFIG)[method](lane)
-
-    @jax.jit
-    def step(carry, key):
-        params, state = carry
-        leaves, structure = jax.tree.flatten(params)
-        noise = [
-            jax.random.normal(k, x.shape)
-            for k, x in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
-        ]
-        updates, state = tx.update(jax.tree.unflatten(structure, noise), state, params)
-        params = jax.tree.map(jnp.add, params, updates)
-        return (params, state), params["blocks"]["mlp"]["down"]["kernel"]
-
-    _, path = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(jax.random.key(1), 10))
-    dead = np.all(np.asarray(path) == 0, axis=3)  # [steps, layers, neurons]
-    assert dead[-1].any()
-    if "pruned" in method:
-        assert dead[-1].sum() == 6
-    if "last" not in method:
-        np.testing.assert_array_equal(dead[-1], dead[CONFIG.steps // 2])
-
-
 def test_the_median_size_is_that_of_the_weights_of_a_neuron(params):
     assert float(sparse_lm.median_size(params)) == pytest.approx(1.0)
 
@@ -106,16 +83,35 @@ def test_bad_settings_are_refused_at_once(settings, message):
         sparse_lm.Config(**settings)
 
 
-def test_the_smoke_run_shrinks_its_model_and_resumes_to_the_same_numbers(wheels, tmp_path):
-    options = runs.Options(smoke=True, runs=str(tmp_path), data=str(wheels))
-    numbers = sparse_lm.main(options=options)
+@pytest.fixture(scope="module")
+def finished(wheels, tmp_path_factory):
+    """The one run that is trained, its numbers and its folder of runs."""
+    root = tmp_path_factory.mktemp("sparse_lm")
+    options = runs.Options(smoke=True, runs=str(root), data=str(wheels))
+    return sparse_lm.main(options=options), options
+
+
+def test_every_method_removes_what_it_was_told_to(finished):
+    numbers, _ = finished
+    assert numbers["shares"].keys() == sparse_lm.chains(CONFIG).keys()
+    for method, ((weak, strong),) in numbers["shares"].items():
+        assert (weak, strong) == (0.0, 0.5) if "pruned" in method else weak < 0.5 < strong
+
+
+def test_the_shrunk_model_gives_the_same_logits(finished):
+    numbers, _ = finished
     assert numbers["largest difference of logits"] < 1e-4
-    assert numbers["losses"].keys() == sparse_lm.chains(CONFIG).keys()
-    folder = next((tmp_path / "sparse-lm").iterdir())
+
+
+def test_a_run_leaves_its_files_and_resumes_to_the_same_numbers(finished):
+    numbers, options = finished
+    folder = next((pathlib.Path(options.runs) / "sparse-lm").iterdir())
     expected = {"config.json", "metrics.jsonl", "report.txt", "pareto.png"}
     assert expected <= {path.name for path in folder.iterdir()}
-    again = sparse_lm.main(options=runs.Options(True, True, str(tmp_path), str(wheels)))
+    log = (folder / "metrics.jsonl").read_text()
+    again = sparse_lm.main(options=dataclasses.replace(options, resume=True))
     np.testing.assert_equal(again["losses"], numbers["losses"])
+    assert (folder / "metrics.jsonl").read_text() == log
 
 
 def test_a_missing_text_is_said_before_anything_is_computed(tmp_path):
