@@ -125,7 +125,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     held_out = cut(reviews[border:], seed=1, shape=(512,))
     evaluate = language_model.make_evaluate(held_out, model)
     windows = cut(plays, seed=2, shape=(config.start_steps, config.batch))
-    start = small_lm.learn(run, "plays", config.seed, windows, model, config, evaluate)
+    start = small_lm.learn(run, "plays", config.seed, windows, model, config, evaluate, last=0.05)
     loss = functools.partial(language_model.loss, config=model)
     results = {}
     for method, chain in chains(config).items():

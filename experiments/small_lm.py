@@ -20,16 +20,18 @@ def shape(config, alphabet) -> lm.ModelConfig:
     )  # fmt: skip
 
 
-def rate(peak: float, steps: int, warmup: float = 0.05) -> optax.Schedule:
-    """The learning rate: a short warm-up, then a cosine almost to zero."""
+def rate(peak: float, steps: int, warmup: float = 0.05, last: float = 0.05) -> optax.Schedule:
+    """The learning rate: a short warm-up, then a cosine to a small share of the peak."""
     warm = max(1, int(warmup * steps))
-    return optax.warmup_cosine_decay_schedule(0.0, peak, warm, steps, 0.05 * peak)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warm, steps, last * peak)
 
 
-def learn(run, name: str, seed: int, windows, model: lm.ModelConfig, config, evaluate):
+def learn(
+    run, name: str, seed: int, windows, model: lm.ModelConfig, config, evaluate, last: float = 0.1
+):
     """Trains a model by Adam on windows `[steps, batch, T + 1]`; returns its params."""
     steps, batch = windows.shape[:2]
-    schedule = rate(config.learning_rate, steps, warmup=0.1)
+    schedule = rate(config.learning_rate, steps, warmup=0.1, last=last)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=B2))
     return fitting.fit(
         run, name, functools.partial(language_model.loss, config=model), tx,

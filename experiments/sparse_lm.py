@@ -34,7 +34,7 @@ class Config:
     hidden_width: int = 256
     context: int = 64
     batch: int = 16
-    start_steps: int = 1000  # of AdamW on the dense model that all methods start from
+    start_steps: int = 1000  # of Adam on the dense model that all methods start from
     steps: int = 300  # of every method, healing included
     choosing: float = 0.3  # the share of them in which neurons are chosen; then what is left heals
     learning_rate: float = 2e-3
