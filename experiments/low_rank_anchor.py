@@ -3,7 +3,11 @@
     python -m experiments.low_rank_anchor           writes tradeoff.png, report.txt and deltas
     python -m experiments.low_rank_anchor --smoke
 
-HEADER
+About 3 minutes of 2 CPU cores (3.5 minutes of CPU time were measured, on a busy machine).  With
+an l1 anchor at the start, a delta of 5.4 % of the model's bytes brings the held-out loss from
+2.339 to 2.020 ± 0.000 (n=3), which is 60 % of what unpenalised training gains (1.810); its own
+largest changes, cut to the same size, bring 24 % (2.214 ± 0.012).  The nuclear norm does no better
+than cutting the singular values of unpenalised training: it shortens those that stay.
 """
 
 import dataclasses
@@ -173,16 +177,23 @@ def write(run, points, start, evaluate, results, model, held_out) -> dict[str, A
     whole = deltas.size(deltas.by_path(start))
     before = float(evaluate(start)["held_out_loss"])
     text = f"held-out loss on the reviews before: {before:.3f}; {whole:,} bytes of params\n"
+    text += "cut: a delta of this size, of training without a penalty\n"
     numbers = {"loss_before": before}
+    headers = ["size of the delta", "held-out loss", "cut", "% of the gain", "cut"]
     for method, found in points.items():
         lanes = range(found["loss"].shape[1])
+        gained = lambda loss, full=found["loss"][:, :1]: (before - loss) / (before - full)
+        kept = {name: 100 * gained(found[name]) for name in ("loss", "loss of a cut")}
         rows = [
-            [f"{100 * found['bytes'][:, i].mean() / whole:.1f} %",
-             *(report.mean_spread(found[name][:, i], 3) for name in ("loss", "loss of a cut"))]
+            [
+                f"{100 * found['bytes'][:, i].mean() / whole:.1f} %",
+                *(report.mean_spread(found[name][:, i], 3) for name in kept),
+                *(report.mean_spread(share[:, i], 0) for share in kept.values()),
+            ]
             for i in lanes
-        ]  # fmt: skip
+        ]
         text += f"\n{method} anchor, weakest first\n"
-        text += report.table(rows, ["size of the delta", "held-out loss", "training without, cut"])
+        text += report.table(rows, headers)
         text += "\n"
         numbers[method] = {name: values.tolist() for name, values in found.items()}
         numbers[method] |= export(run, method, found, start, results, model, held_out)
@@ -204,9 +215,9 @@ def write(run, points, start, evaluate, results, model, held_out) -> dict[str, A
 
 
 def export(run, method, found, start, results, model, held_out):
-    """Writes the delta of a strength in the middle, reads it back and compares logits."""
+    """Writes the delta of the last strength but one, reads it back and compares logits."""
     stacked = next(params for (name, _), params in results.items() if name == method)
-    lane = found["loss"].shape[1] // 2
+    lane = max(1, found["loss"].shape[1] - 2)
     params = jax.tree.map(lambda x: x[lane], stacked)
     delta = {"nuclear": deltas.low_rank, "l1": deltas.sparse}[method](params, start)
     path = run.path / f"{method}.npz"

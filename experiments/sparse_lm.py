@@ -3,7 +3,18 @@
     python -m experiments.sparse_lm             writes pareto.png and report.txt
     python -m experiments.sparse_lm --smoke
 
-HEADER
+About 7 minutes of 2 CPU cores (10.5 minutes of CPU time were measured, on a busy machine).  All
+methods have 300 steps from the same dense model; the penalised ones choose in the first 90 and
+heal in the others.  Held-out loss at 50 % and 80 % of the MLP neurons removed, and how much worse
+than dual averaging, seed by seed (n=3):
+
+    dual averaging             1.815 ± 0.008   1.873 ± 0.007
+    subgradient, pruned last   1.818 ± 0.007   1.909 ± 0.007    +0.003 ± 0.001   +0.036 ± 0.007
+    pruned at once, healed     1.817 ± 0.006   1.894 ± 0.004    +0.002 ± 0.003   +0.021 ± 0.003
+    pruned in steps, healed    1.817 ± 0.007   1.874 ± 0.004    +0.002 ± 0.003   +0.001 ± 0.004
+
+So the penalty beats pruning by magnitude at once or at the end, clearly at 80 %; a cubic ramp of
+pruning with healing ties with it.  Metric prox-Adam does as dual averaging does.
 """
 
 import dataclasses
