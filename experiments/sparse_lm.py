@@ -3,7 +3,7 @@
     python -m experiments.sparse_lm             writes pareto.png and report.txt
     python -m experiments.sparse_lm --smoke
 
-About 7 minutes of 2 CPU cores (10.5 minutes of CPU time were measured, on a busy machine).  All
+10.5 minutes of CPU time (measured on a busy machine), so 6 to 10 minutes of 2 CPU cores.  All
 methods have 300 steps from the same dense model; the penalised ones choose in the first 90 and
 heal in the others.  Held-out loss at 50 % and 80 % of the MLP neurons removed, and how much worse
 than dual averaging, seed by seed (n=3):
@@ -13,8 +13,11 @@ than dual averaging, seed by seed (n=3):
     pruned at once, healed     1.817 ± 0.006   1.894 ± 0.004    +0.002 ± 0.003   +0.021 ± 0.003
     pruned in steps, healed    1.817 ± 0.007   1.874 ± 0.004    +0.002 ± 0.003   +0.001 ± 0.004
 
-So the penalty beats pruning by magnitude at once or at the end, clearly at 80 %; a cubic ramp of
-pruning with healing ties with it.  Metric prox-Adam does as dual averaging does.
+At 80 % the penalty clearly beats pruning by magnitude at once or at the end; at 50 % it beats the
+latter, and the former is within the spread.  A cubic ramp of pruning with healing ties with it, and
+so does metric prox-Adam.  No heads were removed; their penalty is half as strong.  The
+strengths were tried out on one seed, with the same held-out text.  Of the model nearest to 80 %,
+cut to 60 of 256 units a layer, scoring is 1.5 and sampling 1.4 times as fast, with equal logits.
 """
 
 import dataclasses
@@ -50,7 +53,8 @@ class Config:
     choosing: float = 0.3  # the share of them in which neurons are chosen; then what is left heals
     learning_rate: float = 2e-3
     strengths: tuple[float, ...] = (3e-3, 4e-3, 5e-3, 6e-3)  # λ, in Adam's metric
-    reaches: tuple[float, ...] = (0.98, 1.04, 1.1, 1.18)  # neurons beyond are let alone
+    reaches: tuple[float, ...] = (0.98, 1.04, 1.1, 1.18)  # neurons of so many median sizes
+    # and more are let alone
     decoupled: float = 750.0  # λ is that much larger where no metric divides by gradients
     shares: tuple[float, ...] = (0.0, 0.5, 0.65, 0.8)  # of neurons, to prune by magnitude
     seeds: int = 3
