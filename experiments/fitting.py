@@ -71,6 +71,37 @@ def fit(
     )  # fmt: skip
 
 
+def make_fit_lanes(loss_fn: Callable, chain: Callable[[Any], Any], chunk: int) -> Callable:
+    """`fit(run, name, lanes, start, batches, *, folder, config) -> params`, one for each lane.
+
+    All lanes start from the same params and see the same batches, in one vmap, each by the
+    optimizer chain(lane). What is compiled serves all calls, as for several seeds.
+    """
+
+    def advance(lane, state, batches):
+        return jax.lax.scan(training.make_step(loss_fn, chain(lane)), state, batches)
+
+    begin = jax.jit(jax.vmap(lambda lane, start: training.init(start, chain(lane)), (0, None)))
+    advance = jax.jit(jax.vmap(advance, (0, 0, None)), donate_argnums=1)
+
+    def fit(run, name, lanes, start, batches, *, folder, config):
+        if len(batches) % chunk:
+            raise ValueError(f"{len(batches)} steps are not a multiple of chunk={chunk}")
+
+        def run_chunk(state, _):
+            first = int(state.step[0])
+            state, metrics = advance(lanes, state, batches[first : first + chunk])
+            return state, [{"loss": jnp.mean(metrics.loss, axis=1)}]
+
+        num_chunks = len(batches) // chunk
+        return go_on(
+            run, name, run_chunk, begin(lanes, start), num_chunks, chunk,
+            key=jax.random.key(0), folder=folder, config=config, every=num_chunks,
+        ).params  # fmt: skip
+
+    return fit
+
+
 def go_on(
     run: runs.Run,
     name: str,

@@ -224,3 +224,33 @@ def test_kept_parameters_of_another_config_or_shape_are_refused(tmp_path):
 def test_nothing_kept_is_said(tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoint"):
         fitting.kept(tmp_path, MODEL, {})
+
+
+def lanes_quadratic(params, rows):
+    return quadratic(params, {"row": rows})
+
+
+def test_each_lane_is_trained_by_its_own_chain_on_the_same_batches(tmp_path):
+    run = runs.open_run("lanes", {}, tmp_path)
+    batches, rates = np.asarray(normal(5, (12, 3, 4))), np.array([0.0, 0.1, 0.5], np.float32)
+    fit = fitting.make_fit_lanes(lanes_quadratic, optax.sgd, 4)
+    given = (jnp.asarray(rates), {"w": jnp.ones(4)}, batches)
+    params = fit(run, "lanes", *given, folder=run.path / "fit", config={})
+    expected = np.ones((3, 4))
+    for batch in batches:
+        expected -= rates[:, None] * (expected - batch.mean(axis=0))
+    np.testing.assert_allclose(params["w"], expected, rtol=1e-5)
+    losses = [row["loss"] for row in runs.read_log(run, "lanes")]
+    assert [len(loss) for loss in losses] == [3, 3, 3]
+    # A finished fit is found, and nothing is trained or logged again.
+    again = fit(run, "lanes", *given, folder=run.path / "fit", config={})
+    np.testing.assert_array_equal(again["w"], params["w"])
+    assert len(runs.read_log(run, "lanes")) == 3
+
+
+def test_lanes_ask_for_chunks_that_fill_the_steps(tmp_path):
+    run = runs.open_run("lanes", {}, tmp_path)
+    fit = fitting.make_fit_lanes(lanes_quadratic, optax.sgd, 5)
+    with pytest.raises(ValueError, match="12 steps are not a multiple of chunk=5"):
+        given = (jnp.ones(1), {"w": jnp.ones(4)}, np.ones((12, 3, 4)))
+        fit(run, "lanes", *given, folder=run.path / "fit", config={})

@@ -10,6 +10,7 @@ from proxlm.lm.forward import apply, encode, logits, values
 from proxlm.lm.model import Transformer, count, init, stack, unstack
 from proxlm.lm.sampling import Samples, sample
 from proxlm.lm.scoring import Scores, score
+from proxlm.lm.shrinking import Used, shrink, used
 
 __all__ = [
     "Actor",
@@ -19,6 +20,7 @@ __all__ = [
     "SamplingConfig",
     "Scores",
     "Transformer",
+    "Used",
     "apply",
     "count",
     "encode",
@@ -27,7 +29,9 @@ __all__ = [
     "make_actor",
     "sample",
     "score",
+    "shrink",
     "stack",
     "unstack",
+    "used",
     "values",
 ]

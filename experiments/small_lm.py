@@ -1,0 +1,47 @@
+"""A small model of characters: what the experiments on penalties start from."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+
+from experiments import fitting, language_model
+from proxlm import lm
+
+B2 = 0.99
+
+
+def shape(config, alphabet) -> lm.ModelConfig:
+    """The model that the fields of an experiment's config describe."""
+    return lm.ModelConfig(
+        len(alphabet.alphabet), num_layers=config.num_layers, width=config.width,
+        num_heads=config.num_heads, hidden_width=config.hidden_width, max_length=config.context,
+    )  # fmt: skip
+
+
+def rate(peak: float, steps: int, warmup: float = 0.05, last: float = 0.05) -> optax.Schedule:
+    """The learning rate: a short warm-up, then a cosine to a small share of the peak."""
+    warm = max(1, int(warmup * steps))
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warm, steps, last * peak)
+
+
+def learn(
+    run, name: str, seed: int, windows, model: lm.ModelConfig, config, evaluate, last: float = 0.1
+):
+    """Trains a model by Adam on windows `[steps, batch, T + 1]`; returns its params."""
+    steps, batch = windows.shape[:2]
+    schedule = rate(config.learning_rate, steps, warmup=0.1, last=last)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=B2))
+    return fitting.fit(
+        run, name, functools.partial(language_model.loss, config=model), tx,
+        lm.init(jax.random.key(seed), model), windows.reshape(-1, windows.shape[2]),
+        np.arange(steps * batch, dtype=np.int32).reshape(steps, batch),
+        folder=run.path / "fit" / name.replace(" ", "-"), config=config,
+        chunk=chunk_of(steps, 10), evaluate_every=10, evaluate=evaluate,
+    ).params  # fmt: skip
+
+
+def chunk_of(steps: int, parts: int) -> int:
+    """Steps in a chunk: a part of them all, if they divide."""
+    return steps // parts if steps % parts == 0 else steps

@@ -1,0 +1,222 @@
+"""A trained language model loses its MLP neurons: by penalties, or by magnitude.
+
+    python -m experiments.sparse_lm             writes pareto.png and report.txt
+    python -m experiments.sparse_lm --smoke
+
+10.5 minutes of CPU time (measured on a busy machine), so 6 to 10 minutes of 2 CPU cores.  All
+methods have 300 steps from the same dense model; the penalised ones choose in the first 90 and
+heal in the others.  Held-out loss at 50 % and 80 % of the MLP neurons removed, and how much worse
+than dual averaging, seed by seed (n=3):
+
+    dual averaging             1.815 ± 0.008   1.873 ± 0.007
+    subgradient, pruned last   1.818 ± 0.007   1.909 ± 0.007    +0.003 ± 0.001   +0.036 ± 0.007
+    pruned at once, healed     1.817 ± 0.006   1.894 ± 0.004    +0.002 ± 0.003   +0.021 ± 0.003
+    pruned in steps, healed    1.817 ± 0.007   1.874 ± 0.004    +0.002 ± 0.003   +0.001 ± 0.004
+
+At 80 % the penalty clearly beats pruning by magnitude at once or at the end; at 50 % it beats the
+latter, and the former is within the spread.  A cubic ramp of pruning with healing ties with it, and
+so does metric prox-Adam.  No heads were removed; their penalty is half as strong.  The
+strengths were tried out on one seed, with the same held-out text.  Of the model nearest to 80 %,
+cut to 60 of 256 units a layer, scoring is 1.5 and sampling 1.4 times as fast, with equal logits.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import tyro
+
+from experiments import corpora, fitting, language_model, runs, small_lm, tokenization, train_lm
+from experiments import sparse_lm_report as reporting
+from proxlm import lm, penalties, transforms
+from proxlm.penalties import grouping
+
+# A neuron: a column of gate and one of up, with a row of down.
+NEURONS = grouping.linked({"gate_up/kernel": (0, 3), "down/kernel": (0, 1)})
+B2 = small_lm.B2
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    num_layers: int = 2
+    num_heads: int = 4
+    width: int = 64
+    hidden_width: int = 256
+    context: int = 64
+    batch: int = 16
+    start_steps: int = 1000  # of Adam on the dense model that all methods start from
+    steps: int = 300  # of every method, healing included
+    choosing: float = 0.3  # the share of them in which neurons are chosen; then what is left heals
+    learning_rate: float = 2e-3
+    strengths: tuple[float, ...] = (3e-3, 4e-3, 5e-3, 6e-3)  # λ, in Adam's metric
+    reaches: tuple[float, ...] = (0.98, 1.04, 1.1, 1.18)  # neurons of so many median sizes
+    # and more are let alone
+    decoupled: float = 750.0  # λ is that much larger where no metric divides by gradients
+    shares: tuple[float, ...] = (0.0, 0.5, 0.65, 0.8)  # of neurons, to prune by magnitude
+    seeds: int = 3
+    seed: int = 0
+
+    def __post_init__(self):
+        """Finds out now what would otherwise stop the run after its training."""
+        least = {"seeds": 1, "steps": 10, "start_steps": 1, "batch": 1, "context": 2}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
+        if not 0 < self.choosing < 1:
+            raise ValueError(f"choosing={self.choosing}: expected a share between 0 and 1")
+        if not all(0 <= share <= 1 for share in self.shares):
+            raise ValueError(f"shares={self.shares}: expected shares of neurons in [0, 1]")
+        counts = {len(self.strengths), len(self.reaches), len(self.shares)}
+        if len(counts) > 1:
+            given = tuple(map(len, (self.strengths, self.reaches, self.shares)))
+            raise ValueError(
+                f"strengths, reaches and shares have {given} entries: expected as many, one for "
+                "each of the models that a method trains side by side"
+            )
+
+
+class Lane(NamedTuple):
+    """What differs between the models that are trained in one vmap."""
+
+    strength: jax.Array  # λ
+    reach: jax.Array  # γ λ, the root mean square from which a group is let alone
+    share: jax.Array  # to prune
+
+
+def smoke(config: Config) -> Config:
+    """The same, too small to mean much."""
+    return dataclasses.replace(
+        config, num_layers=1, num_heads=2, width=16, hidden_width=24, context=16, batch=4,
+        start_steps=20, steps=10, seeds=1, strengths=(1e-3, 0.1), reaches=(1.0, 1.5),
+        shares=(0.0, 0.5),
+    )  # fmt: skip
+
+
+def group_penalty(strength, reach, config: Config) -> penalties.Penalty:
+    """The minimax concave penalty of whole neurons, and at half the strength of whole heads.
+
+    It shrinks what is small and lets what is large alone, so it leaves no bias behind.
+    """
+    strength = jnp.maximum(strength, 1e-12)
+    split = grouping.heads(config.num_heads, axis=2, packed=3, apart=0)
+    heads = grouping.linked({"qkv/kernel": split, "out/kernel": (0, 1)})
+    parts = {
+        "mlp": penalties.group_mcp(strength, reach / strength, NEURONS),
+        "attention": penalties.group_mcp(0.5 * strength, 0.5 * reach / strength, heads),
+        "other": penalties.zero(),
+    }
+    part = lambda path, leaf: next((name for name in parts if f"/{name}/" in path), "other")
+    return penalties.separable_sum(parts, part)
+
+
+def subgradient(penalty):
+    """Adds ∂g to the gradient, as one does who has no prox; 0 where a group is zero."""
+
+    def update(updates, state, params):
+        slope = jax.grad(penalty.value)(params)
+        return jax.tree.map(lambda u, g: u + jnp.nan_to_num(g), updates, slope), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def chains(config: Config):
+    """Method ↦ (lane ↦ its chain): all of them see the same batches, as many times."""
+    rate = small_lm.rate(config.learning_rate, config.steps)
+    end = max(1, int(config.choosing * config.steps))
+    clip, adam = optax.clip_by_global_norm(1.0), optax.adam(rate, b2=B2)
+    rise = lambda count: jnp.minimum((count + 1) / end, 1.0)
+    then_none = lambda count: jnp.where(count < end, rise(count), 0.0)
+    penalty = lambda strength, lane: group_penalty(strength, lane.reach, config)
+
+    def penalised(optimizer, unit=1.0, **options):
+        def chain(lane):
+            make = lambda strength: optimizer(rate, penalty(strength, lane), b2=B2, **options)
+            penalise = transforms.scheduled(make, lambda n: unit * lane.strength * then_none(n))
+            return optax.chain(clip, penalise, transforms.freeze_zeros(end, NEURONS))
+
+        return chain
+
+    def pruned(ramp, until, every=1):
+        def chain(lane):
+            link = transforms.prune_to(ramp(lane.share), NEURONS, every=every)
+            return optax.chain(clip, adam, transforms.heal(link, until, NEURONS))
+
+        return chain
+
+    def pruned_last(lane):
+        slope = lambda strength: subgradient(penalty(strength, lane))
+        penalise = transforms.scheduled(slope, lambda n: lane.strength * rise(n))
+        at_last = lambda count: jnp.where(count == config.steps - 1, lane.share, 0.0)
+        return optax.chain(penalise, clip, adam, transforms.prune_to(at_last, NEURONS))
+
+    every = max(1, end // 8)
+    return {
+        "dual averaging": penalised(transforms.dual_averaging_adam, memory=8),
+        "metric prox": penalised(transforms.proximal_adam),
+        "decoupled prox": penalised(
+            transforms.decoupled_proximal_adamw, config.decoupled, weight_decay=0.0
+        ),
+        "subgradient, pruned last": pruned_last,
+        "pruned at once, healed": pruned(lambda share: share, 1),
+        "pruned in steps, healed": pruned(
+            lambda share: transforms.cubic_sparsity(share, 0, end), end + every + 1, every
+        ),
+    }
+
+
+def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+    """Trains every method from the same start; returns the numbers of the report."""
+    config = smoke(config) if options.smoke else config
+    with runs.compilation(quick=options.smoke):
+        return go(config, options)
+
+
+def go(config: Config, options: runs.Options) -> dict[str, Any]:
+    text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
+    alphabet = tokenization.Characters(text)
+    tokens = alphabet.encode(text)
+    border = int(0.9 * len(tokens))
+    model = small_lm.shape(config, alphabet)
+    run = runs.open_run("sparse-lm", config, options.runs, options.resume)
+    print(f"run: {run.path}\n{lm.count(model):,} parameters")
+    held_out = train_lm.windows_of(tokens[border:], config.context, 1, (512,))
+    evaluate = language_model.make_evaluate(held_out, model)
+    cut = functools.partial(train_lm.windows_of, tokens[:border], config.context)
+    starts = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        windows = cut(2 * seed + 2, (config.start_steps, config.batch))
+        starts.append(small_lm.learn(run, f"dense {seed}", seed, windows, model, config, evaluate))
+    loss = functools.partial(language_model.loss, config=model)
+    results = {}
+    for method, chain in chains(config).items():
+        fit = fitting.make_fit_lanes(loss, chain, small_lm.chunk_of(config.steps, 5))
+        for seed, start in enumerate(starts, start=config.seed):
+            windows = cut(2 * seed + 3, (config.steps, config.batch))
+            folder = run.path / "fit" / f"{method.replace(', ', '-').replace(' ', '-')}-{seed}"
+            results[method, seed] = fit(
+                run, f"{method} {seed}", lanes_of(start, config), start, windows,
+                folder=folder, config=config,
+            )  # fmt: skip
+    return reporting.write(run, results, evaluate, held_out, model)
+
+
+def lanes_of(start, config: Config) -> Lane:
+    """The lanes of a seed, their reach in units of the median size of its neurons."""
+    strengths, reaches, shares = map(jnp.asarray, (config.strengths, config.reaches, config.shares))
+    return Lane(strengths, reaches * median_size(start), shares)
+
+
+def median_size(params):
+    """The median over neurons of the root mean square of their weights."""
+    mlp = params["blocks"]["mlp"]
+    gate_up, down = jnp.square(mlp["gate_up"]["kernel"]), jnp.square(mlp["down"]["kernel"])
+    squares = (jnp.sum(gate_up, axis=(1, 2)) + jnp.sum(down, axis=2)) / (3 * down.shape[2])
+    return jnp.sqrt(jnp.median(squares))
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))

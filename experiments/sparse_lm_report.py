@@ -1,0 +1,141 @@
+"""What sparse_lm shows: the losses of equally small models, and how fast such a model is."""
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import report, runs
+from proxlm import lm
+
+TARGETS = (0.5, 0.8)
+
+
+def write(run, results, evaluate, held_out, model):
+    """Prints, logs and plots the results: (method, seed) ↦ params, stacked over lanes."""
+    points = measure(run, results, evaluate, model)
+    methods = list(dict.fromkeys(method for method, _ in results))
+    at = {m: {t: at_share(points[m], t) for t in TARGETS} for m in methods}
+    rows = [[m, *(spread(at[m][t]) for t in TARGETS), ranges(points[m])] for m in methods]
+    text = report.table(rows, ["", *(f"{t:.0%} removed" for t in TARGETS), "shares removed"])
+    text = f"held-out loss, nats per character, by the share of MLP neurons removed:\n\n{text}\n"
+    numbers = {
+        "losses": {m: {t: at[m][t].tolist() for t in TARGETS} for m in methods},
+        "shares": {m: points[m]["share"].tolist() for m in methods},
+    }
+    for other in methods[3:]:
+        gaps = [at[other][t] - at["dual averaging"][t] for t in TARGETS]
+        text += f"\n{other}: worse than dual averaging by {', '.join(map(spread, gaps))}"
+    text += "\n"
+    smaller = speed(results, points, held_out, model)
+    text += "\n" + "\n".join(f"{name}: {value}" for name, value in smaller.items())
+    print(text)
+    (run.path / "report.txt").write_text(text + "\n")
+    curves = {m: band(points[m]) for m in methods}
+    report.curves(
+        run.path / "pareto.png", {"held-out loss, nats per character": curves},
+        xlabel="share of MLP neurons removed", columns=1,
+        note="mean over seeds, in bands of one standard deviation",
+    )  # fmt: skip
+    print(f"written to {run.path}")
+    return numbers | smaller
+
+
+def measure(run, results, evaluate, model):
+    """Method ↦ {"share", "loss", "heads"}, arrays `[seeds, lanes]`, logged one by one."""
+    runs.truncate_log(run, "result", 0)
+    evaluate = jax.jit(jax.vmap(evaluate))
+    points = {}
+    for step, ((method, seed), params) in enumerate(results.items()):
+        losses = np.asarray(evaluate(params)["held_out_loss"])
+        lane = lambda i, params=params: jax.tree.map(lambda x: x[i], params)
+        lanes = [lm.used(lane(i), model) for i in range(len(losses))]
+        found = {
+            "share": np.array([1 - found.hidden.mean() for found in lanes]),
+            "loss": losses,
+            "heads": np.array([found.heads.sum() for found in lanes]),
+        }
+        runs.log(run, "result", step=step, method=method, seed=seed, **found)
+        points.setdefault(method, []).append(found)
+    stack = lambda found: {name: np.stack([row[name] for row in found]) for name in found[0]}
+    return {method: stack(found) for method, found in points.items()}
+
+
+def at_share(points, target) -> np.ndarray:
+    """Loss of each seed at a share, on the line between its neighbours; NaN beyond all of them.
+
+    The losses are convex in the share, so the line says too much rather than too little.
+    """
+    losses = []
+    for share, loss in zip(points["share"], points["loss"], strict=True):
+        order = np.argsort(share)
+        # A share to be pruned is met to within one neuron.
+        inside = share.min() - 0.01 <= target <= share.max() + 0.01
+        losses.append(np.interp(target, share[order], loss[order]) if inside else np.nan)
+    return np.array(losses)
+
+
+def spread(values) -> str:
+    """Mean and spread over the seeds whose models reach on both sides of the share."""
+    inside = values[~np.isnan(values)]
+    return report.mean_spread(inside, 4) if len(inside) else "out of range"
+
+
+def ranges(points) -> str:
+    return " ".join(f"{share:.2f}" for share in points["share"].mean(axis=0))
+
+
+def band(points):
+    share, loss = points["share"].mean(axis=0), points["loss"]
+    width = loss.std(axis=0, ddof=1) if len(loss) > 1 else np.zeros(len(share))
+    order = np.argsort(share)
+    return share[order], loss.mean(axis=0)[order], width[order]
+
+
+def speed(results, points, held_out, model):
+    """Cuts the dead out of the model nearest to 80 % and times it beside the whole one."""
+    seed, lane = np.unravel_index(
+        np.argmin(np.abs(points["dual averaging"]["share"] - TARGETS[-1])),
+        points["dual averaging"]["share"].shape,
+    )
+    stacked = [params for (method, _), params in results.items() if method == "dual averaging"]
+    params = jax.tree.map(lambda x: x[lane], stacked[seed])
+    smaller, small = lm.shrink(params, model)
+    apply = jax.jit(lm.apply, static_argnames="config")
+    tokens = jnp.asarray(held_out[:64, :-1])
+    difference = apply(params, tokens, config=model) - apply(smaller, tokens, config=small)
+    score = jax.jit(lm.score, static_argnames="config")
+    draw = functools.partial(lm.sample, num_tokens=model.max_length - 4)
+    draw = jax.jit(draw, static_argnames="config")
+    models = {"whole": (params, model), "smaller": (smaller, small)}
+    run = {
+        "scoring": lambda p, c: score(p, tokens, config=c),
+        "sampling": lambda p, c: draw(jax.random.key(0), p, tokens[:, :4], config=c),
+    }
+    seconds = {
+        name: race({size: functools.partial(run[name], *given) for size, given in models.items()})
+        for name in run
+    }
+    return {
+        "neurons kept in each layer": lm.used(params, model).hidden.sum(axis=1).tolist(),
+        "heads kept in each layer": lm.used(params, model).heads.sum(axis=1).tolist(),
+        "hidden width, padded to the fullest": f"{small.hidden_width} of {model.hidden_width}",
+        "parameters": f"{lm.count(small):,} of {lm.count(model):,}",
+        "largest difference of logits": float(jnp.max(jnp.abs(difference))),
+        **{f"{n} is faster by": round(s["whole"] / s["smaller"], 2) for n, s in seconds.items()},
+    }
+
+
+def race(functions, repeats=15):
+    """Least seconds of each function, run in turns."""
+    for function in functions.values():
+        jax.block_until_ready(function())
+    taken = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            jax.block_until_ready(function())
+            taken[name].append(time.perf_counter() - began)
+    return {name: min(seconds) for name, seconds in taken.items()}

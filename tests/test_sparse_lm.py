@@ -1,0 +1,121 @@
+"""Neurons removed by penalties and by magnitude: the parts, and the whole made small."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import runs, sparse_lm
+from experiments import sparse_lm_report as reporting
+from proxlm import lm
+from tests.arrays import normal
+
+CONFIG = sparse_lm.Config(
+    num_layers=2, num_heads=2, width=8, hidden_width=6, steps=10, strengths=(1.0,), reaches=(1.0,),
+    shares=(0.5,),
+)  # fmt: skip
+MODEL = lm.ModelConfig(vocab_size=5, num_layers=2, width=8, num_heads=2, hidden_width=6)
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Weights of size near 1, but for a neuron and a head that are small."""
+    like = jax.eval_shape(lambda key: lm.init(key, MODEL), jax.random.key(0))
+    leaves, structure = jax.tree.flatten(like)
+    values = [jnp.sign(normal(i, leaf.shape)) for i, leaf in enumerate(leaves)]
+    params = jax.tree.unflatten(structure, values)
+    mlp, attention = (params["blocks"][part] for part in ("mlp", "attention"))
+    mlp["gate_up"]["kernel"] = mlp["gate_up"]["kernel"].at[0, :, :, 3].multiply(0.01)
+    mlp["down"]["kernel"] = mlp["down"]["kernel"].at[0, 3].multiply(0.01)
+    qkv = attention["qkv"]["kernel"]
+    attention["qkv"]["kernel"] = qkv.at[1, :, jnp.array([1, 3, 5])].multiply(0.01)
+    attention["out"]["kernel"] = attention["out"]["kernel"].at[1, 1].multiply(0.01)
+    return params
+
+
+def test_the_penalty_removes_small_neurons_and_heads_and_leaves_all_else_alone(params):
+    after = sparse_lm.group_penalty(0.1, 0.5, CONFIG).prox(params, 1.0)
+    used = lm.used(after, MODEL)
+    assert used.hidden.astype(int).tolist() == [[1, 1, 1, 0, 1, 1], [1] * 6]
+    assert used.heads.astype(int).tolist() == [[1, 1], [1, 0]]
+    jax.tree.map(
+        lambda new, old: np.testing.assert_array_equal(new[new != 0], old[new != 0]), after, params
+    )
+    np.testing.assert_array_equal(after["embedding"]["kernel"], params["embedding"]["kernel"])
+
+
+def test_a_subgradient_is_added_to_the_gradient_and_is_none_at_zero(params):
+    link = sparse_lm.subgradient(sparse_lm.group_penalty(0.1, 0.5, CONFIG))
+    dead = jax.tree.map(jnp.zeros_like, params)
+    gradient = jax.tree.map(jnp.ones_like, params)
+    updates, _ = link.update(gradient, link.init(dead), dead)
+    jax.tree.map(np.testing.assert_array_equal, updates, gradient)
+    updates, _ = link.update(dead, link.init(params), params)
+    assert jnp.any(updates["blocks"]["mlp"]["down"]["kernel"][0, 3] != 0)
+    assert not jnp.any(updates["norm"]["scale"])
+
+
+def test_the_median_size_is_that_of_the_weights_of_a_neuron(params):
+    assert float(sparse_lm.median_size(params)) == pytest.approx(1.0)
+
+
+def test_losses_at_a_share_are_read_off_the_line_between_neighbours():
+    points = {"share": np.array([[0.2, 0.8, 0.6]]), "loss": np.array([[1.0, 3.0, 2.0]])}
+    np.testing.assert_allclose(reporting.at_share(points, 0.7), [2.5])
+    np.testing.assert_allclose(reporting.at_share(points, 0.805), [3.0])
+    assert np.isnan(reporting.at_share(points, 0.9)).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seeds": 0}, "seeds=0: expected at least 1"),
+        ({"choosing": 1.0}, r"choosing=1\.0: expected a share between 0 and 1"),
+        ({"shares": (0.1, 2.0)}, r"expected shares of neurons in \[0, 1\]"),
+        ({"strengths": (1.0,)}, r"have \(1, 4, 4\) entries: expected as many"),
+    ],
+)
+def test_bad_settings_are_refused_at_once(settings, message):
+    with pytest.raises(ValueError, match=message):
+        sparse_lm.Config(**settings)
+
+
+@pytest.fixture(scope="module")
+def finished(wheels, tmp_path_factory):
+    """The one run that is trained, its numbers and its folder of runs."""
+    root = tmp_path_factory.mktemp("sparse_lm")
+    options = runs.Options(smoke=True, runs=str(root), data=str(wheels))
+    return sparse_lm.main(options=options), options
+
+
+def test_every_method_removes_what_it_was_told_to(finished):
+    numbers, _ = finished
+    assert numbers["shares"].keys() == sparse_lm.chains(CONFIG).keys()
+    for method, ((weak, strong),) in numbers["shares"].items():
+        assert (weak, strong) == (0.0, 0.5) if "pruned" in method else weak < 0.5 < strong
+
+
+def test_the_shrunk_model_gives_the_same_logits(finished):
+    numbers, _ = finished
+    assert numbers["largest difference of logits"] < 1e-4
+
+
+def test_a_run_leaves_its_files_and_resumes_to_the_same_numbers(finished):
+    numbers, options = finished
+    folder = next((pathlib.Path(options.runs) / "sparse-lm").iterdir())
+    expected = {"config.json", "metrics.jsonl", "report.txt", "pareto.png"}
+    assert expected <= {path.name for path in folder.iterdir()}
+    log = (folder / "metrics.jsonl").read_text()
+    again = sparse_lm.main(options=dataclasses.replace(options, resume=True))
+    np.testing.assert_equal(again["losses"], numbers["losses"])
+    assert (folder / "metrics.jsonl").read_text() == log
+
+
+def test_a_missing_text_is_said_before_anything_is_computed(tmp_path):
+    options = runs.Options(smoke=True, runs=str(tmp_path / "runs"), data=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="make data"):
+        sparse_lm.main(options=options)
+    assert not (tmp_path / "runs").exists()
