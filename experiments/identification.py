@@ -10,7 +10,7 @@ that flicker, at a gap of 1.1e-4; a prox at each step with 7.1, 0 and 11.7, at 1
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +20,8 @@ import optax
 import tyro
 
 from experiments import report, runs
-from proxlm import penalties, solvers, transforms
-
-OURS = "dual averaging Adam (ours)"
+from experiments.identification_methods import OURS, Method, methods
+from proxlm import penalties, solvers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,67 +94,6 @@ def _solve(features, targets, strength):
     return solution.params, objective(problem, solution.params)
 
 
-class Method(NamedTuple):
-    """A link from a rate and a strength, the rates to try, and the weights that count."""
-
-    make: Callable[[Any, Any], optax.GradientTransformation]
-    rates: tuple[float, ...]
-    evaluate: Callable = lambda state, weights, penalty: weights
-
-
-def methods(config: Config) -> dict[str, Method]:
-    """By name; of these Config.only picks some."""
-    l1, adam = penalties.l1, transforms.dual_averaging_adam
-    averaged = transforms.proximal_schedule_free_params
-    cosine = optax.cosine_decay_schedule(1.0, config.steps, 1e-4)
-    decayed = lambda rate: lambda count: rate * cosine(count)
-    warm = lambda rate: lambda count: rate * jnp.minimum(1.0, (count + 1) / 500)
-
-    def prox_sgd(rate, strength):
-        return optax.chain(optax.sgd(rate), transforms.apply_prox(l1(strength), rate))
-
-    def subgradient_sgd(rate, strength):
-        signs = lambda g, weights: g + strength * jnp.sign(weights)
-        return optax.chain(optax.stateless_with_tree_map(signs), optax.sgd(rate))
-
-    def optax_average(base):
-        wrap = optax.contrib.schedule_free
-        evaluate = lambda state, weights, _: optax.contrib.schedule_free_eval_params(state, weights)
-        return Method(lambda r, s: wrap(base(warm(r), s), warm(r)), (3e-4, 1e-3, 3e-3), evaluate)
-
-    table = {
-        "prox-SGD": Method(lambda r, s: prox_sgd(decayed(r), s), (1e-3, 3e-3, 1e-2)),
-        # A memory of one step is a prox at each step.
-        "metric prox-Adam": Method(
-            lambda r, s: adam(decayed(r), l1(s), memory=1), (1e-3, 3e-3, 1e-2, 3e-2)
-        ),
-        "RDA": Method(lambda r, s: transforms.rda(r, l1(s)), (3e-3, 1e-2, 3e-2)),
-        "AdaGrad-RDA": Method(lambda r, s: transforms.adagrad_rda(r, l1(s)), (0.1, 0.3, 1.0)),
-        "FTRL-proximal": Method(lambda r, s: transforms.ftrl_proximal(r, l1(s)), (0.03, 0.1, 0.3)),
-        "RMDA": Method(lambda r, s: transforms.rmda(r, l1(s)), (1e-4, 3e-4, 1e-3)),
-        "RAMDA": Method(lambda r, s: transforms.ramda(r, l1(s)), (1e-4, 1e-3, 1e-2)),
-        "AProx-SGD": Method(
-            lambda r, s: transforms.aprox(optax.sgd(r), l1(s), r), (1e-4, 3e-4, 1e-3)
-        ),
-        OURS: Method(lambda r, s: adam(decayed(r), l1(s)), (1e-3, 3e-3, 1e-2, 3e-2)),
-        "schedule-free SGD, subgradients": optax_average(subgradient_sgd),
-        "schedule-free SGD, prox on z": optax_average(prox_sgd),
-        "schedule-free SGD (ours)": Method(
-            lambda r, s: transforms.proximal_schedule_free(optax.sgd(warm(r)), l1(s), warm(r)),
-            (3e-4, 1e-3, 3e-3),
-            averaged,
-        ),
-        "schedule-free Adam (ours)": Method(
-            lambda r, s: transforms.proximal_schedule_free_adam(warm(r), l1(s)),
-            (3e-3, 1e-2, 3e-2),
-            averaged,
-        ),
-    }
-    if strangers := [name for name in config.only if name not in table]:
-        raise ValueError(f"only: {strangers[0]!r} is none of the methods {', '.join(table)}.")
-    return {name: method for name, method in table.items() if name in (config.only or table)}
-
-
 def train(config: Config, method: Method, rate, problem: Problem, key) -> Outcome:
     """One run; the gap is relative to the optimum."""
     tx, penalty = method.make(rate, problem.strength), penalties.l1(problem.strength)
@@ -192,7 +130,7 @@ def compare(config: Config, problems: Problem) -> dict[str, tuple[float, Outcome
     key_tune, key_run = jax.random.split(jax.random.key(0))
     keys, outcomes = jax.random.split(key_run, config.seeds), {}
     single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), problems)
-    table = methods(config)
+    table = methods(config.steps, config.only)
     with report.progress(len(table), "methods") as advance:
         for name, method in table.items():
             over_problems = jax.vmap(functools.partial(train, config, method), (None, 0, None))
@@ -225,6 +163,22 @@ def rows_of(outcomes: Mapping[str, tuple[float, Outcome]], problems: Problem, wh
     return rows
 
 
+def plot(config: Config, outcomes: Mapping[str, tuple[float, Outcome]], path) -> None:
+    """How some of the methods came to where they ended."""
+    steps = np.arange(1, config.steps // config.window + 1) * config.window
+    picked = ("prox-SGD", "metric prox-Adam", "FTRL-proximal", OURS, "schedule-free Adam (ours)")
+    shown = [name for name in picked if name in outcomes]
+    curve = lambda field: {
+        name: (steps, np.mean(getattr(outcomes[name][1], field), axis=(0, 1))) for name in shown
+    }
+    positive = lambda curves: {k: (x, np.maximum(y, 1e-7)) for k, (x, y) in curves.items()}
+    report.curves(path, {
+        "relative gap of the objective": positive(curve("gap")),
+        "false nonzeros": curve("false"),
+        f"weights that flicker in {config.window} steps": curve("flicker"),
+    }, log_scale=("relative gap of the objective",))  # fmt: skip
+
+
 def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
     """Runs all methods, prints the tables, plots how they came there, and returns the numbers."""
     config = smoke(config) if options.smoke else config
@@ -246,18 +200,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
         text += f" means over {config.seeds} seeds\n{report.table(rows, headers)}\n"
     print(text)
     (run.path / "report.txt").write_text(text)
-    steps = np.arange(1, config.steps // config.window + 1) * config.window
-    picked = ("prox-SGD", "metric prox-Adam", "FTRL-proximal", OURS, "schedule-free Adam (ours)")
-    shown = [name for name in picked if name in outcomes]
-    curve = lambda field: {
-        name: (steps, np.mean(getattr(outcomes[name][1], field), axis=(0, 1))) for name in shown
-    }
-    positive = lambda curves: {k: (x, np.maximum(y, 1e-7)) for k, (x, y) in curves.items()}
-    report.curves(run.path / "identification.png", {
-        "relative gap of the objective": positive(curve("gap")),
-        "false nonzeros": curve("false"),
-        f"weights that flicker in {config.window} steps": curve("flicker"),
-    }, log_scale=("relative gap of the objective",))  # fmt: skip
+    plot(config, outcomes, run.path / "identification.png")
     print(f"written to {run.path}")
     return numbers
 

@@ -22,7 +22,6 @@ from proxlm.transforms.latent import AProxState, aprox
 from proxlm.transforms.manifold import RMDAState, ramda, rmda
 from proxlm.transforms.metrics import (
     Metric,
-    adafactor_metric,
     adagrad_metric,
     adam_metric,
     adamax_metric,
