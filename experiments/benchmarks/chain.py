@@ -26,7 +26,7 @@ class Job:
     width: int
     layers: int
     vocabulary: int
-    every: int = 200
+    every: int = 400
 
 
 JOBS = {
@@ -78,8 +78,8 @@ def chains() -> dict[str, Callable[[], optax.GradientTransformation]]:
 
 
 def nuclear(every: int) -> optax.GradientTransformation:
-    """Adam with a nuclear norm on the matrices, seldom."""
-    link = transforms.apply_prox(penalties.nuclear(STRENGTH), RATE, every=every)
+    """Adam with a nuclear norm on the matrices, seldom, by eigenvalues of their Gram matrices."""
+    link = transforms.apply_prox(penalties.nuclear(STRENGTH, method="gram"), RATE, every=every)
     matrices = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
     return optax.chain(optax.adam(RATE), optax.masked(link, matrices))
 
