@@ -3,9 +3,10 @@
     python -m experiments.identification
     python -m experiments.identification --smoke
 
-4 minutes on one CPU core (AMD EPYC, 2.6 GHz), shared with other work.  Five problems, five seeds each (n=25):
-averaged thresholds in Adam's metric end with 0.2 false nonzeros of 100 weights, 0.2 missed and 0.04
-that flicker, at a gap of 1.1e-4; a prox at each step with 7.1, 0 and 11.7, at 1.3e-4.
+4 minutes on one CPU core (AMD EPYC, 2.6 GHz), shared with other work.  Five problems, five seeds
+each (n=25): averaged thresholds in Adam's metric end with 0.2 false nonzeros of 100 weights, 0.2
+missed and 0.04 that flicker, at a gap of 1.1e-4; a prox at each step with 7.1, 0 and 11.7, at
+1.3e-4.
 """
 
 import dataclasses
