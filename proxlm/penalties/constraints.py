@@ -38,6 +38,7 @@ def constraint(
     Raises:
       ValueError: if the tolerance is negative or NaN.
 
+    >>> import jax.numpy as jnp
     >>> below = lambda x: jnp.max(x, initial=0.0)
     >>> nonpositive = constraint("nonpositive", below, lambda x, t: jnp.minimum(x, 0.0), {})
     >>> float(nonpositive.value(jnp.array([-1.0, 2.0])))
