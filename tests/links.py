@@ -22,7 +22,7 @@ class Link(NamedTuple):
     extra_args: Mapping[str, Any] = {}
     needs_params: bool = True
     moves_at_zero: bool = False  # not only the learning rate moves it
-    variant: bool = False  # of a link above: tested with the slow proofs
+    variant: bool = False  # kin of another link: tested with the slow proofs
 
 
 def _after_sgd(link):
@@ -32,7 +32,7 @@ def _after_sgd(link):
 LINKS = {
     "apply_prox": Link(_after_sgd(lambda rate: transforms.apply_prox(_l1, rate))),
     "apply_prox anchored": Link(
-        _after_sgd(lambda rate: transforms.apply_prox(_rows, rate, anchored=True))
+        _after_sgd(lambda rate: transforms.apply_prox(_rows, rate, anchored=True)), variant=True
     ),
     "apply_prox every": Link(
         _after_sgd(lambda rate: transforms.apply_prox(_l1, rate, every=2)), variant=True
@@ -51,15 +51,17 @@ LINKS = {
         lambda rate: transforms.proximal_adam(rate, _l1, every=2, anchored=True, floor=0.1),
         variant=True,
     ),
-    "decoupled_proximal_adamw": Link(lambda rate: transforms.decoupled_proximal_adamw(rate, _l1)),
-    "accelerated_proximal_gradient": Link(
-        lambda rate: transforms.accelerated_proximal_gradient(rate, _l1)
+    "decoupled_proximal_adamw": Link(
+        lambda rate: transforms.decoupled_proximal_adamw(rate, _l1), variant=True
     ),
-    "rda": Link(lambda rate: transforms.rda(rate, _l1)),
+    "accelerated_proximal_gradient": Link(
+        lambda rate: transforms.accelerated_proximal_gradient(rate, _l1), variant=True
+    ),
+    "rda": Link(lambda rate: transforms.rda(rate, _l1), variant=True),
     "adagrad_rda": Link(lambda rate: transforms.adagrad_rda(rate, _rows), variant=True),
     "ftrl_proximal": Link(lambda rate: transforms.ftrl_proximal(rate, _l1)),
     "rmda": Link(lambda rate: transforms.rmda(rate, _rows, 0.5, restart_every=2), variant=True),
-    "ramda": Link(lambda rate: transforms.ramda(rate, _l1)),
+    "ramda": Link(lambda rate: transforms.ramda(rate, _l1), variant=True),
     "aprox": Link(lambda rate: transforms.aprox(optax.sgd(rate), _l1, rate)),
     "dual_averaging_adam": Link(lambda rate: transforms.dual_averaging_adam(rate, _l1)),
     "dual_averaging_adam floor": Link(
@@ -67,7 +69,7 @@ LINKS = {
         variant=True,
     ),
     "proximal_schedule_free": Link(
-        lambda rate: transforms.proximal_schedule_free(optax.sgd(rate), _rows, rate)
+        lambda rate: transforms.proximal_schedule_free(optax.sgd(rate), _rows, rate), variant=True
     ),
     "proximal_schedule_free_adam": Link(
         lambda rate: transforms.proximal_schedule_free_adam(rate, _l1)
@@ -90,7 +92,9 @@ LINKS = {
         variant=True,
     ),
     "freeze_zeros": Link(_after_sgd(lambda rate: transforms.freeze_zeros(1))),
-    "heal": Link(_after_sgd(lambda rate: transforms.heal(transforms.apply_prox(_l1, rate), 2))),
+    "heal": Link(
+        _after_sgd(lambda rate: transforms.heal(transforms.apply_prox(_l1, rate), 2)), variant=True
+    ),
     "project": Link(
         _after_sgd(lambda rate: transforms.project(penalties.box(-0.5, 0.5))), moves_at_zero=True
     ),

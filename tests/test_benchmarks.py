@@ -159,6 +159,7 @@ def test_the_line_about_the_hardware_names_what_counts():
     assert "core" in line and "\n" not in line and line.endswith("; wall time")
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_call_to_call():
     call = training.ours(TRAINING)
     first, second = call(), call()
@@ -178,6 +179,7 @@ def test_prompts_that_do_not_divide_among_devices_are_refused():
         sampling.sharded(SAMPLING, 3)
 
 
+@pytest.mark.slow
 def test_sampling_on_two_devices_is_measured_elsewhere():
     timing = sampling.in_another_process(SAMPLING, 2, QUICK)
     assert timing.samples == 1 and 0 < timing.best <= timing.first
@@ -203,6 +205,7 @@ def test_a_chain_goes_on_from_call_to_call_in_strides():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), call(), expected)
 
 
+@pytest.mark.slow
 def test_every_table_is_written(tmp_path, monkeypatch, capsys):
     toys = ((training, TRAINING), (sampling, SAMPLING), (ppo, PPO), (prox, PROX), (chain, CHAIN))
     for module, job in toys:

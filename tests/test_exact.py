@@ -1,10 +1,12 @@
 """The experiment without sampling: its numbers are identities, so they can be asserted."""
 
 import numpy as np
+import pytest
 
 from experiments import exact, runs
 
 
+@pytest.mark.slow
 def test_the_smoke_run_shows_what_is_true_and_writes_it(tmp_path, capsys):
     numbers = exact.main(options=runs.Options(smoke=True, runs=str(tmp_path)))
     of = numbers["gradients"]

@@ -148,6 +148,7 @@ def test_apply_if_finite_skips_a_bad_step(link):
     assert_close(jax.tree.map(lambda p: p[1] - p[0], path), jax.tree.map(jnp.zeros_like, tree(0)))
 
 
+@pytest.mark.slow
 def test_vmap_over_learning_rates_is_the_loop(link):
     rates = jnp.array([0.0, 0.1, 0.4])
     follow = lambda rate: run(link.make(rate), tree(0), gradients_of(), link.extra_args)[0]

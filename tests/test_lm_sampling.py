@@ -184,6 +184,7 @@ def test_a_row_alone_gives_what_it_gives_among_others():
         np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
 
 
+@pytest.mark.slow
 def test_vmap_over_keys_parameters_and_temperature_equals_a_loop():
     seeds, trees, temperatures = (1, 2), (PARAMS, rough(CONFIG, seed=5)), (0.7, 1.6)
 

@@ -111,6 +111,7 @@ def test_slope_along_axes_is_slope_of_each():
     assert maxima.slope(strengths, axis=(0, 2)).value(x) == pytest.approx(float(value), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_derivative_of_slope_averages_over_blocks():
     x, strengths = jnp.array([1.0, -5.0, 4.5, 0.1]), jnp.array([2.0, 1.0, 0.5, 0.5])
     jacobian = jax.jacrev(lambda x: maxima.slope(strengths).prox(x, 1.0))(x)

@@ -254,6 +254,7 @@ def test_long_sums_do_not_drift():
     assert float(total[0, 0]) == pytest.approx(100_000 * float(np.float32(0.1)), rel=3e-7)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_large_array_is_its_single_searches(monkeypatch):
     # One after another, that is, also where vmaps and derivatives are nested.
     monkeypatch.setattr(roots, "LARGE", 12)

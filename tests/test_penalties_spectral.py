@@ -315,6 +315,7 @@ def test_the_gram_route_sees_small_singular_values_below_a_gap():
     assert np.linalg.matrix_rank(moved, tol=1e-5) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in CASES if n not in ("rank_ball", "stiefel")])
 def test_jacobian_is_that_of_finite_differences_where_svd_has_none(name):
     with jax.enable_x64(True):
@@ -392,6 +393,7 @@ def test_the_derivative_at_strength_zero_is_the_identity_at_ties_too(make):
         np.testing.assert_allclose(slopes, np.eye(12), atol=2e-6)
 
 
+@pytest.mark.slow
 @every_case
 def test_derivatives_at_corners_are_finite_in_float32(name):
     penalty, x = CASES[name].make(0.7), corners().astype(jnp.float32)

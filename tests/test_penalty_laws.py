@@ -34,14 +34,33 @@ CASES = {
     **test_penalties_quantized.CASES,
     **test_penalties_calculus.CASES,
 }
+# Other axes, shapes of numbers or settings of a case above: they obey the laws in `make test-slow`.
+VARIANTS = """
+    slope_rows slope_largest slope_constant sparse_simplex_columns nuclear_of_each_column
+    schatten_two_thirds reshaped_group linf_by_strength l1_sphere_columns linf_rows
+    capped_simplex_rows nuclear_transposed simplex_by_radius top_k_columns group_mcp_unweighted
+    spectral_of_l1 sparse_group_tiles group_whole group_rows_unweighted l_half_by_coordinate
+    n_m_rows group_by_strength mcp_by_column log_sum_small_epsilon l2_sphere_columns l2_ball_rows
+    prox_quant_rows mcp_small_gamma scad_small_a l1_by_coordinate l1_by_column
+    squared_l2_by_coordinate ternary_columns box_above nuclear_qr group_tiles whole_norm
+    simplex_rows group_columns envelope_of_group shifted_group
+""".split()
 STEP_SIZE = 0.6
 
-every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-every_function = pytest.mark.parametrize(
-    "case",
-    [case for case in CASES.values() if not case.is_set],
-    ids=[name for name, case in CASES.items() if not case.is_set],
-)
+
+def each(cases):
+    """Parametrises by cases; variants are slow."""
+    marks = lambda name: [pytest.mark.slow] if name in VARIANTS else []
+    params = [pytest.param(case, id=name, marks=marks(name)) for name, case in cases.items()]
+    return pytest.mark.parametrize("case", params)
+
+
+every_case = each(CASES)
+every_function = each({name: case for name, case in CASES.items() if not case.is_set})
+
+
+def test_variants_are_cases():
+    assert set(VARIANTS) < set(CASES)
 
 
 def scales():

@@ -63,7 +63,18 @@ def learn(config, samples, rewards):
     return half(state, jax.random.key(4), samples, rewards)
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
+QUICK = ("ppo", "grpo", "dr_grpo", "dapo", "rloo", "gspo", "cispo", "reinforce++")
+EVERY = [
+    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+    for name in recipes.RECIPES
+]
+
+
+def test_the_quick_recipes_are_recipes():
+    assert set(QUICK) < set(recipes.RECIPES)
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_one_step_is_the_gradient_of_the_recipes_loss_and_masked_slots_change_no_bit(name):
     settings = config(name)
     new, metrics = learn(settings, sampled(), rewards())

@@ -91,6 +91,7 @@ def finished(wheels, tmp_path_factory):
     return sparse_lm.main(options=options), options
 
 
+@pytest.mark.slow
 def test_every_method_removes_what_it_was_told_to(finished):
     numbers, _ = finished
     assert numbers["shares"].keys() == sparse_lm.chains(CONFIG).keys()

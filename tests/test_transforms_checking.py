@@ -60,6 +60,7 @@ def test_zeros_survive(name):
     assert verdict.remarks == verdict.harms == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSE)
 def test_zeros_are_lost_and_the_verdict_says_by_what(name):
     tx, words = LOSE[name]
