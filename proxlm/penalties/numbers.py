@@ -36,7 +36,7 @@ def require_positive(name: str, argument: str, numbers: chex.ArrayTree) -> None:
         raise ValueError(f"{name}: {argument} must be > 0 everywhere, got {refused[0]}.")
 
 
-def require_integer(name: str, argument: str, number: int, least: int) -> int:
+def require_integer(name: str, argument: str, number: int, least: int, remedy: str = "") -> int:
     """Gives a Python int; ValueError unless it is one of at least `least`.
 
     >>> require_integer("top_k", "k", 2.5, least=0)
@@ -46,7 +46,7 @@ def require_integer(name: str, argument: str, number: int, least: int) -> int:
     """
     if hasattr(number, "__index__") and not isinstance(number, bool) and int(number) >= least:
         return int(number)
-    raise ValueError(f"{name}: {argument} must be an integer ≥ {least}, got {number!r}.")
+    raise ValueError(f"{name}: {argument} must be an integer ≥ {least}, got {number!r}.{remedy}")
 
 
 def known(name: str, argument: str, numbers: chex.ArrayTree) -> list[np.ndarray]:

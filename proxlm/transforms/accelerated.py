@@ -7,11 +7,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from optax._src import base as optax_base
 
 from proxlm.penalties import base, trees
-from proxlm.transforms import states
-from proxlm.transforms.prox import emit, require_settings
+from proxlm.transforms import arguments, points, states
+from proxlm.transforms.prox import emit
 
 
 class AcceleratedState(NamedTuple):
@@ -63,7 +62,7 @@ def accelerated_proximal_gradient(
     >>> accelerated_params(state).round(4).tolist()
     [2.0, 0.0]
     """
-    require_settings("accelerated_proximal_gradient", penalty, learning_rate, 1)
+    arguments.require_step("accelerated_proximal_gradient", penalty, learning_rate)
     return optax.chain(
         optax.scale_by_learning_rate(learning_rate), _accelerate(penalty, learning_rate, restart)
     )
@@ -96,9 +95,8 @@ def _accelerate(penalty, learning_rate, restart):
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError(optax_base.NO_PARAMS_MSG)
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        arguments.require_params(params)
+        rate = points.rate_at(learning_rate, state.count)
         wide, old = (trees.widen("accelerated", tree) for tree in (params, state.point))
         target = jax.tree.map(jnp.add, wide, trees.widen("accelerated", updates))
         rounded = trees.narrow(penalty.prox(target, rate), params)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import base, metric, numbers, trees
-from proxlm.transforms import points
+from proxlm.transforms import arguments, points
 
 
 class DualAveragingAdamState(NamedTuple):
@@ -115,7 +115,7 @@ def dual_averaging_adam(
     [2.25, 0.0]
     """
     name = "dual_averaging_adam"
-    points.require(name, penalty, learning_rate)
+    arguments.require_step(name, penalty, learning_rate)
     _require_at_least_one(name, forgetting=forgetting, memory=memory)
     numbers.require_nonnegative(name, "floor", floor)
     numbers.require_positive(name, "cap", cap)
@@ -141,7 +141,7 @@ def dual_averaging_adam(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        points.require_params(params)
+        arguments.require_params(params)
         wide, gradients = trees.widen(name, params), trees.widen(name, updates)
         rate = points.rate_at(learning_rate, state.count)
         count = optax.safe_increment(state.count)

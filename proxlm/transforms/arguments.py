@@ -6,8 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from optax._src import base as optax_base
 
-from proxlm.penalties import cuts, numbers
+from proxlm.penalties import base, cuts, numbers
 
 
 def require_share(name: str, argument: str, share: chex.Numeric) -> None:
@@ -25,7 +26,9 @@ def require_share(name: str, argument: str, share: chex.Numeric) -> None:
         )
 
 
-def require_count(name: str, argument: str, count: chex.Numeric, least: int) -> None:
+def require_count(
+    name: str, argument: str, count: chex.Numeric, least: int, remedy: str = ""
+) -> None:
     """Raises ValueError unless `count` is an integer, and at least `least` if it is known.
 
     Under `optax.inject_hyperparams` it arrives as an array, which may be traced.
@@ -38,8 +41,8 @@ def require_count(name: str, argument: str, count: chex.Numeric, least: int) -> 
     if isinstance(count, jax.core.Tracer) and jnp.issubdtype(count.dtype, jnp.integer):
         return
     if isinstance(count, jax.core.Tracer):
-        raise ValueError(f"{name}: {argument} must be an integer ≥ {least}, got {count!r}.")
-    numbers.require_integer(name, argument, count, least)
+        raise ValueError(f"{name}: {argument} must be an integer ≥ {least}, got {count!r}.{remedy}")
+    numbers.require_integer(name, argument, count, least, remedy)
 
 
 def require_grouping(name: str, over: cuts.Grouping | None) -> None:
@@ -70,3 +73,64 @@ def require_link(name: str, argument: str, link: Any) -> None:
             f"{name}: {argument} must be an optax.GradientTransformation, got {link!r}. Build one, "
             "as in apply_prox(penalties.l1(1e-2), learning_rate)."
         )
+
+
+def require_params(params: chex.ArrayTree | None) -> None:
+    """Raises Optax's own ValueError where a link was not given the params.
+
+    >>> require_params({"w": jnp.ones(2)})
+    """
+    if params is None:
+        raise ValueError(optax_base.NO_PARAMS_MSG)
+
+
+def require_rate(name: str, argument: str, learning_rate: optax.ScalarOrSchedule) -> None:
+    """Raises ValueError for what is neither a schedule nor one number ≥ 0.
+
+    >>> require_rate("rda", "learning_rate", -0.1)
+    Traceback (most recent call last):
+        ...
+    ValueError: rda: learning_rate must be ≥ 0 everywhere, got -0.1. Use 0 to switch it off.
+    """
+    if callable(learning_rate):
+        return
+    numbers.require_nonnegative(name, argument, learning_rate)
+    if jnp.ndim(learning_rate) != 0:
+        raise ValueError(
+            f"{name}: {argument} must be one number, got shape {jnp.shape(learning_rate)}. "
+            "Let strengths differ instead, as in penalties.l1(array)."
+        )
+
+
+def require_step(
+    name: str,
+    penalty: base.Penalty,
+    learning_rate: optax.ScalarOrSchedule,
+    every: chex.Numeric = 1,
+) -> None:
+    """Raises ValueError, in the name of a link, for what a proximal step cannot be made of.
+
+    >>> require_step("rda", None, 0.1)
+    Traceback (most recent call last):
+        ...
+    ValueError: rda: penalty: expected a Penalty, got None. Build one, as in ...
+    """
+    base.require_penalty(f"{name}: penalty", penalty)
+    require_rate(name, "learning_rate", learning_rate)
+    require_count(name, "every", every, least=1, remedy=" Use 1 for always.")
+
+
+def require_optimizer(name: str, inner: optax.GradientTransformation) -> None:
+    """Raises ValueError unless `inner` is a transformation.
+
+    >>> require_optimizer("aprox", 0.1)
+    Traceback (most recent call last):
+        ...
+    ValueError: aprox: inner must be an Optax transformation, got 0.1. Give the optimizer first, ...
+    """
+    if hasattr(inner, "init") and hasattr(inner, "update"):
+        return
+    raise ValueError(
+        f"{name}: inner must be an Optax transformation, got {inner!r}. Give the optimizer first, "
+        f"as in {name}(optax.sgd(0.1), penalties.l1(0.01), 0.1)."
+    )

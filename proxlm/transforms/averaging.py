@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import base, numbers, trees
-from proxlm.transforms import points
+from proxlm.transforms import arguments, points
 
 
 class RDAState(NamedTuple):
@@ -60,7 +60,7 @@ def rda(
     >>> updates.tolist()
     [-1.0, 0.0]
     """
-    points.require("rda", penalty, learning_rate)
+    arguments.require_step("rda", penalty, learning_rate)
 
     def init(params):
         wide = trees.widen("rda", params)
@@ -71,7 +71,7 @@ def rda(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        points.require_params(params)
+        arguments.require_params(params)
         rate = points.rate_at(learning_rate, state.count)
         count = optax.safe_increment(state.count)
         step_sum = state.step_sum + rate
@@ -137,7 +137,7 @@ def adagrad_rda(
     [-0.375, 0.0]
     """
     name = "adagrad_rda"
-    points.require(name, penalty, learning_rate)
+    arguments.require_step(name, penalty, learning_rate)
     numbers.require_nonnegative(name, "initial_accumulator_value", initial_accumulator_value)
     numbers.require_nonnegative(name, "eps", eps)
 
@@ -151,7 +151,7 @@ def adagrad_rda(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        points.require_params(params)
+        arguments.require_params(params)
         rate = points.rate_at(learning_rate, state.count)
         step_sum = state.step_sum + rate
         gradients = trees.widen(name, updates)
@@ -222,7 +222,7 @@ def ftrl_proximal(
     [0.0, 0.0]
     """
     name = "ftrl_proximal"
-    points.require(name, penalty, learning_rate)
+    arguments.require_step(name, penalty, learning_rate)
     numbers.require_positive(name, "beta", beta)
 
     def init(params):
@@ -232,7 +232,7 @@ def ftrl_proximal(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        points.require_params(params)
+        arguments.require_params(params)
         wide, gradients = trees.widen(name, params), trees.widen(name, updates)
         rate = points.rate_at(learning_rate, state.count)
         active = jnp.where(rate > 0, optax.safe_increment(state.active), state.active)

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from optax._src import base as optax_base
 
 from proxlm.penalties import cuts, trees
 from proxlm.transforms import arguments
@@ -61,8 +60,7 @@ def freeze_zeros(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError(optax_base.NO_PARAMS_MSG)
+        arguments.require_params(params)
         frozen = _freeze("freeze_zeros", updates, params, over)
         healing = state.count >= start
         updates = jax.tree.map(lambda a, b: jnp.where(healing, a, b), frozen, updates)
@@ -117,8 +115,7 @@ def heal(
         return HealState(jnp.zeros([], jnp.int32), link.init(params))
 
     def update(updates, state, params=None, **extra_args):
-        if params is None:
-            raise ValueError(optax_base.NO_PARAMS_MSG)
+        arguments.require_params(params)
 
         def healing():
             frozen = _freeze("heal", updates, params, over)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import base, trees
-from proxlm.transforms import points
+from proxlm.transforms import arguments, points
 
 
 class AProxState(NamedTuple):
@@ -69,8 +69,8 @@ def aprox(
     ([2.0, 0.0], [3.0, 0.5])
     """
     name = "aprox"
-    points.require_optimizer(name, inner)
-    points.require(name, penalty, learning_rate)
+    arguments.require_optimizer(name, inner)
+    arguments.require_step(name, penalty, learning_rate)
     inner = optax.with_extra_args_support(inner)
 
     def init(params):
@@ -79,7 +79,7 @@ def aprox(
         return AProxState(jnp.zeros([], jnp.int32), jnp.zeros([]), latent, inner.init(params))
 
     def update(updates, state, params=None, **extra_args):
-        points.require_params(params)
+        arguments.require_params(params)
         seen = trees.narrow(state.latent, params)
         moves, inner_state = inner.update(updates, state.inner_state, seen, **extra_args)
         latent = jax.tree.map(jnp.add, state.latent, trees.widen(name, moves))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import base, numbers, trees
-from proxlm.transforms import points
+from proxlm.transforms import arguments, points
 
 
 class RMDAState(NamedTuple):
@@ -116,8 +116,8 @@ def ramda(
 
 def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
     """RMDA; RAMDA where ε is given."""
-    points.require(name, penalty, learning_rate)
-    points.require_rate(name, "mixing", mixing)
+    arguments.require_step(name, penalty, learning_rate)
+    arguments.require_rate(name, "mixing", mixing)
     if restart_every is not None:
         numbers.require_integer(name, "restart_every", restart_every, least=1)
 
@@ -132,7 +132,7 @@ def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        points.require_params(params)
+        arguments.require_params(params)
         wide, gradients = trees.widen(name, params), trees.widen(name, updates)
         if restart_every is not None:
             state = _restarted(state, wide, state.age == restart_every)

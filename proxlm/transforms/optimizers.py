@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import base, numbers
-from proxlm.transforms import metrics
-from proxlm.transforms.prox import require_settings
+from proxlm.transforms import arguments, metrics
 from proxlm.transforms.proximal import Rule, follow
 
 
@@ -52,7 +51,7 @@ def proximal_sgd(
     >>> optax.apply_updates(x, updates).round(4).tolist()
     [1.0, 0.0]
     """
-    require_settings("proximal_sgd", penalty, learning_rate, every)
+    arguments.require_step("proximal_sgd", penalty, learning_rate, every)
     inner = optax.sgd(learning_rate, momentum, nesterov, accumulator_dtype)
     rate = learning_rate
     if momentum is not None:
@@ -114,7 +113,7 @@ def proximal_adam(
     >>> optax.apply_updates(x, updates).round(4).tolist()
     [2.25, 0.0]
     """
-    require_settings("proximal_adam", penalty, learning_rate, every)
+    arguments.require_step("proximal_adam", penalty, learning_rate, every)
     numbers.require_nonnegative("proximal_adam", "floor", floor)
     numbers.require_positive("proximal_adam", "cap", cap)
     inner = optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
@@ -171,7 +170,7 @@ def decoupled_proximal_adamw(
     >>> optax.apply_updates(x, updates).round(4).tolist()
     [2.0, 0.0]
     """
-    require_settings("decoupled_proximal_adamw", penalty, learning_rate, every)
+    arguments.require_step("decoupled_proximal_adamw", penalty, learning_rate, every)
     moments = (b1, b2, eps, eps_root, mu_dtype)
     inner = optax.adamw(learning_rate, *moments, weight_decay, mask, nesterov=nesterov)
     return follow(inner, Rule(penalty, learning_rate, every=every, anchored=anchored))

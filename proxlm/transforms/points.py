@@ -1,12 +1,11 @@
-"""What links share that compute the next point themselves: the way there, rates, checks."""
+"""From one point to the next: updates that arrive at it, and the rates on the way."""
+
+import functools
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
-from optax._src import base as optax_base
-
-from proxlm.penalties import base, numbers
 
 
 def updates_to(point: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
@@ -20,12 +19,34 @@ def updates_to(point: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
     """
 
     def leaf_update(x, param):
-        # The rounding is explicit: the compiler may drop a cast to bfloat16 and back.
-        bits = jnp.finfo(param.dtype)
-        rounded = jax.lax.reduce_precision(x, exponent_bits=bits.nexp, mantissa_bits=bits.nmant)
-        return (rounded - param.astype(rounded.dtype)).astype(param.dtype)
+        wide = x.dtype
+        return (rounded(x, param.dtype) - param.astype(wide)).astype(param.dtype)
 
     return jax.tree.map(leaf_update, point, params)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def rounded(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Rounds to the precision of a narrower dtype, and keeps its own.
+
+    It is explicit, since the compiler may drop a cast there and back.
+
+    >>> rounded(jnp.array([1.0 + 2.0**-12]), jnp.bfloat16).tolist()
+    [1.0]
+    """
+    if dtype == x.dtype:
+        return x
+    if dtype == jnp.bfloat16 and x.dtype == jnp.float32:
+        # Cheaper on a CPU than lax.reduce_precision.
+        bits = jax.lax.bitcast_convert_type(x.astype(dtype), jnp.uint16).astype(jnp.uint32)
+        return jax.lax.bitcast_convert_type(bits << 16, x.dtype)
+    bits = jnp.finfo(dtype)
+    return jax.lax.reduce_precision(x, exponent_bits=bits.nexp, mantissa_bits=bits.nmant)
+
+
+@rounded.defjvp
+def _rounded_jvp(dtype, primals, tangents):
+    return rounded(*primals, dtype), tangents[0]
 
 
 def left_over(target: jax.Array, point: jax.Array, step: jax.Array, before: jax.Array) -> jax.Array:
@@ -48,58 +69,3 @@ def rate_at(learning_rate: optax.ScalarOrSchedule, count: jax.Array) -> jax.Arra
     """
     rate = learning_rate(count) if callable(learning_rate) else learning_rate
     return jnp.asarray(rate, jnp.zeros([]).dtype)
-
-
-def require_params(params: chex.ArrayTree | None) -> None:
-    """Raises Optax's own ValueError where a link was not given the params.
-
-    >>> require_params({"w": jnp.ones(2)})
-    """
-    if params is None:
-        raise ValueError(optax_base.NO_PARAMS_MSG)
-
-
-def require_rate(name: str, argument: str, learning_rate: optax.ScalarOrSchedule) -> None:
-    """Raises ValueError for what is neither a schedule nor one number ≥ 0.
-
-    >>> require_rate("rda", "learning_rate", -0.1)
-    Traceback (most recent call last):
-        ...
-    ValueError: rda: learning_rate must be ≥ 0 everywhere, got -0.1. Use 0 to switch it off.
-    """
-    if callable(learning_rate):
-        return
-    numbers.require_nonnegative(name, argument, learning_rate)
-    if jnp.ndim(learning_rate) != 0:
-        raise ValueError(
-            f"{name}: {argument} must be one number, got shape {jnp.shape(learning_rate)}. "
-            "Let strengths differ instead, as in penalties.l1(array)."
-        )
-
-
-def require(name: str, penalty: base.Penalty, learning_rate: optax.ScalarOrSchedule) -> None:
-    """Raises ValueError, in the name of a link, for a bad penalty or learning rate.
-
-    >>> require("rda", None, 0.1)
-    Traceback (most recent call last):
-        ...
-    ValueError: rda: penalty: expected a Penalty, got None. Build one, as in ...
-    """
-    base.require_penalty(f"{name}: penalty", penalty)
-    require_rate(name, "learning_rate", learning_rate)
-
-
-def require_optimizer(name: str, inner: optax.GradientTransformation) -> None:
-    """Raises ValueError unless `inner` is a transformation.
-
-    >>> require_optimizer("aprox", 0.1)
-    Traceback (most recent call last):
-        ...
-    ValueError: aprox: inner must be an Optax transformation, got 0.1. Give the optimizer first, ...
-    """
-    if hasattr(inner, "init") and hasattr(inner, "update"):
-        return
-    raise ValueError(
-        f"{name}: inner must be an Optax transformation, got {inner!r}. Give the optimizer first, "
-        f"as in {name}(optax.sgd(0.1), penalties.l1(0.01), 0.1)."
-    )

@@ -1,16 +1,14 @@
 """The proximal step as the last link of an Optax chain."""
 
-import functools
-import operator
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
-from optax._src import base as optax_base
 
-from proxlm.penalties import base, calculus, numbers, trees
+from proxlm.penalties import base, calculus, trees
+from proxlm.transforms import arguments, points
 
 
 class ApplyProxState(NamedTuple):
@@ -76,7 +74,7 @@ def apply_prox(
     >>> optax.apply_updates(params, updates).tolist()
     [1.0, 0.0]
     """
-    require_settings("apply_prox", penalty, learning_rate, every)
+    arguments.require_step("apply_prox", penalty, learning_rate, every)
 
     def init(params):
         # A copy, so that the params may be donated.
@@ -85,11 +83,9 @@ def apply_prox(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError(optax_base.NO_PARAMS_MSG)
+        arguments.require_params(params)
         goal = calculus.shift(penalty, state.anchor) if anchored else penalty
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        step_size = state.step_sum + jnp.asarray(rate, state.step_sum.dtype)
+        step_size = state.step_sum + points.rate_at(learning_rate, state.count)
         count = optax.safe_increment(state.count)
 
         def move():
@@ -126,22 +122,6 @@ def proximal_update(
     return jax.tree.map(emit, moved, target, params, updates)
 
 
-def require_settings(
-    name: str, penalty: base.Penalty, learning_rate: optax.ScalarOrSchedule, every: int
-) -> None:
-    """Raises ValueError, in the name of a link, for what is none of these.
-
-    >>> require_settings("proximal", None, 0.1, 1)
-    Traceback (most recent call last):
-        ...
-    ValueError: proximal: penalty: expected a Penalty, got None. Build one, as in ...
-    """
-    base.require_penalty(f"{name}: penalty", penalty)
-    _require_positive_integer(name, every)
-    if not callable(learning_rate):
-        _require_scalar(name, learning_rate)
-
-
 def emit(moved: jax.Array, target: jax.Array, param: jax.Array, update: jax.Array) -> jax.Array:
     """The update of one leaf to `moved`; the update itself where that is `target`, param + update.
 
@@ -149,41 +129,5 @@ def emit(moved: jax.Array, target: jax.Array, param: jax.Array, update: jax.Arra
     [-3.0]
     """
     wide, dtype = moved.dtype, param.dtype
-    rounded = moved if dtype == wide else _round(moved, dtype)
-    difference = rounded - param.astype(wide)
+    difference = points.rounded(moved, dtype) - param.astype(wide)
     return base.keep_bits(moved == target, update.astype(wide), difference).astype(dtype)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _round(x, dtype):
-    """Rounds to the precision of a narrower dtype; a cast there and back the compiler may drop."""
-    if dtype == jnp.bfloat16 and x.dtype == jnp.float32:
-        # Cheaper on a CPU than lax.reduce_precision.
-        bits = jax.lax.bitcast_convert_type(x.astype(dtype), jnp.uint16).astype(jnp.uint32)
-        return jax.lax.bitcast_convert_type(bits << 16, x.dtype)
-    bits = jnp.finfo(dtype)
-    return jax.lax.reduce_precision(x, exponent_bits=bits.nexp, mantissa_bits=bits.nmant)
-
-
-@_round.defjvp
-def _round_jvp(dtype, primals, tangents):
-    return _round(*primals, dtype), tangents[0]
-
-
-def _require_positive_integer(name, every):
-    # Under optax.inject_hyperparams `every` arrives as an array, which may be traced.
-    traced = isinstance(every, jax.core.Tracer)
-    if not traced and hasattr(every, "__index__") and operator.index(every) >= 1:
-        return
-    if traced and jnp.issubdtype(every.dtype, jnp.integer):
-        return
-    raise ValueError(f"{name}: every must be an integer ≥ 1, got {every!r}. Use 1 for always.")
-
-
-def _require_scalar(name, learning_rate):
-    numbers.require_nonnegative(name, "learning_rate", learning_rate)
-    if jnp.ndim(learning_rate) != 0:
-        raise ValueError(
-            f"{name}: learning_rate must be one number, got shape {jnp.shape(learning_rate)}. "
-            "Let strengths differ instead, as in penalties.l1(array)."
-        )

@@ -7,11 +7,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from optax._src import base as optax_base
 
 from proxlm.penalties import base, calculus, numbers, trees
-from proxlm.transforms import metrics, states
-from proxlm.transforms.prox import proximal_update, require_settings
+from proxlm.transforms import arguments, metrics, points, states
+from proxlm.transforms.prox import proximal_update
 
 
 class ProximalState(NamedTuple):
@@ -107,7 +106,7 @@ def proximal(
     >>> optax.apply_updates(x, updates).round(4).tolist()
     [2.25, 0.0]
     """
-    require_settings("proximal", penalty, learning_rate, every)
+    arguments.require_step("proximal", penalty, learning_rate, every)
     numbers.require_nonnegative("proximal", "floor", floor)
     numbers.require_positive("proximal", "cap", cap)
     rule = Rule(penalty, learning_rate, _metric_of(metric), floor, cap, every, anchored)
@@ -142,13 +141,10 @@ def follow(
         return ProximalState(jnp.zeros([], jnp.int32), jnp.zeros([]), anchor, inner_state)
 
     def update(updates, state, params=None, **extra_args):
-        if params is None:
-            raise ValueError(optax_base.NO_PARAMS_MSG)
+        arguments.require_params(params)
         moved, after = inner.update(updates, state.inner_state, params, **extra_args)
         emitted = _has_emitted(state.inner_state, after)
-        given = rule.learning_rate
-        rate = given(state.count) if callable(given) else given
-        rate = jnp.asarray(rate, state.step_sum.dtype)
+        rate = points.rate_at(rule.learning_rate, state.count)
         step_sum = state.step_sum + jnp.where(emitted, rate, 0.0)
         count = jnp.where(emitted, optax.safe_increment(state.count), state.count)
         read = functools.partial(_read, rule, state.inner_state, after, params, updates)

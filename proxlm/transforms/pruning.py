@@ -6,7 +6,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from optax._src import base as optax_base
 
 from proxlm.penalties import counting, cuts, trees
 from proxlm.transforms import arguments
@@ -122,8 +121,7 @@ def prune_to(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError(optax_base.NO_PARAMS_MSG)
+        arguments.require_params(params)
         share = sparsity(state.count) if callable(sparsity) else sparsity
 
         def choose():

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import base, numbers, trees
-from proxlm.transforms import points
+from proxlm.transforms import arguments, points
 
 
 class ProximalScheduleFreeState(NamedTuple):
@@ -100,7 +100,7 @@ def proximal_schedule_free(
     [1.0, 0.0]
     """
     name = "proximal_schedule_free"
-    points.require_optimizer(name, inner)
+    arguments.require_optimizer(name, inner)
     _require_settings(name, penalty, learning_rate, b1)
     inner = optax.with_extra_args_support(inner)
 
@@ -218,7 +218,7 @@ def _averaged(
         return ProximalScheduleFreeState(start, *zeros, copy(), copy(), *sums, inner_state)
 
     def update(updates, state, params=None, **extra_args):
-        points.require_params(params)
+        arguments.require_params(params)
         rate = points.rate_at(learning_rate, state.count)
         moves, steps, inner_state = move(updates, state, params, rate, extra_args)
         largest = jnp.maximum(state.largest_rate, rate)
@@ -244,6 +244,6 @@ def _mix(share, trees_before, trees_after):
 
 
 def _require_settings(name, penalty, learning_rate, b1):
-    points.require(name, penalty, learning_rate)
+    arguments.require_step(name, penalty, learning_rate)
     if any(not ((0 <= b) & (b < 1)).all() for b in numbers.known(name, "b1", b1)):
         raise ValueError(f"{name}: b1 must be in [0, 1), got {b1}.")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import base, trees
-from proxlm.transforms import prox
+from proxlm.transforms import points, prox
 
 
 def project(constraint: base.Penalty, *, every: int = 1) -> optax.GradientTransformationExtraArgs:
@@ -109,7 +109,5 @@ def apply_prox_updates(
 
 
 def _rounded(moved, param):
-    """Rounds explicitly: the compiler may drop a cast to bfloat16 and back."""
-    bits = jnp.finfo(jnp.result_type(param))
-    rounded = jax.lax.reduce_precision(moved, exponent_bits=bits.nexp, mantissa_bits=bits.nmant)
-    return rounded.astype(jnp.result_type(param))
+    dtype = jnp.result_type(param)
+    return points.rounded(moved, dtype).astype(dtype)
