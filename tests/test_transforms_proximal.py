@@ -306,6 +306,14 @@ REFUSED = {
         ),
         r"holds ApplyProxState: it has a prox already",
     ),
+    "a dual averaging": (
+        transforms.dual_averaging_adam(RATE, penalties.l1()),
+        r"holds DualAveragingAdamState: it has a prox already",
+    ),
+    "a pruning that ends": (
+        optax.chain(optax.sgd(RATE), transforms.heal(transforms.prune_to(0.5), 9)),
+        r"holds PruneState",
+    ),
     "a prox twice": (transforms.proximal_sgd(RATE, penalties.l1()), r"holds ProximalState"),
     "schedule-free": (
         contrib.schedule_free_sgd(RATE),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import numbers, trees
-from proxlm.transforms import arguments, healing, trust
+from proxlm.transforms import arguments, healing, states
 
 # From weights and gradients of size 1 down to where any threshold is larger than Adam's steps.
 SCALES = (1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-13, 1e-16)
@@ -192,14 +192,14 @@ def _rounded(optimizer, state, params, extra_args):
 def _harms(state):
     for node in _nodes(state):
         for kind, words in AVERAGES.items():
-            if isinstance(node, kind) and _makes_zeros(node):
+            if isinstance(node, kind) and states.makers(node):
                 yield f"{words}: exact zeros are lost while weights move"
 
 
 def _remarks(state):
     for node in _nodes(state):
         for kind, words in RATES.items():
-            if isinstance(node, kind) and _makes_zeros(state):
+            if isinstance(node, kind) and states.makers(state):
                 yield f"{words} changes the learning rate, which the threshold does not follow"
         if type(node) is tuple:
             yield from _followers(node)
@@ -207,21 +207,12 @@ def _remarks(state):
 
 def _followers(chain):
     """Says so if links come after the one that makes zeros."""
-    makers = [i for i, node in enumerate(chain) if _makes_zeros(node)]
-    if makers and not all(_freezes(node) for node in chain[makers[-1] + 1 :]):
+    places = [i for i, node in enumerate(chain) if states.makers(node)]
+    if places and not all(_freezes(node) for node in chain[places[-1] + 1 :]):
         yield (
-            f"link {makers[-1] + 1} of {len(chain)} makes the zeros: what follows may move them, "
+            f"link {places[-1] + 1} of {len(chain)} makes the zeros: what follows may move them, "
             "so put it last"
         )
-
-
-def _makes_zeros(state):
-    """Whether a link of this room that moves weights is in a state."""
-    guards = (trust.StopState, trust.SkipState)
-    ours = lambda node: type(node).__module__.startswith("proxlm.transforms.")
-    return any(
-        ours(node) and not isinstance(node, guards) and not _freezes(node) for node in _nodes(state)
-    )
 
 
 def _freezes(node):

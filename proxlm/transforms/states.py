@@ -37,7 +37,8 @@ _OWN_RATE = (
     "ScaleByZoomLinesearchState",
 )
 _MIXERS = ("ScheduleFreeState", "MechanicState", "LookaheadState")
-_PROXIMAL = ("ApplyProxState", "ProximalState", "AcceleratedState")
+# Records of this room's links that move no weight themselves; what they wrap may.
+_WRAPPERS = ("StopState", "SkipState", "HealState", "ScheduledState")
 _INJECTED = (optax.InjectStatefulHyperparamsState, optax.InjectHyperparamsState)
 
 
@@ -59,6 +60,17 @@ def names(state: Any) -> list[str]:
     ['ScaleByAdamState', 'EmptyState']
     """
     return list(dict.fromkeys(kind.__name__ for kind in _kinds(state)))
+
+
+def makers(state: Any) -> list[str]:
+    """Names the types of the records of links that make zeros, as `names` does.
+
+    >>> from proxlm import penalties, transforms
+    >>> makers(transforms.proximal_sgd(0.1, penalties.l1()).init(np.ones(2)))
+    ['ProximalState']
+    """
+    ours = [kind for kind in _kinds(state) if kind.__module__.startswith("proxlm.transforms.")]
+    return list(dict.fromkeys(k.__name__ for k in ours if k.__name__ not in _WRAPPERS))
 
 
 def diagonal(
@@ -104,7 +116,10 @@ def require_sound(name: str, state: Any) -> None:
     """
     present = names(state)
     rules = (
-        (_PROXIMAL, "has a prox already, which nothing may follow. Use penalties.separable_sum"),
+        (
+            makers(state),
+            "has a prox already, which nothing may follow. Use penalties.separable_sum",
+        ),
         (_MIXERS, "mixes the result with other points, which loses exact zeros. Leave it out"),
         (_OWN_RATE, "chooses its own step, which the prox must know. Use one with a learning rate"),
     )
