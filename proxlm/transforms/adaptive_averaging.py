@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import base, metric, numbers, trees
-from proxlm.transforms import arguments, points
+from proxlm.transforms import arguments, metrics, points
 
 
 class DualAveragingAdamState(NamedTuple):
@@ -116,28 +116,12 @@ def dual_averaging_adam(
     """
     name = "dual_averaging_adam"
     arguments.require_step(name, penalty, learning_rate)
-    _require_at_least_one(name, forgetting=forgetting, memory=memory)
-    numbers.require_nonnegative(name, "floor", floor)
-    numbers.require_positive(name, "cap", cap)
+    _require(name, floor, cap, forgetting=forgetting, memory=memory)
 
     def init(params):
         zeros = lambda: jax.tree.map(jnp.zeros_like, trees.widen(name, params))
         start = lambda: jnp.zeros([], jnp.int32)
         return DualAveragingAdamState(start(), start(), zeros(), zeros(), zeros())
-
-    # Bounds known to be off spare their passes over a leaf.
-    unbounded = (
-        all(isinstance(b, int | float) for b in (floor, cap)) and not floor and cap == jnp.inf
-    )
-
-    def steps_of(rate, c, nu, count):
-        hat = optax.tree.bias_correction(nu, b2, count)
-        if unbounded:
-            divisor = lambda v, h: jnp.where(v > 0, jnp.sqrt(h) + eps, 1.0)
-            return jax.tree.map(lambda v, h: (rate / c) / divisor(v, h), nu, hat)
-        diagonal = jax.tree.map(lambda v, h: jnp.where(v > 0, jnp.sqrt(h) + eps, 0.0), nu, hat)
-        steps = metric.step_sizes(rate / c, diagonal, floor=floor, cap=cap / c)
-        return jax.tree.map(lambda v, s: jnp.where(v > 0, s, jnp.minimum(s, rate / c)), nu, steps)
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
@@ -153,7 +137,8 @@ def dual_averaging_adam(
         mean = optax.tree.bias_correction(mu, b1, count)
         taken = _taken_up(penalty, wide, state.average)
         average = jax.tree.map(lambda r, m: (1.0 - c) * r - c * m, taken, mean)
-        steps = steps_of(rate, c, nu, count)
+        divisor = metrics.adam_divisor(nu, count, b2, eps)
+        steps = _step_sizes(rate, c, divisor, floor, cap)
         target = jax.tree.map(lambda x, t, y: x + t * y, wide, steps, average)
         point = penalty.prox(target, steps)
         if penalty.residual is None:
@@ -171,7 +156,19 @@ def _taken_up(penalty, x, average):
     return jax.tree.map(jnp.subtract, average, penalty.residual(x, average))
 
 
-def _require_at_least_one(name, **settings):
+def _step_sizes(rate, c, divisor, floor, cap):
+    """τ = η/(c D), with D and η/D in their bounds."""
+    longest = rate / c
+    if metrics.unbounded(floor, cap):
+        return jax.tree.map(lambda d: longest / jnp.abs(d), divisor)
+    known = jax.tree.map(lambda d: jnp.maximum(d, 0.0), divisor)
+    steps = metric.step_sizes(longest, known, floor=floor, cap=cap / c)
+    return jax.tree.map(lambda d, s: jnp.where(d > 0, s, jnp.minimum(s, longest)), divisor, steps)
+
+
+def _require(name, floor, cap, **settings):
+    numbers.require_nonnegative(name, "floor", floor)
+    numbers.require_positive(name, "cap", cap)
     for argument, number in settings.items():
         if any((value < 1).any() for value in numbers.known(name, argument, number)):
             raise ValueError(f"{name}: {argument} must be ≥ 1, got {number}.")

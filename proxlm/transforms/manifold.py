@@ -143,15 +143,11 @@ def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
         weight = rate * root
         step_sum = state.step_sum + weight
         sums = jax.tree.map(lambda s, g: s + weight * g, state.gradient_sum, gradients)
-        squares = state.square_sum
-        if eps is None:
-            inverse = jax.tree.map(lambda s: jnp.ones_like(s) / root, sums)
-            steps = step_sum / root
-        else:
+        squares, steps = state.square_sum, step_sum / root
+        inverse = jax.tree.map(lambda s: jnp.ones_like(s) / root, sums)
+        if eps is not None:
             squares = jax.tree.map(lambda q, g: q + weight * g * g, squares, gradients)
-            inverse = jax.tree.map(
-                lambda q: 1.0 / jnp.where(q > 0, jnp.cbrt(q) + eps, 1.0), squares
-            )
+            inverse = jax.tree.map(lambda q: _inverse(q, eps), squares)
             steps = jax.tree.map(lambda i: step_sum * i, inverse)
         target = jax.tree.map(lambda x, s, i: x - s * i, state.origin, sums, inverse)
         point = penalty.prox(target, steps)
@@ -161,6 +157,10 @@ def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
         return points.updates_to(point, params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _inverse(square, eps):
+    return 1.0 / jnp.where(square > 0, jnp.cbrt(square) + eps, 1.0)
 
 
 def _restarted(state, params, now):

@@ -53,10 +53,36 @@ def adam_metric(
 
     def diagonal(before, after, params, gradients):
         del before, params, gradients
-        hat = optax.tree.bias_correction(after.nu, b2, after.count)
-        return _roots(after.nu, hat, eps, eps_root)
+        return adam_divisor(after.nu, after.count, b2, eps, eps_root)
 
     return Metric("adam_metric", (optax.ScaleByAdamState,), diagonal)
+
+
+def adam_divisor(
+    nu: chex.ArrayTree,
+    count: jax.Array,
+    b2: chex.Numeric,
+    eps: chex.Numeric,
+    eps_root: chex.Numeric = 0.0,
+) -> chex.ArrayTree:
+    """D of the second moment after `count` updates; -1 marks weights that never had a gradient.
+
+    The size |D| of that mark makes the learning rate their step.
+
+    >>> adam_divisor(jnp.array([4.0, 0.0]), jnp.array(1), 0.75, 1.0).tolist()
+    [5.0, -1.0]
+    """
+    return _roots(nu, optax.tree.bias_correction(nu, b2, count), eps, eps_root)
+
+
+def unbounded(floor: chex.Numeric, cap: chex.Numeric) -> bool:
+    """Whether the bounds on D and t are known to be off, which spares passes over each leaf.
+
+    >>> unbounded(0.0, jnp.inf), unbounded(0.1, jnp.inf)
+    (True, False)
+    """
+    known = all(isinstance(number, int | float) for number in (floor, cap))
+    return known and (floor, cap) == (0.0, jnp.inf)
 
 
 def adamax_metric() -> Metric:

@@ -171,7 +171,7 @@ def _read(rule, before, after, params, gradients, moved, rate, step_sum):
         return step_sum, moved
     divisor = states.diagonal(rule.metric, before, after, params, gradients)
     divisor = trees.widen("proximal", divisor)
-    if _is_free(rule):
+    if metrics.unbounded(rule.floor, rule.cap):
         return jax.tree.map(functools.partial(_free, step_sum), divisor), moved
     bounded = functools.partial(_bounded, rule.floor, rule.cap)
     # Lazy steps are as many equal ones, so that floor and cap mean the same.
@@ -198,11 +198,6 @@ def _shorten(update, size, free):
     """-t m for -(η/D) m where t < η/D; elsewhere the update as it is."""
     bound = size < free
     return jnp.where(bound, size / jnp.where(bound, free, 1.0) * update, update)
-
-
-def _is_free(rule):
-    known = all(isinstance(number, int | float) for number in (rule.floor, rule.cap))
-    return known and (rule.floor, rule.cap) == (0.0, jnp.inf)
 
 
 def _metric_of(metric):

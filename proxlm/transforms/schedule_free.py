@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import base, numbers, trees
-from proxlm.transforms import arguments, points
+from proxlm.transforms import arguments, metrics, points
 
 
 class ProximalScheduleFreeState(NamedTuple):
@@ -162,9 +162,8 @@ def proximal_schedule_free_adam(
         del params, extra_args
         gradients = trees.widen(name, gradients)
         nu = optax.tree.update_moment_per_elem_norm(gradients, state.inner_state, b2, 2)
-        hat = optax.tree.bias_correction(nu, b2, optax.safe_increment(state.count))
-        divisor = lambda v, h: jnp.where(v > 0, jnp.sqrt(h) + eps, 1.0)
-        steps = jax.tree.map(lambda v, h: rate / divisor(v, h), nu, hat)
+        divisor = metrics.adam_divisor(nu, optax.safe_increment(state.count), b2, eps)
+        steps = jax.tree.map(lambda d: rate / jnp.abs(d), divisor)
         return jax.tree.map(lambda s, g: -s * g, steps, gradients), steps, nu
 
     return _averaged(name, init_inner, move, penalty, learning_rate, b1, weight_lr_power)
