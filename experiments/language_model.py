@@ -59,6 +59,10 @@ def muon(learning_rate, adam_learning_rate):
     )
 
 
-def ramp(peak, steps, warmup=0.05):
-    """Learning rate: linear from 0 to the peak in a share of the steps, then a cosine to 0."""
-    return optax.warmup_cosine_decay_schedule(0.0, peak, max(1, int(warmup * steps)), steps)
+def ramp(peak, steps, warmup=0.05, last=0.0):
+    """Learning rate: linear from 0 to the peak in a share of the steps, then a cosine to the end.
+
+    `last` is what is left there, in units of the peak.
+    """
+    warm = max(1, int(warmup * steps))
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warm, steps, last * peak)

@@ -89,7 +89,7 @@ def nuclear(strength) -> penalties.Penalty:
 
 def chains(config: Config):
     """Method ↦ (strength ↦ its chain): both measure their penalty from where they start."""
-    rate = small_lm.rate(config.learning_rate, config.steps)
+    rate = language_model.ramp(config.learning_rate, config.steps, last=small_lm.LAST)
     clip = optax.clip_by_global_norm(1.0)
     near = functools.partial(transforms.apply_prox, learning_rate=rate, anchored=True)
     return {

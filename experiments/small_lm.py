@@ -10,6 +10,7 @@ from experiments import fitting, language_model
 from proxlm import lm
 
 B2 = 0.99
+LAST = 0.05  # of the learning rate, at the end of what follows the start
 
 
 def shape(config, alphabet) -> lm.ModelConfig:
@@ -20,18 +21,12 @@ def shape(config, alphabet) -> lm.ModelConfig:
     )  # fmt: skip
 
 
-def rate(peak: float, steps: int, warmup: float = 0.05, last: float = 0.05) -> optax.Schedule:
-    """The learning rate: a short warm-up, then a cosine to a small share of the peak."""
-    warm = max(1, int(warmup * steps))
-    return optax.warmup_cosine_decay_schedule(0.0, peak, warm, steps, last * peak)
-
-
 def learn(
     run, name: str, seed: int, windows, model: lm.ModelConfig, config, evaluate, last: float = 0.1
 ):
     """Trains a model by Adam on windows `[steps, batch, T + 1]`; returns its params."""
     steps, batch = windows.shape[:2]
-    schedule = rate(config.learning_rate, steps, warmup=0.1, last=last)
+    schedule = language_model.ramp(config.learning_rate, steps, warmup=0.1, last=last)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=B2))
     return fitting.fit(
         run, name, functools.partial(language_model.loss, config=model), tx,

@@ -125,7 +125,7 @@ def subgradient(penalty):
 
 def chains(config: Config):
     """Method ↦ (lane ↦ its chain): all of them see the same batches, as many times."""
-    rate = small_lm.rate(config.learning_rate, config.steps)
+    rate = language_model.ramp(config.learning_rate, config.steps, last=small_lm.LAST)
     end = max(1, int(config.choosing * config.steps))
     clip, adam = optax.clip_by_global_norm(1.0), optax.adam(rate, b2=B2)
     rise = lambda count: jnp.minimum((count + 1) / end, 1.0)

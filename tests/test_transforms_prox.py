@@ -9,20 +9,16 @@ import pytest
 import proxlm
 from proxlm import penalties, transforms
 from tests.arrays import normal
+from tests.walks import walk
+
+
+def path_of(*args, **extra_args):
+    """The params after each update."""
+    return walk(*args, **extra_args)[0]
 
 
 def tree(seed=0):
     return {"w": normal(seed, (4, 3)), "b": {"c": normal(seed + 1, (3,))}}
-
-
-def walk(tx, params, gradients, **extra_args):
-    """Applies one update after another; gives the params after each."""
-    state, path = tx.init(params), []
-    for gradient in gradients:
-        updates, state = tx.update(gradient, state, params, **extra_args)
-        params = optax.apply_updates(params, updates)
-        path.append(params)
-    return path
 
 
 def assert_trees_close(one, other, atol=0.0):
@@ -51,7 +47,7 @@ def test_it_needs_params_and_says_so_in_the_words_of_optax():
 def test_a_schedule_is_read_before_the_count_moves():
     schedule = lambda count: 0.5 * count
     tx = proxlm.apply_prox(penalties.l1(1.0), schedule)
-    path = walk(tx, jnp.array([9.0]), [jnp.zeros(1)] * 4)
+    path = path_of(tx, jnp.array([9.0]), [jnp.zeros(1)] * 4)
     np.testing.assert_array_equal(jnp.concatenate(path), [9.0, 8.5, 7.5, 6.0])
 
 
@@ -76,7 +72,7 @@ def test_strength_zero_is_the_base_optimizer(anchored, variant):
     gradients = [tree(seed) for seed in range(5)]
     base = optax.adam(1e-2)
     linked = optax.chain(base, proxlm.apply_prox(penalties.l1(0.0), 1e-2, anchored=anchored))
-    run = lambda tx: variant(lambda gradients: walk(tx, tree(9), gradients))(gradients)
+    run = lambda tx: variant(lambda gradients: path_of(tx, tree(9), gradients))(gradients)
     # Compiled, the two programs are fused differently, which is worth an ulp a step.
     assert_trees_close(run(linked), run(base), atol=1e-6)
 
@@ -86,7 +82,7 @@ def test_every_k_takes_the_sum_of_the_learning_rates(variant):
     updates = [0.01 * normal(seed, (5,)) for seed in range(6)]
     tx = proxlm.apply_prox(penalties.l1(0.5), lambda count: rates[count], every=3)
     params = normal(20, (5,))
-    path = variant(lambda updates: walk(tx, params, updates))(updates)
+    path = variant(lambda updates: path_of(tx, params, updates))(updates)
     for i, (update, after) in enumerate(zip(updates, path, strict=True)):
         params = params + update
         if i % 3 == 2:
@@ -108,14 +104,14 @@ def test_the_anchor_is_what_init_saw():
     start = tree()
     for make in (penalties.l1, penalties.squared_l2, penalties.group_lasso):
         tx = proxlm.apply_prox(make(1e20), 0.1, anchored=True)
-        path = walk(tx, start, [tree(seed) for seed in (3, 5)])
+        path = path_of(tx, start, [tree(seed) for seed in (3, 5)])
         assert_trees_close(path[-1], start, atol=2e-7)
 
 
 def test_an_anchored_step_is_the_closed_form():
     start, first, second = (normal(seed, (6,)) for seed in range(3))
     tx = proxlm.apply_prox(penalties.squared_l2(3.0), 0.5, anchored=True)
-    one, two = walk(tx, start, [first, second])
+    one, two = path_of(tx, start, [first, second])
     np.testing.assert_allclose(one, start + first / 2.5, atol=1e-6)
     np.testing.assert_allclose(two, start + (first / 2.5 + second) / 2.5, atol=1e-6)
 
@@ -168,7 +164,7 @@ def test_float64_params_are_computed_in_float64():
     with jax.enable_x64(True):
         params = jnp.array([1.0, 2.0], jnp.float64)
         tx = proxlm.apply_prox(penalties.l1(1.0), 0.1, every=2)
-        path = walk(tx, params, [jnp.zeros(2)] * 2)
+        path = path_of(tx, params, [jnp.zeros(2)] * 2)
         np.testing.assert_allclose(path[-1], [0.8, 1.8], rtol=1e-15)
 
 
@@ -176,7 +172,7 @@ def test_extra_args_are_ignored():
     tx = optax.chain(optax.sgd(0.1), proxlm.apply_prox(penalties.l1(), 0.1))
     gradients = [tree(2)] * 2
     assert_trees_close(
-        walk(tx, tree(), gradients, value=1.0, tokens=None), walk(tx, tree(), gradients)
+        path_of(tx, tree(), gradients, value=1.0, tokens=None), path_of(tx, tree(), gradients)
     )
 
 
@@ -185,7 +181,7 @@ def test_masked_leaves_are_left_alone(anchored):
     tx = proxlm.apply_prox(penalties.group_lasso(1e3), 1.0, anchored=anchored)
     mask = lambda params: jax.tree.map(lambda leaf: leaf.ndim == 2, params)
     start, gradient = tree(), tree(4)
-    after = walk(optax.masked(tx, mask), start, [gradient])[0]
+    after = path_of(optax.masked(tx, mask), start, [gradient])[0]
     np.testing.assert_array_equal(after["b"]["c"], start["b"]["c"] + gradient["b"]["c"])
     expected = start["w"] if anchored else jnp.zeros((4, 3))
     np.testing.assert_allclose(after["w"], expected, atol=2e-7)
@@ -198,7 +194,7 @@ def test_partition_gives_each_part_its_penalty():
     }
     tx = optax.partition(links, {"w": "sparse", "b": {"c": "near"}})
     start, gradient = tree(), tree(4)
-    after = walk(tx, start, [gradient])[0]
+    after = path_of(tx, start, [gradient])[0]
     np.testing.assert_allclose(after["w"], soft(start["w"] + gradient["w"], 0.2), atol=1e-6)
     expected = start["b"]["c"] + gradient["b"]["c"] / 2
     np.testing.assert_allclose(after["b"]["c"], expected, atol=1e-6)
@@ -208,8 +204,8 @@ def test_multi_steps_is_one_step_on_the_mean():
     chain = optax.chain(optax.sgd(0.1), proxlm.apply_prox(penalties.l1(3.0), lambda n: 0.1 * 2**n))
     gradients = [tree(seed) for seed in range(6)]
     means = [jax.tree.map(lambda *g: sum(g) / 3, *gradients[i : i + 3]) for i in (0, 3)]
-    long = walk(optax.MultiSteps(chain, 3), tree(9), gradients)
-    short = walk(chain, tree(9), means)
+    long = path_of(optax.MultiSteps(chain, 3), tree(9), gradients)
+    short = path_of(chain, tree(9), means)
     assert_trees_close(long[1], tree(9))
     assert_trees_close(long[2], short[0], atol=1e-6)
     assert_trees_close(long[5], short[1], atol=1e-6)
@@ -224,14 +220,14 @@ def test_inject_hyperparams_reaches_the_learning_rate(variant):
     updates, _ = variant(tx.update)(jnp.zeros(2), state, start)
     np.testing.assert_allclose(updates, [-0.5, 0.2], atol=1e-6)
     tx = link(penalties.l1(1.0), lambda count: 0.5 * count, every=2)
-    path = variant(lambda start: walk(tx, start, [jnp.zeros(2)] * 4))(start)
+    path = variant(lambda start: path_of(tx, start, [jnp.zeros(2)] * 4))(start)
     np.testing.assert_allclose(jnp.stack(path)[:, 0], [3.0, 2.5, 2.5, 0.0], atol=1e-6)
 
 
 def test_inject_hyperparams_schedules_the_strength():
     link = lambda strength: proxlm.apply_prox(penalties.l1(strength), 0.5)
     tx = optax.inject_hyperparams(link)(strength=lambda count: 1.0 * count)
-    path = walk(tx, jnp.array([3.0]), [jnp.zeros(1)] * 3)
+    path = path_of(tx, jnp.array([3.0]), [jnp.zeros(1)] * 3)
     np.testing.assert_allclose(jnp.concatenate(path), [3.0, 2.5, 1.5], atol=1e-6)
 
 
@@ -239,7 +235,7 @@ def test_apply_if_finite_skips_a_bad_step():
     link = proxlm.apply_prox(penalties.l1(1.0), 0.1, every=2, anchored=True)
     tx = optax.apply_if_finite(link, 3)
     good, bad = jnp.array([0.5]), jnp.array([jnp.nan])
-    path = walk(tx, jnp.array([1.0]), [good, bad, good])
+    path = path_of(tx, jnp.array([1.0]), [good, bad, good])
     np.testing.assert_allclose(jnp.concatenate(path), [1.5, 1.5, 1.8], atol=1e-6)
 
 
@@ -259,7 +255,7 @@ def test_scan_is_the_loop(anchored, every):
         return (params, state), params
 
     _, path = jax.lax.scan(step, (start, tx.init(start)), gradients)
-    looped = jnp.stack(walk(tx, start, gradients)).astype(jnp.float32)
+    looped = jnp.stack(path_of(tx, start, gradients)).astype(jnp.float32)
     np.testing.assert_allclose(path.astype(jnp.float32), looped, rtol=1e-2, atol=1e-2)
 
 
@@ -269,7 +265,7 @@ def test_vmap_over_strength_and_learning_rate_is_the_loop(every):
 
     def train(strength, learning_rate):
         link = proxlm.apply_prox(penalties.l1(strength), learning_rate, every=every, anchored=True)
-        return walk(optax.chain(optax.sgd(learning_rate), link), normal(9, (5,)), gradients)[-1]
+        return path_of(optax.chain(optax.sgd(learning_rate), link), normal(9, (5,)), gradients)[-1]
 
     strengths, rates = jnp.array([0.0, 0.4, 2.0]), jnp.array([0.3, 0.1, 0.2])
     swept = jax.jit(jax.vmap(train))(strengths, rates)

@@ -10,6 +10,7 @@ from optax import contrib
 from proxlm import penalties, transforms
 from proxlm.transforms import states
 from tests.arrays import normal
+from tests.walks import walk
 
 RATE = 0.1
 
@@ -20,16 +21,6 @@ def tree(seed=0):
 
 def soft(x, threshold):
     return jnp.sign(x) * jnp.maximum(jnp.abs(x) - threshold, 0.0)
-
-
-def walk(tx, params, gradients, **extra_args):
-    """The params after each update, and the last state."""
-    state, path = tx.init(params), []
-    for gradient in gradients:
-        updates, state = tx.update(gradient, state, params, **extra_args)
-        params = optax.apply_updates(params, updates)
-        path.append(params)
-    return path, state
 
 
 def assert_close(one, other, **tolerance):

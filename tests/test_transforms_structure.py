@@ -9,22 +9,13 @@ import pytest
 from proxlm import penalties, transforms
 from proxlm.penalties import grouping
 from tests.arrays import normal
+from tests.walks import walk
 
 NEURONS = grouping.linked({"up": 1, "down": 0})
 
 
 def tree(seed=0):
     return {"w": normal(seed, (4, 3)), "b": {"c": normal(seed + 1, (3,))}}
-
-
-def walk(tx, params, gradients, **extra_args):
-    """Applies one update after another; gives the params after each, and the last state."""
-    state, path = tx.init(params), []
-    for gradient in gradients:
-        updates, state = tx.update(gradient, state, params, **extra_args)
-        params = optax.apply_updates(params, updates)
-        path.append(params)
-    return path, state
 
 
 def assert_same_bits(one, other):

@@ -27,8 +27,6 @@ from proxlm import penalties, solvers
 
 TOLERANCES = 10.0 ** -np.arange(1, 11)
 GAP = 1e-6
-
-
 JOBS = {"small": Job(100, 200, nonzeros=10, strengths=20), "large": Job(1000, 5000)}
 
 
@@ -70,14 +68,15 @@ def compare(jobs: dict[str, Job], settings: clock.Settings) -> Iterator[str]:
     with jax.enable_x64(True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of peers that do not reach a tolerance
         for name, job in jobs.items():
-            yield single(name, job, settings)
-            yield paths(name, job, settings)
+            drawn = problems(job)
+            yield single(name, job, drawn, settings)
+            yield paths(name, job, drawn["lasso, λmax/10"], settings)
 
 
-def single(name: str, job: Job, settings: clock.Settings) -> str:
+def single(name: str, job: Job, drawn: dict[str, Problem], settings: clock.Settings) -> str:
     """Seconds to the gap, one strength at a time."""
     rows, missed = [], []
-    for title, problem in problems(job).items():
+    for title, problem in drawn.items():
         calls, gaps = {}, {}
         for by, solve in solvers_of(problem).items():
             gap = lambda tolerance, s=solve, p=problem: p.gap(s(tolerance), p.strength)
@@ -92,9 +91,8 @@ def single(name: str, job: Job, settings: clock.Settings) -> str:
     return "\n".join([report.table(rows, headers), caption, *missed])
 
 
-def paths(name: str, job: Job, settings: clock.Settings) -> str:
+def paths(name: str, job: Job, problem: Problem, settings: clock.Settings) -> str:
     """Seconds for all strengths of a path, each started from the last; the gap is the largest."""
-    problem = problems(job)["lasso, λmax/10"]
     strengths = problem.largest_strength * np.geomspace(1.0, job.shortest, job.strengths)
     worst = lambda solved: max(
         problem.gap(weights, strength) for weights, strength in zip(solved, strengths, strict=True)

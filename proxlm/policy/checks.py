@@ -114,5 +114,14 @@ def one_of(names, **choices) -> None:
             )
 
 
+def floats(*arrays) -> tuple[jax.Array, ...]:
+    """The arrays in at least float32.
+
+    >>> [x.dtype.name for x in floats(1, jnp.ones(2, jnp.bfloat16))]
+    ['float32', 'float32']
+    """
+    return tuple(jnp.asarray(x, jnp.result_type(x, jnp.float32)) for x in arrays)
+
+
 def _known(number) -> bool:
     return number is not None and not isinstance(number, jax.core.Tracer)

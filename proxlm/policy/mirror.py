@@ -44,13 +44,13 @@ def proximal_step(
     """
     _check(advantages, old_log_probs, ref_log_probs, kl_coef, step_size)
     inertia = 1.0 / step_size
-    (pull, old) = _floats(advantages, old_log_probs)
+    (pull, old) = checks.floats(advantages, old_log_probs)
     # an infinite step leaves the old policy's support alone, and 0 · ∞ nowhere
     pull = jnp.where(
         old == -jnp.inf, -jnp.inf, pull + inertia * jnp.where(old == -jnp.inf, 0.0, old)
     )
     if ref_log_probs is not None:
-        (ref,) = _floats(ref_log_probs)
+        (ref,) = checks.floats(ref_log_probs)
         inside = ref > -jnp.inf
         pull = jnp.where(inside, pull + kl_coef * jnp.where(inside, ref, 0.0), -jnp.inf)
     return jax.nn.log_softmax(pull / (kl_coef + inertia), axis=-1)
@@ -91,7 +91,7 @@ def proximal_loss(
     """
     checks.same_shape(log_probs=log_probs, advantages=advantages)
     _check(advantages, old_log_probs, ref_log_probs, kl_coef, step_size)
-    log_probs, advantages = _floats(log_probs, jax.lax.stop_gradient(advantages))
+    log_probs, advantages = checks.floats(log_probs, jax.lax.stop_gradient(advantages))
     probs = jnp.exp(log_probs)
     gain = jnp.sum(jnp.where(probs > 0, probs * advantages, 0.0), axis=-1)
     loss = kl.exact(log_probs, jax.lax.stop_gradient(old_log_probs)) / step_size - gain
@@ -138,15 +138,11 @@ def proximal_regression(
     checks.one_sequence(log_probs=log_probs)
     checks.same_shape(log_probs=log_probs, rewards=rewards)
     _check(rewards, old_log_probs, ref_log_probs, kl_coef, step_size)
-    log_probs, old, rewards = _floats(log_probs, old_log_probs, rewards)
+    log_probs, old, rewards = checks.floats(log_probs, old_log_probs, rewards)
     goal = rewards if ref_log_probs is None else rewards - kl_coef * kl.k1(old, ref_log_probs)
     old, goal = jax.lax.stop_gradient((old, goal))
     f = (kl_coef + 1.0 / step_size) * (log_probs - old) - goal
     return 0.5 * jnp.square(f - jnp.mean(f))
-
-
-def _floats(*arrays):
-    return tuple(jnp.asarray(x, jnp.result_type(x, jnp.float32)) for x in arrays)
 
 
 def _check(advantages, old_log_probs, ref_log_probs, kl_coef, step_size):

@@ -61,7 +61,7 @@ def bradley_terry(
     """
     checks.same_shape(chosen=chosen, rejected=rejected, margin=margin)
     checks.at_least(0.0, centre_coef=centre_coef)
-    chosen, rejected = _floats(chosen, rejected)
+    chosen, rejected = checks.floats(chosen, rejected)
     loss = jax.nn.softplus(margin - (chosen - rejected))
     return loss + centre_coef * jnp.square(chosen + rejected)
 
@@ -171,7 +171,7 @@ def kto(
     checks.positive(beta=beta)
     checks.at_least(0.0, desirable_weight=desirable_weight)
     checks.at_least(0.0, undesirable_weight=undesirable_weight)
-    (h,) = _floats(log_ratio)
+    (h,) = checks.floats(log_ratio)
     z = jax.lax.stop_gradient(jnp.maximum(kl, 0.0))
     sign = jnp.where(desirable, 1.0, -1.0)
     weight = jnp.where(desirable, desirable_weight, undesirable_weight)
@@ -201,7 +201,7 @@ def orpo(
     """
     checks.same_shape(chosen=chosen, rejected=rejected)
     checks.at_least(0.0, coef=coef)
-    chosen, rejected = _floats(chosen, rejected)
+    chosen, rejected = checks.floats(chosen, rejected)
     return coef * jax.nn.softplus(_log_odds(rejected) - _log_odds(chosen)) - chosen
 
 
@@ -232,18 +232,14 @@ def simpo(
     """
     checks.same_shape(chosen=chosen, rejected=rejected, margin=margin)
     checks.positive(beta=beta)
-    chosen, rejected = _floats(chosen, rejected)
+    chosen, rejected = checks.floats(chosen, rejected)
     return jax.nn.softplus(margin - beta * (chosen - rejected))
-
-
-def _floats(*arrays):
-    return tuple(jnp.asarray(x, jnp.result_type(x, jnp.float32)) for x in arrays)
 
 
 def _log_ratio_gap(chosen, rejected, ref_chosen, ref_rejected):
     refs = {"ref_chosen": ref_chosen, "ref_rejected": ref_rejected}
     checks.same_shape(chosen=chosen, rejected=rejected, **refs)
-    chosen, rejected, *refs = _floats(chosen, rejected, *refs.values())
+    chosen, rejected, *refs = checks.floats(chosen, rejected, *refs.values())
     return (chosen - refs[0]) - (rejected - refs[1])
 
 
