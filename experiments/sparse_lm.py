@@ -3,7 +3,7 @@
     python -m experiments.sparse_lm             writes pareto.png and report.txt
     python -m experiments.sparse_lm --smoke
 
-10.5 minutes of CPU time (measured on a busy machine), so 6 to 10 minutes of 2 CPU cores.  All
+2 CPU cores (AMD EPYC, 2.6 GHz) that did a little other work, 6½ minutes (10 of CPU).  All
 methods have 300 steps from the same dense model; the penalised ones choose in the first 90 and
 heal in the others.  Held-out loss at 50 % and 80 % of the MLP neurons removed, and how much worse
 than dual averaging, seed by seed (n=3):
@@ -17,7 +17,8 @@ At 80 % the penalty clearly beats pruning by magnitude at once or at the end; at
 latter, and the former is within the spread.  A cubic ramp of pruning with healing ties with it, and
 so does metric prox-Adam.  No heads were removed; their penalty is half as strong.  The
 strengths were tried out on one seed, with the same held-out text.  Of the model nearest to 80 %,
-cut to 60 of 256 units a layer, scoring is 1.5 and sampling 1.4 times as fast, with equal logits.
+cut to 60 of 256 units a layer, scoring is 1.4 to 1.5 and sampling 1.4 times as fast, with equal
+logits.
 """
 
 import dataclasses
