@@ -61,10 +61,12 @@ def test_learning_rate_zero_moves_nothing(anchored):
 
 @pytest.mark.parametrize("make", [penalties.l1, penalties.squared_l2, penalties.group_lasso])
 @pytest.mark.parametrize("anchored", [False, True])
-def test_strength_zero_passes_the_update_bit_for_bit(make, anchored, variant):
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 1e3])
+def test_strength_zero_arrives_at_the_bits_of_the_update(size, make, anchored, variant):
     tx = proxlm.apply_prox(make(0.0), 0.1, anchored=anchored)
-    state, params, updates = tx.init(tree(5)), tree(), jax.tree.map(lambda u: 1e-3 * u, tree(2))
-    assert_trees_close(variant(tx.update)(updates, state, params)[0], updates)
+    state, params, updates = tx.init(tree(5)), tree(), jax.tree.map(lambda u: size * u, tree(2))
+    got = optax.apply_updates(params, variant(tx.update)(updates, state, params)[0])
+    assert_trees_close(got, optax.apply_updates(params, updates))
 
 
 @pytest.mark.parametrize("anchored", [False, True])

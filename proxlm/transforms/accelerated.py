@@ -10,7 +10,6 @@ import optax
 
 from proxlm.penalties import base, trees
 from proxlm.transforms import arguments, points, states
-from proxlm.transforms.prox import emit
 
 
 class AcceleratedState(NamedTuple):
@@ -110,7 +109,7 @@ def _accelerate(penalty, learning_rate, restart):
             )
         ahead = lambda a, b: a + momentum.astype(a.dtype) * (a - b)
         moved = jax.tree.map(ahead, new, old)
-        updates = jax.tree.map(emit, moved, target, params, updates)
+        updates = points.updates_to(moved, params)
         return updates, AcceleratedState(optax.safe_increment(state.count), weight, rounded)
 
     return optax.GradientTransformationExtraArgs(init, update)

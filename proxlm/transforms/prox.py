@@ -42,7 +42,7 @@ def apply_prox(
     of earlier updates, as `optax.scale_by_schedule` reads it. The step is computed in float32 (in
     float64 for float64 params), and its result rounded to the dtype of the params, in which the
     update is emitted. `optax.apply_updates` keeps exact zeros exact. Where the prox moves nothing
-    the update passes bit for bit.
+    the params arrive within one rounding of where the update alone takes them.
 
     `optax.contrib.schedule_free`, `optax.lookahead` and averages of params mix the result with
     other points, which loses the zeros. `optax.inject_hyperparams` rounds a learning rate to the
@@ -109,7 +109,8 @@ def proximal_update(
 ) -> chex.ArrayTree:
     """prox_tg(params + u) - params, in the dtype of the params, such that zeros stay exact.
 
-    Where the prox moves nothing the update passes bit for bit.
+    It is a function of params + u alone, so that u need not be kept next to it: where the prox
+    moves nothing the params still arrive within one rounding of where u takes them.
 
     >>> from proxlm import penalties
     >>> x = jnp.array([2.0, 0.25], jnp.bfloat16)
@@ -118,16 +119,4 @@ def proximal_update(
     """
     wide = trees.widen("apply_prox", params)
     target = jax.tree.map(jnp.add, wide, trees.widen("apply_prox", updates))
-    moved = penalty.prox(target, step_size)
-    return jax.tree.map(emit, moved, target, params, updates)
-
-
-def emit(moved: jax.Array, target: jax.Array, param: jax.Array, update: jax.Array) -> jax.Array:
-    """The update of one leaf to `moved`; the update itself where that is `target`, param + update.
-
-    >>> emit(jnp.zeros(1), jnp.ones(1), jnp.full(1, 3.0), jnp.full(1, -2.0)).tolist()
-    [-3.0]
-    """
-    wide, dtype = moved.dtype, param.dtype
-    difference = points.rounded(moved, dtype) - param.astype(wide)
-    return base.keep_bits(moved == target, update.astype(wide), difference).astype(dtype)
+    return points.updates_to(penalty.prox(target, step_size), params)
