@@ -74,6 +74,7 @@ def chains() -> dict[str, Callable[[], optax.GradientTransformation]]:
         "adam, l1 in its metric, floor": lambda: metric(RATE, l1, floor=1e-2),
         "adam, group lasso of rows": lambda: optax.chain(adam, link(rows, RATE)),
         "adam, group lasso of columns": lambda: optax.chain(adam, link(columns, RATE)),
+        "dual averaging adam, l1": lambda: transforms.dual_averaging_adam(RATE, l1),
     }
 
 

@@ -134,10 +134,11 @@ def dual_averaging_adam(
         mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
         nu = optax.tree.update_moment_per_elem_norm(gradients, state.nu, b2, 2)
 
-        mean = optax.tree.bias_correction(mu, b1, count)
+        # Divided as scalars: a division of each weight costs more than the memory it moves.
+        newest, spread = c / (1.0 - b1**count), 1.0 / (1.0 - b2**count)
         taken = _taken_up(penalty, wide, state.average)
-        average = jax.tree.map(lambda r, m: (1.0 - c) * r - c * m, taken, mean)
-        divisor = metrics.adam_divisor(nu, count, b2, eps)
+        average = jax.tree.map(lambda r, m: (1.0 - c) * r - newest * m, taken, mu)
+        divisor = jax.tree.map(lambda v: jnp.where(v > 0, jnp.sqrt(spread * v) + eps, -1.0), nu)
         steps = _step_sizes(rate, c, divisor, floor, cap)
         target = jax.tree.map(lambda x, t, y: x + t * y, wide, steps, average)
         point = penalty.prox(target, steps)
