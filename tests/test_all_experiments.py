@@ -1,0 +1,51 @@
+"""One command runs every experiment, and says which of them failed."""
+
+import subprocess
+import types
+
+import pytest
+
+from experiments import __main__ as every
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Runs nothing, notes what would be run; an experiment called exact fails."""
+    noted = []
+
+    def run(command, stdout, stderr):
+        noted.append(command[2:])
+        return types.SimpleNamespace(returncode=int(command[2] == "experiments.exact"))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return noted
+
+
+def test_every_script_with_a_main_is_an_experiment():
+    found = every.names()
+    assert {"sentiment", "train_lm", "exact"} <= set(found)
+    assert not {"report", "runs", "corpora", "__main__"} & set(found)
+
+
+def test_each_runs_by_itself_and_failures_are_counted(tmp_path, commands, capsys):
+    config = every.Config(only=("exact", "train_lm"), into=str(tmp_path))
+    assert every.main(config) == 1
+    assert [command[0] for command in commands] == ["experiments.exact", "experiments.train_lm"]
+    assert all(command[1:] == ["--runs", str(tmp_path), "--smoke"] for command in commands)
+    assert "with 1; see" in capsys.readouterr().out
+
+
+def test_a_resumed_run_leaves_out_what_is_finished(tmp_path, commands):
+    config = every.Config(only=("exact", "train_lm"), into=str(tmp_path), full=True, resume=True)
+    every.main(config)
+    commands.clear()
+    (tmp_path / "exact").mkdir()
+    every.main(config)
+    assert commands == [["experiments.exact", "--runs", str(tmp_path), "--resume"]]
+
+
+def test_what_is_unknown_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"only=.*poetry.*: there are exact"):
+        every.Config(only=("poetry",))
+    with pytest.raises(ValueError, match="resume: into="):
+        every.Config(into=str(tmp_path / "none"), resume=True)
