@@ -14,7 +14,7 @@ import numpy as np
 import rich.console
 import rich.progress
 
-_COLOURS = ("#1f4e79", "#c8553d", "#3a7d44", "#8e6c8a", "#d9a441", "#5b5b5b", "#2a9d8f", "#b56576")
+COLOURS = ("#1f4e79", "#c8553d", "#3a7d44", "#8e6c8a", "#d9a441", "#5b5b5b", "#2a9d8f", "#b56576")
 
 
 def mean_spread(values: Sequence[float], digits: int = 2) -> str:
@@ -112,7 +112,7 @@ def bars(
     axes = figure.subplots(1, len(columns), sharey=True, squeeze=False).ravel()
     for axis, column in zip(axes, columns, strict=True):
         values = np.nan_to_num([row[column] for row in rows.values()], posinf=0.0, neginf=0.0)
-        axis.barh(places, values, color=_COLOURS[0])
+        axis.barh(places, values, color=COLOURS[0])
         axis.set_yticks(places, list(rows))
         axis.set_title(column, loc="left", fontsize=10)
         axis.tick_params(labelsize=8)
@@ -186,7 +186,7 @@ def _draw(axis, series):
 
 
 def _cycle(count):
-    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
 def _is_number(cell):
