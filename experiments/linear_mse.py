@@ -6,7 +6,7 @@ python -m experiments.linear_mse --smoke
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,8 @@ import numpy as np
 import optax
 import tyro
 
-import proxlm
-from experiments import figures, report, runs
-from proxlm import losses, penalties, solvers, training, transforms
+from experiments import figures, least_squares, report, runs
+from proxlm import training
 
 CLAIMED = 0.0117
 
@@ -51,29 +50,6 @@ def smoke(config: Config) -> Config:
     return dataclasses.replace(config, epochs=40, starts=20, problems=2)
 
 
-class Problem(NamedTuple):
-    """Points and their labels in {-1, 1}."""
-
-    inputs: jax.Array  # [rows, 2]
-    labels: jax.Array  # [rows]
-
-
-def make_problem(key, rows: int, low: float) -> Problem:
-    """Points of a unit square that begins at `low` in both axes; the label is sign(x1 + x2)."""
-    inputs = jax.random.uniform(key, (rows, 2), minval=low, maxval=low + 1.0)
-    return Problem(inputs, jnp.where(jnp.sum(inputs, axis=1) > 0, 1.0, -1.0))
-
-
-def features(inputs):
-    """The inputs and a constant 1, whose weight is the bias, `[rows, 3]`."""
-    return jnp.concatenate([inputs, jnp.ones_like(inputs[:, :1])], axis=1)
-
-
-def loss(weights, batch: Problem):
-    """L(θ) = 1/(2N) Σ (y - ŷ)² of a linear unit with a bias."""
-    return jnp.mean(losses.squared(features(batch.inputs) @ weights, batch.labels))
-
-
 def passes(config: Config, key):
     """Rows of every batch and which of them count, `[epochs, batches, batch]`: the last is short.
 
@@ -95,11 +71,11 @@ def run_program(key, shuffles, config: Config, bias: bool):
     Glorot's uniform weights, a bias of 0, Adam; the mean of (y - ŷ)² is that of Keras, 2 L.
     """
     key_points, key_weights = jax.random.split(key)
-    points, labels = make_problem(key_points, config.rows, low=0.0)
+    points, labels = least_squares.make_problem(key_points, config.rows, low=0.0)
     limit = np.sqrt(6.0 / (2 + 1))
     start = jax.random.uniform(key_weights, (2,), minval=-limit, maxval=limit)
     mask = jnp.array([1.0, 1.0, float(bias)])
-    errors = lambda weights: jnp.square(features(points) @ (mask * weights) - labels)
+    errors = lambda weights: jnp.square(least_squares.features(points) @ (mask * weights) - labels)
 
     def batch_loss(weights, batch):
         rows, counts = batch
@@ -112,65 +88,6 @@ def run_program(key, shuffles, config: Config, bias: bool):
         steps=config.epochs * batches, every=batches, record=lambda w: jnp.mean(errors(w)),
     )  # fmt: skip
     return found.history.recorded
-
-
-def closed_form(problem: Problem, ridge) -> np.ndarray:
-    """The minimiser of L + ½ λ |θ|²: (XᵀX/N + λ I)⁻¹ Xᵀy/N, in float64."""
-    inputs, labels = (np.asarray(x, np.float64) for x in problem)
-    design = np.concatenate([inputs, np.ones_like(inputs[:, :1])], axis=1)
-    moments = design.T @ design / len(labels) + ridge * np.eye(3)
-    return np.linalg.solve(moments, design.T @ labels / len(labels))
-
-
-def by_hand(problem: Problem, ridge, rate, steps: int):
-    """Gradient descent θ ← θ - η (∇L + λ θ), with the gradient in closed form."""
-    design = features(problem.inputs)
-
-    def move(_, weights):
-        slope = losses.squared_gradient(design @ weights, problem.labels, design)
-        return weights - rate * (slope + ridge * weights)
-
-    return jax.lax.fori_loop(0, steps, move, jnp.zeros(3))
-
-
-def chains(ridge):
-    """Name ↦ (chain, whether the loss it is given holds the ridge, or its prox does)."""
-    rate, penalty = 0.7, penalties.squared_l2(ridge)
-    return {
-        "gradient descent": (optax.sgd(rate), True),
-        "Adam": (optax.adam(0.01), True),
-        "proximal chain": (
-            optax.chain(optax.sgd(rate), proxlm.apply_prox(penalty, rate)), False
-        ),
-        "proximal Adam": (transforms.proximal_adam(0.01, penalty), False),
-    }  # fmt: skip
-
-
-def solve(problem: Problem, ridge, optimum, config: Config):
-    """Every method from zero: where it ends, its steps, whether it converged, and its path."""
-
-    def penalised(weights, batch):
-        return loss(weights, batch) + 0.5 * ridge * jnp.sum(jnp.square(weights))
-
-    def fit(tx, holds_ridge):
-        found = training.fit(
-            penalised if holds_ridge else loss, jnp.zeros(3), tx, problem,
-            steps=config.most_steps, tolerance=config.tolerance,
-            record=lambda weights: jnp.max(jnp.abs(weights - optimum)),
-        )  # fmt: skip
-        return found.params, found.steps, found.converged, found.history.recorded
-
-    solution = solvers.proximal_gradient(
-        lambda weights: loss(weights, problem), jnp.zeros(3), penalties.squared_l2(ridge),
-        tolerance=config.tolerance, implicit=False,
-    )  # fmt: skip
-    nothing = jnp.full((config.most_steps,), jnp.nan)
-    steps = config.most_steps // 10
-    by_formula = by_hand(problem, ridge, 0.7, steps)
-    return {name: fit(*chain) for name, chain in chains(ridge).items()} | {
-        "descent by formula": (by_formula, jnp.int32(steps), jnp.array(True), nothing),
-        "solver": (solution.params, solution.iterations, solution.converged, nothing),
-    }
 
 
 def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
@@ -188,18 +105,10 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
             for name, bias in {"with a bias": True, "without": False}.items()
         }
         keys = jax.random.split(key_problems, config.problems)
-        problems = jax.vmap(lambda key: make_problem(key, config.rows, low=-0.5))(keys)
-        return write(run, errors, *solve_all(problems, config), problems, config)
-
-
-def solve_all(problems: Problem, config: Config):
-    """Closed forms `[problems, 2, 3]` and what the methods found, each with and without a ridge."""
-    ridges = np.array([0.0, config.ridge], np.float32)
-    ones = [Problem(*pair) for pair in zip(*map(np.asarray, problems), strict=True)]
-    optima = np.array([[closed_form(problem, ridge) for ridge in ridges] for problem in ones])
-    both = jax.vmap(functools.partial(solve, config=config), (None, 0, 0))
-    found = jax.jit(jax.vmap(both, (0, None, 0)))(problems, ridges, optima.astype(np.float32))
-    return optima, jax.device_get(found)
+        problems = jax.vmap(lambda key: least_squares.make_problem(key, config.rows, low=-0.5))(
+            keys
+        )
+        return write(run, errors, *least_squares.solve_all(problems, config), problems, config)
 
 
 def write(run, errors, optima, found, problems, config: Config) -> dict[str, Any]:
@@ -216,7 +125,7 @@ def write(run, errors, optima, found, problems, config: Config) -> dict[str, Any
     text += report.table(rows, headers)
     text += "\n(median there: the first epoch after which the median is below the claim)\n"
     at_zero = optima[:, 0].astype(np.float32)
-    outputs = jnp.einsum("pnd,pd->pn", jax.vmap(features)(problems.inputs), at_zero)
+    outputs = jnp.einsum("pnd,pd->pn", jax.vmap(least_squares.features)(problems.inputs), at_zero)
     least = np.mean(np.square(outputs - problems.labels), axis=1)
     right = np.mean(np.sign(outputs) == problems.labels, axis=1)
     positive = np.mean(np.asarray(problems.labels) > 0, axis=1)
