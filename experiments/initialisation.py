@@ -26,8 +26,8 @@ class Config:
     context: int = 4  # characters a net reads
     width: int = 32
     batch: int = 32
-    steps: int = 500
-    learning_rate: float = 0.1
+    steps: int = 200
+    learning_rate: float = 0.4
     held_out: int = 1024
     seed: int = 0
 
