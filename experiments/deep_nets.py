@@ -66,8 +66,8 @@ def init(key, scheme, *, context: int, size: int, width: int, depth: int) -> dic
 def logits(params, contexts, kind: str = "plain"):
     """Scores of the next character, `[B, context] -> [B, size]`; layers x ↦ relu(W x + b).
 
-    A residual net adds x to each layer's output; a normalised one divides what each layer reads
-    by its root mean square.
+    A residual net adds to x one part in `depth` of the layer's output; a normalised one divides
+    what each layer reads by its root mean square.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}: expected one of {', '.join(KINDS)}")
@@ -77,8 +77,9 @@ def logits(params, contexts, kind: str = "plain"):
         if kind == "normalised":
             read = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
         new = jax.nn.relu(read @ weights["kernel"] + weights["bias"][None])
-        return (x + new if kind == "residual" else new), None
+        return (x + new / depth if kind == "residual" else new), None
 
+    depth = len(params["hidden"]["bias"])
     places = jnp.arange(contexts.shape[1])[None]
     x = jnp.sum(params["embedding"][places, contexts], axis=1)
     x, _ = jax.lax.scan(layer, x, params["hidden"])
