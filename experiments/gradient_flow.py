@@ -136,7 +136,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 
 def ratio(norms: np.ndarray) -> str:
-    """The gradient of the first layer over that of the last, a median over seeds `[seeds, depth]`."""
+    """The gradient of the first layer over that of the last, the median of `[seeds, depth]`."""
     finite = norms[np.isfinite(norms).all(axis=1)].astype(np.float64)
     live = finite[finite[:, -1] > 0]
     if len(live):
@@ -152,7 +152,8 @@ def write(run, found, data: deep_nets.Data, config: Config) -> dict[str, Any]:
         learnt = outcome.loss < data.frequency_loss - 0.1
         finite = outcome.loss[np.isfinite(outcome.loss)]
         end = f"{np.median(finite):.3f}" if finite.size else "none finite"
-        rows.append([start, name, first, last, f"{np.median(outcome.kernels[:, 0].max(axis=1)):.1e}", end,
+        largest = f"{np.median(outcome.kernels[:, 0].max(axis=1)):.1e}"
+        rows.append([start, name, first, last, largest, end,
                      f"{learnt.sum()} of {learnt.size}"])  # fmt: skip
         numbers[f"{start}, {name}"] = {
             "ratio_at_start": first, "ratio_at_end": last,

@@ -103,7 +103,7 @@ def judge(name: str, found: training.Fit, held_out: Problem) -> dict[str, jax.Ar
     # Where a unit is certain and wrong the log loss has no bound; 1e-6 gives it one.
     chances_in = jnp.clip(chances, 1e-6, 1 - 1e-6)
     outputs = jnp.tanh(logits) if name.startswith("tanh") else jax.nn.sigmoid(logits)
-    sign = outputs > 0 if not name == BEST else outputs > 0.5
+    sign = outputs > (0.5 if name == BEST else 0.0)
     return {
         "sign of the output right": jnp.mean(sign == positive),
         "side of the border right": jnp.mean((logits > 0) == positive),
@@ -176,7 +176,7 @@ def write(run, found, strengths, path) -> dict[str, Any]:
 def draw(run, problem: Problem, strengths, path, config: Config) -> None:
     """The points with their borders, the surfaces with the ways down, and the l1 path."""
     starts = jnp.array([[-3.5, 3.0], [3.5, 3.5], [3.0, -3.5], [-3.0, -3.5]])
-    grid = np.linspace(-4.5, 4.5, 61)
+    grid = np.linspace(-8.0, 8.0, 61)
     places = jnp.asarray(np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2))
     surfaces, borders = {}, {}
     for name in LOSSES:
