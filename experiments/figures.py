@@ -1,56 +1,18 @@
-"""Plots beyond curves and bars: histograms, surfaces, images and points, as panels of one PNG.
+"""Panels beyond curves, for `report.draw_panels`: lines, histograms, surfaces, images and points.
 
-A panel is a function that draws on a matplotlib axis; those below make them. An experiment may
-give a function of its own.
+Each function here gives one that draws on a matplotlib axis; an experiment may write its own.
 """
 
 import itertools
-import math
-import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.axes
-import matplotlib.figure
 import numpy as np
 
 from experiments import report
 
 Draw = Callable[[matplotlib.axes.Axes], None]
-
-
-def panels(
-    path: str | os.PathLike,
-    drawings: Mapping[str, Draw],
-    columns: int = 3,
-    size: tuple[float, float] = (4.0, 3.0),
-    note: str = "",
-) -> pathlib.Path:
-    """Draws one panel a title into a PNG, `columns` in a row at most, each of `size` inches."""
-    if not drawings:
-        raise ValueError("drawings is empty; give at least one title with its panel.")
-    if columns < 1:
-        raise ValueError(f"columns={columns}: expected at least 1")
-    rows = math.ceil(len(drawings) / columns)
-    columns = math.ceil(len(drawings) / rows)
-    whole = (size[0] * columns, size[1] * rows)
-    figure = matplotlib.figure.Figure(figsize=whole, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis, (title, draw) in zip(axes, drawings.items(), strict=False):
-        axis.set_title(title, loc="left", fontsize=10)
-        axis.tick_params(labelsize=8, color="#999999")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color("#999999")
-        draw(axis)
-    for axis in axes[len(drawings) :]:
-        axis.set_axis_off()
-    if note:
-        figure.supxlabel(note, fontsize=9)
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, format="png")
-    return path
 
 
 def lines(

@@ -189,7 +189,9 @@ def draw(run, found, config: Config) -> None:
                 limits=(-8, 4), unit="log10 ‖∂L/∂b‖",
             )  # fmt: skip
     note = "grey: zero, or not a number"
-    figures.panels(run.path / "gradient_flow.png", panels, columns=6, size=(3.2, 2.6), note=note)
+    report.draw_panels(
+        run.path / "gradient_flow.png", panels, columns=6, size=(3.2, 2.6), note=note
+    )
 
 
 if __name__ == "__main__":

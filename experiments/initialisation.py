@@ -125,7 +125,7 @@ def write(run, found, data: deep_nets.Data) -> dict[str, Any]:
         for depth, schemes in found.items()
     }  # fmt: skip
     note = f"what is above {top:.1f}, or not a number, is counted in the last bin"
-    figures.panels(run.path / "initialisation.png", panels, note=note)
+    report.draw_panels(run.path / "initialisation.png", panels, note=note)
     print(f"written to {run.path}")
     return numbers
 

@@ -112,8 +112,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 
 def write(run, errors, optima, found, problems, config: Config) -> dict[str, Any]:
-    """Prints and plots what the program reaches, and how far the methods are from one another."""
-    epochs = np.arange(1, config.epochs + 1)
+    """Prints what the program reaches, and how far the methods are from the closed form."""
     final = {name: values[:, -1] for name, values in errors.items()}
     quantiles = (0, 0.05, 0.5, 0.95, 1)
     rows = [
@@ -143,6 +142,20 @@ def write(run, errors, optima, found, problems, config: Config) -> dict[str, Any
     text += "\n(off by: the largest difference of a weight to the closed form, over all problems)"
     print(text)
     (run.path / "report.txt").write_text(text + "\n")
+    draw(run, errors, found, config)
+    print(f"written to {run.path}")
+    numbers = {f"median, {name}": float(np.median(values)) for name, values in final.items()}
+    numbers |= {f"most, {name}": float(values.max()) for name, values in final.items()}
+    numbers |= {f"least, {name}": float(values.min()) for name, values in final.items()}
+    numbers["off_by"] = {name: float(gap.max()) for name, gap in gaps.items()}
+    numbers["converged"] = {name: bool(values[2].all()) for name, values in found.items()}
+    return numbers | {"least_error": least.tolist(), "accuracy": right.tolist()}
+
+
+def draw(run, errors, found, config: Config) -> None:
+    """Losses at the end and on the way, and how the methods come near the closed form."""
+    epochs = np.arange(1, config.epochs + 1)
+    final = {name: values[:, -1] for name, values in errors.items()}
     curves = {
         f"{name}, {label}": (epochs, np.quantile(values, q, axis=0))
         for name, values in errors.items()
@@ -153,7 +166,7 @@ def write(run, errors, optima, found, problems, config: Config) -> dict[str, Any
         for name, values in found.items()
         if np.isfinite(values[3]).any()
     }
-    figures.panels(run.path / "linear_mse.png", {
+    report.draw_panels(run.path / "linear_mse.png", {
         "every label is +1: loss at the end": figures.histogram(
             final, "mean squared error", log=True, marks={"claimed": CLAIMED}),
         "on the way": figures.lines(
@@ -161,13 +174,6 @@ def write(run, errors, optima, found, problems, config: Config) -> dict[str, Any
         f"repaired, λ = {config.ridge}: distance to the closed form": figures.lines(
             paths, "step", log="xy"),
     })  # fmt: skip
-    print(f"written to {run.path}")
-    numbers = {f"median, {name}": float(np.median(values)) for name, values in final.items()}
-    numbers |= {f"most, {name}": float(values.max()) for name, values in final.items()}
-    numbers |= {f"least, {name}": float(values.min()) for name, values in final.items()}
-    numbers["off_by"] = {name: float(gap.max()) for name, gap in gaps.items()}
-    numbers["converged"] = {name: bool(values[2].all()) for name, values in found.items()}
-    return numbers | {"least_error": least.tolist(), "accuracy": right.tolist()}
 
 
 def _crossing(errors):

@@ -199,7 +199,7 @@ def draw(run, problem: Problem, strengths, path, config: Config) -> None:
               for label, sign in {"+1": 1, "-1": -1}.items()}  # fmt: skip
     ratio = np.asarray(strengths / strengths[0])
     weights = {f"θ{i}": (ratio, np.asarray(path.params)[:, i]) for i in range(2)}
-    figures.panels(run.path / "sigmoid.png", {
+    report.draw_panels(run.path / "sigmoid.png", {
         "the points, and the borders θ·x = 0": figures.points(groups, "x1", "x2", borders),
         **surfaces,
         "the best output at true log-odds x": figures.lines(answers, "true log-odds"),

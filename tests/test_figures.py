@@ -4,7 +4,7 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
-from experiments import figures
+from experiments import figures, report
 
 
 def drawn(draw):
@@ -16,7 +16,7 @@ def drawn(draw):
 def test_all_kinds_of_panel_fit_into_one_png(tmp_path):
     rng, grid = np.random.default_rng(0), np.linspace(-1, 1, 5)
     way = {"way": grid[:, None] * np.ones((1, 2))}
-    path = figures.panels(tmp_path / "new" / "all.png", {
+    path = report.draw_panels(tmp_path / "new" / "all.png", {
         "lines": figures.lines({"a": (grid, grid)}, log="y", marks={"goal": 0.5}),
         "histogram": figures.histogram({"a": rng.normal(size=9)}, "value", marks={"0": 0.0}),
         "surface": figures.surface(grid, grid, np.outer(grid, grid), "x", "y", way),
@@ -50,8 +50,8 @@ def test_borders_do_not_widen_the_view_of_the_points():
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda path: figures.panels(path, {}), "drawings is empty"),
-        (lambda path: figures.panels(path, {"a": print}, columns=0), "columns=0"),
+        (lambda path: report.draw_panels(path, {}), "drawings is empty"),
+        (lambda path: report.draw_panels(path, {"a": print}, columns=0), "columns=0"),
         (lambda path: figures.histogram({"a": [np.nan]}, ""), "no finite value"),
         (lambda path: figures.image(np.zeros(3), "", ""), r"shape \(3,\): expected a matrix"),
         (
