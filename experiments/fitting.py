@@ -36,14 +36,19 @@ def fit(
     evaluate: Callable[[Any], dict[str, Any]],
     chunk: int,
     evaluate_every: int,
+    patience: int = 0,
 ) -> training.TrainState:
     """Minimises loss_fn(params, batch) over the batches data[rows[i]], `chunk` steps a call.
 
     Logs the mean loss of each call and, every so many calls and after the last, what
     `evaluate(params)` says; then it also saves.  A killed fit goes on from there, to the same bits.
+    With a patience it ends after so many evaluations without a better "held_out_loss", and gives
+    the best params, in the last state.
     """
     if len(rows) % chunk:
         raise ValueError(f"{len(rows)} steps are not a multiple of chunk={chunk}")
+    if patience < 0:
+        raise ValueError(f"patience={patience}: expected at least 0, which takes all steps")
     step = training.make_step(loss_fn, tx)
     num_chunks = len(rows) // chunk
 
@@ -65,10 +70,34 @@ def fit(
         return state, [numbers]
 
     state = jax.jit(training.init, static_argnums=1)(jax.tree.map(jnp.copy, params), tx)
-    return go_on(
-        run, name, run_chunk, state, num_chunks, chunk,
+    finish = functools.partial(
+        go_on, num_chunks=num_chunks, chunk=chunk,
         key=jax.random.key(0), folder=folder, config=config, every=evaluate_every,
     )  # fmt: skip
+    if not patience:
+        return finish(run, name, run_chunk, state)
+    run_chunk = until_stalled(run_chunk, patience)
+    state, best = finish(run, name, run_chunk, (state, training.none_yet(params)))
+    return state._replace(params=best.params)
+
+
+def until_stalled(run_chunk: Callable, patience: int) -> Callable:
+    """Does the chunks only while there is patience; goes from (state, best) to (state, best).
+
+    What ended stays ended: the remaining chunks pass by, also those of a run that is resumed.
+    """
+
+    def watched(carry, key):
+        state, best = carry
+        if best.waited >= patience:
+            return carry, []
+        state, lines = run_chunk(state, key)
+        if "held_out_loss" in lines[-1]:
+            held_out_loss = lines[-1]["held_out_loss"]
+            best = training.observe(best, state.params, held_out_loss, state.step)
+        return (state, best), lines
+
+    return watched
 
 
 def make_fit_lanes(loss_fn: Callable, chain: Callable[[Any], Any], chunk: int) -> Callable:
@@ -119,7 +148,8 @@ def go_on(
     """Does the chunks of `runs.run_chunks` still to come, each of `chunk` steps, in view.
 
     `run_chunk(state, key)` gives the numbers of a chunk as lines for the log, one a step or one
-    for all; the progress shows the last of them, those `shown` or all, as means over seeds.
+    for all; the progress shows the last of them, those `shown` or all, as means over seeds. No
+    lines come of a run that has stopped early and passes its remaining chunks by.
     """
     first = runs.first_chunk(folder)
     runs.truncate_log(run, name, first * chunk + 1)
@@ -129,8 +159,8 @@ def go_on(
             for i, numbers in enumerate(lines, start=1):
                 step = index * chunk + i * chunk // len(lines)
                 runs.log(run, name, step=step, **numbers)
-            last = lines[-1]
-            show(**{name: np.mean(last[name]) for name in shown or last})
+            last = lines[-1] if lines else {}
+            show(**{name: np.mean(last[name]) for name in last and (shown or last)})
 
         return runs.run_chunks(
             run_chunk, state, num_chunks, key=key, checkpoint_folder=folder,

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import matplotlib.axes
 import matplotlib.figure
 import numpy as np
 import rich.console
 import rich.progress
 
-_COLOURS = ("#1f4e79", "#c8553d", "#3a7d44", "#8e6c8a", "#d9a441", "#5b5b5b", "#2a9d8f", "#b56576")
+COLOURS = ("#1f4e79", "#c8553d", "#3a7d44", "#8e6c8a", "#d9a441", "#5b5b5b", "#2a9d8f", "#b56576")
 
 
 def mean_spread(values: Sequence[float], digits: int = 2) -> str:
@@ -78,23 +79,47 @@ def curves(
     """
     if not panels:
         raise ValueError("panels is empty; give at least one title with its curves.")
-    rows = math.ceil(len(panels) / columns)
-    columns = math.ceil(len(panels) / rows)
-    figure = matplotlib.figure.Figure(figsize=(4.0 * columns, 2.8 * rows), layout="constrained")
+
+    def drawing(title, series):
+        def draw(axis):
+            _draw(axis, series)
+            axis.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel[title], fontsize=9)
+            axis.set_yscale("log" if title in log_scale else "linear")
+
+        return draw
+
+    drawings = {title: drawing(title, series) for title, series in panels.items()}
+    return draw_panels(path, drawings, columns, (4.0, 2.8), note)
+
+
+def draw_panels(
+    path: str | os.PathLike,
+    drawings: Mapping[str, Callable[[matplotlib.axes.Axes], None]],
+    columns: int = 3,
+    size: tuple[float, float] = (4.0, 3.0),
+    note: str = "",
+) -> pathlib.Path:
+    """Lets a function draw each titled panel of a PNG, `columns` in a row at most, in inches."""
+    if not drawings:
+        raise ValueError("drawings is empty; give at least one title with its panel.")
+    if columns < 1:
+        raise ValueError(f"columns={columns}: expected at least 1")
+    rows = math.ceil(len(drawings) / columns)
+    columns = math.ceil(len(drawings) / rows)
+    whole = (size[0] * columns, size[1] * rows)
+    figure = matplotlib.figure.Figure(figsize=whole, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis, (title, series) in zip(axes, panels.items(), strict=False):
-        _draw(axis, series)
+    for axis, (title, draw) in zip(axes, drawings.items(), strict=False):
         axis.set_title(title, loc="left", fontsize=10)
-        axis.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel[title], fontsize=9)
-        axis.set_yscale("log" if title in log_scale else "linear")
-    for axis in axes[len(panels) :]:
+        axis.tick_params(labelsize=8, color="#999999")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color("#999999")
+        draw(axis)
+    for axis in axes[len(drawings) :]:
         axis.set_axis_off()
     if note:
         figure.supxlabel(note, fontsize=9)
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, format="png")
-    return path
+    return _saved(figure, path)
 
 
 def bars(
@@ -112,16 +137,13 @@ def bars(
     axes = figure.subplots(1, len(columns), sharey=True, squeeze=False).ravel()
     for axis, column in zip(axes, columns, strict=True):
         values = np.nan_to_num([row[column] for row in rows.values()], posinf=0.0, neginf=0.0)
-        axis.barh(places, values, color=_COLOURS[0])
+        axis.barh(places, values, color=COLOURS[0])
         axis.set_yticks(places, list(rows))
         axis.set_title(column, loc="left", fontsize=10)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=10)
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, format="png")
-    return path
+    return _saved(figure, path)
 
 
 @contextlib.contextmanager
@@ -166,6 +188,13 @@ def _phrase(numbers):
     return "  ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
 
 
+def _saved(figure, path):
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, format="png")
+    return path
+
+
 def _draw(axis, series):
     for colour, (label, curve) in zip(_cycle(len(series)), series.items(), strict=True):
         if len(curve) not in (2, 3):
@@ -177,16 +206,13 @@ def _draw(axis, series):
             axis.fill_between(x, y - band, y + band, color=colour, alpha=0.18, linewidth=0)
     axis.grid(True, color="#e4e4e4", linewidth=0.6)
     axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color("#999999")
-    axis.tick_params(labelsize=8, color="#999999")
     axis.margins(x=0.02)
     if len(series) > 1:
         axis.legend(frameon=False, fontsize=8)
 
 
 def _cycle(count):
-    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
 def _is_number(cell):

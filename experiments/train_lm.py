@@ -32,6 +32,7 @@ class Config:
     context: int = 64
     batch: int = 12
     steps: int = 2000
+    patience: int = 0  # evaluations (one in 500 steps) without a better held-out loss; 0: all steps
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     seed: int = 0
@@ -42,7 +43,7 @@ class Config:
     def __post_init__(self):
         """Finds out now what would otherwise stop the run after its training."""
         least = {"context": 2, "batch": 1, "samples": 1, "sample_length": 1, "seed": 0,
-                 "learning_rate": 0, "weight_decay": 0}  # fmt: skip
+                 "learning_rate": 0, "weight_decay": 0, "patience": 0}  # fmt: skip
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
@@ -113,7 +114,9 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     print(f"run: {run.path}\n{len(text):,} characters, {lm.count(model):,} parameters")
     state = fit(run, windows, model, config)
     rows = runs.read_log(run, "language model")
-    numbers = {name: rows[-1][name] for name in ("loss", "held_out_loss", "perplexity")}
+    judged = [row for row in rows if "held_out_loss" in row]
+    last = min(judged, key=lambda row: row["held_out_loss"]) if config.patience else rows[-1]
+    numbers = {name: last[name] for name in ("loss", "held_out_loss", "perplexity")}
     series = lambda name: [*zip(*((r["step"], r[name]) for r in rows if name in r), strict=True)]
     losses = {"training": series("loss"), "held out": series("held_out_loss")}
     panels = {"loss, nats per character": losses}
@@ -121,7 +124,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     texts = write(state.params, prompt, model, alphabet, config)
     (run.path / "samples.txt").write_text("\n\n--------\n\n".join(texts) + "\n")
     words = ("loss, training", "loss, held out", "perplexity, held out")
-    print(report.table([*zip(words, numbers.values(), strict=True)], ["", "at the end"]))
+    print(report.table([*zip(words, numbers.values(), strict=True)], ["", f"step {last['step']}"]))
     print(f"\n{texts[0]}\n\nWritten to {run.path}: metrics.jsonl, curves.png, samples.txt")
     return numbers
 
@@ -143,7 +146,7 @@ def fit(run, windows: Windows, model, config: Config):
         windows.train.reshape(-1, config.context + 1),
         np.arange(config.steps * config.batch, dtype=np.int32).reshape(config.steps, -1),
         folder=run.path / "fit", config=config, chunk=min(100, config.steps), evaluate_every=5,
-        evaluate=language_model.make_evaluate(windows.held_out, model),
+        patience=config.patience, evaluate=language_model.make_evaluate(windows.held_out, model),
     )  # fmt: skip
 
 

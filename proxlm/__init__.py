@@ -6,7 +6,7 @@ Rooms, each a namespace of its own:
   solvers: proximal gradient methods to a tolerance.
   lm: a decoder-only transformer: model, cache, sampling, scoring.
   policy: advantages, objectives and the PPO iteration.
-  training, checkpoint: supervised steps as scan bodies; saving and going on.
+  training, checkpoint: supervised steps as scan bodies, a fit to convergence; saving, going on.
 """
 
 from proxlm.penalties import Penalty

@@ -193,6 +193,59 @@ def test_a_finished_fit_does_nothing_again(tmp_path):
     assert runs.read_log(again) == lines
 
 
+def rising_from(step):
+    """A held-out loss that falls to this step, then rises; counts the evaluations."""
+    calls = []
+    # The count of steps is not among the params, so it is counted here: four a call.
+    judge = lambda params: {"held_out_loss": abs(4 * (calls.append(0) or len(calls)) - step)}
+    return judge, calls
+
+
+def test_patience_ends_a_fit_with_its_best_params(tmp_path):
+    seen = []
+    judge, calls = rising_from(8)
+    note = lambda params: seen.append(np.asarray(params["w"])) or judge(params)
+    rows = fitting.epochs(0, 10, 3, 24)
+    run, state = fit(tmp_path, note, rows, patience=2)
+    # The evaluations after steps 4, 8, 12 and 16 say 4, 0, 4 and 8: the best is the second.
+    assert len(calls) == 4 and state.step == 16
+    np.testing.assert_array_equal(state.params["w"], seen[1])
+    assert [row["step"] for row in runs.read_log(run, "fit")] == [*range(2, 17, 2)]
+    # Enough patience takes all steps, and still gives the best.
+    judge, calls = rising_from(8)
+    _, state = fit(tmp_path, judge, rows, patience=9)
+    assert len(calls) == 6 and state.step == 24
+    np.testing.assert_array_equal(state.params["w"], seen[1])
+
+
+def test_a_fit_that_waits_ends_at_the_same_bits_after_a_kill_and_stays_ended(tmp_path):
+    # Distances to a point passed on the way: Adam goes on beyond it.
+    judge = lambda params: {"held_out_loss": jnp.abs(params["w"][0] - 0.8)}
+    rows, calls = fitting.epochs(0, 10, 3, 48), []
+    whole_run, whole = fit(tmp_path / "whole", judge, rows, patience=2)
+    assert whole.step == 20
+
+    def dying(params):
+        calls.append(0)
+        if len(calls) == 4:
+            raise Killed
+        return judge(params)
+
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", dying, rows, patience=2)
+    run, state = fit(tmp_path / "killed", judge, rows, patience=2, resume=True)
+    same(state, whole)
+    assert runs.read_log(run) == runs.read_log(whole_run)
+    again, state = fit(tmp_path / "killed", killed_at_evaluation(1), rows, patience=2, resume=True)
+    same(state, whole)
+    assert runs.read_log(again) == runs.read_log(whole_run)
+
+
+def test_a_negative_patience_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="patience=-1: expected at least 0"):
+        fit(tmp_path, patience=-1)
+
+
 def test_a_fit_of_another_config_is_refused(tmp_path):
     fit(tmp_path, config={"rate": 0.1})
     with pytest.raises(ValueError, match=r"rate: saved 0\.1, given 0\.2"):

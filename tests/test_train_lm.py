@@ -189,3 +189,16 @@ def test_the_plays_are_learnt_by_default(wheels):
     text = train_lm.read(config, runs.Options(data=str(wheels)))
     assert len(text) == corpora.TINY_SHAKESPEARE
     assert config.prompt in text
+
+
+@pytest.mark.slow
+def test_with_patience_the_numbers_are_those_of_the_best_params(folder, config):
+    # A rate at which training soon gets worse: the loss after 500 steps is not the last.
+    config = dataclasses.replace(config, steps=3000, learning_rate=0.3, patience=1)
+    numbers = train_lm.main(config, runs.Options(runs=str(folder / "patient")))
+    run = runs.open_run("train_lm", config, folder / "patient", resume=True)
+    rows = [row for row in runs.read_log(run, "language model") if "held_out_loss" in row]
+    assert rows[-1]["step"] < 3000
+    best = min(rows, key=lambda row: row["held_out_loss"])
+    assert best["step"] < rows[-1]["step"]
+    assert numbers["held_out_loss"] == best["held_out_loss"]

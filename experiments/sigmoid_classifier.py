@@ -1,0 +1,217 @@
+"""A sigmoid unit cannot answer -1: what that costs, and two repairs.
+
+    python -m experiments.sigmoid_classifier           writes report.txt and sigmoid.png
+    python -m experiments.sigmoid_classifier --smoke
+
+2 CPU cores (AMD EPYC, 2.6 GHz), 10 s.  With labels in {-1, 1} and ½ (y - ŷ)² the sign of a sigmoid
+is right on 0.500 ± 0.005 of held-out points (n=100 problems): it is always +1.  Cut at ½ it is
+right on 0.833 ± 0.006, as the repairs are (0.835 ± 0.004, tanh or logistic loss), but its weights
+run off, |θ| 8 where the truth is 3 (5 of 100 converge), and its log loss is 0.537 ± 0.094 against
+0.365 ± 0.008: squares ask for 2 P(+1) - 1, and below P = ½ the nearest output is 0.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from experiments import figures, report, runs
+from proxlm import losses, penalties, solvers, training
+
+BEST = "logistic loss, labels {0, 1}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    problems: int = 100  # each with weights, points and labels of its own
+    rows: int = 200
+    held_out: int = 10_000
+    certainty: float = 3.0  # |θ| of the unit that gave the labels: the larger, the fewer are odd
+    learning_rate: float = 1.0
+    most_steps: int = 4000
+    tolerance: float = 1e-6
+    strengths: int = 25  # of the l1 penalty
+    seed: int = 0
+
+    def __post_init__(self):
+        """Finds out now what would otherwise stop the run late."""
+        for name in ("problems", "rows", "held_out", "most_steps", "strengths"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        for name in ("certainty", "learning_rate", "tolerance"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 0")
+
+
+def smoke(config: Config) -> Config:
+    """The same, too small to mean much."""
+    return dataclasses.replace(config, problems=3, held_out=500, most_steps=400, strengths=5)
+
+
+class Problem(NamedTuple):
+    """Points, labels in {-1, 1}, and the probability of +1 that the labels were drawn from."""
+
+    inputs: jax.Array  # [rows, 2]
+    labels: jax.Array  # [rows]
+    chances: jax.Array  # [rows]
+
+
+def make_problem(key, config: Config) -> tuple[Problem, Problem]:
+    """Normal points, P(+1 | x) = σ(θ·x) with |θ| given; those to learn and those held out."""
+    key_angle, key_points, key_labels = jax.random.split(key, 3)
+    angle = jax.random.uniform(key_angle, maxval=2 * jnp.pi)
+    weights = config.certainty * jnp.array([jnp.cos(angle), jnp.sin(angle)])
+    inputs = jax.random.normal(key_points, (config.rows + config.held_out, 2))
+    chances = jax.nn.sigmoid(inputs @ weights)
+    positive = jax.random.bernoulli(key_labels, chances)
+    whole = Problem(inputs, jnp.where(positive, 1.0, -1.0), chances)
+    cut = config.rows
+    return Problem(*(x[:cut] for x in whole)), Problem(*(x[cut:] for x in whole))
+
+
+# Name ↦ loss of the logits θ·x and the labels in {-1, 1}, one number an example.
+LOSSES = {
+    "sigmoid, labels {-1, 1}": lambda logits, y: losses.squared(jax.nn.sigmoid(logits), y),
+    "tanh, labels {-1, 1}": lambda logits, y: losses.squared(jnp.tanh(logits), y),
+    BEST: lambda logits, y: losses.logistic(logits, (y + 1) / 2),
+}
+# Name ↦ the probability of +1 that a unit of these logits stands for.
+CHANCES = {
+    "sigmoid, labels {-1, 1}": jax.nn.sigmoid,
+    "tanh, labels {-1, 1}": lambda logits: (jnp.tanh(logits) + 1) / 2,
+    BEST: jax.nn.sigmoid,
+}
+
+
+def mean_loss(name: str, weights, problem: Problem):
+    """L(θ) of a unit without a bias, as the text has it."""
+    return jnp.mean(LOSSES[name](problem.inputs @ weights, problem.labels))
+
+
+def learn(name: str, problem: Problem, start, config: Config) -> training.Fit:
+    """Gradient descent from `start` until no weight moves; its history holds the path."""
+    return training.fit(
+        functools.partial(mean_loss, name), start, optax.sgd(config.learning_rate), problem,
+        steps=config.most_steps, tolerance=config.tolerance, record=lambda weights: weights,
+    )  # fmt: skip
+
+
+def judge(name: str, found: training.Fit, held_out: Problem) -> dict[str, jax.Array]:
+    """What is said of a unit on held-out points."""
+    logits = held_out.inputs @ found.params
+    chances = CHANCES[name](logits)
+    positive = held_out.labels > 0
+    # Where a unit is certain and wrong the log loss has no bound; 1e-6 gives it one.
+    chances_in = jnp.clip(chances, 1e-6, 1 - 1e-6)
+    outputs = jnp.tanh(logits) if name.startswith("tanh") else jax.nn.sigmoid(logits)
+    sign = outputs > (0.5 if name == BEST else 0.0)
+    return {
+        "sign of the output right": jnp.mean(sign == positive),
+        "side of the border right": jnp.mean((logits > 0) == positive),
+        "log loss": -jnp.mean(jnp.log(jnp.where(positive, chances_in, 1 - chances_in))),
+        "off the true P(+1)": jnp.mean(jnp.abs(chances - held_out.chances)),
+        "|θ|": jnp.linalg.norm(found.params),
+        "steps": found.steps,
+        "converged": found.converged,
+    }
+
+
+def compare(key, config: Config) -> dict[str, dict[str, jax.Array]]:
+    """One problem by each of the losses, and by the probabilities that made it."""
+    problem, held_out = make_problem(key, config)
+    return {
+        name: judge(name, learn(name, problem, jnp.zeros(2), config), held_out) for name in LOSSES
+    }
+
+
+def sparse_path(problem: Problem, config: Config):
+    """Weights `[strengths, 2]` of the l1-penalised logistic loss, and its strengths."""
+    loss = functools.partial(mean_loss, BEST, problem=problem)
+    top = solvers.strength_max(loss, jnp.zeros(2), penalties.l1)
+    strengths = top * jnp.linspace(1.0, 0.01, config.strengths)
+    found = solvers.path(
+        loss, jnp.zeros(2), penalties.l1, strengths, tolerance=config.tolerance, implicit=False
+    )
+    return strengths, found
+
+
+def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+    """Learns every problem by every loss; returns the numbers of the report."""
+    config = smoke(config) if options.smoke else config
+    with runs.compilation(quick=options.smoke):
+        run = runs.open_run("sigmoid-classifier", config, options.runs)
+        print(f"run: {run.path}")
+        keys = jax.random.split(jax.random.key(config.seed), config.problems)
+        found = jax.jit(jax.vmap(functools.partial(compare, config=config)))(keys)
+        problem, _ = make_problem(keys[0], config)
+        strengths, path = jax.jit(functools.partial(sparse_path, config=config))(problem)
+        numbers = write(run, jax.device_get(found), strengths, path)
+        draw(run, problem, strengths, path, config)
+        print(f"written to {run.path}")
+        return numbers
+
+
+def write(run, found, strengths, path) -> dict[str, Any]:
+    """Prints what the units are worth; means over problems."""
+    columns = ["sign of the output right", "side of the border right", "log loss",
+               "off the true P(+1)", "|θ|"]  # fmt: skip
+    rows = [
+        [name, *(report.mean_spread(values[column], 3) for column in columns),
+         f"{int(values['converged'].sum())} of {len(values['converged'])}"]
+        for name, values in found.items()
+    ]  # fmt: skip
+    text = "held-out, means over problems\n\n"
+    text += report.table(rows, ["unit and loss", *columns, "converged"])
+    counts = np.count_nonzero(np.asarray(path.params), axis=1)
+    both = np.asarray(strengths)[counts == 2].max(initial=0.0) / float(strengths[0])
+    text += "\n\nl1 on the logistic loss of the first problem: both weights are 0 at the largest"
+    text += f" strength,\none of them down to {both:.2f} of it; all"
+    text += f" {len(counts)} solutions converged: {bool(jnp.all(path.converged))}"
+    print(text)
+    (run.path / "report.txt").write_text(text + "\n")
+    numbers = {name: {c: float(np.mean(v)) for c, v in values.items()}
+               for name, values in found.items()}  # fmt: skip
+    return numbers | {"weights on the path": counts.tolist()}
+
+
+def draw(run, problem: Problem, strengths, path, config: Config) -> None:
+    """The points with their borders, the surfaces with the ways down, and the l1 path."""
+    starts = jnp.array([[-3.5, 3.0], [3.5, 3.5], [3.0, -3.5], [-3.0, -3.5]])
+    grid = np.linspace(-8.0, 8.0, 61)
+    places = jnp.asarray(np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2))
+    surfaces, borders = {}, {}
+    for name in LOSSES:
+        heights = jax.vmap(lambda w, name=name: mean_loss(name, w, problem))(places)
+        lanes = jax.vmap(lambda start, name=name: learn(name, problem, start, config))(starts)
+        ways = np.concatenate([starts[:, None], lanes.history.recorded], axis=1)
+        end = learn(name, problem, jnp.zeros(2), config).params
+        surfaces[f"loss: {name}"] = figures.surface(
+            grid, grid, np.asarray(heights).reshape(61, 61), "θ0", "θ1",
+            {f"from {tuple(start.tolist())}": way for start, way in zip(starts, ways, strict=True)},
+            {"where descent from 0 ends": end},
+        )  # fmt: skip
+        line = np.array([-4.0, 4.0])
+        borders[name] = (-line * float(end[1]), line * float(end[0]))
+    x = np.linspace(-4, 4, 200)
+    chances = np.asarray(jax.nn.sigmoid(x))
+    answers = {"truth": (x, chances), "what squares to {-1, 1} ask of it": (x, 2 * chances - 1),
+               "the nearest a sigmoid comes": (x, np.maximum(2 * chances - 1, 0))}  # fmt: skip
+    groups = {label: np.asarray(problem.inputs)[np.asarray(problem.labels) == sign]
+              for label, sign in {"+1": 1, "-1": -1}.items()}  # fmt: skip
+    ratio = np.asarray(strengths / strengths[0])
+    weights = {f"θ{i}": (ratio, np.asarray(path.params)[:, i]) for i in range(2)}
+    report.draw_panels(run.path / "sigmoid.png", {
+        "the points, and the borders θ·x = 0": figures.points(groups, "x1", "x2", borders),
+        **surfaces,
+        "the best output at true log-odds x": figures.lines(answers, "true log-odds"),
+        "l1 path of the logistic loss": figures.lines(weights, "strength / largest", "weight"),
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))

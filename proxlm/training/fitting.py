@@ -1,0 +1,234 @@
+"""The five steps as one pure function: begin, loss, gradient, proximal update, repeat."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from proxlm.training import steps as steps_lib
+from proxlm.training import stopping
+
+CONVERGED, EXHAUSTED, NOT_FINITE, STALLED = 0, 1, 2, 3
+REASONS = (
+    "converged: no weight moves by more than the tolerance",
+    "stopped after the last step: allow more of them, or a larger tolerance",
+    "stopped where the params were not finite: give a smaller learning rate, or clip the gradient",
+    "stopped by the held-out loss, which had not improved for as long as the patience allows",
+)
+
+
+class History(NamedTuple):
+    """What each check saw, `[checks, ...]`; NaN (0 for integers) after the last one made.
+
+    Attributes:
+      loss: the mean loss of the steps since the check before.
+      held_out_loss: after them; NaN without a held-out loss.
+      recorded: record(params) after them, or ().
+    """
+
+    loss: jax.Array
+    held_out_loss: jax.Array
+    recorded: Any
+
+
+class Fit(NamedTuple):
+    """What a fit found, and why it stopped.
+
+    Attributes:
+      params: the best by the held-out loss, or the last where there is none.
+      loss: the mean of the last `every` steps, each at the params it began with.
+      held_out_loss: of `params`; NaN without one.
+      state: the last `TrainState`; its `step` is the number of steps taken.
+      best_step: after which step `params` were found.
+      change: the largest move of a weight in one of the last `every` steps; NaN without tolerance.
+      status: 0 converged, 1 out of steps, 2 not finite, 3 stalled; `reason` says it in words.
+      history: what the checks saw.
+    """
+
+    params: Any
+    loss: jax.Array
+    held_out_loss: jax.Array
+    state: steps_lib.TrainState
+    best_step: jax.Array
+    change: jax.Array
+    status: jax.Array
+    history: History
+
+    @property
+    def steps(self) -> jax.Array:
+        """The number of steps taken."""
+        return self.state.step
+
+    @property
+    def converged(self) -> jax.Array:
+        """Whether no weight moved by more than the tolerance."""
+        return self.status == CONVERGED
+
+    @property
+    def reason(self) -> str:
+        """Why it stopped, in words; of a concrete fit."""
+        return REASONS[int(self.status)]
+
+
+class _Carry(NamedTuple):
+    """What goes from check to check."""
+
+    state: steps_lib.TrainState
+    best: stopping.Best | None
+    change: jax.Array
+    status: jax.Array
+    checks: jax.Array
+    history: History
+
+
+def fit(
+    loss_fn: Callable[[Any, Any], jax.Array],
+    params: Any,
+    tx: optax.GradientTransformation,
+    batches: Any,
+    *,
+    steps: int,
+    every: int = 1,
+    tolerance: chex.Numeric | None = None,
+    held_out: Callable[[Any], jax.Array] | None = None,
+    patience: int | None = None,
+    margin: chex.Numeric = 0.0,
+    record: Callable[[Any], Any] = lambda params: (),
+) -> Fit:
+    """Minimises a loss by any Optax chain, until it has converged or its steps are used up.
+
+    From the given params it repeats: the loss L(θ, batch), its gradient, the chain's update with
+    the proximal step that may end it, θ ← θ + tx(∇L). After every so many steps it checks:
+      - converged: in each of these steps, max_i |Δθ_i| ≤ tolerance. A proximal chain stands still
+        at a minimum of L + g, where ∇L need not vanish; a learning rate that ends at zero stands
+        still anywhere, and noisy batches nowhere while the rate is above it.
+      - stalled: the last `patience` checks found no held-out loss below the best.
+      - not finite: a weight is NaN or infinite.
+
+    May be jitted, and vmapped over whatever loss, params, chain and batches hold: lanes that have
+    stopped keep their result while others go on. Without tolerance and patience the loop has a
+    fixed length, and gradients flow back through it.
+
+    Args:
+      loss_fn: maps (params, batch) to a scalar loss.
+      params: a pytree of arrays to begin with.
+      tx: an Optax transformation, with extra arguments or without.
+      batches: a function from the step, int32 [], to its batch, traced once; or, when it is not
+        callable, one batch that each step sees.
+      steps: at most so many, static.
+      every: steps between checks, static; divides `steps`. For a chain that updates at each k-th
+        step alone, or whose rate starts at zero, take more steps than it stands still.
+      tolerance: the largest move of a weight at convergence, ≥ 0; None does not look for it.
+      held_out: maps params to a scalar; the params it likes best are returned.
+      patience: checks without a better held-out loss after which to stop, static; None for all.
+      margin: by how much a held-out loss has to be lower to be better.
+      record: maps params to a pytree of arrays, kept for each check in `history.recorded`.
+
+    Returns:
+      A `Fit`.
+
+    Raises:
+      ValueError: `steps`, `every` or `patience` is not a positive integer, `every` does not divide
+        `steps`, a tolerance or margin is negative, or a patience has no held-out loss to judge by.
+
+    >>> goal = jnp.array([3.0, -1.0])
+    >>> loss_fn = lambda w, rows: jnp.mean(jnp.square(rows @ (w - goal)))
+    >>> found = fit(loss_fn, jnp.zeros(2), optax.sgd(0.3), jnp.eye(2), steps=500, tolerance=1e-6)
+    >>> found.params.round(4).tolist(), int(found.steps), found.reason
+    ([3.0, -1.0], 40, 'converged: no weight moves by more than the tolerance')
+    """
+    _require(steps, every, tolerance, held_out, patience, margin)
+    step = steps_lib.make_step(loss_fn, tx)
+    batch_of = batches if callable(batches) else lambda _: batches
+
+    def move(state, _):
+        new, metrics = step(state, batch_of(state.step))
+        change = jnp.nan if tolerance is None else _largest_move(state.params, new.params)
+        return new, (metrics.loss, change)
+
+    def check(carry):
+        state, (losses, changes) = jax.lax.scan(move, carry.state, length=every)
+        change = jnp.max(changes).astype(jnp.float32)
+        held_out_loss = jnp.nan if held_out is None else held_out(state.params)
+        best = carry.best
+        if best is not None:
+            best = stopping.observe(best, state.params, held_out_loss, state.step, margin)
+        seen = History(jnp.mean(losses), held_out_loss, record(state.params))
+        history = jax.tree.map(lambda h, s: h.at[carry.checks].set(s), carry.history, seen)
+        status = _judge(state.params, change, tolerance, best, patience)
+        return _Carry(state, best, change, status, carry.checks + 1, history)
+
+    count = steps // every
+    first = _begin(params, tx, held_out, record, count)
+    if tolerance is None and patience is None:
+        last = jax.lax.fori_loop(0, count, lambda _, carry: check(carry), first)
+    else:
+        unfinished = lambda carry: (carry.status == EXHAUSTED) & (carry.checks < count)
+        last = jax.lax.while_loop(unfinished, check, first)
+    return _report(last)
+
+
+def _begin(params, tx, held_out, record, count):
+    """The carry before the first check, its history still empty."""
+    # A Python number becomes an array of a type that no step changes.
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), params)
+    empty = lambda leaf: jnp.full(
+        (count, *leaf.shape), jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0, leaf.dtype
+    )
+    nothing = jnp.full((count,), jnp.nan, float)
+    history = History(nothing, nothing, jax.tree.map(empty, jax.eval_shape(record, params)))
+    best = None if held_out is None else stopping.none_yet(params)
+    status, checks = jnp.full((), EXHAUSTED, jnp.int32), jnp.zeros((), jnp.int32)
+    nan = jnp.full((), jnp.nan, jnp.float32)
+    return _Carry(steps_lib.init(params, tx), best, nan, status, checks, history)
+
+
+def _judge(params, change, tolerance, best, patience):
+    """Says whether to stop, and why: what is worse counts first."""
+    finite = jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)])
+    status = jnp.full((), EXHAUSTED, jnp.int32)
+    if patience is not None:
+        status = jnp.where(best.waited >= patience, STALLED, status)
+    if tolerance is not None:
+        status = jnp.where(change <= tolerance, CONVERGED, status)
+    return jnp.where(jnp.all(finite), status, NOT_FINITE)
+
+
+def _report(carry):
+    """A `Fit` from the last carry."""
+    state, best = carry.state, carry.best
+    nan = jnp.full((), jnp.nan, jnp.float32)
+    params, held_out_loss, best_step = (state.params, nan, state.step) if best is None else best[:3]
+    loss = carry.history.loss[carry.checks - 1]
+    return Fit(
+        params, loss, held_out_loss, state, best_step, carry.change, carry.status, carry.history
+    )
+
+
+def _largest_move(old, new):
+    """max_i |new_i − old_i| over all leaves, in float32; NaN where one is."""
+    move = lambda a, b: jnp.max(jnp.abs(b - a), initial=0.0).astype(jnp.float32)
+    return jnp.max(jnp.stack(jax.tree.leaves(jax.tree.map(move, old, new))))
+
+
+def _require(steps, every, tolerance, held_out, patience, margin):
+    """Refuses settings that no loop could follow."""
+    counts = {"steps": steps, "every": every, "patience": 1 if patience is None else patience}
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{name}={count!r}: expected a positive integer")
+    if steps % every:
+        raise ValueError(
+            f"every={every}: expected a divisor of steps={steps}, so that the last step is checked"
+        )
+    for name, number in {"tolerance": tolerance, "margin": margin}.items():
+        if isinstance(number, int | float) and not number >= 0:
+            raise ValueError(f"{name}={number}: expected a number ≥ 0")
+    if patience is not None and held_out is None:
+        raise ValueError(
+            f"patience={patience} waits for a better held-out loss, and held_out is None: give a"
+            " function of the params, or leave patience out"
+        )
