@@ -17,7 +17,7 @@ import numpy as np
 import optax
 import tyro
 
-from experiments import corpora, fitting, language_model, report, runs, tokenization
+from experiments import corpora, fitting, language_model, report, runs, shelf, tokenization
 from proxlm import lm
 
 
@@ -112,6 +112,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     run = runs.open_run("train_lm", config, options.runs, options.resume)
     print(f"run: {run.path}\n{len(text):,} characters, {lm.count(model):,} parameters")
     state = fit(run, windows, model, config)
+    shelf.save(run.path / "lm", state.params, model, alphabet)
     rows = runs.read_log(run, "language model")
     numbers = {name: rows[-1][name] for name in ("loss", "held_out_loss", "perplexity")}
     series = lambda name: [*zip(*((r["step"], r[name]) for r in rows if name in r), strict=True)]

@@ -61,6 +61,4 @@ def test_a_stream_may_be_left_early(params):
 def test_bad_input_is_refused_when_called(params, prompts, num_tokens, settings, message):
     settings = dataclasses.replace(lm.SamplingConfig(), **settings)
     with pytest.raises(ValueError, match=message):
-        lm.stream(
-            jax.random.key(0), params, prompts, CONFIG, num_tokens, sampling_config=settings
-        )
+        lm.stream(jax.random.key(0), params, prompts, CONFIG, num_tokens, sampling_config=settings)
