@@ -4,7 +4,8 @@
     python -m experiments.generate --checkpoint runs/train_lm/<time> --prompt "ROMEO" --samples 3
     python -m experiments.generate --smoke
 
-@HEADER@
+2 CPU cores (AMD EPYC, 2.6 GHz), shared with other work: SmolLM2-135M answers "Paris." by the
+likeliest tokens, the first after TODO.
 """
 
 import dataclasses
