@@ -29,6 +29,7 @@ from experiments import (
     language_model,
     report,
     runs,
+    shelf,
     small_lm,
     tokenization,
     train_lm,
@@ -131,6 +132,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     evaluate = language_model.make_evaluate(held_out, model)
     windows = cut(plays, seed=2, shape=(config.start_steps, config.batch))
     start = small_lm.learn(run, "plays", config.seed, windows, model, config, evaluate, last=0.05)
+    shelf.save(run.path / "plays", start, model, alphabet)
     loss = functools.partial(language_model.loss, config=model)
     results = {}
     for method, chain in chains(config).items():

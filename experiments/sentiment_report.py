@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 
-from experiments import judges, report, reward_model, runs, tokenization
+from experiments import judges, report, reward_model, runs, shelf, tokenization
 from proxlm import lm
 
 SHOWN = 8  # samples in the printed report
@@ -45,6 +45,8 @@ def write(run, reviews, language, rewarder, states, config):
     before, before_texts = outcome(lm_params)
     policies = states.params["policy"]
     policy_of = lambda seed: jax.tree.map(lambda x: x[seed], policies)
+    for name, params in (("before", lm_params), ("after", policy_of(0))):
+        shelf.save(run.path / name, params, model, reviews.tokenizer)
     results = [outcome(policy_of(seed)) for seed in range(config.seeds)]
     after, after_texts = [numbers for numbers, _ in results], results[0][1]
     accuracy = compare(reviews, naive, rm_params, rm_model, config)

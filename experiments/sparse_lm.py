@@ -31,7 +31,16 @@ import jax.numpy as jnp
 import optax
 import tyro
 
-from experiments import corpora, fitting, language_model, runs, small_lm, tokenization, train_lm
+from experiments import (
+    corpora,
+    fitting,
+    language_model,
+    runs,
+    shelf,
+    small_lm,
+    tokenization,
+    train_lm,
+)
 from experiments import sparse_lm_report as reporting
 from proxlm import lm, penalties, transforms
 from proxlm.penalties import grouping
@@ -191,6 +200,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     for seed in range(config.seed, config.seed + config.seeds):
         windows = cut(2 * seed + 2, (config.start_steps, config.batch))
         starts.append(small_lm.learn(run, f"dense {seed}", seed, windows, model, config, evaluate))
+    shelf.save(run.path / "dense", starts[0], model, alphabet)
     loss = functools.partial(language_model.loss, config=model)
     results = {}
     for method, chain in chains(config).items():

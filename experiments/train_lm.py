@@ -17,7 +17,7 @@ import numpy as np
 import optax
 import tyro
 
-from experiments import corpora, fitting, language_model, report, runs, tokenization
+from experiments import corpora, fitting, language_model, report, runs, shelf, tokenization
 from proxlm import lm
 
 
@@ -113,6 +113,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     run = runs.open_run("train_lm", config, options.runs, options.resume)
     print(f"run: {run.path}\n{len(text):,} characters, {lm.count(model):,} parameters")
     state = fit(run, windows, model, config)
+    shelf.save(run.path / "lm", state.params, model, alphabet)
     rows = runs.read_log(run, "language model")
     judged = [row for row in rows if "held_out_loss" in row]
     last = min(judged, key=lambda row: row["held_out_loss"]) if config.patience else rows[-1]

@@ -3,14 +3,16 @@
 `params = lm.init(key, config)`, then `logits = lm.apply(params, tokens, config)`.
 """
 
+from proxlm.lm import pretrained
 from proxlm.lm.actor import Actor, Prompts, make_actor
 from proxlm.lm.config import ModelConfig
 from proxlm.lm.distribution import SamplingConfig
-from proxlm.lm.forward import apply, encode, logits, values
+from proxlm.lm.forward import apply, encode, logits, states, values
 from proxlm.lm.model import Transformer, count, init, stack, unstack
 from proxlm.lm.sampling import Samples, sample
 from proxlm.lm.scoring import Scores, score
 from proxlm.lm.shrinking import Used, shrink, used
+from proxlm.lm.streaming import stream
 
 __all__ = [
     "Actor",
@@ -27,10 +29,13 @@ __all__ = [
     "init",
     "logits",
     "make_actor",
+    "pretrained",
     "sample",
     "score",
     "shrink",
     "stack",
+    "states",
+    "stream",
     "unstack",
     "used",
     "values",

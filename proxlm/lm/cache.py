@@ -44,11 +44,9 @@ def prefill(params, tokens, mask, config):
     turn = forward.angles(None, mask, length, config)
     x = forward.embed(params, tokens, config)
     cache = []
-    for block in _blocks(params):
-        query, key, value = forward.project(block, x, config, (batch, length), turn)
-        mixed = layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
-        x = forward.finish(block, x, mixed.reshape(batch * length, -1), config)
-        cache.append(LayerCache(key, value))
+    for block in blocks_of(params):
+        x, layer = fill(block, x, config, (batch, length), turn, visible)
+        cache.append(layer)
     last = x.reshape(batch, length, -1)[:, -1]
     return layers.rms_norm(last, params["norm"]["scale"], config.norm_epsilon), cache
 
@@ -77,18 +75,47 @@ def decode(params, tokens, cache, column, turn, visible, config):
     >>> decode(params, jnp.ones(3, int), *args, config)[0].shape
     (3, 8)
     """
-    batch = tokens.shape[0]
-    visible = visible[:, None, None, :]
-    write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new, (0, 0, column, 0))
     x = forward.embed(params, tokens, config)
     new_cache = []
-    for block, old in zip(_blocks(params), cache, strict=True):
-        query, key, value = forward.project(block, x, config, (batch, 1), turn)
-        layer = LayerCache(write(old.key, key), write(old.value, value))
-        mixed = layers.attend(query, layer.key, layer.value, visible)
-        x = forward.finish(block, x, mixed.reshape(batch, -1), config)
+    for block, old in zip(blocks_of(params), cache, strict=True):
+        x, layer = extend(block, x, old, column, turn, visible, config)
         new_cache.append(layer)
     return layers.rms_norm(x, params["norm"]["scale"], config.norm_epsilon), new_cache
+
+
+def fill(block, x, config, shape, turn, visible):
+    """One layer of `prefill`: the residual stream `[B·P, D]` after it, and its cache.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
+    >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
+    >>> how = forward.angles(None, None, 5, config), forward.visibility(None, 5)
+    >>> x, layer = fill(block, jnp.ones((15, 8)), config, (3, 5), *how)
+    >>> x.shape, layer.key.shape
+    ((15, 8), (3, 2, 5, 4))
+    """
+    query, key, value = forward.project(block, x, config, shape, turn)
+    mixed = layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
+    return forward.finish(block, x, mixed.reshape(len(x), -1), config), LayerCache(key, value)
+
+
+def extend(block, x, layer, column, turn, visible, config):
+    """One layer of `decode`: the residual stream `[B, D]` after it, and its cache.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
+    >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
+    >>> empty = LayerCache(jnp.zeros((3, 2, 5, 4)), jnp.zeros((3, 2, 5, 4)))
+    >>> how = forward.angles(jnp.array([[0]]), None, 1, config), jnp.arange(5)[None] <= 0
+    >>> extend(block, jnp.ones((3, 8)), empty, 0, *how, config)[0].shape
+    (3, 8)
+    """
+    batch, visible = x.shape[0], visible[:, None, None, :]
+    write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new, (0, 0, column, 0))
+    query, key, value = forward.project(block, x, config, (batch, 1), turn)
+    layer = LayerCache(write(layer.key, key), write(layer.value, value))
+    mixed = layers.attend(query, layer.key, layer.value, visible)
+    return forward.finish(block, x, mixed.reshape(batch, -1), config), layer
 
 
 def grow(cache, length):
@@ -102,7 +129,11 @@ def grow(cache, length):
     return jax.tree.map(extend, cache)
 
 
-def _blocks(params):
-    """The layers as a list, stacked or not."""
+def blocks_of(params):
+    """The layers as a list, stacked or not.
+
+    >>> len(blocks_of({"blocks": {"w": jnp.zeros((3, 2))}}))
+    3
+    """
     blocks = params["blocks"]
     return blocks if isinstance(blocks, list) else model.unstack(blocks)

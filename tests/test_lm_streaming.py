@@ -1,0 +1,64 @@
+"""A stream is what `sample` draws, one token at a time."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proxlm import lm
+from tests import arrays
+
+CONFIG = lm.ModelConfig(
+    vocab_size=19, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12
+)
+PROMPTS = jnp.array([[3, 1, 4], [1, 5, 9]])
+SETTINGS = [
+    lm.SamplingConfig(),
+    lm.SamplingConfig(temperature=0.7, top_k=5),
+    lm.SamplingConfig(greedy=True),
+]
+
+
+@pytest.fixture(scope="module")
+def params():
+    return arrays.rough(CONFIG, scale=0.35)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=["plain", "truncated", "greedy"])
+def test_a_stream_is_what_sample_draws(params, settings):
+    tokens = [*lm.stream(jax.random.key(3), params, PROMPTS, CONFIG, 7, sampling_config=settings)]
+    samples = lm.sample(jax.random.key(3), params, PROMPTS, CONFIG, 7, sampling=settings)
+    assert np.array_equal(np.stack(tokens, axis=1), samples.tokens[:, 3:])
+
+
+def test_a_stream_of_unstacked_layers_is_the_same_and_leaves_them_whole(params):
+    key, unstacked = jax.random.key(3), {**params, "blocks": lm.unstack(params["blocks"])}
+    first, second, third = (
+        np.stack([*lm.stream(key, tree, PROMPTS, CONFIG, 7)])
+        for tree in (params, unstacked, unstacked)
+    )
+    assert np.array_equal(first, second)
+    assert np.array_equal(first, third)
+
+
+def test_a_stream_may_be_left_early(params):
+    stream = lm.stream(jax.random.key(3), params, PROMPTS, CONFIG, 7)
+    assert len([*itertools.islice(stream, 2)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("prompts", "num_tokens", "settings", "message"),
+    [
+        (PROMPTS, 10, {}, "13 tokens do not fit"),
+        (PROMPTS[:, :0], 2, {}, "P at least 1"),
+        (PROMPTS, 0, {}, "num_tokens=0"),
+        (PROMPTS, 2, {"stop_token": 19}, "outside the vocabulary"),
+    ],
+)
+def test_bad_input_is_refused_when_called(params, prompts, num_tokens, settings, message):
+    settings = dataclasses.replace(lm.SamplingConfig(), **settings)
+    with pytest.raises(ValueError, match=message):
+        lm.stream(jax.random.key(0), params, prompts, CONFIG, num_tokens, sampling_config=settings)

