@@ -4,6 +4,7 @@
 """
 
 from proxlm.lm.actor import Actor, Prompts, make_actor
+from proxlm.lm.beam import Beams, beam_search
 from proxlm.lm.config import ModelConfig
 from proxlm.lm.distribution import SamplingConfig
 from proxlm.lm.forward import apply, encode, logits, values
@@ -14,6 +15,7 @@ from proxlm.lm.shrinking import Used, shrink, used
 
 __all__ = [
     "Actor",
+    "Beams",
     "ModelConfig",
     "Prompts",
     "Samples",
@@ -22,6 +24,7 @@ __all__ = [
     "Transformer",
     "Used",
     "apply",
+    "beam_search",
     "count",
     "encode",
     "init",
