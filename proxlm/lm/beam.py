@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm.lm import cache as cache_lib
-from proxlm.lm import config as config_lib
-from proxlm.lm import distribution, forward, model, sampling
+from proxlm.lm import forward, model, sampling
 from proxlm.lm.distribution import SamplingConfig
 
 

@@ -116,7 +116,7 @@ def turns(prompt_mask, length, num_tokens, config):
 
 
 def valid_columns(prompt_mask, length, total):
-    """bool `[B or 1, S]`: the prompt's valid columns and all of the response's.
+    """Bool `[B or 1, S]`: the prompt's valid columns and all of the response's.
 
     >>> valid_columns(jnp.array([[False, True]]), 2, 4).tolist()
     [[False, True, True, True]]

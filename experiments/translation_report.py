@@ -1,0 +1,220 @@
+"""What `experiments.translation` shows: translations, their scores, tables and curves."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sacrebleu
+
+from experiments import luong, report, runs, tokenization
+from experiments import translation_data as data_lib
+from proxlm import lm
+
+BEAMS = 4
+SMOKE_VERSES = 32  # of every part
+WATCHED = 128  # verses of the development books, for the curves
+SAMPLED = lm.SamplingConfig(stop_token=tokenization.END)
+GREEDY = lm.SamplingConfig(stop_token=tokenization.END, greedy=True)
+DECODERS = ("greedy", "sampled", "beam")
+
+
+def describe(corpus: data_lib.Corpus, model: lm.ModelConfig) -> str:
+    """How much there is of what."""
+    sizes = [len(part.rows) for part in (corpus.train, corpus.development, corpus.held_out)]
+    return (
+        f"verses of at most {corpus.longest} tokens on either side: {sizes[0]:,} to learn from, "
+        f"{sizes[1]:,} of other books for the curves, {sizes[2]:,} of held-out books\n"
+        f"{lm.count(model):,} parameters"
+    )
+
+
+def make_greedy(model: lm.ModelConfig):
+    """`translate(params, sources) -> (tokens, mask)`, the likeliest next token every time."""
+    return functools.partial(_sample, model=model, key=jax.random.key(0), sampling=GREEDY)
+
+
+def make_beam(model: lm.ModelConfig, width: int = BEAMS):
+    """The same by beam search, whose beams are compared by their nats per token."""
+
+    def translate(params, sources):
+        beams = lm.beam_search(
+            params, sources, model, sources.shape[1], width=width, stop_token=tokenization.END,
+            length_penalty=1.0,
+        )  # fmt: skip
+        return beams.tokens[:, 0], beams.mask[:, 0]
+
+    return translate
+
+
+def make_luong(longest: int):
+    """The same by the LSTMs."""
+    return functools.partial(luong.translate, num_tokens=longest + 1)
+
+
+def make_quality(corpus: data_lib.Corpus, translate):
+    """`quality(params)`: mean sentence chrF, 0 to 100, on verses of the development books."""
+    part = corpus.development
+    sources, references = data_lib.sources(part.rows[:WATCHED]), part.references[:WATCHED]
+
+    def quality(params):
+        tokens, mask = translate(params, sources)
+        return 100 * jnp.mean(data_lib.reward(tokens, mask, references, corpus.table))
+
+    return quality
+
+
+def make_evaluate(corpus: data_lib.Corpus, loss, translate):
+    """`evaluate(params)`: loss and chrF on verses of the development books."""
+    rows, quality = corpus.development.rows[:WATCHED], make_quality(corpus, translate)
+    both = jax.jit(lambda params: {"held_out_loss": loss(params, rows), "chrf": quality(params)})
+    return both
+
+
+def in_pieces(translate, size: int = 64):
+    """The same for many sources, so many at a time."""
+
+    @jax.jit
+    def whole(params, sources):
+        count = len(sources)
+        padded = jnp.pad(sources, ((0, -count % size), (0, 0)))
+        pieces = padded.reshape(-1, size, sources.shape[1])
+        tokens, mask = jax.lax.map(lambda piece: translate(params, piece), pieces)
+        join = lambda x: x.reshape(-1, x.shape[2])[:count]
+        return join(tokens), join(mask)
+
+    return whole
+
+
+def measure(hypotheses: list[str], references: list[str]) -> dict[str, float]:
+    """Corpus chrF and BLEU by sacrebleu, and the characters written per character wanted."""
+    letters = lambda texts: sum(len("".join(text.split())) for text in texts)
+    return {
+        "chrf": sacrebleu.corpus_chrf(hypotheses, [references]).score,
+        "bleu": sacrebleu.corpus_bleu(hypotheses, [references]).score,
+        "length": letters(hypotheses) / letters(references),
+    }
+
+
+def write(run, corpus, model, params, lstm, by_ppo, by_risk, config) -> dict[str, Any]:
+    """Translates the held-out books in every way, scores, prints and plots."""
+    rows = data_lib.sources(corpus.held_out.rows)
+    references = [verse.target for verse in corpus.held_out.verses]
+    copy = [verse.source for verse in corpus.held_out.verses]
+    decoders = {
+        "greedy": in_pieces(make_greedy(model)),
+        "sampled": in_pieces(
+            functools.partial(_sample, model=model, key=jax.random.key(1), sampling=SAMPLED)
+        ),
+        "beam": in_pieces(make_beam(model)),
+    }
+    seed = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
+    systems = {
+        "transformer": [params],
+        "+ PPO": [seed(by_ppo, i) for i in range(config.seeds)],
+        "+ minimum risk": [seed(by_risk, i) for i in range(config.seeds)],
+    }
+    texts = {("copy of the source", "greedy"): [copy]}
+    by_lstm = in_pieces(make_luong(corpus.longest))
+    texts["LSTM, attention", "greedy"] = [data_lib.texts(corpus, *by_lstm(lstm, rows))]
+    for name, trees in systems.items():
+        for decoder, translate in decoders.items():
+            texts[name, decoder] = [
+                data_lib.texts(corpus, *translate(tree, rows)) for tree in trees
+            ]
+    scores = {
+        place: [measure(hypotheses, references) for hypotheses in several]
+        for place, several in texts.items()
+    }
+    for (name, decoder), several in scores.items():
+        over_seeds = {key: [score[key] for score in several] for key in several[0]}
+        runs.log(run, "held out", system=name, decoder=decoder, **over_seeds)
+    print(table(scores))
+    examples = _examples(copy, references, texts)
+    (run.path / "examples.txt").write_text(examples + "\n")
+    print(f"\n{examples[: examples.index('=' * 20)]}")
+    draw(run)
+    print(f"Written to {run.path}: metrics.jsonl, curves.png, examples.txt")
+    return numbers(scores)
+
+
+def table(scores) -> str:
+    """One row a system: chrF by decoder, then BLEU and length of the greedy translations."""
+    rows = []
+    for name in dict.fromkeys(system for system, _ in scores):
+        over = lambda decoder, key, digits=1: (
+            report.mean_spread([s[key] for s in scores[name, decoder]], digits)  # noqa: B023
+            if (name, decoder) in scores  # noqa: B023
+            else "-"
+        )
+        cells = [over(decoder, "chrf") for decoder in DECODERS]
+        rows.append([name, *cells, over("greedy", "bleu"), over("greedy", "length", 3)])
+    headers = ["held-out books", *(f"chrF, {name}" for name in DECODERS), "BLEU, greedy", "length"]
+    return report.table(rows, headers)
+
+
+def numbers(scores) -> dict[str, Any]:
+    """What `main` returns: means over seeds, and what learning by reward gained, seed by seed."""
+    mean = {place: np.mean([s["chrf"] for s in several]) for place, several in scores.items()}
+    before = mean["transformer", "greedy"]
+    gains = {
+        name: [s["chrf"] - before for s in scores[f"+ {name}", "greedy"]]
+        for name in ("PPO", "minimum risk")
+    }
+    return {
+        "chrf": {f"{name}, {decoder}": value for (name, decoder), value in mean.items()},
+        "gains": gains,
+    }
+
+
+def draw(run) -> None:
+    """Curves of every stage, from the log."""
+
+    def curve(stage, name):
+        rows = [row for row in runs.read_log(run, stage) if name in row]
+        steps = [row["step"] for row in rows]
+        values = np.array([row[name] for row in rows])
+        if values.ndim == 1:
+            return steps, values
+        return steps, values.mean(axis=1), values.std(axis=1, ddof=int(values.shape[1] > 1))
+
+    likelihood = {"transformer": "transformer", "LSTM, attention": "LSTM"}
+    rewarded = {"PPO": "PPO", "minimum risk": "minimum risk"}
+    panels = {
+        "chrF, greedy, development books": (likelihood, "chrf", "step of maximum likelihood"),
+        "nats per token, development books": (likelihood, "held_out_loss", "step"),
+        "chrF, greedy, after learning by reward": (rewarded, "chrf", "iteration"),
+        "chrF of samples, training books": (rewarded, "reward", "iteration"),
+        "entropy, nats per token": (rewarded, "entropy", "iteration"),
+        "tokens of a sample": (rewarded, "length", "iteration"),
+    }
+    drawn = {
+        title: {label: curve(stage, name) for label, stage in lines.items()}
+        for title, (lines, name, _) in panels.items()
+    }
+    note = "Learning by reward: mean over seeds in a band of one standard deviation."
+    xlabels = {title: xlabel for title, (_, _, xlabel) in panels.items()}
+    report.curves(run.path / "curves.png", drawn, xlabels, note=note)
+
+
+def _examples(sources, references, texts):
+    """Some verses in every greedy version."""
+    blocks = []
+    for i in np.linspace(0, len(sources) - 1, 12).astype(int):
+        lines = {"source": sources[i], "reference": references[i]}
+        lines |= {
+            name: several[0][i]
+            for (name, decoder), several in texts.items()
+            if decoder == "greedy" and not name.startswith("copy")
+        }
+        blocks.append("\n".join(f"{name:>16}: {text}" for name, text in lines.items()))
+        if len(blocks) == 3:
+            blocks.append("=" * 20)
+    return "\n\n".join(blocks)
+
+
+def _sample(params, sources, *, model, key, sampling):
+    """Tokens and mask `[B, R]` by the library's sampler."""
+    samples = lm.sample(key, params, sources, model, sources.shape[1], sampling=sampling)
+    return samples.tokens[:, sources.shape[1] :], samples.response_mask
