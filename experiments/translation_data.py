@@ -15,7 +15,8 @@ import tokenizers
 from experiments import chrf, parallel_text, tokenization
 
 # Whole books, so that no verse is judged whose neighbours were learnt: Judges, Ruth, Ecclesiastes,
-# Jonah, Acts, James. Others, for the curves and for choosing settings: Esther, Daniel, Micah, Revelation.
+# Jonah, Acts, James. Others for the curves and for choosing settings: Esther, Daniel, Micah,
+# Revelation.
 HELD_OUT = (7, 8, 21, 32, 44, 59)
 DEVELOPMENT = (17, 27, 33, 66)
 

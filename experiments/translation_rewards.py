@@ -12,6 +12,7 @@ from proxlm import lm, training
 from proxlm.policy import ppo
 
 CHUNK = 5  # iterations a call
+MINIBATCHES = 4  # optimizer steps of an iteration
 SHARPNESS = 0.05  # α of minimum risk
 
 
@@ -45,8 +46,11 @@ def by_risk(run, corpus: data_lib.Corpus, model, params, tx, config):
     advance = training.make_step(make_risk(model, config), tx, has_aux=True)
 
     def step(train, state, key):
-        state, metrics = advance(state, (key, train))
-        return state, metrics.aux
+        keys = jax.random.split(key, MINIBATCHES)
+        state, metrics = jax.lax.scan(
+            lambda *carry: advance(carry[0], (carry[1], train)), state, keys
+        )
+        return state, jax.tree.map(jnp.mean, metrics.aux)
 
     state = training.init(params, tx)
     policy = lambda state: state.params
@@ -55,12 +59,13 @@ def by_risk(run, corpus: data_lib.Corpus, model, params, tx, config):
 
 def make_risk(model: lm.ModelConfig, config):
     """The loss of a batch `(key, train)`: the mean risk of sources that the key draws."""
-    groups = lambda x: x.reshape(config.sources, config.candidates, *x.shape[1:])
+    sources = config.sources // MINIBATCHES
+    groups = lambda x: x.reshape(sources, config.candidates, *x.shape[1:])
 
     def loss(params, batch):
         key, train = batch
         key_rows, key_sample = jax.random.split(key)
-        rows = jax.random.choice(key_rows, len(train["sources"]), (config.sources,))
+        rows = jax.random.choice(key_rows, len(train["sources"]), (sources,))
         many = lambda x: jnp.repeat(x[rows], config.candidates, axis=0)
         samples = lm.sample(
             key_sample, jax.lax.stop_gradient(params), many(train["sources"]), model,
