@@ -43,7 +43,7 @@ class Config:
     batch: int = 32
     steps: int = 1200  # of maximum likelihood
     luong_width: int = 192
-    iterations: int = 25  # of learning by reward
+    iterations: int = 40  # of learning by reward
     sources: int = 16  # verses of an iteration
     candidates: int = 8  # translations of each
     learning_rate: float = 5e-4  # of learning by reward
@@ -74,12 +74,12 @@ class Config:
 def smoke(config: Config) -> Config:
     """The same stages, too small to learn anything."""
     return dataclasses.replace(
-        config, vocab_size=512, longest=24, width=32, num_layers=1, luong_width=16, batch=8,
+        config, vocab_size=1024, longest=15, width=32, num_layers=1, luong_width=16, batch=8,
         steps=20, iterations=CHUNK, sources=4, candidates=2, seeds=2,
     )  # fmt: skip
 
 
-def learn_transformer(run, corpus: data_lib.Corpus, model: lm.ModelConfig, config: Config):
+def learn_transformer(run, corpus: data_lib.Corpus, model: lm.ModelConfig, quality, config: Config):
     """Maximum likelihood of the targets, given the sources."""
     settings = settings_of(config, model=model)
     rate = functools.partial(language_model.ramp, steps=config.steps)
@@ -92,7 +92,7 @@ def learn_transformer(run, corpus: data_lib.Corpus, model: lm.ModelConfig, confi
             corpus.train.rows,
             fitting.epochs(config.seed, len(corpus.train.rows), config.batch, config.steps),
             folder=folder / "fit", config=settings, chunk=20, evaluate_every=5,
-            evaluate=pages.make_evaluate(corpus, loss, pages.make_greedy(model)),
+            evaluate=pages.make_evaluate(corpus, loss, quality),
         )  # fmt: skip
         fitting.keep(folder, state.params, settings)
 
@@ -114,6 +114,7 @@ def learn_luong(run, corpus: data_lib.Corpus, config: Config):
         optax.clip_by_global_norm(1.0),
         optax.adam(language_model.ramp(4e-3, config.steps), b2=0.98),
     )
+    quality = pages.make_quality(corpus, pages.make_luong(corpus.longest))
     params = luong.init(jax.random.key(config.seed), config.vocab_size, config.luong_width)
     key = jax.random.key(config.seed)
 
@@ -136,9 +137,7 @@ def learn_luong(run, corpus: data_lib.Corpus, config: Config):
             {"rows": corpus.train.rows[order.ravel()], "number": numbers},
             numbers.reshape(order.shape),
             folder=folder / "fit", config=settings, chunk=20, evaluate_every=5,
-            evaluate=pages.make_evaluate(
-                corpus, development_loss, pages.make_luong(corpus.longest)
-            ),
+            evaluate=pages.make_evaluate(corpus, development_loss, quality),
         )  # fmt: skip
         fitting.keep(folder, state.params, settings)
 
@@ -147,11 +146,12 @@ def learn_luong(run, corpus: data_lib.Corpus, config: Config):
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
-    """The chain of learning by reward: Adam at a constant rate, its second moment quick."""
+    """The chain of learning by reward: Adam, its second moment quick, its rate falling to 0."""
+    steps = config.iterations * rewards_lib.MINIBATCHES
     return optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(b2=0.98),
-        optax.scale_by_learning_rate(config.learning_rate),
+        optax.scale_by_learning_rate(optax.linear_schedule(config.learning_rate, 0.0, steps)),
     )
 
 
@@ -193,11 +193,14 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     run = runs.open_run("translation", config, options.runs, options.resume)
     print(f"run: {run.path}")
     print(pages.describe(corpus, model))
-    params = learn_transformer(run, corpus, model, config)
+    quality = pages.make_quality(corpus, pages.make_greedy(model))
+    params = learn_transformer(run, corpus, model, quality, config)
     lstm = learn_luong(run, corpus, config)
     tx = optimizer(config)
-    by_ppo = rewards_lib.by_ppo(run, corpus, model, params, tx, ppo_settings(config), config)
-    by_risk = rewards_lib.by_risk(run, corpus, model, params, tx, config)
+    by_ppo = rewards_lib.by_ppo(
+        run, corpus, model, params, tx, ppo_settings(config), quality, config
+    )
+    by_risk = rewards_lib.by_risk(run, corpus, model, params, tx, quality, config)
     return pages.write(run, corpus, model, params, lstm, by_ppo, by_risk, config)
 
 

@@ -43,40 +43,41 @@ class Corpus(NamedTuple):
 def read(verses: list[parallel_text.Verse], vocab_size: int, longest: int, most: int = 0) -> Corpus:
     """Learns the tokenizer, drops verses with more than `longest` tokens, makes the parts.
 
-    `most` limits the verses of every part; 0 is all.
+    `most` limits how many verses of each part are looked at; 0 is all.
 
     Raises:
       ValueError: if no short verse is left in one of the parts.
     """
-    learnt = [verse for verse in verses if verse.book not in HELD_OUT + DEVELOPMENT]
-    texts = [text for verse in learnt[: most and 4 * most] for text in verse[1:]]
+    kinds = ["train", "development", "held out"]
+    groups = [
+        [verse for verse in verses if kind_of(verse.book) == kind][: most or None] for kind in kinds
+    ]
+    texts = (text for verse in groups[0] for text in verse[1:])
     tokenizer = tokenization.train_bpe(texts, vocab_size)
     table = chrf.characters(tokenizer)
-    encoded = [tokenization.encode(tokenizer, [verse[side] for verse in verses]) for side in (1, 2)]
-    pairs = [
-        (verse, *pair)
-        for verse, *pair in zip(verses, *encoded, strict=True)
-        if max(map(len, pair)) - 2 <= longest
-    ]
-    widest = table.shape[1] * longest
-    places = (lambda book: book not in HELD_OUT + DEVELOPMENT, DEVELOPMENT.__contains__,
-              HELD_OUT.__contains__)  # fmt: skip
-    parts = []
-    for name, holds in zip(("train", "development", "held out"), places, strict=True):
-        own = [pair for pair in pairs if holds(pair[0].book)][: most or None]
-        if not own:
+    short = [_short(tokenizer, group, longest) for group in groups]
+    for kind, (kept, _) in zip(kinds, short, strict=True):
+        if not kept:
             raise ValueError(
-                f"longest={longest}: no verse of the {name} books is that short; give more tokens"
+                f"longest={longest}: no verse of the {kind} books is that short; give more tokens"
             )
-        rows = np.stack([_row(source, target, longest + 1) for _, source, target in own])
-        parts.append(Part([verse for verse, *_ in own], rows, rows))
-    spelt = [_spell(part.rows[:, longest + 1 :], table, widest) for part in parts]
+    spelt = [_spell(rows[:, longest + 1 :], table) for _, rows in short]
     length = max(np.count_nonzero(characters, axis=1).max() for characters in spelt)
     parts = [
-        part._replace(references=characters[:, :length])
-        for part, characters in zip(parts, spelt, strict=True)
+        Part(*part, characters[:, :length]) for part, characters in zip(short, spelt, strict=True)
     ]
     return Corpus(tokenizer, table, longest, *parts)
+
+
+def kind_of(book: int) -> str:
+    """Which part a book belongs to.
+
+    >>> kind_of(1), kind_of(8)
+    ('train', 'held out')
+    """
+    if book in HELD_OUT:
+        return "held out"
+    return "development" if book in DEVELOPMENT else "train"
 
 
 def sources(rows: jax.Array) -> jax.Array:
@@ -111,16 +112,21 @@ def texts(corpus: Corpus, tokens: jax.Array, mask: jax.Array) -> list[str]:
     return [text.strip() for text in tokenization.decode(corpus.tokenizer, tokens, mask)]
 
 
-def _row(source, target, half):
-    """A pair without its two END each, either filled up to `half`."""
-    row = np.full(2 * half, tokenization.END, np.int32)
-    row[: len(source) - 2] = source[1:-1]
-    row[half : half + len(target) - 2] = target[1:-1]
-    return row
+def _short(tokenizer, verses, longest):
+    """The verses of at most `longest` tokens on either side, and their rows."""
+    encoded = [tokenization.encode(tokenizer, [verse[side] for verse in verses]) for side in (1, 2)]
+    kept = [
+        i for i, pair in enumerate(zip(*encoded, strict=True)) if max(map(len, pair)) <= longest + 2
+    ]
+    rows = np.full((len(kept), 2, longest + 1), tokenization.END, np.int32)
+    for row, i in enumerate(kept):
+        for side, tokens in enumerate((encoded[0][i], encoded[1][i])):
+            rows[row, side, : len(tokens) - 2] = tokens[1:-1]
+    return [verses[i] for i in kept], rows.reshape(len(kept), 2 * (longest + 1))
 
 
-def _spell(tokens, table, length):
-    """`chrf.spell` of many rows, in NumPy."""
+def _spell(tokens, table):
+    """`chrf.spell` of many rows, in NumPy and without a bound on the length."""
     points = table[tokens].reshape(len(tokens), -1)
     order = np.argsort(points == 0, axis=1, kind="stable")
-    return np.take_along_axis(points, order, axis=1)[:, :length]
+    return np.take_along_axis(points, order, axis=1)

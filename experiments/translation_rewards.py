@@ -16,7 +16,7 @@ MINIBATCHES = 4  # optimizer steps of an iteration
 SHARPNESS = 0.05  # α of minimum risk
 
 
-def by_ppo(run, corpus: data_lib.Corpus, model, params, tx, settings, config):
+def by_ppo(run, corpus: data_lib.Corpus, model, params, tx, settings, quality, config):
     """The library's iteration; the candidates of a source are compared with one another.
 
     Returns the params of the policies, one row per seed.
@@ -34,10 +34,10 @@ def by_ppo(run, corpus: data_lib.Corpus, model, params, tx, settings, config):
 
     state = ppo.init({"policy": params}, tx, settings)
     policy = lambda state: state.params["policy"]
-    return policy(each_seed(run, "PPO", step, state, policy, corpus, model, config))
+    return policy(each_seed(run, "PPO", step, state, policy, corpus, quality, config))
 
 
-def by_risk(run, corpus: data_lib.Corpus, model, params, tx, config):
+def by_risk(run, corpus: data_lib.Corpus, model, params, tx, quality, config):
     """Gradient steps on the expected cost 1 − chrF of the candidates.
 
     As many sources are seen as by PPO, and as many steps taken: its minibatches are batches here.
@@ -54,7 +54,7 @@ def by_risk(run, corpus: data_lib.Corpus, model, params, tx, config):
 
     state = training.init(params, tx)
     policy = lambda state: state.params
-    return policy(each_seed(run, "minimum risk", step, state, policy, corpus, model, config))
+    return policy(each_seed(run, "minimum risk", step, state, policy, corpus, quality, config))
 
 
 def make_risk(model: lm.ModelConfig, config):
@@ -92,17 +92,14 @@ def judge(samples: lm.Samples, references, train):
     return data_lib.reward(tokens, samples.response_mask, references, train["table"])
 
 
-def each_seed(run, name, step, state, policy, corpus: data_lib.Corpus, model, config):
+def each_seed(run, name, step, state, policy, corpus: data_lib.Corpus, quality, config):
     """Runs step(train, state, key) for every seed, all from one state; returns their states."""
     part = corpus.train
     train = {"sources": data_lib.sources(part.rows), "references": part.references}
     train["table"] = corpus.table
-    quality = pages.make_quality(corpus, pages.make_greedy(model))
 
     def one_seed(train, state, key):
-        body = functools.partial(step, train)
-        state, metrics = jax.lax.scan(body, state, jax.random.split(key, CHUNK))
-        return state, metrics | {"chrf": quality(policy(state))}
+        return jax.lax.scan(functools.partial(step, train), state, jax.random.split(key, CHUNK))
 
     @functools.partial(jax.jit, donate_argnums=1)
     def advance(train, states, key):
@@ -112,8 +109,10 @@ def each_seed(run, name, step, state, policy, corpus: data_lib.Corpus, model, co
 
     def run_chunk(states, key):
         states, metrics = advance(train, states, key)
-        means = {name: jnp.mean(x.reshape(config.seeds, -1), axis=1) for name, x in metrics.items()}
-        return states, [means]
+        numbers = {name: jnp.mean(x, axis=1) for name, x in metrics.items()}
+        seed = lambda i: jax.tree.map(lambda x: x[i], policy(states))
+        numbers["chrf"] = jnp.stack([quality(seed(i)) for i in range(config.seeds)])
+        return states, [numbers]
 
     train = jax.device_put(train)
     states = jax.tree.map(lambda x: jnp.repeat(x[None], config.seeds, axis=0), state)

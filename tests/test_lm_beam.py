@@ -28,12 +28,11 @@ search = jax.jit(
 score = jax.jit(functools.partial(lm.score, PARAMS, config=CONFIG, start=5))
 
 
-def everything(row, stop):
+def everything(row):
     """All continuations of a prompt with their masks and log-probabilities, one row each."""
     tokens = np.array(list(itertools.product(range(4), repeat=LENGTH)))
     mask = np.ones(tokens.shape, bool)
-    if stop is not None:
-        mask[:, 1:] = np.cumprod(tokens != stop, axis=1, dtype=bool)[:, :-1]
+    mask[:, 1:] = np.cumprod(tokens != STOP, axis=1, dtype=bool)[:, :-1]
     alike = lambda x: np.broadcast_to(x, (len(tokens), 5))
     whole = np.concatenate([alike(PROMPTS[row]), tokens], axis=1)
     valid = np.concatenate([alike(RAGGED[row]), np.ones(tokens.shape, bool)], axis=1)
@@ -42,26 +41,24 @@ def everything(row, stop):
     return np.where(mask, tokens, 0), mask, log_probs
 
 
-@pytest.mark.parametrize("stop", [None, STOP])
-def test_one_beam_is_greedy_decoding(stop):
-    beams = search(PROMPTS, width=1, prompt_mask=RAGGED, stop_token=stop)
-    sampling = lm.SamplingConfig(greedy=True, stop_token=stop)
-    greedy = lm.sample(
-        jax.random.key(0), PARAMS, PROMPTS, CONFIG, LENGTH, prompt_mask=RAGGED, sampling=sampling
+def test_one_beam_is_greedy_decoding():
+    beams = search(PROMPTS, width=1, prompt_mask=RAGGED, stop_token=STOP)
+    sampling = lm.SamplingConfig(greedy=True, stop_token=STOP)
+    greedy = jax.jit(functools.partial(lm.sample, config=CONFIG, num_tokens=LENGTH))(
+        jax.random.key(0), PARAMS, PROMPTS, prompt_mask=RAGGED, sampling=sampling
     )
     np.testing.assert_array_equal(beams.tokens[:, 0], greedy.tokens[:, 5:])
     np.testing.assert_array_equal(beams.mask[:, 0], greedy.response_mask)
     np.testing.assert_array_equal(beams.ended[:, 0], greedy.ended)
 
 
-@pytest.mark.parametrize("stop", [None, STOP])
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
-def test_the_widest_search_finds_the_best_of_all_sequences(stop, penalty):
+def test_the_widest_search_finds_the_best_of_all_sequences(penalty):
     beams = search(
-        PROMPTS, width=WIDEST, prompt_mask=RAGGED, stop_token=stop, length_penalty=penalty
+        PROMPTS, width=WIDEST, prompt_mask=RAGGED, stop_token=STOP, length_penalty=penalty
     )
     for row in range(3):
-        tokens, mask, log_probs = everything(row, stop)
+        tokens, mask, log_probs = everything(row)
         best = np.argmax(log_probs / mask.sum(axis=1) ** penalty)
         np.testing.assert_array_equal(beams.tokens[row, 0], tokens[best])
         np.testing.assert_array_equal(beams.mask[row, 0], mask[best])
@@ -69,13 +66,13 @@ def test_the_widest_search_finds_the_best_of_all_sequences(stop, penalty):
 
 
 def test_beams_are_distinct_in_order_and_as_likely_as_scoring_says():
-    beams = search(PROMPTS, width=8, prompt_mask=RAGGED, stop_token=STOP)
+    beams = search(PROMPTS, width=WIDEST, prompt_mask=RAGGED, stop_token=STOP)
     assert np.all(np.diff(beams.log_probs, axis=1) <= 0)
     for row in range(3):
-        tokens, _, log_probs = everything(row, STOP)
+        tokens, _, log_probs = everything(row)
         known = dict(zip(map(tuple, tokens.tolist()), log_probs, strict=True))
         found = [tuple(beam) for beam in beams.tokens[row].tolist()]
-        assert len(set(found)) == 8
+        assert len(set(found)) == WIDEST
         expected = [known[beam] for beam in found]
         np.testing.assert_allclose(beams.log_probs[row], expected, rtol=1e-4, atol=1e-5)
 
