@@ -55,26 +55,20 @@ def score(hypothesis: jax.Array, reference: jax.Array) -> jax.Array:
     >>> bool(score(jnp.array([5, 6, 7, 0]), jnp.array([5, 6, 7, 0])) == 1)
     True
     """
-    own = (hypothesis[:, None] == hypothesis[None]) & (hypothesis > 0)[:, None]
-    other = (hypothesis[:, None] == reference[None]) & (hypothesis > 0)[:, None]
-    sizes = jnp.sum(hypothesis > 0), jnp.sum(reference > 0)
-    own_n, other_n = own, other
-    precision = recall = orders = 0.0
-    for n in range(1, ORDER + 1):
-        if n > 1:
-            own_n, other_n = (
-                own[: -n + 1, : -n + 1] & own_n[1:, 1:],
-                other[: -n + 1, : -n + 1] & other_n[1:, 1:],
-            )
-        counts = jnp.sum(own_n, axis=1), jnp.sum(other_n, axis=1)
-        matches = jnp.sum(jnp.minimum(*counts) / jnp.maximum(counts[0], 1))
-        grams = [jnp.maximum(size - n + 1, 0) for size in sizes]
-        counted = (grams[0] > 0) & (grams[1] > 0)
-        precision += jnp.where(counted, matches / jnp.maximum(grams[0], 1), 0.0)
-        recall += jnp.where(counted, matches / jnp.maximum(grams[1], 1), 0.0)
-        orders += counted
-    weight = BETA**2
-    below = (weight * precision + recall) * jnp.maximum(orders, 1)
-    return jnp.where(
-        below > 0, (1 + weight) * precision * recall / jnp.where(below > 0, below, 1), 0.0
-    )
+    texts = hypothesis, reference
+    equal = [(hypothesis[:, None] == text[None]) & (hypothesis > 0)[:, None] for text in texts]
+    sizes = [jnp.sum(text > 0) for text in texts]
+
+    def order(same, n):
+        own, other = (jnp.sum(matrix, axis=1) for matrix in same)
+        matches = jnp.sum(jnp.minimum(own, other) / jnp.maximum(own, 1))
+        grams = jnp.maximum(jnp.stack(sizes) - n, 0)
+        further = [jnp.pad(matrix[1:, 1:], (0, 1)) for matrix in same]
+        same = [matrix & more for matrix, more in zip(equal, further, strict=True)]
+        return same, (matches / jnp.maximum(grams, 1), jnp.all(grams > 0))
+
+    _, (shares, counted) = jax.lax.scan(order, equal, jnp.arange(ORDER))
+    total = jnp.sum(jnp.where(counted[:, None], shares, 0.0), axis=0)
+    precision, recall = total / jnp.maximum(jnp.sum(counted), 1)
+    below = BETA**2 * precision + recall
+    return (1 + BETA**2) * precision * recall / jnp.where(below > 0, below, 1.0)
