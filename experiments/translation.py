@@ -80,7 +80,7 @@ def smoke(config: Config) -> Config:
 
 
 def learn_transformer(run, corpus: data_lib.Corpus, model: lm.ModelConfig, quality, config: Config):
-    """Maximum likelihood of the targets, given the sources."""
+    """Maximum likelihood of the targets, given the sources; its log stays with the stage."""
     settings = settings_of(config, model=model)
     rate = functools.partial(language_model.ramp, steps=config.steps)
     tx = language_model.muon(rate(0.02), rate(3e-3))
@@ -88,8 +88,8 @@ def learn_transformer(run, corpus: data_lib.Corpus, model: lm.ModelConfig, quali
 
     def compute(folder):
         state = fitting.fit(
-            run, "transformer", loss, tx, lm.init(jax.random.key(config.seed), model),
-            corpus.train.rows,
+            runs.Run(run.name, folder), "transformer", loss, tx,
+            lm.init(jax.random.key(config.seed), model), corpus.train.rows,
             fitting.epochs(config.seed, len(corpus.train.rows), config.batch, config.steps),
             folder=folder / "fit", config=settings, chunk=20, evaluate_every=5,
             evaluate=pages.make_evaluate(corpus, loss, quality),
@@ -97,7 +97,7 @@ def learn_transformer(run, corpus: data_lib.Corpus, model: lm.ModelConfig, quali
         fitting.keep(folder, state.params, settings)
 
     stage = runs.stage(run, "transformer", settings, compute)
-    return fitting.kept(stage.path, model, settings)
+    return fitting.kept(stage.path, model, settings), stage
 
 
 def transformer_loss(params, rows, model):
@@ -133,7 +133,7 @@ def learn_luong(run, corpus: data_lib.Corpus, config: Config):
         order = fitting.epochs(config.seed, len(corpus.train.rows), config.batch, config.steps)
         numbers = np.arange(order.size, dtype=np.int32)  # each a key of its own for dropout
         state = fitting.fit(
-            run, "LSTM", loss, tx, params,
+            runs.Run(run.name, folder), pages.LSTM, loss, tx, params,
             {"rows": corpus.train.rows[order.ravel()], "number": numbers},
             numbers.reshape(order.shape),
             folder=folder / "fit", config=settings, chunk=20, evaluate_every=5,
@@ -142,7 +142,7 @@ def learn_luong(run, corpus: data_lib.Corpus, config: Config):
         fitting.keep(folder, state.params, settings)
 
     stage = runs.stage(run, "luong", settings, compute)
-    return checkpoint.restore(stage.path / "params", params, settings)
+    return checkpoint.restore(stage.path / "params", params, settings), stage
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
@@ -194,14 +194,15 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     print(f"run: {run.path}")
     print(pages.describe(corpus, model))
     quality = pages.make_quality(corpus, pages.make_greedy(model))
-    params = learn_transformer(run, corpus, model, quality, config)
-    lstm = learn_luong(run, corpus, config)
-    tx = optimizer(config)
-    by_ppo = rewards_lib.by_ppo(
-        run, corpus, model, params, tx, ppo_settings(config), quality, config
-    )
-    by_risk = rewards_lib.by_risk(run, corpus, model, params, tx, quality, config)
-    return pages.write(run, corpus, model, params, lstm, by_ppo, by_risk, config)
+    params, stage = learn_transformer(run, corpus, model, quality, config)
+    lstm, lstm_stage = learn_luong(run, corpus, config)
+    rewarded = rewards_lib.Setting(corpus, model, params, optimizer(config), quality, config)
+    by_ppo = rewards_lib.by_ppo(run, rewarded, ppo_settings(config))
+    by_risk = rewards_lib.by_risk(run, rewarded)
+    single = lambda tree: jax.tree.map(lambda x: x[None], tree)
+    systems = {"transformer": single(params), "+ PPO": by_ppo, "+ minimum risk": by_risk}
+    stages = {"transformer": stage.path, pages.LSTM: lstm_stage.path}
+    return pages.write(run, corpus, model, systems, lstm, stages)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ SMOKE_VERSES = 2500  # looked at for every part
 WATCHED = 128  # verses of the development books, for the curves
 SAMPLED = lm.SamplingConfig(stop_token=tokenization.END)
 GREEDY = lm.SamplingConfig(stop_token=tokenization.END, greedy=True)
+LSTM = "LSTM, attention"
 DECODERS = ("greedy", "sampled", "beam")
 
 
@@ -97,8 +98,12 @@ def measure(hypotheses: list[str], references: list[str]) -> dict[str, float]:
     }
 
 
-def write(run, corpus, model, params, lstm, by_ppo, by_risk, config) -> dict[str, Any]:
-    """Translates the held-out books in every way, scores, prints and plots."""
+def write(run, corpus, model, systems, lstm, stages) -> dict[str, Any]:
+    """Translates the held-out books in every way, scores, prints and plots.
+
+    `systems` maps names to params of the transformer, one row per seed, and `stages` those of
+    what maximum likelihood taught to the folders of their logs.
+    """
     rows = data_lib.sources(corpus.held_out.rows)
     references = [verse.target for verse in corpus.held_out.verses]
     copy = [verse.source for verse in corpus.held_out.verses]
@@ -109,19 +114,15 @@ def write(run, corpus, model, params, lstm, by_ppo, by_risk, config) -> dict[str
         ),
         "beam": in_pieces(make_beam(model)),
     }
-    seed = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
-    systems = {
-        "transformer": [params],
-        "+ PPO": [seed(by_ppo, i) for i in range(config.seeds)],
-        "+ minimum risk": [seed(by_risk, i) for i in range(config.seeds)],
-    }
     texts = {("copy of the source", "greedy"): [copy]}
     by_lstm = in_pieces(make_luong(corpus.longest))
-    texts["LSTM, attention", "greedy"] = [data_lib.texts(corpus, *by_lstm(lstm, rows))]
-    for name, trees in systems.items():
+    texts[LSTM, "greedy"] = [data_lib.texts(corpus, *by_lstm(lstm, rows))]
+    for name, params in systems.items():
+        seeds = len(params["norm"]["scale"])
         for decoder, translate in decoders.items():
             texts[name, decoder] = [
-                data_lib.texts(corpus, *translate(tree, rows)) for tree in trees
+                data_lib.texts(corpus, *translate(jax.tree.map(lambda x: x[i], params), rows))  # noqa: B023
+                for i in range(seeds)
             ]
     scores = {
         place: [measure(hypotheses, references) for hypotheses in several]
@@ -134,7 +135,7 @@ def write(run, corpus, model, params, lstm, by_ppo, by_risk, config) -> dict[str
     examples = _examples(copy, references, texts)
     (run.path / "examples.txt").write_text(examples + "\n")
     print(f"\n{examples[: examples.index('=' * 20)]}")
-    draw(run)
+    draw(run, stages)
     print(f"Written to {run.path}: metrics.jsonl, curves.png, examples.txt")
     return numbers(scores)
 
@@ -168,34 +169,44 @@ def numbers(scores) -> dict[str, Any]:
     }
 
 
-def draw(run) -> None:
-    """Curves of every stage, from the log."""
-
-    def curve(stage, name):
-        rows = [row for row in runs.read_log(run, stage) if name in row]
-        steps = [row["step"] for row in rows]
-        values = np.array([row[name] for row in rows])
-        if values.ndim == 1:
-            return steps, values
-        return steps, values.mean(axis=1), values.std(axis=1, ddof=int(values.shape[1] > 1))
-
-    likelihood = {"transformer": "transformer", "LSTM, attention": "LSTM"}
-    rewarded = {"PPO": "PPO", "minimum risk": "minimum risk"}
+def draw(run, stages) -> None:
+    """Curves of every stage, from the logs."""
+    likelihood = {
+        name: runs.read_log(runs.Run(run.name, path), name) for name, path in stages.items()
+    }
+    rewarded = {name: runs.read_log(run, name) for name in ("PPO", "minimum risk")}
+    # Learning by reward goes on from the transformer's last step.
+    start = {"step": 0, "chrf": likelihood["transformer"][-1]["chrf"]}
+    started = {name: [start, *rows] for name, rows in rewarded.items()}
+    steps, iterations = "step of maximum likelihood", "iteration of learning by reward"
     panels = {
-        "chrF, greedy, development books": (likelihood, "chrf", "step of maximum likelihood"),
-        "nats per token, development books": (likelihood, "held_out_loss", "step"),
-        "chrF, greedy, after learning by reward": (rewarded, "chrf", "iteration"),
-        "chrF of samples, training books": (rewarded, "reward", "iteration"),
-        "entropy, nats per token": (rewarded, "entropy", "iteration"),
-        "tokens of a sample": (rewarded, "length", "iteration"),
+        "chrF, greedy, development books": (likelihood, "chrf", steps),
+        "nats per token, development books": (likelihood, "held_out_loss", steps),
+        "chrF, greedy, development books ": (started, "chrf", iterations),
+        "chrF of samples, training books": (rewarded, "reward", iterations),
+        "entropy, nats per token": (rewarded, "entropy", iterations),
+        "tokens of a sample": (rewarded, "length", iterations),
     }
-    drawn = {
-        title: {label: curve(stage, name) for label, stage in lines.items()}
-        for title, (lines, name, _) in panels.items()
-    }
-    note = "Learning by reward: mean over seeds in a band of one standard deviation."
-    xlabels = {title: xlabel for title, (_, _, xlabel) in panels.items()}
-    report.curves(run.path / "curves.png", drawn, xlabels, note=note)
+    report.curves(
+        run.path / "curves.png",
+        {
+            title: {label: _curve(rows, name) for label, rows in logs.items()}
+            for title, (logs, name, _) in panels.items()
+        },
+        {title: xlabel for title, (_, _, xlabel) in panels.items()},
+        note="Learning by reward: mean over seeds in a band of one standard deviation.",
+    )
+
+
+def _curve(rows, name):
+    """Steps and values of a metric, with their spread where there are seeds."""
+    rows = [row for row in rows if name in row]
+    steps = [row["step"] for row in rows]
+    values = [np.atleast_1d(row[name]) for row in rows]
+    means = [value.mean() for value in values]
+    if values[-1].size == 1:
+        return steps, means
+    return steps, np.array(means), np.array([value.std(ddof=value.size > 1) for value in values])
 
 
 def _examples(sources, references, texts):

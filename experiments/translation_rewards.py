@@ -1,9 +1,12 @@
 """A translator taught by the chrF of what it samples: by PPO, or by minimum risk."""
 
 import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from experiments import fitting, minimum_risk
 from experiments import translation_data as data_lib
@@ -16,11 +19,23 @@ MINIBATCHES = 4  # optimizer steps of an iteration
 SHARPNESS = 0.05  # α of minimum risk
 
 
-def by_ppo(run, corpus: data_lib.Corpus, model, params, tx, settings, quality, config):
+class Setting(NamedTuple):
+    """What both ways to learn by reward start from."""
+
+    corpus: data_lib.Corpus
+    model: lm.ModelConfig
+    params: Any
+    tx: optax.GradientTransformation
+    quality: Callable  # of params, for the curves
+    config: Any  # of `experiments.translation`
+
+
+def by_ppo(run, setting: Setting, settings: ppo.PPOConfig):
     """The library's iteration; the candidates of a source are compared with one another.
 
     Returns the params of the policies, one row per seed.
     """
+    corpus, model, params, tx, _, config = setting
     actor = lm.make_actor(model, corpus.longest + 1, critic=False, sampling_config=pages.SAMPLED)
     collect, learn = ppo.make_halves(actor, tx, settings)
 
@@ -34,16 +49,16 @@ def by_ppo(run, corpus: data_lib.Corpus, model, params, tx, settings, quality, c
 
     state = ppo.init({"policy": params}, tx, settings)
     policy = lambda state: state.params["policy"]
-    return policy(each_seed(run, "PPO", step, state, policy, corpus, quality, config))
+    return policy(each_seed(run, "PPO", step, state, policy, setting))
 
 
-def by_risk(run, corpus: data_lib.Corpus, model, params, tx, quality, config):
+def by_risk(run, setting: Setting):
     """Gradient steps on the expected cost 1 − chrF of the candidates.
 
     As many sources are seen as by PPO, and as many steps taken: its minibatches are batches here.
     Returns the params, one row per seed.
     """
-    advance = training.make_step(make_risk(model, config), tx, has_aux=True)
+    advance = training.make_step(make_risk(setting.model, setting.config), setting.tx, has_aux=True)
 
     def step(train, state, key):
         keys = jax.random.split(key, MINIBATCHES)
@@ -52,9 +67,9 @@ def by_risk(run, corpus: data_lib.Corpus, model, params, tx, quality, config):
         )
         return state, jax.tree.map(jnp.mean, metrics.aux)
 
-    state = training.init(params, tx)
+    state = training.init(setting.params, setting.tx)
     policy = lambda state: state.params
-    return policy(each_seed(run, "minimum risk", step, state, policy, corpus, quality, config))
+    return policy(each_seed(run, "minimum risk", step, state, policy, setting))
 
 
 def make_risk(model: lm.ModelConfig, config):
@@ -92,8 +107,9 @@ def judge(samples: lm.Samples, references, train):
     return data_lib.reward(tokens, samples.response_mask, references, train["table"])
 
 
-def each_seed(run, name, step, state, policy, corpus: data_lib.Corpus, quality, config):
+def each_seed(run, name, step, state, policy, setting: Setting):
     """Runs step(train, state, key) for every seed, all from one state; returns their states."""
+    corpus, config = setting.corpus, setting.config
     part = corpus.train
     train = {"sources": data_lib.sources(part.rows), "references": part.references}
     train["table"] = corpus.table
@@ -111,7 +127,7 @@ def each_seed(run, name, step, state, policy, corpus: data_lib.Corpus, quality, 
         states, metrics = advance(train, states, key)
         numbers = {name: jnp.mean(x, axis=1) for name, x in metrics.items()}
         seed = lambda i: jax.tree.map(lambda x: x[i], policy(states))
-        numbers["chrf"] = jnp.stack([quality(seed(i)) for i in range(config.seeds)])
+        numbers["chrf"] = jnp.stack([setting.quality(seed(i)) for i in range(config.seeds)])
         return states, [numbers]
 
     train = jax.device_put(train)
