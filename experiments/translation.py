@@ -5,7 +5,12 @@
     python -m experiments.translation --smoke      every stage, in seconds
     python -m experiments.translation --resume     go on with a run that was killed
 
-HEADER
+2 CPU cores (AMD EPYC, 2.6 GHz), 5 minutes. On verses of held-out books, chrF of greedy translations
+(one model of maximum likelihood, three seeds of learning by reward from there):
+transformer 71.8, + PPO 73.1 ± 0.4, + minimum risk 73.2 ± 0.3; copy of the source 68.6, LSTM 72.0.
+Not for length, which stays at 0.99 to 1.01 of the reference's. But beam search gives the untaught
+transformer 73.1, and the taught ones 73.5: most of the gain is a sharper distribution, as the
+chrF of samples shows, 54.7 -> 65.2.
 """
 
 import dataclasses
@@ -43,7 +48,7 @@ class Config:
     batch: int = 32
     steps: int = 1200  # of maximum likelihood
     luong_width: int = 192
-    iterations: int = 40  # of learning by reward
+    iterations: int = 25  # of learning by reward
     sources: int = 16  # verses of an iteration
     candidates: int = 8  # translations of each
     learning_rate: float = 5e-4  # of learning by reward
@@ -146,12 +151,11 @@ def learn_luong(run, corpus: data_lib.Corpus, config: Config):
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
-    """The chain of learning by reward: Adam, its second moment quick, its rate falling to 0."""
-    steps = config.iterations * rewards_lib.MINIBATCHES
+    """The chain of learning by reward: Adam at a constant rate, its second moment quick."""
     return optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(b2=0.98),
-        optax.scale_by_learning_rate(optax.linear_schedule(config.learning_rate, 0.0, steps)),
+        optax.scale_by_learning_rate(config.learning_rate),
     )
 
 
