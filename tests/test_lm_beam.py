@@ -12,7 +12,7 @@ from proxlm import lm
 from tests import arrays
 
 CONFIG = lm.ModelConfig(
-    vocab_size=4, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12,
+    vocab_size=4, num_layers=1, width=16, num_heads=4, num_kv_heads=2, max_length=12,
     qk_norm=True, tie_embeddings=False,
 )  # fmt: skip
 PARAMS = arrays.rough(CONFIG, scale=0.7)
@@ -86,6 +86,7 @@ def test_a_length_penalty_prefers_longer_beams():
     assert length(0.0) < length(1.0) <= length(4.0)
 
 
+@pytest.mark.slow
 def test_beams_without_a_continuation_are_impossible():
     beams = search(PROMPTS[:1], width=5 * WIDEST, prompt_mask=RAGGED[:1], stop_token=None)
     assert jnp.isfinite(beams.log_probs).sum() == 4**LENGTH
