@@ -5,6 +5,7 @@
 
 from proxlm.lm import pretrained
 from proxlm.lm.actor import Actor, Prompts, make_actor
+from proxlm.lm.beam import Beams, beam_search
 from proxlm.lm.config import ModelConfig
 from proxlm.lm.distribution import SamplingConfig
 from proxlm.lm.forward import apply, encode, logits, states, values
@@ -16,6 +17,7 @@ from proxlm.lm.streaming import stream
 
 __all__ = [
     "Actor",
+    "Beams",
     "ModelConfig",
     "Prompts",
     "Samples",
@@ -24,6 +26,7 @@ __all__ = [
     "Transformer",
     "Used",
     "apply",
+    "beam_search",
     "count",
     "encode",
     "init",

@@ -129,6 +129,30 @@ def grow(cache, length):
     return jax.tree.map(extend, cache)
 
 
+def turns(prompt_mask, length, num_tokens, config):
+    """Rotary cosines and sines of the positions after a prompt, each `[R, B or 1, 1, 1, d/2]`.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, width=8, num_heads=2)
+    >>> turns(None, 5, 3, config)[0].shape
+    (3, 1, 1, 1, 2)
+    """
+    before = jnp.array([length]) if prompt_mask is None else jnp.sum(prompt_mask, axis=1)
+    positions = before[None] + jnp.arange(num_tokens)[:, None]
+    return layers.rotation(positions[:, :, None, None], config.head_width, config.rope_theta)
+
+
+def valid_columns(prompt_mask, length, total):
+    """Bool `[B or 1, S]`: the prompt's valid columns and all of the response's.
+
+    >>> valid_columns(jnp.array([[False, True]]), 2, 4).tolist()
+    [[False, True, True, True]]
+    """
+    if prompt_mask is None:
+        return jnp.ones((1, total), bool)
+    return jnp.pad(prompt_mask, ((0, 0), (0, total - length)), constant_values=True)
+
+
 def blocks_of(params):
     """The layers as a list, stacked or not.
 

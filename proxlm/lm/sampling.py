@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from proxlm.lm import cache as cache_lib
 from proxlm.lm import config as config_lib
-from proxlm.lm import distribution, forward, layers, model
+from proxlm.lm import distribution, forward, model
 from proxlm.lm.distribution import SamplingConfig
 
 
@@ -103,11 +103,11 @@ def sample(
         zeros().at[0].set(log_prob),
         zeros(bool).at[0].set(True),
     )
-    angles = _angles(prompt_mask, length, num_tokens, config)
+    angles = cache_lib.turns(prompt_mask, length, num_tokens, config)
     start = 1
     for end in _segments(num_tokens, segment):
         state = state._replace(cache=cache_lib.grow(state.cache, length + end))
-        valid = _valid_columns(prompt_mask, length, length + end)
+        valid = cache_lib.valid_columns(prompt_mask, length, length + end)
         step = functools.partial(
             _step, uniform=uniform, valid=valid, draw=draw, angles=angles,
             first=length, params=params, config=config, sampling=sampling,
@@ -195,20 +195,6 @@ def _segments(num_tokens, segment):
     """Ends of the segments, in response tokens: multiples of one size, at most four."""
     size = max(segment, -(-num_tokens // 4))
     return [*range(size, num_tokens, size), num_tokens]
-
-
-def _angles(prompt_mask, length, num_tokens, config):
-    """Rotary cosines and sines of the response's positions, each `[R, B or 1, 1, 1, d/2]`."""
-    before = jnp.array([length]) if prompt_mask is None else jnp.sum(prompt_mask, axis=1)
-    positions = before[None] + jnp.arange(num_tokens)[:, None]
-    return layers.rotation(positions[:, :, None, None], config.head_width, config.rope_theta)
-
-
-def _valid_columns(prompt_mask, length, total):
-    """`[B or 1, S]`: the prompt's valid columns and all of the response's."""
-    if prompt_mask is None:
-        return jnp.ones((1, total), bool)
-    return jnp.pad(prompt_mask, ((0, 0), (0, total - length)), constant_values=True)
 
 
 def _collect(state, prompts, prompt_mask):

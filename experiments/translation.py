@@ -1,0 +1,213 @@
+"""Archaic English to modern by a small transformer that is then taught by reward.
+
+    python -m experiments.translation              King James Version to World English Bible
+    python -m experiments.translation --pair kjv-spanish --spanish FOLDER
+    python -m experiments.translation --smoke      every stage, in seconds
+    python -m experiments.translation --resume     go on with a run that was killed
+
+2 CPU cores (AMD EPYC, 2.6 GHz), 5 minutes. On verses of held-out books, chrF of greedy translations
+(one model of maximum likelihood, three seeds of learning by reward from there):
+transformer 71.8, + PPO 73.2 ± 0.0, + minimum risk 73.1 ± 0.1; copy of the source 68.6, LSTM 72.0.
+Translations grow from 0.99 of the reference's length to 1.01 and 1.02. Beam search gives the
+untaught transformer 73.1 too, and the taught ones 73.7 and 73.4: most of the gain is a sharper
+distribution, as the chrF of samples shows, 54.7 -> 65.7.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from experiments import fitting, language_model, luong, parallel_text, runs
+from experiments import translation_data as data_lib
+from experiments import translation_report as pages
+from experiments import translation_rewards as rewards_lib
+from proxlm import checkpoint, lm
+from proxlm.policy import recipes
+
+CHUNK = rewards_lib.CHUNK
+DROPOUT = 0.2  # of the LSTMs
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a run may change; the shapes of the smoke run are in `smoke`."""
+
+    pair: str = "kjv-web"
+    spanish: str = ""  # where sword-text-sparv was unpacked, for kjv-spanish
+    vocab_size: int = 2048
+    longest: int = 28  # tokens of a verse, on either side
+    width: int = 128
+    num_layers: int = 3
+    batch: int = 32
+    steps: int = 1200  # of maximum likelihood
+    luong_width: int = 192
+    iterations: int = 25  # of learning by reward
+    sources: int = 16  # verses of an iteration
+    candidates: int = 8  # translations of each
+    learning_rate: float = 5e-4  # of learning by reward
+    seed: int = 0
+    seeds: int = 3  # of learning by reward
+
+    def __post_init__(self):
+        """Finds out now what would otherwise stop the run at its last stage."""
+        if self.pair not in parallel_text.PAIRS:
+            raise ValueError(
+                f"pair is {self.pair!r}: expected one of {', '.join(parallel_text.PAIRS)}"
+            )
+        units = {"width": 32, "steps": 20, "iterations": CHUNK, "seeds": 1, "batch": 1,
+                 "longest": 1, "sources": rewards_lib.MINIBATCHES, "luong_width": 1}  # fmt: skip
+        for name, unit in units.items():
+            if getattr(self, name) < 1 or getattr(self, name) % unit:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: expected a positive multiple of {unit}"
+                )
+        if self.candidates < 2:
+            raise ValueError(
+                f"candidates={self.candidates}: expected at least 2, to compare with one another"
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: expected at least 0")
+
+
+def smoke(config: Config) -> Config:
+    """The same stages, too small to learn anything."""
+    return dataclasses.replace(
+        config, vocab_size=1024, longest=15, width=32, num_layers=1, luong_width=16, batch=8,
+        steps=20, iterations=CHUNK, sources=4, candidates=2, seeds=2,
+    )  # fmt: skip
+
+
+def learn_transformer(run, corpus: data_lib.Corpus, model: lm.ModelConfig, quality, config: Config):
+    """Maximum likelihood of the targets, given the sources; its log stays with the stage."""
+    settings = settings_of(config, model=model)
+    rate = functools.partial(language_model.ramp, steps=config.steps)
+    tx = language_model.muon(rate(0.02), rate(3e-3))
+    loss = functools.partial(transformer_loss, model=model)
+
+    def compute(folder):
+        state = fitting.fit(
+            runs.Run(run.name, folder), "transformer", loss, tx,
+            lm.init(jax.random.key(config.seed), model), corpus.train.rows,
+            fitting.epochs(config.seed, len(corpus.train.rows), config.batch, config.steps),
+            folder=folder / "fit", config=settings, chunk=20, evaluate_every=5,
+            evaluate=pages.make_evaluate(corpus, loss, quality),
+        )  # fmt: skip
+        fitting.keep(folder, state.params, settings)
+
+    stage = runs.stage(run, "transformer", settings, compute)
+    return fitting.kept(stage.path, model, settings), stage
+
+
+def transformer_loss(params, rows, model):
+    """Nats per token of the targets."""
+    target, mask = data_lib.targets(rows)
+    log_probs = lm.score(params, rows, model, start=target.shape[1]).log_probs
+    return -jnp.sum(jnp.where(mask, log_probs, 0.0)) / jnp.sum(mask)
+
+
+def learn_luong(run, corpus: data_lib.Corpus, config: Config):
+    """The baseline, from the same verses in the same order."""
+    settings = settings_of(config, width=config.luong_width)
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adam(language_model.ramp(4e-3, config.steps), b2=0.98),
+    )
+    quality = pages.make_quality(corpus, pages.make_luong(corpus.longest))
+    params = luong.init(jax.random.key(config.seed), config.vocab_size, config.luong_width)
+    key = jax.random.key(config.seed)
+
+    def loss(params, batch):
+        rows = batch["rows"]
+        masks = luong.draw_masks(
+            jax.random.fold_in(key, batch["number"][0]), len(rows), config.luong_width, DROPOUT
+        )
+        return luong.loss(params, data_lib.sources(rows), *data_lib.targets(rows), masks)
+
+    def development_loss(params, rows):
+        masks = luong.no_dropout(len(rows), config.luong_width)
+        return luong.loss(params, data_lib.sources(rows), *data_lib.targets(rows), masks)
+
+    def compute(folder):
+        order = fitting.epochs(config.seed, len(corpus.train.rows), config.batch, config.steps)
+        numbers = np.arange(order.size, dtype=np.int32)  # each a key of its own for dropout
+        state = fitting.fit(
+            runs.Run(run.name, folder), pages.LSTM, loss, tx, params,
+            {"rows": corpus.train.rows[order.ravel()], "number": numbers},
+            numbers.reshape(order.shape),
+            folder=folder / "fit", config=settings, chunk=20, evaluate_every=5,
+            evaluate=pages.make_evaluate(corpus, development_loss, quality),
+        )  # fmt: skip
+        fitting.keep(folder, state.params, settings)
+
+    stage = runs.stage(run, "luong", settings, compute)
+    return checkpoint.restore(stage.path / "params", params, settings), stage
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """The chain of learning by reward: Adam at a constant rate, its second moment quick."""
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(b2=0.98),
+        optax.scale_by_learning_rate(config.learning_rate),
+    )
+
+
+def ppo_settings(config: Config):
+    """Candidates of one source compared with one another, four minibatches an iteration."""
+    return recipes.make(
+        "grpo",
+        group_size=config.candidates,
+        kl_coef=0.0,
+        num_epochs=1,
+        num_minibatches=rewards_lib.MINIBATCHES,
+    )
+
+
+def settings_of(config: Config, **own) -> dict[str, Any]:
+    """What decides a stage of maximum likelihood."""
+    names = ("pair", "vocab_size", "longest", "batch", "steps", "seed")
+    return {name: getattr(config, name) for name in names} | own
+
+
+def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+    """Runs all stages and writes the report; returns its numbers."""
+    with runs.compilation(quick=options.smoke):
+        return go(smoke(config) if options.smoke else config, options)
+
+
+def go(config: Config, options: runs.Options) -> dict[str, Any]:
+    """Everything that could stop the run is found out before its folder is made."""
+    runs.check_run("translation", config, options.runs, options.resume)
+    verses = parallel_text.read(config.pair, pathlib.Path(options.data), spanish=config.spanish)
+    most = pages.SMOKE_VERSES if options.smoke else 0
+    corpus = data_lib.read(verses, config.vocab_size, config.longest, most)
+    model = lm.ModelConfig(
+        config.vocab_size, num_layers=config.num_layers, width=config.width,
+        num_heads=config.width // 32, hidden_width=2 * config.width,
+        # Biases of queries and keys see places alone: with them copying is learnt early.
+        max_length=2 * (config.longest + 1), attention_bias=True,
+    )  # fmt: skip
+    run = runs.open_run("translation", config, options.runs, options.resume)
+    print(f"run: {run.path}")
+    print(pages.describe(corpus, model))
+    quality = pages.make_quality(corpus, pages.make_greedy(model))
+    params, stage = learn_transformer(run, corpus, model, quality, config)
+    lstm, lstm_stage = learn_luong(run, corpus, config)
+    rewarded = rewards_lib.Setting(corpus, model, params, optimizer(config), quality, config)
+    by_ppo = rewards_lib.by_ppo(run, rewarded, ppo_settings(config))
+    by_risk = rewards_lib.by_risk(run, rewarded)
+    single = lambda tree: jax.tree.map(lambda x: x[None], tree)
+    systems = {"transformer": single(params), "+ PPO": by_ppo, "+ minimum risk": by_risk}
+    stages = {"transformer": stage.path, pages.LSTM: lstm_stage.path}
+    return pages.write(run, corpus, model, systems, lstm, stages)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))

@@ -1,0 +1,231 @@
+"""What `experiments.translation` shows: translations, their scores, tables and curves."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sacrebleu
+
+from experiments import luong, report, runs, tokenization
+from experiments import translation_data as data_lib
+from proxlm import lm
+
+BEAMS = 4
+SMOKE_VERSES = 2500  # looked at for every part
+WATCHED = 128  # verses of the development books, for the curves
+SAMPLED = lm.SamplingConfig(stop_token=tokenization.END)
+GREEDY = lm.SamplingConfig(stop_token=tokenization.END, greedy=True)
+LSTM = "LSTM, attention"
+DECODERS = ("greedy", "sampled", "beam")
+
+
+def describe(corpus: data_lib.Corpus, model: lm.ModelConfig) -> str:
+    """How much there is of what."""
+    sizes = [len(part.rows) for part in (corpus.train, corpus.development, corpus.held_out)]
+    return (
+        f"verses of at most {corpus.longest} tokens on either side: {sizes[0]:,} to learn from, "
+        f"{sizes[1]:,} of other books for the curves, {sizes[2]:,} of held-out books\n"
+        f"{lm.count(model):,} parameters"
+    )
+
+
+def make_greedy(model: lm.ModelConfig):
+    """`translate(params, sources) -> (tokens, mask)`, the likeliest next token every time."""
+    return functools.partial(_sample, model=model, key=jax.random.key(0), sampling=GREEDY)
+
+
+def make_beam(model: lm.ModelConfig, width: int = BEAMS):
+    """The same by beam search, whose beams are compared by their nats per token."""
+
+    def translate(params, sources):
+        beams = lm.beam_search(
+            params, sources, model, sources.shape[1], width=width, stop_token=tokenization.END,
+            length_penalty=1.0,
+        )  # fmt: skip
+        return beams.tokens[:, 0], beams.mask[:, 0]
+
+    return translate
+
+
+def make_luong(longest: int):
+    """The same by the LSTMs."""
+    return functools.partial(luong.translate, num_tokens=longest + 1)
+
+
+def make_quality(corpus: data_lib.Corpus, translate):
+    """`quality(params)`: mean sentence chrF, 0 to 100, on verses of the development books."""
+    part = corpus.development
+    sources, references = data_lib.sources(part.rows[:WATCHED]), part.references[:WATCHED]
+
+    @jax.jit
+    def quality(params):
+        tokens, mask = translate(params, sources)
+        return 100 * jnp.mean(data_lib.reward(tokens, mask, references, corpus.table))
+
+    return quality
+
+
+def make_evaluate(corpus: data_lib.Corpus, loss, quality):
+    """`evaluate(params)`: loss and chrF on verses of the development books."""
+    loss_of = jax.jit(lambda params: loss(params, corpus.development.rows[:WATCHED]))
+    return lambda params: {"held_out_loss": loss_of(params), "chrf": quality(params)}
+
+
+def in_pieces(translate, size: int = 64):
+    """The same for many sources, so many at a time."""
+
+    @jax.jit
+    def whole(params, sources):
+        count = len(sources)
+        padded = jnp.pad(sources, ((0, -count % size), (0, 0)))
+        pieces = padded.reshape(-1, size, sources.shape[1])
+        tokens, mask = jax.lax.map(lambda piece: translate(params, piece), pieces)
+        join = lambda x: x.reshape(-1, x.shape[2])[:count]
+        return join(tokens), join(mask)
+
+    return whole
+
+
+def measure(hypotheses: list[str], references: list[str]) -> dict[str, float]:
+    """Corpus chrF and BLEU by sacrebleu, and the characters written per character wanted."""
+    letters = lambda texts: sum(len("".join(text.split())) for text in texts)
+    return {
+        "chrf": sacrebleu.corpus_chrf(hypotheses, [references]).score,
+        "bleu": sacrebleu.corpus_bleu(hypotheses, [references]).score,
+        "length": letters(hypotheses) / letters(references),
+    }
+
+
+def write(run, corpus, model, systems, lstm, stages) -> dict[str, Any]:
+    """Translates the held-out books in every way, scores, prints and plots.
+
+    `systems` maps names to params of the transformer, one row per seed, and `stages` those of
+    what maximum likelihood taught to the folders of their logs.
+    """
+    rows = data_lib.sources(corpus.held_out.rows)
+    references = [verse.target for verse in corpus.held_out.verses]
+    copy = [verse.source for verse in corpus.held_out.verses]
+    decoders = {
+        "greedy": in_pieces(make_greedy(model)),
+        "sampled": in_pieces(
+            functools.partial(_sample, model=model, key=jax.random.key(1), sampling=SAMPLED)
+        ),
+        "beam": in_pieces(make_beam(model)),
+    }
+    texts = {("copy of the source", "greedy"): [copy]}
+    by_lstm = in_pieces(make_luong(corpus.longest))
+    texts[LSTM, "greedy"] = [data_lib.texts(corpus, *by_lstm(lstm, rows))]
+    for name, params in systems.items():
+        seeds = len(params["norm"]["scale"])
+        for decoder, translate in decoders.items():
+            texts[name, decoder] = [
+                data_lib.texts(corpus, *translate(jax.tree.map(lambda x: x[i], params), rows))  # noqa: B023
+                for i in range(seeds)
+            ]
+    scores = {
+        place: [measure(hypotheses, references) for hypotheses in several]
+        for place, several in texts.items()
+    }
+    for (name, decoder), several in scores.items():
+        over_seeds = {key: [score[key] for score in several] for key in several[0]}
+        runs.log(run, "held out", system=name, decoder=decoder, **over_seeds)
+    print(table(scores))
+    examples = _examples(copy, references, texts)
+    (run.path / "examples.txt").write_text(examples + "\n")
+    print(f"\n{examples[: examples.index('=' * 20)]}")
+    draw(run, stages)
+    print(f"Written to {run.path}: metrics.jsonl, curves.png, examples.txt")
+    return numbers(scores)
+
+
+def table(scores) -> str:
+    """One row a system: chrF by decoder, then BLEU and length of the greedy translations."""
+    rows = []
+    for name in dict.fromkeys(system for system, _ in scores):
+        over = lambda decoder, key, digits=1: (
+            report.mean_spread([s[key] for s in scores[name, decoder]], digits)  # noqa: B023
+            if (name, decoder) in scores  # noqa: B023
+            else "-"
+        )
+        cells = [over(decoder, "chrf") for decoder in DECODERS]
+        rows.append([name, *cells, over("greedy", "bleu"), over("greedy", "length", 3)])
+    headers = ["held-out books", *(f"chrF, {name}" for name in DECODERS), "BLEU, greedy", "length"]
+    return report.table(rows, headers)
+
+
+def numbers(scores) -> dict[str, Any]:
+    """What `main` returns: means over seeds, and what learning by reward gained, seed by seed."""
+    mean = {place: np.mean([s["chrf"] for s in several]) for place, several in scores.items()}
+    before = mean["transformer", "greedy"]
+    gains = {
+        name: [s["chrf"] - before for s in scores[f"+ {name}", "greedy"]]
+        for name in ("PPO", "minimum risk")
+    }
+    return {
+        "chrf": {f"{name}, {decoder}": value for (name, decoder), value in mean.items()},
+        "gains": gains,
+    }
+
+
+def draw(run, stages) -> None:
+    """Curves of every stage, from the logs."""
+    likelihood = {
+        name: runs.read_log(runs.Run(run.name, path), name) for name, path in stages.items()
+    }
+    rewarded = {name: runs.read_log(run, name) for name in ("PPO", "minimum risk")}
+    # Learning by reward goes on from the transformer's last step.
+    start = {"step": 0, "chrf": likelihood["transformer"][-1]["chrf"]}
+    started = {name: [start, *rows] for name, rows in rewarded.items()}
+    steps, iterations = "step of maximum likelihood", "iteration of learning by reward"
+    panels = {
+        "chrF, greedy, development books": (likelihood, "chrf", steps),
+        "nats per token, development books": (likelihood, "held_out_loss", steps),
+        "chrF, greedy, development books ": (started, "chrf", iterations),
+        "chrF of samples, training books": (rewarded, "reward", iterations),
+        "entropy, nats per token": (rewarded, "entropy", iterations),
+        "tokens of a sample": (rewarded, "length", iterations),
+    }
+    report.curves(
+        run.path / "curves.png",
+        {
+            title: {label: _curve(rows, name) for label, rows in logs.items()}
+            for title, (logs, name, _) in panels.items()
+        },
+        {title: xlabel for title, (_, _, xlabel) in panels.items()},
+        note="Learning by reward: mean over seeds in a band of one standard deviation.",
+    )
+
+
+def _curve(rows, name):
+    """Steps and values of a metric, with their spread where there are seeds."""
+    rows = [row for row in rows if name in row]
+    steps = [row["step"] for row in rows]
+    values = [np.atleast_1d(row[name]) for row in rows]
+    means = [value.mean() for value in values]
+    if values[-1].size == 1:
+        return steps, means
+    return steps, np.array(means), np.array([value.std(ddof=value.size > 1) for value in values])
+
+
+def _examples(sources, references, texts):
+    """Some verses in every greedy version."""
+    blocks = []
+    for i in np.linspace(0, len(sources) - 1, 12).astype(int):
+        lines = {"source": sources[i], "reference": references[i]}
+        lines |= {
+            name: several[0][i]
+            for (name, decoder), several in texts.items()
+            if decoder == "greedy" and not name.startswith("copy")
+        }
+        blocks.append("\n".join(f"{name:>16}: {text}" for name, text in lines.items()))
+        if len(blocks) == 3:
+            blocks.append("=" * 20)
+    return "\n\n".join(blocks)
+
+
+def _sample(params, sources, *, model, key, sampling):
+    """Tokens and mask `[B, R]` by the library's sampler."""
+    samples = lm.sample(key, params, sources, model, sources.shape[1], sampling=sampling)
+    return samples.tokens[:, sources.shape[1] :], samples.response_mask

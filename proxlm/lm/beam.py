@@ -1,0 +1,144 @@
+"""Beam search inside jit: the likeliest continuations that a search of fixed width finds."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.lm import cache as cache_lib
+from proxlm.lm import forward, model, sampling
+from proxlm.lm.distribution import SamplingConfig
+
+
+class Beams(NamedTuple):
+    """The continuations of every prompt, best first.
+
+    Attributes:
+      tokens: int32 `[B, W, R]`; 0 after the end.
+      mask: bool `[B, W, R]`: up to the stop token, with it.
+      log_probs: float32 `[B, W]`, nats: of the continuation, its stop token included; −∞ where
+        there are fewer continuations than beams.
+      ended: bool `[B, W]`: the continuation has a stop token.
+    """
+
+    tokens: jax.Array
+    mask: jax.Array
+    log_probs: jax.Array
+    ended: jax.Array
+
+
+def beam_search(
+    params,
+    prompts,
+    config,
+    num_tokens,
+    *,
+    width,
+    prompt_mask=None,
+    stop_token=None,
+    length_penalty=0.0,
+):
+    """Searches for the likeliest continuations, keeping `width` of them at every token.
+
+    At each token every beam is continued in V ways, and of these W·V the best W by
+
+        s(y) = log p(y | prompt) / |y|^α
+
+    go on.  A beam that has its stop token stays as it is and competes with the others; it can
+    still be crowded out.  With α = 0 longer continuations can only be less likely, so search
+    favours short ones the more the wider it is; α = 1 compares nats per token.  One beam is greedy
+    decoding, and V^(R−1) beams find the maximum over all continuations.
+
+    Args:
+      params: of `lm.init`.
+      prompts: integers `[B, P]`.
+      config: a `ModelConfig` with an LM head.
+      num_tokens: R, the length of the longest continuation.
+      width: W, the number of beams (static).
+      prompt_mask: bool `[B, P]`, as in `sample`.
+      stop_token: the token that ends a continuation and is its last, or None (static).
+      length_penalty: α of s; may be traced.
+
+    Returns:
+      `Beams`, by descending s.  Source: Lowerre 1976; for α, Wu et al. 2016 with |y|^α for theirs.
+
+    Raises:
+      ValueError: the width is not at least 1, or as `sample`.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> beams = beam_search(params, jnp.zeros((2, 3), int), config, 5, width=4)
+    >>> beams.tokens.shape, bool(jnp.all(beams.log_probs[:, 0] >= beams.log_probs[:, 3]))
+    ((2, 4, 5), True)
+    """
+    sampling.check(prompts, prompt_mask, num_tokens, config, SamplingConfig(stop_token=stop_token))
+    if width < 1:
+        raise ValueError(f"width={width}: expected at least 1 beam")
+    batch, length = prompts.shape
+    if prompt_mask is not None:
+        prompts, prompt_mask = sampling.align(prompts, prompt_mask)
+    params = {**params, "blocks": model.unstack(params["blocks"])}
+    hidden, cache = cache_lib.prefill(params, prompts, prompt_mask, config)
+    many = lambda x: jnp.repeat(x, width, axis=0)
+    beams = Beams(
+        tokens=jnp.zeros((batch, width, num_tokens), jnp.int32),
+        mask=jnp.zeros((batch, width, num_tokens), bool),
+        # All beams begin alike, so that the first token is to come from one of them alone.
+        log_probs=jnp.full((batch, width), -jnp.inf).at[:, 0].set(0.0),
+        ended=jnp.zeros((batch, width), bool),
+    )
+    select = functools.partial(_select, stop_token=stop_token, length_penalty=length_penalty)
+    logits = functools.partial(forward.logits, params, config=config)
+    beams, _ = select(0, beams, logits(many(hidden)))
+    step = functools.partial(
+        _step, params=params, config=config, length=length, select=select, logits=logits,
+        turns=cache_lib.turns(
+            None if prompt_mask is None else many(prompt_mask), length, num_tokens, config
+        ),
+        valid=cache_lib.valid_columns(
+            None if prompt_mask is None else many(prompt_mask), length, length + num_tokens
+        ),
+    )  # fmt: skip
+    cache = jax.tree.map(many, cache_lib.grow(cache, length + num_tokens))
+    beams, _ = jax.lax.fori_loop(1, num_tokens, step, (beams, cache))
+    return beams
+
+
+def _step(i, carry, *, params, config, length, select, logits, turns, valid):
+    """Feeds token i − 1 of every beam, and chooses the beams that have a token i."""
+    beams, cache = carry
+    batch, width, _ = beams.tokens.shape
+    take = lambda x, at: jax.lax.dynamic_index_in_dim(x, at, axis=x.ndim - 1, keepdims=False)
+    token = take(beams.tokens, i - 1).reshape(-1)
+    turn = [jax.lax.dynamic_index_in_dim(part, i - 1, keepdims=False) for part in turns]
+    column = length + i - 1
+    visible = valid & (jnp.arange(valid.shape[1])[None] <= column)
+    hidden, cache = cache_lib.decode(params, token, cache, column, turn, visible, config)
+    beams, parent = select(i, beams, logits(hidden))
+    rows = (jnp.arange(batch)[:, None] * width + parent).reshape(-1)
+    return beams, jax.tree.map(lambda x: x[rows], cache)
+
+
+def _select(i, beams, logits, *, stop_token, length_penalty):
+    """The W best of the beams with one more token, and which beam each continues `[B, W]`."""
+    batch, width, _ = beams.tokens.shape
+    steps = jax.nn.log_softmax(logits, axis=-1).reshape(batch, width, -1)
+    # A beam that has ended goes on in one way: as it is.
+    nothing = jnp.where(jnp.arange(steps.shape[2]) == 0, 0.0, -jnp.inf)[None, None]
+    steps = jnp.where(beams.ended[:, :, None], nothing, steps)
+    log_probs = beams.log_probs[:, :, None] + steps
+    size = jnp.sum(beams.mask, axis=2) + ~beams.ended
+    scores = log_probs / size[:, :, None].astype(jnp.float32) ** length_penalty
+    _, best = jax.lax.top_k(scores.reshape(batch, -1), width)
+    parent, token = jnp.divmod(best, steps.shape[2])
+    keep = lambda x: jnp.take_along_axis(x, parent.reshape(batch, width, *[1] * (x.ndim - 2)), 1)
+    ended = keep(beams.ended)
+    put = lambda x, new: jax.lax.dynamic_update_index_in_dim(keep(x), new, i, 2)
+    return Beams(
+        tokens=put(beams.tokens, jnp.where(ended, 0, token)),
+        mask=put(beams.mask, ~ended),
+        log_probs=jnp.take_along_axis(log_probs.reshape(batch, -1), best, axis=1),
+        ended=ended | (token == (-1 if stop_token is None else stop_token)),
+    ), parent

