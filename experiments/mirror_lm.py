@@ -14,7 +14,6 @@ PPO's own alternative to its clip has the KL the other way round.
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import jax
@@ -23,16 +22,7 @@ import numpy as np
 import optax
 import tyro
 
-from experiments import (
-    corpora,
-    fitting,
-    gold_reward,
-    overoptimisation,
-    report,
-    runs,
-    small_lm,
-    tokenization,
-)
+from experiments import fitting, gold_reward, overoptimisation, report, runs
 from proxlm import lm
 from proxlm.policy import mirror, ppo, recipes, surrogates
 from proxlm.policy.pieces import piece
@@ -185,13 +175,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 
 def go(config: Config, options: runs.Options) -> dict[str, Any]:
-    text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
-    alphabet = tokenization.Characters(text)
-    model = small_lm.shape(config, alphabet)
-    run = runs.open_run("mirror-lm", config, options.runs, options.resume)
-    print(f"run: {run.path}\n{lm.count(model):,} parameters")
-    params, judge = overoptimisation.learn_language(run, alphabet.encode(text), model, config)
-    first = int(alphabet.encode("\n")[0])
+    run, params, judge, model, first = overoptimisation.begin("mirror-lm", config, options)
     key_pool, key_gold = jax.random.split(jax.random.key(config.seed))
     draw = jax.jit(gold_reward.samples, static_argnums=(2, 3, 4, 5))
     pool = draw(key_pool, params, model, first, config.context - 1, config.pool)

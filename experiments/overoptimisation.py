@@ -3,7 +3,13 @@
     python -m experiments.overoptimisation            writes curves.png and report.txt
     python -m experiments.overoptimisation --smoke
 
-MINUTES
+2 CPU cores (AMD EPYC, 2.6 GHz), 2 minutes (239 s of CPU).  PPO without a penalty, against a reward
+model of 128 comparisons: from √KL 2.6 to 5.2 (nats) proxy rises from 1.66 ± 0.12 to 2.44 ± 0.35,
+and gold falls from 0.92 ± 0.22 to 0.44 ± 0.36, with each of five golds (n=5).  With 4096
+comparisons gold is still 1.32 ± 0.70 there, after 1.26 ± 0.24: it turns over later, after 1.93 ±
+0.71.  A penalty of β = 0.05 ends at gold 1.32 ± 0.23 (√KL 3.5).  Best of up to 1024 rises to 1.24 ±
+0.25 at √KL 2.4 and does not turn over.  Beyond √KL 6 seeds part: two of the five policies on few
+pairs find texts that gold likes too, three end below what they had.
 
 After Gao, Schulman and Hilton (2023), "Scaling laws for reward model overoptimization", with a
 small model of the characters of Shakespeare's plays and a gold reward made for it: `gold_reward`.
@@ -88,7 +94,18 @@ def smoke(config: Config) -> Config:
     )  # fmt: skip
 
 
-def learn_language(run, tokens, model, config: Config):
+def begin(name: str, config, options: runs.Options):
+    """A run's folder, the reference and the judge of fluency, their shape, and a line break."""
+    text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
+    alphabet = tokenization.Characters(text)
+    model = small_lm.shape(config, alphabet)
+    run = runs.open_run(name, config, options.runs, options.resume)
+    print(f"run: {run.path}\n{lm.count(model):,} parameters")
+    params, judge = learn_language(run, alphabet.encode(text), model, config)
+    return run, params, judge, model, int(alphabet.encode("\n")[0])
+
+
+def learn_language(run, tokens, model, config):
     """The language model that is the reference, and the one that judges fluency."""
     border = int(0.9 * len(tokens))
     cut = functools.partial(train_lm.windows_of, length=config.context)
@@ -194,13 +211,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 
 def go(config: Config, options: runs.Options) -> dict[str, Any]:
-    text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
-    alphabet = tokenization.Characters(text)
-    model = small_lm.shape(config, alphabet)
-    run = runs.open_run("overoptimisation", config, options.runs, options.resume)
-    print(f"run: {run.path}\n{lm.count(model):,} parameters")
-    params, judge = learn_language(run, alphabet.encode(text), model, config)
-    first = int(alphabet.encode("\n")[0])
+    run, params, judge, model, first = begin("overoptimisation", config, options)
     keys = jax.random.split(jax.random.key(config.seed), 4)
     draw = jax.jit(gold_reward.samples, static_argnums=(2, 3, 4, 5))
     texts = lambda key, count: draw(key, params, model, first, config.context - 1, count)

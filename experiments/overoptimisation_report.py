@@ -13,6 +13,7 @@ from proxlm.policy import best_of_n
 COUNTS = tuple(2**k for k in range(11))  # n of the best of n, up to an eighth of the pool
 COEFS = tuple(float(x) for x in np.geomspace(0.3, 10.0, 10))  # β of the tilted pool
 GRID = np.linspace(0.0, 8.0, 41)  # roots of the KL at which seeds of PPO are averaged
+NEAR, FAR = 2.6, 5.2  # roots of the KL between which gold turns over
 LEAST = 0.5  # a root of the KL below which an estimate of it is mostly noise
 
 
@@ -106,11 +107,30 @@ def write(run, pool_proxy, pool_gold, log, config):
     headers = ["", "√KL", "proxy", "gold", "highest", "at √KL", "α", "β", "R²"]
     text += "\n\nAt the end, the highest gold on the way, and the forms that fit:\n"
     text += report.table([row[0] for row in rows], headers)
+    for name, (form, curve) in curves.items():
+        if form == "policy" and curve.distance.max(axis=1).min() >= FAR:
+            line, numbers[f"turn, {name}"] = turn(curve)
+            text += f"\n\n{name}, from √KL {NEAR} to {FAR}: {line}"
     print(text)
     (run.path / "report.txt").write_text(text + "\n")
     draw(run.path / "curves.png", {name: curve for name, (_, curve) in curves.items()}, config)
     print(f"written to {run.path}")
     return numbers | {name: row[1] for name, row in zip(curves, rows, strict=True)}
+
+
+def turn(curve: Curve):
+    """What gold and proxy do between two distances, in words and as arrays over seeds."""
+    on = on_grid(curve)
+    near, far = (int(np.argmin(np.abs(on.distance[0] - d))) for d in (NEAR, FAR))
+    found = {
+        name: (getattr(on, name)[:, near], getattr(on, name)[:, far]) for name in ("proxy", "gold")
+    }
+    words = [
+        f"{name} {report.mean_spread(a, 2).split(' (')[0]} -> {report.mean_spread(b, 2)}"
+        for name, (a, b) in found.items()
+    ]
+    fell = int(np.sum(found["gold"][1] < found["gold"][0]))
+    return f"{', '.join(words)}; gold fell in {fell} of {len(on.gold)}", found
 
 
 def row_of(name, form, curve: Curve):

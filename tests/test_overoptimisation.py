@@ -57,6 +57,14 @@ def test_seeds_meet_on_a_grid_that_all_have_reached():
     np.testing.assert_allclose(found.proxy[:, 2:-2], 2 * found.distance[:, 2:-2], atol=0.15)
 
 
+def test_a_turn_is_told_with_the_seeds_that_fell():
+    distance = np.tile(np.linspace(0, 6, 400), (2, 1))
+    gold = np.stack([6 - distance[0], distance[1]])
+    line, found = pages.turn(Curve(distance, distance, gold))
+    assert line.endswith("gold fell in 1 of 2") and line.startswith("proxy 2.60 ± 0.00 -> 5.20")
+    np.testing.assert_allclose(found["gold"], [[3.4, 2.6], [0.8, 5.2]], atol=0.05)
+
+
 def test_comparisons_follow_bradley_and_terry():
     count = 20_000
     pairs = jnp.tile(jnp.array([[[1, 1], [2, 2]]]), (count, 1, 1))
