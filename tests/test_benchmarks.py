@@ -1,6 +1,7 @@
 """The benchmarks: operations counted by hand, jobs that run, and a peer that computes the same."""
 
 import dataclasses
+import functools
 import importlib.util
 import math
 
@@ -20,6 +21,7 @@ from experiments.benchmarks import (
     prox,
     sampling,
     solvers,
+    sweeps,
     training,
 )
 from proxlm import lm
@@ -29,6 +31,7 @@ QUICK = clock.Settings("wall", repeats=1, seconds=0.0)
 TRAINING = training.Job(2, 8, 2, 11, batch=4, length=6)
 SAMPLING = sampling.Job(1, 8, 2, 11, batch=4, prompt=3, response=5)
 PPO = ppo.Job(1, 8, 2, 11, prompt=3, response=4, batch=4, epochs=2, minibatches=2)
+SWEEP = sweeps.Job(PPO, runs=2)
 PROX = operators.Job(96, group=8, row=12, strengths=2, swept_entries=200)
 CHAIN = chain.Job(width=4, layers=1, vocabulary=6, every=2)
 # L = 2, D = 6, H = 3, H_kv = 1, d = 2, F = 10, V = 7.
@@ -196,6 +199,24 @@ def test_ppo_compiles_once():
     assert len(set(rewards)) > 1  # every iteration draws its own prompts
 
 
+@pytest.mark.slow
+def test_settings_side_by_side_are_settings_one_after_another_and_compile_once():
+    numbers = sweeps.settings_of(SWEEP)
+    states = jax.vmap(functools.partial(sweeps.begin, SWEEP))(numbers)
+    fn = functools.partial(sweeps.iteration, SWEEP)
+    many, advance = jax.jit(jax.vmap(fn))(states, numbers), jax.jit(fn)
+    row = lambda i: jax.tree.map(lambda x: x[i], (states, numbers))
+    second, singles = row(1), [advance(*row(0))]
+    with ppo.compilations() as seen:
+        singles.append(advance(*second))
+    assert not seen  # though the second has its own numbers
+    for i, single in enumerate(singles):
+        close = lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5)
+        jax.tree.map(close, many[0].params, single[0].params)
+    heads = [single[0].params["critic"]["value"]["bias"] for single in singles]
+    assert abs(heads[0] - heads[1]) > 1e-4
+
+
 def test_a_chain_goes_on_from_call_to_call_in_strides():
     params, gradients = (chain.weights(CHAIN, jnp.float32, seed) for seed in (0, 1))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 4 * (12 + 4 + 16 + 16 + 2 + 6 + 1)
@@ -208,6 +229,7 @@ def test_a_chain_goes_on_from_call_to_call_in_strides():
 @pytest.mark.slow
 def test_every_table_is_written(tmp_path, monkeypatch, capsys):
     toys = ((training, TRAINING), (sampling, SAMPLING), (ppo, PPO), (prox, PROX), (chain, CHAIN))
+    toys += ((sweeps, SWEEP),)
     for module, job in toys:
         monkeypatch.setattr(module, "JOBS", {"toy": job})
     monkeypatch.setattr(solvers, "compare", lambda jobs, settings: iter(["the solvers"]))
@@ -224,7 +246,8 @@ def test_every_table_is_written(tmp_path, monkeypatch, capsys):
     for word in ("toy float32 chain", "toy bfloat16 chain", "nuclear every 2", "0.0M weights"):
         assert word in text
     assert "compilations after it 0" in text
-    assert "the solvers" in text
+    assert "the solvers" in text and "toy x 2" in text
+    assert "compilations after the first call of each 0" in text
     assert text.split("\n")[0] in capsys.readouterr().out
 
 

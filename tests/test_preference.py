@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,6 +158,15 @@ def test_outcomes_of_equal_reward_share_what_the_best_is_worth():
     np.testing.assert_allclose(ours, [0.75 * 0.4, 0.75 * 0.6, 0.25, 0.0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_the_expected_best_is_the_mean_over_all_groups_that_can_be_drawn(n, variant):
+    values, rewards = np.arange(5.0) ** 2, np.array([0.3, np.nan, 1.0, 1.0, -2.0])
+    order = np.array([2, 3, 0, 4, 1])  # the first of equals first, NaN last
+    draws = [min(group) for group in itertools.combinations(range(5), n)]
+    ours = variant(best_of_n.expected)(jnp.array(values), jnp.array(rewards), n)
+    np.testing.assert_allclose(ours, values[order][draws].mean(), rtol=1e-5)
+
+
 def test_wrong_arguments_are_named():
     x = jnp.zeros(3)
     with pytest.raises(ValueError, match="beta is 0; expected a number above 0"):
@@ -172,5 +183,7 @@ def test_wrong_arguments_are_named():
         preference.orpo(x, x, coef=-1)
     with pytest.raises(ValueError, match="expected a multiple of n=2"):
         best_of_n.best(x, 2)
+    with pytest.raises(ValueError, match="n is 4; expected a number from 1 to 3"):
+        best_of_n.expected(x, x, 4)
     with pytest.raises(ValueError, match=r"n is 0\.5"):
         best_of_n.kl_bound(0.5)

@@ -15,12 +15,23 @@ import jax
 import tyro
 
 from experiments import runs
-from experiments.benchmarks import chain, clock, matmul, ppo, prox, sampling, solvers, training
+from experiments.benchmarks import (
+    chain,
+    clock,
+    matmul,
+    ppo,
+    prox,
+    sampling,
+    solvers,
+    sweeps,
+    training,
+)
 
 MODULES = {
     "training": training,
     "sampling": sampling,
     "ppo": ppo,
+    "sweeps": sweeps,
     "prox": prox,
     "chain": chain,
     "solvers": solvers,
@@ -29,7 +40,9 @@ MODULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    only: Literal["all", "training", "sampling", "ppo", "prox", "chain", "solvers"] = "all"
+    only: Literal["all", "training", "sampling", "ppo", "sweeps", "prox", "chain", "solvers"] = (
+        "all"
+    )
     quick: bool = False  # the smallest job of each kind, two samples
     clock: Literal["auto", "cpu", "wall"] = "auto"  # auto: wall on an accelerator
     repeats: int = 5
@@ -89,6 +102,8 @@ def tables(config: Config, settings: clock.Settings):
         yield sampling.compare(chosen["sampling"], settings)
     if "ppo" in chosen:
         yield ppo.compare(chosen["ppo"], of("ppo"), settings)
+    if "sweeps" in chosen:
+        yield sweeps.compare(chosen["sweeps"], settings)
     if "prox" in chosen:
         yield from prox.compare(chosen["prox"], settings)
     if "chain" in chosen:

@@ -81,14 +81,19 @@ def actor(job: Job) -> lm.Actor:
     return lm.make_actor(job.policy, job.response, critic=job.critic)
 
 
-def ours(job: Job):
-    """A function of no arguments that does an iteration and returns its mean reward."""
-    optimizer = optax.adam(job.learning_rate, eps=ADAM_EPSILON)
+def make_step(job: Job, optimizer: optax.GradientTransformation, settings: PPOConfig):
+    """An iteration of the job, `(state, key) -> (state, metrics)`."""
     shape = (job.batch, job.prompt)
     prompts = lambda key: lm.Prompts(jax.random.randint(key, shape, 0, job.vocab_size))
     below = lambda samples: samples.tokens[:, job.prompt :] < job.vocab_size // 2
     reward = lambda samples: jnp.mean(below(samples), axis=1)
-    step = ppo.make_step(actor(job), reward, prompts, optimizer, job.settings)
+    return ppo.make_step(actor(job), reward, prompts, optimizer, settings)
+
+
+def ours(job: Job):
+    """A function of no arguments that does an iteration and returns its mean reward."""
+    optimizer = optax.adam(job.learning_rate, eps=ADAM_EPSILON)
+    step = make_step(job, optimizer, job.settings)
     key = jax.random.key(1)
     advance = jax.jit(
         lambda state: step(state, jax.random.fold_in(key, state.iteration)), donate_argnums=0

@@ -34,6 +34,40 @@ def best(rewards: jax.typing.ArrayLike, n: int) -> jax.Array:
     return n * jnp.arange(groups.shape[0]) + jnp.argmax(groups, axis=1)
 
 
+def expected(
+    values: jax.typing.ArrayLike, rewards: jax.typing.ArrayLike, n: jax.typing.ArrayLike
+) -> jax.Array:
+    """The mean value of the best of n, without bias from N ≥ n samples: every n of them are tried.
+
+    Σₖ v₍ₖ₎ C(N - k, n - 1) / C(N, n), where v₍ₖ₎ belongs to the k-th highest reward, the first of
+    equals first: as `best` would choose.
+
+    Args:
+      values: [N], what is asked about: the rewards themselves, or another score.
+      rewards: [N], by which the best is chosen; NaN only where there is nothing else.
+      n: from 1 to N, may be traced.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      ValueError: if the shapes differ or n is not in 1 to N.
+
+    Source: Nakano et al. (2021), WebGPT, appendix I; used so by Gao, Schulman and Hilton (2023).
+
+    >>> f"{expected(jnp.array([5.0, 6.0, 7.0]), jnp.array([1.0, 3.0, 2.0]), 2):.4f}"
+    '6.3333'
+    """
+    checks.one_sequence(rewards=rewards)
+    checks.same_shape(rewards=rewards, values=values)
+    rewards = jnp.asarray(rewards)
+    checks.within(1, rewards.size, n=n)
+    left = rewards.size - jnp.arange(1, rewards.size)  # samples below the k-th highest
+    fewer = jnp.maximum(left - n + 1, 0) / left
+    weights = n / rewards.size * jnp.concatenate([jnp.ones(1), jnp.cumprod(fewer)])
+    return jnp.sum(weights * jnp.asarray(values)[jnp.argsort(-rewards)])
+
+
 def kl_bound(n: jax.typing.ArrayLike) -> jax.Array:
     """Log n - (n - 1)/n ≥ KL(best of n‖π), nats; equal where no two answers are alike.
 

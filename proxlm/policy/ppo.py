@@ -8,6 +8,13 @@ the body of a `scan` over iterations; `vmap` it over states and keys for seeds, 
 the vmapped function for hyper-parameters: every number in `PPOConfig` that gives no shape may be
 traced.  A reward that is ordinary Python goes between two jitted halves: `make_host_step`.
 
+Fine-tuning of a part is a matter of the optimizer, not of the model:
+
+    optax.partition({"learns": chain, "frozen": optax.set_to_zero()}, labels)
+
+with labels by path keeps every bit of what is frozen, and no moments of it; a chain that ends with
+`apply_prox(penalties.nuclear(...), learning_rate, anchored=True)` keeps changes of low rank.
+
 Source: Schulman et al. 2017; Ziegler et al. 2019 and Ouyang et al. 2022 for language models.
 """
 

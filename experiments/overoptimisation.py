@@ -1,0 +1,245 @@
+"""A policy that pleases a learnt reward model too much: proxy rises, gold turns over.
+
+    python -m experiments.overoptimisation            writes curves.png and report.txt
+    python -m experiments.overoptimisation --smoke
+
+2 CPU cores (AMD EPYC, 2.6 GHz), 2 minutes (239 s of CPU).  PPO without a penalty, against a reward
+model of 128 comparisons: from √KL 2.6 to 5.2 (nats) proxy rises from 1.66 ± 0.12 to 2.44 ± 0.35,
+and gold falls from 0.92 ± 0.22 to 0.44 ± 0.36, with each of five golds (n=5).  With 4096
+comparisons gold is still 1.32 ± 0.70 there, after 1.26 ± 0.24: it turns over later, after 1.93 ±
+0.71.  A penalty of β = 0.05 ends at gold 1.32 ± 0.23 (√KL 3.5).  Best of up to 1024 rises to 1.24 ±
+0.25 at √KL 2.4 and does not turn over.  Beyond √KL 6 seeds part: two of the five policies on few
+pairs find texts that gold likes too, three end below what they had.
+
+After Gao, Schulman and Hilton (2023), "Scaling laws for reward model overoptimization", with a
+small model of the characters of Shakespeare's plays and a gold reward made for it: `gold_reward`.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import tyro
+
+from experiments import (
+    corpora,
+    fitting,
+    gold_reward,
+    language_model,
+    reward_model,
+    runs,
+    small_lm,
+    tokenization,
+    train_lm,
+)
+from experiments import overoptimisation_report as pages
+from proxlm import lm, training
+from proxlm.policy import ppo
+
+LM_BATCH = 32
+RM_BATCH = 32  # pairs
+SETTINGS = ppo.PPOConfig(num_epochs=2)
+PARTS = 4  # pieces in which a stage is saved
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    num_layers: int = 2
+    num_heads: int = 4
+    width: int = 48
+    hidden_width: int = 128
+    context: int = 25  # characters of a text, the line break before it included
+    lm_steps: int = 800
+    learning_rate: float = 4e-3  # of the language models
+    pairs: tuple[int, int] = (128, 4096)  # comparisons that a reward model learns from
+    rm_steps: int = 300
+    kl_coefs: tuple[float, ...] = (0.0, 0.05, 0.2)  # of PPO on fewest pairs; 0 also on most
+    iterations: int = 64
+    rollouts: int = 64
+    policy_rate: float = 4e-4
+    seeds: int = 5
+    seed: int = 0
+
+    def __post_init__(self):
+        """Finds out now what would otherwise stop the run after its training."""
+        for name in ("lm_steps", "rm_steps", "iterations", "rollouts"):
+            if getattr(self, name) < 4 or getattr(self, name) % PARTS:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: expected a positive multiple of {PARTS}"
+                )
+        if self.seeds < 1:
+            raise ValueError(f"seeds={self.seeds}: expected at least 1")
+        if len(self.pairs) != 2 or not 1 <= self.pairs[0] < self.pairs[1]:
+            raise ValueError(f"pairs={self.pairs}: expected two rising numbers, few and many")
+        if self.pairs[1] > 512 and self.pairs[1] % 512:
+            raise ValueError(f"pairs={self.pairs}: expected a multiple of 512 where above it")
+        if not self.kl_coefs or self.kl_coefs[0] != 0 or min(self.kl_coefs) < 0:
+            raise ValueError(f"kl_coefs={self.kl_coefs}: expected 0 and then numbers above it")
+
+    @property
+    def lanes(self) -> list[tuple[int, float]]:
+        """Which reward model and which weight of the KL each policy has."""
+        return [(self.pairs[0], beta) for beta in self.kl_coefs] + [(self.pairs[1], 0.0)]
+
+
+def smoke(config: Config) -> Config:
+    """The same, too small to mean much."""
+    return dataclasses.replace(
+        config, num_layers=1, num_heads=2, width=16, hidden_width=24, context=9, lm_steps=40,
+        pairs=(8, 64), rm_steps=20, kl_coefs=(0.0, 0.2), iterations=8, rollouts=16, seeds=2,
+    )  # fmt: skip
+
+
+def begin(name: str, config, options: runs.Options):
+    """A run's folder, the reference and the judge of fluency, their shape, and a line break."""
+    text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
+    alphabet = tokenization.Characters(text)
+    model = small_lm.shape(config, alphabet)
+    run = runs.open_run(name, config, options.runs, options.resume)
+    print(f"run: {run.path}\n{lm.count(model):,} parameters")
+    params, judge = learn_language(run, alphabet.encode(text), model, config)
+    return run, params, judge, model, int(alphabet.encode("\n")[0])
+
+
+def learn_language(run, tokens, model, config):
+    """The language model that is the reference, and the one that judges fluency."""
+    border = int(0.9 * len(tokens))
+    cut = functools.partial(train_lm.windows_of, length=config.context)
+    evaluate = language_model.make_evaluate(cut(tokens[border:], seed=1, shape=(512,)), model)
+    learn = lambda name, seed: small_lm.learn(
+        run, name, seed, cut(tokens[:border], seed=seed, shape=(config.lm_steps, LM_BATCH)),
+        model, config, evaluate,
+    )  # fmt: skip
+    return learn("language model", config.seed + 2), learn("judge of fluency", config.seed + 3)
+
+
+def learn_rewards(run, start, model, compared, config: Config):
+    """Reward models `[sizes, seeds]`, each learnt from the first so many comparisons of its gold.
+
+    `compared` is (chosen, rejected), each `[seeds, pairs, T]`.
+    """
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(language_model.ramp(1e-3, config.rm_steps), weight_decay=0.01),
+    )
+    step = training.make_step(functools.partial(gold_reward.loss, model=model), tx)
+    chunk = config.rm_steps // PARTS
+
+    def one(state, key, compared, size):
+        def body(state, key):
+            rows = jax.random.randint(key, (RM_BATCH,), 0, size)
+            return step(state, jax.tree.map(lambda x: x[rows], compared))
+
+        state, metrics = jax.lax.scan(body, state, jax.random.split(key, chunk))
+        return state, jnp.mean(metrics.loss)
+
+    @jax.jit
+    def advance(states, key, compared):
+        keys = jax.random.split(key, (len(config.pairs), config.seeds))
+        lanes = jax.vmap(jax.vmap(one, (0, 0, 0, None)), (0, 0, None, 0))
+        return lanes(states, keys, compared, jnp.array(config.pairs))
+
+    def run_chunk(states, key):
+        states, losses = advance(states, key, compared)
+        return states, [{"loss": losses}]
+
+    return fitting.go_on(
+        run, "reward models", run_chunk,
+        spread(training.init(start, tx), (len(config.pairs), config.seeds)), PARTS, chunk,
+        key=jax.random.key(config.seed + 4), folder=run.path / "rewards", config=config, every=1,
+    ).params  # fmt: skip
+
+
+def learn_policies(run, params, model, proxies, golds, judge, first: int, config: Config):
+    """PPO against every proxy, all lanes and seeds in one vmap; each iteration is logged."""
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.policy_rate, eps=1e-5))
+    shape, chunk = (len(config.lanes), config.seeds), config.iterations // PARTS
+    policy = dataclasses.replace(model, value_head=True)
+    proxy_model = reward_model.from_language_model(params, model, model.num_layers)[1]
+    actor = lm.make_actor(policy, config.context - 1)
+    prompts = lm.Prompts(jnp.full((config.rollouts, 1), first))
+
+    collect, learn = ppo.make_halves(actor, tx, SETTINGS)
+
+    def one(state, key, proxy, gold):
+        def iteration(state, key):
+            key_sample, key_learn = jax.random.split(key)
+            samples = collect(state, key_sample, prompts)
+            rewards = gold_reward.reward(proxy, samples.tokens, proxy_model)
+            worth = jnp.mean(gold_reward.score(gold, judge, samples.tokens, model))
+            state, metrics = learn(state, key_learn, samples, rewards)
+            return state, {"kl": metrics.kl, "proxy": metrics.reward, "gold": worth}
+
+        return jax.lax.scan(iteration, state, jax.random.split(key, chunk))
+
+    row = jnp.array([config.pairs.index(size) for size, _ in config.lanes])
+    proxies = jax.tree.map(lambda x: x[row], proxies)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def advance(states, key, proxies, golds):
+        keys = jax.random.split(key, shape)
+        lanes = jax.vmap(jax.vmap(one, (0, 0, 0, 0)), (0, 0, 0, None))
+        states, found = lanes(states, keys, proxies, golds)
+        iteration = lambda i: {name: x[:, :, i] for name, x in found.items()}
+        return states, [iteration(i) for i in range(chunk)]
+
+    head = jax.tree.map(jnp.zeros_like, lm.init(jax.random.key(0), policy)["value"])
+    kl_coefs = jnp.array([beta for _, beta in config.lanes], jnp.float32)
+    state = spread(ppo.init({"policy": params | {"value": head}}, tx, SETTINGS), shape)
+    # the weight of the KL is a part of the state, since it may adapt
+    state = state._replace(kl_coef=jnp.tile(kl_coefs[:, None], (1, config.seeds)))
+    fitting.go_on(
+        run, "ppo", lambda states, key: advance(states, key, proxies, golds), state, PARTS, chunk,
+        key=jax.random.key(config.seed + 5), folder=run.path / "ppo", config=config, every=1,
+    )  # fmt: skip
+    return runs.read_log(run, "ppo")
+
+
+def spread(tree, shape):
+    """Copies of every leaf, along new axes in front."""
+    return jax.tree.map(lambda x: jnp.tile(x, (*shape, *(1,) * jnp.ndim(x))), tree)
+
+
+def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+    """Runs all stages and writes the report; returns its numbers."""
+    with runs.compilation(quick=options.smoke):
+        return go(smoke(config) if options.smoke else config, options)
+
+
+def go(config: Config, options: runs.Options) -> dict[str, Any]:
+    run, params, judge, model, first = begin("overoptimisation", config, options)
+    keys = jax.random.split(jax.random.key(config.seed), 4)
+    draw = jax.jit(gold_reward.samples, static_argnums=(2, 3, 4, 5))
+    texts = lambda key, count: draw(key, params, model, first, config.context - 1, count)
+    # as many texts from which the best of n are taken as are compared
+    pool, compared = (texts(key, 2 * config.pairs[1]) for key in keys[:2])
+    pairs = compared.reshape(-1, 2, config.context)
+
+    @jax.jit
+    def gold_of(key_gold, key_labels, judge):
+        gold = gold_reward.make(key_gold, judge, pool, model)
+        score = lambda texts: gold_reward.score(gold, judge, texts, model)
+        worth = gold_reward.in_pieces(score, jnp.concatenate([pool, compared])).reshape(2, -1)
+        labelled = gold_reward.compare(key_labels, pairs, worth[1].reshape(-1, 2))
+        return gold, worth[0], labelled
+
+    seeds = [jax.random.split(key, config.seeds) for key in keys[2:]]
+    golds, pool_gold, labelled = jax.vmap(gold_of, (0, 0, None))(*seeds, judge)
+    start, proxy_model = reward_model.from_language_model(params, model, model.num_layers)
+    learnt = learn_rewards(run, start, proxy_model, labelled, config)
+    as_proxy = lambda params: gold_reward.proxy(params, pool, proxy_model)
+    proxies = jax.jit(jax.vmap(jax.vmap(as_proxy)))(learnt)
+    of_pool = lambda proxy: gold_reward.in_pieces(
+        lambda x: gold_reward.reward(proxy, x, proxy_model), pool
+    )
+    pool_proxy = jax.jit(jax.vmap(jax.vmap(of_pool)))(proxies)
+    log = learn_policies(run, params, model, proxies, golds, judge, first, config)
+    return pages.write(run, pool_proxy, pool_gold, log, config)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))

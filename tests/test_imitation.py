@@ -1,0 +1,75 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proxlm import lm, losses
+from proxlm.policy import aggregation, imitation
+from tests.table_actor import compiled
+
+LOG_PROBS = jnp.array([[-1.0, -2.0, -3.0], [-4.0, -5.0, -6.0]])
+MASK = jnp.array([[False, True, True], [False, False, True]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "gradient"),
+    [
+        ("token", (2 + 3 + 6) / 3, [[0, -1 / 3, -1 / 3], [0, 0, -1 / 3]]),
+        ("sequence", ((2 + 3) / 2 + 6) / 2, [[0, -1 / 4, -1 / 4], [0, 0, -1 / 2]]),
+        ("sequence_sum", (2 + 3 + 6) / 2, [[0, -1 / 2, -1 / 2], [0, 0, -1 / 2]]),
+        ("constant", (2 + 3 + 6) / 6, [[0, -1 / 6, -1 / 6], [0, 0, -1 / 6]]),
+        (lambda mask: aggregation.select(2.0, mask), 22.0, [[0, -2, -2], [0, 0, -2]]),
+    ],
+    ids=["token", "sequence", "sequence_sum", "constant", "a function"],
+)
+def test_the_loss_and_its_gradient_by_hand(kind, loss, gradient, variant):
+    fn = variant(jax.value_and_grad(lambda x: imitation.sft(x, MASK, kind)))
+    found = fn(LOG_PROBS)
+    np.testing.assert_allclose(found[0], loss, rtol=1e-6)
+    np.testing.assert_allclose(found[1], gradient, rtol=1e-6)
+
+
+def test_masked_slots_may_hold_anything():
+    poisoned = jnp.where(MASK, LOG_PROBS, jnp.nan)
+    fn = jax.value_and_grad(lambda x: imitation.sft(x, MASK))
+    for a, b in zip(fn(poisoned), fn(LOG_PROBS), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert imitation.sft(poisoned, jnp.zeros((2, 3), bool)) == 0
+
+
+def test_the_prompt_is_not_learnt_and_the_rest_is_next_token():
+    model = lm.ModelConfig(7, num_layers=1, width=8, num_heads=2, hidden_width=8, init_scale=0.5)
+    tokens = jnp.array([[1, 2, 3, 4, 5], [6, 5, 4, 3, 0]])
+    mask = jnp.array([[True] * 5, [True] * 4 + [False]])
+    answers = imitation.answer_mask(mask, jnp.array([2, 3]))[:, 1:]
+    assert answers.tolist() == [[False, True, True, True], [False, False, True, False]]
+
+    @compiled
+    def both(key):
+        params = lm.init(key, model)
+        logits = lm.apply(params, tokens, model, mask=mask)[:, :-1]
+        return lm.score(params, tokens, model, mask=mask).log_probs, logits
+
+    scores, logits = both(jax.random.key(0))
+    each = losses.next_token(logits, tokens[:, 1:])
+    expected = (each[0, 1:].sum() + each[1, 2]) / 4
+    np.testing.assert_allclose(imitation.sft(scores, answers), expected, rtol=1e-5)
+
+
+def test_padding_on_either_side_leaves_the_same_answer():
+    left = jnp.array([[False, False, True, True, True]])
+    found = imitation.answer_mask(left, jnp.array([1]))
+    assert found.tolist() == [[False, False, False, True, True]]
+    found = imitation.answer_mask(left[:, ::-1], jnp.array([1]))
+    assert found.tolist() == [[False, True, True, False, False]]
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match=r"prompt_lengths has shape \(\): expected \(2,\)"):
+        imitation.answer_mask(MASK, 2)
+    with pytest.raises(ValueError, match="mask has dtype int32; expected bool"):
+        imitation.sft(LOG_PROBS, MASK.astype(jnp.int32))
+    with pytest.raises(ValueError, match=r"log_probs has shape \(2, 2\)"):
+        imitation.sft(LOG_PROBS[:, :2], MASK)
+    with pytest.raises(ValueError, match="kind is 'mean'; expected one of 'token'"):
+        imitation.sft(LOG_PROBS, MASK, "mean")
