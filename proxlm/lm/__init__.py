@@ -7,6 +7,7 @@ from proxlm.lm.actor import Actor, Prompts, make_actor
 from proxlm.lm.config import ModelConfig
 from proxlm.lm.distribution import SamplingConfig
 from proxlm.lm.forward import apply, encode, logits, values
+from proxlm.lm.inspection import Inspection, inspect, lens
 from proxlm.lm.model import Transformer, count, init, stack, unstack
 from proxlm.lm.sampling import Samples, sample
 from proxlm.lm.scoring import Scores, score
@@ -14,6 +15,7 @@ from proxlm.lm.shrinking import Used, shrink, used
 
 __all__ = [
     "Actor",
+    "Inspection",
     "ModelConfig",
     "Prompts",
     "Samples",
@@ -25,6 +27,8 @@ __all__ = [
     "count",
     "encode",
     "init",
+    "inspect",
+    "lens",
     "logits",
     "make_actor",
     "sample",
