@@ -54,9 +54,8 @@ def keep(run, name: str, task: questions.Task, model: lm.ModelConfig, params: An
         "response": task.response, "vocabulary": task.words.vocabulary,
     }  # fmt: skip
     folder = run.path / "models" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _ABOUT).write_text(json.dumps(about) + "\n")
     fitting.keep(folder, params, about)
+    (folder / _ABOUT).write_text(json.dumps(about) + "\n")
 
 
 def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
@@ -71,25 +70,30 @@ def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
             it is another experiment's.
     """
     name = kind(question)
-    folder = newest(pathlib.Path(place)) / "models" / name
+    folder = newest(pathlib.Path(place), name) / "models" / name
     about = json.loads((folder / _ABOUT).read_text())
     model = lm.ModelConfig(**about["model"])
     tokens = questions.Words(about["vocabulary"])
-    prompt, mask = prompt_of(question, tokens, about["longest"])
+    ask = lambda: prompt_of(question, tokens, about["longest"])
+    ask()
     params = fitting.kept(folder, model, about)
 
-    def sampler(num_tokens):
+    def answer(num_tokens):
         sample = jax.jit(functools.partial(
             lm.sample, config=model, num_tokens=num_tokens, sampling=GREEDY
         ))  # fmt: skip
-        return lambda: jax.device_get(
-            sample(jax.random.key(0), params, prompt, prompt_mask=mask).tokens[0, -num_tokens:]
-        )
 
-    first, whole = sampler(1), sampler(about["response"])
-    answer = tokens.decode(whole()).upper()
-    numbers = {"answer": answer}
-    print(f"{question}\n{answer}")
+        def call():
+            prompt, mask = ask()
+            samples = sample(jax.random.key(0), params, prompt, prompt_mask=mask)
+            return jax.device_get(samples.tokens)[0, -num_tokens:]
+
+        return call
+
+    first, whole = answer(1), answer(about["response"])
+    found = tokens.decode(whole()).upper()
+    numbers = {"answer": found}
+    print(f"{question}\n{found}")
     if unknown := tokens.unknown(question):
         print(f"words it has never seen: {', '.join(unknown)}")
     for part, call in {"first token": first, "whole answer": whole}.items():
@@ -139,21 +143,19 @@ def prompt_of(question: str, tokens: questions.Words, longest: int):
     return row.prompts, row.prompt_mask
 
 
-def newest(place: pathlib.Path) -> pathlib.Path:
-    """The folder of a finished run: the place itself, or the newest run in it."""
-    if (place / "models").is_dir():
-        return place
-    found = sorted(path.parent for path in place.glob("*/models"))
-    finished = [path for path in found if len([*path.glob(f"models/*/{_ABOUT}")]) == 2]
-    if finished:
-        return finished[-1]
+def newest(place: pathlib.Path, name: str) -> pathlib.Path:
+    """The folder of a run that has such a model: the place itself, or the newest run in it."""
+    folders = [place, *sorted(place.glob("[0-9]*"), reverse=True)]
+    found = next((path for path in folders if (path / "models" / name / _ABOUT).exists()), None)
+    if found is not None:
+        return found
     if (place / "config.json").exists() and place.parent.name != EXPERIMENT:
         raise ValueError(
             f"checkpoint={str(place)!r} is a run of {place.parent.name!r}: give one of "
             f"{EXPERIMENT!r}, or leave it out"
         )
     raise ValueError(
-        f"checkpoint: {str(place)!r} holds no finished run of {EXPERIMENT!r}; run "
+        f"checkpoint: {str(place)!r} holds no {name} model of {EXPERIMENT!r}; run "
         "`python -m experiments.question_answering` first, or give the folder of a run"
     )
 

@@ -32,11 +32,13 @@ _SUMS = (
     "{a} + {b} =",
     "What is {a} plus {b}?",
     "{name} had {a} {things} and got {b}. How many now?",
+    "A shop had {a} {things} and made {b}. How many now?",
 )
 _DIFFERENCES = (
     "{a} - {b} =",
     "What is {a} minus {b}?",
     "{name} had {a} {things} and lost {b}. How many now?",
+    "A shop had {a} {things} and sold {b}. How many now?",
 )
 _NAMES = ("Ann", "Tom", "Mia", "Sam", "Eva", "Max")
 _THINGS = ("apples", "eggs", "books", "coins", "pens", "stones")
@@ -102,12 +104,12 @@ class Task(NamedTuple):
 
 
 def words(text: str) -> list[str]:
-    """Splits into words, marks and digits, the units of a number first, as one adds by hand.
+    """Splits into words, marks and digits, two or more a number, its units first.
 
-    Source of the order: Lee et al. 2023, Teaching arithmetic to small transformers.
+    So one adds by hand. Source: Lee et al. 2023, Teaching arithmetic to small transformers.
 
     >>> words("Ann's 12 + 7 =")
-    ["ann's", '2', '1', '+', '7', '=']
+    ["ann's", '2', '1', '+', '7', '0', '=']
     """
     return _WORD.findall(_NUMBER.sub(lambda number: number[0].zfill(2)[::-1], text.lower()))
 
