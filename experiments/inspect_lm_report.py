@@ -120,9 +120,8 @@ def page(looks, model) -> str:
     heads = []
     for layer, head in np.ndindex(dense.needs.shape):
         shares = dense.habits[layer, head]
-        name = f"{HABITS[shares.argmax()]} {shares.max():.0%}"
         fate = "kept" if penalised.used.heads[layer, head] else "removed"
-        heads.append([layer, head, name, f"{dense.needs[layer, head]:+.3f}", fate])
+        heads.append([layer, head, habit(shares), f"{dense.needs[layer, head]:+.3f}", fate])
     numbers = numbers_of(looks)
     rows = [[name, report.mean_spread(values, 3)] for name, values in numbers.items()]
     return "\n\n".join([
@@ -133,6 +132,11 @@ def page(looks, model) -> str:
         report.table(heads, ["layer", "head", "looks at", "needed", "under the penalty"]),
         report.table(rows, ["all seeds", ""]),
     ])  # fmt: skip
+
+
+def habit(shares) -> str:
+    """The habit that takes most of a head's attention, if it takes a fair share."""
+    return f"{HABITS[shares.argmax()]} {shares.max():.0%}" if shares.max() >= 0.15 else "spread out"
 
 
 def plot_attention(path, pair, looks, tokens, characters, model):
@@ -156,9 +160,9 @@ def plot_attention(path, pair, looks, tokens, characters, model):
             continue
         axis.imshow(seen[model_index][layer, head], cmap="Blues", vmin=0, vmax=1)
         shares = looks[model_index].habits[layer, head]
-        axis.set_title(f"{HABITS[shares.argmax()]} {shares.max():.0%}", fontsize=8)
+        axis.set_title(habit(shares), fontsize=8)
     for axis in (axes[0, 0], axes[depth, 0]):
-        axis.set_yticks(range(len(characters)), characters, fontsize=4)
+        axis.set_yticks(range(len(characters)), characters, fontsize=5)
     figure.suptitle(
         "Attention on held-out text: from each character (row) to those before it (column); above "
         "a head\nwhere most of its attention goes on average", fontsize=10,
@@ -205,18 +209,17 @@ def plot_survivors(path, looks, ends):
         left.scatter(sizes[chosen], needs[chosen], s=18, color=colours[alive], label=label)
     left.set_xlabel("size of the head's weights, root mean square", fontsize=9)
     left.set_ylabel("rise of the loss without it, nats", fontsize=9)
-    left.set_title(f"heads of {len(looks)} dense models", loc="left", fontsize=10)
+    left.set_title("heads of the dense models", loc="left", fontsize=10)
     left.legend(frameon=False, fontsize=8)
     hidden = np.array([pair[1].used.hidden.sum(axis=1) for pair in looks])
     total = looks[0][1].used.hidden.shape[1]
     places = np.arange(hidden.shape[1])
-    right.barh(places, [total] * len(places), color="#e4e4e4", label="removed")
-    right.barh(places, hidden.mean(axis=0), color=colours[True], label="kept, mean over seeds")
+    right.barh(places, [total] * len(places), color="#e4e4e4")
+    right.barh(places, hidden.mean(axis=0), color=colours[True])
     for place in places:
         right.plot(hidden[:, place], [place] * len(hidden), "o", color="black", markersize=3)
     right.set_yticks(places, [f"layer {i}" for i in places])
-    right.set_title("MLP neurons; a dot a seed", loc="left", fontsize=10)
-    right.legend(frameon=False, fontsize=8, loc="lower right")
+    right.set_title("MLP neurons kept, of all (grey); a dot a seed", loc="left", fontsize=10)
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
