@@ -29,14 +29,14 @@ class Config:
     num_heads: int = 4
     width: int = 64
     exercises: int = 20_000  # made up to learn arithmetic from
-    sums_steps: int = 500  # of supervised learning: stopped when about half is right
+    sums_steps: int = 700  # of supervised learning: stopped when about half is right
     science_steps: int = 200
-    sums_iterations: int = 300  # of reinforcement learning
+    sums_iterations: int = 400  # of reinforcement learning
     science_iterations: int = 20
     batch: int = 64  # exercises of a supervised step
     prompts: int = 64  # of an iteration, each answered `group` times
     group: int = 8
-    rl_rate: float = 2e-3
+    rl_rate: float = 1e-3
     recipe: str = "rloo"
     seeds: int = 3
     seed: int = 0
