@@ -115,7 +115,10 @@ def kind(question: str) -> str:
             'ask is empty: give a question, as "12 + 7 =" or "The ice melts if it gets A: warmer '
             'B: colder"'
         )
-    if questions.choices(question):
+    parts = questions.choices(question)
+    if parts and not all(parts):
+        raise ValueError(f"ask={question!r} lacks its question or a choice: give all three")
+    if parts:
         return "science"
     if len(re.findall(r"\d+", question)) == 2:
         return "arithmetic"

@@ -1,8 +1,13 @@
 """Questions with answers that can be checked: shown answers first, then only told right or wrong.
 
-python -m experiments.question_answering               sums in words, and QuaRTz's science
-python -m experiments.question_answering --ask "12 + 7 ="
-python -m experiments.question_answering --smoke
+    python -m experiments.question_answering               sums in words, and QuaRTz's science
+    python -m experiments.question_answering --ask "12 + 7 ="
+    python -m experiments.question_answering --smoke
+
+Supervised learning on answers, stopped while arithmetic is half learnt; then reinforcement
+learning on exact match.  QuaRTz's two-choice questions are beyond a model that has read nothing
+else: majority 49.7 %, nearest question by tf-idf 53.1 %, naive Bayes 58.3 % of 563 held-out
+questions, whose near twins are held out with them.
 """
 
 import dataclasses

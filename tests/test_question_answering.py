@@ -23,15 +23,13 @@ BATCH = questions.Encoded(
 
 def test_supervised_loss_is_the_mean_over_tokens_of_answers_alone():
     params = arrays.rough(MODEL, scale=0.5)
-    loss = lambda batch: question_answering.supervised_loss(params, batch, MODEL)
-    said = []
-    for i in range(2):
-        tokens = np.concatenate([row[i][m[i]] for row, m in (BATCH[:2], BATCH[2:])])
-        log_probs = jax.nn.log_softmax(lm.apply(params, tokens[None], MODEL)[0])
-        start = BATCH.prompt_mask[i].sum()
-        said += [log_probs[place - 1, tokens[place]] for place in range(start, len(tokens))]
-    assert len(said) == 5
-    np.testing.assert_allclose(loss(BATCH), -np.mean(said), rtol=1e-5)
+    rows = jnp.array([[3, 5, 1, 0, 0, 0], [4, 5, 6, 6, 6, 1]])  # without padding before them
+    logits = jax.jit(lm.apply, static_argnums=2)(params, rows, MODEL)
+    said = jax.nn.log_softmax(logits)
+    places = [(0, 1), (0, 2), (1, 3), (1, 4), (1, 5)]
+    expected = -np.mean([said[i, place - 1, rows[i, place]] for i, place in places])
+    loss = jax.jit(question_answering.supervised_loss, static_argnums=2)
+    np.testing.assert_allclose(loss(params, BATCH, MODEL), expected, rtol=1e-5)
 
 
 def test_an_answer_is_right_if_it_is_all_of_it_and_no_more():
@@ -48,6 +46,7 @@ def test_an_answer_is_right_if_it_is_all_of_it_and_no_more():
     [
         ("", r"ask is empty: give a question"),
         (" \n", r"ask is empty: give a question"),
+        ("It gets A: hot B: ", r"lacks its question or a choice: give all three"),
         ("What is truth?", r"neither arithmetic, .* nor a question with choices"),
         ("1 + 2 + 3 =", r"neither arithmetic, .* nor a question with choices"),
         ("712 + 7 =", r"712 is more than 99, the largest .*; give a smaller"),
