@@ -9,6 +9,7 @@ from proxlm.lm.beam import Beams, beam_search
 from proxlm.lm.config import ModelConfig
 from proxlm.lm.distribution import SamplingConfig
 from proxlm.lm.forward import apply, encode, logits, states, values
+from proxlm.lm.inspection import Inspection, inspect, lens
 from proxlm.lm.model import Transformer, count, init, stack, unstack
 from proxlm.lm.sampling import Samples, sample
 from proxlm.lm.scoring import Scores, score
@@ -18,6 +19,7 @@ from proxlm.lm.streaming import stream
 __all__ = [
     "Actor",
     "Beams",
+    "Inspection",
     "ModelConfig",
     "Prompts",
     "Samples",
@@ -30,6 +32,8 @@ __all__ = [
     "count",
     "encode",
     "init",
+    "inspect",
+    "lens",
     "logits",
     "make_actor",
     "pretrained",

@@ -127,14 +127,30 @@ def attend(query, key, value, visible):
     (2, 4, 3, 4)
     """
     batch, heads, length, width = query.shape
-    groups = key.shape[1]
+    weights = attention(query, key, visible).astype(value.dtype)
+    weights = weights.reshape(batch, key.shape[1], -1, key.shape[2])
+    return jnp.einsum("bgqk,bgkd->bgqd", weights, value).reshape(batch, heads, length, width)
+
+
+def attention(query, key, visible):
+    """The weights of `attend`, softmax(q·kᵀ/√d) over the visible keys: float32 `[B, H, T, S]`.
+
+    Args:
+      query: as in `attend`.
+      key: as in `attend`.
+      visible: as in `attend`.
+
+    >>> visible = jnp.tril(jnp.ones((1, 1, 2, 2), bool))
+    >>> weights = attention(jnp.ones((1, 2, 2, 4)), jnp.ones((1, 1, 2, 4)), visible)
+    >>> weights[0, 1].tolist()
+    [[1.0, 0.0], [0.5, 0.5]]
+    """
+    batch, heads, length, width = query.shape
     # The heads of a group and the queries share one matrix product with the group's keys.
-    query = (query * width**-0.5).reshape(batch, groups, -1, width)
+    query = (query * width**-0.5).reshape(batch, key.shape[1], -1, width)
     scores = jnp.einsum("bgqd,bgkd->bgqk", query, key, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, heads, length, -1)
-    weights = jax.nn.softmax(jnp.where(visible, scores, HIDDEN), axis=-1).astype(value.dtype)
-    weights = weights.reshape(batch, groups, -1, key.shape[2])
-    return jnp.einsum("bgqk,bgkd->bgqd", weights, value).reshape(query.shape[0], heads, -1, width)
+    return jax.nn.softmax(jnp.where(visible, scores, HIDDEN), axis=-1)
 
 
 def swiglu(x, gate_up, down):

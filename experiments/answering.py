@@ -1,0 +1,174 @@
+"""A model that answers questions: judged on many, and asked one at a time from its checkpoint."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import fitting, questions
+from proxlm import lm
+
+EXPERIMENT = "question-answering"
+SAMPLING = lm.SamplingConfig(stop_token=questions.END_TOKEN)
+GREEDY = dataclasses.replace(SAMPLING, greedy=True)
+REPEATS = 50  # timings of an answer
+
+_ABOUT = "about.json"
+
+
+def is_right(samples: lm.Samples, truth: questions.Encoded) -> jax.Array:
+    """Whether each response is the answer, token for token and no longer; bool `[B]`."""
+    start = samples.tokens.shape[1] - truth.answers.shape[1]
+    same = (samples.tokens[:, start:] == truth.answers) | ~truth.answer_mask
+    return jnp.all(same & (samples.response_mask == truth.answer_mask), axis=1)
+
+
+def accuracy(params, exercises, task: questions.Task, model: lm.ModelConfig) -> np.ndarray:
+    """Share of likeliest answers that are right, of each row of params; `[seeds]`."""
+    encoded = task.encode(exercises)
+    return np.asarray(_accuracy(params, encoded, model, task.response))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+@functools.partial(jax.vmap, in_axes=(0, None, None, None))
+def _accuracy(params, encoded, model, response):
+    samples = lm.sample(
+        jax.random.key(0), params, encoded.prompts, model, response,
+        prompt_mask=encoded.prompt_mask, sampling=GREEDY,
+    )  # fmt: skip
+    return jnp.mean(is_right(samples, encoded))
+
+
+def keep(run, name: str, task: questions.Task, model: lm.ModelConfig, params: Any) -> None:
+    """Saves one model with all that answering takes."""
+    about = {
+        "experiment": EXPERIMENT, "model": dataclasses.asdict(model), "longest": task.longest,
+        "response": task.response, "vocabulary": task.words.vocabulary,
+    }  # fmt: skip
+    folder = run.path / "models" / name
+    fitting.keep(folder, params, about)
+    (folder / _ABOUT).write_text(json.dumps(about) + "\n")
+
+
+def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
+    """Answers a question by the newest checkpoint at a place, and times it.
+
+    Args:
+        question: two numbers and what to do with them, or a question with choices A and B.
+        place: the folder of a run, or one that holds the runs of this experiment.
+
+    Raises:
+        ValueError: the question is empty, too long or of neither form; there is no checkpoint, or
+            it is another experiment's.
+    """
+    name = kind(question)
+    folder = newest(pathlib.Path(place), name) / "models" / name
+    about = json.loads((folder / _ABOUT).read_text())
+    model = lm.ModelConfig(**about["model"])
+    tokens = questions.Words(about["vocabulary"])
+    ask = lambda: prompt_of(question, tokens, about["longest"])
+    ask()
+    params = fitting.kept(folder, model, about)
+
+    def answer(num_tokens):
+        sample = jax.jit(functools.partial(
+            lm.sample, config=model, num_tokens=num_tokens, sampling=GREEDY
+        ))  # fmt: skip
+
+        def call():
+            prompt, mask = ask()
+            samples = sample(jax.random.key(0), params, prompt, prompt_mask=mask)
+            return jax.device_get(samples.tokens)[0, -num_tokens:]
+
+        return call
+
+    first, whole = answer(1), answer(about["response"])
+    found = tokens.decode(whole()).upper()
+    numbers = {"answer": found}
+    print(f"{question}\n{found}")
+    if unknown := tokens.unknown(question):
+        print(f"words it has never seen: {', '.join(unknown)}")
+    for part, call in {"first token": first, "whole answer": whole}.items():
+        median, late = latency(call)
+        numbers[part] = {"median ms": median, "95th percentile ms": late}
+        print(f"{part}: {median:.1f} ms in the median, {late:.1f} ms at the 95th percentile, "
+              f"of {REPEATS}, after compilation")  # fmt: skip
+    return numbers
+
+
+def kind(question: str) -> str:
+    """Which of the two models a question is for, by its form.
+
+    >>> kind("12 + 7 ="), kind("The water gets A: hot B: cold")
+    ('arithmetic', 'science')
+    """
+    if not question.strip():
+        raise ValueError(
+            'ask is empty: give a question, as "12 + 7 =" or "The ice melts if it gets A: warmer '
+            'B: colder"'
+        )
+    parts = questions.choices(question)
+    if parts and not all(parts):
+        raise ValueError(f"ask={question!r} lacks its question or a choice: give all three")
+    if parts:
+        return "science"
+    if len(re.findall(r"\d+", question)) == 2:
+        return "arithmetic"
+    raise ValueError(
+        f"ask={question!r} is neither arithmetic, with two numbers, nor a question with choices "
+        '"A: ... B: ..."; give one of these'
+    )
+
+
+def prompt_of(question: str, tokens: questions.Words, longest: int):
+    """The tokens of a question at the end of a row `[1, longest]`, and their mask."""
+    count = len(questions.words(question))
+    if count > longest:
+        raise ValueError(
+            f"ask has {count} words, digits and marks: the model has learnt from at most "
+            f"{longest}; ask it shorter"
+        )
+    for number in re.findall(r"\d+", question):
+        if questions.choices(question) is None and int(number) > questions.LARGEST:
+            raise ValueError(
+                f"ask: {number} is more than {questions.LARGEST}, the largest number that the "
+                "model has learnt from; give a smaller one"
+            )
+    row = questions.encode([questions.Exercise(question, "")], tokens, longest, 1)
+    return row.prompts, row.prompt_mask
+
+
+def newest(place: pathlib.Path, name: str) -> pathlib.Path:
+    """The folder of a run that has such a model: the place itself, or the newest run in it."""
+    folders = [place, *sorted(place.glob("[0-9]*"), reverse=True)]
+    found = next((path for path in folders if (path / "models" / name / _ABOUT).exists()), None)
+    if found is not None:
+        return found
+    if (place / "config.json").exists() and place.parent.name != EXPERIMENT:
+        raise ValueError(
+            f"checkpoint={str(place)!r} is a run of {place.parent.name!r}: give one of "
+            f"{EXPERIMENT!r}, or leave it out"
+        )
+    raise ValueError(
+        f"checkpoint: {str(place)!r} holds no {name} model of {EXPERIMENT!r}; run "
+        "`python -m experiments.question_answering` first, or give the folder of a run"
+    )
+
+
+def latency(call, repeats: int = REPEATS) -> tuple[float, float]:
+    """Median and 95th percentile of the milliseconds that a call takes, once it is compiled."""
+    call()
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        taken.append(1e3 * (time.perf_counter() - began))
+    return float(np.median(taken)), float(np.percentile(taken, 95))

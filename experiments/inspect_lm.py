@@ -1,0 +1,153 @@
+"""Inside a small language model: what its heads look at, what its layers say, what it can spare.
+
+    python -m experiments.inspect_lm             writes three plots and report.txt
+    python -m experiments.inspect_lm --smoke
+
+A group penalty keeps the heads that the dense model needs.  Measured in a short run of one seed
+(--seeds 1 --start-steps 500 --steps 200; 2 CPU cores, AMD EPYC, 1 minute): it removed 8 of 16
+heads and 64 % of the neurons, and the loss is 1.967 for 1.915 nats per character.  Take a head
+from the dense model, and its loss rises by 0.080 in the mean over those that the penalty kept, by
+0.011 over those that it removed.  Six of the eight that it kept look first of all at the
+character before.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import tyro
+
+from experiments import corpora, fitting, language_model, runs, small_lm, tokenization, train_lm
+from experiments import inspect_lm_report as reporting
+from experiments.sparse_lm import NEURONS, median_size
+from proxlm import lm, penalties, transforms
+from proxlm.penalties import grouping
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    num_layers: int = 2
+    num_heads: int = 8
+    width: int = 64
+    hidden_width: int = 256
+    context: int = 64
+    batch: int = 16
+    start_steps: int = 1000  # of Adam on the dense model
+    steps: int = 300  # of the penalised one from there, healing included
+    choosing: float = 0.3  # the share of them in which heads and neurons are chosen
+    learning_rate: float = 2e-3
+    strength: float = 4e-3  # λ of neurons, in Adam's metric
+    head_strength: float = 4e-3
+    reach: float = 1.1  # neurons and heads of so many median sizes and more are let alone
+    seeds: int = 3
+    seed: int = 0
+
+    def __post_init__(self):
+        """Finds out now what would otherwise stop the run after its training."""
+        least = {"seeds": 1, "steps": 10, "start_steps": 1, "batch": 1, "context": 16, "seed": 0,
+                 "strength": 0, "head_strength": 0}  # fmt: skip
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
+        if not 0 < self.choosing < 1:
+            raise ValueError(f"choosing={self.choosing}: expected a share between 0 and 1")
+        if not self.reach > 0:
+            raise ValueError(f"reach={self.reach}: expected more than 0, in median sizes")
+
+
+class Lane(NamedTuple):
+    """What differs between the two models that go on from a dense one, side by side."""
+
+    penalised: jax.Array  # 0 or 1
+    neuron: jax.Array  # median sizes, root mean squares of weights
+    head: jax.Array
+
+
+def smoke(config: Config) -> Config:
+    """The same, too small to mean much."""
+    return dataclasses.replace(
+        config, num_heads=2, width=16, hidden_width=24, context=24, batch=4, start_steps=20,
+        steps=10, seeds=1,
+    )  # fmt: skip
+
+
+def heads_of(config: Config) -> grouping.cuts.Grouping:
+    """A head: its queries, keys and values, with what it writes."""
+    split = grouping.heads(config.num_heads, axis=2, packed=3, apart=0)
+    return grouping.linked({"qkv/kernel": split, "out/kernel": (0, 1)})
+
+
+def group_penalty(lane: Lane, scale, config: Config) -> penalties.Penalty:
+    """The minimax concave penalty of whole neurons and whole heads, `scale` times as strong."""
+    groups = {"mlp": NEURONS, "attention": heads_of(config)}
+    strengths = {"mlp": config.strength, "attention": config.head_strength}
+    medians = {"mlp": lane.neuron, "attention": lane.head}
+
+    def part(name):
+        strength = jnp.maximum(scale * strengths[name], 1e-12)
+        return penalties.group_mcp(strength, config.reach * medians[name] / strength, groups[name])
+
+    parts = {name: part(name) for name in groups} | {"other": penalties.zero()}
+    place = lambda path, leaf: next((name for name in groups if f"/{name}/" in path), "other")
+    return penalties.separable_sum(parts, place)
+
+
+def chain(lane: Lane, config: Config) -> optax.GradientTransformation:
+    """Adam with dual averaging of the penalty for a while; then what is zero stays so."""
+    rate = language_model.ramp(config.learning_rate, config.steps, last=small_lm.LAST)
+    end = max(1, int(config.choosing * config.steps))
+    penalised = lambda scale: transforms.dual_averaging_adam(
+        rate, group_penalty(lane, scale, config), b2=small_lm.B2, memory=8
+    )
+    rise = lambda count: jnp.where(count < end, jnp.minimum((count + 1) / end, 1.0), 0.0)
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        transforms.scheduled(penalised, lambda count: lane.penalised * rise(count)),
+        transforms.freeze_zeros(end, NEURONS),
+        transforms.freeze_zeros(end, heads_of(config)),
+    )
+
+
+def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+    """Trains dense models and penalised ones from them; looks into both."""
+    config = smoke(config) if options.smoke else config
+    with runs.compilation(quick=options.smoke):
+        return go(config, options)
+
+
+def go(config: Config, options: runs.Options) -> dict[str, Any]:
+    text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
+    alphabet = tokenization.Characters(text)
+    tokens = alphabet.encode(text)
+    border = int(0.9 * len(tokens))
+    model = small_lm.shape(config, alphabet)
+    run = runs.open_run("inspect-lm", config, options.runs, options.resume)
+    print(f"run: {run.path}\n{lm.count(model):,} parameters")
+    held_out = train_lm.windows_of(tokens[border:], config.context, 1, (256,))
+    evaluate = language_model.make_evaluate(held_out, model)
+    cut = functools.partial(train_lm.windows_of, tokens[:border], config.context)
+    loss = functools.partial(language_model.loss, config=model)
+    fit = fitting.make_fit_lanes(
+        loss, lambda lane: chain(lane, config), small_lm.chunk_of(config.steps, 5)
+    )
+    ends = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        windows = cut(2 * seed + 2, (config.start_steps, config.batch))
+        start = small_lm.learn(run, f"dense {seed}", seed, windows, model, config, evaluate)
+        sizes = jnp.stack([median_size(start), jnp.median(reporting.head_sizes(start))])
+        lanes = Lane(jnp.array([0.0, 1.0]), *jnp.repeat(sizes[:, None], 2, axis=1))
+        both = fit(
+            run, f"penalised or not {seed}", lanes, start,
+            cut(2 * seed + 3, (config.steps, config.batch)),
+            folder=run.path / "fit" / f"both-{seed}", config=config,
+        )  # fmt: skip
+        ends.append([jax.tree.map(lambda x, i=i: x[i], both) for i in range(2)])
+    return reporting.write(run, ends, held_out, model, alphabet)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))

@@ -1,0 +1,139 @@
+"""What question_answering shows: accuracy before and after, beside those who do not learn to read.
+
+The baselines see the same training questions as the models.
+"""
+
+import collections
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments import questions, report, runs
+from experiments.questions import Exercise
+
+LABELS = {"before": "shown answers", "after": "then told right or wrong"}
+
+
+def majority(train: Sequence[Exercise], judged: Sequence[Exercise]) -> float:
+    """Accuracy of the most common answer."""
+    (answer, _), *_ = collections.Counter(e.answer for e in train).most_common(1)
+    return float(np.mean([e.answer == answer for e in judged]))
+
+
+def retrieval(train: Sequence[Exercise], judged: Sequence[Exercise]) -> float:
+    """Accuracy of the answer to the nearest training question, by tf-idf and cosine.
+
+    The words of a choice count as other words in the other choice, or the order would be lost.
+    """
+    vectors = questions.tf_idf([marked(e.question) for e in (*train, *judged)])
+    seen, asked = vectors[: len(train)], vectors[len(train) :]
+    nearest = np.argmax(asked @ seen.T, axis=1)
+    return float(
+        np.mean([train[i].answer == e.answer for i, e in zip(nearest, judged, strict=True)])
+    )
+
+
+def naive_bayes(train: Sequence[Exercise], judged: Sequence[Exercise]) -> float:
+    """Accuracy of the likeliest answer by ln p(c) + Σ ln (n_wc + 1) / (Σ_v n_vc + V).
+
+    The "words" w are those of `pairs`: without them it could not tell more from less.
+    """
+    answers = sorted({e.answer for e in train})
+    counts = {answer: collections.Counter() for answer in answers}
+    for exercise in train:
+        counts[exercise.answer].update(pairs(exercise.question))
+    vocabulary = {w: i for i, w in enumerate(dict.fromkeys(w for c in counts.values() for w in c))}
+    table = np.ones((len(vocabulary), len(answers)))
+    for column, answer in enumerate(answers):
+        for word, count in counts[answer].items():
+            table[vocabulary[word], column] += count
+    frequencies = collections.Counter(e.answer for e in train)
+    prior = np.log([frequencies[answer] for answer in answers])
+    table = np.log(table) - np.log(table.sum(axis=0))
+    known = lambda e: [vocabulary[w] for w in pairs(e.question) if w in vocabulary]
+    guesses = [answers[np.argmax(prior + table[known(e)].sum(axis=0))] for e in judged]
+    return float(np.mean([guess == e.answer for guess, e in zip(guesses, judged, strict=True)]))
+
+
+def marked(question: str) -> list[str]:
+    """Words, those of choices with the letter of the choice.
+
+    >>> marked("It gets A: hot B: cold")
+    ['it', 'gets', 'A=hot', 'B=cold']
+    """
+    parts = questions.choices(question)
+    if parts is None:
+        return questions.words(question)
+    stem, *rest = parts
+    own = [f"{c}={w}" for c, part in zip("AB", rest, strict=True) for w in questions.words(part)]
+    return questions.words(stem) + own
+
+
+def pairs(question: str) -> list[str]:
+    """Each word of the stem with each of a choice; or, without choices, the words.
+
+    >>> pairs("It gets A: hot B: cold")
+    ['it A=hot', 'it B=cold', 'gets A=hot', 'gets B=cold']
+    """
+    parts = questions.choices(question)
+    found = marked(question)
+    if parts is None:
+        return found
+    count = len(questions.words(parts[0]))
+    return [f"{word} {choice}" for word in found[:count] for choice in found[count:]]
+
+
+def write(run, tasks, results):
+    """Prints, logs and plots accuracies; returns them: task ↦ name ↦ a number or one a seed."""
+    baselines = {"majority": majority, "retrieval": retrieval, "naive Bayes": naive_bayes}
+    runs.truncate_log(run, "result", 0)
+    numbers, text = {}, ""
+    for step, (name, task) in enumerate(tasks.items()):
+        found = {k: 100 * judge(task.train, task.held_out) for k, judge in baselines.items()}
+        found |= {k: (100 * values).tolist() for k, values in results[name].items()}
+        runs.log(run, "result", step=step, task=name, **found)
+        numbers[name] = found
+        rows = [[k, f"{found[k]:.1f}", ""] for k in baselines]
+        rows += [
+            [label, *(report.mean_spread(found[k], 1) for k in (key, f"{key}, seen"))]
+            for key, label in LABELS.items()
+        ]
+        text += f"\n{name}: % right of {len(task.held_out)} held-out questions\n\n"
+        text += report.table(rows, ["", "held out", "training questions"]) + "\n"
+    print(text)
+    (run.path / "report.txt").write_text(text)
+    (run.path / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    plot(run, tasks, numbers)
+    print(f"written to {run.path}: report.txt, numbers.json, metrics.jsonl, learning.png")
+    return numbers
+
+
+def plot(run, tasks, numbers):
+    """learning.png: the rewards while practising, and what is right before, after and without."""
+    panels, steps = {}, {}
+    for name in tasks:
+        rows = runs.read_log(run, f"{name}, shown answers")
+        title = f"{name}, shown answers: loss, nats per token"
+        panels[title], steps[title] = {"loss": band(rows, "loss")}, "supervised step"
+        rows = runs.read_log(run, f"{name}, told right or wrong")
+        title = f"{name}, told right or wrong: share right"
+        found = numbers[name]
+        ends = [1, rows[-1]["step"]]
+        panels[title] = {"sampled, in training": band(rows, "reward")} | {
+            f"{label}, held out": (ends, [found[k] / 100] * 2)
+            for k, label in {"retrieval": "retrieval", "naive Bayes": "naive Bayes"}.items()
+        }
+        means = [np.mean(found[key]) / 100 for key in LABELS]
+        panels[title]["likeliest answer, held out"] = (ends, means)
+        steps[title] = "iteration"
+    seeds = len(next(iter(numbers.values()))["before"])
+    note = f"bands: mean ± standard deviation of {seeds} seeds"
+    report.curves(run.path / "learning.png", panels, steps, columns=2, note=note)
+
+
+def band(rows, name):
+    """Steps, mean and spread over seeds of what was logged under a name."""
+    values = np.array([row[name] for row in rows], np.float64)
+    spread = values.std(axis=1, ddof=1) if values.shape[1] > 1 else 0 * values[:, 0]
+    return [row["step"] for row in rows], values.mean(axis=1), spread

@@ -1,0 +1,117 @@
+"""Answers are judged token for token, and what cannot be asked is refused."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import answering, corpora, question_answering, questions, runs
+from proxlm import lm
+from tests import arrays
+
+MODEL = lm.ModelConfig(vocab_size=7, num_layers=1, width=8, num_heads=2, max_length=8)
+BATCH = questions.Encoded(
+    prompts=np.array([[0, 0, 3], [4, 5, 6]]),
+    prompt_mask=np.array([[False, False, True], [True, True, True]]),
+    answers=np.array([[5, 1, 0], [6, 6, 1]]),
+    answer_mask=np.array([[True, True, False], [True, True, True]]),
+)
+
+
+def test_supervised_loss_is_the_mean_over_tokens_of_answers_alone():
+    params = arrays.rough(MODEL, scale=0.5)
+    rows = jnp.array([[3, 5, 1, 0, 0, 0], [4, 5, 6, 6, 6, 1]])  # without padding before them
+    logits = jax.jit(lm.apply, static_argnums=2)(params, rows, MODEL)
+    said = jax.nn.log_softmax(logits)
+    places = [(0, 1), (0, 2), (1, 3), (1, 4), (1, 5)]
+    expected = -np.mean([said[i, place - 1, rows[i, place]] for i, place in places])
+    loss = jax.jit(question_answering.supervised_loss, static_argnums=2)
+    np.testing.assert_allclose(loss(params, BATCH, MODEL), expected, rtol=1e-5)
+
+
+def test_an_answer_is_right_if_it_is_all_of_it_and_no_more():
+    truth = jax.tree.map(lambda x: x[:1].repeat(5, axis=0), BATCH)
+    replies = [([5, 1, 0], 2), ([5, 1, 4], 2), ([5, 5, 1], 3), ([5, 0, 0], 1), ([4, 1, 0], 2)]
+    tokens = np.concatenate([truth.prompts, [reply for reply, _ in replies]], axis=1)
+    response_mask = np.arange(3)[None] < np.array([[length] for _, length in replies])
+    samples = lm.Samples(jnp.asarray(tokens), None, None, jnp.asarray(response_mask), None)
+    assert answering.is_right(samples, truth).tolist() == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ("", r"ask is empty: give a question"),
+        (" \n", r"ask is empty: give a question"),
+        ("It gets A: hot B: ", r"lacks its question or a choice: give all three"),
+        ("What is truth?", r"neither arithmetic, .* nor a question with choices"),
+        ("1 + 2 + 3 =", r"neither arithmetic, .* nor a question with choices"),
+        ("712 + 7 =", r"712 is more than 99, the largest .*; give a smaller"),
+        ("one " * 30 + "1 + 2 =", r"ask has 36 words, digits and marks: .* at most 9; ask it shor"),
+    ],
+)
+def test_a_question_that_the_model_cannot_read_is_refused(kept, question, message):
+    with pytest.raises(ValueError, match=message):
+        answering.reply(question, kept.path.parent)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A run whose arithmetic model, untrained, is all there is."""
+    root = tmp_path_factory.mktemp("runs")
+    run = runs.open_run(answering.EXPERIMENT, {"width": 8}, root)
+    words = questions.vocabulary_of(["+ = 0123456789"])
+    task = questions.Task([], [], words, longest=9, response=4)
+    model = dataclasses.replace(MODEL, vocab_size=len(words.vocabulary), max_length=13)
+    answering.keep(run, "arithmetic", task, model, lm.init(jax.random.key(0), model))
+    return run
+
+
+def test_a_kept_model_answers_and_says_how_long_it_took(kept, capsys):
+    numbers = answering.reply("9 + apples 7 =", kept.path)
+    assert numbers.keys() == {"answer", "first token", "whole answer"}
+    for part in ("first token", "whole answer"):
+        assert 0 < numbers[part]["median ms"] <= numbers[part]["95th percentile ms"]
+    assert "words it has never seen: apples" in capsys.readouterr().out
+
+
+def test_a_place_without_a_model_of_this_experiment_is_refused(kept, tmp_path):
+    with pytest.raises(ValueError, match=r"no science model of 'question-answering'; run `python"):
+        answering.reply("It gets A: hot B: cold", kept.path)
+    with pytest.raises(ValueError, match=r"holds no arithmetic model of .*; run `python -m exper"):
+        answering.reply("1 + 1 =", tmp_path / "nothing")
+    other = runs.open_run("sparse-lm", {}, tmp_path)
+    with pytest.raises(ValueError, match=r"is a run of 'sparse-lm': give one of 'question-answer"):
+        answering.reply("1 + 1 =", other.path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"group": 1}, r"group=1: expected at least 2"),
+        ({"exercises": 3}, r"exercises=3: expected at least 64"),
+        ({"sums_steps": 15}, r"sums_steps=15: expected a positive multiple of 10"),
+        ({"recipe": "luck"}, r"luck"),
+    ],
+)
+def test_settings_that_would_stop_the_run_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        question_answering.Config(**settings)
+
+
+@pytest.mark.slow
+def test_smoke_writes_a_report_that_holds_the_baselines(tmp_path):
+    if "evals" in corpora.missing(requirements=corpora.MORE):
+        pytest.skip("the wheel of evals is not there: run `make more-data`")
+    options = runs.Options(smoke=True, runs=str(tmp_path))
+    numbers = question_answering.main(options=options)
+    assert numbers["science"]["majority"] == pytest.approx(50, abs=3)
+    assert numbers["science"]["naive Bayes"] == pytest.approx(58, abs=3)
+    assert len(numbers["arithmetic"]["after"]) == 2
+    (path,) = tmp_path.glob("question-answering/2*/numbers.json")
+    assert json.loads(path.read_text()) == numbers
+    again = question_answering.main(options=dataclasses.replace(options, resume=True))
+    assert again == numbers
