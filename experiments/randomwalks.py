@@ -39,7 +39,7 @@ class Config:
     sft_batch: int = 64
     sft_rate: float = 3e-3
     methods: tuple[str, ...] = ("ppo", "rloo", "grpo")
-    iterations: int = 60
+    iterations: int = 100
     batch: int = 128  # walks of one iteration
     learning_rate: float = 1e-3
     seeds: int = 5  # each with a graph, walks and a model of its own

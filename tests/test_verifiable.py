@@ -80,14 +80,6 @@ def test_all_right_answers_are_found_once(problems):
     assert valid.sum() == 4
 
 
-def test_the_coin_is_fair_and_hangs_on_the_prompt_alone():
-    prompts = length_bias.draw(jax.random.key(0), 500)
-    coins = compiled(jax.vmap(length_bias.coin))(prompts)
-    assert 0.4 < coins.mean() < 0.6
-    longer = jnp.concatenate([prompts, prompts[:, ::-1]], axis=1)
-    np.testing.assert_array_equal(compiled(jax.vmap(length_bias.coin))(longer), coins)
-
-
 def test_lengths_are_those_of_right_and_wrong_answers():
     mask = jnp.arange(3)[None] < jnp.array([[1], [3], [2]])
     samples = lm.Samples(None, None, None, mask, jnp.array([True, False, True]))
