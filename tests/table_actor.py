@@ -29,8 +29,13 @@ def make(vocab, length, stop_token=None):
     """The actor of these tables; prompts are carried along and change nothing."""
 
     def sample(tree, key, prompts):
+        return walk(tree, jax.random.gumbel(key, (length, prompts.tokens.shape[0], vocab)), prompts)
+
+    def greedy(tree, prompts):
+        return walk(tree, jnp.zeros((length, prompts.tokens.shape[0], vocab)), prompts)
+
+    def walk(tree, noise, prompts):
         batch = prompts.tokens.shape[0]
-        noise = jax.random.gumbel(key, (length, batch, vocab))
         code, done = jnp.zeros(batch, int), jnp.zeros(batch, bool)
         columns = []
         for t in range(length):
@@ -57,7 +62,7 @@ def make(vocab, length, stop_token=None):
         values = tree["critic"]["values"][states(samples.tokens[:, -length:], vocab)]
         return reference(tree, samples, full)._replace(values=values)
 
-    return lm.Actor(lambda key: params(0, vocab, length), sample, score, reference)
+    return lm.Actor(lambda key: params(0, vocab, length), sample, score, reference, greedy)
 
 
 def states(tokens, vocab):

@@ -52,6 +52,20 @@ def test_scoring_what_was_sampled_gives_its_log_probs(name):
     )
 
 
+def test_greedy_answers_are_the_likeliest_tokens_up_to_the_end():
+    actor, params, samples = case("shared")
+    prompts = lm.Prompts(samples.tokens[:, :LENGTH], samples.mask[:, :LENGTH])
+    answers = compiled(actor.greedy)(params, prompts)
+    # scored as sampled tokens are: at every place the distribution is of the same history
+    likeliest = jnp.argmax(
+        compiled(functools.partial(actor.score, full=True))(params, answers).distribution, axis=2
+    )
+    mask = np.asarray(answers.response_mask)
+    np.testing.assert_array_equal(likeliest[mask], answers.tokens[:, LENGTH:][mask])
+    assert 0 < np.asarray(answers.ended).sum() < BATCH
+    assert np.any(answers.tokens[:, LENGTH:][mask] != samples.tokens[:, LENGTH:][mask])
+
+
 @pytest.mark.parametrize("name", ACTORS)
 def test_the_reference_is_the_policy_without_a_critic(name):
     actor, params, samples = case(name)

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from proxlm import lm
-from proxlm.policy import experience, ppo
+from proxlm.policy import estimates, experience, ppo, returns
+from proxlm.policy.pieces import piece
 from tests import table_actor
 from tests.arrays import normal
 from tests.table_actor import compiled
@@ -242,6 +243,91 @@ def test_the_score_sits_on_the_last_token_of_a_response():
     expected = np.zeros((BATCH, LENGTH))
     expected[np.arange(BATCH), lengths - 1] = rewards
     np.testing.assert_array_equal(data.advantages, expected.astype(np.float32))
+
+
+@functools.cache
+def with_greedy(group_size):
+    """The samples, two prompts of 4 or 8 of 1, and the greedy answers behind them."""
+    each = lm.Prompts(jnp.zeros((BATCH // group_size, 2), jnp.int32))
+    greedy = compiled(ACTOR.greedy)(PARAMS, each)
+    return jax.tree.map(lambda *rows: jnp.concatenate(rows), sampled(), greedy)
+
+
+@pytest.mark.parametrize(
+    ("group_size", "greedy", "above"),
+    [
+        (1, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        (4, [0.5, 10.0], [0.5, 1.5, 2.5, 3.5, -5.0, -4.0, -3.0, -2.0]),
+    ],
+)
+def test_a_greedy_baseline_is_taken_off_every_token_of_the_answers_to_its_prompt(
+    group_size, greedy, above
+):
+    own = jnp.arange(1.0, 9.0)
+    settings = {"kl_coef": 0.3, "whiten_advantages": False, "advantage": piece(estimates.to_go)}
+    config = ppo.PPOConfig(group_size=group_size, greedy_baseline=True, **settings)
+    experience, summary = _prepare(
+        config, with_greedy(group_size), jnp.append(own, jnp.array(greedy))
+    )
+    plain, _ = _prepare(ppo.PPOConfig(**settings), sampled(), own)
+    mask = np.asarray(sampled().response_mask)
+    difference = np.asarray(plain.advantages - experience.advantages)
+    expected = np.where(mask, (np.asarray(own) - above)[:, None], 0.0)
+    np.testing.assert_allclose(difference, expected, atol=1e-5)
+    # the same as the estimator of the paper, whose baseline is an argument
+    off = np.asarray(own) - above
+    paper = jax.vmap(returns.remax)(
+        _prepare_rewards(own), jnp.asarray(off), sampled().response_mask
+    )
+    np.testing.assert_allclose(experience.advantages, paper, atol=1e-5)
+    np.testing.assert_allclose(summary.reward, 4.5)
+    assert experience.mask.shape[0] == BATCH
+
+
+def _prepare_rewards(scores):
+    """The token rewards of `prepare`: an estimator of λ = 0 and no values gives them back."""
+    config = ppo.PPOConfig(kl_coef=0.3, gae_lambda=0.0, whiten_advantages=False, discount=0.0)
+    return _prepare(config, sampled(), scores)[0].advantages
+
+
+def test_a_greedy_answer_pays_for_its_length_and_its_missing_end_too():
+    greedy = jax.tree.map(lambda x: x[BATCH:], with_greedy(4))
+    ended, cut = greedy.ended, sampled().ended
+    assert not jnp.all(ended == cut[::4])
+    config = ppo.PPOConfig(
+        group_size=4, greedy_baseline=True, missing_eos_penalty=0.7, kl_coef=0.0,
+        whiten_advantages=False, advantage=piece(estimates.to_go), length_price=by_length,
+    )  # fmt: skip
+    found = _prepare(config, with_greedy(4), jnp.zeros(BATCH + 2))[0].advantages[:, 0]
+    price = lambda samples: (
+        0.1 * jnp.sum(samples.response_mask, axis=1) - 0.7 * ~samples.ended
+    )  # fmt: skip
+    expected = price(sampled()) - jnp.repeat(price(greedy), 4)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def by_length(lengths, longest):
+    return 0.1 * lengths
+
+
+def test_a_greedy_answer_without_a_finite_reward_leaves_its_group_out():
+    rewards = jnp.ones(BATCH + 2).at[BATCH].set(jnp.inf)
+    config = ppo.PPOConfig(group_size=4, greedy_baseline=True)
+    experience, summary = _prepare(config, with_greedy(4), rewards)
+    assert summary.invalid_rewards == 4
+    assert not jnp.any(experience.mask[:4]) and jnp.any(experience.mask[4:], axis=1).all()
+
+
+def test_the_greedy_answers_are_the_last_rows_of_what_is_collected():
+    config = ppo.PPOConfig(**SMALL, group_size=2, greedy_baseline=True)
+    collect, _ = ppo.make_halves(ACTOR, SGD, config)
+    asked = jnp.arange(BATCH).reshape(BATCH // 2, 2)
+    state = ppo.init(PARAMS, SGD, config, REFERENCE)
+    answers = compiled(collect)(state, KEY, lm.Prompts(asked)).tokens
+    np.testing.assert_array_equal(answers[:, :2], [*np.repeat(asked, 2, axis=0), *asked])
+    np.testing.assert_array_equal(answers[BATCH:, 2:], answers[-1:, 2:].repeat(4, axis=0))
+    with pytest.raises(ValueError, match=r"actor\.greedy is None: expected \(params, prompts\)"):
+        ppo.make_halves(ACTOR._replace(greedy=None), SGD, config)
 
 
 def test_the_penalty_for_a_missing_end_meets_unended_responses_alone():

@@ -55,6 +55,18 @@ def rewards():
     return normal(3, (BATCH,)) * jnp.where(jnp.arange(BATCH) % 2, 1.0, -1.0)
 
 
+GREEDY_REWARD = 0.4  # all prompts are the same, and so are their greedy answers
+
+
+def rows(settings):
+    """Samples and their rewards, with what a greedy baseline adds to them."""
+    if not settings.greedy_baseline:
+        return sampled(), rewards()
+    greedy = compiled(ACTOR.greedy)(PARAMS, PROMPTS(None))
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), sampled(), greedy)
+    return both, jnp.append(rewards(), jnp.full(BATCH, GREEDY_REWARD))
+
+
 # The config is traced, so that settings which differ in numbers alone share a compilation.
 @compiled
 def learn(config, samples, rewards):
@@ -77,33 +89,34 @@ def test_the_quick_recipes_are_recipes():
 @pytest.mark.parametrize("name", EVERY)
 def test_one_step_is_the_gradient_of_the_recipes_loss_and_masked_slots_change_no_bit(name):
     settings = config(name)
-    new, metrics = learn(settings, sampled(), rewards())
+    samples, given = rows(settings)
+    new, metrics = learn(settings, samples, given)
     assert all(np.isfinite(value) for value in metrics)
     np.testing.assert_allclose(metrics.first_ratio_error, 0.0, atol=1e-6)
     step = PARAMS["policy"]["logits"] - new.params["policy"]["logits"]
 
     values = PARAMS["critic"]["values"] if name in CRITICS else None
     loss = enumerable.estimator(settings, values)
-    gradient = compiled(jax.grad(lambda logits: loss(group_of_samples(logits))))
+    own_rewards = rewards() - GREEDY_REWARD * settings.greedy_baseline
+    gradient = compiled(jax.grad(lambda logits: loss(group_of_samples(logits, own_rewards))))
     expected = gradient(PARAMS["policy"]["logits"])
     np.testing.assert_allclose(step, expected, atol=2e-6)
     assert jnp.linalg.norm(expected) > 1e-3
     moved = jnp.any(new.params["critic"]["values"] != PARAMS["critic"]["values"])
     assert moved == (name in CRITICS)
 
-    mask = sampled().response_mask
-    dirty = sampled()._replace(log_probs=jnp.where(mask, sampled().log_probs, jnp.nan))
-    table_actor.assert_equal(learn(settings, dirty, rewards()), (new, metrics))
+    dirty = samples._replace(log_probs=jnp.where(samples.response_mask, samples.log_probs, jnp.nan))
+    table_actor.assert_equal(learn(settings, dirty, given), (new, metrics))
 
 
-def group_of_samples(logits):
+def group_of_samples(logits, rewards):
     """The samples as the estimators of the enumerable language see them."""
     tokens, mask = sampled().tokens[:, -LENGTH:], sampled().response_mask
     states = table_actor.states(tokens, VOCAB)
     own, ref = jax.nn.log_softmax(logits), jax.nn.log_softmax(REFERENCE["policy"]["logits"])
     said = lambda table: table[states, tokens]
     return enumerable.Group(
-        said(own), own[states], sampled().log_probs, said(ref), ref[states], rewards(),
+        said(own), own[states], sampled().log_probs, said(ref), ref[states], rewards,
         tokens, mask, states,
     )  # fmt: skip
 

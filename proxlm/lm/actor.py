@@ -1,5 +1,6 @@
 """A policy and a critic as the three functions that policy optimisation asks for."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,12 +25,14 @@ class Actor(NamedTuple):
       sample: `(params, key, Prompts) -> Samples`.
       score: `(params, Samples, full=False) -> Scores`, of the responses, values included.
       reference: `(params, Samples, full=False) -> Scores`, of the policy alone, no values.
+      greedy: `(params, Prompts) -> Samples` of the likeliest tokens, or None: a baseline.
     """
 
     init: Callable
     sample: Callable
     score: Callable
     reference: Callable
+    greedy: Callable | None = None
 
 
 def make_actor(
@@ -78,11 +81,16 @@ def make_actor(
             params["critic"] = model.init(key_critic, critic)
         return params
 
-    def sample(params, key, prompts):
+    def sample(params, key, prompts, settings=sampling_config):
         return sampling.sample(
             key, params["policy"], prompts.tokens, policy, num_tokens,
-            prompt_mask=prompts.mask, sampling=sampling_config, early_exit=early_exit,
+            prompt_mask=prompts.mask, sampling=settings, early_exit=early_exit,
         )  # fmt: skip
+
+    def greedy(params, prompts):
+        # the likeliest token needs no chance, so any key will do
+        settings = dataclasses.replace(sampling_config, greedy=True)
+        return sample(params, jax.random.key(0), prompts, settings)
 
     def reference(params, samples, full=False):
         start = samples.tokens.shape[1] - num_tokens
@@ -101,7 +109,7 @@ def make_actor(
             values=scoring.values(tree, samples.tokens, critic, mask=samples.mask, start=start)
         )
 
-    return Actor(init, sample, score, reference)
+    return Actor(init, sample, score, reference, greedy)
 
 
 def _check(policy, critic):

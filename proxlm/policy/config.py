@@ -22,7 +22,7 @@ def _static(default):
 class PPOConfig:
     """The settings of PPO.  None switches a part off; static fields are marked.
 
-    The last seven make other algorithms of it; `recipes` holds those that have a name.  A function
+    The last eight make other algorithms of it; `recipes` holds those that have a name.  A function
     given for one becomes a `Piece`, whose numbers are traced like the others.
 
     Attributes:
@@ -43,7 +43,9 @@ class PPOConfig:
       whiten_epsilon: added to the variance inside the root.
       kl_placement: "reward" or "loss" (static).
       kl_estimator: "k1", "k2", "k3", "exact" over the whole vocabulary, or another of `kl`
-        (static).  In the loss, k1 has an expected gradient of 0.
+        (static).  In the loss, k1 has an expected gradient of 0.  In the reward, "exact" teaches
+        what a token does to the KL after it, but nothing of the KL at its own place, which does
+        not depend on the token drawn: that part of the gradient is missing, and k1 has both.
       whiten_advantages: to mean 0 and variance 1 over the whole batch (static).
       whiten_rewards: to variance 1 over the batch, the mean kept (static).
       whiten_ddof: 0 divides by n, 1 by n − 1 (static).
@@ -54,6 +56,8 @@ class PPOConfig:
       num_microbatches: pieces of a minibatch, to bound memory; the sum is the same (static).
       group_size: responses sampled for each prompt (static).
       ratio_level: of the clipped surrogate, as in `ratios.log_ratio` (static).
+      greedy_baseline: take off every score that of the likeliest answer to its prompt (static);
+        these answers, one a prompt, are the last rows of the samples that the reward sees.
       advantage: as those of `estimates`; None is GAE.
       surrogate: as those of `surrogates`; None is the clipped one.
       keep: (rewards [G], valid [G]) -> bool [G], the responses of a group that teach, as
@@ -94,6 +98,7 @@ class PPOConfig:
     num_microbatches: int = _static(1)
     group_size: int = _static(1)
     ratio_level: str = _static("token")
+    greedy_baseline: bool = _static(False)
     advantage: Callable | None = None
     surrogate: Callable | None = None
     keep: Callable | None = None

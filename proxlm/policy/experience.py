@@ -61,14 +61,17 @@ def prepare(state, samples, rewards, actor, config):
 
     Args:
       state: a `PPOState`.
-      samples: of `actor.sample`.
-      rewards: float `[B]`.
+      samples: of `actor.sample`; with a greedy baseline, those of `actor.greedy` after them.
+      rewards: float, one for each of the samples.
       actor: as in `ppo.make_step`.
       config: a `PPOConfig`.
 
     Returns:
       `(Experience, Summary)`.
     """
+    given = _given(rewards, samples, config)
+    if config.greedy_baseline:
+        samples, rewards, given = _above_greedy(samples, rewards, given, config.group_size)
     finite = jnp.isfinite(rewards)
     mask = samples.response_mask & finite[:, None]
     in_loss = config.kl_placement == "loss"
@@ -78,7 +81,7 @@ def prepare(state, samples, rewards, actor, config):
     old = samples if config.correction is None else scores
     k1 = kl.k1(old.log_probs, reference.log_probs)
     penalty = jnp.zeros_like(k1) if in_loss else _token_kl(config, old, scores, reference)
-    token_rewards = _token_rewards(rewards, samples, penalty, mask, state.kl_coef, config)
+    token_rewards = _token_rewards(given, penalty, mask, state.kl_coef, config)
     advantages, returns = advantage(token_rewards, scores.values, mask, config)
     kept = (reference.distribution if exact else reference.log_probs) if in_loss else None
     values = None if returns is None else scores.values
@@ -144,13 +147,30 @@ def _token_kl(config, old, scores, reference):
     return kl.estimator(config.kl_estimator)(old.log_probs, reference.log_probs)
 
 
-def _token_rewards(rewards, samples, penalty, mask, kl_coef, config):
-    """−β·KL at every token, plus the score at the last one."""
-    score = jnp.where(jnp.isfinite(rewards), rewards, 0.0)
+def _given(rewards, samples, config):
+    """The score of each response: its reward, without what its length or a missing end costs."""
+    score, mask = jnp.where(jnp.isfinite(rewards), rewards, 0.0), samples.response_mask
     if config.length_price is not None:
         score = score + config.length_price(jnp.sum(mask, axis=1), mask.shape[1])
     if config.missing_eos_penalty is not None:
         score = advantage_lib.missing_eos(score, samples.ended, config.missing_eos_penalty)
+    return score
+
+
+def _above_greedy(samples, rewards, score, group_size):
+    """The samples without the greedy answers at their end, scored by what they are above them.
+
+    A reward that is not finite spoils those of its whole group.
+    """
+    batch = rewards.shape[0] // (group_size + 1) * group_size
+    own = lambda x: x[:batch]
+    greedy = lambda x: jnp.repeat(x[batch:], group_size)
+    spoilt = jnp.where(jnp.isfinite(greedy(rewards)), own(rewards), greedy(rewards))
+    return jax.tree.map(own, samples), spoilt, own(score) - greedy(score)
+
+
+def _token_rewards(score, penalty, mask, kl_coef, config):
+    """−β·KL at every token, plus the score at the last one."""
     shape = lambda *row: advantage_lib.shape_rewards(*row, kl_coef)
     shaped = jax.vmap(shape)(score, penalty, mask)
     return _whiten(shaped, mask, config, shift_mean=False) if config.whiten_rewards else shaped

@@ -74,7 +74,7 @@ def make_step(actor, reward, prompts, optimizer, config, auxiliary=None):
     """One iteration of PPO as a pure function.
 
     Args:
-      actor: sample, score and reference, as `lm.make_actor` makes them.
+      actor: sample, score, reference and greedy, as `lm.make_actor` makes them.
       reward: `(Samples) -> [B]`, a pure function.
       prompts: `(key) -> Prompts`; each is answered `config.group_size` times.
       optimizer: any `optax.GradientTransformation`; it is handed the extra arguments `approx_kl`,
@@ -124,18 +124,26 @@ def make_halves(actor, optimizer, config, auxiliary=None):
       `collect(state, key, prompts) -> samples` and
       `learn(state, key, samples, rewards) -> (state, Metrics)`, both pure.
 
+    Raises:
+      ValueError: a greedy baseline is asked of an actor that cannot sample greedily.
+
     >>> import optax
     >>> from proxlm import lm
     >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8, value_head=True), 4)
     >>> collect, learn = make_halves(actor, optax.sgd(0.1), PPOConfig())
     """
+    check_greedy(actor, config)
 
     def collect(state, key, prompts):
+        answered = prompts
         if config.group_size > 1:
-            prompts = jax.tree.map(lambda x: jnp.repeat(x, config.group_size, axis=0), prompts)
-        samples = actor.sample(state.params, key, prompts)
+            answered = jax.tree.map(lambda x: jnp.repeat(x, config.group_size, axis=0), prompts)
+        samples = actor.sample(state.params, key, answered)
         # here already, so that a slow reward is not waited for in vain
         update.check_batch(samples.tokens.shape[0], config)
+        if config.greedy_baseline:
+            greedy = actor.greedy(state.params, prompts)
+            samples = jax.tree.map(lambda *rows: jnp.concatenate(rows), samples, greedy)
         return samples
 
     def learn(state, key, samples, rewards):
@@ -148,7 +156,7 @@ def make_halves(actor, optimizer, config, auxiliary=None):
         kl_coef = state.kl_coef
         if config.kl_target is not None:
             kl_coef = kl.adapt(
-                kl_coef, summary.kl, rewards.shape[0],
+                kl_coef, summary.kl, experience.mask.shape[0],
                 target=config.kl_target, horizon=config.kl_horizon,
             )  # fmt: skip
         metrics = update.Metrics(**summary._asdict(), kl_coef=state.kl_coef, **report)
@@ -210,6 +218,21 @@ def check_shape(rewards, batch):
     if rewards.shape != (batch,):
         raise ValueError(
             f"reward returned shape {rewards.shape}: expected one number per response, ({batch},)"
+        )
+
+
+def check_greedy(actor, config):
+    """Raises ValueError when a greedy baseline is asked of an actor that cannot sample greedily.
+
+    >>> from proxlm import lm
+    >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8), 4, critic=False)
+    >>> check_greedy(actor, PPOConfig(greedy_baseline=True))
+    """
+    if config.greedy_baseline and getattr(actor, "greedy", None) is None:
+        raise ValueError(
+            "greedy_baseline is True, but actor.greedy is None: expected (params, prompts) -> "
+            "samples of the likeliest tokens, as lm.make_actor gives it; add one, or take a "
+            "recipe without."
         )
 
 

@@ -74,6 +74,11 @@ RECIPES = {
                   aggregation="sequence_sum", **_ON_POLICY),
         "Williams 1992: no baseline, k1 in the reward, sum over tokens",
     ),
+    "remax": Recipe(
+        PPOConfig(advantage=piece(estimates.to_go), greedy_baseline=True, whiten_advantages=False,
+                  aggregation="sequence_sum", **_ON_POLICY),
+        "Li et al. 2023: against the greedy answer, k1 in the reward, sum over tokens",
+    ),
     "reinforce++": Recipe(
         PPOConfig(advantage=piece(estimates.to_go), whiten_ddof=1, kl_coef=0.01),
         "Hu 2025: reward to go, k1 in the reward, whitened over the batch (ddof 1), clip",
@@ -105,7 +110,8 @@ RECIPES = {
     "dapo": Recipe(
         _groups(_NORMALISED, clip_high=0.28, keep=piece(filters.varied),
                 length_price=piece(filters.overlong_share, share=0.2)),
-        "Yu et al. 2025: clip higher, token mean, groups that vary, price of length, no KL",
+        "Yu et al. 2025: clip higher, token mean, price of length, no KL; groups of "
+        "equal rewards are left out, not drawn again",
     ),
     "gspo": Recipe(
         _groups(_NORMALISED, ratio_level="sequence", clip_low=3e-4, clip_high=4e-4,

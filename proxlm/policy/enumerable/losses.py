@@ -15,6 +15,7 @@ def estimator(config: PPOConfig, values: jax.Array | None = None):
 
     Args:
       config: a `PPOConfig`; without the loss of a critic, entropy bonus and off-policy correction.
+        A greedy baseline is a number of the whole language: take it off the rewards.
       values: [S], the critic's, or None for recipes without one.
 
     Returns:

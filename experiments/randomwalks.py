@@ -1,0 +1,229 @@
+"""Shortest paths on a random graph, learnt by PPO and by comparison from random walks.
+
+    python -m experiments.randomwalks
+    python -m experiments.randomwalks --smoke
+    python -m experiments.randomwalks --resume
+
+TODO
+"""
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from experiments import graphs, language_model, reinforcing, report, runs
+from proxlm import lm, training
+from proxlm.policy import ppo, recipes, update
+
+SAMPLING = lm.SamplingConfig(stop_token=graphs.GOAL)
+GOAL = 0.95  # optimality to be reached
+REPEATS = 25  # walks from every node, to judge a policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    nodes: int = 21
+    probability: float = 0.1  # of an edge
+    longest: int = 10  # nodes of a walk
+    walks: int = 1000  # to imitate
+    num_layers: int = 2
+    width: int = 32
+    sft_steps: int = 400
+    sft_batch: int = 64
+    sft_rate: float = 3e-3
+    methods: tuple[str, ...] = ("ppo", "rloo", "grpo")
+    iterations: int = 100
+    batch: int = 128  # walks of one iteration
+    learning_rate: float = 1e-3
+    seeds: int = 5  # each with a graph, walks and a model of its own
+    seed: int = 0
+
+    def __post_init__(self):
+        """Finds out now what would otherwise stop the run after the supervised stage."""
+        for name in ("walks", "sft_steps", "iterations", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        for name in ("nodes", "longest"):
+            if getattr(self, name) < 3:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 3")
+        if not 0 < self.probability <= 1:
+            raise ValueError(f"probability={self.probability}: expected more than 0, at most 1")
+        if not 1 <= self.sft_batch <= self.walks:
+            raise ValueError(f"sft_batch={self.sft_batch}: expected 1 to walks={self.walks}")
+        for name in self.methods:
+            update.check_batch(self.batch, settings_of(name))
+
+
+def smoke(config: Config) -> Config:
+    """The same, too small to learn much."""
+    return dataclasses.replace(
+        config, nodes=8, probability=0.3, longest=6, walks=64, num_layers=1, width=16,
+        sft_steps=60, sft_batch=32, methods=("grpo",), iterations=4, batch=32, seeds=2,
+    )  # fmt: skip
+
+
+def settings_of(name: str) -> ppo.PPOConfig:
+    """A recipe that pays nothing for leaving the walks it has imitated."""
+    return recipes.make(name, kl_coef=0.0)
+
+
+def optimizer(config: Config, settings: ppo.PPOConfig) -> optax.GradientTransformation:
+    """The chain of every method: Adam, down to 0 at the end."""
+    updates = config.iterations * settings.num_epochs * settings.num_minibatches
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(eps=1e-5),
+        optax.scale_by_learning_rate(optax.linear_schedule(config.learning_rate, 0.0, updates)),
+    )
+
+
+def model_of(config: Config) -> lm.ModelConfig:
+    """A transformer over nodes; the value head is for the methods that want a critic."""
+    return lm.ModelConfig(
+        config.nodes, num_layers=config.num_layers, width=config.width, num_heads=2,
+        hidden_width=2 * config.width, max_length=config.longest, value_head=True,
+    )  # fmt: skip
+
+
+def make_actor(config: Config) -> lm.Actor:
+    """Walks on from one node, up to the goal."""
+    return lm.make_actor(model_of(config), config.longest - 1, sampling_config=SAMPLING)
+
+
+def draw(config: Config):
+    """A graph and walks on it for every seed, each stacked."""
+    drawn = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        rng = np.random.default_rng(seed)
+        graph = graphs.draw(rng, config.nodes, config.probability, config.longest)
+        drawn.append((*graph, graphs.walks(rng, graph, config.walks, config.longest)))
+    edges, shortest, walks = (jnp.stack(column) for column in zip(*drawn, strict=True))
+    return graphs.Graph(edges, shortest), walks
+
+
+def imitate(key, walks, config: Config):
+    """Supervised learning of walks `[N, T]`: params, and the loss of every step."""
+    key_init, key_batches = jax.random.split(key)
+    model = model_of(config)
+
+    def loss(params, key):
+        batch = jax.random.choice(key, walks, (config.sft_batch,))
+        log_probs = lm.score(params, batch, model, start=1).log_probs
+        mask = batch[:, :-1] != graphs.GOAL
+        return -jnp.sum(jnp.where(mask, log_probs, 0.0)) / jnp.sum(mask)
+
+    rate = language_model.ramp(config.sft_rate, config.sft_steps)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+    state = training.init(lm.init(key_init, model), tx)
+    keys = jax.random.split(key_batches, config.sft_steps)
+    state, metrics = jax.lax.scan(training.make_step(loss, tx), state, keys)
+    return state.params, metrics.loss
+
+
+def optimality(samples, graph) -> jax.Array:
+    """The reward: of every walk, how near it comes to the shortest."""
+    return jax.vmap(graphs.optimality, (0, None, None))(samples.tokens, *graph)
+
+
+def improve(key, params, graph, config: Config, name: str):
+    """One method from imitated params: new params, and the optimality of every iteration."""
+    settings = settings_of(name)
+    params, metrics, _ = reinforcing.learn(
+        key, params, jnp.arange(1, config.nodes)[:, None], actor=make_actor(config),
+        reward=functools.partial(optimality, graph=graph), tx=optimizer(config, settings),
+        settings=settings, iterations=config.iterations, batch=config.batch,
+    )  # fmt: skip
+    return params, metrics.reward
+
+
+def judge(key, params, graph, config: Config) -> dict[str, jax.Array]:
+    """Optimality of walks from every node as often: sampled, and of the likeliest steps."""
+    actor, starts = make_actor(config), jnp.arange(1, config.nodes)[:, None]
+    many = lm.Prompts(jnp.tile(starts, (REPEATS, 1)))
+    policy = {"policy": params}
+    sampled = optimality(actor.sample(policy, key, many), graph)
+    greedy = optimality(actor.greedy(policy, lm.Prompts(starts)), graph)
+    return {
+        "optimality": jnp.mean(sampled),
+        "shortest": jnp.mean(sampled == 1.0),
+        "greedy": jnp.mean(greedy),
+    }
+
+
+def learn(run, config: Config) -> dict[str, np.ndarray]:
+    """Imitation, then every method from there; all seeds in one call.  Results by policy."""
+    graph, walks = draw(config)
+    key_imitate, key_improve, key_judge = (
+        jax.random.split(key, config.seeds)
+        for key in jax.random.split(jax.random.key(config.seed), 3)
+    )
+    judge_each = jax.jit(
+        lambda params: reinforcing.each(lambda *row: judge(*row, config), key_judge, params, graph)
+    )
+
+    each = functools.partial(imitate, config=config)
+    params, losses = jax.jit(lambda: reinforcing.each(each, key_imitate, walks))()
+
+    def trial(name):
+        new, curve = params, jnp.zeros((config.seeds, config.iterations))
+        if name != "imitation":
+            each = functools.partial(improve, config=config, name=name)
+            new, curve = jax.jit(lambda: reinforcing.each(each, key_improve, params, graph))()
+        return {"curve": curve} | judge_each(new)
+
+    names = "optimality", "shortest", "greedy"
+    shapes = {"curve": (config.seeds, config.iterations)} | dict.fromkeys(names, (config.seeds,))
+    results = reinforcing.one_by_one(
+        run, "policies", trial, ("imitation", *config.methods), shapes, config=config, shown=names
+    )
+    imitated = jax.vmap(jax.vmap(graphs.optimality, (0, None, None)))(walks, *graph)
+    return results | jax.device_get({"walks": jnp.mean(imitated, axis=1), "loss": losses})
+
+
+def write(run, config: Config, results) -> dict[str, Any]:
+    """Prints and plots what every policy came to; returns the numbers."""
+    names = ("imitation", *config.methods)
+    rows = [["walks imitated", report.mean_spread(results["walks"], 3), "", ""]]
+    columns = ("optimality", "shortest", "greedy")
+    for i, name in enumerate(names):
+        rows.append([name, *(report.mean_spread(results[column][i], 3) for column in columns)])
+    text = report.table(
+        rows, ["policy", "optimality, sampled", "share of shortest paths", "optimality, greedy"]
+    )
+    print(text)
+    (run.path / "report.txt").write_text(text + "\n")
+    numbers = {name: results["optimality"][i].tolist() for i, name in enumerate(names)}
+    (run.path / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    spread = lambda rows: rows.std(axis=0, ddof=min(1, len(rows) - 1))
+    curve = lambda rows: (np.arange(1, rows.shape[1] + 1), rows.mean(axis=0), spread(rows))
+    panels = {
+        "imitation: nats per step": {"loss": curve(results["loss"])},
+        "optimality of sampled walks": {
+            name: curve(rows)
+            for name, rows in zip(config.methods, results["curve"][1:], strict=True)
+        },
+    }
+    titles = dict(zip(panels, ("step", "iteration"), strict=True))
+    report.curves(run.path / "curves.png", panels, xlabel=titles, note="bands: ± a deviation")
+    print(f"written to {run.path}")
+    return numbers
+
+
+def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+    """Imitates walks, improves them by every method; returns optimality by policy and seed."""
+    config = smoke(config) if options.smoke else config
+    with runs.compilation(quick=options.smoke):
+        run = runs.open_run("randomwalks", config, options.runs, options.resume)
+        print(f"run: {run.path}\n{lm.count(model_of(config)):,} parameters")
+        return write(run, config, learn(run, config))
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))

@@ -1,0 +1,204 @@
+"""Every recipe of policy optimisation on problems whose answers can be checked.
+
+    python -m experiments.verifiable
+    python -m experiments.verifiable --smoke
+    python -m experiments.verifiable --resume
+
+TODO
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from experiments import fitting, language_model, length_bias, reasoning, reinforcing, runs, solver
+from experiments import verifiable_report as pages
+from proxlm import lm
+from proxlm.policy import checks, ppo, recipes, update
+
+PROMPTS = 4096  # that RL draws from
+JUDGED = 1000  # problems on which policies are judged
+CHUNK = 50  # steps of supervised learning a call
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    num_layers: int = 2
+    width: int = 32
+    sft_steps: int = 3000
+    sft_batch: int = 128
+    sft_rate: float = 6e-3
+    slips: float = 0.5  # share of the demonstrations with a wrong symbol
+    iterations: int = 100
+    batch: int = 256  # responses of one iteration
+    learning_rate: float = 1e-3
+    one_step_boost: float = 2.0  # on it, where a batch is good for one update only
+    length_steps: int = 400  # of imitation, where lengths are looked at
+    recipes: tuple[str, ...] = tuple(recipes.RECIPES)
+    variants: tuple[str, ...] = tuple(length_bias.VARIANTS)
+    seeds: int = 5
+    seed: int = 0
+
+    def __post_init__(self):
+        """Finds out now what would otherwise stop the run after the supervised stage."""
+        for name in ("iterations", "length_steps", "seeds", "sft_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        if self.sft_steps < CHUNK or self.sft_steps % CHUNK:
+            raise ValueError(f"sft_steps={self.sft_steps}: expected a positive multiple of {CHUNK}")
+        if not 0 <= self.slips <= 1:
+            raise ValueError(f"slips={self.slips}: expected a share from 0 to 1")
+        if not self.recipes:
+            raise ValueError("recipes is empty: expected names of policy.recipes")
+        for name in self.variants:
+            checks.one_of(tuple(length_bias.VARIANTS), variants=name)
+        for name in self.recipes:
+            update.check_batch(self.batch, settings_of(name))
+
+
+def smoke(config: Config) -> Config:
+    """The same, too small to mean much."""
+    return dataclasses.replace(
+        config, num_layers=1, width=16, sft_steps=100, sft_batch=16, iterations=2, batch=32,
+        length_steps=20, recipes=("remax",), variants=("grpo",), seeds=2,
+    )  # fmt: skip
+
+
+def settings_of(name: str) -> ppo.PPOConfig:
+    """A recipe as it is, with one pass over a batch."""
+    settings = recipes.make(name)
+    if name == "vapo":  # its 0.05 is made for thousands of tokens: λ would be 0 below 20
+        settings = recipes.make(name, advantage=settings.advantage.replace(alpha=2.0))
+    return dataclasses.replace(settings, num_epochs=1)
+
+
+def optimizer(config: Config, settings: ppo.PPOConfig) -> optax.GradientTransformation:
+    """The chain of every recipe: Adam, down to 0 at the end."""
+    updates = settings.num_epochs * settings.num_minibatches
+    rate = config.learning_rate * (config.one_step_boost if updates == 1 else 1.0)
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(b2=0.98, eps=1e-5),
+        optax.scale_by_learning_rate(optax.linear_schedule(rate, 0.0, updates * config.iterations)),
+    )
+
+
+def imitate(run, config: Config, model, problems):
+    """Supervised learning from demonstrations that err, once for all runs of these settings."""
+    settings = {"model": model} | {
+        name: getattr(config, name)
+        for name in ("sft_steps", "sft_batch", "sft_rate", "slips", "seed")
+    }
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adam(language_model.ramp(config.sft_rate, config.sft_steps), b2=0.98),
+    )
+    judge = jax.jit(solver.make_judge(model))
+
+    def evaluate(params):
+        found = judge(jax.random.key(config.seed), params, params, problems.prompt)
+        return {"right": jnp.mean(found["right"])}
+
+    def compute(folder):
+        count = config.sft_steps * config.sft_batch
+        show = jax.jit(solver.demonstrations, static_argnums=1)
+        shown = show(jax.random.key(config.seed), count, config.slips)
+        rows = np.arange(count, dtype=np.int32)
+        state = fitting.fit(
+            run, "imitation", functools.partial(solver.imitation_loss, model=model), tx,
+            lm.init(jax.random.key(config.seed), model), shown,
+            rows.reshape(config.sft_steps, config.sft_batch), folder=folder / "fit",
+            config=settings, chunk=CHUNK, evaluate_every=4, evaluate=evaluate,
+        )  # fmt: skip
+        fitting.keep(folder, state.params, settings)
+
+    stage = runs.stage(run, "imitation", settings, compute)
+    return fitting.kept(stage.path, model, settings)
+
+
+def reinforce(run, config: Config, model, params, problems) -> dict[str, np.ndarray]:
+    """Every recipe from the same policy, all its seeds in one call: results `[recipes, ...]`."""
+    prompts = jax.jit(jax.vmap(reasoning.draw))(
+        jax.random.split(jax.random.key(config.seed + 1), PROMPTS)
+    ).prompt  # fmt: skip
+    keys = jax.random.split(jax.random.key(config.seed + 2), (config.seeds, 2))
+    judge = jax.jit(
+        lambda keys, trained: reinforcing.each(
+            lambda key, new: solver.make_judge(model)(key, new, params, problems.prompt),
+            keys,
+            trained,
+        )
+    )
+
+    def trial(name):
+        settings = settings_of(name)
+        one = functools.partial(
+            reinforcing.learn, params=params, prompts=prompts, actor=solver.make_actor(model),
+            reward=solver.reward, tx=optimizer(config, settings), settings=settings,
+            iterations=config.iterations, batch=config.batch,
+        )  # fmt: skip
+        (trained, metrics, _), seconds = reinforcing.timed(
+            functools.partial(reinforcing.each, one), keys[:, 0]
+        )
+        milliseconds = 1e3 * seconds / config.seeds / config.iterations
+        own = {"curve": metrics.reward, "milliseconds": jnp.float32(milliseconds)}
+        return own | judge(keys[:, 1], trained)
+
+    seeds, tasks = config.seeds, len(reasoning.TASKS)
+    shapes = {
+        "curve": (seeds, config.iterations), "right": (seeds, tasks), "greedy": (seeds, tasks),
+        "kl": (seeds,), "length": (seeds,), "milliseconds": (),
+    }  # fmt: skip
+    return reinforcing.one_by_one(
+        run, "recipes", trial, config.recipes, shapes, config=config,
+        shown=("right", "kl", "milliseconds"),
+    )  # fmt: skip
+
+
+def lengthen(run, config: Config) -> dict[str, np.ndarray]:
+    """What becomes of lengths that earn nothing, `[variants, seeds, iterations]`."""
+    key_imitate, key_learn = jax.random.split(jax.random.key(config.seed + 5))
+    params = jax.jit(length_bias.imitate, static_argnums=1)(key_imitate, config.length_steps)
+    keys = jax.random.split(key_learn, config.seeds)
+
+    def trial(name):
+        learn = functools.partial(
+            length_bias.learn, name=name, iterations=config.iterations, batch=config.batch
+        )
+        return jax.jit(learn)(keys, params)
+
+    shape = config.seeds, config.iterations
+    return reinforcing.one_by_one(
+        run, "lengths", trial, config.variants, dict.fromkeys(("right", "wrong", "ended"), shape),
+        config=config, shown=("right", "wrong"),
+    )  # fmt: skip
+
+
+def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+    """Imitates, improves by every recipe, and shows them side by side; returns the numbers."""
+    config = smoke(config) if options.smoke else config
+    with runs.compilation(quick=options.smoke):
+        run = runs.open_run("verifiable", config, options.runs, options.resume)
+        model = solver.make_model(config.num_layers, config.width)
+        print(f"run: {run.path}\n{lm.count(model):,} parameters")
+        problems = jax.jit(jax.vmap(reasoning.draw))(
+            jax.random.split(jax.random.key(config.seed + 3), JUDGED)
+        )
+        params = imitate(run, config, model, problems)
+        start = jax.jit(solver.make_judge(model))(
+            jax.random.key(config.seed + 4), params, params, problems.prompt
+        )
+        start["least_kl"] = jax.jit(functools.partial(solver.least_kl, model))(params, problems)
+        results = reinforce(run, config, model, params, problems)
+        lengths = lengthen(run, config)
+        return pages.write(run, config, jax.device_get(start), results, lengths)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
