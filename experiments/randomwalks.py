@@ -4,7 +4,9 @@
     python -m experiments.randomwalks --smoke
     python -m experiments.randomwalks --resume
 
-TODO
+2 CPU cores (AMD EPYC, 2.6 GHz), 1 minute.  A policy that imitates random walks is optimal to 0.278
+± 0.162 of what the shortest paths allow; after RL, sampled (n=5 graphs): GRPO 0.993 ± 0.004, RLOO
+0.971 ± 0.014, PPO with a critic 0.921 ± 0.085, which misses the goal of 0.95 on some of them.
 """
 
 import dataclasses

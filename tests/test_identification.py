@@ -48,6 +48,7 @@ def test_an_unknown_method_is_refused():
         identification.methods(10, only=("magic",))
 
 
+@pytest.mark.slow
 def test_the_smoke_run_has_better_zeros_and_writes_its_report(tmp_path, capsys):
     options = runs.Options(smoke=True, runs=str(tmp_path))
     numbers = identification.main(options=options)["all problems"]

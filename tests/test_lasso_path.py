@@ -31,6 +31,7 @@ def test_the_duality_gap_is_zero_at_a_solution_alone():
     assert lasso_path.duality_gap(features, labels, np.array([weight + 0.1]), strength) > 1e-4
 
 
+@pytest.mark.slow
 def test_the_smoke_run_converges_and_writes_its_report(wheels, tmp_path, capsys):
     options = runs.Options(smoke=True, runs=str(tmp_path), data=str(wheels))
     numbers = lasso_path.main(options=options)

@@ -110,6 +110,7 @@ def test_bad_settings_are_refused_at_once(settings, message):
         low_rank_anchor.Config(**settings)
 
 
+@pytest.mark.slow
 def test_the_smoke_run_writes_deltas_that_give_the_same_logits(wheels, tmp_path):
     options = runs.Options(smoke=True, runs=str(tmp_path), data=str(wheels))
     numbers = low_rank_anchor.main(options=options)

@@ -99,6 +99,7 @@ def test_every_method_removes_what_it_was_told_to(finished):
         assert (weak, strong) == (0.0, 0.5) if "pruned" in method else weak < 0.5 < strong
 
 
+@pytest.mark.slow
 def test_the_shrunk_model_gives_the_same_logits(finished):
     numbers, _ = finished
     assert numbers["largest difference of logits"] < 1e-4

@@ -3,6 +3,18 @@
 A `Penalty` is a pair (value, prox). It works on one array or on a tree of them, and takes strengths
 that may be traced, so that a sweep over strengths is a `jax.vmap`.
 
+- norms: `zero` `l1` `non_negative_l1` `elastic_net` `squared_l2` `l2` `linf` `slope`
+- groups: `group_lasso` `sparse_group_lasso` `group_mcp` `group_l_half` `group`, over axes, or
+  `grouping.heads` `.blocks` `.slices` `.linked` (neurons across leaves)
+- singular values: `nuclear` `spectral_norm` `rank` `schatten` `spectral`; sets `nuclear_ball`
+  `spectral_ball` `rank_ball` `stiefel`
+- sets: `box` `non_negative` `linf_ball` `simplex` `capped_simplex` `sparse_simplex` `l1_ball`
+  `l2_ball` `l1_sphere` `l2_sphere` `halfspace` `hyperplane`
+- not convex: `l0` `l_half` `l_two_thirds` `mcp` `scad` `log_sum` `top_k` `n_m` `soft_two_four`
+- quantised: `binary` `ternary` `levels` `prox_quant`
+- made of others: `scale` `shift` `tilt` `add_quadratic` `change_basis` `reshaped` `conjugate`
+  `envelope` `separable_sum` `masked` `whole`
+
 >>> import jax.numpy as jnp
 >>> penalty = l1(0.5)
 >>> penalty.prox({"w": jnp.array([2.0, -0.1])}, step_size=1.0)["w"].tolist()

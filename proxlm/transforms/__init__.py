@@ -1,4 +1,16 @@
-"""Links of an `optax.chain` that know the penalties, and optimizers made of them."""
+"""Links of an `optax.chain` that know the penalties, and optimizers made of them.
+
+- proximal steps: `apply_prox` (last in a chain), `proximal` (around a whole chain, decoupled or
+  in its metric), `project` `snap`
+- optimizers: `proximal_sgd` `proximal_adam` `decoupled_proximal_adamw`
+  `accelerated_proximal_gradient` `proximal_schedule_free(_adam)`
+- dual averaging: `rda` `adagrad_rda` `ftrl_proximal` `rmda` `ramda` `aprox`
+  `dual_averaging_adam`: zeros that do not flicker
+- over time: `scheduled` `cubic_sparsity` `prune_to` `freeze_zeros` `heal`, `reports` of sparsity,
+  live groups and rank
+- trust: `stop_on_kl` `scale_by_kl` `skip_on_kl`, driven by the policy's KL; `check` says whether
+  exact zeros survive a chain
+"""
 
 from proxlm.transforms import reports
 from proxlm.transforms.accelerated import (
