@@ -31,7 +31,8 @@ def compiled_programs_end_with_their_module():
     jax.clear_caches()
 
 
-@pytest.fixture(params=["eager", "jit"])
+# As written, each operation is compiled by itself: a tenth of the suite's time.
+@pytest.fixture(params=[pytest.param("eager", marks=pytest.mark.slow), "jit"])
 def variant(request):
     """Gives a function as written and compiled: `variant(fn, static_argnames=...)(x)`."""
     compiled = request.param == "jit"

@@ -188,6 +188,7 @@ def test_sampling_on_two_devices_is_measured_elsewhere():
     assert timing.samples == 1 and 0 < timing.best <= timing.first
 
 
+@pytest.mark.slow
 def test_ppo_compiles_once():
     call = ppo.ours(PPO)
     with ppo.compilations() as seen:

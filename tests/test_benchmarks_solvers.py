@@ -34,6 +34,7 @@ def test_zero_solves_the_problem_from_the_largest_strength_on(name):
     assert problem.gap(zeros, 0.9 * largest) > 1e-4
 
 
+@pytest.mark.slow
 def test_every_solver_and_the_path_have_their_lines():
     text = "\n".join(solvers.compare({"toy": TOY}, QUICK))
     for word in (*PROBLEMS, "toy path", "4 strengths", "proxlm, FISTA"):

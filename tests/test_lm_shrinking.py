@@ -39,6 +39,7 @@ def same_function(params, config, smaller, small):
     np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_without_zeros_keeps_its_bits_and_its_config():
     params = drawn(CONFIG)
     smaller, small = lm.shrink(params, CONFIG)

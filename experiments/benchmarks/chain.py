@@ -2,6 +2,12 @@
 
 The tree has the shapes of a small transformer; gradients are random numbers. What is timed is the
 optimizer alone, `tx.update` and `optax.apply_updates`, compiled together.
+
+On a CPU what is not fused into one pass costs fresh memory for every leaf at once, since XLA begins
+all leaves together. XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false takes them in
+turn. Time / adam, 23M float32 weights, one core of an AMD EPYC with other work beside it, best of
+7: clip_by_global_norm 1.68, with the flag 1.29; group lasso of rows 1.66, 1.25; of columns 1.99,
+1.49; l1 1.01 either way. A training step of a small transformer takes as long with it as without.
 """
 
 import dataclasses
