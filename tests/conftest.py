@@ -12,6 +12,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
+# What tests multiply by themselves is exact on accelerators too.
+jax.config.update("jax_default_matmul_precision", "highest")
 
 # Most of a test's seconds are compilation; what one run has compiled the next one reads.
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))

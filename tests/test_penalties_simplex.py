@@ -228,6 +228,7 @@ def test_nan_stays_in_its_group():
         np.testing.assert_array_equal(wrong, np.repeat(np.arange(4) == 1, 3).reshape(SHAPE))
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="XLA fuses otherwise elsewhere")
 def test_a_search_stores_no_second_array():
     x = jnp.zeros((64, 1024))
     for kind in (roots.Kind((1,)), roots.Kind((0, 1), absolute=True, floored=True)):

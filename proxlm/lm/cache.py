@@ -95,8 +95,8 @@ def fill(block, x, config, shape, turn, visible):
     ((15, 8), (3, 2, 5, 4))
     """
     query, key, value = forward.project(block, x, config, shape, turn)
-    mixed = layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
-    return forward.finish(block, x, mixed.reshape(len(x), -1), config), LayerCache(key, value)
+    x = forward.finish(block, x, query, key, value, visible, config)
+    return x, LayerCache(key, value)
 
 
 def extend(block, x, layer, column, turn, visible, config):
@@ -114,8 +114,7 @@ def extend(block, x, layer, column, turn, visible, config):
     write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new, (0, 0, column, 0))
     query, key, value = forward.project(block, x, config, (batch, 1), turn)
     layer = LayerCache(write(layer.key, key), write(layer.value, value))
-    mixed = layers.attend(query, layer.key, layer.value, visible)
-    return forward.finish(block, x, mixed.reshape(batch, -1), config), layer
+    return forward.finish(block, x, query, *layer, visible, config), layer
 
 
 def grow(cache, length):

@@ -99,7 +99,8 @@ def logits(params, hidden, config):
         raise ValueError("the model has no LM head: use values, or a config with lm_head=True")
     name = "embedding" if config.tie_embeddings else "head"
     kernel = params[name]["kernel"].astype(hidden.dtype)  # [V, D] in both cases
-    return jnp.einsum("nd,vd->nv", hidden, kernel, preferred_element_type=jnp.float32)
+    with config_lib.products(config):
+        return jnp.einsum("nd,vd->nv", hidden, kernel, preferred_element_type=jnp.float32)
 
 
 def values(params, hidden, config):
@@ -124,7 +125,8 @@ def values(params, hidden, config):
     if not config.value_head:
         raise ValueError("the model has no value head: use a config with value_head=True")
     head = params["value"]
-    return hidden.astype(jnp.float32) @ head["kernel"] + head["bias"]
+    with config_lib.products(config):
+        return hidden.astype(jnp.float32) @ head["kernel"] + head["bias"]
 
 
 def embed(params, tokens, config):
@@ -163,36 +165,43 @@ def project(block, x, config, shape, turn):
     kernel, bias = attention["qkv"]["kernel"], attention["qkv"].get("bias")
     sizes = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
     heads_first = lambda part: part.reshape(*shape, -1, config.head_width).transpose(0, 2, 1, 3)
-    query, key, value = map(heads_first, layers.linear_parts(x, kernel, sizes, bias))
+    with config_lib.products(config):
+        query, key, value = map(heads_first, layers.linear_parts(x, kernel, sizes, bias))
     if config.qk_norm:
         query = layers.rms_norm(query, attention["query_norm"]["scale"], config.norm_epsilon)
         key = layers.rms_norm(key, attention["key_norm"]["scale"], config.norm_epsilon)
     return layers.rotate(query, *turn), layers.rotate(key, *turn), value
 
 
-def finish(block, x, mixed, config):
+def finish(block, x, query, key, value, visible, config):
     """Adds the attention's result and then the MLP's to the residual stream.
 
     Args:
       block: the parameters of one layer.
-      x: `[N, D]`, the residual stream.
-      mixed: `[N, H·d]`, what the heads gathered.
+      x: `[B·T, D]`, the residual stream.
+      query: `[B, H, T, d]`, of `project`.
+      key: `[B, H_kv, S, d]`.
+      value: `[B, H_kv, S, d]`.
+      visible: bool, `[B or 1, 1, T, S]`: which keys a query may see.
       config: a `ModelConfig`.
 
     Returns:
-      `[N, D]`.
+      `[B·T, D]`.
 
     >>> from proxlm import lm
-    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8)
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
-    >>> finish(block, jnp.ones((3, 8)), jnp.ones((3, 8)), config).shape
+    >>> heads = [jnp.ones((1, 2, 3, 4))] * 3
+    >>> finish(block, jnp.ones((3, 8)), *heads, visibility(None, 3), config).shape
     (3, 8)
     """
-    kernel = block["attention"]["out"]["kernel"]
-    x = x + layers.linear(mixed, kernel.reshape(-1, kernel.shape[-1]))
-    normed = layers.rms_norm(x, block["mlp_norm"]["scale"], config.norm_epsilon)
-    mlp = block["mlp"]
-    return x + layers.swiglu(normed, mlp["gate_up"]["kernel"], mlp["down"]["kernel"])
+    kernel, mlp = block["attention"]["out"]["kernel"], block["mlp"]
+    with config_lib.products(config):
+        mixed = layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
+        mixed = mixed.reshape(len(x), -1)
+        x = x + layers.linear(mixed, kernel.reshape(-1, kernel.shape[-1]))
+        normed = layers.rms_norm(x, block["mlp_norm"]["scale"], config.norm_epsilon)
+        return x + layers.swiglu(normed, mlp["gate_up"]["kernel"], mlp["down"]["kernel"])
 
 
 def visibility(mask, length):
@@ -233,9 +242,8 @@ def _block_of(tokens, config, positions, mask):
     turn = angles(positions, mask, length, config)
 
     def body(x, block):
-        query, key, value = project(block, x, config, (batch, length), turn)
-        mixed = layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
-        return finish(block, x, mixed.reshape(batch * length, -1), config)
+        heads = project(block, x, config, (batch, length), turn)
+        return finish(block, x, *heads, visible, config)
 
     return body
 

@@ -62,9 +62,9 @@ def inspect(params, tokens, config, *, positions=None, mask=None):
 
     def body(x, block):
         query, key, value = forward.project(block, x, config, (batch, length), turn)
-        mixed = layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
-        x = forward.finish(block, x, mixed.reshape(batch * length, -1), config)
-        return x, (layers.attention(query, key, visible), x)
+        x = forward.finish(block, x, query, key, value, visible, config)
+        with config_lib.products(config):
+            return x, (layers.attention(query, key, visible), x)
 
     start = forward.embed(params, tokens, config)
     _, (attention, after) = jax.lax.scan(body, start, params["blocks"])

@@ -1,5 +1,6 @@
 """Anderson's extrapolation of a fixed-point iteration."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -54,11 +55,12 @@ def extrapolate(history: History) -> jax.Array:
     2.0
     """
     images, residuals, filled = history
-    products = residuals @ residuals.T
+    exact = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    products = exact(residuals, residuals.T)
     tiny, eps = jnp.finfo(products.dtype).tiny, jnp.finfo(products.dtype).eps
     scale = jnp.maximum(jnp.max(jnp.diagonal(products)), tiny)
     unused = jnp.where(filled, 10.0 * eps, 1.0)
     system = products / scale + jnp.diag(unused)
     weights = jnp.linalg.solve(system, filled.astype(products.dtype))
     weights = jnp.where(filled, weights, 0.0)
-    return (weights / jnp.sum(weights)) @ images
+    return exact(weights / jnp.sum(weights), images)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from proxlm.solvers.steps import inner
+
 
 class Pairs(NamedTuple):
     """Recent moves and the changes of the gradient along them, the newest last; 0 where empty.
@@ -69,7 +71,7 @@ def direction(pairs: Pairs, descent: jax.Array, live: jax.Array) -> jax.Array:
 
     def backwards(d, row):
         move, bend, rho = row
-        alpha = rho * jnp.vdot(move, d)
+        alpha = rho * inner(move, d)
         return d - alpha * bend, alpha
 
     d, alphas = jax.lax.scan(backwards, descent, (moves, bends, rho), reverse=True)
@@ -81,7 +83,7 @@ def direction(pairs: Pairs, descent: jax.Array, live: jax.Array) -> jax.Array:
 
     def forwards(d, row):
         move, bend, rho, alpha = row
-        return d + move * (alpha - rho * jnp.vdot(bend, d)), None
+        return d + move * (alpha - rho * inner(bend, d)), None
 
     d, _ = jax.lax.scan(forwards, d, (moves, bends, rho, alphas))
     return jnp.where(jnp.any(usable), d, 0.0)

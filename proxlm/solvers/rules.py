@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from proxlm.solvers import extrapolation, quasi_newton
 from proxlm.solvers.problem import Point
-from proxlm.solvers.steps import Rule, State, backtrack, halve_until, square
+from proxlm.solvers.steps import Rule, State, backtrack, halve_until, inner, square
 
 
 class Momentum(NamedTuple):
@@ -55,7 +55,7 @@ def fista(restart: bool = True, strong_convexity: float = 0.0, grow: float = 1.1
         else:
             next_weight = 0.5 * (1.0 + jnp.sqrt(1.0 + 4.0 * jnp.square(weight)))
             beta = (weight - 1.0) / next_weight
-        uphill = restart & (jnp.vdot(z.x - point.x, move) > 0)
+        uphill = restart & (inner(z.x - point.x, move) > 0)
         beta = jnp.where(uphill, 0.0, beta)
         next_weight = jnp.where(uphill, 1.0, next_weight).astype(weight.dtype)
         start = problem.at(point.x + beta * move)
@@ -171,7 +171,7 @@ def barzilai_borwein(patience: int = 10, memory: int = 8) -> Rule:
         accept = lambda new, t: new.total <= highest - 1e-4 * square(new.x - old.x) / (2.0 * t)
         point, t, tries = halve_until(problem, old, state.step_size, accept)
         move, bend = point.x - old.x, point.gradient - old.gradient
-        curvature = jnp.vdot(move, bend)
+        curvature = inner(move, bend)
         tiny = jnp.finfo(move.dtype).tiny
         spectral = jnp.where(curvature > tiny, square(move) / jnp.maximum(curvature, tiny), 2 * t)
         t = jnp.where(jnp.isfinite(spectral) & (spectral > 0), spectral, t)

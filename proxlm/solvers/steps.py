@@ -47,7 +47,7 @@ def backtrack(problem: Problem, start: Point, step_size: jax.Array) -> tuple:
 
     def bounded(new, t):
         move = new.x - start.x
-        bound = start.smooth + jnp.vdot(start.gradient, move) + square(move) / (2.0 * t)
+        bound = start.smooth + inner(start.gradient, move) + square(move) / (2.0 * t)
         return new.smooth <= bound + rounding * jnp.abs(start.smooth)
 
     return halve_until(problem, start, step_size, bounded)
@@ -73,10 +73,19 @@ def halve_until(
     return jax.lax.while_loop(refused, retry, (move(step_size), step_size, jnp.int32(1)))
 
 
+def inner(x: jax.Array, y: jax.Array) -> jax.Array:
+    """⟨x, y⟩, in all the bits of the dtype on every device.
+
+    >>> inner(jnp.array([3.0, 4.0]), jnp.array([1.0, 0.0])).item()
+    3.0
+    """
+    return jnp.vdot(x, y, precision=jax.lax.Precision.HIGHEST)
+
+
 def square(x: jax.Array) -> jax.Array:
     """|x|².
 
     >>> square(jnp.array([3.0, 4.0])).item()
     25.0
     """
-    return jnp.vdot(x, x)
+    return inner(x, x)

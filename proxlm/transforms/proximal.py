@@ -189,7 +189,7 @@ def _bounded(floor, cap, rate, divisor):
     seen = divisor > 0
     # D is the root of what the state holds, so that its square is in range.
     known = jnp.where(seen, divisor, 0.0)
-    rms = jnp.sqrt(jnp.tensordot(known, known, divisor.ndim) / divisor.size)
+    rms = jnp.sqrt(jnp.tensordot(known, known, divisor.ndim, precision="highest") / divisor.size)
     bounded = jnp.where(seen, jnp.maximum(divisor, floor * rms), -divisor)
     return jnp.minimum(rate / bounded, cap).astype(divisor.dtype)
 
