@@ -35,7 +35,7 @@ def clip(
       clip_high: how far ρ may rise above 1.
       dual_clip: c ≥ 1 or None; TRL's `delta`.
       max_log_ratio: as in `ratios.log_ratio`.
-      level: "token", "sequence" (GSPO), or as in `ratios.log_ratio`.
+      level: "token", "sequence" (GSPO), or another as in `ratios.log_ratio`.
 
     Returns:
       A loss per token [..., T].
