@@ -15,6 +15,7 @@ FAMILY = {
     "gspo by tokens": functools.partial(surrogates.clip, level="sequence_token"),
     "product by tokens": functools.partial(surrogates.clip, level="product_token"),
     "policy gradient": surrogates.policy_gradient,
+    "dro": functools.partial(surrogates.dro, beta=0.5),
     "kl penalty": functools.partial(surrogates.kl_penalty, coef=0.5),
     "reverse kl penalty": functools.partial(surrogates.kl_penalty, direction="reverse"),
     "cispo": functools.partial(surrogates.cispo, clip_high=0.3),
@@ -104,6 +105,14 @@ def test_kl_penalties_are_estimates_of_the_divergence():
     reverse = functools.partial(surrogates.kl_penalty, coef=0.5, direction="reverse")
     loss = 0.5 * (rho * d - rho + 1) - advantages * rho
     assert_vectors(reverse, loss, 0.5 * rho * d - advantages * rho)
+
+
+def test_dro_draws_the_log_ratio_to_the_advantage():
+    d, log_probs, advantages = by_hand()
+    dro = functools.partial(surrogates.dro, beta=0.5)
+    assert_vectors(dro, 0.25 * d**2 - advantages * log_probs, 0.5 * d - advantages)
+    with pytest.raises(ValueError, match="beta is -1"):
+        surrogates.dro(GIVEN.logp, GIVEN.logp_old, GIVEN.advantages, GIVEN.mask, beta=-1)
 
 
 def test_the_geometric_mean_is_clipped_token_by_token():

@@ -120,7 +120,7 @@ def token_weights(mask: jax.typing.ArrayLike, total: float | None = None) -> jax
     [[0.25, 0.25, 0.25], [0.25, 0.0, 0.0]]
     """
     checks.positive(total=total)
-    valid = select(1.0, mask)
+    valid = select(jnp.ones(()), mask)
     return valid / (jnp.maximum(jnp.sum(valid), 1) if total is None else total)
 
 
@@ -142,7 +142,7 @@ def sequence_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> jax.Ar
     >>> sequence_weights(jnp.array([[True, True], [True, False], [False, False]])).tolist()
     [[0.25, 0.25], [0.5, 0.0], [0.0, 0.0]]
     """
-    lengths = jnp.sum(select(1.0, mask), axis=-1, keepdims=True)
+    lengths = jnp.sum(select(jnp.ones(()), mask), axis=-1, keepdims=True)
     return sequence_sum_weights(mask, rows) / jnp.maximum(lengths, 1)
 
 
@@ -171,7 +171,7 @@ def sequence_sum_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> ja
         counted = jnp.any(mask, axis=-1) if rows == "valid" else jnp.ones(jnp.shape(mask)[:-1])
         rows = jnp.maximum(jnp.sum(counted), 1)
     checks.positive(rows=rows)
-    return select(1.0, mask) / rows
+    return select(jnp.ones(()), mask) / rows
 
 
 def constant_weights(

@@ -132,7 +132,7 @@ def absolute(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLik
 def straight_through(value_of):
     """sg[x - k2] + k2: the value of an estimator x and the gradient of k2, right in the loss.
 
-    Source: verl's "k1+" and "k3+".
+    Source: verl's "k1+", "k3+" and "abs+".
 
     >>> jax.value_and_grad(straight_through(k1))(-1.0, -1.5)
     (Array(0.5, dtype=float32), Array(0.5, dtype=float32, weak_type=True))
@@ -153,6 +153,7 @@ ESTIMATORS = {
     "abs": absolute,
     "k1+": straight_through(k1),
     "k3+": straight_through(k3),
+    "abs+": straight_through(absolute),
 }
 
 
@@ -160,7 +161,7 @@ def estimator(kind: str):
     """The sampled estimator of that name, one of `ESTIMATORS`.
 
     Args:
-      kind: "k1", "k2", "k3", "abs", or "k1+" and "k3+", which have the gradient of k2.
+      kind: "k1", "k2", "k3", "abs", or with a "+" and the gradient of k2.
 
     Returns:
       A function (log_probs, ref_log_probs) -> one estimate per token.
