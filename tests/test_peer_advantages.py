@@ -224,13 +224,13 @@ def where(peer, name):
 def test_advantages_are_theirs(peer):
     assert set(ours()[peer]) == set(VECTORS[peer])
     for name, results in ours()[peer].items():
-        # nine digits are kept; verl computes two of them in float32
+        # eight digits are kept; verl computes two of them in float32
         exact = name not in ("gdpo", "grpo_vectorized")
         for mine, theirs in zip(results, VECTORS[peer][name], strict=True):
             if np.ndim(mine) == 2:
                 assert not np.any(mine[~where(peer, name)]), name
                 mine = mine[where(peer, name)]
-            np.testing.assert_allclose(mine, theirs, atol=2e-8 if exact else 5e-7, err_msg=name)
+            np.testing.assert_allclose(mine, theirs, atol=1e-7 if exact else 5e-7, err_msg=name)
 
 
 def test_a_token_baseline_asks_for_one_group():
