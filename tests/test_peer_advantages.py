@@ -76,7 +76,8 @@ def optimal(mask, corrected=True, **settings):
     def estimate(g):
         energies = token_baselines.score_energy(g["log_probs"], g["sum_of_squares"])
         energies = energies * g["is_weights"] ** 2 if corrected else energies
-        groups = [x.reshape(3, GROUP, -1) for x in (g["rewards"], energies, mask)]
+        hidden = (jnp.where(mask, x, jnp.nan) for x in (g["rewards"], energies))
+        groups = [x.reshape(3, GROUP, -1) for x in (*hidden, mask)]
         fn = part(token_baselines.optimal_token, **settings)
         return (jax.vmap(fn)(*groups).reshape(mask.shape),)
 

@@ -137,7 +137,7 @@ def sequence_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> jax.Ar
     Raises:
       ValueError: if the mask is not boolean or `rows` unknown.
 
-    Source: GRPO (Shao et al. 2024), the mean over sequences of the mean over tokens.
+    Source: GRPO (Shao et al. 2024); verl's "seq-mean-token-mean", TRL's "grpo" with rows="all".
 
     >>> sequence_weights(jnp.array([[True, True], [True, False], [False, False]])).tolist()
     [[0.25, 0.25], [0.5, 0.0], [0.0, 0.0]]

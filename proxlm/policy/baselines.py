@@ -1,8 +1,8 @@
 """Advantages by comparison: the rewards of one group, G answers to one prompt, against each other.
 
 Written for one group, [G]; `by_group` runs one over a batch whose groups lie side by side.  `valid`
-leaves answers out as if the group were smaller; an advantage without enough others is 0.  verl and
-TRL also count an answer without a token, whatever it scored: hand them no `valid` for that.
+leaves answers out as if the group were smaller; an advantage without enough others is 0 (verl's is
+the reward itself).  verl and TRL count an answer without a token too: give no `valid` for that.
 """
 
 from collections.abc import Callable

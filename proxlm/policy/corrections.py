@@ -31,7 +31,8 @@ def truncated(
       low: least weight.
       high: largest weight.
       max_log_ratio: as in `ratios.log_ratio`.
-      level: "token", "sequence" or "product", as in `ratios.log_ratio`.
+      level: "token", "sequence" or "product", as in `ratios.log_ratio`; what verl and TRL call a
+        weight of the sequence is its "product".
 
     Returns:
       Weights [..., T].
@@ -148,7 +149,7 @@ def stale_mask(
     Raises:
       ValueError: if shapes differ or the mask is not boolean.
 
-    Source: DeepSeek-V3.2 (2025), the off-policy sequence mask.
+    Source: DeepSeek-V3.2 (2025), the off-policy sequence mask; TRL's `off_policy_mask_threshold`.
 
     >>> log_probs, mask = jnp.array([[-2.0], [-2.0]]), jnp.ones((2, 1), bool)
     >>> stale_mask(log_probs, log_probs + 1.0, jnp.array([[1.0], [-1.0]]), mask, 0.5).tolist()

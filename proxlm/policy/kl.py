@@ -97,7 +97,7 @@ def k3(
     Args:
       log_probs: nats, of sampled tokens, any shape.
       ref_log_probs: nats, the same shape.
-      max_log_ratio: nats, from 0 to 88.
+      max_log_ratio: nats, from 0 to 88; 20 in verl and OpenRLHF, 88 is TRL's "no bound".
       max_value: nats, bound of the estimate, or None; 10 in verl and OpenRLHF.
 
     Returns:
@@ -220,7 +220,8 @@ def adapt(
 
     Args:
       coef: β, at least 0.
-      observed_kl: nats per sequence, the mean over sequences of the sum of k1 over tokens.
+      observed_kl: nats per sequence, the mean over sequences of the sum of k1 over tokens (verl
+        takes the mean over tokens, so its target is one per token).
       num_sequences: n, sequences seen in this step.
       target: nats per sequence.
       horizon: sequences.
