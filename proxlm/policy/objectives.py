@@ -54,7 +54,7 @@ def clipped_surrogate(
       advantages: the same shape or a scalar.
       clip_low: how far ρ may fall below 1.
       clip_high: how far ρ may rise above 1; larger than clip_low in DAPO ("clip higher").
-      dual_clip: None, or c ≥ 1; 3 is usual.
+      dual_clip: None, or c ≥ 1; 3 is usual, and verl's default.
       max_log_ratio: as in `ratio`.
 
     Returns:

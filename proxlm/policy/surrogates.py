@@ -33,7 +33,7 @@ def clip(
       mask: bool [..., T].
       clip_low: how far ρ may fall below 1.
       clip_high: how far ρ may rise above 1.
-      dual_clip: c ≥ 1 or None; TRL's `delta` if it is above 1 + clip_high.
+      dual_clip: c ≥ 1 or None; 3 in verl; TRL's `delta` if it is above 1 + clip_high.
       max_log_ratio: as in `ratios.log_ratio`.
       level: "token", "sequence" (GSPO), or another as in `ratios.log_ratio`.
 
