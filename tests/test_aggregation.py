@@ -28,6 +28,17 @@ def test_weights_by_hand():
     np.testing.assert_allclose(aggregation.constant_weights(MASK, length=10) * 2 * 10, MASK)
 
 
+def test_the_denominator_may_be_that_of_a_larger_batch():
+    np.testing.assert_allclose(aggregation.token_weights(MASK, 24.0) * 24, MASK)
+    np.testing.assert_allclose(aggregation.sequence_sum_weights(MASK, 8.0) * 8, MASK)
+    per_token = [[1 / 4] * 4, [1 / 2, 0, 1 / 2, 0], [0] * 4]
+    np.testing.assert_allclose(aggregation.sequence_weights(MASK, 8.0) * 8, per_token)
+    np.testing.assert_allclose(aggregation.constant_weights(MASK, 5.0, 8.0) * 5 * 8, MASK)
+    for fn in (aggregation.token_weights, aggregation.sequence_weights):
+        with pytest.raises(ValueError, match=r"is 0\.0; expected a number above 0"):
+            fn(MASK, 0.0)
+
+
 @pytest.mark.parametrize("kind", aggregation.WEIGHTS)
 def test_an_empty_row_leaves_numerator_and_denominator(kind):
     x = arrays.normal(0, (3, 4))

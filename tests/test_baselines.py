@@ -113,6 +113,17 @@ def test_dynamic_sampling_keeps_groups_that_vary():
     assert filters.varied(jnp.array([0.0, 0.1]), tolerance=0.2).tolist() == [False, False]
 
 
+def test_the_uncertain_tokens_are_those_of_highest_entropy(variant):
+    mask = jnp.array([[True, True, False], [True, True, True]])
+    entropies = jnp.array([[0.1, 0.5, jnp.nan], [0.4, 0.2, 0.3]])
+    for share, least in ((1.0, 0.0), (0.5, 0.3), (0.3, 0.4), (0.2, 0.42), (0.0, 0.5)):
+        keep = variant(filters.uncertain)(entropies, mask, share)
+        np.testing.assert_array_equal(keep, mask & (entropies >= least))
+    assert not jnp.any(filters.uncertain(entropies, jnp.zeros((2, 3), bool)))
+    with pytest.raises(ValueError, match="share is 2"):
+        filters.uncertain(entropies, mask, 2)
+
+
 def test_the_price_of_length_is_linear_inside_the_buffer(variant):
     price = variant(lambda n: filters.overlong(n, 10, 4, penalty=2.0))(jnp.arange(5, 13))
     np.testing.assert_allclose(price, [0, 0, -0.5, -1, -1.5, -2, -2, -2])

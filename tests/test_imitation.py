@@ -64,6 +64,14 @@ def test_padding_on_either_side_leaves_the_same_answer():
     assert found.tolist() == [[False, True, True, False, False]]
 
 
+def test_a_response_ends_with_its_first_stop_token():
+    tokens = jnp.array([[3, 2, 0, 1], [1, 4, 1, 4], [3, 4, 5, 2], [3, 4, 5, 6]])
+    of = lambda stop: jax.jit(imitation.until_stop, static_argnums=1)(tokens, stop).sum(1).tolist()
+    assert of(1) == [4, 1, 4, 4] and of((1, 2)) == [2, 1, 4, 4]
+    with pytest.raises(ValueError, match="tokens have dtype float32; expected integers"):
+        imitation.until_stop(jnp.ones((1, 2)), 1)
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"prompt_lengths has shape \(\): expected \(2,\)"):
         imitation.answer_mask(MASK, 2)

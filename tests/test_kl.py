@@ -13,7 +13,7 @@ def two_policies(shape=(5,)):
     return 0.7 * arrays.normal(0, shape), 0.7 * arrays.normal(1, shape)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "abs+"])
 def test_estimators_and_their_gradients_are_verls(kind, variant):
     given = policy_vectors.inputs()
     expected = policy_vectors.load("verl")["kl"][kind]

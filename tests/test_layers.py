@@ -28,7 +28,7 @@ MAY_KNOW |= {
     for name in (
         "ratios", "surrogates", "sequence_surrogates", "token_surrogates", "corrections", "filters",
         "baselines", "pass_at_k", "returns", "estimates", "best_of_n", "mirror", "enumerable",
-        "recipes", "pieces", "imitation",
+        "recipes", "pieces", "imitation", "token_baselines", "pair_losses",
     )
 }  # fmt: skip
 # These take functions, so they meet neither the model nor the penalties.

@@ -52,7 +52,15 @@ CORRECTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", CORRECTIONS)
+OPENRLHFS = tuple(CORRECTIONS)
+CORRECTIONS |= {
+    "near": lambda *xs: corrections.near_mask(*xs, high=0.1, low=-0.1, kind="k1").astype(float),
+    "near on average": lambda *xs: corrections.near_mask(*xs, high=0.1, over="mean").astype(float),
+    "normalised": corrections.normalised,
+}
+
+
+@pytest.mark.parametrize("name", OPENRLHFS)
 def test_corrected_losses_are_openrlhfs(name):
     expected = policy_vectors.load("openrlhf")[name]
     poison = lambda x: jnp.where(GIVEN.mask, x, jnp.nan)
@@ -85,6 +93,36 @@ def test_a_sequence_is_judged_by_its_mean_or_its_product():
     ).tolist()
     assert weigh() == [[2.0, 2.0]] and weigh(level="product") == [[0.0, 0.0]]
     assert weigh(max_weight=1.5) == [[1.5, 1.5]]
+
+
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("over", ["token", "sum", "mean", "max"])
+def test_what_is_near_lies_between_the_bounds(kind, over):
+    d = np.where(MASK, GIVEN.logp_old - GIVEN.logp_rollout, 0.0)
+    far = {"k1": -d, "k2": d**2 / 2, "k3": np.exp(d) - 1 - d}[kind]
+    count = np.maximum(MASK.sum(1, keepdims=True), 1)
+    if over == "max":
+        far = np.where(MASK, far, -np.inf).max(1, keepdims=True)
+    elif over != "token":
+        far = far.sum(1, keepdims=True) / (count if over == "mean" else 1)
+    high, low = np.median(far[:5]) + 1e-5, np.quantile(far[:5], 0.1) + 1e-5
+    near = lambda **bounds: corrections.near_mask(
+        GIVEN.logp_old, GIVEN.logp_rollout, GIVEN.mask, kind=kind, over=over, **bounds
+    )
+    np.testing.assert_array_equal(near(high=high), MASK & (far <= high))
+    np.testing.assert_array_equal(near(high=high, low=low), MASK & (far <= high) & (far >= low))
+
+
+def test_normalised_weights_are_1_on_average_over_tokens_or_sequences():
+    weigh = lambda over: corrections.normalised(
+        GIVEN.logp_old, GIVEN.logp_rollout, GIVEN.mask, over=over
+    )
+    plain = np.asarray(corrections.truncated(GIVEN.logp_old, GIVEN.logp_rollout, GIVEN.mask))
+    np.testing.assert_allclose(weigh("token"), plain / plain[MASK].mean(), rtol=1e-5)
+    of_rows = [row[valid].mean() for row, valid in zip(plain, MASK, strict=True) if valid.any()]
+    np.testing.assert_allclose(weigh("sequence"), plain / np.mean(of_rows), rtol=1e-5)
+    with pytest.raises(ValueError, match="kind is 'batch'"):
+        weigh("batch")
 
 
 def test_only_stale_and_bad_sequences_are_dropped():

@@ -13,8 +13,9 @@ FAMILY = {
     "dual clip": functools.partial(surrogates.clip, dual_clip=3.0),
     "gspo": functools.partial(surrogates.clip, level="sequence"),
     "gspo by tokens": functools.partial(surrogates.clip, level="sequence_token"),
-    "product": functools.partial(surrogates.clip, level="product"),
+    "product by tokens": functools.partial(surrogates.clip, level="product_token"),
     "policy gradient": surrogates.policy_gradient,
+    "dro": functools.partial(surrogates.dro, beta=0.5),
     "kl penalty": functools.partial(surrogates.kl_penalty, coef=0.5),
     "reverse kl penalty": functools.partial(surrogates.kl_penalty, direction="reverse"),
     "cispo": functools.partial(surrogates.cispo, clip_high=0.3),
@@ -104,6 +105,14 @@ def test_kl_penalties_are_estimates_of_the_divergence():
     reverse = functools.partial(surrogates.kl_penalty, coef=0.5, direction="reverse")
     loss = 0.5 * (rho * d - rho + 1) - advantages * rho
     assert_vectors(reverse, loss, 0.5 * rho * d - advantages * rho)
+
+
+def test_dro_draws_the_log_ratio_to_the_advantage():
+    d, log_probs, advantages = by_hand()
+    dro = functools.partial(surrogates.dro, beta=0.5)
+    assert_vectors(dro, 0.25 * d**2 - advantages * log_probs, 0.5 * d - advantages)
+    with pytest.raises(ValueError, match="beta is -1"):
+        surrogates.dro(GIVEN.logp, GIVEN.logp_old, GIVEN.advantages, GIVEN.mask, beta=-1)
 
 
 def test_the_geometric_mean_is_clipped_token_by_token():
@@ -200,12 +209,25 @@ def test_levels_of_the_ratio():
     d, _, _ = by_hand()
     count = np.maximum(MASK.sum(1, keepdims=True), 1)
     mean, total = d.sum(1, keepdims=True) / count, d.sum(1, keepdims=True)
-    shared = {"sequence": mean, "sequence_token": mean, "product": total}
+    shared = {"sequence": mean, "sequence_token": mean, "product": total, "product_token": total}
     for level, value in shared.items():
         fn = lambda x, level=level: ratios.log_ratio(x, GIVEN.logp_old, GIVEN.mask, level)
         expected = np.where(MASK, np.broadcast_to(value, d.shape), 0.0)
         np.testing.assert_allclose(fn(GIVEN.logp), expected, atol=1e-5)
-        np.testing.assert_allclose(jax.grad(lambda x, fn=fn: jnp.sum(fn(x)))(GIVEN.logp), MASK)
+        # every token of a product carries the sum, so it feels each of its n copies
+        copies = count if level == "product" else 1
+        gradient = jax.grad(lambda x, fn=fn: jnp.sum(fn(x)))(GIVEN.logp)
+        np.testing.assert_allclose(gradient, MASK * copies)
+
+
+def test_log_ratios_are_held_on_both_sides_or_on_each_by_its_own_bound():
+    d = jnp.array([-90.0, -30.0, 5.0, 30.0])
+    np.testing.assert_array_equal(ratios.hold(d, 20.0), [-20.0, -20.0, 5.0, 20.0])
+    np.testing.assert_array_equal(ratios.hold(d, (88.0, 10.0)), [-88.0, -30.0, 5.0, 10.0])
+    gradient = jax.grad(lambda d: jnp.sum(jnp.exp(ratios.hold(d, (88.0, 10.0)))))(d)
+    np.testing.assert_allclose(gradient, [0.0, np.exp(-30.0), np.exp(5.0), 0.0], rtol=1e-6)
+    with pytest.raises(ValueError, match="max_log_ratio is 89"):
+        ratios.hold(d, (20.0, 89.0))
 
 
 def test_the_token_form_of_a_sequence_has_the_gradient_of_the_sequence():

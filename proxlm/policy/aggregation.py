@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from proxlm.policy import checks
 
+Rows = str | jax.typing.ArrayLike
+
 
 def select(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, name: str = "x") -> jax.Array:
     """Keeps x where the mask is True and puts 0 elsewhere, NaN or not.
@@ -98,34 +100,36 @@ def masked_var(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, ddof: int
     return masked_sum(squares, mask) / jnp.maximum(jnp.sum(mask) - ddof, 1)
 
 
-def token_weights(mask: jax.typing.ArrayLike) -> jax.Array:
+def token_weights(mask: jax.typing.ArrayLike, total: float | None = None) -> jax.Array:
     """Every token counts the same: w = 1/N, N the valid tokens of the batch.
 
     Args:
       mask: bool [..., T].
+      total: N, above 0, where the mask is a part of the batch; 1 sums. None counts the mask.
 
     Returns:
       float32 weights of the mask's shape, 0 where masked, that sum to 1.
 
     Raises:
-      ValueError: if the mask is not boolean.
+      ValueError: if the mask is not boolean or N not positive.
 
-    Source: the token mean of PPO as in CleanRL and TRL; DAPO (Yu et al. 2025) returns to it.
+    Source: the token mean of PPO as in CleanRL and TRL; DAPO (Yu et al. 2025) returns to it. N is
+    verl's `batch_num_tokens` and TRL's `num_items_in_batch`; verl's "token-sum" has N = 1.
 
-    >>> token_weights(jnp.array([[True, True, True], [True, False, False]]))
-    Array([[0.25, 0.25, 0.25],
-           [0.25, 0.  , 0.  ]], dtype=float32)
+    >>> token_weights(jnp.array([[True, True, True], [True, False, False]])).tolist()
+    [[0.25, 0.25, 0.25], [0.25, 0.0, 0.0]]
     """
-    valid = select(1.0, mask)
-    return valid / jnp.maximum(jnp.sum(valid), 1)
+    checks.positive(total=total)
+    valid = select(jnp.ones(()), mask)
+    return valid / (jnp.maximum(jnp.sum(valid), 1) if total is None else total)
 
 
-def sequence_weights(mask: jax.typing.ArrayLike, rows: str = "valid") -> jax.Array:
+def sequence_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> jax.Array:
     """Every sequence counts the same: w = 1/(B · n_b), so a token of a long answer counts less.
 
     Args:
       mask: bool [..., T].
-      rows: "valid" counts in B the sequences with a valid token (verl), "all" every one (TRL).
+      rows: as in `sequence_sum_weights`.
 
     Returns:
       float32 weights of the mask's shape, 0 where masked, that sum to 1.
@@ -133,52 +137,52 @@ def sequence_weights(mask: jax.typing.ArrayLike, rows: str = "valid") -> jax.Arr
     Raises:
       ValueError: if the mask is not boolean or `rows` unknown.
 
-    Source: GRPO (Shao et al. 2024), the mean over sequences of the mean over tokens.
+    Source: GRPO (Shao et al. 2024); verl's "seq-mean-token-mean", TRL's "grpo" with rows="all".
 
-    >>> sequence_weights(jnp.array([[True, True], [True, False], [False, False]]))
-    Array([[0.25, 0.25],
-           [0.5 , 0.  ],
-           [0.  , 0.  ]], dtype=float32)
+    >>> sequence_weights(jnp.array([[True, True], [True, False], [False, False]])).tolist()
+    [[0.25, 0.25], [0.5, 0.0], [0.0, 0.0]]
     """
-    lengths = jnp.sum(select(1.0, mask), axis=-1, keepdims=True)
+    lengths = jnp.sum(select(jnp.ones(()), mask), axis=-1, keepdims=True)
     return sequence_sum_weights(mask, rows) / jnp.maximum(lengths, 1)
 
 
-def sequence_sum_weights(mask: jax.typing.ArrayLike, rows: str = "valid") -> jax.Array:
+def sequence_sum_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> jax.Array:
     """The mean over sequences of the sum over tokens: w = 1/B.
 
     Args:
       mask: bool [..., T].
-      rows: "valid" counts in B the sequences with a valid token (verl), "all" every one (TRL).
+      rows: "valid" counts in B the sequences with a valid token (verl), "all" every one (TRL); or
+        B itself, above 0, where the mask is a part of the batch (verl's `global_batch_size`).
 
     Returns:
       float32 weights of the mask's shape, 0 where masked.
 
     Raises:
-      ValueError: if the mask is not boolean.
+      ValueError: if the mask is not boolean, the name unknown or B not positive.
 
     Source: the policy gradient of a whole sequence, and with a sequence's ratio the length-unbiased
     LUSPO; verl's "seq-mean-token-sum".
 
-    >>> sequence_sum_weights(jnp.array([[True, True], [True, False], [False, False]]))
-    Array([[0.5, 0.5],
-           [0.5, 0. ],
-           [0. , 0. ]], dtype=float32)
+    >>> sequence_sum_weights(jnp.array([[True, True], [False, True]])).tolist()
+    [[0.5, 0.5], [0.0, 0.5]]
     """
-    checks.one_of(("valid", "all"), rows=rows)
-    counted = jnp.any(mask, axis=-1) if rows == "valid" else jnp.ones(jnp.shape(mask)[:-1])
-    return select(1.0, mask) / jnp.maximum(jnp.sum(counted), 1)
+    if isinstance(rows, str):
+        checks.one_of(("valid", "all"), rows=rows)
+        counted = jnp.any(mask, axis=-1) if rows == "valid" else jnp.ones(jnp.shape(mask)[:-1])
+        rows = jnp.maximum(jnp.sum(counted), 1)
+    checks.positive(rows=rows)
+    return select(jnp.ones(()), mask) / rows
 
 
 def constant_weights(
-    mask: jax.typing.ArrayLike, length: float | None = None, rows: str = "valid"
+    mask: jax.typing.ArrayLike, length: float | None = None, rows: Rows = "valid"
 ) -> jax.Array:
     """The sum over tokens divided by one constant: w = 1/(B · length), free of length bias.
 
     Args:
       mask: bool [..., T].
       length: tokens; None takes T, the padded length.
-      rows: as in `sequence_weights`.
+      rows: as in `sequence_sum_weights`.
 
     Returns:
       float32 weights of the mask's shape, 0 where masked.
@@ -186,11 +190,11 @@ def constant_weights(
     Raises:
       ValueError: if the mask is not boolean or the length not positive.
 
-    Source: Dr. GRPO (Liu et al. 2025).
+    Source: Dr. GRPO (Liu et al. 2025); TRL's "dr_grpo" with rows="all", verl's
+    "seq-mean-token-sum-norm".
 
-    >>> constant_weights(jnp.array([[True, True], [True, False]]), length=5.0)
-    Array([[0.1, 0.1],
-           [0.1, 0. ]], dtype=float32)
+    >>> constant_weights(jnp.array([[True, True], [True, False]]), length=4.0).tolist()
+    [[0.125, 0.125], [0.125, 0.0]]
     """
     checks.positive(length=length)
     return sequence_sum_weights(mask, rows) / (jnp.shape(mask)[-1] if length is None else length)
@@ -217,9 +221,8 @@ def weights(mask: jax.typing.ArrayLike, kind: str = "token") -> jax.Array:
     Raises:
       ValueError: if the mask is not boolean or the kind unknown.
 
-    >>> weights(jnp.array([[True, False], [True, True]]), "sequence")
-    Array([[0.5 , 0.  ],
-           [0.25, 0.25]], dtype=float32)
+    >>> weights(jnp.array([[True, False], [True, True]]), "sequence").tolist()
+    [[0.5, 0.0], [0.25, 0.25]]
     """
     if callable(kind):
         return kind(mask)

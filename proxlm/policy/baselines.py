@@ -1,7 +1,8 @@
 """Advantages by comparison: the rewards of one group, G answers to one prompt, against each other.
 
 Written for one group, [G]; `by_group` runs one over a batch whose groups lie side by side.  `valid`
-leaves answers out as if the group were smaller; an advantage without enough others is 0.
+leaves answers out as if the group were smaller; an advantage without enough others is 0 (verl's is
+the reward itself).  verl and TRL count an answer without a token too: give no `valid` for that.
 """
 
 from collections.abc import Callable
@@ -65,6 +66,39 @@ def group_relative(
     difference = centred(rewards, valid)
     _, valid = check_group(rewards, valid)
     return difference / deviation(difference, valid, ddof, epsilon, epsilon_inside)
+
+
+def batch_scaled(
+    rewards: jax.typing.ArrayLike,
+    group_size: int,
+    valid: jax.typing.ArrayLike | None = None,
+    epsilon: float = 1e-4,
+    ddof: int = 1,
+) -> jax.Array:
+    """A = (r - mean of the group) / (std of the batch + ε): scaled, but no prompt is favoured.
+
+    Args:
+      rewards: [B], of groups that lie side by side.
+      group_size: G.
+      valid: bool [B], or None: all.
+      epsilon: above 0.
+      ddof: 1 divides the variance by B - 1, 0 by B.
+
+    Returns:
+      [B], 0 where not valid.
+
+    Raises:
+      ValueError: if shapes are wrong, B is not a multiple of G, G below 2 or ε not positive.
+
+    Source: Liu et al. (2025), tricks or traps; TRL's `scale_rewards="batch"`.
+
+    >>> batch_scaled(jnp.array([1.0, -1.0, 1.0, -1.0]), 2, epsilon=1.0, ddof=0).tolist()
+    [0.5, -0.5, 0.5, -0.5]
+    """
+    checks.positive(epsilon=epsilon)
+    rewards, valid = check_group(rewards, valid)
+    scale = deviation(rewards, valid, ddof, epsilon, inside=False)
+    return by_group(centred, group_size, rewards, valid) / scale
 
 
 def leave_one_out(
@@ -181,7 +215,7 @@ def check_group(
 
 
 def deviation(difference, valid, ddof, epsilon, inside):
-    """σ + ε, or √(σ² + ε), of numbers whose mean is 0; its slope at 0 is 0.
+    """σ + ε, or √(σ² + ε), of the valid differences; its slope at σ = 0 is 0.
 
     >>> deviation(jnp.array([-1.0, 1.0]), jnp.ones(2, bool), 0, 0.5, inside=False).item()
     1.5

@@ -93,6 +93,34 @@ def grouped(rewards, values, mask, group_size, baseline=baselines.leave_one_out)
     return returns.over_tokens(baselines.by_group(baseline, group_size, scores, valid), mask), None
 
 
+def batch_scaled(rewards, values, mask, group_size, epsilon=1e-4, ddof=1):
+    """As `grouped`, against the mean of the group, in units of the deviation over the batch.
+
+    Args:
+      rewards: [B, T].
+      values: not used.
+      mask: bool [B, T].
+      group_size: G, at least 2.
+      epsilon: as in `baselines.batch_scaled`.
+      ddof: as in `baselines.batch_scaled`.
+
+    Returns:
+      Advantages [B, T] and None.
+
+    Raises:
+      ValueError: if the batch does not divide into groups.
+
+    Source: Liu et al. (2025), tricks or traps; TRL's `scale_rewards="batch"`.
+
+    >>> rewards, mask = jnp.array([[0.0, 1.0], [3.0, 0.0]]), jnp.ones((2, 2), bool)
+    >>> batch_scaled(rewards, None, mask, group_size=2, epsilon=1.0, ddof=0)[0].tolist()
+    [[-0.5, -0.5], [0.5, 0.5]]
+    """
+    scores, valid = _scores(rewards, mask)
+    per_sequence = baselines.batch_scaled(scores, group_size, valid, epsilon, ddof)
+    return returns.over_tokens(per_sequence, mask), None
+
+
 def length_weighted(rewards, values, mask, group_size):
     """OPO: against the mean reward of the group, weighed by lengths.
 

@@ -1,4 +1,4 @@
-"""Which answers teach, and what an answer pays for its length, before advantages are computed."""
+"""Which answers and tokens teach, and what an answer pays for its length."""
 
 import jax
 import jax.numpy as jnp
@@ -93,3 +93,34 @@ def overlong_share(
     """
     checks.positive(share=share)
     return overlong(lengths, longest, share * longest, penalty)
+
+
+def uncertain(
+    entropies: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, share: float = 0.2
+) -> jax.Array:
+    """Marks the tokens where the policy was least certain: those that fork the reasoning.
+
+    A token counts if its entropy is at least the (1 - share)-quantile of the valid ones. Multiply
+    the policy loss by it, not the mask: the denominators stay those of all tokens.
+
+    Args:
+      entropies: nats [..., T], of the policy at each token.
+      mask: bool [..., T], of the whole batch.
+      share: of the valid tokens, in [0, 1].
+
+    Returns:
+      bool [..., T], False where masked.
+
+    Raises:
+      ValueError: if the shapes differ, the mask is not boolean or the share out of range.
+
+    Source: Wang et al. (2025), beyond the 80/20 rule; TRL's `top_entropy_quantile`.
+
+    >>> uncertain(jnp.array([0.1, 2.0, 0.3, 9.0]), jnp.array([True, True, True, False]), 0.5)
+    Array([False,  True,  True, False], dtype=bool)
+    """
+    checks.within(0.0, 1.0, share=share)
+    entropies = aggregation.select(jax.lax.stop_gradient(entropies), mask, "entropies")
+    # an empty mask has no quantile, and NaN is above nothing
+    least = jnp.nanquantile(jnp.where(mask, entropies, jnp.nan), 1.0 - share)
+    return jnp.asarray(mask) & (entropies >= least)

@@ -60,3 +60,31 @@ def sft(
     """
     log_probs = aggregation.select(log_probs, mask, "log_probs")
     return -aggregation.weighted_sum(log_probs, aggregation.weights(mask, kind))
+
+
+def until_stop(tokens: jax.typing.ArrayLike, stop_tokens: int | tuple[int, ...]) -> jax.Array:
+    """Marks the tokens of responses up to the first stop token, itself included.
+
+    The one mask to ask tokens for: after it, that a token is padding says nothing of another one.
+
+    Args:
+      tokens: integers [..., T], of responses alone.
+      stop_tokens: one, or several that stop alike.
+
+    Returns:
+      bool [..., T]; all True where nothing stopped.
+
+    Raises:
+      ValueError: if the tokens are not integers.
+
+    Source: Ziegler et al. (2019); TRL's `truncate_response`, verl's `get_response_mask`.
+
+    >>> until_stop(jnp.array([[5, 1, 7, 1], [5, 6, 7, 8]]), 1).tolist()
+    [[True, True, False, False], [True, True, True, True]]
+    """
+    if not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
+        raise ValueError(
+            f"tokens have dtype {jnp.result_type(tokens)}; expected integers, the ids of tokens."
+        )
+    is_stop = jnp.isin(jnp.asarray(tokens), jnp.atleast_1d(jnp.array(stop_tokens)))
+    return jnp.cumsum(is_stop, axis=-1) - is_stop == 0

@@ -97,7 +97,7 @@ def k3(
     Args:
       log_probs: nats, of sampled tokens, any shape.
       ref_log_probs: nats, the same shape.
-      max_log_ratio: nats, from 0 to 88.
+      max_log_ratio: nats, from 0 to 88; 20 in verl and OpenRLHF, 88 is TRL's "no bound".
       max_value: nats, bound of the estimate, or None; 10 in verl and OpenRLHF.
 
     Returns:
@@ -132,7 +132,7 @@ def absolute(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLik
 def straight_through(value_of):
     """sg[x - k2] + k2: the value of an estimator x and the gradient of k2, right in the loss.
 
-    Source: verl's "k1+" and "k3+".
+    Source: verl's "k1+", "k3+" and "abs+".
 
     >>> jax.value_and_grad(straight_through(k1))(-1.0, -1.5)
     (Array(0.5, dtype=float32), Array(0.5, dtype=float32, weak_type=True))
@@ -153,6 +153,7 @@ ESTIMATORS = {
     "abs": absolute,
     "k1+": straight_through(k1),
     "k3+": straight_through(k3),
+    "abs+": straight_through(absolute),
 }
 
 
@@ -160,7 +161,7 @@ def estimator(kind: str):
     """The sampled estimator of that name, one of `ESTIMATORS`.
 
     Args:
-      kind: "k1", "k2", "k3", "abs", or "k1+" and "k3+", which have the gradient of k2.
+      kind: "k1", "k2", "k3", "abs", or with a "+" and the gradient of k2.
 
     Returns:
       A function (log_probs, ref_log_probs) -> one estimate per token.
@@ -219,7 +220,8 @@ def adapt(
 
     Args:
       coef: β, at least 0.
-      observed_kl: nats per sequence, the mean over sequences of the sum of k1 over tokens.
+      observed_kl: nats per sequence, the mean over sequences of the sum of k1 over tokens (verl
+        takes the mean over tokens, so its target is one per token).
       num_sequences: n, sequences seen in this step.
       target: nats per sequence.
       horizon: sequences.

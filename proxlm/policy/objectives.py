@@ -7,20 +7,20 @@ Nothing here knows a mask. Where masked slots may hold NaN, pass the inputs thro
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import checks, kl
+from proxlm.policy import checks, kl, ratios
 
 
 def ratio(
     log_probs: jax.typing.ArrayLike,
     old_log_probs: jax.typing.ArrayLike,
-    max_log_ratio: float = kl.MAX_LOG_RATIO,
+    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
 ) -> jax.Array:
     """ρ = exp(clip(log π(a) - log π_old(a), ±max_log_ratio)), held *before* the exponential.
 
     Args:
       log_probs: nats, any shape.
       old_log_probs: nats, the same shape.
-      max_log_ratio: nats, from 0 to 88, where float32 overflows.
+      max_log_ratio: nats, as in `ratios.hold`.
 
     Returns:
       ρ of that shape, always finite for log-probs that are; beyond the bound its gradient is 0.
@@ -31,9 +31,7 @@ def ratio(
     >>> f"{ratio(-0.5, -1.0):.4f}", f"{ratio(1e4, 0.0):.1e}"
     ('1.6487', '4.9e+08')
     """
-    checks.within(0.0, 88.0, max_log_ratio=max_log_ratio)
-    difference = kl.log_ratio(log_probs, old_log_probs)
-    return jnp.exp(jnp.clip(difference, -max_log_ratio, max_log_ratio))
+    return jnp.exp(ratios.hold(kl.log_ratio(log_probs, old_log_probs), max_log_ratio))
 
 
 def clipped_surrogate(
@@ -56,7 +54,7 @@ def clipped_surrogate(
       advantages: the same shape or a scalar.
       clip_low: how far ρ may fall below 1.
       clip_high: how far ρ may rise above 1; larger than clip_low in DAPO ("clip higher").
-      dual_clip: None, or c ≥ 1; 3 is usual.
+      dual_clip: None, or c ≥ 1; 3 is usual, and verl's default.
       max_log_ratio: as in `ratio`.
 
     Returns:

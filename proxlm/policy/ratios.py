@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from proxlm.policy import aggregation, checks, kl
 
-LEVELS = ("token", "sequence", "sequence_token", "product")
+LEVELS = ("token", "sequence", "sequence_token", "product", "product_token")
 
 
 def log_ratio(
@@ -16,7 +16,7 @@ def log_ratio(
     old_log_probs: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
     level: str = "token",
-    max_log_ratio: jax.typing.ArrayLike = kl.MAX_LOG_RATIO,
+    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
 ) -> jax.Array:
     """The log-ratio of every token, at the level of tokens or of its whole sequence.
 
@@ -25,16 +25,19 @@ def log_ratio(
         token           log ρₜ = dₜ
         sequence        log ρₜ = Σd / n, the geometric mean of the ratios
         sequence_token  log ρₜ = sg[Σd / n] + dₜ - sg[dₜ], the same with each token's own gradient
-        product         log ρₜ = sg[Σd] + dₜ - sg[dₜ], the ratio of the whole sequences
+        product         log ρₜ = Σd, the ratio of the whole sequences
+        product_token   log ρₜ = sg[Σd] + dₜ - sg[dₜ], the same with each token's own gradient
 
-    held within ±max_log_ratio, where the gradient is 0.
+    held within ±max_log_ratio, beyond which the gradient is 0.  Weigh "sequence" and "product" by
+    `aggregation.sequence_weights`; a token form has the gradient of its sequence's form if its
+    tokens weigh 1/n (sequence_token) or 1 (product_token).
 
     Args:
       log_probs: nats [..., T], of the policy that learns.
       old_log_probs: nats [..., T], of the policy that sampled; no gradient flows into it.
       mask: bool [..., T].
-      level: "token", "sequence", "sequence_token" or "product".
-      max_log_ratio: nats, from 0 to 88, where float32 overflows.
+      level: "token", "sequence", "sequence_token", "product" or "product_token".
+      max_log_ratio: as in `hold`.
 
     Returns:
       Nats [..., T], 0 where masked.
@@ -44,23 +47,49 @@ def log_ratio(
         range.
 
     Source: GSPO (Zheng et al. 2025) and its token form. Their gradients differ only where the
-    advantages do within a sequence; TRL and OpenRLHF take the former, verl the latter.
+    advantages do within a sequence; TRL and OpenRLHF take the former, verl the latter. TRL's RLOO
+    takes "product".
 
     >>> mask = jnp.array([True, True, False])
     >>> log_ratio(jnp.array([1.0, 2.0, 9.0]), jnp.zeros(3), mask, "sequence")
     Array([1.5, 1.5, 0. ], dtype=float32)
     """
     checks.one_of(LEVELS, level=level)
-    checks.within(0.0, 88.0, max_log_ratio=max_log_ratio)
     current = aggregation.select(log_probs, mask, "log_probs")
     old = aggregation.select(jax.lax.stop_gradient(old_log_probs), mask, "old_log_probs")
     difference = kl.log_ratio(current, old)
     if level != "token":
         total = jnp.sum(difference, axis=-1, keepdims=True)
         valid = jnp.sum(jnp.asarray(mask), axis=-1, keepdims=True)
-        shared = total if level == "product" else total / jnp.maximum(valid, 1)
-        if level != "sequence":
+        shared = total if level.startswith("product") else total / jnp.maximum(valid, 1)
+        if level.endswith("_token"):
             own = difference - jax.lax.stop_gradient(difference)
             shared = jax.lax.stop_gradient(shared) + own
         difference = jnp.where(mask, shared, 0.0)
-    return jnp.clip(difference, -max_log_ratio, max_log_ratio)
+    return hold(difference, max_log_ratio)
+
+
+def hold(
+    log_ratio: jax.typing.ArrayLike, max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO
+) -> jax.Array:
+    """Holds log-ratios within ±max_log_ratio, so that no exponential overflows.
+
+    Args:
+      log_ratio: nats, any shape.
+      max_log_ratio: nats, from 0 to 88, where float32 overflows; or a pair: how far below 0, and
+        how far above. 20 in verl and OpenRLHF, (88, 10) in verl's GSPO; 88 is TRL's "no bound".
+
+    Returns:
+      Nats of that shape.
+
+    Raises:
+      ValueError: if a bound is out of range.
+
+    >>> hold(jnp.array([-30.0, 30.0])).tolist(), hold(-30.0, (88.0, 10.0)).item()
+    ([-20.0, 20.0], -30.0)
+    """
+    pair = isinstance(max_log_ratio, tuple)
+    below, above = max_log_ratio if pair else (max_log_ratio, max_log_ratio)
+    for bound in (below, above):
+        checks.within(0.0, 88.0, max_log_ratio=bound)
+    return jnp.clip(log_ratio, -below, above)

@@ -5,7 +5,8 @@
 
 A new one is a `PPOConfig` in your own script; a part that is missing is a function in it.  What
 is not a convention of the loss (epochs, minibatches, group sizes) is left at one common default,
-except that plain policy gradients take one step per batch.
+except that plain policy gradients take one step per batch.  How every loss of verl and TRL is made
+of such parts is written in tests/peer_losses.py.
 """
 
 import dataclasses

@@ -19,7 +19,7 @@ def geometric_mean(
 
     d̂ₜ is dₜ = log ρₜ held below clip_high where A > 0 and above -clip_low where A < 0; Ā is the
     mean advantage of the sequence. Every valid token carries the loss of its sequence, so the
-    weights "sequence" give the paper's mean over sequences.
+    weights "sequence" give the paper's mean over sequences (verl and TRL: with rows="all").
 
     Args:
       log_probs: nats [..., T].
@@ -83,7 +83,8 @@ def vespo(
     Raises:
       ValueError: if shapes differ or a k or λ is not positive.
 
-    Source: VESPO (2026), as TRL 1.16 defines it.
+    Source: VESPO (2026), as TRL 1.16 defines it; it corrects for another sampler by taking the
+    correction's log-weights off `old_log_probs`.
 
     >>> vespo(jnp.array([-1.0]), jnp.array([-1.0]), jnp.array([2.0]), jnp.array([True]))
     Array([2.], dtype=float32)

@@ -33,9 +33,9 @@ def clip(
       mask: bool [..., T].
       clip_low: how far ρ may fall below 1.
       clip_high: how far ρ may rise above 1.
-      dual_clip: c ≥ 1 or None; TRL's `delta`.
+      dual_clip: c ≥ 1 or None; 3 in verl; TRL's `delta` if it is above 1 + clip_high.
       max_log_ratio: as in `ratios.log_ratio`.
-      level: "token", "sequence" (GSPO), or as in `ratios.log_ratio`.
+      level: "token", "sequence" (GSPO), or another as in `ratios.log_ratio`.
 
     Returns:
       A loss per token [..., T].
@@ -130,6 +130,39 @@ def kl_penalty(
     return jnp.where(mask, coef * price - advantages * rho, 0.0)
 
 
+def dro(
+    log_probs: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    advantages: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    beta: float = 0.1,
+) -> jax.Array:
+    """-A log π + ½ β (log ρ)²: a square draws log ρ to A/β, whoever sampled; no ratio, no clip.
+
+    Args:
+      log_probs: nats [..., T].
+      old_log_probs: nats [..., T].
+      advantages: [..., T] or a scalar.
+      mask: bool [..., T].
+      beta: β ≥ 0.
+
+    Returns:
+      A loss per token [..., T].
+
+    Raises:
+      ValueError: if shapes differ or β is negative.
+
+    Source: Richemond et al. (2024), as verl 0.9.1 defines it.
+
+    >>> dro(jnp.array([-1.0]), jnp.array([-3.0]), jnp.ones(1), jnp.array([True]), beta=0.5)
+    Array([2.], dtype=float32)
+    """
+    checks.at_least(0.0, beta=beta)
+    old = aggregation.select(jax.lax.stop_gradient(old_log_probs), mask, "old_log_probs")
+    log_probs, advantages = _select(log_probs, advantages, mask)
+    return beta * kl.k2(log_probs, old) - advantages * log_probs
+
+
 def cispo(
     log_probs: jax.typing.ArrayLike,
     old_log_probs: jax.typing.ArrayLike,
@@ -147,7 +180,7 @@ def cispo(
       old_log_probs: nats [..., T].
       advantages: [..., T] or a scalar.
       mask: bool [..., T].
-      clip_low: 1 leaves the weight without a bound below, as TRL does.
+      clip_low: 1 leaves the weight without a bound below, as TRL does; 0.2 in verl.
       clip_high: TRL writes `epsilon_high` = 1 + clip_high.
       max_log_ratio: as in `ratios.log_ratio`.
       level: as in `clip`.

@@ -133,7 +133,7 @@ def dppo(
       mask: bool [..., T].
       clip_low: bound where A ≤ 0.
       clip_high: bound where A > 0.
-      max_ratio: bound of the weight.
+      max_ratio: bound of the weight; verl's `clip_ratio_c`, which its actor config sets to 3.
       max_log_ratio: as in `ratios.log_ratio`.
       divergence: "tv" or "kl".
 

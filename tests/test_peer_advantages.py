@@ -1,0 +1,242 @@
+"""Advantages of verl 0.9.1 and TRL 1.16.0, and TRL 1.12.0's PPO, of our pieces, in float64.
+
+Three groups of four: holes, an empty row, and a group of equal rewards.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proxlm.policy import (
+    advantages,
+    aggregation,
+    baselines,
+    kl,
+    objectives,
+    pass_at_k,
+    returns,
+    surrogates,
+    token_baselines,
+)
+from tests import policy_vectors
+from tests.table_actor import compiled
+
+VECTORS = policy_vectors.load("peer_advantages")
+GROUP = 4
+MASK = np.array(VECTORS["inputs"]["mask"]) > 0
+PREFIX = np.array(VECTORS["prefix"]) > 0
+part = functools.partial
+whiten = part(advantages.whiten, ddof=1)  # both peers' convention
+
+
+def grouped(baseline, *more):
+    """As `estimates.grouped`, but an answer without a token counts too, as it does for verl."""
+
+    def estimate(g):
+        extra = [fn(g) for fn in more]
+        per_sequence = baselines.by_group(baseline, GROUP, jnp.sum(g["rewards"], 1), *extra)
+        return (returns.over_tokens(per_sequence, g["mask"]),)
+
+    return estimate
+
+
+def gae(discount, gae_lambda):
+    def estimate(g):
+        one = lambda r, v, m: advantages.gae(r, v, m, discount, gae_lambda)
+        estimates, goals = jax.vmap(one)(g["rewards"], g["values"], g["mask"])
+        return whiten(estimates, g["mask"]), goals
+
+    return estimate
+
+
+def reinforce(discount):
+    def estimate(g):
+        one = lambda r, m: returns.reward_to_go(r, m, discount)
+        to_go = jax.vmap(one)(g["rewards"], g["mask"])
+        return whiten(to_go, g["mask"]), to_go
+
+    return estimate
+
+
+def gpg(g):
+    centred = grouped(baselines.centred)(g)[0]
+    return (centred * (len(g["scores"]) / jnp.count_nonzero(jnp.sum(g["rewards"], 1))),)
+
+
+def gdpo(g):
+    normalised = part(baselines.by_group, part(baselines.group_relative, epsilon=1e-6), GROUP)
+    total = normalised(g["scores"]) + 0.5 * normalised(g["formats"])
+    return (whiten(returns.over_tokens(total, g["mask"]), g["mask"]),)
+
+
+def optimal(mask, corrected=True, **settings):
+    def estimate(g):
+        energies = token_baselines.score_energy(g["log_probs"], g["sum_of_squares"])
+        energies = energies * g["is_weights"] ** 2 if corrected else energies
+        hidden = (jnp.where(mask, x, jnp.nan) for x in (g["rewards"], energies))
+        groups = [x.reshape(3, GROUP, -1) for x in (*hidden, mask)]
+        fn = part(token_baselines.optimal_token, **settings)
+        return (jax.vmap(fn)(*groups).reshape(mask.shape),)
+
+    return estimate
+
+
+def whitened(estimate):
+    return lambda g: (whiten(estimate(g)[0], g["mask"]),)
+
+
+GRPO = part(baselines.group_relative, epsilon=1e-6)
+VERL = {
+    "gae 1.0 0.95": gae(1.0, 0.95),
+    "gae 0.9 0.8": gae(0.9, 0.8),
+    "grpo": grouped(GRPO),
+    "grpo without std": grouped(baselines.centred),
+    "grpo_vectorized": grouped(GRPO),
+    "grpo_passk": grouped(pass_at_k.best_minus_second),
+    "grpo_passk without std": grouped(part(pass_at_k.best_minus_second, epsilon=None)),
+    "reinforce_plus_plus_baseline": whitened(grouped(baselines.centred)),
+    "rloo": grouped(baselines.leave_one_out),
+    "rloo_vectorized": grouped(baselines.leave_one_out),
+    "opo": grouped(baselines.length_weighted, lambda g: jnp.sum(g["mask"], 1)),
+    "gpg": gpg,
+    "gdpo": gdpo,
+    "reinforce_plus_plus 1.0": reinforce(1.0),
+    "reinforce_plus_plus 0.9": reinforce(0.9),
+    "remax": lambda g: (jax.vmap(returns.remax)(g["rewards"], g["greedy"], g["mask"]),),
+    "tir_optimal_token_baseline": optimal(MASK),
+    "tir_optimal_token_baseline with tail": optimal(MASK, free_tail=False),
+    "optimal_token_baseline": optimal(PREFIX, corrected=False),
+}
+
+
+# ---- TRL: an answer that a reward function could not judge is NaN
+
+
+def weighted_rewards(g):
+    """Two rewards of weights 1 and 1/2, and which answers have at least one of them."""
+    known = jnp.isfinite(g["rewards of trl"])
+    return jnp.where(known, g["rewards of trl"], 0.0) @ jnp.array([1.0, 0.5]), jnp.any(known, 1)
+
+
+def trl(baseline):
+    return lambda g: (baselines.by_group(baseline, GROUP, *weighted_rewards(g)),)
+
+
+def batch_scaled(g):
+    rewards, valid = weighted_rewards(g)
+    return (baselines.batch_scaled(rewards, GROUP, valid),)
+
+
+def normalised_then_summed(g):
+    parts = g["rewards of trl"].T
+    by_group = part(baselines.by_group, baselines.group_relative, GROUP)
+    total = sum(w * by_group(x, jnp.isfinite(x)) for w, x in zip((1.0, 0.5), parts, strict=True))
+    over_batch = part(whiten, epsilon=1e-4, epsilon_inside=False)
+    return (over_batch(total, weighted_rewards(g)[1]),)
+
+
+def rloo(normalised):
+    def estimate(g):
+        rewards, valid = weighted_rewards(g)
+        price = 0.3 * jnp.sum(jnp.where(g["mask"], g["kl"], 0.0), axis=1)
+        rewards = jnp.clip(rewards, -0.8, 0.8) - price
+        result = baselines.by_group(baselines.leave_one_out, GROUP, rewards, valid)
+        over_batch = part(whiten, epsilon=1e-4, epsilon_inside=False)
+        return (over_batch(result, valid) if normalised else result,)
+
+    return estimate
+
+
+TRL = {
+    "sum_then_normalize group": trl(baselines.group_relative),
+    "sum_then_normalize batch": batch_scaled,
+    "sum_then_normalize none": trl(baselines.centred),
+    "normalize_then_sum group": normalised_then_summed,
+    "rloo": rloo(False),
+    "rloo normalised": rloo(True),
+}
+
+# ---- TRL's PPO: the score one slot behind the last token, where the critic learns too
+
+
+def shaped(g, estimator, whiten_rewards):
+    slots = jnp.arange(g["values"].shape[1])[None]
+    tokens, longer = slots < g["lengths"][:, None], slots <= g["lengths"][:, None]
+    estimate = {"k1": kl.k1, "k3": kl.k3}[estimator](g["log_probs"], g["ref"])
+    place = jax.vmap(part(advantages.place_score, place="after"))
+    rewards = place(g["scores"], tokens) - 0.2 * jnp.where(tokens, estimate, 0.0)
+    if whiten_rewards:
+        rewards = whiten(rewards, longer, shift_mean=False)
+    one = lambda r, v, m: advantages.gae(r, v, m, 0.98, 0.9)
+    estimates, goals = jax.vmap(one)(rewards, g["values"], longer)
+    return tokens, longer, rewards, whiten(estimates, tokens), goals
+
+
+def trl_ppo(g):
+    results = {}
+    for name, options in (("k1", ("k1", 0)), ("k3", ("k3", 0)), ("k1 whitened", ("k1", 1))):
+        _, _, *three = shaped(g, *options)
+        for kind, x in zip(("rewards", "advantages", "returns"), three, strict=True):
+            results[f"{name} {kind}"] = (x,)
+    tokens, longer, _, estimates, goals = shaped(g, "k1", False)
+
+    def loss(new, values):
+        losses = surrogates.clip(new, g["log_probs"], estimates, tokens, 0.15, 0.15)
+        policy = aggregation.weighted_sum(losses, aggregation.token_weights(tokens))
+        losses = objectives.clipped_value_loss(values, g["values"], goals, 0.2)
+        critic = aggregation.weighted_sum(losses, aggregation.token_weights(longer))
+        return policy + 0.1 * critic, (policy, critic)
+
+    (total, parts), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(
+        g["new"], g["new_values"]
+    )
+    of_policy, of_values = gradients
+    results |= {"policy gradient": (of_policy,), "value gradient": (of_values,)}
+    return results | {"loss": (total, *parts)}
+
+
+@functools.cache
+def ours():
+    @compiled
+    def everything(g):
+        run = lambda table: {name: estimate(g) for name, estimate in table.items()}
+        return {"verl": run(VERL), "trl": run(TRL), "trl ppo": trl_ppo(g)}
+
+    with jax.enable_x64(True):
+        given = {k: jnp.array(x, jnp.float64) for k, x in VECTORS["inputs"].items()}
+        given |= {"mask": given["mask"] > 0, "kl": jnp.array(VECTORS["kl"])}
+        given |= {"rewards of trl": jnp.array(np.array(VECTORS["trl rewards"], float))}
+        results = everything(given | {"lengths": jnp.array(VECTORS["lengths"])})
+        return jax.tree.map(np.asarray, results)
+
+
+def where(peer, name):
+    """The slots that a peer's numbers are from."""
+    if peer != "trl ppo":
+        return PREFIX if name == "optimal_token_baseline" else MASK
+    critics = int(not name.endswith(("advantages", "policy gradient")))
+    return np.arange(MASK.shape[1]) < np.array(VECTORS["lengths"])[:, None] + critics
+
+
+@pytest.mark.parametrize("peer", ["verl", "trl", "trl ppo"])
+def test_advantages_are_theirs(peer):
+    assert set(ours()[peer]) == set(VECTORS[peer])
+    for name, results in ours()[peer].items():
+        # eight digits are kept; verl computes two of them in float32
+        exact = name not in ("gdpo", "grpo_vectorized")
+        for mine, theirs in zip(results, VECTORS[peer][name], strict=True):
+            if np.ndim(mine) == 2:
+                assert not np.any(mine[~where(peer, name)]), name
+                mine = mine[where(peer, name)]
+            np.testing.assert_allclose(mine, theirs, atol=1e-7 if exact else 5e-7, err_msg=name)
+
+
+def test_a_token_baseline_asks_for_one_group():
+    x, mask = jnp.zeros((1, 3)), jnp.ones((1, 3), bool)
+    with pytest.raises(ValueError, match="group_size is 1; expected at least 2"):
+        token_baselines.optimal_token(x, x, mask)
+    with pytest.raises(ValueError, match=r"mask has shape \(3,\)"):
+        token_baselines.optimal_token(x[0], x[0], mask[0])
