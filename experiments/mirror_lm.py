@@ -23,9 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import fitting, gold_reward, overoptimisation, report, runs
+from experiments import cli, fitting, gold_reward, overoptimisation, report, runs
 from proxlm import lm
 from proxlm.policy import mirror, ppo, recipes, surrogates
 from proxlm.policy.pieces import piece
@@ -230,4 +229,4 @@ def write(run, found, best, config: Config) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

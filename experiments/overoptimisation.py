@@ -23,9 +23,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 
 from experiments import (
+    cli,
     corpora,
     fitting,
     gold_reward,
@@ -96,6 +96,7 @@ def smoke(config: Config) -> Config:
 
 def begin(name: str, config, options: runs.Options):
     """A run's folder, the reference and the judge of fluency, their shape, and a line break."""
+    runs.check_run(name, config, options.runs, options.resume)
     text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
     alphabet = tokenization.Characters(text)
     model = small_lm.shape(config, alphabet)
@@ -242,4 +243,4 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import graphs, language_model, reinforcing, report, runs
+from experiments import cli, graphs, language_model, parts, reinforcing, report, runs
 from proxlm import lm, training
 from proxlm.policy import ppo, recipes, update
 
@@ -111,7 +110,7 @@ def draw(config: Config):
 
 
 def imitate(key, walks, config: Config):
-    """Supervised learning of walks `[N, T]`: params, and the loss of every step."""
+    """Supervised learning of walks `[N, T]`: the params, and the loss of every step."""
     key_init, key_batches = jax.random.split(key)
     model = model_of(config)
 
@@ -126,7 +125,7 @@ def imitate(key, walks, config: Config):
     state = training.init(lm.init(key_init, model), tx)
     keys = jax.random.split(key_batches, config.sft_steps)
     state, metrics = jax.lax.scan(training.make_step(loss, tx), state, keys)
-    return state.params, metrics.loss
+    return {"params": state.params, "loss": metrics.loss}
 
 
 def optimality(samples, graph) -> jax.Array:
@@ -171,7 +170,9 @@ def learn(run, config: Config) -> dict[str, np.ndarray]:
     )
 
     each = functools.partial(imitate, config=config)
-    params, losses = jax.jit(lambda: reinforcing.each(each, key_imitate, walks))()
+    start = jax.jit(lambda: reinforcing.each(each, key_imitate, walks))
+    imitated = parts.keep(run, "imitation", start)
+    params = imitated["params"]
 
     def trial(name):
         new, curve = params, jnp.zeros((config.seeds, config.iterations))
@@ -180,13 +181,12 @@ def learn(run, config: Config) -> dict[str, np.ndarray]:
             new, curve = jax.jit(lambda: reinforcing.each(each, key_improve, params, graph))()
         return {"curve": curve} | judge_each(new)
 
-    names = "optimality", "shortest", "greedy"
-    shapes = {"curve": (config.seeds, config.iterations)} | dict.fromkeys(names, (config.seeds,))
-    results = reinforcing.one_by_one(
-        run, "policies", trial, ("imitation", *config.methods), shapes, config=config, shown=names
-    )
-    imitated = jax.vmap(jax.vmap(graphs.optimality, (0, None, None)))(walks, *graph)
-    return results | jax.device_get({"walks": jnp.mean(imitated, axis=1), "loss": losses})
+    shown = "optimality", "shortest", "greedy"
+    found = parts.each(run, "policies", ("imitation", *config.methods), trial, shown)
+    shortness = jax.vmap(jax.vmap(graphs.optimality, (0, None, None)))(walks, *graph)
+    return parts.stacked(found) | {
+        "walks": np.mean(shortness, axis=1), "loss": imitated["loss"]
+    }  # fmt: skip
 
 
 def write(run, config: Config, results) -> dict[str, Any]:
@@ -228,4 +228,4 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

@@ -22,9 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import fitting, language_model, luong, parallel_text, runs
+from experiments import cli, fitting, language_model, luong, parallel_text, runs
 from experiments import translation_data as data_lib
 from experiments import translation_report as pages
 from experiments import translation_rewards as rewards_lib
@@ -210,4 +209,4 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)
