@@ -61,6 +61,7 @@ class Config:
                 raise ValueError(
                     f"{name}={getattr(self, name)}: expected a positive multiple of {unit}"
                 )
+        gold_reward.check_texts(self.context, pool=self.pool)
         for name in ("kl_coef", "step_size"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a number above 0")

@@ -77,6 +77,7 @@ class Config:
             raise ValueError(f"pairs={self.pairs}: expected two rising numbers, few and many")
         if self.pairs[1] > 512 and self.pairs[1] % 512:
             raise ValueError(f"pairs={self.pairs}: expected a multiple of 512 where above it")
+        gold_reward.check_texts(self.context)
         if not self.kl_coefs or self.kl_coefs[0] != 0 or min(self.kl_coefs) < 0:
             raise ValueError(f"kl_coefs={self.kl_coefs}: expected 0 and then numbers above it")
 
