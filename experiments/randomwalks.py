@@ -71,7 +71,13 @@ def smoke(config: Config) -> Config:
 
 
 def settings_of(name: str) -> ppo.PPOConfig:
-    """A recipe that pays nothing for leaving the walks it has imitated."""
+    """A recipe that pays nothing for leaving the walks it has imitated, but for one with a critic.
+
+    A critic that is still to learn blames the walks from nodes that are far; without a KL these
+    end for good at steps without an edge.  So its KL stays, and its loss counts as the policy's.
+    """
+    if recipes.make(name).advantage is None:  # GAE
+        return recipes.make(name, value_coef=1.0)
     return recipes.make(name, kl_coef=0.0)
 
 

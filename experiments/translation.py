@@ -60,6 +60,11 @@ class Config:
             raise ValueError(
                 f"pair is {self.pair!r}: expected one of {', '.join(parallel_text.PAIRS)}"
             )
+        if self.spanish and self.pair != "kjv-spanish":
+            raise ValueError(
+                f"spanish={self.spanish!r} is not read for pair={self.pair!r}: give pair as "
+                "kjv-spanish, or leave it out"
+            )
         units = {"width": 32, "steps": 20, "iterations": CHUNK, "seeds": 1, "batch": 1,
                  "longest": 1, "sources": rewards_lib.MINIBATCHES, "luong_width": 1}  # fmt: skip
         for name, unit in units.items():
