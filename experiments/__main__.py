@@ -62,7 +62,7 @@ def main(config: Config) -> int:
 
 def run(name: str, folder: pathlib.Path, config: Config) -> tuple[int, str]:
     """Runs one experiment; how long it took, in seconds, and how it ended."""
-    said, resumed = folder / f"{name}.txt", config.resume and (folder / name).exists()
+    said, resumed = folder / f"{name}.txt", config.resume and has_run(folder, name)
     last = said.read_text("utf-8").splitlines()[-1:] if config.resume and said.exists() else []
     if last and last[0].startswith(DONE):
         return int(last[0].split()[2]), "well"
@@ -77,6 +77,12 @@ def run(name: str, folder: pathlib.Path, config: Config) -> tuple[int, str]:
         if code == 0:
             file.write(f"\n{DONE} {seconds} seconds\n")
     return seconds, "well" if code == 0 else f"with {code}; see {said}"
+
+
+def has_run(folder: pathlib.Path, name: str) -> bool:
+    """Whether an experiment came to open a run there; its folder may have dashes in its name."""
+    names = {name, name.replace("_", "-")}
+    return any(any(folder.glob(f"{each}/[0-9]*/config.json")) for each in names)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import exact_report, runs
-from proxlm.policy import enumerable, recipes, surrogates
+from experiments import cli, exact_report, parts, runs
+from proxlm.policy import checks, enumerable, recipes, surrogates
 from proxlm.policy.pieces import piece
 
 # Groups of 2 have no covariance to rank, no clip within one step, no answer that is best of 4.
@@ -49,6 +48,14 @@ class Config:
     step_size: float = 2.0  # of the proximal step
     seed: int = 0
     algorithms: tuple[str, ...] = ALGORITHMS
+
+    def __post_init__(self):
+        """Finds out now what would otherwise stop the run late."""
+        for name in self.algorithms:
+            checks.one_of(tuple(recipes.RECIPES), algorithms=name)
+        checks.at_least(2, group_size=self.group_size)
+        enumerable.Language(self.vocab_size, self.length, stop_token=0)
+        checks.positive(kl_coef=self.kl_coef, step_size=self.step_size)
 
 
 def smoke(config: Config) -> Config:
@@ -91,9 +98,8 @@ def recipe(name: str, group_size: int, **overrides):
 def placed(placement: str, kl_coef: float, group_size: int):
     """Leave-one-out with the KL at one of the places where it is found."""
     where, estimator = PLACEMENTS[placement]
-    return recipe(
-        "rloo", group_size, kl_placement=where, kl_estimator=estimator, kl_coef=kl_coef
-    )  # fmt: skip
+    settings = {"kl_placement": where, "kl_estimator": estimator, "kl_coef": kl_coef}
+    return recipe("rloo", group_size, **settings)
 
 
 def critic(config, problem, log_probs):
@@ -186,9 +192,9 @@ def proximal(problem, config: Config) -> np.ndarray:
     return np.append(best - enumerable.objective(start, *args), gaps)
 
 
-def curves(problem, config: Config) -> dict[str, dict[str, np.ndarray]]:
-    """Sub-optimality by algorithm, by where the KL is, and by trust region."""
-    beta, size = problem.kl_coef, config.group_size
+def families(config: Config) -> dict[str, dict[str, Any]]:
+    """What learns: algorithms, places of the KL, trust regions."""
+    beta, size = config.kl_coef, config.group_size
     inverse = 1.0 / config.step_size
     own = {"rloo", "reinforce++_baseline", "grpo", "dr_grpo", "dapo", "gspo", "luspo", "topr"}
     with_kl = {"kl_coef": beta}
@@ -203,15 +209,20 @@ def curves(problem, config: Config) -> dict[str, dict[str, np.ndarray]]:
     }
     for name, part in penalty.items():
         trust[name] = dataclasses.replace(trust[name], surrogate=part)
-    families = {
+    return {
         "algorithms": {n: recipe(n, size, **with_kl) for n in config.algorithms if n in own},
         "where the KL is": {p: placed(p, beta, size) for p in PLACEMENTS if "exact" not in p},
         "trust regions": trust,
     }
-    found = {
-        family: {name: learn(each, problem, config) for name, each in members.items()}
-        for family, members in families.items()
-    }
+
+
+def curves(run, problem, config: Config) -> dict[str, dict[str, np.ndarray]]:
+    """Sub-optimality by algorithm, by where the KL is, and by trust region."""
+    found = {}
+    for family, members in families(config).items():
+        gaps = lambda name, members=members: {"gap": learn(members[name], problem, config)}
+        kept = parts.each(run, family, tuple(members), gaps)
+        found[family] = {name: results["gap"] for name, results in kept.items()}
     found["trust regions"]["exact proximal step"] = proximal(problem, config)
     return found
 
@@ -219,23 +230,21 @@ def curves(problem, config: Config) -> dict[str, dict[str, np.ndarray]]:
 def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
     """Measures, prints, plots, and returns the numbers."""
     config = smoke(config) if options.smoke else config
-    run = runs.open_run("exact", config, options.runs)
+    run = runs.open_run("exact", config, options.runs, options.resume)
     with jax.enable_x64(True), runs.compilation(quick=options.smoke):
         problem = make_problem(config)
         size = config.group_size
         reward_truth, kl_truth = (gradient(problem, x) for x in (False, True))
-        gradients = {
-            name: measure(recipe(name, size, kl_coef=0.0), problem, reward_truth)
-            for name in config.algorithms
-        }
+        of_recipe = lambda name: measure(recipe(name, size, kl_coef=0.0), problem, reward_truth)
+        gradients = parts.each(run, "gradients", config.algorithms, of_recipe)
         silent = dataclasses.replace(problem, rewards=jnp.zeros_like(problem.rewards))
-        placements = {
-            name: measure(placed(name, 1.0, size), silent, kl_truth) for name in PLACEMENTS
-        }
-        gaps = curves(problem, config)
+        of_placement = lambda name: measure(placed(name, 1.0, size), silent, kl_truth)
+        placements = parts.each(run, "placements", tuple(PLACEMENTS), of_placement)
+        gaps = curves(run, problem, config)
+    gradients, placements = jax.tree.map(float, (gradients, placements))
     exact_report.write(run, gradients, placements, gaps)
     return {"gradients": gradients, "placements": placements, "gaps": gaps}
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

@@ -27,6 +27,7 @@ def write(run, gradients, placements, gaps) -> None:
     print(text)
     (run.path / "report.txt").write_text(text + "\n")
     for kind, rows in {"gradient": gradients, "placement": placements}.items():
+        runs.truncate_log(run, kind)
         for name, row in rows.items():
             runs.log(run, kind, name=name, **row)
     panels = {

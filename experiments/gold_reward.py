@@ -38,6 +38,15 @@ class Proxy(NamedTuple):
     spread: jax.Array
 
 
+def check_texts(context: int, **counts: int) -> None:
+    """Refuses texts without a letter, and counts that are not whole pieces."""
+    if context < 2:
+        raise ValueError(f"context={context}: expected at least 2, a line break and a letter")
+    for name, count in counts.items():
+        if count > PIECE and count % PIECE:
+            raise ValueError(f"{name}={count}: expected a multiple of {PIECE} where above it")
+
+
 def taste_of(model: lm.ModelConfig) -> lm.ModelConfig:
     """The shape of the random network."""
     return dataclasses.replace(model, lm_head=False, value_head=True, init_scale=TASTE_SCALE)

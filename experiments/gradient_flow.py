@@ -20,9 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import deep_nets, figures, report, runs
+from experiments import cli, deep_nets, figures, parts, report, runs
 from proxlm import training
 
 
@@ -122,23 +121,27 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
     """Trains every variant from small and from large kernels; returns the numbers."""
     config = smoke(config) if options.smoke else config
     with runs.compilation(quick=options.smoke):
+        runs.check_run("gradient-flow", config, options.runs, options.resume)
         data = deep_nets.read(
             pathlib.Path(options.data), config.context, 50_000, config.held_out, config.seed
         )
-        run = runs.open_run("gradient-flow", config, options.runs)
+        run = runs.open_run("gradient-flow", config, options.runs, options.resume)
         print(f"run: {run.path}")
         keys = jax.random.split(jax.random.key(config.seed), config.seeds)
         starts = {"small": config.small, "He": 1.0, "large": config.large}
-        found = {}
-        with report.progress(len(variants(config)), "variants") as show:
-            for name, variant in variants(config).items():
-                one = functools.partial(learn, data=data, variant=variant, config=config)
-                many = jax.jit(
-                    jax.vmap(lambda key, scale, one=one: one(key, scale=scale), (0, None))
-                )
-                for start, scale in starts.items():
-                    found[start, name] = jax.device_get(many(keys, scale))
-                show(loss=np.median(found["He", name].loss))
+        by_name = variants(config)
+
+        def from_all_starts(name):
+            one = functools.partial(learn, data=data, variant=by_name[name], config=config)
+            many = jax.jit(jax.vmap(lambda key, scale: one(key, scale=scale), (0, None)))
+            return {start: many(keys, scale)._asdict() for start, scale in starts.items()}
+
+        kept = parts.each(run, "variants", tuple(by_name), from_all_starts)
+        found = {
+            (start, name): Outcome(**outcome)
+            for name, outcomes in kept.items()
+            for start, outcome in outcomes.items()
+        }
         return write(run, found, data, config)
 
 
@@ -154,6 +157,7 @@ def ratio(norms: np.ndarray) -> str:
 def write(run, found, data: deep_nets.Data, config: Config) -> dict[str, Any]:
     """Prints what became of every variant, and draws its gradients by layer and step."""
     rows, numbers = [], {"frequency_loss": data.frequency_loss}
+    runs.truncate_log(run, "result")
     for (start, name), outcome in found.items():
         first, last = (ratio(outcome.biases[:, i]) for i in (0, -1))
         learnt = outcome.loss < data.frequency_loss - 0.1
@@ -202,4 +206,4 @@ def draw(run, found, config: Config) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

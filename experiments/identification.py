@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import report, runs
+from experiments import cli, parts, report, runs
 from experiments.identification_methods import OURS, Method, methods
 from proxlm import penalties, solvers
 
@@ -37,6 +36,17 @@ class Config:
     strength: float = 0.1  # of the one at which the first weight appears
     window: int = 100  # steps; a weight flickers that is zero in some of them and not in others
     only: tuple[str, ...] = ()  # the methods; none for all
+
+    def __post_init__(self):
+        """Finds out now what would otherwise stop the run late."""
+        methods(self.steps, self.only)
+        for name, most in {"live": "weights", "window": "steps"}.items():
+            if getattr(self, name) > getattr(self, most):
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: expected at most {most}={getattr(self, most)}"
+                )
+        if not self.strength > 0:
+            raise ValueError(f"strength={self.strength}: expected more than 0")
 
 
 def smoke(config: Config) -> Config:
@@ -126,23 +136,24 @@ def train(config: Config, method: Method, rate, problem: Problem, key) -> Outcom
     return Outcome(method.evaluate(state, weights, penalty), *history)
 
 
-def compare(config: Config, problems: Problem) -> dict[str, tuple[float, Outcome]]:
+def compare(run, config: Config, problems: Problem) -> dict[str, tuple[float, Outcome]]:
     """name -> the best rate, and outcomes [problem, seed, ...] with it."""
     key_tune, key_run = jax.random.split(jax.random.key(0))
-    keys, outcomes = jax.random.split(key_run, config.seeds), {}
+    keys = jax.random.split(key_run, config.seeds)
     single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), problems)
     table = methods(config.steps, config.only)
-    with report.progress(len(table), "methods") as advance:
-        for name, method in table.items():
-            over_problems = jax.vmap(functools.partial(train, config, method), (None, 0, None))
-            rates = jnp.array(method.rates)
-            tried = jax.jit(jax.vmap(over_problems, (0, None, None)))(rates, single, key_tune)
-            score = jnp.mean(tried.gap[..., -1], axis=1)
-            best = rates[jnp.argmin(jnp.where(jnp.isfinite(score), score, jnp.inf))]
-            runs_of = jax.jit(jax.vmap(over_problems, (None, None, 0), out_axes=1))
-            outcomes[name] = float(best), jax.device_get(runs_of(best, single, keys))
-            advance()
-    return outcomes
+
+    def tuned(name):
+        over_problems = jax.vmap(functools.partial(train, config, table[name]), (None, 0, None))
+        rates = jnp.array(table[name].rates)
+        tried = jax.jit(jax.vmap(over_problems, (0, None, None)))(rates, single, key_tune)
+        score = jnp.mean(tried.gap[..., -1], axis=1)
+        best = rates[jnp.argmin(jnp.where(jnp.isfinite(score), score, jnp.inf))]
+        runs_of = jax.jit(jax.vmap(over_problems, (None, None, 0), out_axes=1))
+        return {"rate": best, "outcome": runs_of(best, single, keys)._asdict()}
+
+    kept = parts.each(run, "methods", tuple(table), tuned, shown=("rate",))
+    return {name: (float(x["rate"]), Outcome(**x["outcome"])) for name, x in kept.items()}
 
 
 def final_gaps(problems: Problem, weights) -> np.ndarray:
@@ -183,15 +194,16 @@ def plot(config: Config, outcomes: Mapping[str, tuple[float, Outcome]], path) ->
 def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
     """Runs all methods, prints the tables, plots how they came there, and returns the numbers."""
     config = smoke(config) if options.smoke else config
-    run = runs.open_run("identification", config, options.runs)
+    run = runs.open_run("identification", config, options.runs, options.resume)
     drawn = [make_problem(config, seed) for seed in range(config.problems)]
     problems = jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
     with runs.compilation(options.smoke):
-        outcomes = compare(config, problems)
+        outcomes = compare(run, config, problems)
     headers = ["method", "rate", "gap", "false", "missed", "flicker"]
     text, numbers = "", {}
     for title, which in {"problem 0": [0], "all problems": slice(None)}.items():
         rows = rows_of(outcomes, problems, which)
+        runs.truncate_log(run, title)
         runs.log(run, title, **{row[0]: row[1:] for row in rows})
         numbers[title] = {
             row[0]: dict(zip(headers[1:], map(float, row[1:]), strict=True)) for row in rows
@@ -207,4 +219,4 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

@@ -19,9 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import deep_nets, figures, report, runs
+from experiments import cli, deep_nets, figures, parts, report, runs
 from proxlm import training
 
 
@@ -78,20 +77,21 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
     """Trains every net, those of a depth in one vmap; returns the numbers of the report."""
     config = smoke(config) if options.smoke else config
     with runs.compilation(quick=options.smoke):
+        runs.check_run("initialisation", config, options.runs, options.resume)
         data = deep_nets.read(
             pathlib.Path(options.data), config.context, 50_000, config.held_out, config.seed
         )
-        run = runs.open_run("initialisation", config, options.runs)
+        run = runs.open_run("initialisation", config, options.runs, options.resume)
         print(f"run: {run.path}")
-        found = {}
-        with report.progress(len(config.depths), "depths") as show:
-            for depth in config.depths:
-                keys, starts = all_starts(config, data.size, depth)
-                train = jax.jit(jax.vmap(functools.partial(learn, data=data, config=config)))
-                final = np.asarray(train(keys, starts)).reshape(len(deep_nets.SCHEMES), -1)
-                found[depth] = dict(zip(deep_nets.SCHEMES, final, strict=True))
-                show(median=np.median(final))
-        return write(run, found, data)
+        train = jax.vmap(functools.partial(learn, data=data, config=config))
+
+        def losses_at(depth):
+            final = jax.jit(train)(*all_starts(config, data.size, int(depth)))
+            return {"losses": final.reshape(len(deep_nets.SCHEMES), -1)}
+
+        found = parts.each(run, "depths", [*map(str, config.depths)], losses_at)
+        named = lambda final: dict(zip(deep_nets.SCHEMES, final["losses"], strict=True))
+        return write(run, {int(depth): named(final) for depth, final in found.items()}, data)
 
 
 def fates(final: np.ndarray, data: deep_nets.Data) -> dict[str, float]:
@@ -105,6 +105,7 @@ def fates(final: np.ndarray, data: deep_nets.Data) -> dict[str, float]:
 def write(run, found, data: deep_nets.Data) -> dict[str, Any]:
     """Prints and plots where the nets of each scheme and depth end."""
     rows, numbers = [], {"frequency_loss": data.frequency_loss}
+    runs.truncate_log(run, "result")
     for depth, schemes in found.items():
         for name, final in schemes.items():
             shares = fates(final, data)
@@ -137,4 +138,4 @@ def write(run, found, data: deep_nets.Data) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

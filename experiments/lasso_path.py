@@ -16,9 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
-from experiments import corpora, judges, report, runs
+from experiments import cli, corpora, judges, parts, report, runs
 from proxlm import losses, penalties, solvers
 
 
@@ -30,6 +29,14 @@ class Config:
     smallest: float = 0.005  # of the strength at which the first word appears
     tolerance: float = 1e-6
     seed: int = 0
+
+    def __post_init__(self):
+        """Finds out now what would otherwise stop the run late."""
+        if self.reviews < 10:
+            raise ValueError(f"reviews={self.reviews}: expected at least 10, a tenth is held out")
+        for name in ("smallest", "tolerance"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a number in (0, 1)")
 
 
 def smoke(config: Config) -> Config:
@@ -74,7 +81,7 @@ def duality_gap(features, labels, weights, strength) -> float:
     return max(primal - dual, 0.0)  # the strength was rounded
 
 
-def solve(features, labels, strengths, tolerance):
+def solve(run, features, labels, strengths, tolerance):
     """The path from the largest strength down, and all the strengths at once, with seconds."""
     start = jnp.zeros(features.shape[1])
     options = {"tolerance": tolerance, "max_iterations": 2000, "implicit": False}
@@ -90,13 +97,17 @@ def solve(features, labels, strengths, tolerance):
         alone = lambda s: solvers.proximal_gradient(fun, start, penalties.l1(s), **options)
         return jax.vmap(alone)(strengths)
 
-    solutions, seconds = {}, {}
-    for name, function in {"warm-started path": path, "all at once": at_once}.items():
-        compiled = function.lower(features, labels, strengths).compile()
+    functions = {"warm-started path": path, "all at once": at_once}
+
+    def timed(name):
+        compiled = functions[name].lower(features, labels, strengths).compile()
         began = time.perf_counter()
-        solutions[name] = jax.block_until_ready(compiled(features, labels, strengths))
-        seconds[name] = time.perf_counter() - began
-    return solutions, seconds
+        found = jax.block_until_ready(compiled(features, labels, strengths))
+        seconds = time.perf_counter() - began
+        shown = {part: getattr(found, part) for part in ("params", "evaluations", "converged")}
+        return shown | {"seconds": seconds}
+
+    return parts.each(run, "ways", tuple(functions), timed, shown=("seconds",))
 
 
 def scikit_learn(features, labels, strength) -> np.ndarray | None:
@@ -115,16 +126,17 @@ def scikit_learn(features, labels, strength) -> np.ndarray | None:
 def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
     """Solves the path, writes plots and words, and returns the numbers."""
     config = smoke(config) if options.smoke else config
+    runs.check_run("lasso-path", config, options.runs, options.resume)
     split = corpora.split(corpora.movie_reviews(pathlib.Path(options.data)), config.seed)
-    run = runs.open_run("lasso-path", config, options.runs)
+    run = runs.open_run("lasso-path", config, options.runs, options.resume)
     train, held_out = split.train[: config.reviews], split.held_out[: config.reviews // 10]
     words = frequent_words(train, config.vocabulary)
     features, labels = jnp.asarray(bags(train, words)), _labels(train)
     top = solvers.strength_max(make_loss(features, labels), jnp.zeros(len(words)), penalties.l1)
     strengths = top * jnp.geomspace(1.0, config.smallest, config.strengths)
-    solutions, seconds = solve(features, labels, strengths, config.tolerance)
+    solutions = solve(run, features, labels, strengths, config.tolerance)
 
-    weights = np.asarray(solutions["warm-started path"].params)
+    weights = solutions["warm-started path"]["params"]
     rows = {
         "strength / largest": np.asarray(strengths / top),
         "words": np.count_nonzero(weights, axis=1),
@@ -133,11 +145,12 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
         ),
         "held-out accuracy": _accuracy(bags(held_out, words), _labels(held_out), weights),
     }
-    return write(run, words, weights, rows, solutions, seconds, (features, labels, strengths))
+    return write(run, words, weights, rows, solutions, (features, labels, strengths))
 
 
-def write(run, words, weights, rows, solutions, seconds, problem) -> dict[str, Any]:
+def write(run, words, weights, rows, solutions, problem) -> dict[str, Any]:
     """Prints and plots what the path says."""
+    runs.truncate_log(run, "path")
     for i, values in enumerate(zip(*rows.values(), strict=True)):
         runs.log(run, "path", step=i + 1, **dict(zip(rows, map(float, values), strict=True)))
     shown = np.unique(np.linspace(0, len(weights) - 1, 8).astype(int))
@@ -149,14 +162,13 @@ def write(run, words, weights, rows, solutions, seconds, problem) -> dict[str, A
     text += f" held-out accuracy {rows['held-out accuracy'][best]:.3f}"
     text += f"\n  against a film: {', '.join(live(order[:12]))}"
     text += f"\n  for it:         {', '.join(live(order[::-1][:12]))}\n"
-    evaluations = {k: int(np.sum(s.evaluations)) for k, s in solutions.items()}
-    for name, taken in seconds.items():
-        text += f"\n{name}: {taken:.2f} s, {evaluations[name]} gradients"
+    for name, found in solutions.items():
+        text += f"\n{name}: {found['seconds']:.2f} s, {np.sum(found['evaluations'])} gradients"
     numbers = {
         "accuracy": float(rows["held-out accuracy"][best]),
         "words": int(rows["words"][best]),
         "largest_gap": float(rows["gap"].max()),
-        "converged": all(bool(jnp.all(s.converged)) for s in solutions.values()),
+        "converged": all(bool(np.all(s["converged"])) for s in solutions.values()),
     }
     text += f"\nlargest duality gap: {numbers['largest_gap']:.1e}"
     peer = scikit_learn(*problem[:2], problem[2][best])
@@ -185,4 +197,4 @@ def _accuracy(features, labels, weights):
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

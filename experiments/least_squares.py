@@ -68,7 +68,8 @@ def chains(ridge):
 
 
 def solve(problem: Problem, ridge, optimum, config: Any):
-    """Every method from zero: where it ends, its steps, whether it converged, and its path."""
+    """Every method from zero: its params, steps, whether it converged, its distances on the way."""
+    names = "params", "steps", "converged", "distances"
 
     def penalised(weights, batch):
         return loss(weights, batch) + 0.5 * ridge * jnp.sum(jnp.square(weights))
@@ -79,7 +80,8 @@ def solve(problem: Problem, ridge, optimum, config: Any):
             steps=config.most_steps, tolerance=config.tolerance,
             record=lambda weights: jnp.max(jnp.abs(weights - optimum)),
         )  # fmt: skip
-        return found.params, found.steps, found.converged, found.history.recorded
+        values = found.params, found.steps, found.converged, found.history.recorded
+        return dict(zip(names, values, strict=True))
 
     solution = solvers.proximal_gradient(
         lambda weights: loss(weights, problem), jnp.zeros(3), penalties.squared_l2(ridge),
@@ -88,17 +90,20 @@ def solve(problem: Problem, ridge, optimum, config: Any):
     nothing = jnp.full((config.most_steps,), jnp.nan)
     steps = config.most_steps // 10
     by_formula = by_hand(problem, ridge, 0.7, steps)
-    return {name: fit(*chain) for name, chain in chains(ridge).items()} | {
+    others = {
         "descent by formula": (by_formula, jnp.int32(steps), jnp.array(True), nothing),
         "solver": (solution.params, solution.iterations, solution.converged, nothing),
+    }
+    return {name: fit(*chain) for name, chain in chains(ridge).items()} | {
+        name: dict(zip(names, values, strict=True)) for name, values in others.items()
     }
 
 
 def solve_all(problems: Problem, config: Any):
-    """Closed forms `[problems, 2, 3]` and what the methods found, each with and without a ridge."""
+    """The optima `[problems, 2, 3]` and what was found by each method, without and with a ridge."""
     ridges = np.array([0.0, config.ridge], np.float32)
     ones = [Problem(*pair) for pair in zip(*map(np.asarray, problems), strict=True)]
     optima = np.array([[closed_form(problem, ridge) for ridge in ridges] for problem in ones])
     both = jax.vmap(functools.partial(solve, config=config), (None, 0, 0))
     found = jax.jit(jax.vmap(both, (0, None, 0)))(problems, ridges, optima.astype(np.float32))
-    return optima, jax.device_get(found)
+    return {"optima": optima, "found": found}

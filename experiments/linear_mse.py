@@ -19,9 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import figures, least_squares, report, runs
+from experiments import cli, figures, least_squares, parts, report, runs
 from proxlm import training
 
 CLAIMED = 0.0117
@@ -101,21 +100,27 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
     """Runs the program from every start, solves the repaired problems; returns the numbers."""
     config = smoke(config) if options.smoke else config
     with runs.compilation(quick=options.smoke):
-        run = runs.open_run("linear-mse", config, options.runs)
+        run = runs.open_run("linear-mse", config, options.runs, options.resume)
         print(f"run: {run.path}")
         key_starts, key_order, key_problems = jax.random.split(jax.random.key(config.seed), 3)
         shuffles = passes(config, key_order)
         keys = jax.random.split(key_starts, config.starts)
         program = functools.partial(run_program, shuffles=shuffles, config=config)
-        errors = {
-            name: np.asarray(jax.jit(jax.vmap(functools.partial(program, bias=bias)))(keys))
-            for name, bias in {"with a bias": True, "without": False}.items()
-        }
+
+        biases = {"with a bias": True, "without": False}
+
+        def from_all_starts(name, keys=keys):
+            one = functools.partial(program, bias=biases[name])
+            return {"errors": jax.jit(jax.vmap(one))(keys)}
+
+        kept = parts.each(run, "programs", tuple(biases), from_all_starts)
+        errors = {name: results["errors"] for name, results in kept.items()}
         keys = jax.random.split(key_problems, config.problems)
         problems = jax.vmap(lambda key: least_squares.make_problem(key, config.rows, low=-0.5))(
             keys
         )
-        return write(run, errors, *least_squares.solve_all(problems, config), problems, config)
+        repaired = parts.keep(run, "repaired", lambda: least_squares.solve_all(problems, config))
+        return write(run, errors, **repaired, problems=problems, config=config)
 
 
 def write(run, errors, optima, found, problems, config: Config) -> dict[str, Any]:
@@ -138,10 +143,12 @@ def write(run, errors, optima, found, problems, config: Config) -> dict[str, Any
     text += f"\nrepaired, x in [-½, ½)²: {report.mean_spread(positive)} of the labels are +1\n"
     text += f"least mean squared error {report.mean_spread(least, 3)}, where the sign of ŷ is"
     text += f" right on {report.mean_spread(right, 3)}\n\n"
-    gaps = {name: np.max(np.abs(values[0] - optima), axis=2) for name, values in found.items()}
+    distance = lambda values: np.max(np.abs(values["params"] - optima), axis=2)
+    gaps = {name: distance(values) for name, values in found.items()}
     rows = [
         [name, gaps[name][:, 0].max(), gaps[name][:, 1].max(),
-         int(np.median(values[1])), f"{int(values[2].sum())} of {values[2].size}"]
+         int(np.median(values["steps"])),
+         f"{int(values['converged'].sum())} of {values['converged'].size}"]
         for name, values in found.items()
     ]  # fmt: skip
     headers = ["method", "off by, λ = 0", f"λ = {config.ridge}", "steps, median", "converged"]
@@ -155,7 +162,7 @@ def write(run, errors, optima, found, problems, config: Config) -> dict[str, Any
     numbers |= {f"most, {name}": float(values.max()) for name, values in final.items()}
     numbers |= {f"least, {name}": float(values.min()) for name, values in final.items()}
     numbers["off_by"] = {name: float(gap.max()) for name, gap in gaps.items()}
-    numbers["converged"] = {name: bool(values[2].all()) for name, values in found.items()}
+    numbers["converged"] = {name: bool(values["converged"].all()) for name, values in found.items()}
     return numbers | {"least_error": least.tolist(), "accuracy": right.tolist()}
 
 
@@ -169,9 +176,9 @@ def draw(run, errors, found, config: Config) -> None:
         for label, q in {"median": 0.5, "95 %": 0.95}.items()
     }
     paths = {
-        name: (np.arange(1, config.most_steps + 1), values[3][0, 1])
+        name: (np.arange(1, config.most_steps + 1), values["distances"][0, 1])
         for name, values in found.items()
-        if np.isfinite(values[3]).any()
+        if np.isfinite(values["distances"]).any()
     }
     report.draw_panels(run.path / "linear_mse.png", {
         "every label is +1: loss at the end": figures.histogram(
@@ -189,4 +196,4 @@ def _crossing(errors):
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

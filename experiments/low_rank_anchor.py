@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 from experiments import (
+    cli,
     corpora,
     deltas,
     fitting,
@@ -120,6 +120,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 
 def go(config: Config, options: runs.Options) -> dict[str, Any]:
+    runs.check_run("low-rank-anchor", config, options.runs, options.resume)
     plays, reviews = texts(options)
     alphabet = tokenization.Characters(plays)
     plays, reviews = alphabet.encode(plays), alphabet.encode(reviews)
@@ -234,4 +235,4 @@ def export(run, method, found, start, results, model, held_out):
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

@@ -23,9 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import fitting, gold_reward, overoptimisation, report, runs
+from experiments import cli, fitting, gold_reward, overoptimisation, report, runs
 from proxlm import lm
 from proxlm.policy import mirror, ppo, recipes, surrogates
 from proxlm.policy.pieces import piece
@@ -62,6 +61,7 @@ class Config:
                 raise ValueError(
                     f"{name}={getattr(self, name)}: expected a positive multiple of {unit}"
                 )
+        gold_reward.check_texts(self.context, pool=self.pool)
         for name in ("kl_coef", "step_size"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a number above 0")
@@ -230,4 +230,4 @@ def write(run, found, best, config: Config) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

@@ -23,9 +23,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 
 from experiments import (
+    cli,
     corpora,
     fitting,
     gold_reward,
@@ -77,6 +77,7 @@ class Config:
             raise ValueError(f"pairs={self.pairs}: expected two rising numbers, few and many")
         if self.pairs[1] > 512 and self.pairs[1] % 512:
             raise ValueError(f"pairs={self.pairs}: expected a multiple of 512 where above it")
+        gold_reward.check_texts(self.context)
         if not self.kl_coefs or self.kl_coefs[0] != 0 or min(self.kl_coefs) < 0:
             raise ValueError(f"kl_coefs={self.kl_coefs}: expected 0 and then numbers above it")
 
@@ -96,6 +97,7 @@ def smoke(config: Config) -> Config:
 
 def begin(name: str, config, options: runs.Options):
     """A run's folder, the reference and the judge of fluency, their shape, and a line break."""
+    runs.check_run(name, config, options.runs, options.resume)
     text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
     alphabet = tokenization.Characters(text)
     model = small_lm.shape(config, alphabet)
@@ -242,4 +244,4 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

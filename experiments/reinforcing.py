@@ -1,14 +1,11 @@
 """Policy optimisation from a pretrained policy, several seeds in one call, method after method."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from experiments import fitting, runs
 from proxlm import lm
 from proxlm.policy import ppo
 
@@ -61,35 +58,3 @@ def timed(fn: Callable, *args: Any) -> tuple[Any, float]:
     start = time.process_time()
     result = jax.block_until_ready(compiled(*args))
     return result, time.process_time() - start
-
-
-def one_by_one(
-    run: runs.Run,
-    name: str,
-    trial: Callable[[str], dict[str, jax.Array]],
-    members: Sequence[str],
-    shapes: Mapping[str, tuple[int, ...]],
-    *,
-    config: Any,
-    shown: Sequence[str],
-) -> dict[str, np.ndarray]:
-    """trial(member) for every member, each result `[members, ...]` of the given shapes.
-
-    Saved after each, so that a run that was killed goes on with the next; `shown` is logged.
-    """
-
-    def run_chunk(results, _):
-        index = int(results["done"])
-        found = trial(members[index])
-        put = lambda every, one: every.at[index].set(one)
-        done = {part: put(results[part], found[part]) for part in shapes}
-        return done | {"done": jnp.int32(index + 1)}, [
-            {part: jnp.mean(found[part]) for part in shown}
-        ]
-
-    nothing = {part: jnp.zeros((len(members), *shape)) for part, shape in shapes.items()}
-    results = fitting.go_on(
-        run, name, run_chunk, nothing | {"done": jnp.int32(0)}, len(members), 1,
-        key=jax.random.key(0), folder=run.path / name, config=config, every=1,
-    )  # fmt: skip
-    return jax.device_get({part: results[part] for part in shapes})

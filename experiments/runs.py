@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import corpora
+from experiments import configs, corpora
 from proxlm import checkpoint, settings
 
 _CONFIG, _METRICS, _DONE = "config.json", "metrics.jsonl", "DONE"
@@ -65,8 +65,9 @@ def open_run(name: str, config: Any, root: str | os.PathLike = "runs", resume=Fa
     whose last line a kill cut in two. Leave out of `config` what may change, as the resume flag.
 
     Raises:
-      ValueError: the root cannot be written; nothing to resume; only runs of another config.
+      ValueError: by `configs.check`; no root to write to; nothing to resume, or another config.
     """
+    configs.check(config)
     given, folder = settings.plain(config), pathlib.Path(root) / name
     if resume:
         run = Run(name, _newest_with(folder, given), reused=True)
@@ -79,6 +80,7 @@ def open_run(name: str, config: Any, root: str | os.PathLike = "runs", resume=Fa
 
 def check_run(name: str, config: Any, root: str | os.PathLike = "runs", resume=False) -> None:
     """Raises what `open_run` would, and makes nothing: to be asked before the data are prepared."""
+    configs.check(config)
     path = pathlib.Path(root).absolute() / name
     if resume:
         _newest_with(path, settings.plain(config))
@@ -86,7 +88,7 @@ def check_run(name: str, config: Any, root: str | os.PathLike = "runs", resume=F
     place = next(folder for folder in (path, *path.parents) if folder.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         what = "cannot be written to" if place.is_dir() else "is a file"
-        raise ValueError(f"root: {str(path)!r} cannot be made, as {place} {what}; give another.")
+        raise ValueError(f"runs: {str(path)!r} cannot be made, as {place} {what}; give another.")
 
 
 @contextlib.contextmanager
@@ -115,8 +117,8 @@ def read_log(run: Run, stage: str | None = None) -> list[dict[str, Any]]:
     return [row for row in rows if stage is None or row["stage"] == stage]
 
 
-def truncate_log(run: Run, stage: str, step: int) -> None:
-    """Drops what a stage logged under `step=` at or after `step`, which a resume logs again."""
+def truncate_log(run: Run, stage: str, step: int = -1) -> None:
+    """Drops what a stage logged at or after a step, or all of it, which a resume logs again."""
     is_old = lambda row: row["stage"] != stage or row.get("step", -1) < step
     _rewrite_log(run, [row for row in read_log(run) if is_old(row)])
 
@@ -201,8 +203,7 @@ def _new_folder(folder):
             continue
         except OSError as error:
             raise ValueError(
-                f"root: {str(path)!r} cannot be made ({error.strerror}); give a root that can be"
-                " written to."
+                f"runs: {str(path)!r} cannot be made ({error.strerror}); give another folder."
             ) from error
 
 

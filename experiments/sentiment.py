@@ -20,9 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import fitting, judges, language_model, reward_model, runs, tokenization
+from experiments import cli, fitting, judges, language_model, reward_model, runs, tokenization
 from experiments import reviews as reviews_lib
 from experiments import sentiment_report as pages
 from proxlm import apply_prox, lm, penalties
@@ -247,4 +246,4 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

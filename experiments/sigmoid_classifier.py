@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import figures, report, runs
+from experiments import cli, figures, parts, report, runs
 from proxlm import losses, penalties, solvers, training
 
 BEST = "logistic loss, labels {0, 1}"
@@ -121,12 +120,10 @@ def judge(name: str, found: training.Fit, held_out: Problem) -> dict[str, jax.Ar
     }
 
 
-def compare(key, config: Config) -> dict[str, dict[str, jax.Array]]:
-    """One problem by each of the losses, and by the probabilities that made it."""
+def solve(key, name: str, config: Config) -> dict[str, jax.Array]:
+    """One problem by one of the losses."""
     problem, held_out = make_problem(key, config)
-    return {
-        name: judge(name, learn(name, problem, jnp.zeros(2), config), held_out) for name in LOSSES
-    }
+    return judge(name, learn(name, problem, jnp.zeros(2), config), held_out)
 
 
 def sparse_path(problem: Problem, config: Config):
@@ -144,13 +141,16 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
     """Learns every problem by every loss; returns the numbers of the report."""
     config = smoke(config) if options.smoke else config
     with runs.compilation(quick=options.smoke):
-        run = runs.open_run("sigmoid-classifier", config, options.runs)
+        run = runs.open_run("sigmoid-classifier", config, options.runs, options.resume)
         print(f"run: {run.path}")
         keys = jax.random.split(jax.random.key(config.seed), config.problems)
-        found = jax.jit(jax.vmap(functools.partial(compare, config=config)))(keys)
+        solve_all = lambda name: jax.jit(
+            jax.vmap(functools.partial(solve, name=name, config=config))
+        )(keys)
+        found = parts.each(run, "losses", tuple(LOSSES), solve_all, shown=("log loss",))
         problem, _ = make_problem(keys[0], config)
         strengths, path = jax.jit(functools.partial(sparse_path, config=config))(problem)
-        numbers = write(run, jax.device_get(found), strengths, path)
+        numbers = write(run, found, strengths, path)
         draw(run, problem, strengths, path, config)
         print(f"written to {run.path}")
         return numbers
@@ -214,4 +214,4 @@ def draw(run, problem: Problem, strengths, path, config: Config) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

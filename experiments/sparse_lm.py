@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 
 from experiments import (
+    cli,
     corpora,
     fitting,
     language_model,
@@ -186,6 +186,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 
 def go(config: Config, options: runs.Options) -> dict[str, Any]:
+    runs.check_run("sparse-lm", config, options.runs, options.resume)
     text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
     alphabet = tokenization.Characters(text)
     tokens = alphabet.encode(text)
@@ -230,4 +231,4 @@ def median_size(params):
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-import tyro
 
-from experiments import corpora, fitting, language_model, report, runs, shelf, tokenization
+from experiments import cli, corpora, fitting, language_model, report, runs, shelf, tokenization
 from proxlm import lm
 
 
@@ -98,6 +97,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 def go(config: Config, options: runs.Options) -> dict[str, Any]:
     """Everything that could stop the run is found out before its folder is made."""
+    runs.check_run("train_lm", config, options.runs, options.resume)
     text = read(config, options)
     alphabet = tokenization.Characters(text)
     windows = cut(alphabet.encode(text), config)
@@ -166,4 +166,4 @@ def write(params, prompt, model, alphabet, config: Config) -> list[str]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

@@ -22,9 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import fitting, language_model, luong, parallel_text, runs
+from experiments import cli, fitting, language_model, luong, parallel_text, runs
 from experiments import translation_data as data_lib
 from experiments import translation_report as pages
 from experiments import translation_rewards as rewards_lib
@@ -60,6 +59,11 @@ class Config:
         if self.pair not in parallel_text.PAIRS:
             raise ValueError(
                 f"pair is {self.pair!r}: expected one of {', '.join(parallel_text.PAIRS)}"
+            )
+        if self.spanish and self.pair != "kjv-spanish":
+            raise ValueError(
+                f"spanish={self.spanish!r} is not read for pair={self.pair!r}: give pair as "
+                "kjv-spanish, or leave it out"
             )
         units = {"width": 32, "steps": 20, "iterations": CHUNK, "seeds": 1, "batch": 1,
                  "longest": 1, "sources": rewards_lib.MINIBATCHES, "luong_width": 1}  # fmt: skip
@@ -210,4 +214,4 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

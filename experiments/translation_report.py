@@ -128,6 +128,7 @@ def write(run, corpus, model, systems, lstm, stages) -> dict[str, Any]:
         place: [measure(hypotheses, references) for hypotheses in several]
         for place, several in texts.items()
     }
+    runs.truncate_log(run, "held out")
     for (name, decoder), several in scores.items():
         over_seeds = {key: [score[key] for score in several] for key in several[0]}
         runs.log(run, "held out", system=name, decoder=decoder, **over_seeds)

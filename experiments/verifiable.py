@@ -21,9 +21,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import fitting, language_model, length_bias, reasoning, reinforcing, runs, solver
+from experiments import (
+    cli,
+    fitting,
+    language_model,
+    length_bias,
+    parts,
+    reasoning,
+    reinforcing,
+    runs,
+    solver,
+)
 from experiments import verifiable_report as pages
 from proxlm import lm
 from proxlm.policy import checks, ppo, recipes, update
@@ -156,21 +165,15 @@ def reinforce(run, config: Config, model, params, problems) -> dict[str, np.ndar
         own = {"curve": metrics.reward, "milliseconds": jnp.float32(milliseconds)}
         return own | judge(keys[:, 1], trained)
 
-    seeds, tasks = config.seeds, len(reasoning.TASKS)
-    shapes = {
-        "curve": (seeds, config.iterations), "right": (seeds, tasks), "greedy": (seeds, tasks),
-        "kl": (seeds,), "length": (seeds,), "milliseconds": (),
-    }  # fmt: skip
-    return reinforcing.one_by_one(
-        run, "recipes", trial, config.recipes, shapes, config=config,
-        shown=("right", "kl", "milliseconds"),
-    )  # fmt: skip
+    shown = "right", "kl", "milliseconds"
+    return parts.stacked(parts.each(run, "recipes", config.recipes, trial, shown))
 
 
 def lengthen(run, config: Config) -> dict[str, np.ndarray]:
     """What becomes of lengths that earn nothing, `[variants, seeds, iterations]`."""
     key_imitate, key_learn = jax.random.split(jax.random.key(config.seed + 5))
-    params = jax.jit(length_bias.imitate, static_argnums=1)(key_imitate, config.length_steps)
+    imitate = jax.jit(length_bias.imitate, static_argnums=1)
+    params = parts.keep(run, "blanks", lambda: imitate(key_imitate, config.length_steps))
     keys = jax.random.split(key_learn, config.seeds)
 
     def trial(name):
@@ -179,11 +182,7 @@ def lengthen(run, config: Config) -> dict[str, np.ndarray]:
         )
         return jax.jit(learn)(keys, params)
 
-    shape = config.seeds, config.iterations
-    return reinforcing.one_by_one(
-        run, "lengths", trial, config.variants, dict.fromkeys(("right", "wrong", "ended"), shape),
-        config=config, shown=("right", "wrong"),
-    )  # fmt: skip
+    return parts.stacked(parts.each(run, "lengths", config.variants, trial, ("right", "wrong")))
 
 
 def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
@@ -207,4 +206,4 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

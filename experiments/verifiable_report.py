@@ -38,6 +38,7 @@ def write(run, config, start, results, lengths) -> dict:
     print(text)
     (run.path / "report.txt").write_text(text + "\n")
     numbers = {"start": {name: np.asarray(x).tolist() for name, x in start.items()}}
+    runs.truncate_log(run, "result")
     for i, name in enumerate(names):
         numbers[name] = {
             "exact": exact[i].tolist(), "kl": results["kl"][i].tolist(),

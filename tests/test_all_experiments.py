@@ -6,6 +6,7 @@ import types
 import pytest
 
 from experiments import __main__ as every
+from experiments import runs
 
 
 @pytest.fixture
@@ -39,9 +40,19 @@ def test_a_resumed_run_leaves_out_what_is_finished(tmp_path, commands):
     config = every.Config(only=("exact", "train_lm"), into=str(tmp_path), full=True, resume=True)
     every.main(config)
     commands.clear()
-    (tmp_path / "exact").mkdir()
+    runs.open_run("exact", {}, tmp_path)
     every.main(config)
     assert commands == [["experiments.exact", "--runs", str(tmp_path), "--resume"]]
+
+
+def test_a_run_that_was_stopped_is_resumed_whatever_its_folder_is_called(tmp_path, commands):
+    options = {"into": str(tmp_path), "resume": True}
+    config = every.Config(only=("linear_mse", "train_lm", "exact"), **options)
+    runs.open_run("linear-mse", {}, tmp_path)
+    runs.open_run("train_lm", {}, tmp_path)
+    (tmp_path / "exact").mkdir()  # stopped before it had a run
+    every.main(config)
+    assert ["--resume" in command for command in commands] == [True, True, False]
 
 
 def test_what_is_unknown_is_refused(tmp_path):

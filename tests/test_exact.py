@@ -6,6 +6,20 @@ import pytest
 from experiments import exact, runs
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"algorithms": ("gppo",)}, "algorithms is 'gppo'; expected one of 'ppo'"),
+        ({"group_size": 1}, "group_size is 1; expected a number of at least 2"),
+        ({"vocab_size": 9, "length": 9}, "expected at most 65536"),
+        ({"kl_coef": 0.0}, r"kl_coef is 0\.0; expected a number above 0"),
+    ],
+)
+def test_bad_settings_are_refused_at_once(settings, message):
+    with pytest.raises(ValueError, match=message):
+        exact.Config(**settings)
+
+
 @pytest.mark.slow
 def test_the_smoke_run_shows_what_is_true_and_writes_it(tmp_path, capsys):
     numbers = exact.main(options=runs.Options(smoke=True, runs=str(tmp_path)))

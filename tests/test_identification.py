@@ -43,9 +43,18 @@ def test_outcomes_are_counted_as_they_are_named():
     np.testing.assert_array_equal(outcome.flicker, [0, 2])
 
 
-def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="only: 'magic' is none of"):
-        identification.methods(10, only=("magic",))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"only": ("magic",)}, "only: 'magic' is none of"),
+        ({"live": 200}, "live=200: expected at most weights=100"),
+        ({"window": 100, "steps": 50}, "window=100: expected at most steps=50"),
+        ({"strength": float("nan")}, "strength=nan: expected more than 0"),
+    ],
+)
+def test_bad_settings_are_refused_at_once(settings, message):
+    with pytest.raises(ValueError, match=message):
+        identification.Config(**settings)
 
 
 @pytest.mark.slow

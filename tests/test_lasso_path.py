@@ -48,3 +48,16 @@ def test_a_missing_text_is_said_before_anything_is_computed(tmp_path):
     with pytest.raises(FileNotFoundError, match="make data"):
         lasso_path.main(options=options)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reviews": 5}, "reviews=5: expected at least 10"),
+        ({"smallest": 2.0}, r"smallest=2\.0: expected a number in \(0, 1\)"),
+        ({"tolerance": 0.0}, r"tolerance=0\.0: expected a number in \(0, 1\)"),
+    ],
+)
+def test_bad_settings_are_refused_at_once(settings, message):
+    with pytest.raises(ValueError, match=message):
+        lasso_path.Config(**settings)

@@ -10,6 +10,7 @@ from experiments import mirror_lm, runs
     ("settings", "message"),
     [
         ({"rollouts": 12}, "rollouts=12: expected a positive multiple of 8"),
+        ({"pool": 3000}, "pool=3000: expected a multiple of 1024 where above it"),
         ({"kl_coef": 0.0}, r"kl_coef=0\.0: expected a number above 0"),
         ({"methods": ("grpo",)}, r"methods=\('grpo',\): expected some of clip, "),
         ({"seeds": 0}, "seeds=0: expected at least 1"),

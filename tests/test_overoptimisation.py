@@ -82,6 +82,7 @@ def test_comparisons_follow_bradley_and_terry():
         ({"seeds": 0}, "seeds=0: expected at least 1"),
         ({"pairs": (8, 8)}, "pairs=.*: expected two rising numbers"),
         ({"pairs": (8, 600)}, "pairs=.*: expected a multiple of 512"),
+        ({"context": 1}, "context=1: expected at least 2, a line break and a letter"),
         ({"kl_coefs": (0.1,)}, "kl_coefs=.*: expected 0 and then numbers above it"),
     ],
 )

@@ -55,6 +55,12 @@ def test_a_goal_that_cannot_be_reached_is_said():
         graphs.draw(np.random.default_rng(0), nodes=4, probability=1e-9, longest=4)
 
 
+def test_only_the_method_with_a_critic_pays_for_leaving_the_walks_it_imitated():
+    settings = {name: randomwalks.settings_of(name) for name in ("ppo", "rloo", "grpo")}
+    assert [x.kl_coef for x in settings.values()] == [0.05, 0.0, 0.0]
+    assert settings["ppo"].value_coef == 1.0
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -118,7 +118,7 @@ def test_resume_names_what_differs_and_what_is_missing(tmp_path):
 def test_a_root_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "file" / "runs"):
-        with pytest.raises(ValueError, match=r"root: .*file.* cannot be made"):
+        with pytest.raises(ValueError, match=r"runs: .*file.* cannot be made"):
             runs.open_run("lasso", CONFIG, root)
 
 
@@ -129,7 +129,7 @@ def test_a_check_says_what_opening_would_and_makes_nothing(tmp_path):
     assert not [*tmp_path.iterdir()]
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "file" / "runs"):
-        with pytest.raises(ValueError, match=r"root: .*lasso' cannot be made, as .*file is a file"):
+        with pytest.raises(ValueError, match=r"runs: .*lasso' cannot be made, as .*file is a file"):
             runs.check_run("lasso", CONFIG, root)
     runs.open_run("lasso", CONFIG, tmp_path)
     runs.check_run("lasso", CONFIG, tmp_path, resume=True)

@@ -155,7 +155,7 @@ def test_a_text_that_cannot_be_read_leaves_no_run(tmp_path, config, content, err
 
 def test_a_folder_of_runs_that_cannot_be_made_is_named(folder, config):
     root = folder / "text.txt" / "runs"
-    with pytest.raises(ValueError, match=r"root: .*text\.txt.* cannot be made"):
+    with pytest.raises(ValueError, match=r"runs: .*text\.txt.* cannot be made"):
         train_lm.main(config, runs.Options(runs=str(root)))
 
 

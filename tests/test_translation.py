@@ -95,6 +95,7 @@ def test_verses_that_are_all_too_long_are_an_error():
     ("settings", "message"),
     [
         ({"pair": "kjv-latin"}, "expected one of kjv-web, kjv-spanish"),
+        ({"spanish": "somewhere"}, "spanish='somewhere' is not read for pair='kjv-web'"),
         ({"steps": 30}, "steps=30: expected a positive multiple of 20"),
         ({"candidates": 1}, "candidates=1: expected at least 2"),
         ({"seed": -1}, "seed=-1"),
