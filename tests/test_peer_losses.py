@@ -12,7 +12,7 @@ from tests.table_actor import compiled
 
 PEERS = {"verl": peer_losses.VERL, "trl": peer_losses.TRL}
 QUICK = (
-    "vanilla seq-mean-token-mean", "vanilla weights", "gspo", "geo_mean", "dro", "clip_cov",
+    "vanilla seq-mean-token-mean", "vanilla weights", "gspo", "geo_mean", "dro",
     "dppo_kl", "bypass clip rejected", "value token-mean", "kl k3+", "luspo sequence", "sapo token",
     "vespo token kl", "delta", "bias corrected kl sequence", "top entropy", "rloo",
 )  # fmt: skip
