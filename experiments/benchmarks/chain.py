@@ -13,8 +13,8 @@ Time / adam, 23M float32 weights, one core of an AMD EPYC with other work beside
 best of 11 (21 for the first three, without the flag), and with the flag: clip_by_global_norm 1.75,
 1.37; group lasso of rows 1.73, 1.32; of columns 1.78, 1.43; l1 1.06, 1.07; in Adam's metric 1.16,
 1.16, nearly half of the 0.16 a second division; dual averaging 1.46, 1.44; nuclear, between two
-proxes, 1.83, 1.77 (1.60 when quieter; 1.29 where malloc keeps its memory from step to step). A training step
-of a small transformer takes as long with the flag as without.
+proxes, 1.83, 1.77 (1.60 when quieter; 1.29 where malloc keeps its memory from step to step). A
+training step of a small transformer takes as long with the flag as without.
 """
 
 import dataclasses
