@@ -4,7 +4,7 @@ The tree has the shapes of a small transformer; gradients are random numbers. Wh
 optimizer alone, `tx.update` and `optax.apply_updates`, compiled together.
 
 On a CPU each array is one loop, so passes over memory decide: Adam makes 10 (read g, m, write m; g,
-v, v; x, m, v, x), its l1 in either geometry 10, dual averaging 14, clip_by_global_norm 13, group
+v, v; x, m, v, x), its l1 in either geometry 10, dual averaging 14, clip_by_global_norm 15, group
 lasso 14, and `every` between two proxes 12, since its branch needs the update as an array. What is
 not fused also costs fresh memory for every leaf at once, since XLA begins all leaves together;
 XLA_FLAGS=--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED takes them in turn.
