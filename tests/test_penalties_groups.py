@@ -256,3 +256,10 @@ def test_groupings_survive_inject_hyperparams():
     moved, _ = tx.update(x, tx.init(x))
     np.testing.assert_allclose(moved, groups.group_lasso(0.7, HEADS).prox(x, 1.0), rtol=1e-6)
     assert isinstance(HEADS, cuts.Grouping)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_derivative_in_the_strength(strength):
+    # x (1 - λ/5) sums to 7 - 7λ/5, also where nothing moves.
+    total = lambda s: jnp.sum(groups.group_lasso(s, weight="none").prox(jnp.array([3.0, 4.0]), 1.0))
+    np.testing.assert_allclose(jax.grad(total)(strength), -1.4, rtol=1e-6)

@@ -3,11 +3,18 @@
 The tree has the shapes of a small transformer; gradients are random numbers. What is timed is the
 optimizer alone, `tx.update` and `optax.apply_updates`, compiled together.
 
-On a CPU what is not fused into one pass costs fresh memory for every leaf at once, since XLA begins
-all leaves together. XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false takes them in
-turn. Time / adam, 23M float32 weights, one core of an AMD EPYC with other work beside it, best of
-7: clip_by_global_norm 1.68, with the flag 1.29; group lasso of rows 1.66, 1.25; of columns 1.99,
-1.49; l1 1.01 either way. A training step of a small transformer takes as long with it as without.
+On a CPU each array is one loop, so passes over memory decide: Adam makes 10 (read g, m, write m; g,
+v, v; x, m, v, x), its l1 in either geometry 10, dual averaging 14, clip_by_global_norm 15, group
+lasso 14, and `every` between two proxes 12, since its branch needs the update as an array. What is
+not fused also costs fresh memory for every leaf at once, since XLA begins all leaves together;
+XLA_FLAGS=--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED takes them in turn.
+
+Time / adam, 23M float32 weights, one core of an AMD EPYC with other work beside it, huge pages,
+best of 11 (21 for the first three, without the flag), and with the flag: clip_by_global_norm 1.75,
+1.37; group lasso of rows 1.73, 1.32; of columns 1.78, 1.43; l1 1.06, 1.07; in Adam's metric 1.16,
+1.16, nearly half of the 0.16 a second division; dual averaging 1.46, 1.44; nuclear, between two
+proxes, 1.83, 1.77 (1.60 when quieter; 1.29 where malloc keeps its memory from step to step). A
+training step of a small transformer takes as long with the flag as without.
 """
 
 import dataclasses

@@ -115,9 +115,17 @@ def _floor(unit):
     return jnp.maximum(unit, jnp.finfo(unit.dtype).tiny ** 0.5)
 
 
+@jax.custom_jvp
 def _quotient(moved, unit):
-    # Also where the norm overflowed: inf / inf.
-    return base.keep_bits(moved == unit, jnp.ones_like(unit), moved / unit)
+    # 1 also where the norm overflowed: inf / inf. The division comes last, since XLA on CPU keeps
+    # what a division gives and would compute what follows again beside each coordinate.
+    same = moved == unit
+    return jnp.where(same, 1.0, moved) / jnp.where(same, 1.0, unit)
+
+
+@_quotient.defjvp
+def _quotient_jvp(primals, tangents):
+    return _quotient(*primals), jax.jvp(jnp.divide, primals, tangents)[1]
 
 
 def _scale(x, scale):
