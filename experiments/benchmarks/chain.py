@@ -15,6 +15,11 @@ best of 11 (21 for the first three, without the flag), and with the flag: clip_b
 1.16, nearly half of the 0.16 a second division; dual averaging 1.46, 1.44; nuclear, between two
 proxes, 1.83, 1.77 (1.60 when quieter; 1.29 where malloc keeps its memory from step to step). A
 training step of a small transformer takes as long with the flag as without.
+
+On a GPU steps are fused across arrays, and a link costs next to nothing: on an H100 (jax 0.11.2,
+the same weights, median and best of 5) clip_by_global_norm 1.05, 1.00; group lasso of rows 1.08,
+1.00, of columns 1.00, 0.99; l1 1.02, 1.03; in Adam's metric 1.04, 1.02; dual averaging 1.24, 1.33;
+nuclear by its Gram matrix every 400 steps, with the proxes, 0.99, 1.06. Adam takes 1.28, 1.19 ms.
 """
 
 import dataclasses
