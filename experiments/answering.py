@@ -22,6 +22,7 @@ GREEDY = dataclasses.replace(SAMPLING, greedy=True)
 REPEATS = 50  # timings of an answer
 
 _ABOUT = "about.json"
+_FIELDS = ("experiment", "model", "longest", "response", "vocabulary")
 
 
 def is_right(samples: lm.Samples, truth: questions.Encoded) -> jax.Array:
@@ -71,7 +72,7 @@ def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
     """
     name = kind(question)
     folder = newest(pathlib.Path(place), name) / "models" / name
-    about = json.loads((folder / _ABOUT).read_text())
+    about = read_about(folder / _ABOUT)
     model = lm.ModelConfig(**about["model"])
     tokens = questions.Words(about["vocabulary"])
     ask = lambda: prompt_of(question, tokens, about["longest"])
@@ -102,6 +103,19 @@ def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
         print(f"{part}: {median:.1f} ms in the median, {late:.1f} ms at the 95th percentile, "
               f"of {REPEATS}, after compilation")  # fmt: skip
     return numbers
+
+
+def read_about(path: pathlib.Path) -> dict[str, Any]:
+    """What `keep` wrote beside a model."""
+    try:
+        about = json.loads(path.read_text())
+        lm.ModelConfig(**about["model"])
+        return {name: about[name] for name in _FIELDS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint: {path} is damaged ({error}); run "
+            "`python -m experiments.question_answering` again"
+        ) from error
 
 
 def kind(question: str) -> str:

@@ -13,6 +13,7 @@ questions, whose near twins are held out with them.
 import dataclasses
 import functools
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -113,7 +114,7 @@ def learn(run, name: str, data, model, steps: int, config: Config):
 
     return fitting.go_on(
         run, f"{name}, shown answers", run_chunk, jax.jit(begin)(seeds), 10, chunk,
-        key=jax.random.key(0), folder=run.path / "fit" / f"{name}-shown", config=config, every=10,
+        key=jax.random.key(0), folder=run.path / "fit" / f"{name}-shown", config=config, every=1,
     ).params  # fmt: skip
 
 
@@ -155,7 +156,7 @@ def practise(run, name: str, task: questions.Task, data, model, params, iteratio
     return fitting.go_on(
         run, f"{name}, told right or wrong", run_chunk, begin(params), 10, chunk,
         key=jax.random.key(config.seed), folder=run.path / "fit" / f"{name}-told", config=config,
-        every=5, shown=("reward", "entropy"),
+        every=1, shown=("reward", "entropy"),
     ).params["policy"]  # fmt: skip
 
 
@@ -219,4 +220,9 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    try:
+        tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    except ValueError as error:
+        if not any(word.startswith("--ask") for word in sys.argv):
+            raise  # in a run, where it came from says more
+        sys.exit(str(error))

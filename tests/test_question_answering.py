@@ -89,6 +89,17 @@ def test_a_place_without_a_model_of_this_experiment_is_refused(kept, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "about", ["", "{}", '{"model": {"size": 3}}', '{"model": {"vocab_size": 7}}', "[1]"]
+)
+def test_a_damaged_description_is_refused(tmp_path, about):
+    folder = tmp_path / "models" / "arithmetic"
+    folder.mkdir(parents=True)
+    (folder / "about.json").write_text(about)
+    with pytest.raises(ValueError, match=r"about.json is damaged .*; run `python -m experiments"):
+        answering.reply("1 + 1 =", tmp_path)
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"group": 1}, r"group=1: expected at least 2"),
