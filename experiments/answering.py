@@ -32,18 +32,24 @@ def is_right(samples: lm.Samples, truth: questions.Encoded) -> jax.Array:
     return jnp.all(same & (samples.response_mask == truth.answer_mask), axis=1)
 
 
-def accuracy(params, exercises, task: questions.Task, model: lm.ModelConfig) -> np.ndarray:
-    """Share of likeliest answers that are right, of each row of params; `[seeds]`."""
+def accuracy(
+    params,
+    exercises,
+    task: questions.Task,
+    model: lm.ModelConfig,
+    sampling: lm.SamplingConfig = GREEDY,
+) -> np.ndarray:
+    """Share of right answers, the likeliest or sampled, of each row of params; `[seeds]`."""
     encoded = task.encode(exercises)
-    return np.asarray(_accuracy(params, encoded, model, task.response))
+    return np.asarray(_accuracy(params, encoded, model, task.response, sampling))
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-@functools.partial(jax.vmap, in_axes=(0, None, None, None))
-def _accuracy(params, encoded, model, response):
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+@functools.partial(jax.vmap, in_axes=(0, None, None, None, None))
+def _accuracy(params, encoded, model, response, sampling):
     samples = lm.sample(
         jax.random.key(0), params, encoded.prompts, model, response,
-        prompt_mask=encoded.prompt_mask, sampling=GREEDY,
+        prompt_mask=encoded.prompt_mask, sampling=sampling,
     )  # fmt: skip
     return jnp.mean(is_right(samples, encoded))
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 import tyro
 
-from experiments import answering, fitting, language_model, questions, runs
+from experiments import answering, fitting, language_model, questions, reinforcing, runs
 from experiments import question_answering_report as reporting
 from proxlm import lm, training
 from proxlm.policy import ppo, recipes, update
@@ -40,9 +40,9 @@ class Config:
     sums_iterations: int = 400  # of reinforcement learning
     science_iterations: int = 20
     batch: int = 64  # exercises of a supervised step
-    prompts: int = 64  # of an iteration, each answered `group` times
+    prompts: int = 32  # of an iteration, each answered `group` times
     group: int = 8
-    rl_rate: float = 1e-3
+    rl_rate: float = 7e-4
     recipe: str = "rloo"
     seeds: int = 3
     seed: int = 0
@@ -120,7 +120,7 @@ def learn(run, name: str, data, model, steps: int, config: Config):
 
 def practise(run, name: str, task: questions.Task, data, model, params, iterations, config):
     """Lets the models answer and tells them which answers were right; no answer is shown."""
-    rate = optax.warmup_cosine_decay_schedule(0.0, config.rl_rate, 5, iterations)
+    rate = language_model.ramp(config.rl_rate, iterations, last=0.1)
     tx = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(b2=0.98),
@@ -146,11 +146,15 @@ def practise(run, name: str, task: questions.Task, data, model, params, iteratio
         )
 
     chunk = iterations // 10
-    advance = jax.jit(jax.vmap(advance, (0, 0, None)), donate_argnums=0)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def advance_all(states, keys, data):
+        return reinforcing.each(lambda state, key: advance(state, key, data), states, keys)
+
     begin = jax.jit(jax.vmap(lambda params: ppo.init({"policy": params}, tx, settings(config))))
 
     def run_chunk(state, key):
-        state, numbers = advance(state, jax.random.split(key, config.seeds), data)
+        state, numbers = advance_all(state, jax.random.split(key, config.seeds), data)
         return state, [jax.tree.map(lambda x, i=i: x[:, i], numbers) for i in range(chunk)]
 
     return fitting.go_on(
@@ -170,12 +174,15 @@ def answer_all(run, name: str, task: questions.Task, steps: int, iterations: int
           f"{lm.count(model):,} parameters")  # fmt: skip
     data = jax.device_put(task.encode(task.train))
     judge = functools.partial(answering.accuracy, task=task, model=model)
+    sampled = functools.partial(judge, sampling=answering.SAMPLING)
     before = learn(run, name, data, model, steps, config)
     after = practise(run, name, task, data, model, before, iterations, config)
     answering.keep(run, name, task, model, jax.tree.map(lambda x: x[0], after))
     some = task.train[: len(task.held_out)]
     return {
         "before": judge(before, task.held_out), "after": judge(after, task.held_out),
+        "before, sampled": sampled(before, task.held_out),
+        "after, sampled": sampled(after, task.held_out),
         "before, seen": judge(before, some), "after, seen": judge(after, some),
     }  # fmt: skip
 
