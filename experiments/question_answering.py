@@ -4,10 +4,14 @@
     python -m experiments.question_answering --ask "12 + 7 ="
     python -m experiments.question_answering --smoke
 
-Supervised learning on answers, stopped while arithmetic is half learnt; then reinforcement
-learning on exact match.  QuaRTz's two-choice questions are beyond a model that has read nothing
-else: majority 49.7 %, nearest question by tf-idf 53.1 %, naive Bayes 58.3 % of 563 held-out
-questions, whose near twins are held out with them.
+2 CPU cores (AMD EPYC, 2.6 GHz), 6½ minutes of CPU time, beside other work (18 minutes on the
+clock); n=3 seeds.  Of 1000 held-out sums and differences the models have 66.4 ± 3.9 % right when
+their answers are sampled, 84.1 ± 5.7 % by the likeliest, after they were shown answers; and after
+reinforcement learning on exact match 81.1 ± 3.4 % and 92.7 ± 5.9 % (87 to 99, still rising).
+QuaRTz's two-choice questions are beyond a model that has read nothing else: 50.1 ± 0.3 % of 563
+whose near twins are held out with them, for a majority of 49.7 %, the nearest question by tf-idf
+53.1 % and naive Bayes 58.3 %.  An answer by --ask starts within 0.6 ms in the median and ends
+within 0.7 ms, in the 95th percentile of 50 within 11 ms, once compiled.
 """
 
 import dataclasses
