@@ -4,14 +4,12 @@
     python -m experiments.question_answering --ask "12 + 7 ="
     python -m experiments.question_answering --smoke
 
-2 CPU cores (AMD EPYC, 2.6 GHz), 6½ minutes of CPU time, beside other work (18 minutes on the
-clock); n=3 seeds.  Of 1000 held-out sums and differences the models have 66.4 ± 3.9 % right when
-their answers are sampled, 84.1 ± 5.7 % by the likeliest, after they were shown answers; and after
-reinforcement learning on exact match 81.1 ± 3.4 % and 92.7 ± 5.9 % (87 to 99, still rising).
-QuaRTz's two-choice questions are beyond a model that has read nothing else: 50.1 ± 0.3 % of 563
-whose near twins are held out with them, for a majority of 49.7 %, the nearest question by tf-idf
-53.1 % and naive Bayes 58.3 %.  An answer by --ask starts within 0.6 ms in the median and ends
-within 0.7 ms, in the 95th percentile of 50 within 11 ms, once compiled.
+2 CPU cores (AMD EPYC, 2.6 GHz), 6½ minutes of CPU time, beside other work; n=3 seeds.  Of 1000
+held-out sums and differences, 66.4 ± 3.9 % of sampled answers and 84.1 ± 5.7 % of the likeliest are
+right after answers were shown; after reinforcement learning on exact match, 81.1 ± 3.4 % and
+92.7 ± 5.9 % (87 to 99 by seed).  QuaRTz's two-choice questions are beyond a model that has read
+nothing else: 50.1 ± 0.3 % of 563 without near twins among those shown; majority 49.7 %, tf-idf
+53.1 %, naive Bayes 58.3 %.  --ask: 0.7 ms in the median, 11 ms in the 95th percentile of 50.
 """
 
 import dataclasses
