@@ -22,6 +22,7 @@ GREEDY = dataclasses.replace(SAMPLING, greedy=True)
 REPEATS = 50  # timings of an answer
 
 _ABOUT = "about.json"
+_FIELDS = ("experiment", "model", "longest", "response", "vocabulary")
 
 
 def is_right(samples: lm.Samples, truth: questions.Encoded) -> jax.Array:
@@ -31,18 +32,24 @@ def is_right(samples: lm.Samples, truth: questions.Encoded) -> jax.Array:
     return jnp.all(same & (samples.response_mask == truth.answer_mask), axis=1)
 
 
-def accuracy(params, exercises, task: questions.Task, model: lm.ModelConfig) -> np.ndarray:
-    """Share of likeliest answers that are right, of each row of params; `[seeds]`."""
+def accuracy(
+    params,
+    exercises,
+    task: questions.Task,
+    model: lm.ModelConfig,
+    sampling: lm.SamplingConfig = GREEDY,
+) -> np.ndarray:
+    """Share of right answers, the likeliest or sampled, of each row of params; `[seeds]`."""
     encoded = task.encode(exercises)
-    return np.asarray(_accuracy(params, encoded, model, task.response))
+    return np.asarray(_accuracy(params, encoded, model, task.response, sampling))
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-@functools.partial(jax.vmap, in_axes=(0, None, None, None))
-def _accuracy(params, encoded, model, response):
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+@functools.partial(jax.vmap, in_axes=(0, None, None, None, None))
+def _accuracy(params, encoded, model, response, sampling):
     samples = lm.sample(
         jax.random.key(0), params, encoded.prompts, model, response,
-        prompt_mask=encoded.prompt_mask, sampling=GREEDY,
+        prompt_mask=encoded.prompt_mask, sampling=sampling,
     )  # fmt: skip
     return jnp.mean(is_right(samples, encoded))
 
@@ -71,7 +78,7 @@ def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
     """
     name = kind(question)
     folder = newest(pathlib.Path(place), name) / "models" / name
-    about = json.loads((folder / _ABOUT).read_text())
+    about = read_about(folder / _ABOUT)
     model = lm.ModelConfig(**about["model"])
     tokens = questions.Words(about["vocabulary"])
     ask = lambda: prompt_of(question, tokens, about["longest"])
@@ -102,6 +109,19 @@ def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
         print(f"{part}: {median:.1f} ms in the median, {late:.1f} ms at the 95th percentile, "
               f"of {REPEATS}, after compilation")  # fmt: skip
     return numbers
+
+
+def read_about(path: pathlib.Path) -> dict[str, Any]:
+    """What `keep` wrote beside a model."""
+    try:
+        about = json.loads(path.read_text())
+        lm.ModelConfig(**about["model"])
+        return {name: about[name] for name in _FIELDS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint: {path} is damaged ({error}); run "
+            "`python -m experiments.question_answering` again"
+        ) from error
 
 
 def kind(question: str) -> str:

@@ -13,6 +13,7 @@ from experiments import language_model, report, runs
 from proxlm import lm
 
 SHOWN = 24  # characters of the text in the plots
+TITLES = ("dense", "penalised")
 HABITS = ("itself", "one before", "the first", "same earlier", "after same")
 
 
@@ -79,13 +80,14 @@ def write(run, ends, windows, model, alphabet):
     looks = [[look(params, windows, model) for params in pair] for pair in ends]
     runs.truncate_log(run, "result", 0)
     for seed, pair in enumerate(looks):
-        for name, found in zip(("dense", "penalised"), pair, strict=True):
+        for name, found in zip(TITLES, pair, strict=True):
             runs.log(
                 run, "result", step=seed, model=name, loss=found.loss, by_layer=found.by_layer,
                 heads=found.used.heads.sum(axis=1), neurons=found.used.hidden.sum(axis=1),
                 needs=found.needs,
             )  # fmt: skip
-    text = page(looks, model)
+    numbers = numbers_of(looks, [head_sizes(params[0]) for params in ends])
+    text = page(looks, numbers, model)
     print(text)
     (run.path / "report.txt").write_text(text + "\n")
     tokens = windows[0, :SHOWN]
@@ -94,14 +96,15 @@ def write(run, ends, windows, model, alphabet):
     plot_lens(run.path / "lens.png", ends[0], windows[0, : SHOWN + 1], model, alphabet)
     plot_survivors(run.path / "survivors.png", looks, ends)
     print(f"written to {run.path}: attention.png, lens.png, survivors.png")
-    return numbers_of(looks)
+    return numbers
 
 
-def numbers_of(looks):
-    """Name ↦ one number a seed."""
+def numbers_of(looks, sizes):
+    """Name ↦ one number a seed; a cut by size alone would keep "as many largest" heads."""
     kept = lambda name: [float(getattr(pair[1].used, name).mean()) for pair in looks]
     alive = lambda pair: pair[1].used.heads
     mean = lambda values: float(values.mean()) if values.size else float("nan")
+    rank = lambda size: np.argsort(np.argsort(-size, axis=None)).reshape(size.shape)
     return {
         "dense loss": [pair[0].loss for pair in looks],
         "penalised loss": [pair[1].loss for pair in looks],
@@ -109,20 +112,22 @@ def numbers_of(looks):
         "neurons kept": kept("hidden"),
         "needed by dense, kept": [mean(pair[0].needs[alive(pair)]) for pair in looks],
         "needed by dense, removed": [mean(pair[0].needs[~alive(pair)]) for pair in looks],
+        "needed by dense, as many largest": [
+            mean(pair[0].needs[rank(size) < alive(pair).sum()])
+            for pair, size in zip(looks, sizes, strict=True)
+        ],
     }
 
 
-def page(looks, model) -> str:
+def page(looks, numbers, model) -> str:
     """The printed report: layers and heads of the first seed, and all seeds in sum."""
     at = lambda i, layer: report.mean_spread([pair[i].by_layer[layer] for pair in looks], 2)
     layers = [[name, at(0, i), at(1, i)] for i, name in enumerate(names_of(model))]
-    dense, penalised = looks[0]
-    heads = []
+    (dense, penalised), heads = looks[0], []
     for layer, head in np.ndindex(dense.needs.shape):
         shares = dense.habits[layer, head]
         fate = "kept" if penalised.used.heads[layer, head] else "removed"
         heads.append([layer, head, habit(shares), f"{dense.needs[layer, head]:+.3f}", fate])
-    numbers = numbers_of(looks)
     rows = [[name, report.mean_spread(values, 3)] for name, values in numbers.items()]
     return "\n\n".join([
         "Held-out loss, nats per character, if the model stopped at a layer (logit lens):",
@@ -153,7 +158,7 @@ def plot_attention(path, pair, looks, tokens, characters, model):
         axis.set_xticks([])
         axis.set_yticks([])
         if head == 0:
-            axis.set_ylabel(f"{('dense', 'penalised')[model_index]}\nlayer {layer}", fontsize=9)
+            axis.set_ylabel(f"{TITLES[model_index]}\nlayer {layer}", fontsize=9)
         if not kept:
             axis.text(0.5, 0.5, "removed", ha="center", va="center", color="#999999")
             axis.set_xlim(0, 1)
@@ -175,8 +180,7 @@ def plot_lens(path, pair, window, model, alphabet):
     figure = matplotlib.figure.Figure(figsize=(11.0, 4.6), layout="constrained")
     visible = [shown(c) for c in alphabet.alphabet]
     names = names_of(model)
-    titles = ("dense", "penalised")
-    for axis, params, title in zip(figure.subplots(2, 1), pair, titles, strict=True):
+    for axis, params, title in zip(figure.subplots(2, 1), pair, TITLES, strict=True):
         seen = lm.inspect(params, window[None, :-1], model)
         said = np.asarray(jax.nn.softmax(lm.lens(params, seen.residual[:, 0], model)))
         truth = said[:, np.arange(len(window) - 1), window[1:]]

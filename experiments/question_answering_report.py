@@ -94,13 +94,12 @@ def write(run, tasks, results):
         found |= {k: (100 * values).tolist() for k, values in results[name].items()}
         runs.log(run, "result", step=step, task=name, **found)
         numbers[name] = found
-        rows = [[k, f"{found[k]:.1f}", ""] for k in baselines]
-        rows += [
-            [label, *(report.mean_spread(found[k], 1) for k in (key, f"{key}, seen"))]
-            for key, label in LABELS.items()
-        ]
+        rows = [[k, f"{found[k]:.1f}", "", ""] for k in baselines]
+        for key, label in LABELS.items():
+            columns = (key, f"{key}, sampled", f"{key}, seen")
+            rows.append([label, *(report.mean_spread(found[k], 1) for k in columns)])
         text += f"\n{name}: % right of {len(task.held_out)} held-out questions\n\n"
-        text += report.table(rows, ["", "held out", "training questions"]) + "\n"
+        text += report.table(rows, ["", "held out", "sampled", "training questions"]) + "\n"
     print(text)
     (run.path / "report.txt").write_text(text)
     (run.path / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")

@@ -71,7 +71,8 @@ class Words:
     def decode(self, tokens: Sequence[int]) -> str:
         """The tokens up to the end, written together: an answer is a number or a letter."""
         found = [self.vocabulary[token] for token in tokens]
-        text = "".join(found[: found.index(END)] if END in found else found)[::-1]
+        found = found[: found.index(END)] if END in found else found
+        text = "".join(reversed(found))
         return str(int(text)) if text.isdigit() else text
 
 

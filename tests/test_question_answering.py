@@ -1,6 +1,7 @@
 """Answers are judged token for token, and what cannot be asked is refused."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -89,17 +90,51 @@ def test_a_place_without_a_model_of_this_experiment_is_refused(kept, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "about", ["", "{}", '{"model": {"size": 3}}', '{"model": {"vocab_size": 7}}', "[1]"]
+)
+def test_a_damaged_description_is_refused(tmp_path, about):
+    folder = tmp_path / "models" / "arithmetic"
+    folder.mkdir(parents=True)
+    (folder / "about.json").write_text(about)
+    with pytest.raises(ValueError, match=r"about.json is damaged .*; run `python -m experiments"):
+        answering.reply("1 + 1 =", tmp_path)
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"group": 1}, r"group=1: expected at least 2"),
         ({"exercises": 3}, r"exercises=3: expected at least 64"),
-        ({"sums_steps": 15}, r"sums_steps=15: expected a positive multiple of 10"),
+        ({"sums_steps": 15}, r"sums_steps=15: expected a positive multiple of 50"),
         ({"recipe": "luck"}, r"luck"),
     ],
 )
 def test_settings_that_would_stop_the_run_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         question_answering.Config(**settings)
+
+
+@pytest.mark.slow
+def test_a_seed_stays_as_it_is_once_its_loss_is_low_enough(tmp_path):
+    task = questions.arithmetic(0, 200, 10)
+    config = question_answering.smoke(question_answering.Config())
+    model = dataclasses.replace(
+        MODEL, vocab_size=len(task.words.vocabulary), max_length=task.longest + task.response
+    )
+    data = task.encode(task.train)
+    learn = functools.partial(question_answering.learn, name="sums", data=data, model=model)
+    run = lambda name: runs.open_run(name, config, tmp_path)
+    once = learn(run("once"), steps=50, enough=0.0, config=config)
+    lows = learn(run("all"), steps=150, enough=np.inf, config=config)
+    assert jax.tree.all(jax.tree.map(np.array_equal, once, lows))
+    (row,) = runs.read_log(runs.open_run("once", config, tmp_path, resume=True))
+    between = np.mean(row["loss"])
+    one = learn(run("one"), steps=100, enough=between, config=config)
+    same = jax.tree.map(
+        lambda a, b: [np.array_equal(*rows) for rows in zip(a, b, strict=True)], once, one
+    )
+    both = np.array(jax.tree.leaves(same)).reshape(-1, 2).all(axis=0)
+    assert both.tolist() == [loss < between for loss in row["loss"]]
 
 
 @pytest.mark.slow
