@@ -11,7 +11,6 @@ then 32 tokens a second (35 ms of CPU time each).  Reading the model takes 8 s b
 
 import dataclasses
 import pathlib
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import runs, shelf, tokenization
+from experiments import cli, runs, shelf, tokenization
 from proxlm import lm
 
 
@@ -66,6 +65,8 @@ def main(
     on_text: tyro.conf.Suppress[Callable[[str], None]] = show,
 ) -> dict[str, Any]:
     """Writes every sample through `on_text` while it grows; returns the texts and the speed."""
+    if options.resume:
+        raise ValueError("resume: generate keeps no run that could go on; leave it out")
     if not options.smoke:
         return write(shelf.load(config.checkpoint, pathlib.Path(options.data)), config, on_text)
     with runs.compilation(quick=True), tempfile.TemporaryDirectory() as folder:
@@ -169,7 +170,4 @@ def untrained(folder: pathlib.Path, config: Config) -> shelf.Writer:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(str(error))
+    cli.run(main)

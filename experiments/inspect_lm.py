@@ -14,15 +14,19 @@ character before, and four of the nine others.
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 
-from experiments import corpora, fitting, language_model, runs, small_lm, tokenization, train_lm
+from experiments import (
+    cli,
+    fitting,
+    language_model,
+    runs,
+    small_lm,
+)
 from experiments import inspect_lm_report as reporting
 from experiments.sparse_lm import NEURONS, median_size
 from proxlm import lm, penalties, transforms
@@ -121,16 +125,12 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 
 def go(config: Config, options: runs.Options) -> dict[str, Any]:
-    text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
-    alphabet = tokenization.Characters(text)
-    tokens = alphabet.encode(text)
-    border = int(0.9 * len(tokens))
+    runs.check_run("inspect-lm", config, options.runs, options.resume)
+    alphabet, cut, held_out = small_lm.shakespeare(options.data, config.context, judged=256)
     model = small_lm.shape(config, alphabet)
+    evaluate = language_model.make_evaluate(held_out, model)
     run = runs.open_run("inspect-lm", config, options.runs, options.resume)
     print(f"run: {run.path}\n{lm.count(model):,} parameters")
-    held_out = train_lm.windows_of(tokens[border:], config.context, 1, (256,))
-    evaluate = language_model.make_evaluate(held_out, model)
-    cut = functools.partial(train_lm.windows_of, tokens[:border], config.context)
     loss = functools.partial(language_model.loss, config=model)
     fit = fitting.make_fit_lanes(
         loss, lambda lane: chain(lane, config), small_lm.chunk_of(config.steps, 5)
@@ -151,4 +151,4 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

@@ -15,15 +15,13 @@ nothing else: 50.1 ± 0.3 % of 563 without near twins among those shown; majorit
 import dataclasses
 import functools
 import pathlib
-import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 
-from experiments import answering, fitting, language_model, questions, reinforcing, runs
+from experiments import answering, cli, fitting, language_model, questions, reinforcing, runs
 from experiments import question_answering_report as reporting
 from proxlm import lm, training
 from proxlm.policy import ppo, recipes, update
@@ -242,9 +240,4 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
-    except ValueError as error:
-        if not any(word.startswith("--ask") for word in sys.argv):
-            raise  # in a run, where it came from says more
-        sys.exit(str(error))
+    cli.run(main)

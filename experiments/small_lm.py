@@ -1,16 +1,44 @@
 """A small model of characters: what the experiments on penalties start from."""
 
 import functools
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from experiments import fitting, language_model
+from experiments import corpora, fitting, language_model, tokenization, train_lm
 from proxlm import lm
 
 B2 = 0.99
 LAST = 0.05  # of the learning rate, at the end of what follows the start
+
+
+class Text(NamedTuple):
+    """Shakespeare in windows, the last tenth held out.
+
+    Attributes:
+      alphabet: its characters.
+      cut: `(seed, [steps, batch]) -> [steps, batch, T + 1]`, random windows to learn from.
+      held_out: `[judged, T + 1]`.
+    """
+
+    alphabet: tokenization.Characters
+    cut: Callable[..., np.ndarray]
+    held_out: np.ndarray
+
+
+def shakespeare(folder: str, context: int, judged: int) -> Text:
+    """Reads it, and draws the windows on which models are judged."""
+    text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(folder))
+    alphabet = tokenization.Characters(text)
+    tokens = alphabet.encode(text)
+    border = int(0.9 * len(tokens))
+    cut = functools.partial(train_lm.windows_of, tokens[:border], context)
+    held_out = train_lm.windows_of(tokens[border:], context, 1, (judged,))
+    return Text(alphabet, cut, held_out)
 
 
 def shape(config, alphabet) -> lm.ModelConfig:

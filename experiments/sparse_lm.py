@@ -23,7 +23,6 @@ logits.
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -32,14 +31,11 @@ import optax
 
 from experiments import (
     cli,
-    corpora,
     fitting,
     language_model,
     runs,
     shelf,
     small_lm,
-    tokenization,
-    train_lm,
 )
 from experiments import sparse_lm_report as reporting
 from proxlm import lm, penalties, transforms
@@ -187,16 +183,11 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 def go(config: Config, options: runs.Options) -> dict[str, Any]:
     runs.check_run("sparse-lm", config, options.runs, options.resume)
-    text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
-    alphabet = tokenization.Characters(text)
-    tokens = alphabet.encode(text)
-    border = int(0.9 * len(tokens))
+    alphabet, cut, held_out = small_lm.shakespeare(options.data, config.context, judged=512)
     model = small_lm.shape(config, alphabet)
+    evaluate = language_model.make_evaluate(held_out, model)
     run = runs.open_run("sparse-lm", config, options.runs, options.resume)
     print(f"run: {run.path}\n{lm.count(model):,} parameters")
-    held_out = train_lm.windows_of(tokens[border:], config.context, 1, (512,))
-    evaluate = language_model.make_evaluate(held_out, model)
-    cut = functools.partial(train_lm.windows_of, tokens[:border], config.context)
     starts = []
     for seed in range(config.seed, config.seed + config.seeds):
         windows = cut(2 * seed + 2, (config.start_steps, config.batch))
