@@ -11,6 +11,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -72,7 +73,7 @@ def plan_of(corpus: str, smoke: bool) -> text_ways.Plan:
     plan = text_ways.PLANS[corpus]
     if not smoke:
         return plan
-    return dataclasses.replace(plan, steps=20, batch=16, length=16, pair_steps=50)
+    return dataclasses.replace(plan, steps=20, batch=16, length=16, pair_steps=20, read=16)
 
 
 def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
@@ -150,9 +151,10 @@ def pool(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, labels))
 
     start = jnp.full(len(log_probs), 1 / len(log_probs))
-    return np.asarray(
-        solvers.proximal_gradient(loss, start, penalties.non_negative(), tolerance=1e-4).params
+    solve = lambda: solvers.proximal_gradient(
+        loss, start, penalties.non_negative(), tolerance=1e-4, implicit=False
     )
+    return np.asarray(jax.jit(solve)().params)
 
 
 if __name__ == "__main__":

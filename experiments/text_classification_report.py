@@ -121,8 +121,9 @@ def plot_accuracy(path: pathlib.Path, parts: Mapping[str, Mapping[str, Judged]],
                               textcoords="offset points", fontsize=9)  # fmt: skip
             axis.set_yticks(places, names, fontsize=9)
             axis.set_ylim(-0.6, len(names) + 0.1)
-            span = max(values) - base
-            axis.set_xlim(base - 0.12 * span, max(values) + max(errors) + 0.3 * span)
+            low = min(base, *(v - e for v, e in zip(values, errors, strict=True)))
+            high = max(base + aim, *(v + e for v, e in zip(values, errors, strict=True)))
+            axis.set_xlim(low - 0.06 * (high - low), high + 0.2 * (high - low))
             for x, label in ((base, f"{BAYES} {base:.1f}"), (base + aim, f"+{aim:g}")):
                 axis.text(x, len(names) - 0.3, f" {label}", fontsize=8, color="#5b5b5b")
             axis.set_xlabel("right, % of held-out texts", fontsize=9)
