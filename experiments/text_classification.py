@@ -22,7 +22,7 @@ from experiments import text_classification_report as pages
 from experiments import text_classifier as classifier
 from proxlm import penalties, solvers
 
-PAIRS, TOGETHER = "words and pairs", "together"
+TOGETHER = "together"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Config:
     learning_rate: float = 5e-3
     weight_decay: float = 0.05
     strength: float = 0.02  # of the group lasso over words, decoupled
-    pair_rate: float = 0.3  # of the linear model
-    pair_strength: float = 3e-6  # of its group lasso over terms
+    phrase_rate: float = 0.3  # of the linear model
+    phrase_strength: float = 3e-6  # of its group lasso over phrases
     vector_layers: int = 4  # of SmolLM2, that words go through
-    state_layers: int = 12  # that texts go through
+    state_layers: int = 12  # that short texts go through; 0: they too start from its words
     strengths: int = 7  # of ridge penalties on the head that reads these
     longest: int = 512  # words of a text that is judged
     validation: float = 0.1  # share of the training texts by which settings are chosen
@@ -49,14 +49,14 @@ class Config:
             raise ValueError(f"corpora is empty: give some of {', '.join(labelled.CORPORA)}")
         for name in self.corpora:
             labelled.check(name)
-        least = {"num_layers": 1, "width": 1, "vector_layers": 1, "state_layers": 1, "longest": 1,
-                 "strengths": 1, "seed": 0, "documents": 0, "strength": 0, "pair_strength": 0,
+        least = {"num_layers": 1, "width": 1, "vector_layers": 1, "state_layers": 0, "longest": 1,
+                 "strengths": 1, "seed": 0, "documents": 0, "strength": 0, "phrase_strength": 0,
                  "weight_decay": 0}  # fmt: skip
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
-        if not self.pair_rate > 0:
-            raise ValueError(f"pair_rate={self.pair_rate}: expected a positive rate")
+        if not self.phrase_rate > 0:
+            raise ValueError(f"phrase_rate={self.phrase_rate}: expected a positive rate")
         if not 0 < self.validation < 1:
             raise ValueError(f"validation={self.validation}: expected a share in (0, 1)")
 
@@ -73,7 +73,7 @@ def plan_of(corpus: str, smoke: bool) -> text_ways.Plan:
     plan = text_ways.PLANS[corpus]
     if not smoke:
         return plan
-    return dataclasses.replace(plan, steps=20, batch=16, length=16, pair_steps=20, read=16)
+    return dataclasses.replace(plan, steps=20, batch=16, length=16, phrase_steps=20, read=16)
 
 
 def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
@@ -126,15 +126,15 @@ def learn(run, name: str, corpus: labelled.Labelled, plan, config: Config, optio
     together = np.einsum("w,wnk->nk", weights, np.stack([x for _, x in log_probs.values()]))
     held_out = {way: x for way, (_, x) in log_probs.items()} | {TOGETHER: together}
     judged = {pages.BAYES: bayes} | held_out
-    explained = [way for way in ways if ways[way].explain]
-    best = max((way for way in explained if way != PAIRS), key=better.get)
+    explained = [way for way in ways if ways[way].explain and way != text_ways.PHRASES]
+    told = [max(explained, key=better.get), text_ways.PHRASES]
     shares = " + ".join(f"{w:.2f}" for w in weights)
     return {
         "judged": {way: pages.Judged(pages.log_softmax(scores), corpus.held_out.labels)
                    for way, scores in judged.items()},
         "classes": corpus.classes,
         "kept": {way: own.kept for way, own in ways.items()} | {TOGETHER: f"weights {shares}"},
-        "telling": {way: ways[way].explain() for way in explained if way in (best, PAIRS)},
+        "telling": {way: ways[way].explain() for way in told},
         "shown": [pages.BAYES, *ways, TOGETHER],
     }  # fmt: skip
 

