@@ -4,7 +4,15 @@
     python -m experiments.text_classification --corpora newsgroups
     python -m experiments.text_classification --smoke
 
-HEADER
+Right on held-out texts of seed 1, in %, with standard errors, and in brackets what it is more than
+naive Bayes; two cores of an AMD EPYC at 2.6 GHz:
+
+                   newsgroups           headlines            reviews
+    naive Bayes    79.9 ± 0.5           85.5 ± 0.7           86.2 ± 0.7
+    from scratch   82.6 ± 0.4 (+2.7)    83.8 ± 0.7 (-1.8)    not run since validation grew
+    phrases        83.4 ± 0.4 (+3.5)    87.7 ± 0.6 (+2.2)    91.8 ± 0.6 (+5.6)
+    these two      85.8 ± 0.4 (+5.9)    88.0 ± 0.6 (+2.4)
+    texts          7,528                2,850                2,490
 """
 
 import dataclasses
@@ -36,7 +44,7 @@ class Config:
     phrase_rate: float = 0.3  # of the linear model
     phrase_strength: float = 3e-6  # of its group lasso over phrases
     vector_layers: int = 4  # of SmolLM2, that words go through
-    state_layers: int = 12  # that short texts go through; 0: they too start from its words
+    state_layers: int = 0  # that headlines go through, 12 is the middle; 0: its words lend vectors
     strengths: int = 7  # of ridge penalties on the head that reads these
     longest: int = 512  # words of a text that is judged
     validation: float = 0.1  # share of the training texts by which settings are chosen
