@@ -31,9 +31,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
-from experiments import labelled, runs, text_ways
+from experiments import cli, labelled, runs, text_ways
 from experiments import text_classification_report as pages
 from experiments import text_classifier as classifier
 from proxlm import penalties, solvers
@@ -101,6 +100,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 def go(config: Config, options: runs.Options) -> dict[str, Any]:
     """Everything that could stop the run is found out before its folder is made."""
+    runs.check_run("text-classification", config, options.runs, options.resume)
     data = pathlib.Path(options.data)
     texts = {name: cut(labelled.load(name, data, config.seed), config) for name in config.corpora}
     run = runs.open_run("text-classification", config, options.runs, options.resume)
@@ -174,4 +174,4 @@ def pool(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    cli.run(main)

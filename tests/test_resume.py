@@ -16,7 +16,7 @@ from experiments import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 # `generate` writes texts and no run; two read their texts before they look for a run.
-OTHERS = {"generate", "text_classification"}
+OTHERS = {"generate"}
 
 
 @pytest.mark.parametrize("name", sorted(set(every.names()) - OTHERS))
