@@ -170,4 +170,4 @@ def _label(axis, xlabel, ylabel, legend):
     axis.set_xlabel(xlabel, fontsize=9)
     axis.set_ylabel(ylabel, fontsize=9)
     if legend:
-        axis.legend(frameon=False, fontsize=7)
+        axis.legend(framealpha=0.8, edgecolor="none", fontsize=7)
