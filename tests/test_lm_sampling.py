@@ -92,7 +92,13 @@ def test_a_sample_holds_the_prompt_at_its_end_and_the_response_after_it():
     assert samples.response_mask.all() and not samples.ended.any()
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("plain", "all at once") else pytest.mark.slow)
+        for name in SETTINGS
+    ],
+)
 def test_the_log_probs_of_sampling_are_those_of_scoring(name):
     settings, samples = lm.SamplingConfig(**SETTINGS[name]), sample(SETTINGS[name])
     scores = score(PARAMS, samples.tokens, CONFIG, mask=samples.mask, start=6, sampling=settings)
@@ -119,7 +125,7 @@ def test_a_response_runs_up_to_its_stop_token_and_holds_it(stop):
     np.testing.assert_array_equal(samples.mask[:, 6:], samples.response_mask)
 
 
-@pytest.mark.parametrize("segment", [1, 7, 100])
+@pytest.mark.parametrize("segment", [pytest.param(1, marks=pytest.mark.slow), 7, 100])
 def test_the_growth_of_the_cache_changes_nothing(segment):
     settings = {"stop_token": 3, "temperature": 1.5}
     assert_same(sample(settings, segment=segment), sample(settings))
@@ -232,6 +238,7 @@ def test_two_tokens_follow_their_joint_law(settings):
     assert abs(chi_square(drawn, law)) < 4
 
 
+@pytest.mark.slow
 def test_eager_and_compiled_agree():
     params, prompts = rough(SMALL), PROMPTS[:, :2] % 6
     options = {"prompt_mask": jnp.array(RAGGED[:, 3:5] | [[False, True]])}

@@ -121,7 +121,13 @@ def first_ratio_error(sampling, scoring):
     return step(ppo.init(actor.init(KEY), SGD, config), KEY)[1].first_ratio_error
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        pytest.param(value, id=name, marks=[] if name == "plain" else pytest.mark.slow)
+        for name, value in SAMPLINGS.items()
+    ],
+)
 def test_the_first_ratio_is_1_however_the_tokens_were_sampled(sampling):
     settings = lm.SamplingConfig(**sampling)
     assert first_ratio_error(settings, settings) < 1e-5
@@ -416,7 +422,11 @@ def test_a_batch_without_a_finite_reward_teaches_nothing():
     assert all(np.isfinite(value) for value in metrics)
 
 
-@pytest.mark.parametrize("aggregation", ["token", "sequence", "sequence_sum", "constant"])
+@pytest.mark.parametrize(
+    "aggregation",
+    ["token", *(pytest.param(x, marks=pytest.mark.slow) for x in ("sequence", "sequence_sum"))]
+    + ["constant"],
+)
 def test_microbatches_change_nothing(aggregation):
     options = {"aggregation": aggregation, "entropy_coef": 0.1}
     _, *whole = learn(sampled(), **options)
@@ -444,6 +454,7 @@ def test_no_key_is_used_twice():
         compiled(ppo.make_step(ACTOR, reward, PROMPTS, SGD, config))(state, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_eager_and_compiled_iterations_agree():
     config = ppo.PPOConfig(**SMALL)
     state = ppo.init(PARAMS, COUNTED, config, REFERENCE)

@@ -146,7 +146,7 @@ def test_vmap_over_strengths_is_the_loop():
     assert len(set(together.iterations.tolist())) > 1
 
 
-@pytest.mark.parametrize("forwards", [True, False])
+@pytest.mark.parametrize("forwards", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_solution_can_be_differentiated_in_strength_and_data(forwards):
     with jax.enable_x64(True):
         features, targets = np.asarray(FEATURES, np.float64), jnp.asarray(TARGETS, jnp.float64)
