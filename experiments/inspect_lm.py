@@ -3,7 +3,7 @@
     python -m experiments.inspect_lm             writes three plots and report.txt
     python -m experiments.inspect_lm --smoke
 
-2 CPU cores (AMD EPYC, 2.6 GHz), 3½ minutes of CPU time, beside other work; n=3 seeds.  A group
+2 CPU cores (AMD EPYC, 2.6 GHz), about 3 minutes of CPU time; n=3 seeds.  A group
 penalty removes 56 ± 6 % of the 16 heads and 66 ± 3 % of the neurons, and the loss is 1.915 ± 0.019
 for 1.794 ± 0.008 nats per character.  It keeps the heads that the dense model needs: take one from
 it, and its loss rises by 0.102 ± 0.021 in the mean over those that the penalty kept, by 0.019 ±
@@ -20,13 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import (
-    cli,
-    fitting,
-    language_model,
-    runs,
-    small_lm,
-)
+from experiments import cli, fitting, language_model, runs, small_lm
 from experiments import inspect_lm_report as reporting
 from experiments.sparse_lm import NEURONS, median_size
 from proxlm import lm, penalties, transforms

@@ -5,13 +5,13 @@ goes by `fitting`. Results are numbers and arrays in dicts, which may hold dicts
 NumPy arrays, the same whether they were computed or read.
 """
 
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from experiments import report, runs
 
@@ -28,14 +28,10 @@ def keep(run: runs.Run, name: str, compute: Callable[[], Mapping[str, Any]]) -> 
     if not path.exists():
         found = _flat(jax.device_get(compute()))
         path.parent.mkdir(exist_ok=True)
-        part = path.with_suffix(".part")
-        with open(part, "wb") as file:
+        with runs.replacing(path) as file:
             np.savez(file, **found)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)  # a kill leaves the whole file under its name, or none
     with np.load(path) as kept:
-        return _nested(kept)
+        return traverse_util.unflatten_dict(dict(kept), sep="/")
 
 
 def each(
@@ -72,23 +68,9 @@ def path_of(run: runs.Run, name: str) -> pathlib.Path:
     return run.path / "parts" / f"{name.replace(' ', '-')}.npz"
 
 
-def _flat(results, prefix=""):
+def _flat(results):
     """Maps "outer/inner" to the array there."""
-    if not isinstance(results, Mapping):
-        return {prefix: np.asarray(results)}
-    if strangers := [name for name in results if "/" in name]:
+    flat = traverse_util.flatten_dict(results)
+    if strangers := [name for place in flat for name in place if "/" in name]:
         raise ValueError(f"results: the name {strangers[0]!r} holds a slash; give it another.")
-    parts = [_flat(value, f"{prefix}/{name}" if prefix else name)
-             for name, value in results.items()]  # fmt: skip
-    return {name: array for part in parts for name, array in part.items()}
-
-
-def _nested(arrays):
-    results = {}
-    for name, array in arrays.items():
-        *outer, inner = name.split("/")
-        place = results
-        for key in outer:
-            place = place.setdefault(key, {})
-        place[inner] = array
-    return results
+    return {"/".join(place): np.asarray(array) for place, array in flat.items()}

@@ -114,7 +114,7 @@ def telling(
 
 
 def kept(params: Any) -> int:
-    """Phrases whose weights are not all zero."""
+    """Phrases, or words, whose row of the kernel is not all zero."""
     return int(np.count_nonzero(np.any(np.asarray(params["kernel"]), axis=1)))
 
 

@@ -12,8 +12,8 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -100,6 +100,17 @@ def compilation(quick: bool):
         yield
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A file to write to, so that a kill leaves the old one or the whole new one, never a part."""
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
 
 
 def log(run: Run, stage: str, **metrics: Any) -> None:
@@ -240,10 +251,5 @@ def _rewrite_log(run, rows):
 
 
 def _write(path, text):
-    """Writes a file so that a kill leaves the old one or the new one, never a part."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with replacing(path) as file:
+        file.write(text.encode())

@@ -1,7 +1,6 @@
 """Words and texts as the first layers of SmolLM2 see them: vectors for smaller models to read."""
 
 import functools
-import os
 import pathlib
 from collections.abc import Sequence
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import report, smollm
+from experiments import report, runs, smollm
 from proxlm import lm
 
 LONGEST_WORD = 8  # tokens, the end of a text before it included
@@ -40,9 +39,8 @@ def texts(
             path = folder / f"texts-{start}.npy"
             if not path.exists():
                 found = states(params, rows[start : start + PART], config, batch=64)
-                half = path.with_name("part.npy")
-                np.save(half, found)
-                os.replace(half, path)
+                with runs.replacing(path) as file:
+                    np.save(file, found)
             parts.append(np.load(path))
             show(texts=min(start + PART, len(rows)))
     return np.concatenate(parts)

@@ -29,14 +29,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import (
-    cli,
-    fitting,
-    language_model,
-    runs,
-    shelf,
-    small_lm,
-)
+from experiments import cli, fitting, language_model, runs, shelf, small_lm
 from experiments import sparse_lm_report as reporting
 from proxlm import lm, penalties, transforms
 from proxlm.penalties import grouping

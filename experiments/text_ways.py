@@ -67,6 +67,10 @@ class Task(NamedTuple):
     def parts(self):
         return self.train, self.validation, self.held_out
 
+    def right(self, scores: np.ndarray) -> float:
+        """Share of the validation texts that scores `[N, K]` get right."""
+        return np.mean(scores.argmax(axis=1) == self.validation.labels)
+
 
 class Way(NamedTuple):
     """Scores `[N, K]` of the validation and of the held-out texts, and what a reader may ask."""
@@ -124,9 +128,7 @@ def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str,
         scores = functools.partial(
             classifier.judge, documents=validation, length=config.longest, config=model
         )
-        right = lambda params, scores=scores: {
-            "accuracy": np.mean(scores(params).argmax(axis=1) == task.validation.labels)
-        }
+        right = lambda params, scores=scores: {"accuracy": task.right(scores(params))}
         params = fitting.fit(
             run, f"{task.name}, {way}", functools.partial(classifier.loss, config=model), tx,
             params, data, np.arange(rows.size, dtype=np.int32).reshape(rows.shape),
@@ -136,7 +138,7 @@ def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str,
         result[way] = Way(
             scores(params),
             classifier.judge(params, held_out, config.longest, model),
-            f"{words_kept(params):,} of {len(known.words):,} words",
+            f"{phrases.kept(params['lm']['embedding']):,} of {len(known.words):,} words",
             functools.partial(classifier.telling, params, held_out, known, model, plan.length),
         )
     return result
@@ -163,11 +165,6 @@ def only_words(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: path[1].key == "embedding", params)
 
 
-def words_kept(params) -> int:
-    """Words whose embedding is not zero."""
-    return int(np.count_nonzero(np.any(np.asarray(params["lm"]["embedding"]["kernel"]), axis=1)))
-
-
 def phrases_of(run, task: Task, config) -> Way:
     """The linear model of phrases, most of them thrown out by a group lasso."""
     plan = task.plan
@@ -177,9 +174,7 @@ def phrases_of(run, task: Task, config) -> Way:
         for part, times in zip(task.parts, (1, 4, 4), strict=True)
     )
     judge = functools.partial(phrases.judge, weights=known.weights)
-    right = lambda params: {
-        "accuracy": np.mean(judge(params, validation).argmax(axis=1) == task.validation.labels)
-    }
+    right = lambda params: {"accuracy": task.right(judge(params, validation))}
     params = fitting.fit(
         run, f"{task.name}, phrases",
         functools.partial(phrases.loss, weights=jnp.asarray(known.weights)),

@@ -81,7 +81,7 @@ def test_a_file_that_a_kill_cut_is_not_taken_for_a_part(run, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(parts.os, "replace", cut)
+        patched.setattr("os.replace", cut)
         parts.keep(run, "words", lambda: {"x": 1})
     assert parts.keep(run, "words", lambda: {"x": 2})["x"] == 2
 

@@ -15,7 +15,7 @@ from experiments import __main__ as every
 from experiments import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
-# `generate` writes texts and no run; two read their texts before they look for a run.
+# It writes texts and keeps no run.
 OTHERS = {"generate"}
 
 
