@@ -36,19 +36,19 @@ bench: $(VENV)/experiments.stamp
 	$(IN_VENV) -m experiments.benchmarks $(ARGS)
 
 data: $(VENV)/experiments.stamp
-	$(IN_VENV) -m experiments.corpora
+	$(IN_VENV) -m experiments.support.data.corpora
 
 more-data: data
-	$(IN_VENV) -m experiments.corpora --requirements experiments/requirements-more-data.txt
+	$(IN_VENV) -m experiments.support.data.corpora --requirements experiments/support/data/requirements-more-data.txt
 
 # Without a network the tests of the texts are skipped, and say so; all others run. A file stays with
 # one worker, which traces what its tests share once: a tenth of the time.
 test: $(VENV)/dev.stamp
-	@$(IN_VENV) -m experiments.corpora || echo "No texts: the tests that read them will be skipped."
+	@$(IN_VENV) -m experiments.support.data.corpora || echo "No texts: the tests that read them will be skipped."
 	$(IN_VENV) -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/dev.stamp
-	@$(IN_VENV) -m experiments.corpora || echo "No texts: the tests that read them will be skipped."
+	@$(IN_VENV) -m experiments.support.data.corpora || echo "No texts: the tests that read them will be skipped."
 	$(IN_VENV) -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/dev.stamp

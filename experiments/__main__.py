@@ -17,7 +17,7 @@ import time
 
 import tyro
 
-from experiments import report
+from experiments.support.run import tables
 
 ROOT = pathlib.Path(__file__).resolve().parent
 DONE = "finished after"
@@ -54,7 +54,7 @@ def main(config: Config) -> int:
     for name in config.only or names():
         rows.append([name, *run(name, folder, config)])
         print("  ".join(map(str, rows[-1])), flush=True)
-    text = report.table(rows, ["experiment", "seconds", "ended"])
+    text = tables.table(rows, ["experiment", "seconds", "ended"])
     (folder / "table.txt").write_text(text + "\n")
     print(f"\n{text}\n\nWritten to {folder}")
     return sum(ended != "well" for *_, ended in rows)

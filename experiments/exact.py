@@ -18,22 +18,42 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli, exact_report, parts, runs
-from proxlm.policy import checks, enumerable, recipes, surrogates
-from proxlm.policy.pieces import piece
+from experiments.support.exact import report
+from experiments.support.run import cached_results, cli, runs
+from proxlm.policy import _validation, recipes, tabular
+from proxlm.policy._partial import piece
+from proxlm.policy.losses import surrogates
 
 # Groups of 2 have no covariance to rank, no clip within one step, no answer that is best of 4.
 ALGORITHMS = (
-    "reinforce", "ppo", "vapo", "rloo", "opo", "dr_grpo", "reinforce++_baseline", "grpo", "dapo",
-    "gspo", "luspo", "gmpo", "cispo", "sapo", "topr", "vespo",
-)  # fmt: skip
+    "reinforce",
+    "ppo",
+    "vapo",
+    "rloo",
+    "opo",
+    "dr_grpo",
+    "reinforce++_baseline",
+    "grpo",
+    "dapo",
+    "gspo",
+    "luspo",
+    "gmpo",
+    "cispo",
+    "sapo",
+    "topr",
+    "vespo",
+)
 PLACEMENTS = {
-    "k1 in the reward": ("reward", "k1"), "k2 in the reward": ("reward", "k2"),
-    "k3 in the reward": ("reward", "k3"), "exact in the reward": ("reward", "exact"),
-    "k1 in the loss": ("loss", "k1"), "k2 in the loss": ("loss", "k2"),
-    "k3 in the loss": ("loss", "k3"), "k3+ in the loss": ("loss", "k3+"),
+    "k1 in the reward": ("reward", "k1"),
+    "k2 in the reward": ("reward", "k2"),
+    "k3 in the reward": ("reward", "k3"),
+    "exact in the reward": ("reward", "exact"),
+    "k1 in the loss": ("loss", "k1"),
+    "k2 in the loss": ("loss", "k2"),
+    "k3 in the loss": ("loss", "k3"),
+    "k3+ in the loss": ("loss", "k3+"),
     "exact in the loss": ("loss", "exact"),
-}  # fmt: skip
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +72,10 @@ class Config:
     def __post_init__(self):
         """Finds out now what would otherwise stop the run late."""
         for name in self.algorithms:
-            checks.one_of(tuple(recipes.RECIPES), algorithms=name)
-        checks.at_least(2, group_size=self.group_size)
-        enumerable.Language(self.vocab_size, self.length, stop_token=0)
-        checks.positive(kl_coef=self.kl_coef, step_size=self.step_size)
+            _validation.one_of(tuple(recipes.RECIPES), algorithms=name)
+        _validation.at_least(2, group_size=self.group_size)
+        tabular.Language(self.vocab_size, self.length, stop_token=0)
+        _validation.positive(kl_coef=self.kl_coef, step_size=self.step_size)
 
 
 def smoke(config: Config) -> Config:
@@ -68,7 +88,7 @@ def smoke(config: Config) -> Config:
 class Problem:
     """A language, what its sentences earn, the reference and where learning starts."""
 
-    language: enumerable.Language
+    language: tabular.Language
     rewards: jax.Array
     ref: jax.Array
     start: jax.Array
@@ -77,11 +97,11 @@ class Problem:
 
 def make_problem(config: Config) -> Problem:
     """Random rewards and a random reference; the logits to start from are of another policy."""
-    language = enumerable.Language(config.vocab_size, config.length, stop_token=0)
+    language = tabular.Language(config.vocab_size, config.length, stop_token=0)
     rng = np.random.default_rng(config.seed)
     shape = language.num_states, config.vocab_size
     ref, start = (jnp.asarray(0.7 * rng.normal(size=shape)) for _ in range(2))
-    rewards = jnp.asarray(rng.normal(size=len(enumerable.outcomes(language).tokens)))
+    rewards = jnp.asarray(rng.normal(size=len(tabular.outcomes(language).tokens)))
     return Problem(language, rewards, jax.nn.log_softmax(ref), start, config.kl_coef)
 
 
@@ -108,7 +128,7 @@ def critic(config, problem, log_probs):
         return None
     coef = config.kl_coef if config.kl_placement == "reward" else 0.0
     args = problem.rewards, problem.language, problem.ref, coef
-    return jax.lax.stop_gradient(enumerable.values(log_probs, *args).v)
+    return jax.lax.stop_gradient(tabular.values(log_probs, *args).v)
 
 
 def measure(config, problem, truth) -> dict[str, float]:
@@ -117,10 +137,14 @@ def measure(config, problem, truth) -> dict[str, float]:
     @jax.jit
     def moments(logits):
         values = critic(config, problem, jax.nn.log_softmax(logits))
-        return enumerable.moments(
-            enumerable.estimator(config, values), logits, problem.rewards, problem.language,
-            group_size=config.group_size, ref_log_probs=problem.ref,
-        )  # fmt: skip
+        return tabular.moments(
+            tabular.estimator(config, values),
+            logits,
+            problem.rewards,
+            problem.language,
+            group_size=config.group_size,
+            ref_log_probs=problem.ref,
+        )
 
     result = moments(problem.start)
     mean, goal = -np.ravel(result.gradient), np.ravel(truth)
@@ -140,33 +164,41 @@ def gradient(problem, of_divergence: bool) -> jax.Array:
     def goal(logits):
         policy = jax.nn.log_softmax(logits)
         if of_divergence:
-            return -enumerable.divergence(policy, problem.ref, problem.language)
-        return enumerable.expected_reward(policy, problem.rewards, problem.language)
+            return -tabular.divergence(policy, problem.ref, problem.language)
+        return tabular.expected_reward(policy, problem.rewards, problem.language)
 
     return jax.jit(jax.grad(goal))(problem.start)
 
 
 def learn(algorithm, problem, config: Config) -> np.ndarray:
     """J* - J after every iteration of exact expected steps, the start included."""
-    best = enumerable.optimum(problem.ref, problem.rewards, problem.kl_coef, problem.language)[1]
+    best = tabular.optimum(problem.ref, problem.rewards, problem.kl_coef, problem.language)[1]
     tx = optax.adam(config.learning_rate)
 
     def gap(logits):
-        return best - enumerable.objective(
-            jax.nn.log_softmax(logits), problem.rewards, problem.language, problem.ref,
+        return best - tabular.objective(
+            jax.nn.log_softmax(logits),
+            problem.rewards,
+            problem.language,
+            problem.ref,
             problem.kl_coef,
-        )  # fmt: skip
+        )
 
     def iteration(carry, _):
         old = jax.nn.log_softmax(carry[0])
-        loss = enumerable.estimator(algorithm, critic(algorithm, problem, old))
+        loss = tabular.estimator(algorithm, critic(algorithm, problem, old))
 
         def step(carry, _):
             logits, state = carry
-            _, grads = enumerable.expected(
-                loss, logits, problem.rewards, problem.language, old_log_probs=old,
-                group_size=algorithm.group_size, ref_log_probs=problem.ref,
-            )  # fmt: skip
+            _, grads = tabular.expected(
+                loss,
+                logits,
+                problem.rewards,
+                problem.language,
+                old_log_probs=old,
+                group_size=algorithm.group_size,
+                ref_log_probs=problem.ref,
+            )
             updates, state = tx.update(grads, state)
             return (optax.apply_updates(logits, updates), state), None
 
@@ -181,15 +213,15 @@ def learn(algorithm, problem, config: Config) -> np.ndarray:
 def proximal(problem, config: Config) -> np.ndarray:
     """J* - J after every exact proximal step."""
     args = problem.rewards, problem.language, problem.ref, problem.kl_coef
-    best = enumerable.optimum(problem.ref, problem.rewards, problem.kl_coef, problem.language)[1]
+    best = tabular.optimum(problem.ref, problem.rewards, problem.kl_coef, problem.language)[1]
 
     def iteration(policy, _):
-        policy = enumerable.proximal_point(policy, *args, config.step_size)
-        return policy, best - enumerable.objective(policy, *args)
+        policy = tabular.proximal_point(policy, *args, config.step_size)
+        return policy, best - tabular.objective(policy, *args)
 
     start = jax.nn.log_softmax(problem.start)
     gaps = jax.jit(lambda p: jax.lax.scan(iteration, p, length=config.iterations)[1])(start)
-    return np.append(best - enumerable.objective(start, *args), gaps)
+    return np.append(best - tabular.objective(start, *args), gaps)
 
 
 def families(config: Config) -> dict[str, dict[str, Any]]:
@@ -221,7 +253,7 @@ def curves(run, problem, config: Config) -> dict[str, dict[str, np.ndarray]]:
     found = {}
     for family, members in families(config).items():
         gaps = lambda name, members=members: {"gap": learn(members[name], problem, config)}
-        kept = parts.each(run, family, tuple(members), gaps)
+        kept = cached_results.each(run, family, tuple(members), gaps)
         found[family] = {name: results["gap"] for name, results in kept.items()}
     found["trust regions"]["exact proximal step"] = proximal(problem, config)
     return found
@@ -236,13 +268,13 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
         size = config.group_size
         reward_truth, kl_truth = (gradient(problem, x) for x in (False, True))
         of_recipe = lambda name: measure(recipe(name, size, kl_coef=0.0), problem, reward_truth)
-        gradients = parts.each(run, "gradients", config.algorithms, of_recipe)
+        gradients = cached_results.each(run, "gradients", config.algorithms, of_recipe)
         silent = dataclasses.replace(problem, rewards=jnp.zeros_like(problem.rewards))
         of_placement = lambda name: measure(placed(name, 1.0, size), silent, kl_truth)
-        placements = parts.each(run, "placements", tuple(PLACEMENTS), of_placement)
+        placements = cached_results.each(run, "placements", tuple(PLACEMENTS), of_placement)
         gaps = curves(run, problem, config)
     gradients, placements = jax.tree.map(float, (gradients, placements))
-    exact_report.write(run, gradients, placements, gaps)
+    report.write(run, gradients, placements, gaps)
     return {"gradients": gradients, "placements": placements, "gaps": gaps}
 
 

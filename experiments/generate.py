@@ -20,13 +20,14 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import cli, runs, shelf, tokenization
+from experiments.support.data import tokenization
+from experiments.support.run import cli, model_store, runs
 from proxlm import lm
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    checkpoint: str = shelf.SMOLLM2  # or the folder of a run that trained a language model
+    checkpoint: str = model_store.SMOLLM2  # or the folder of a run that trained a language model
     prompt: str = "The capital of France is"
     num_tokens: int = 64  # at most: a model may end its text
     samples: int = 1
@@ -68,13 +69,13 @@ def main(
     if options.resume:
         raise ValueError("resume: generate keeps no run that could go on; leave it out")
     if not options.smoke:
-        return write(shelf.load(config.checkpoint, pathlib.Path(options.data)), config, on_text)
+        return write(model_store.load(config.checkpoint, pathlib.Path(options.data)), config, on_text)
     with runs.compilation(quick=True), tempfile.TemporaryDirectory() as folder:
         writer = untrained(pathlib.Path(folder), config)
         return write(writer, dataclasses.replace(config, num_tokens=40), on_text)
 
 
-def write(writer: shelf.Writer, config: Config, on_text: Callable[[str], None]) -> dict[str, Any]:
+def write(writer: model_store.Writer, config: Config, on_text: Callable[[str], None]) -> dict[str, Any]:
     """Samples one text after another."""
     prompt = writer.encode(config.prompt)
     longest = writer.config.max_length - 1
@@ -104,7 +105,7 @@ def write(writer: shelf.Writer, config: Config, on_text: Callable[[str], None]) 
     return {"texts": texts, **numbers}
 
 
-def tokens(key, writer: shelf.Writer, prompt: list[int], config: Config) -> Iterator[int]:
+def tokens(key, writer: model_store.Writer, prompt: list[int], config: Config) -> Iterator[int]:
     """Tokens up to a stop, which is left out.
 
     Where the context is full, the model goes on from the last half of it: it learnt no longer one.
@@ -116,9 +117,13 @@ def tokens(key, writer: shelf.Writer, prompt: list[int], config: Config) -> Iter
         recent = text if len(text) < length and len(text) == len(prompt) else text[-length // 2 :]
         count = min(end - len(text), length - len(recent))
         stream = lm.stream(
-            key_now, writer.params, np.array([recent], np.int32), writer.config, count,
+            key_now,
+            writer.params,
+            np.array([recent], np.int32),
+            writer.config,
+            count,
             sampling_config=sampling(config),
-        )  # fmt: skip
+        )
         for token in stream:
             if int(token[0]) in writer.stops:
                 return
@@ -159,14 +164,12 @@ def speed(clocks: list[list[float]]) -> dict[str, float]:
     }
 
 
-def untrained(folder: pathlib.Path, config: Config) -> shelf.Writer:
+def untrained(folder: pathlib.Path, config: Config) -> model_store.Writer:
     """A small model that has learnt nothing, kept and read back: what --smoke writes with."""
     alphabet = tokenization.Characters(config.prompt + "abcdefghij")
-    model = lm.ModelConfig(
-        len(alphabet.alphabet), num_layers=2, width=16, num_heads=2, max_length=32
-    )
-    shelf.save(folder, lm.init(jax.random.key(config.seed), model), model, alphabet)
-    return shelf.load(str(folder), folder)
+    model = lm.ModelConfig(len(alphabet.alphabet), num_layers=2, width=16, num_heads=2, max_length=32)
+    model_store.save(folder, lm.init(jax.random.key(config.seed), model), model, alphabet)
+    return model_store.load(str(folder), folder)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli, deep_nets, figures, parts, report, runs
+from experiments.support.models import deep_nets
+from experiments.support.run import cached_results, cli, plots, runs, tables
 from proxlm import training
 
 
@@ -74,7 +75,7 @@ def variants(config: Config) -> dict[str, Variant]:
         "residual": Variant("residual", descent),
         "normalised": Variant("normalised", descent),
         "normalised, Adam": Variant("normalised", adam),
-    }  # fmt: skip
+    }
 
 
 class Outcome(NamedTuple):
@@ -101,16 +102,24 @@ def learn(key, data: deep_nets.Data, variant: Variant, scale: float, config: Con
     key_net, key_rows = jax.random.split(key)
     he = deep_nets.SCHEMES["He"]
     start = deep_nets.init(
-        key_net, lambda *args: scale * he(*args), context=config.context, size=data.size,
-        width=config.width, depth=config.depth,
-    )  # fmt: skip
+        key_net,
+        lambda *args: scale * he(*args),
+        context=config.context,
+        size=data.size,
+        width=config.width,
+        depth=config.depth,
+    )
     rows = jax.random.randint(key_rows, (config.steps, config.batch), 0, len(data.train))
     probe = functools.partial(layer_norms, windows=data.held_out[:128], kind=variant.kind)
     found = training.fit(
-        functools.partial(deep_nets.loss, kind=variant.kind), start, variant.tx,
-        lambda step: data.train[rows[step]], steps=config.steps,
-        every=config.steps // config.checks, record=probe,
-    )  # fmt: skip
+        functools.partial(deep_nets.loss, kind=variant.kind),
+        start,
+        variant.tx,
+        lambda step: data.train[rows[step]],
+        steps=config.steps,
+        every=config.steps // config.checks,
+        record=probe,
+    )
     value = deep_nets.loss(found.params, data.held_out, variant.kind)
     join = lambda first, later: jnp.concatenate([first[None], later])
     norms = jax.tree.map(join, probe(start), found.history.recorded)
@@ -136,7 +145,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
             many = jax.jit(jax.vmap(lambda key, scale: one(key, scale=scale), (0, None)))
             return {start: many(keys, scale)._asdict() for start, scale in starts.items()}
 
-        kept = parts.each(run, "variants", tuple(by_name), from_all_starts)
+        kept = cached_results.each(run, "variants", tuple(by_name), from_all_starts)
         found = {
             (start, name): Outcome(**outcome)
             for name, outcomes in kept.items()
@@ -164,19 +173,27 @@ def write(run, found, data: deep_nets.Data, config: Config) -> dict[str, Any]:
         finite = outcome.loss[np.isfinite(outcome.loss)]
         end = f"{np.median(finite):.3f}" if finite.size else "none finite"
         largest = f"{np.median(outcome.kernels[:, 0].max(axis=1)):.1e}"
-        rows.append([start, name, first, last, largest, end,
-                     f"{learnt.sum()} of {learnt.size}"])  # fmt: skip
+        rows.append([start, name, first, last, largest, end, f"{learnt.sum()} of {learnt.size}"])
         numbers[f"{start}, {name}"] = {
-            "ratio_at_start": first, "ratio_at_end": last,
-            "loss": outcome.loss.tolist(), "learnt": int(learnt.sum()),
-        }  # fmt: skip
+            "ratio_at_start": first,
+            "ratio_at_end": last,
+            "loss": outcome.loss.tolist(),
+            "learnt": int(learnt.sum()),
+        }
         runs.log(run, "result", step=len(rows), start=start, variant=name, losses=outcome.loss)
     rows.sort(key=lambda row: ("small", "He", "large").index(row[0]))
     text = f"{config.depth} layers, {config.seeds} seeds, medians; kernels {config.small}, 1 and"
     text += f" {config.large} times He's\n\n"
-    headers = ["kernels", "variant", "first / last bias, start", "end", "largest of a kernel",
-               "held-out loss", "learnt"]  # fmt: skip
-    text += report.table(rows, headers)
+    headers = [
+        "kernels",
+        "variant",
+        "first / last bias, start",
+        "end",
+        "largest of a kernel",
+        "held-out loss",
+        "learnt",
+    ]
+    text += tables.table(rows, headers)
     text += "\n\nfirst / last: norms of the gradients of the first and the last hidden bias;"
     text += "\nlargest: of a kernel's gradient at the start; learnt: at least 0.1 nats better than"
     text += "\nguessing by frequency, which costs"
@@ -195,14 +212,16 @@ def draw(run, found, config: Config) -> None:
         for name in variants(config):
             with np.errstate(divide="ignore"):
                 logs = np.log10(found[start, name].biases[0].astype(np.float64))
-            panels[f"{start} kernels, {name}"] = figures.image(
-                logs.T, "step", "layer", extent=(0, config.steps, 0, config.depth),
-                limits=(-8, 4), unit="log10 ‖∂L/∂b‖",
-            )  # fmt: skip
+            panels[f"{start} kernels, {name}"] = plots.image(
+                logs.T,
+                "step",
+                "layer",
+                extent=(0, config.steps, 0, config.depth),
+                limits=(-8, 4),
+                unit="log10 ‖∂L/∂b‖",
+            )
     note = "grey: zero, or not a number"
-    report.draw_panels(
-        run.path / "gradient_flow.png", panels, columns=6, size=(3.2, 2.6), note=note
-    )
+    tables.draw_panels(run.path / "gradient_flow.png", panels, columns=6, size=(3.2, 2.6), note=note)
 
 
 if __name__ == "__main__":

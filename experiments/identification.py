@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli, parts, report, runs
-from experiments.identification_methods import OURS, Method, methods
+from experiments.support.identification.methods import OURS, Method, methods
+from experiments.support.run import cached_results, cli, runs, tables
 from proxlm import penalties, solvers
 
 
@@ -98,9 +98,13 @@ def make_problem(config: Config, seed: int) -> Problem:
 def _solve(features, targets, strength):
     loss = lambda weights: 0.5 * jnp.mean(jnp.square(features @ weights - targets))
     solution = solvers.proximal_gradient(
-        loss, jnp.zeros(features.shape[1]), penalties.l1(strength),
-        tolerance=1e-10, max_iterations=100_000, implicit=False,
-    )  # fmt: skip
+        loss,
+        jnp.zeros(features.shape[1]),
+        penalties.l1(strength),
+        tolerance=1e-10,
+        max_iterations=100_000,
+        implicit=False,
+    )
     problem = Problem(features, targets, strength, solution.params, None)
     return solution.params, objective(problem, solution.params)
 
@@ -152,7 +156,7 @@ def compare(run, config: Config, problems: Problem) -> dict[str, tuple[float, Ou
         runs_of = jax.jit(jax.vmap(over_problems, (None, None, 0), out_axes=1))
         return {"rate": best, "outcome": runs_of(best, single, keys)._asdict()}
 
-    kept = parts.each(run, "methods", tuple(table), tuned, shown=("rate",))
+    kept = cached_results.each(run, "methods", tuple(table), tuned, shown=("rate",))
     return {name: (float(x["rate"]), Outcome(**x["outcome"])) for name, x in kept.items()}
 
 
@@ -184,11 +188,15 @@ def plot(config: Config, outcomes: Mapping[str, tuple[float, Outcome]], path) ->
         name: (steps, np.mean(getattr(outcomes[name][1], field), axis=(0, 1))) for name in shown
     }
     positive = lambda curves: {k: (x, np.maximum(y, 1e-7)) for k, (x, y) in curves.items()}
-    report.curves(path, {
-        "relative gap of the objective": positive(curve("gap")),
-        "false nonzeros": curve("false"),
-        f"weights that flicker in {config.window} steps": curve("flicker"),
-    }, log_scale=("relative gap of the objective",))  # fmt: skip
+    tables.curves(
+        path,
+        {
+            "relative gap of the objective": positive(curve("gap")),
+            "false nonzeros": curve("false"),
+            f"weights that flicker in {config.window} steps": curve("flicker"),
+        },
+        log_scale=("relative gap of the objective",),
+    )
 
 
 def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
@@ -205,12 +213,10 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
         rows = rows_of(outcomes, problems, which)
         runs.truncate_log(run, title)
         runs.log(run, title, **{row[0]: row[1:] for row in rows})
-        numbers[title] = {
-            row[0]: dict(zip(headers[1:], map(float, row[1:]), strict=True)) for row in rows
-        }
+        numbers[title] = {row[0]: dict(zip(headers[1:], map(float, row[1:]), strict=True)) for row in rows}
         support = np.count_nonzero(problems.solution[which], axis=-1)
         text += f"\n{title}: {np.mean(support):.1f} of {config.weights} weights in the solution,"
-        text += f" means over {config.seeds} seeds\n{report.table(rows, headers)}\n"
+        text += f" means over {config.seeds} seeds\n{tables.table(rows, headers)}\n"
     print(text)
     (run.path / "report.txt").write_text(text)
     plot(config, outcomes, run.path / "identification.png")

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli, deep_nets, figures, parts, report, runs
+from experiments.support.models import deep_nets
+from experiments.support.run import cached_results, cli, plots, runs, tables
 from proxlm import training
 
 
@@ -56,9 +57,13 @@ def learn(key, start, data: deep_nets.Data, config: Config):
     """The held-out loss after training from a start, infinite where the weights are not finite."""
     rows = jax.random.randint(key, (config.steps, config.batch), 0, len(data.train))
     found = training.fit(
-        deep_nets.loss, start, optax.chain(optax.sgd(config.learning_rate)),
-        lambda step: data.train[rows[step]], steps=config.steps, every=config.steps,
-    )  # fmt: skip
+        deep_nets.loss,
+        start,
+        optax.chain(optax.sgd(config.learning_rate)),
+        lambda step: data.train[rows[step]],
+        steps=config.steps,
+        every=config.steps,
+    )
     value = deep_nets.loss(found.params, data.held_out)
     return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
@@ -89,7 +94,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
             final = jax.jit(train)(*all_starts(config, data.size, int(depth)))
             return {"losses": final.reshape(len(deep_nets.SCHEMES), -1)}
 
-        found = parts.each(run, "depths", [*map(str, config.depths)], losses_at)
+        found = cached_results.each(run, "depths", [*map(str, config.depths)], losses_at)
         named = lambda final: dict(zip(deep_nets.SCHEMES, final["losses"], strict=True))
         return write(run, {int(depth): named(final) for depth, final in found.items()}, data)
 
@@ -98,8 +103,7 @@ def fates(final: np.ndarray, data: deep_nets.Data) -> dict[str, float]:
     """Shares of nets worse than a uniform guess, no better than frequencies, and better."""
     diverged = final > np.log(data.size) + 0.01
     learnt = final < data.frequency_loss - 0.1
-    return {"diverged": diverged.mean(), "stuck": (~diverged & ~learnt).mean(),
-            "learnt": learnt.mean()}  # fmt: skip
+    return {"diverged": diverged.mean(), "stuck": (~diverged & ~learnt).mean(), "learnt": learnt.mean()}
 
 
 def write(run, found, data: deep_nets.Data) -> dict[str, Any]:
@@ -117,7 +121,7 @@ def write(run, found, data: deep_nets.Data) -> dict[str, Any]:
     seeds = len(next(iter(found[min(found)].values())))
     headers = ["layers", "scheme", "5 %", "median", "95 %", "diverged", "stuck", "learnt"]
     text = f"held-out loss in nats at the end, {seeds} seeds each\n\n"
-    text += report.table(rows, headers)
+    text += tables.table(rows, headers)
     text += f"\n\nguessing by frequency costs {data.frequency_loss:.3f}, uniformly"
     text += f" {np.log(data.size):.3f}\ndiverged: worse than uniformly; learnt: at least 0.1"
     text += " better than by frequency; stuck: between"
@@ -125,14 +129,15 @@ def write(run, found, data: deep_nets.Data) -> dict[str, Any]:
     (run.path / "report.txt").write_text(text + "\n")
     top = np.log(data.size) + 0.5
     panels = {
-        f"{depth} layers": figures.histogram(
+        f"{depth} layers": plots.histogram(
             {name: np.minimum(final, top) for name, final in schemes.items()},
-            "held-out loss, nats", marks={"by frequency": data.frequency_loss},
+            "held-out loss, nats",
+            marks={"by frequency": data.frequency_loss},
         )
         for depth, schemes in found.items()
-    }  # fmt: skip
+    }
     note = f"what is above {top:.1f}, or not a number, is counted in the last bin"
-    report.draw_panels(run.path / "initialisation.png", panels, note=note)
+    tables.draw_panels(run.path / "initialisation.png", panels, note=note)
     print(f"written to {run.path}")
     return numbers
 

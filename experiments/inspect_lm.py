@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import cli, fitting, language_model, runs, small_lm
-from experiments import inspect_lm_report as reporting
 from experiments.sparse_lm import NEURONS, median_size
+from experiments.support.inspect_lm import report as reporting
+from experiments.support.models import language_model, small_lm
+from experiments.support.run import cli, runs, supervised
 from proxlm import lm, penalties, transforms
-from proxlm.penalties import grouping
+from proxlm.penalties.groups import grouping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,16 @@ class Config:
 
     def __post_init__(self):
         """Finds out now what would otherwise stop the run after its training."""
-        least = {"seeds": 1, "steps": 10, "start_steps": 1, "batch": 1, "context": 16, "seed": 0,
-                 "strength": 0, "head_strength": 0}  # fmt: skip
+        least = {
+            "seeds": 1,
+            "steps": 10,
+            "start_steps": 1,
+            "batch": 1,
+            "context": 16,
+            "seed": 0,
+            "strength": 0,
+            "head_strength": 0,
+        }
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
@@ -69,12 +78,19 @@ class Lane(NamedTuple):
 def smoke(config: Config) -> Config:
     """The same, too small to mean much."""
     return dataclasses.replace(
-        config, num_heads=2, width=16, hidden_width=24, context=24, batch=4, start_steps=20,
-        steps=10, seeds=1,
-    )  # fmt: skip
+        config,
+        num_heads=2,
+        width=16,
+        hidden_width=24,
+        context=24,
+        batch=4,
+        start_steps=20,
+        steps=10,
+        seeds=1,
+    )
 
 
-def heads_of(config: Config) -> grouping.cuts.Grouping:
+def heads_of(config: Config) -> grouping.Grouping:
     """A head: its queries, keys and values, with what it writes."""
     split = grouping.heads(config.num_heads, axis=2, packed=3, apart=0)
     return grouping.linked({"qkv/kernel": split, "out/kernel": (0, 1)})
@@ -126,7 +142,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     run = runs.open_run("inspect-lm", config, options.runs, options.resume)
     print(f"run: {run.path}\n{lm.count(model):,} parameters")
     loss = functools.partial(language_model.loss, config=model)
-    fit = fitting.make_fit_lanes(
+    fit = supervised.make_fit_lanes(
         loss, lambda lane: chain(lane, config), small_lm.chunk_of(config.steps, 5)
     )
     ends = []
@@ -136,10 +152,14 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
         sizes = jnp.stack([median_size(start), jnp.median(reporting.head_sizes(start))])
         lanes = Lane(jnp.array([0.0, 1.0]), *jnp.repeat(sizes[:, None], 2, axis=1))
         both = fit(
-            run, f"penalised or not {seed}", lanes, start,
+            run,
+            f"penalised or not {seed}",
+            lanes,
+            start,
             cut(2 * seed + 3, (config.steps, config.batch)),
-            folder=run.path / "fit" / f"both-{seed}", config=config,
-        )  # fmt: skip
+            folder=run.path / "fit" / f"both-{seed}",
+            config=config,
+        )
         ends.append([jax.tree.map(lambda x, i=i: x[i], both) for i in range(2)])
     return reporting.write(run, ends, held_out, model, alphabet)
 

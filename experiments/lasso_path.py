@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, corpora, judges, parts, report, runs
+from experiments.support.data import corpora, text_metrics
+from experiments.support.run import cached_results, cli, runs, tables
 from proxlm import losses, penalties, solvers
 
 
@@ -49,7 +50,7 @@ def bags(reviews, vocabulary) -> np.ndarray:
     columns = {word: i for i, word in enumerate(vocabulary)}
     features = np.zeros((len(reviews), len(vocabulary)), np.float32)
     for row, review in enumerate(reviews):
-        features[row, [columns[w] for w in judges.words(review.text) if w in columns]] = 1.0
+        features[row, [columns[w] for w in text_metrics.words(review.text) if w in columns]] = 1.0
     return features / np.sqrt(np.maximum(features.sum(axis=1, keepdims=True), 1.0))
 
 
@@ -57,7 +58,7 @@ def frequent_words(reviews, count: int) -> list[str]:
     """The `count` words that occur in most reviews, but in no more than half of them."""
     occurrences = {}
     for review in reviews:
-        for word in set(judges.words(review.text)):
+        for word in set(text_metrics.words(review.text)):
             occurrences[word] = occurrences.get(word, 0) + 1
     usable = {word: n for word, n in occurrences.items() if n <= len(reviews) / 2}
     return sorted(usable, key=lambda word: (-usable[word], word))[:count]
@@ -107,7 +108,7 @@ def solve(run, features, labels, strengths, tolerance):
         shown = {part: getattr(found, part) for part in ("params", "evaluations", "converged")}
         return shown | {"seconds": seconds}
 
-    return parts.each(run, "ways", tuple(functions), timed, shown=("seconds",))
+    return cached_results.each(run, "ways", tuple(functions), timed, shown=("seconds",))
 
 
 def scikit_learn(features, labels, strength) -> np.ndarray | None:
@@ -117,9 +118,14 @@ def scikit_learn(features, labels, strength) -> np.ndarray | None:
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(
-        C=1 / (len(labels) * float(strength)), l1_ratio=1, solver="liblinear",
-        fit_intercept=False, tol=1e-7, max_iter=10_000, penalty="l1",
-    )  # fmt: skip
+        C=1 / (len(labels) * float(strength)),
+        l1_ratio=1,
+        solver="liblinear",
+        fit_intercept=False,
+        tol=1e-7,
+        max_iter=10_000,
+        penalty="l1",
+    )
     return model.fit(np.asarray(features), np.asarray(labels)).coef_.ravel()
 
 
@@ -154,7 +160,7 @@ def write(run, words, weights, rows, solutions, problem) -> dict[str, Any]:
     for i, values in enumerate(zip(*rows.values(), strict=True)):
         runs.log(run, "path", step=i + 1, **dict(zip(rows, map(float, values), strict=True)))
     shown = np.unique(np.linspace(0, len(weights) - 1, 8).astype(int))
-    text = report.table([[values[i] for values in rows.values()] for i in shown], list(rows))
+    text = tables.table([[values[i] for values in rows.values()] for i in shown], list(rows))
     best = int(np.argmax(rows["held-out accuracy"]))
     order = np.argsort(weights[best])
     live = lambda picked: [words[i] for i in picked if weights[best, i] != 0]
@@ -178,12 +184,16 @@ def write(run, words, weights, rows, solutions, problem) -> dict[str, Any]:
     print(text)
     (run.path / "report.txt").write_text(text + "\n")
     x = -np.log10(np.asarray(rows["strength / largest"]))
-    report.curves(run.path / "path.png", {
-        "words in the model": {"": (x, rows["words"])},
-        "held-out accuracy": {"": (x, rows["held-out accuracy"])},
-        "duality gap": {"": (x, np.maximum(rows["gap"], 1e-9))},
-    }, xlabel="orders of magnitude below the largest strength",
-       log_scale=("duality gap",))  # fmt: skip
+    tables.curves(
+        run.path / "path.png",
+        {
+            "words in the model": {"": (x, rows["words"])},
+            "held-out accuracy": {"": (x, rows["held-out accuracy"])},
+            "duality gap": {"": (x, np.maximum(rows["gap"], 1e-9))},
+        },
+        xlabel="orders of magnitude below the largest strength",
+        log_scale=("duality gap",),
+    )
     print(f"written to {run.path}")
     return numbers
 

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli, figures, least_squares, parts, report, runs
+from experiments.support.linear_mse import least_squares
+from experiments.support.run import cached_results, cli, plots, runs, tables
 from proxlm import training
 
 CLAIMED = 0.0117
@@ -90,9 +91,14 @@ def run_program(key, shuffles, config: Config, bias: bool):
     batches = shuffles[0].shape[1]
     batch_of = lambda step: jax.tree.map(lambda x: x[step // batches, step % batches], shuffles)
     found = training.fit(
-        batch_loss, jnp.append(start, 0.0), optax.adam(config.adam_rate, eps=1e-7), batch_of,
-        steps=config.epochs * batches, every=batches, record=lambda w: jnp.mean(errors(w)),
-    )  # fmt: skip
+        batch_loss,
+        jnp.append(start, 0.0),
+        optax.adam(config.adam_rate, eps=1e-7),
+        batch_of,
+        steps=config.epochs * batches,
+        every=batches,
+        record=lambda w: jnp.mean(errors(w)),
+    )
     return found.history.recorded
 
 
@@ -113,13 +119,11 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
             one = functools.partial(program, bias=biases[name])
             return {"errors": jax.jit(jax.vmap(one))(keys)}
 
-        kept = parts.each(run, "programs", tuple(biases), from_all_starts)
+        kept = cached_results.each(run, "programs", tuple(biases), from_all_starts)
         errors = {name: results["errors"] for name, results in kept.items()}
         keys = jax.random.split(key_problems, config.problems)
-        problems = jax.vmap(lambda key: least_squares.make_problem(key, config.rows, low=-0.5))(
-            keys
-        )
-        repaired = parts.keep(run, "repaired", lambda: least_squares.solve_all(problems, config))
+        problems = jax.vmap(lambda key: least_squares.make_problem(key, config.rows, low=-0.5))(keys)
+        repaired = cached_results.keep(run, "repaired", lambda: least_squares.solve_all(problems, config))
         return write(run, errors, **repaired, problems=problems, config=config)
 
 
@@ -133,26 +137,30 @@ def write(run, errors, optima, found, problems, config: Config) -> dict[str, Any
     ]
     text = f"mean squared error after {config.epochs} epochs, {config.starts} initialisations\n\n"
     headers = ["", "least", "5 %", "median", "95 %", "most", f"% below {CLAIMED}", "median there"]
-    text += report.table(rows, headers)
+    text += tables.table(rows, headers)
     text += "\n(median there: the first epoch after which the median is below the claim)\n"
     at_zero = optima[:, 0].astype(np.float32)
     outputs = jnp.einsum("pnd,pd->pn", jax.vmap(least_squares.features)(problems.inputs), at_zero)
     least = np.mean(np.square(outputs - problems.labels), axis=1)
     right = np.mean(np.sign(outputs) == problems.labels, axis=1)
     positive = np.mean(np.asarray(problems.labels) > 0, axis=1)
-    text += f"\nrepaired, x in [-½, ½)²: {report.mean_spread(positive)} of the labels are +1\n"
-    text += f"least mean squared error {report.mean_spread(least, 3)}, where the sign of ŷ is"
-    text += f" right on {report.mean_spread(right, 3)}\n\n"
+    text += f"\nrepaired, x in [-½, ½)²: {tables.mean_spread(positive)} of the labels are +1\n"
+    text += f"least mean squared error {tables.mean_spread(least, 3)}, where the sign of ŷ is"
+    text += f" right on {tables.mean_spread(right, 3)}\n\n"
     distance = lambda values: np.max(np.abs(values["params"] - optima), axis=2)
     gaps = {name: distance(values) for name, values in found.items()}
     rows = [
-        [name, gaps[name][:, 0].max(), gaps[name][:, 1].max(),
-         int(np.median(values["steps"])),
-         f"{int(values['converged'].sum())} of {values['converged'].size}"]
+        [
+            name,
+            gaps[name][:, 0].max(),
+            gaps[name][:, 1].max(),
+            int(np.median(values["steps"])),
+            f"{int(values['converged'].sum())} of {values['converged'].size}",
+        ]
         for name, values in found.items()
-    ]  # fmt: skip
+    ]
     headers = ["method", "off by, λ = 0", f"λ = {config.ridge}", "steps, median", "converged"]
-    text += report.table(rows, headers)
+    text += tables.table(rows, headers)
     text += "\n(off by: the largest difference of a weight to the closed form, over all problems)"
     print(text)
     (run.path / "report.txt").write_text(text + "\n")
@@ -180,14 +188,20 @@ def draw(run, errors, found, config: Config) -> None:
         for name, values in found.items()
         if np.isfinite(values["distances"]).any()
     }
-    report.draw_panels(run.path / "linear_mse.png", {
-        "every label is +1: loss at the end": figures.histogram(
-            final, "mean squared error", log=True, marks={"claimed": CLAIMED}),
-        "on the way": figures.lines(
-            curves, "epoch", "mean squared error", log="y", marks={"claimed": CLAIMED}),
-        f"repaired, λ = {config.ridge}: distance to the closed form": figures.lines(
-            paths, "step", log="xy"),
-    })  # fmt: skip
+    tables.draw_panels(
+        run.path / "linear_mse.png",
+        {
+            "every label is +1: loss at the end": plots.histogram(
+                final, "mean squared error", log=True, marks={"claimed": CLAIMED}
+            ),
+            "on the way": plots.lines(
+                curves, "epoch", "mean squared error", log="y", marks={"claimed": CLAIMED}
+            ),
+            f"repaired, λ = {config.ridge}: distance to the closed form": plots.lines(
+                paths, "step", log="xy"
+            ),
+        },
+    )
 
 
 def _crossing(errors):

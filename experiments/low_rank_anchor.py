@@ -21,19 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import (
-    cli,
-    corpora,
-    deltas,
-    fitting,
-    language_model,
-    report,
-    runs,
-    shelf,
-    small_lm,
-    tokenization,
-    train_lm,
-)
+from experiments import train_lm
+from experiments.support.data import corpora, tokenization
+from experiments.support.low_rank_anchor import deltas
+from experiments.support.models import language_model, small_lm
+from experiments.support.run import cli, model_store, runs, supervised, tables
 from proxlm import lm, penalties, transforms
 
 
@@ -73,19 +65,25 @@ class Config:
 def smoke(config: Config) -> Config:
     """The same, too small to mean much."""
     return dataclasses.replace(
-        config, num_layers=1, num_heads=2, width=16, hidden_width=24, context=16, batch=4,
-        start_steps=20, steps=10, seeds=1, nuclear=(0.0, 4.0), l1=(0.0, 1e-3),
-    )  # fmt: skip
+        config,
+        num_layers=1,
+        num_heads=2,
+        width=16,
+        hidden_width=24,
+        context=16,
+        batch=4,
+        start_steps=20,
+        steps=10,
+        seeds=1,
+        nuclear=(0.0, 4.0),
+        l1=(0.0, 1e-3),
+    )
 
 
 def nuclear(strength) -> penalties.Penalty:
     """The nuclear norm of every matrix; scales of norms are free."""
-    parts = {
-        axes: penalties.nuclear(strength, *axes, method="gram") for axes in deltas.MATRICES.values()
-    }
-    return penalties.separable_sum(
-        {**parts, None: penalties.zero()}, lambda path, leaf: deltas.axes_of(path)
-    )
+    parts = {axes: penalties.nuclear(strength, *axes, method="gram") for axes in deltas.MATRICES.values()}
+    return penalties.separable_sum({**parts, None: penalties.zero()}, lambda path, leaf: deltas.axes_of(path))
 
 
 def chains(config: Config):
@@ -133,17 +131,22 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     evaluate = language_model.make_evaluate(held_out, model)
     windows = cut(plays, seed=2, shape=(config.start_steps, config.batch))
     start = small_lm.learn(run, "plays", config.seed, windows, model, config, evaluate, last=0.05)
-    shelf.save(run.path / "plays", start, model, alphabet)
+    model_store.save(run.path / "plays", start, model, alphabet)
     loss = functools.partial(language_model.loss, config=model)
     results = {}
     for method, chain in chains(config).items():
-        fit = fitting.make_fit_lanes(loss, chain, small_lm.chunk_of(config.steps, 5))
+        fit = supervised.make_fit_lanes(loss, chain, small_lm.chunk_of(config.steps, 5))
         for seed in range(config.seed, config.seed + config.seeds):
             windows = cut(reviews[:border], seed=3 + seed, shape=(config.steps, config.batch))
             results[method, seed] = fit(
-                run, f"{method} {seed}", jnp.asarray(getattr(config, method)), start, windows,
-                folder=run.path / "fit" / f"{method}-{seed}", config=config,
-            )  # fmt: skip
+                run,
+                f"{method} {seed}",
+                jnp.asarray(getattr(config, method)),
+                start,
+                windows,
+                folder=run.path / "fit" / f"{method}-{seed}",
+                config=config,
+            )
     points = measure(run, results, start, evaluate)
     return write(run, points, start, evaluate, results, model, held_out)
 
@@ -191,13 +194,13 @@ def write(run, points, start, evaluate, results, model, held_out) -> dict[str, A
         rows = [
             [
                 f"{100 * found['bytes'][:, i].mean() / whole:.1f} %",
-                *(report.mean_spread(found[name][:, i], 3) for name in kept),
-                *(report.mean_spread(share[:, i], 0) for share in kept.values()),
+                *(tables.mean_spread(found[name][:, i], 3) for name in kept),
+                *(tables.mean_spread(share[:, i], 0) for share in kept.values()),
             ]
             for i in lanes
         ]
         text += f"\n{method} anchor, weakest first\n"
-        text += report.table(rows, headers)
+        text += tables.table(rows, headers)
         text += "\n"
         numbers[method] = {name: values.tolist() for name, values in found.items()}
         numbers[method] |= export(run, method, found, start, results, model, held_out)
@@ -205,15 +208,16 @@ def write(run, points, start, evaluate, results, model, held_out) -> dict[str, A
     print(text)
     (run.path / "report.txt").write_text(text)
     curve = lambda found, name: (
-        100 * found["bytes"].mean(axis=0) / whole, found[name].mean(axis=0),
+        100 * found["bytes"].mean(axis=0) / whole,
+        found[name].mean(axis=0),
         found[name].std(axis=0, ddof=min(1, len(found[name]) - 1)),
-    )  # fmt: skip
+    )
     labels = {"loss": "anchored", "loss of a cut": "trained without, then cut"}
     panels = {
         f"{method}: held-out loss": {labels[name]: curve(found, name) for name in labels}
         for method, found in points.items()
     }
-    report.curves(run.path / "tradeoff.png", panels, xlabel="size of the delta, % of the params")
+    tables.curves(run.path / "tradeoff.png", panels, xlabel="size of the delta, % of the params")
     print(f"written to {run.path}")
     return numbers
 

@@ -24,10 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli, fitting, gold_reward, overoptimisation, report, runs
+from experiments import overoptimisation
+from experiments.support.overoptimisation import gold_reward
+from experiments.support.run import cli, runs, supervised, tables
 from proxlm import lm
-from proxlm.policy import mirror, ppo, recipes, surrogates
-from proxlm.policy.pieces import piece
+from proxlm.policy import mirror_descent, ppo, recipes
+from proxlm.policy._partial import piece
+from proxlm.policy.losses import surrogates
 
 METHODS = ("clip", "KL(π_old‖π)", "KL(π‖π_old)", "regression")
 RATES = 2e-4, 4e-4, 8e-4  # of the policies; each method is shown at its best
@@ -58,9 +61,7 @@ class Config:
         """Finds out now what would otherwise stop the run after its training."""
         for name, unit in {"lm_steps": PARTS, "iterations": PARTS, "rollouts": UPDATES}.items():
             if getattr(self, name) < unit or getattr(self, name) % unit:
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: expected a positive multiple of {unit}"
-                )
+                raise ValueError(f"{name}={getattr(self, name)}: expected a positive multiple of {unit}")
         gold_reward.check_texts(self.context, pool=self.pool)
         for name in ("kl_coef", "step_size"):
             if not getattr(self, name) > 0:
@@ -74,9 +75,19 @@ class Config:
 def smoke(config: Config) -> Config:
     """The same, too small to mean much."""
     return dataclasses.replace(
-        config, num_layers=1, num_heads=2, width=16, hidden_width=24, context=9, lm_steps=40,
-        methods=METHODS[::3], iterations=4, rollouts=16, pool=256, seeds=2,
-    )  # fmt: skip
+        config,
+        num_layers=1,
+        num_heads=2,
+        width=16,
+        hidden_width=24,
+        context=9,
+        lm_steps=40,
+        methods=METHODS[::3],
+        iterations=4,
+        rollouts=16,
+        pool=256,
+        seeds=2,
+    )
 
 
 def settings(method: str, config: Config) -> ppo.PPOConfig:
@@ -85,9 +96,7 @@ def settings(method: str, config: Config) -> ppo.PPOConfig:
     if method in ("clip", "regression"):
         return recipes.make("ppo", **counts)
     directions = {"KL(π_old‖π)": "forward", "KL(π‖π_old)": "reverse"}
-    part = piece(
-        surrogates.kl_penalty, coef=1.0 / config.step_size, direction=directions[method]
-    )  # fmt: skip
+    part = piece(surrogates.kl_penalty, coef=1.0 / config.step_size, direction=directions[method])
     whole = {"aggregation": "sequence_sum", "whiten_advantages": False}
     return recipes.make("ppo", surrogate=part, **whole, **counts)
 
@@ -97,9 +106,7 @@ def regress(actor, tx, config: Config):
 
     All texts answer the same prompt, so that a minibatch is a group.
     """
-    total = lambda scores, samples: jnp.sum(
-        jnp.where(samples.response_mask, scores.log_probs, 0.0), axis=1
-    )
+    total = lambda scores, samples: jnp.sum(jnp.where(samples.response_mask, scores.log_probs, 0.0), axis=1)
 
     def learn(state, key, samples, rewards):
         old = total(samples, samples)
@@ -108,7 +115,7 @@ def regress(actor, tx, config: Config):
         def loss(params, rows):
             batch = jax.tree.map(lambda x: x[rows], samples)
             log_probs = total(actor.reference(params, batch), batch)
-            each = mirror.proximal_regression(
+            each = mirror_descent.proximal_regression(
                 log_probs, old[rows], rewards[rows], ref[rows], config.kl_coef, config.step_size
             )
             return jnp.mean(each)
@@ -162,11 +169,18 @@ def learn_policies(run, method: str, params, model, golds, judge, first: int, co
     head = jax.tree.map(jnp.zeros_like, lm.init(jax.random.key(0), policy)["value"])
     start = {"policy": params | {"value": head}}
     state = ppo.init(start, chain(RATES[0]), settings(method, config))
-    fitting.go_on(
-        run, method, lambda states, key: advance(states, key, golds),
-        overoptimisation.spread(state, shape), PARTS, chunk, key=jax.random.key(config.seed + 5),
-        folder=run.path / f"policy-{METHODS.index(method)}", config=config, every=1,
-    )  # fmt: skip
+    supervised.go_on(
+        run,
+        method,
+        lambda states, key: advance(states, key, golds),
+        overoptimisation.spread(state, shape),
+        PARTS,
+        chunk,
+        key=jax.random.key(config.seed + 5),
+        folder=run.path / f"policy-{METHODS.index(method)}",
+        config=config,
+        every=1,
+    )
     log = runs.read_log(run, method)
     return {name: np.array([row[name] for row in log], float) for name in ("reward", "kl")}
 
@@ -212,19 +226,19 @@ def write(run, found, best, config: Config) -> dict[str, Any]:
         there = np.flatnonzero(j.mean(axis=1) >= NEAR * best.mean())
         end = {name: x[-tail:].mean(axis=0) for name, x in (("J", j), ("r", reward), ("KL", kl))}
         numbers[method] = end | {"rate": RATES[rate]}
-        words = (report.mean_spread(x, 2).split(" (")[0] for x in end.values())
+        words = (tables.mean_spread(x, 2).split(" (")[0] for x in end.values())
         rows.append([method, f"{RATES[rate]:g}", *words, there[0] if len(there) else "never"])
         panels["J"][method] = (steps, j.mean(axis=1), spread(j))
         panels["KL to the language model, nats"][method] = (steps, kl.mean(axis=1), spread(kl))
         panels["reward over KL"][method] = (kl.mean(axis=1), reward.mean(axis=1))
     panels["J"]["J*"] = (steps, np.full(len(steps), best.mean()))
     headers = ["", "rate", "J", "reward", "KL", f"iterations to {NEAR:.0%} of J*"]
-    text = f"J* {report.mean_spread(best)}; the means of the last {tail} iterations:\n"
-    text += report.table(rows, headers)
+    text = f"J* {tables.mean_spread(best)}; the means of the last {tail} iterations:\n"
+    text += tables.table(rows, headers)
     print(text)
     (run.path / "report.txt").write_text(text + "\n")
     labels = dict.fromkeys(panels, "iteration") | {"reward over KL": "KL, nats"}
-    report.curves(run.path / "curves.png", panels, xlabel=labels)
+    tables.curves(run.path / "curves.png", panels, xlabel=labels)
     print(f"written to {run.path}")
     return numbers
 

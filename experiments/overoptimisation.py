@@ -24,19 +24,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import (
-    cli,
-    corpora,
-    fitting,
-    gold_reward,
-    language_model,
-    reward_model,
-    runs,
-    small_lm,
-    tokenization,
-    train_lm,
-)
-from experiments import overoptimisation_report as pages
+from experiments import train_lm
+from experiments.support.data import corpora, tokenization
+from experiments.support.models import language_model, reward_model, small_lm
+from experiments.support.overoptimisation import gold_reward
+from experiments.support.overoptimisation import report as pages
+from experiments.support.run import cli, runs, supervised
 from proxlm import lm, training
 from proxlm.policy import ppo
 
@@ -68,9 +61,7 @@ class Config:
         """Finds out now what would otherwise stop the run after its training."""
         for name in ("lm_steps", "rm_steps", "iterations", "rollouts"):
             if getattr(self, name) < 4 or getattr(self, name) % PARTS:
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: expected a positive multiple of {PARTS}"
-                )
+                raise ValueError(f"{name}={getattr(self, name)}: expected a positive multiple of {PARTS}")
         if self.seeds < 1:
             raise ValueError(f"seeds={self.seeds}: expected at least 1")
         if len(self.pairs) != 2 or not 1 <= self.pairs[0] < self.pairs[1]:
@@ -90,9 +81,20 @@ class Config:
 def smoke(config: Config) -> Config:
     """The same, too small to mean much."""
     return dataclasses.replace(
-        config, num_layers=1, num_heads=2, width=16, hidden_width=24, context=9, lm_steps=40,
-        pairs=(8, 64), rm_steps=20, kl_coefs=(0.0, 0.2), iterations=8, rollouts=16, seeds=2,
-    )  # fmt: skip
+        config,
+        num_layers=1,
+        num_heads=2,
+        width=16,
+        hidden_width=24,
+        context=9,
+        lm_steps=40,
+        pairs=(8, 64),
+        rm_steps=20,
+        kl_coefs=(0.0, 0.2),
+        iterations=8,
+        rollouts=16,
+        seeds=2,
+    )
 
 
 def begin(name: str, config, options: runs.Options):
@@ -113,9 +115,14 @@ def learn_language(run, tokens, model, config):
     cut = functools.partial(train_lm.windows_of, length=config.context)
     evaluate = language_model.make_evaluate(cut(tokens[border:], seed=1, shape=(512,)), model)
     learn = lambda name, seed: small_lm.learn(
-        run, name, seed, cut(tokens[:border], seed=seed, shape=(config.lm_steps, LM_BATCH)),
-        model, config, evaluate,
-    )  # fmt: skip
+        run,
+        name,
+        seed,
+        cut(tokens[:border], seed=seed, shape=(config.lm_steps, LM_BATCH)),
+        model,
+        config,
+        evaluate,
+    )
     return learn("language model", config.seed + 2), learn("judge of fluency", config.seed + 3)
 
 
@@ -149,11 +156,18 @@ def learn_rewards(run, start, model, compared, config: Config):
         states, losses = advance(states, key, compared)
         return states, [{"loss": losses}]
 
-    return fitting.go_on(
-        run, "reward models", run_chunk,
-        spread(training.init(start, tx), (len(config.pairs), config.seeds)), PARTS, chunk,
-        key=jax.random.key(config.seed + 4), folder=run.path / "rewards", config=config, every=1,
-    ).params  # fmt: skip
+    return supervised.go_on(
+        run,
+        "reward models",
+        run_chunk,
+        spread(training.init(start, tx), (len(config.pairs), config.seeds)),
+        PARTS,
+        chunk,
+        key=jax.random.key(config.seed + 4),
+        folder=run.path / "rewards",
+        config=config,
+        every=1,
+    ).params
 
 
 def learn_policies(run, params, model, proxies, golds, judge, first: int, config: Config):
@@ -194,10 +208,18 @@ def learn_policies(run, params, model, proxies, golds, judge, first: int, config
     state = spread(ppo.init({"policy": params | {"value": head}}, tx, SETTINGS), shape)
     # the weight of the KL is a part of the state, since it may adapt
     state = state._replace(kl_coef=jnp.tile(kl_coefs[:, None], (1, config.seeds)))
-    fitting.go_on(
-        run, "ppo", lambda states, key: advance(states, key, proxies, golds), state, PARTS, chunk,
-        key=jax.random.key(config.seed + 5), folder=run.path / "ppo", config=config, every=1,
-    )  # fmt: skip
+    supervised.go_on(
+        run,
+        "ppo",
+        lambda states, key: advance(states, key, proxies, golds),
+        state,
+        PARTS,
+        chunk,
+        key=jax.random.key(config.seed + 5),
+        folder=run.path / "ppo",
+        config=config,
+        every=1,
+    )
     return runs.read_log(run, "ppo")
 
 
@@ -235,9 +257,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     learnt = learn_rewards(run, start, proxy_model, labelled, config)
     as_proxy = lambda params: gold_reward.proxy(params, pool, proxy_model)
     proxies = jax.jit(jax.vmap(jax.vmap(as_proxy)))(learnt)
-    of_pool = lambda proxy: gold_reward.in_pieces(
-        lambda x: gold_reward.reward(proxy, x, proxy_model), pool
-    )
+    of_pool = lambda proxy: gold_reward.in_pieces(lambda x: gold_reward.reward(proxy, x, proxy_model), pool)
     pool_proxy = jax.jit(jax.vmap(jax.vmap(of_pool)))(proxies)
     log = learn_policies(run, params, model, proxies, golds, judge, first, config)
     return pages.write(run, pool_proxy, pool_gold, log, config)

@@ -21,10 +21,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import answering, cli, fitting, language_model, questions, reinforcing, runs
-from experiments import question_answering_report as reporting
+from experiments.support.models import language_model
+from experiments.support.question_answering import answering
+from experiments.support.question_answering import report as reporting
+from experiments.support.question_answering import tasks as questions
+from experiments.support.run import cli, policy_training, runs, supervised
 from proxlm import lm, training
-from proxlm.policy import ppo, recipes, update
+from proxlm.policy import _update, ppo, recipes
 
 NAME = answering.EXPERIMENT
 CHUNK = 50  # supervised steps a call
@@ -51,27 +54,42 @@ class Config:
 
     def __post_init__(self):
         """Finds out now what would otherwise stop the run after its first stage."""
-        least = {"num_layers": 1, "batch": 1, "prompts": 1, "group": 2, "seeds": 1, "seed": 0,
-                 "exercises": self.batch, "rl_rate": 0}  # fmt: skip
-        units = {"sums_steps": CHUNK, "science_steps": CHUNK, "sums_iterations": 10,
-                 "science_iterations": 10}  # fmt: skip
+        least = {
+            "num_layers": 1,
+            "batch": 1,
+            "prompts": 1,
+            "group": 2,
+            "seeds": 1,
+            "seed": 0,
+            "exercises": self.batch,
+            "rl_rate": 0,
+        }
+        units = {"sums_steps": CHUNK, "science_steps": CHUNK, "sums_iterations": 10, "science_iterations": 10}
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
         for name, unit in units.items():
             if getattr(self, name) < unit or getattr(self, name) % unit:
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: expected a positive multiple of {unit}"
-                )
-        update.check_batch(self.prompts * self.group, settings(self))
+                raise ValueError(f"{name}={getattr(self, name)}: expected a positive multiple of {unit}")
+        _update.check_batch(self.prompts * self.group, settings(self))
 
 
 def smoke(config: Config) -> Config:
     """The same stages, too small to learn much."""
     return dataclasses.replace(
-        config, num_layers=1, num_heads=2, width=16, exercises=200, sums_steps=50, seeds=2,
-        science_steps=50, sums_iterations=10, science_iterations=10, batch=16, prompts=4,
-    )  # fmt: skip
+        config,
+        num_layers=1,
+        num_heads=2,
+        width=16,
+        exercises=200,
+        sums_steps=50,
+        seeds=2,
+        science_steps=50,
+        sums_iterations=10,
+        science_iterations=10,
+        batch=16,
+        prompts=4,
+    )
 
 
 def settings(config: Config) -> ppo.PPOConfig:
@@ -101,9 +119,7 @@ def learn(run, name: str, data, model, steps: int, enough: float, config: Config
     tx = language_model.muon(ramp(0.02), ramp(4e-3))
     step = training.make_step(functools.partial(supervised_loss, model=model), tx)
     seeds = jnp.arange(config.seed, config.seed + config.seeds)
-    rows = jnp.stack([
-        fitting.epochs(int(seed), len(data.prompts), config.batch, steps) for seed in seeds
-    ])  # fmt: skip
+    rows = jnp.stack([supervised.epochs(int(seed), len(data.prompts), config.batch, steps) for seed in seeds])
 
     def advance(state, rows, data):
         take = lambda rows: jax.tree.map(lambda x: x[rows], data)
@@ -124,11 +140,18 @@ def learn(run, name: str, data, model, steps: int, enough: float, config: Config
         losses = jnp.where(ended, losses, jnp.mean(metrics.loss, axis=1))
         return (choose(ended, old, new), losses), [{"loss": losses}]
 
-    return fitting.go_on(
-        run, f"{name}, shown answers", run_chunk,
-        (jax.jit(begin)(seeds), jnp.full(len(seeds), jnp.inf)), steps // CHUNK, CHUNK,
-        key=jax.random.key(0), folder=run.path / "fit" / f"{name}-shown", config=config, every=2,
-    )[0].params  # fmt: skip
+    return supervised.go_on(
+        run,
+        f"{name}, shown answers",
+        run_chunk,
+        (jax.jit(begin)(seeds), jnp.full(len(seeds), jnp.inf)),
+        steps // CHUNK,
+        CHUNK,
+        key=jax.random.key(0),
+        folder=run.path / "fit" / f"{name}-shown",
+        config=config,
+        every=2,
+    )[0].params
 
 
 def practise(run, name: str, task: questions.Task, data, model, params, iterations, config):
@@ -154,15 +177,13 @@ def practise(run, name: str, task: questions.Task, data, model, params, iteratio
         return state, {name: getattr(metrics, name) for name in shown}
 
     def advance(state, key, data):
-        return jax.lax.scan(
-            lambda state, key: iterate(state, key, data), state, jax.random.split(key, chunk)
-        )
+        return jax.lax.scan(lambda state, key: iterate(state, key, data), state, jax.random.split(key, chunk))
 
     chunk = iterations // 10
 
     @functools.partial(jax.jit, donate_argnums=0)
     def advance_all(states, keys, data):
-        return reinforcing.each(lambda state, key: advance(state, key, data), states, keys)
+        return policy_training.each(lambda state, key: advance(state, key, data), states, keys)
 
     begin = jax.jit(jax.vmap(lambda params: ppo.init({"policy": params}, tx, settings(config))))
 
@@ -170,21 +191,34 @@ def practise(run, name: str, task: questions.Task, data, model, params, iteratio
         state, numbers = advance_all(state, jax.random.split(key, config.seeds), data)
         return state, [jax.tree.map(lambda x, i=i: x[:, i], numbers) for i in range(chunk)]
 
-    return fitting.go_on(
-        run, f"{name}, told right or wrong", run_chunk, begin(params), 10, chunk,
-        key=jax.random.key(config.seed), folder=run.path / "fit" / f"{name}-told", config=config,
-        every=1, shown=("reward", "entropy"),
-    ).params["policy"]  # fmt: skip
+    return supervised.go_on(
+        run,
+        f"{name}, told right or wrong",
+        run_chunk,
+        begin(params),
+        10,
+        chunk,
+        key=jax.random.key(config.seed),
+        folder=run.path / "fit" / f"{name}-told",
+        config=config,
+        every=1,
+        shown=("reward", "entropy"),
+    ).params["policy"]
 
 
 def answer_all(run, name: str, task: questions.Task, config, steps, iterations, enough):
     """Both stages of one task and their accuracy on held-out questions, `[seeds]` each."""
     model = lm.ModelConfig(
-        len(task.words.vocabulary), num_layers=config.num_layers, width=config.width,
-        num_heads=config.num_heads, max_length=task.longest + task.response,
-    )  # fmt: skip
-    print(f"{name}: {len(task.train):,} and {len(task.held_out):,} held-out questions, "
-          f"{lm.count(model):,} parameters")  # fmt: skip
+        len(task.words.vocabulary),
+        num_layers=config.num_layers,
+        width=config.width,
+        num_heads=config.num_heads,
+        max_length=task.longest + task.response,
+    )
+    print(
+        f"{name}: {len(task.train):,} and {len(task.held_out):,} held-out questions, "
+        f"{lm.count(model):,} parameters"
+    )
     data = jax.device_put(task.encode(task.train))
     judge = functools.partial(answering.accuracy, task=task, model=model)
     sampled = functools.partial(judge, sampling=answering.SAMPLING)
@@ -193,11 +227,13 @@ def answer_all(run, name: str, task: questions.Task, config, steps, iterations, 
     answering.keep(run, name, task, model, jax.tree.map(lambda x: x[0], after))
     some = task.train[: len(task.held_out)]
     return {
-        "before": judge(before, task.held_out), "after": judge(after, task.held_out),
+        "before": judge(before, task.held_out),
+        "after": judge(after, task.held_out),
         "before, sampled": sampled(before, task.held_out),
         "after, sampled": sampled(after, task.held_out),
-        "before, seen": judge(before, some), "after, seen": judge(after, some),
-    }  # fmt: skip
+        "before, seen": judge(before, some),
+        "after, seen": judge(after, some),
+    }
 
 
 def main(
@@ -234,8 +270,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     }
     run = runs.open_run(NAME, config, options.runs, options.resume)
     print(f"run: {run.path}")
-    results = {name: answer_all(run, name, task, config, *lengths[name])
-               for name, task in tasks.items()}  # fmt: skip
+    results = {name: answer_all(run, name, task, config, *lengths[name]) for name, task in tasks.items()}
     return reporting.write(run, tasks, results)
 
 

@@ -21,9 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli, graphs, language_model, parts, reinforcing, report, runs
+from experiments.support.models import language_model
+from experiments.support.randomwalks import graphs
+from experiments.support.run import cached_results, cli, policy_training, runs, tables
 from proxlm import lm, training
-from proxlm.policy import ppo, recipes, update
+from proxlm.policy import _update, ppo, recipes
 
 SAMPLING = lm.SamplingConfig(stop_token=graphs.GOAL)
 GOAL = 0.95  # optimality to be reached
@@ -61,15 +63,26 @@ class Config:
         if not 1 <= self.sft_batch <= self.walks:
             raise ValueError(f"sft_batch={self.sft_batch}: expected 1 to walks={self.walks}")
         for name in self.methods:
-            update.check_batch(self.batch, settings_of(name))
+            _update.check_batch(self.batch, settings_of(name))
 
 
 def smoke(config: Config) -> Config:
     """The same, too small to learn much."""
     return dataclasses.replace(
-        config, nodes=8, probability=0.3, longest=6, walks=64, num_layers=1, width=16,
-        sft_steps=60, sft_batch=32, methods=("grpo",), iterations=4, batch=32, seeds=2,
-    )  # fmt: skip
+        config,
+        nodes=8,
+        probability=0.3,
+        longest=6,
+        walks=64,
+        num_layers=1,
+        width=16,
+        sft_steps=60,
+        sft_batch=32,
+        methods=("grpo",),
+        iterations=4,
+        batch=32,
+        seeds=2,
+    )
 
 
 def settings_of(name: str) -> ppo.PPOConfig:
@@ -96,9 +109,14 @@ def optimizer(config: Config, settings: ppo.PPOConfig) -> optax.GradientTransfor
 def model_of(config: Config) -> lm.ModelConfig:
     """A transformer over nodes; the value head is for the methods that want a critic."""
     return lm.ModelConfig(
-        config.nodes, num_layers=config.num_layers, width=config.width, num_heads=2,
-        hidden_width=2 * config.width, max_length=config.longest, value_head=True,
-    )  # fmt: skip
+        config.nodes,
+        num_layers=config.num_layers,
+        width=config.width,
+        num_heads=2,
+        hidden_width=2 * config.width,
+        max_length=config.longest,
+        value_head=True,
+    )
 
 
 def make_actor(config: Config) -> lm.Actor:
@@ -144,11 +162,17 @@ def optimality(samples, graph) -> jax.Array:
 def improve(key, params, graph, config: Config, name: str):
     """One method from imitated params: new params, and the optimality of every iteration."""
     settings = settings_of(name)
-    params, metrics, _ = reinforcing.learn(
-        key, params, jnp.arange(1, config.nodes)[:, None], actor=make_actor(config),
-        reward=functools.partial(optimality, graph=graph), tx=optimizer(config, settings),
-        settings=settings, iterations=config.iterations, batch=config.batch,
-    )  # fmt: skip
+    params, metrics, _ = policy_training.learn(
+        key,
+        params,
+        jnp.arange(1, config.nodes)[:, None],
+        actor=make_actor(config),
+        reward=functools.partial(optimality, graph=graph),
+        tx=optimizer(config, settings),
+        settings=settings,
+        iterations=config.iterations,
+        batch=config.batch,
+    )
     return params, metrics.reward
 
 
@@ -170,41 +194,38 @@ def learn(run, config: Config) -> dict[str, np.ndarray]:
     """Imitation, then every method from there; all seeds in one call.  Results by policy."""
     graph, walks = draw(config)
     key_imitate, key_improve, key_judge = (
-        jax.random.split(key, config.seeds)
-        for key in jax.random.split(jax.random.key(config.seed), 3)
+        jax.random.split(key, config.seeds) for key in jax.random.split(jax.random.key(config.seed), 3)
     )
     judge_each = jax.jit(
-        lambda params: reinforcing.each(lambda *row: judge(*row, config), key_judge, params, graph)
+        lambda params: policy_training.each(lambda *row: judge(*row, config), key_judge, params, graph)
     )
 
     each = functools.partial(imitate, config=config)
-    start = jax.jit(lambda: reinforcing.each(each, key_imitate, walks))
-    imitated = parts.keep(run, "imitation", start)
+    start = jax.jit(lambda: policy_training.each(each, key_imitate, walks))
+    imitated = cached_results.keep(run, "imitation", start)
     params = imitated["params"]
 
     def trial(name):
         new, curve = params, jnp.zeros((config.seeds, config.iterations))
         if name != "imitation":
             each = functools.partial(improve, config=config, name=name)
-            new, curve = jax.jit(lambda: reinforcing.each(each, key_improve, params, graph))()
+            new, curve = jax.jit(lambda: policy_training.each(each, key_improve, params, graph))()
         return {"curve": curve} | judge_each(new)
 
     shown = "optimality", "shortest", "greedy"
-    found = parts.each(run, "policies", ("imitation", *config.methods), trial, shown)
+    found = cached_results.each(run, "policies", ("imitation", *config.methods), trial, shown)
     shortness = jax.vmap(jax.vmap(graphs.optimality, (0, None, None)))(walks, *graph)
-    return parts.stacked(found) | {
-        "walks": np.mean(shortness, axis=1), "loss": imitated["loss"]
-    }  # fmt: skip
+    return cached_results.stacked(found) | {"walks": np.mean(shortness, axis=1), "loss": imitated["loss"]}
 
 
 def write(run, config: Config, results) -> dict[str, Any]:
     """Prints and plots what every policy came to; returns the numbers."""
     names = ("imitation", *config.methods)
-    rows = [["walks imitated", report.mean_spread(results["walks"], 3), "", ""]]
+    rows = [["walks imitated", tables.mean_spread(results["walks"], 3), "", ""]]
     columns = ("optimality", "shortest", "greedy")
     for i, name in enumerate(names):
-        rows.append([name, *(report.mean_spread(results[column][i], 3) for column in columns)])
-    text = report.table(
+        rows.append([name, *(tables.mean_spread(results[column][i], 3) for column in columns)])
+    text = tables.table(
         rows, ["policy", "optimality, sampled", "share of shortest paths", "optimality, greedy"]
     )
     print(text)
@@ -216,12 +237,11 @@ def write(run, config: Config, results) -> dict[str, Any]:
     panels = {
         "imitation: nats per step": {"loss": curve(results["loss"])},
         "optimality of sampled walks": {
-            name: curve(rows)
-            for name, rows in zip(config.methods, results["curve"][1:], strict=True)
+            name: curve(rows) for name, rows in zip(config.methods, results["curve"][1:], strict=True)
         },
     }
     titles = dict(zip(panels, ("step", "iteration"), strict=True))
-    report.curves(run.path / "curves.png", panels, xlabel=titles, note="bands: ± a deviation")
+    tables.curves(run.path / "curves.png", panels, xlabel=titles, note="bands: ± a deviation")
     print(f"written to {run.path}")
     return numbers
 

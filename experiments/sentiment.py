@@ -21,11 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli, fitting, judges, language_model, reward_model, runs, tokenization
-from experiments import reviews as reviews_lib
-from experiments import sentiment_report as pages
+from experiments.support.data import text_metrics, tokenization
+from experiments.support.models import language_model, reward_model
+from experiments.support.run import cli, runs, supervised
+from experiments.support.sentiment import report as pages
+from experiments.support.sentiment import reviews as reviews_lib
 from proxlm import apply_prox, lm, penalties
-from proxlm.policy import ppo, update
+from proxlm.policy import _update, ppo
 
 CHUNK = 2  # iterations of PPO a call
 FEWEST = 64  # reviews that fill a batch of every stage
@@ -55,16 +57,14 @@ class Config:
 
     def __post_init__(self):
         """Finds out now what would otherwise stop the run at its last stage."""
-        update.check_batch(self.batch, ppo_settings(self))
+        _update.check_batch(self.batch, ppo_settings(self))
         optimizer(self)
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}: expected at least 0")
         units = {"width": 32, "lm_steps": 20, "rm_steps": 20, "iterations": CHUNK, "seeds": 1}
         for name, unit in units.items():
             if getattr(self, name) < 1 or getattr(self, name) % unit:
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: expected a positive multiple of {unit}"
-                )
+                raise ValueError(f"{name}={getattr(self, name)}: expected a positive multiple of {unit}")
         if not 1 <= self.rm_layers <= self.num_layers:
             raise ValueError(
                 f"rm_layers={self.rm_layers}: expected 1 to num_layers={self.num_layers}, the "
@@ -77,27 +77,42 @@ class Config:
                 f"each, and less than two windows, {2 * self.window}, in all"
             )
         if self.documents and self.documents < FEWEST:
-            raise ValueError(
-                f"documents={self.documents}: expected 0, which is all, or at least {FEWEST}"
-            )
+            raise ValueError(f"documents={self.documents}: expected 0, which is all, or at least {FEWEST}")
 
 
 def smoke(config: Config) -> Config:
     """The same stages, too small to learn anything."""
     return dataclasses.replace(
-        config, vocab_size=512, width=32, num_layers=2, rm_layers=1, lm_steps=40, rm_steps=40,
-        iterations=4, batch=16, response=16, documents=600,
-    )  # fmt: skip
+        config,
+        vocab_size=512,
+        width=32,
+        num_layers=2,
+        rm_layers=1,
+        lm_steps=40,
+        rm_steps=40,
+        iterations=4,
+        batch=16,
+        response=16,
+        documents=600,
+    )
 
 
 def learn_language(run, reviews: reviews_lib.Reviews, config: Config):
     """Stage (a): next-token prediction on the first windows of every review."""
     model = lm.ModelConfig(
-        config.vocab_size, num_layers=config.num_layers, width=config.width,
-        num_heads=config.width // 32, max_length=2 * config.window,
-    )  # fmt: skip
-    settings = {"model": model, "window": config.window, "steps": config.lm_steps,
-                "seed": config.seed, "documents": config.documents}  # fmt: skip
+        config.vocab_size,
+        num_layers=config.num_layers,
+        width=config.width,
+        num_heads=config.width // 32,
+        max_length=2 * config.window,
+    )
+    settings = {
+        "model": model,
+        "window": config.window,
+        "steps": config.lm_steps,
+        "seed": config.seed,
+        "documents": config.documents,
+    }
     batch = 32
     rate = functools.partial(language_model.ramp, steps=config.lm_steps)
     tx = language_model.muon(rate(0.02), rate(3e-3))
@@ -105,17 +120,24 @@ def learn_language(run, reviews: reviews_lib.Reviews, config: Config):
     def compute(folder):
         data = tokenization.windows(reviews.train, config.window, most=3)
         held_out = tokenization.windows(reviews.held_out, config.window, most=3)
-        state = fitting.fit(
-            run, "language model", functools.partial(language_model.loss, config=model), tx,
-            lm.init(jax.random.key(config.seed), model), data,
-            fitting.epochs(config.seed, len(data), batch, config.lm_steps),
-            folder=folder / "fit", config=settings, chunk=20, evaluate_every=20,
+        state = supervised.fit(
+            run,
+            "language model",
+            functools.partial(language_model.loss, config=model),
+            tx,
+            lm.init(jax.random.key(config.seed), model),
+            data,
+            supervised.epochs(config.seed, len(data), batch, config.lm_steps),
+            folder=folder / "fit",
+            config=settings,
+            chunk=20,
+            evaluate_every=20,
             evaluate=language_model.make_evaluate(held_out[:512], model),
-        )  # fmt: skip
-        fitting.keep(folder, state.params, settings)
+        )
+        supervised.keep(folder, state.params, settings)
 
     stage = runs.stage(run, "language-model", settings, compute)
-    return fitting.kept(stage.path, model, settings), model, stage
+    return supervised.kept(stage.path, model, settings), model, stage
 
 
 def learn_reward(run, reviews, held_out, lm_params, model, parent, config: Config):
@@ -130,25 +152,37 @@ def learn_reward(run, reviews, held_out, lm_params, model, parent, config: Confi
 
     def compute(folder):
         data = reward_model.snippets(
-            config.seed, reviews.train, reviews.train_labels, config.window - 1,
+            config.seed,
+            reviews.train,
+            reviews.train_labels,
+            config.window - 1,
             batch * config.rm_steps,
-        )  # fmt: skip
+        )
         rows = np.arange(batch * config.rm_steps, dtype=np.int32).reshape(-1, batch)
-        state = fitting.fit(
-            run, "reward model", functools.partial(reward_model.loss, config=model), tx, params,
-            data, rows, folder=folder / "fit", config=settings, chunk=20, evaluate_every=10,
+        state = supervised.fit(
+            run,
+            "reward model",
+            functools.partial(reward_model.loss, config=model),
+            tx,
+            params,
+            data,
+            rows,
+            folder=folder / "fit",
+            config=settings,
+            chunk=20,
+            evaluate_every=10,
             evaluate=functools.partial(accuracy, held_out=held_out, model=model),
-        )  # fmt: skip
-        fitting.keep(folder, state.params, settings)
+        )
+        supervised.keep(folder, state.params, settings)
 
     stage = runs.stage(run, "reward-model", settings, compute, depends_on=[parent])
-    return fitting.kept(stage.path, model, settings), model, stage
+    return supervised.kept(stage.path, model, settings), model, stage
 
 
 def accuracy(params, held_out, model):
     """Share of the held-out texts that a reward model takes for what they are."""
     odds = reward_model.judge(params, held_out, model)
-    return {"accuracy": judges.accuracy(odds, held_out["label"])}
+    return {"accuracy": text_metrics.accuracy(odds, held_out["label"])}
 
 
 def learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config: Config):
@@ -177,11 +211,19 @@ def learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config:
     params = {"policy": lm_params, "critic": rm_params}
     state = jax.jit(ppo.init, static_argnums=(1, 2))(params, tx, settings)
     states = jax.tree.map(lambda x: jnp.repeat(x[None], config.seeds, axis=0), state)
-    return fitting.go_on(
-        run, "ppo", lambda states, key: advance(states, key, rm_params, prompts), states,
-        config.iterations // CHUNK, CHUNK, key=jax.random.key(config.seed),
-        folder=run.path / "ppo", config=config, every=20, shown=("reward", "kl", "entropy"),
-    )  # fmt: skip
+    return supervised.go_on(
+        run,
+        "ppo",
+        lambda states, key: advance(states, key, rm_params, prompts),
+        states,
+        config.iterations // CHUNK,
+        CHUNK,
+        key=jax.random.key(config.seed),
+        folder=run.path / "ppo",
+        config=config,
+        every=20,
+        shown=("reward", "kl", "entropy"),
+    )
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
@@ -228,9 +270,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 def go(config: Config, options: runs.Options) -> dict[str, Any]:
     """Everything that could stop the run is found out before its folder is made."""
     runs.check_run("sentiment", config, options.runs, options.resume)
-    reviews = reviews_lib.read(
-        pathlib.Path(options.data), config.seed, config.vocab_size, config.documents
-    )
+    reviews = reviews_lib.read(pathlib.Path(options.data), config.seed, config.vocab_size, config.documents)
     prompts, _ = tokenization.openings(reviews.train, config.prompt)
     held_out = reward_model.openings(
         reviews.held_out, reviews.held_out_labels, config.prompt + config.response
@@ -238,9 +278,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     run = runs.open_run("sentiment", config, options.runs, options.resume)
     print(f"run: {run.path}")
     lm_params, model, lm_stage = learn_language(run, reviews, config)
-    rm_params, rm_model, _ = learn_reward(
-        run, reviews, held_out, lm_params, model, lm_stage, config
-    )
+    rm_params, rm_model, _ = learn_reward(run, reviews, held_out, lm_params, model, lm_stage, config)
     states = learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config)
     return pages.write(run, reviews, (lm_params, model), (rm_params, rm_model), states, config)
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli, figures, parts, report, runs
+from experiments.support.run import cached_results, cli, plots, runs, tables
 from proxlm import losses, penalties, solvers, training
 
 BEST = "logistic loss, labels {0, 1}"
@@ -95,9 +95,14 @@ def mean_loss(name: str, weights, problem: Problem):
 def learn(name: str, problem: Problem, start, config: Config) -> training.Fit:
     """Gradient descent from `start` until no weight moves; its history holds the path."""
     return training.fit(
-        functools.partial(mean_loss, name), start, optax.sgd(config.learning_rate), problem,
-        steps=config.most_steps, tolerance=config.tolerance, record=lambda weights: weights,
-    )  # fmt: skip
+        functools.partial(mean_loss, name),
+        start,
+        optax.sgd(config.learning_rate),
+        problem,
+        steps=config.most_steps,
+        tolerance=config.tolerance,
+        record=lambda weights: weights,
+    )
 
 
 def judge(name: str, found: training.Fit, held_out: Problem) -> dict[str, jax.Array]:
@@ -144,10 +149,8 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
         run = runs.open_run("sigmoid-classifier", config, options.runs, options.resume)
         print(f"run: {run.path}")
         keys = jax.random.split(jax.random.key(config.seed), config.problems)
-        solve_all = lambda name: jax.jit(
-            jax.vmap(functools.partial(solve, name=name, config=config))
-        )(keys)
-        found = parts.each(run, "losses", tuple(LOSSES), solve_all, shown=("log loss",))
+        solve_all = lambda name: jax.jit(jax.vmap(functools.partial(solve, name=name, config=config)))(keys)
+        found = cached_results.each(run, "losses", tuple(LOSSES), solve_all, shown=("log loss",))
         problem, _ = make_problem(keys[0], config)
         strengths, path = jax.jit(functools.partial(sparse_path, config=config))(problem)
         numbers = write(run, found, strengths, path)
@@ -158,15 +161,23 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 def write(run, found, strengths, path) -> dict[str, Any]:
     """Prints what the units are worth; means over problems."""
-    columns = ["sign of the output right", "side of the border right", "log loss",
-               "off the true P(+1)", "|θ|"]  # fmt: skip
+    columns = [
+        "sign of the output right",
+        "side of the border right",
+        "log loss",
+        "off the true P(+1)",
+        "|θ|",
+    ]
     rows = [
-        [name, *(report.mean_spread(values[column], 3) for column in columns),
-         f"{int(values['converged'].sum())} of {len(values['converged'])}"]
+        [
+            name,
+            *(tables.mean_spread(values[column], 3) for column in columns),
+            f"{int(values['converged'].sum())} of {len(values['converged'])}",
+        ]
         for name, values in found.items()
-    ]  # fmt: skip
+    ]
     text = "held-out, means over problems\n\n"
-    text += report.table(rows, ["unit and loss", *columns, "converged"])
+    text += tables.table(rows, ["unit and loss", *columns, "converged"])
     counts = np.count_nonzero(np.asarray(path.params), axis=1)
     both = np.asarray(strengths)[counts == 2].max(initial=0.0) / float(strengths[0])
     text += "\n\nl1 on the logistic loss of the first problem: both weights are 0 at the largest"
@@ -174,8 +185,7 @@ def write(run, found, strengths, path) -> dict[str, Any]:
     text += f" {len(counts)} solutions converged: {bool(jnp.all(path.converged))}"
     print(text)
     (run.path / "report.txt").write_text(text + "\n")
-    numbers = {name: {c: float(np.mean(v)) for c, v in values.items()}
-               for name, values in found.items()}  # fmt: skip
+    numbers = {name: {c: float(np.mean(v)) for c, v in values.items()} for name, values in found.items()}
     return numbers | {"weights on the path": counts.tolist()}
 
 
@@ -190,27 +200,39 @@ def draw(run, problem: Problem, strengths, path, config: Config) -> None:
         lanes = jax.vmap(lambda start, name=name: learn(name, problem, start, config))(starts)
         ways = np.concatenate([starts[:, None], lanes.history.recorded], axis=1)
         end = learn(name, problem, jnp.zeros(2), config).params
-        surfaces[f"loss: {name}"] = figures.surface(
-            grid, grid, np.asarray(heights).reshape(61, 61), "θ0", "θ1",
+        surfaces[f"loss: {name}"] = plots.surface(
+            grid,
+            grid,
+            np.asarray(heights).reshape(61, 61),
+            "θ0",
+            "θ1",
             {f"from {tuple(start.tolist())}": way for start, way in zip(starts, ways, strict=True)},
             {"where descent from 0 ends": end},
-        )  # fmt: skip
+        )
         line = np.array([-4.0, 4.0])
         borders[name] = (-line * float(end[1]), line * float(end[0]))
     x = np.linspace(-4, 4, 200)
     chances = np.asarray(jax.nn.sigmoid(x))
-    answers = {"truth": (x, chances), "what squares to {-1, 1} ask of it": (x, 2 * chances - 1),
-               "the nearest a sigmoid comes": (x, np.maximum(2 * chances - 1, 0))}  # fmt: skip
-    groups = {label: np.asarray(problem.inputs)[np.asarray(problem.labels) == sign]
-              for label, sign in {"+1": 1, "-1": -1}.items()}  # fmt: skip
+    answers = {
+        "truth": (x, chances),
+        "what squares to {-1, 1} ask of it": (x, 2 * chances - 1),
+        "the nearest a sigmoid comes": (x, np.maximum(2 * chances - 1, 0)),
+    }
+    groups = {
+        label: np.asarray(problem.inputs)[np.asarray(problem.labels) == sign]
+        for label, sign in {"+1": 1, "-1": -1}.items()
+    }
     ratio = np.asarray(strengths / strengths[0])
     weights = {f"θ{i}": (ratio, np.asarray(path.params)[:, i]) for i in range(2)}
-    report.draw_panels(run.path / "sigmoid.png", {
-        "the points, and the borders θ·x = 0": figures.points(groups, "x1", "x2", borders),
-        **surfaces,
-        "the best output at true log-odds x": figures.lines(answers, "true log-odds"),
-        "l1 path of the logistic loss": figures.lines(weights, "strength / largest", "weight"),
-    })  # fmt: skip
+    tables.draw_panels(
+        run.path / "sigmoid.png",
+        {
+            "the points, and the borders θ·x = 0": plots.points(groups, "x1", "x2", borders),
+            **surfaces,
+            "the best output at true log-odds x": plots.lines(answers, "true log-odds"),
+            "l1 path of the logistic loss": plots.lines(weights, "strength / largest", "weight"),
+        },
+    )
 
 
 if __name__ == "__main__":

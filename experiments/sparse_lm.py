@@ -29,10 +29,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import cli, fitting, language_model, runs, shelf, small_lm
-from experiments import sparse_lm_report as reporting
+from experiments.support.models import language_model, small_lm
+from experiments.support.run import cli, model_store, runs, supervised
+from experiments.support.sparse_lm import report as reporting
 from proxlm import lm, penalties, transforms
-from proxlm.penalties import grouping
+from proxlm.penalties.groups import grouping
 
 # A neuron: a column of gate and one of up, with a row of down.
 NEURONS = grouping.linked({"gate_up/kernel": (0, 3), "down/kernel": (0, 1)})
@@ -89,10 +90,20 @@ class Lane(NamedTuple):
 def smoke(config: Config) -> Config:
     """The same, too small to mean much."""
     return dataclasses.replace(
-        config, num_layers=1, num_heads=2, width=16, hidden_width=24, context=16, batch=4,
-        start_steps=20, steps=10, seeds=1, strengths=(1e-3, 0.1), reaches=(1.0, 1.5),
+        config,
+        num_layers=1,
+        num_heads=2,
+        width=16,
+        hidden_width=24,
+        context=16,
+        batch=4,
+        start_steps=20,
+        steps=10,
+        seeds=1,
+        strengths=(1e-3, 0.1),
+        reaches=(1.0, 1.5),
         shares=(0.0, 0.5),
-    )  # fmt: skip
+    )
 
 
 def group_penalty(strength, reach, config: Config) -> penalties.Penalty:
@@ -156,9 +167,7 @@ def chains(config: Config):
     return {
         "dual averaging": penalised(transforms.dual_averaging_adam, memory=8),
         "metric prox": penalised(transforms.proximal_adam),
-        "decoupled prox": penalised(
-            transforms.decoupled_proximal_adamw, config.decoupled, weight_decay=0.0
-        ),
+        "decoupled prox": penalised(transforms.decoupled_proximal_adamw, config.decoupled, weight_decay=0.0),
         "subgradient, pruned last": pruned_last,
         "pruned at once, healed": pruned(lambda share: share, 1),
         "pruned in steps, healed": pruned(
@@ -185,18 +194,23 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     for seed in range(config.seed, config.seed + config.seeds):
         windows = cut(2 * seed + 2, (config.start_steps, config.batch))
         starts.append(small_lm.learn(run, f"dense {seed}", seed, windows, model, config, evaluate))
-    shelf.save(run.path / "dense", starts[0], model, alphabet)
+    model_store.save(run.path / "dense", starts[0], model, alphabet)
     loss = functools.partial(language_model.loss, config=model)
     results = {}
     for method, chain in chains(config).items():
-        fit = fitting.make_fit_lanes(loss, chain, small_lm.chunk_of(config.steps, 5))
+        fit = supervised.make_fit_lanes(loss, chain, small_lm.chunk_of(config.steps, 5))
         for seed, start in enumerate(starts, start=config.seed):
             windows = cut(2 * seed + 3, (config.steps, config.batch))
             folder = run.path / "fit" / f"{method.replace(', ', '-').replace(' ', '-')}-{seed}"
             results[method, seed] = fit(
-                run, f"{method} {seed}", lanes_of(start, config), start, windows,
-                folder=folder, config=config,
-            )  # fmt: skip
+                run,
+                f"{method} {seed}",
+                lanes_of(start, config),
+                start,
+                windows,
+                folder=folder,
+                config=config,
+            )
     return reporting.write(run, results, evaluate, held_out, model)
 
 

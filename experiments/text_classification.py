@@ -35,9 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli, labelled, runs, text_ways
-from experiments import text_classification_report as pages
-from experiments import text_classifier as classifier
+from experiments.support.run import cli, runs
+from experiments.support.text_classification import datasets, methods
+from experiments.support.text_classification import report as pages
+from experiments.support.text_classification import transformer as classifier
 from proxlm import penalties, solvers
 
 TOGETHER = "together"
@@ -64,12 +65,22 @@ class Config:
     def __post_init__(self):
         """Finds out now what would otherwise stop the run later."""
         if not self.corpora:
-            raise ValueError(f"corpora is empty: give some of {', '.join(labelled.CORPORA)}")
+            raise ValueError(f"corpora is empty: give some of {', '.join(datasets.CORPORA)}")
         for name in self.corpora:
-            labelled.check(name)
-        least = {"num_layers": 1, "width": 1, "vector_layers": 1, "state_layers": 0, "longest": 1,
-                 "strengths": 1, "seed": 0, "documents": 0, "strength": 0, "phrase_strength": 0,
-                 "weight_decay": 0}  # fmt: skip
+            datasets.check(name)
+        least = {
+            "num_layers": 1,
+            "width": 1,
+            "vector_layers": 1,
+            "state_layers": 0,
+            "longest": 1,
+            "strengths": 1,
+            "seed": 0,
+            "documents": 0,
+            "strength": 0,
+            "phrase_strength": 0,
+            "weight_decay": 0,
+        }
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
@@ -82,13 +93,19 @@ class Config:
 def smoke(config: Config) -> Config:
     """The same on the corpus that every clone has, too small to mean much."""
     return dataclasses.replace(
-        config, corpora=("sentences",), width=16, longest=32, documents=400, vector_layers=1,
-        state_layers=1, strengths=2,
-    )  # fmt: skip
+        config,
+        corpora=("sentences",),
+        width=16,
+        longest=32,
+        documents=400,
+        vector_layers=1,
+        state_layers=1,
+        strengths=2,
+    )
 
 
-def plan_of(corpus: str, smoke: bool) -> text_ways.Plan:
-    plan = text_ways.PLANS[corpus]
+def plan_of(corpus: str, smoke: bool) -> methods.Plan:
+    plan = methods.PLANS[corpus]
     if not smoke:
         return plan
     return dataclasses.replace(plan, steps=20, batch=16, length=16, phrase_steps=20, read=16)
@@ -105,7 +122,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     """Everything that could stop the run is found out before its folder is made."""
     runs.check_run("text-classification", config, options.runs, options.resume)
     data = pathlib.Path(options.data)
-    texts = {name: cut(labelled.load(name, data, config.seed), config) for name in config.corpora}
+    texts = {name: cut(datasets.load(name, data, config.seed), config) for name in config.corpora}
     run = runs.open_run("text-classification", config, options.runs, options.resume)
     print(f"run: {run.path}")
     found = {}
@@ -114,26 +131,26 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     return pages.write(run, found)
 
 
-def cut(corpus: labelled.Labelled, config: Config) -> labelled.Labelled:
+def cut(corpus: datasets.Labelled, config: Config) -> datasets.Labelled:
     """The first texts of each part, in an order that the seed shuffles."""
     rng = np.random.default_rng(config.seed)
 
     def first(part):
         order = rng.permutation(len(part.texts))[: config.documents or None]
-        return labelled.Texts([part.texts[i] for i in order], part.labels[order])
+        return datasets.Texts([part.texts[i] for i in order], part.labels[order])
 
     return corpus._replace(train=first(corpus.train), held_out=first(corpus.held_out))
 
 
-def learn(run, name: str, corpus: labelled.Labelled, plan, config: Config, options):
+def learn(run, name: str, corpus: datasets.Labelled, plan, config: Config, options):
     """What the report shows of a corpus."""
     border = round(config.validation * len(corpus.train.texts))
     halves = [
-        labelled.Texts(corpus.train.texts[part], corpus.train.labels[part])
+        datasets.Texts(corpus.train.texts[part], corpus.train.labels[part])
         for part in (slice(border, None), slice(border))
     ]
-    task = text_ways.Task(name, *halves, corpus.held_out, len(corpus.classes), plan)
-    ways = text_ways.all_of(run, task, config, options)
+    task = methods.Task(name, *halves, corpus.held_out, len(corpus.classes), plan)
+    ways = methods.all_of(run, task, config, options)
     # Bayes sees all training texts and all of their words; the others do without a part.
     bayes = classifier.bayes_of(corpus, task.num_classes)
     log_probs, better = {}, {}
@@ -145,17 +162,19 @@ def learn(run, name: str, corpus: labelled.Labelled, plan, config: Config, optio
     together = np.einsum("w,wnk->nk", weights, np.stack([x for _, x in log_probs.values()]))
     held_out = {way: x for way, (_, x) in log_probs.items()} | {TOGETHER: together}
     judged = {pages.BAYES: bayes} | held_out
-    explained = [way for way in ways if ways[way].explain and way != text_ways.PHRASES]
-    told = [max(explained, key=better.get), text_ways.PHRASES]
+    explained = [way for way in ways if ways[way].explain and way != methods.PHRASES]
+    told = [max(explained, key=better.get), methods.PHRASES]
     shares = " + ".join(f"{w:.2f}" for w in weights)
     return {
-        "judged": {way: pages.Judged(pages.log_softmax(scores), corpus.held_out.labels)
-                   for way, scores in judged.items()},
+        "judged": {
+            way: pages.Judged(pages.log_softmax(scores), corpus.held_out.labels)
+            for way, scores in judged.items()
+        },
         "classes": corpus.classes,
         "kept": {way: own.kept for way, own in ways.items()} | {TOGETHER: f"weights {shares}"},
         "telling": {way: ways[way].explain() for way in told},
         "shown": [pages.BAYES, *ways, TOGETHER],
-    }  # fmt: skip
+    }
 
 
 def pool(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:

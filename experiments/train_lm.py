@@ -16,7 +16,9 @@ import jax
 import numpy as np
 import optax
 
-from experiments import cli, corpora, fitting, language_model, report, runs, shelf, tokenization
+from experiments.support.data import corpora, tokenization
+from experiments.support.models import language_model
+from experiments.support.run import cli, model_store, runs, supervised, tables
 from proxlm import lm
 
 
@@ -41,8 +43,16 @@ class Config:
 
     def __post_init__(self):
         """Finds out now what would otherwise stop the run after its training."""
-        least = {"context": 2, "batch": 1, "samples": 1, "sample_length": 1, "seed": 0,
-                 "learning_rate": 0, "weight_decay": 0, "patience": 0}  # fmt: skip
+        least = {
+            "context": 2,
+            "batch": 1,
+            "samples": 1,
+            "sample_length": 1,
+            "seed": 0,
+            "learning_rate": 0,
+            "weight_decay": 0,
+            "patience": 0,
+        }
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
@@ -103,17 +113,18 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     windows = cut(alphabet.encode(text), config)
     prompt = alphabet.encode(config.prompt)
     if not 1 <= len(prompt) <= config.context:
-        raise ValueError(
-            f"prompt has {len(prompt)} characters: expected 1 to the context's {config.context}"
-        )
+        raise ValueError(f"prompt has {len(prompt)} characters: expected 1 to the context's {config.context}")
     model = lm.ModelConfig(
-        len(alphabet.alphabet), num_layers=config.num_layers, width=config.width,
-        num_heads=config.num_heads, max_length=config.context,
-    )  # fmt: skip
+        len(alphabet.alphabet),
+        num_layers=config.num_layers,
+        width=config.width,
+        num_heads=config.num_heads,
+        max_length=config.context,
+    )
     run = runs.open_run("train_lm", config, options.runs, options.resume)
     print(f"run: {run.path}\n{len(text):,} characters, {lm.count(model):,} parameters")
     state = fit(run, windows, model, config)
-    shelf.save(run.path / "lm", state.params, model, alphabet)
+    model_store.save(run.path / "lm", state.params, model, alphabet)
     rows = runs.read_log(run, "language model")
     judged = [row for row in rows if "held_out_loss" in row]
     last = min(judged, key=lambda row: row["held_out_loss"]) if config.patience else rows[-1]
@@ -121,11 +132,11 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     series = lambda name: [*zip(*((r["step"], r[name]) for r in rows if name in r), strict=True)]
     losses = {"training": series("loss"), "held out": series("held_out_loss")}
     panels = {"loss, nats per character": losses}
-    report.curves(run.path / "curves.png", panels)
+    tables.curves(run.path / "curves.png", panels)
     texts = write(state.params, prompt, model, alphabet, config)
     (run.path / "samples.txt").write_text("\n\n--------\n\n".join(texts) + "\n")
     words = ("loss, training", "loss, held out", "perplexity, held out")
-    print(report.table([*zip(words, numbers.values(), strict=True)], ["", f"step {last['step']}"]))
+    print(tables.table([*zip(words, numbers.values(), strict=True)], ["", f"step {last['step']}"]))
     print(f"\n{texts[0]}\n\nWritten to {run.path}: metrics.jsonl, curves.png, samples.txt")
     return numbers
 
@@ -134,21 +145,31 @@ def fit(run, windows: Windows, model, config: Config):
     """Learns by AdamW, its rate warmed up and then lowered to a tenth."""
     decays = functools.partial(jax.tree.map, lambda x: x.ndim >= 2)
     rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, min(100, config.steps // 2), config.steps,
+        0.0,
+        config.learning_rate,
+        min(100, config.steps // 2),
+        config.steps,
         0.1 * config.learning_rate,
-    )  # fmt: skip
+    )
     tx = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay, mask=decays),
     )
-    return fitting.fit(
-        run, "language model", functools.partial(language_model.loss, config=model), tx,
+    return supervised.fit(
+        run,
+        "language model",
+        functools.partial(language_model.loss, config=model),
+        tx,
         lm.init(jax.random.key(config.seed), model),
         windows.train.reshape(-1, config.context + 1),
         np.arange(config.steps * config.batch, dtype=np.int32).reshape(config.steps, -1),
-        folder=run.path / "fit", config=config, chunk=min(100, config.steps), evaluate_every=5,
-        patience=config.patience, evaluate=language_model.make_evaluate(windows.held_out, model),
-    )  # fmt: skip
+        folder=run.path / "fit",
+        config=config,
+        chunk=min(100, config.steps),
+        evaluate_every=5,
+        patience=config.patience,
+        evaluate=language_model.make_evaluate(windows.held_out, model),
+    )
 
 
 def write(params, prompt, model, alphabet, config: Config) -> list[str]:

@@ -23,10 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli, fitting, language_model, luong, parallel_text, runs
-from experiments import translation_data as data_lib
-from experiments import translation_report as pages
-from experiments import translation_rewards as rewards_lib
+from experiments.support.models import language_model
+from experiments.support.run import cli, runs, supervised
+from experiments.support.translation import batches as data_lib
+from experiments.support.translation import bibles
+from experiments.support.translation import lstm as luong
+from experiments.support.translation import report as pages
+from experiments.support.translation import rewards as rewards_lib
 from proxlm import checkpoint, lm
 from proxlm.policy import recipes
 
@@ -56,22 +59,26 @@ class Config:
 
     def __post_init__(self):
         """Finds out now what would otherwise stop the run at its last stage."""
-        if self.pair not in parallel_text.PAIRS:
-            raise ValueError(
-                f"pair is {self.pair!r}: expected one of {', '.join(parallel_text.PAIRS)}"
-            )
+        if self.pair not in bibles.PAIRS:
+            raise ValueError(f"pair is {self.pair!r}: expected one of {', '.join(bibles.PAIRS)}")
         if self.spanish and self.pair != "kjv-spanish":
             raise ValueError(
                 f"spanish={self.spanish!r} is not read for pair={self.pair!r}: give pair as "
                 "kjv-spanish, or leave it out"
             )
-        units = {"width": 32, "steps": 20, "iterations": CHUNK, "seeds": 1, "batch": 1,
-                 "longest": 1, "sources": rewards_lib.MINIBATCHES, "luong_width": 1}  # fmt: skip
+        units = {
+            "width": 32,
+            "steps": 20,
+            "iterations": CHUNK,
+            "seeds": 1,
+            "batch": 1,
+            "longest": 1,
+            "sources": rewards_lib.MINIBATCHES,
+            "luong_width": 1,
+        }
         for name, unit in units.items():
             if getattr(self, name) < 1 or getattr(self, name) % unit:
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: expected a positive multiple of {unit}"
-                )
+                raise ValueError(f"{name}={getattr(self, name)}: expected a positive multiple of {unit}")
         if self.candidates < 2:
             raise ValueError(
                 f"candidates={self.candidates}: expected at least 2, to compare with one another"
@@ -83,9 +90,19 @@ class Config:
 def smoke(config: Config) -> Config:
     """The same stages, too small to learn anything."""
     return dataclasses.replace(
-        config, vocab_size=1024, longest=15, width=32, num_layers=1, luong_width=16, batch=8,
-        steps=20, iterations=CHUNK, sources=4, candidates=2, seeds=2,
-    )  # fmt: skip
+        config,
+        vocab_size=1024,
+        longest=15,
+        width=32,
+        num_layers=1,
+        luong_width=16,
+        batch=8,
+        steps=20,
+        iterations=CHUNK,
+        sources=4,
+        candidates=2,
+        seeds=2,
+    )
 
 
 def learn_transformer(run, corpus: data_lib.Corpus, model: lm.ModelConfig, quality, config: Config):
@@ -96,17 +113,24 @@ def learn_transformer(run, corpus: data_lib.Corpus, model: lm.ModelConfig, quali
     loss = functools.partial(transformer_loss, model=model)
 
     def compute(folder):
-        state = fitting.fit(
-            runs.Run(run.name, folder), "transformer", loss, tx,
-            lm.init(jax.random.key(config.seed), model), corpus.train.rows,
-            fitting.epochs(config.seed, len(corpus.train.rows), config.batch, config.steps),
-            folder=folder / "fit", config=settings, chunk=20, evaluate_every=5,
+        state = supervised.fit(
+            runs.Run(run.name, folder),
+            "transformer",
+            loss,
+            tx,
+            lm.init(jax.random.key(config.seed), model),
+            corpus.train.rows,
+            supervised.epochs(config.seed, len(corpus.train.rows), config.batch, config.steps),
+            folder=folder / "fit",
+            config=settings,
+            chunk=20,
+            evaluate_every=5,
             evaluate=pages.make_evaluate(corpus, loss, quality),
-        )  # fmt: skip
-        fitting.keep(folder, state.params, settings)
+        )
+        supervised.keep(folder, state.params, settings)
 
     stage = runs.stage(run, "transformer", settings, compute)
-    return fitting.kept(stage.path, model, settings), stage
+    return supervised.kept(stage.path, model, settings), stage
 
 
 def transformer_loss(params, rows, model):
@@ -139,16 +163,23 @@ def learn_luong(run, corpus: data_lib.Corpus, config: Config):
         return luong.loss(params, data_lib.sources(rows), *data_lib.targets(rows), masks)
 
     def compute(folder):
-        order = fitting.epochs(config.seed, len(corpus.train.rows), config.batch, config.steps)
+        order = supervised.epochs(config.seed, len(corpus.train.rows), config.batch, config.steps)
         numbers = np.arange(order.size, dtype=np.int32)  # each a key of its own for dropout
-        state = fitting.fit(
-            runs.Run(run.name, folder), pages.LSTM, loss, tx, params,
+        state = supervised.fit(
+            runs.Run(run.name, folder),
+            pages.LSTM,
+            loss,
+            tx,
+            params,
             {"rows": corpus.train.rows[order.ravel()], "number": numbers},
             numbers.reshape(order.shape),
-            folder=folder / "fit", config=settings, chunk=20, evaluate_every=5,
+            folder=folder / "fit",
+            config=settings,
+            chunk=20,
+            evaluate_every=5,
             evaluate=pages.make_evaluate(corpus, development_loss, quality),
-        )  # fmt: skip
-        fitting.keep(folder, state.params, settings)
+        )
+        supervised.keep(folder, state.params, settings)
 
     stage = runs.stage(run, "luong", settings, compute)
     return checkpoint.restore(stage.path / "params", params, settings), stage
@@ -189,15 +220,19 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 def go(config: Config, options: runs.Options) -> dict[str, Any]:
     """Everything that could stop the run is found out before its folder is made."""
     runs.check_run("translation", config, options.runs, options.resume)
-    verses = parallel_text.read(config.pair, pathlib.Path(options.data), spanish=config.spanish)
+    verses = bibles.read(config.pair, pathlib.Path(options.data), spanish=config.spanish)
     most = pages.SMOKE_VERSES if options.smoke else 0
     corpus = data_lib.read(verses, config.vocab_size, config.longest, most)
     model = lm.ModelConfig(
-        config.vocab_size, num_layers=config.num_layers, width=config.width,
-        num_heads=config.width // 32, hidden_width=2 * config.width,
+        config.vocab_size,
+        num_layers=config.num_layers,
+        width=config.width,
+        num_heads=config.width // 32,
+        hidden_width=2 * config.width,
         # Biases of queries and keys see places alone: with them copying is learnt early.
-        max_length=2 * (config.longest + 1), attention_bias=True,
-    )  # fmt: skip
+        max_length=2 * (config.longest + 1),
+        attention_bias=True,
+    )
     run = runs.open_run("translation", config, options.runs, options.resume)
     print(f"run: {run.path}")
     print(pages.describe(corpus, model))

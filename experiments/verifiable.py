@@ -23,20 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import (
-    cli,
-    fitting,
-    language_model,
-    length_bias,
-    parts,
-    reasoning,
-    reinforcing,
-    runs,
-    solver,
-)
-from experiments import verifiable_report as pages
+from experiments.support.models import language_model
+from experiments.support.run import cached_results, cli, policy_training, runs, supervised
+from experiments.support.verifiable import length_bias, tasks
+from experiments.support.verifiable import policy as solver
+from experiments.support.verifiable import report as pages
 from proxlm import lm
-from proxlm.policy import checks, ppo, recipes, update
+from proxlm.policy import _update, _validation, ppo, recipes
 
 PROMPTS = 4096  # that RL draws from
 JUDGED = 1000  # problems on which policies are judged
@@ -73,17 +66,26 @@ class Config:
         if not self.recipes:
             raise ValueError("recipes is empty: expected names of policy.recipes")
         for name in self.variants:
-            checks.one_of(tuple(length_bias.VARIANTS), variants=name)
+            _validation.one_of(tuple(length_bias.VARIANTS), variants=name)
         for name in self.recipes:
-            update.check_batch(self.batch, settings_of(name))
+            _update.check_batch(self.batch, settings_of(name))
 
 
 def smoke(config: Config) -> Config:
     """The same, too small to mean much."""
     return dataclasses.replace(
-        config, num_layers=1, width=16, sft_steps=100, sft_batch=16, iterations=2, batch=32,
-        length_steps=20, recipes=("remax",), variants=("grpo",), seeds=2,
-    )  # fmt: skip
+        config,
+        num_layers=1,
+        width=16,
+        sft_steps=100,
+        sft_batch=16,
+        iterations=2,
+        batch=32,
+        length_steps=20,
+        recipes=("remax",),
+        variants=("grpo",),
+        seeds=2,
+    )
 
 
 def settings_of(name: str) -> ppo.PPOConfig:
@@ -108,8 +110,7 @@ def optimizer(config: Config, settings: ppo.PPOConfig) -> optax.GradientTransfor
 def imitate(run, config: Config, model, problems):
     """Supervised learning from demonstrations that err, once for all runs of these settings."""
     settings = {"model": model} | {
-        name: getattr(config, name)
-        for name in ("sft_steps", "sft_batch", "sft_rate", "slips", "seed")
+        name: getattr(config, name) for name in ("sft_steps", "sft_batch", "sft_rate", "slips", "seed")
     }
     tx = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -126,26 +127,32 @@ def imitate(run, config: Config, model, problems):
         show = jax.jit(solver.demonstrations, static_argnums=1)
         shown = show(jax.random.key(config.seed), count, config.slips)
         rows = np.arange(count, dtype=np.int32)
-        state = fitting.fit(
-            run, "imitation", functools.partial(solver.imitation_loss, model=model), tx,
-            lm.init(jax.random.key(config.seed), model), shown,
-            rows.reshape(config.sft_steps, config.sft_batch), folder=folder / "fit",
-            config=settings, chunk=CHUNK, evaluate_every=4, evaluate=evaluate,
-        )  # fmt: skip
-        fitting.keep(folder, state.params, settings)
+        state = supervised.fit(
+            run,
+            "imitation",
+            functools.partial(solver.imitation_loss, model=model),
+            tx,
+            lm.init(jax.random.key(config.seed), model),
+            shown,
+            rows.reshape(config.sft_steps, config.sft_batch),
+            folder=folder / "fit",
+            config=settings,
+            chunk=CHUNK,
+            evaluate_every=4,
+            evaluate=evaluate,
+        )
+        supervised.keep(folder, state.params, settings)
 
     stage = runs.stage(run, "imitation", settings, compute)
-    return fitting.kept(stage.path, model, settings)
+    return supervised.kept(stage.path, model, settings)
 
 
 def reinforce(run, config: Config, model, params, problems) -> dict[str, np.ndarray]:
     """Every recipe from the same policy, all its seeds in one call: results `[recipes, ...]`."""
-    prompts = jax.jit(jax.vmap(reasoning.draw))(
-        jax.random.split(jax.random.key(config.seed + 1), PROMPTS)
-    ).prompt  # fmt: skip
+    prompts = jax.jit(jax.vmap(tasks.draw))(jax.random.split(jax.random.key(config.seed + 1), PROMPTS)).prompt
     keys = jax.random.split(jax.random.key(config.seed + 2), (config.seeds, 2))
     judge = jax.jit(
-        lambda keys, trained: reinforcing.each(
+        lambda keys, trained: policy_training.each(
             lambda key, new: solver.make_judge(model)(key, new, params, problems.prompt),
             keys,
             trained,
@@ -155,26 +162,32 @@ def reinforce(run, config: Config, model, params, problems) -> dict[str, np.ndar
     def trial(name):
         settings = settings_of(name)
         one = functools.partial(
-            reinforcing.learn, params=params, prompts=prompts, actor=solver.make_actor(model),
-            reward=solver.reward, tx=optimizer(config, settings), settings=settings,
-            iterations=config.iterations, batch=config.batch,
-        )  # fmt: skip
-        (trained, metrics, _), seconds = reinforcing.timed(
-            functools.partial(reinforcing.each, one), keys[:, 0]
+            policy_training.learn,
+            params=params,
+            prompts=prompts,
+            actor=solver.make_actor(model),
+            reward=solver.reward,
+            tx=optimizer(config, settings),
+            settings=settings,
+            iterations=config.iterations,
+            batch=config.batch,
+        )
+        (trained, metrics, _), seconds = policy_training.timed(
+            functools.partial(policy_training.each, one), keys[:, 0]
         )
         milliseconds = 1e3 * seconds / config.seeds / config.iterations
         own = {"curve": metrics.reward, "milliseconds": jnp.float32(milliseconds)}
         return own | judge(keys[:, 1], trained)
 
     shown = "right", "kl", "milliseconds"
-    return parts.stacked(parts.each(run, "recipes", config.recipes, trial, shown))
+    return cached_results.stacked(cached_results.each(run, "recipes", config.recipes, trial, shown))
 
 
 def lengthen(run, config: Config) -> dict[str, np.ndarray]:
     """What becomes of lengths that earn nothing, `[variants, seeds, iterations]`."""
     key_imitate, key_learn = jax.random.split(jax.random.key(config.seed + 5))
     imitate = jax.jit(length_bias.imitate, static_argnums=1)
-    params = parts.keep(run, "blanks", lambda: imitate(key_imitate, config.length_steps))
+    params = cached_results.keep(run, "blanks", lambda: imitate(key_imitate, config.length_steps))
     keys = jax.random.split(key_learn, config.seeds)
 
     def trial(name):
@@ -183,7 +196,9 @@ def lengthen(run, config: Config) -> dict[str, np.ndarray]:
         )
         return jax.jit(learn)(keys, params)
 
-    return parts.stacked(parts.each(run, "lengths", config.variants, trial, ("right", "wrong")))
+    return cached_results.stacked(
+        cached_results.each(run, "lengths", config.variants, trial, ("right", "wrong"))
+    )
 
 
 def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
@@ -193,9 +208,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
         run = runs.open_run("verifiable", config, options.runs, options.resume)
         model = solver.make_model(config.num_layers, config.width)
         print(f"run: {run.path}\n{lm.count(model):,} parameters")
-        problems = jax.jit(jax.vmap(reasoning.draw))(
-            jax.random.split(jax.random.key(config.seed + 3), JUDGED)
-        )
+        problems = jax.jit(jax.vmap(tasks.draw))(jax.random.split(jax.random.key(config.seed + 3), JUDGED))
         params = imitate(run, config, model, problems)
         start = jax.jit(solver.make_judge(model))(
             jax.random.key(config.seed + 4), params, params, problems.prompt

@@ -158,9 +158,7 @@ def _is_key(leaf):
 def _as_array(leaf):
     if _is_key(leaf):
         return jax.random.key_data(leaf)
-    return (
-        leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, _PYTHON_SCALARS.get(type(leaf)))
-    )
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, _PYTHON_SCALARS.get(type(leaf)))
 
 
 def _target(leaf):

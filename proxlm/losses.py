@@ -136,15 +136,11 @@ def _weighted_mean(weights, rows):
 def _rows(numbers, rows):
     """One number a row, with the axes it takes to multiply the rows."""
     if rows.shape[:1] != numbers.shape:
-        raise ValueError(
-            f"rows of shape {rows.shape}: expected {numbers.shape[0]} of them, one a prediction"
-        )
+        raise ValueError(f"rows of shape {rows.shape}: expected {numbers.shape[0]} of them, one a prediction")
     return numbers.reshape(numbers.shape + (1,) * (rows.ndim - 1))
 
 
 def _require_same(name, array, other_name, other):
     """Refuses shapes that would broadcast into a loss of every pair."""
     if array.shape != other.shape:
-        raise ValueError(
-            f"{name} has shape {array.shape}: expected that of {other_name}, {other.shape}"
-        )
+        raise ValueError(f"{name} has shape {array.shape}: expected that of {other_name}, {other.shape}")

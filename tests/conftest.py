@@ -6,7 +6,7 @@ import hypothesis
 import jax
 import pytest
 
-from experiments import corpora
+from experiments.support.data import corpora
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -14,7 +14,6 @@ from typing import Literal
 import jax
 import tyro
 
-from experiments import runs
 from experiments.benchmarks import (
     chain,
     clock,
@@ -26,6 +25,7 @@ from experiments.benchmarks import (
     sweeps,
     training,
 )
+from experiments.support.run import runs
 
 MODULES = {
     "training": training,
@@ -40,9 +40,7 @@ MODULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    only: Literal["all", "training", "sampling", "ppo", "sweeps", "prox", "chain", "solvers"] = (
-        "all"
-    )
+    only: Literal["all", "training", "sampling", "ppo", "sweeps", "prox", "chain", "solvers"] = "all"
     quick: bool = False  # the smallest job of each kind, two samples
     clock: Literal["auto", "cpu", "wall"] = "auto"  # auto: wall on an accelerator
     repeats: int = 5

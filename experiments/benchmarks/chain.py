@@ -30,8 +30,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import report
 from experiments.benchmarks import clock
+from experiments.support.run import tables
 from proxlm import penalties, transforms
 
 RATE, STRENGTH = 1e-3, 1e-3
@@ -74,7 +74,7 @@ def table(title: str, job: Job, dtype: jnp.dtype, settings: clock.Settings) -> s
     rows = [[by, *(1e3 * x for x in pair), *ratios[by]] for by, pair in seconds.items()]
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     headers = [f"{title} chain", "ms", "(best)", "time / adam", "(best)"]
-    return f"{report.table(rows, headers)}\n{clock.caption(timings)}; {size / 1e6:.1f}M weights"
+    return f"{tables.table(rows, headers)}\n{clock.caption(timings)}; {size / 1e6:.1f}M weights"
 
 
 def chains() -> dict[str, Callable[[], optax.GradientTransformation]]:

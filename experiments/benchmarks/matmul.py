@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import jax
 
-from experiments import report
 from experiments.benchmarks import clock
+from experiments.support.run import tables
 from proxlm import lm
 
 Shape = tuple[int, int, int]
@@ -106,9 +106,7 @@ def squares(quick: bool) -> list[Shape]:
     return [(size, size, size) for size in sizes]
 
 
-def rates(
-    wanted: list[Shape], settings: clock.Settings, dtype: str = "float32"
-) -> dict[Shape, float]:
+def rates(wanted: list[Shape], settings: clock.Settings, dtype: str = "float32") -> dict[Shape, float]:
     """Best measured FLOP/s of [N, K]·[K, M] for every wanted (N, K, M)."""
     loops = {shape: there_and_back(shape, dtype) for shape in wanted}
     timings = clock.measure({shape: call for shape, (call, _) in loops.items()}, settings)
@@ -152,10 +150,8 @@ def limits(
     if jax.default_backend() != "cpu":
         halves = rates(squares(quick), settings, "bfloat16")
         rows += [_row(shape, "bfloat16", rate) for shape, rate in halves.items()]
-    rows += [
-        [f"shapes of {name}", "float32", round(limit.own / 1e9)] for name, limit in found.items()
-    ]
-    return found, report.table(rows, ["matrix products", "type", "best GFLOP/s"])
+    rows += [[f"shapes of {name}", "float32", round(limit.own / 1e9)] for name, limit in found.items()]
+    return found, tables.table(rows, ["matrix products", "type", "best GFLOP/s"])
 
 
 def _row(shape, dtype, rate):

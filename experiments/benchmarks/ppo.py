@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import report
 from experiments.benchmarks import clock, matmul
+from experiments.support.run import tables
 from proxlm import lm
 from proxlm.policy import ppo
 from proxlm.policy.config import PPOConfig
@@ -46,22 +46,22 @@ class Job:
 
     def _model(self, **heads):
         return lm.ModelConfig(
-            self.vocab_size, num_layers=self.num_layers, width=self.width,
-            num_heads=self.num_heads, max_length=self.prompt + self.response, **heads,
-        )  # fmt: skip
+            self.vocab_size,
+            num_layers=self.num_layers,
+            width=self.width,
+            num_heads=self.num_heads,
+            max_length=self.prompt + self.response,
+            **heads,
+        )
 
     @property
     def settings(self) -> PPOConfig:
-        return PPOConfig(
-            kl_coef=self.kl_coef, num_epochs=self.epochs, num_minibatches=self.minibatches
-        )
+        return PPOConfig(kl_coef=self.kl_coef, num_epochs=self.epochs, num_minibatches=self.minibatches)
 
     @property
     def flops(self) -> int:
         """Of one iteration."""
-        return matmul.ppo(
-            self.policy, self.critic, self.batch, self.prompt, self.response, self.epochs
-        )
+        return matmul.ppo(self.policy, self.critic, self.batch, self.prompt, self.response, self.epochs)
 
     @property
     def shapes(self) -> dict[matmul.Shape, int]:
@@ -95,9 +95,7 @@ def ours(job: Job):
     optimizer = optax.adam(job.learning_rate, eps=ADAM_EPSILON)
     step = make_step(job, optimizer, job.settings)
     key = jax.random.key(1)
-    advance = jax.jit(
-        lambda state: step(state, jax.random.fold_in(key, state.iteration)), donate_argnums=0
-    )
+    advance = jax.jit(lambda state: step(state, jax.random.fold_in(key, state.iteration)), donate_argnums=0)
     state = ppo.init(actor(job).init(jax.random.key(0)), optimizer, job.settings)
 
     def call():
@@ -143,12 +141,10 @@ def compare(jobs: dict[str, Job], limits: dict[str, matmul.Limit], settings: clo
             calls["torch by hand"] = torch_by_hand(job)
         with compilations() as seen:
             timings = clock.measure(calls, settings, after_first=seen.clear)
-        notes.append(
-            f"{name}: first call {timings['proxlm'].first:.1f} s, compilations after it {len(seen)}"
-        )
+        notes.append(f"{name}: first call {timings['proxlm'].first:.1f} s, compilations after it {len(seen)}")
         rows += _rows(name, job, limits[name], timings)
     headers = ["PPO", "by", "s/iteration", "(best)", "tokens/s", "time / proxlm's", "(best)"]
-    lines = [report.table(rows, headers), clock.caption(timings), *notes]
+    lines = [tables.table(rows, headers), clock.caption(timings), *notes]
     return "\n".join(lines)
 
 

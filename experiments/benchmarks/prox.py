@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import report
 from experiments.benchmarks import clock
 from experiments.benchmarks.operators import PEERS, Job, Operator, compiled, normal, operators
+from experiments.support.run import tables
 from proxlm import penalties
 
 JOBS = {
@@ -39,7 +39,7 @@ def compare(jobs: dict[str, Job], settings: clock.Settings) -> Iterator[str]:
             rows, problems = rows + more_rows, problems + more_problems
         headers = [f"{name} operators", "by", "ms", "(best)", "time / copy", "(best)", "error"]
         caption = f"median (best) of n={settings.repeats} interleaved samples; error: max, float64"
-        yield "\n".join([report.table(rows, headers), caption, *problems])
+        yield "\n".join([tables.table(rows, headers), caption, *problems])
         yield sweeps(name, job, settings)
 
 
@@ -93,4 +93,4 @@ def sweeps(name: str, job: Job, settings: clock.Settings) -> str:
         rows.append([title, *milliseconds, *ratios["vmap"], f"{difference:.0e}"])
     calls = f"{job.strengths} calls"
     headers = [f"{name} sweep", f"{calls}, ms", "one vmap, ms", "vmap / calls", "(best)", "apart"]
-    return f"{report.table(rows, headers)}\n{x.shape[0]} x {x.shape[1]} entries, float32"
+    return f"{tables.table(rows, headers)}\n{x.shape[0]} x {x.shape[1]} entries, float32"

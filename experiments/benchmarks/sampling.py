@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments import report
 from experiments.benchmarks import clock
+from experiments.support.run import tables
 from proxlm import lm
 
 
@@ -37,9 +37,12 @@ class Job:
     @property
     def model(self) -> lm.ModelConfig:
         return lm.ModelConfig(
-            self.vocab_size, num_layers=self.num_layers, width=self.width,
-            num_heads=self.num_heads, max_length=self.prompt + self.response,
-        )  # fmt: skip
+            self.vocab_size,
+            num_layers=self.num_layers,
+            width=self.width,
+            num_heads=self.num_heads,
+            max_length=self.prompt + self.response,
+        )
 
 
 JOBS = {"batch 64": Job(), "batch 1": Job(batch=1)}
@@ -85,13 +88,9 @@ def contenders(job: Job):
         from experiments.benchmarks import torch_peer
 
         params = lm.init(jax.random.key(0), job.model)
-        calls["torch loop, KV cache"] = torch_peer.sampling(
-            params, job.model, prompts(job), job.response
-        )
+        calls["torch loop, KV cache"] = torch_peer.sampling(params, job.model, prompts(job), job.response)
         if importlib.util.find_spec("transformers") is not None:
-            calls["transformers generate"] = torch_peer.hugging_face(
-                job.model, prompts(job), job.response
-            )
+            calls["transformers generate"] = torch_peer.hugging_face(job.model, prompts(job), job.response)
     return calls
 
 
@@ -110,7 +109,7 @@ def compare(jobs: dict[str, Job], settings: clock.Settings) -> str:
             for by, (median, best) in seconds.items()
         ]
     headers = ["sampling", "by", "tokens/s", "(best)", "time / proxlm's", "(best)"]
-    return f"{report.table(rows, headers)}\n{clock.caption(timings)}"
+    return f"{tables.table(rows, headers)}\n{clock.caption(timings)}"
 
 
 def in_another_process(job: Job, num_devices: int, settings: clock.Settings) -> clock.Timing:

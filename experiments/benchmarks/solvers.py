@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import report
 from experiments.benchmarks import clock
 from experiments.benchmarks.sparse_problems import (
     Job,
@@ -23,6 +22,7 @@ from experiments.benchmarks.sparse_problems import (
     installed,
     problems,
 )
+from experiments.support.run import tables
 from proxlm import penalties, solvers
 
 TOLERANCES = 10.0 ** -np.arange(1, 11)
@@ -38,9 +38,13 @@ def ours(problem: Problem, rule: solvers.Rule | None = None) -> Callable[[float]
     def solve(features, targets, strength, tolerance):
         return solvers.proximal_gradient(
             lambda weights: problem.fun(weights, features, targets),
-            jnp.zeros(features.shape[1]), penalties.l1(strength), rule=rule,
-            tolerance=tolerance * strength, max_iterations=2_000, implicit=False,
-        ).params  # fmt: skip
+            jnp.zeros(features.shape[1]),
+            penalties.l1(strength),
+            rule=rule,
+            tolerance=tolerance * strength,
+            max_iterations=2_000,
+            implicit=False,
+        ).params
 
     return lambda tolerance: np.asarray(solve(features, targets, problem.strength, tolerance))
 
@@ -88,7 +92,7 @@ def single(name: str, job: Job, drawn: dict[str, Problem], settings: clock.Setti
         rows += rows_of(title, calls, gaps, settings)
     headers = [f"{name} problems", "by", "ms", "(best)", "time / proxlm", "(best)", "gap"]
     caption = f"{job.examples} x {job.features}, to a relative duality gap of {GAP:.0e}, float64"
-    return "\n".join([report.table(rows, headers), caption, *missed])
+    return "\n".join([tables.table(rows, headers), caption, *missed])
 
 
 def paths(name: str, job: Job, problem: Problem, settings: clock.Settings) -> str:
@@ -106,7 +110,7 @@ def paths(name: str, job: Job, problem: Problem, settings: clock.Settings) -> st
         calls[by], gaps[by] = functools.partial(solve, found[0]), found[1]
     rows = rows_of(f"{job.strengths} strengths", calls, gaps, settings)
     headers = [f"{name} path", "by", "ms", "(best)", "time / proxlm", "(best)", "largest gap"]
-    return "\n".join([report.table(rows, headers), *missed])
+    return "\n".join([tables.table(rows, headers), *missed])
 
 
 def path_solvers(problem: Problem, strengths: np.ndarray) -> dict:
@@ -117,25 +121,25 @@ def path_solvers(problem: Problem, strengths: np.ndarray) -> dict:
     def solve(features, targets, strengths, tolerance):
         return solvers.path(
             lambda weights: problem.fun(weights, features, targets),
-            jnp.zeros(features.shape[1]), penalties.l1, strengths,
-            tolerance=tolerance * strengths[-1], max_iterations=10_000, implicit=False,
-        ).params  # fmt: skip
+            jnp.zeros(features.shape[1]),
+            penalties.l1,
+            strengths,
+            tolerance=tolerance * strengths[-1],
+            max_iterations=10_000,
+            implicit=False,
+        ).params
 
     found = {"proxlm": lambda tol: np.asarray(solve(features, targets, strengths, tol))}
     if importlib.util.find_spec("skglm"):
         import skglm
 
         model = lambda tol: skglm.Lasso(fit_intercept=False, tol=tol)
-        found["skglm"] = lambda tol: (
-            model(tol).path(problem.features, problem.targets, strengths)[1].T
-        )
+        found["skglm"] = lambda tol: model(tol).path(problem.features, problem.targets, strengths)[1].T
     if importlib.util.find_spec("celer"):
         import celer
 
         found["celer"] = lambda tol: (
-            celer.celer_path(problem.features, problem.targets, "lasso", alphas=strengths, tol=tol)[
-                1
-            ].T
+            celer.celer_path(problem.features, problem.targets, "lasso", alphas=strengths, tol=tol)[1].T
         )
     if importlib.util.find_spec("sklearn"):
         from sklearn import linear_model
@@ -153,6 +157,5 @@ def rows_of(title, calls, gaps, settings):
     timings = clock.measure(calls, settings)
     ratios = clock.ratios({by: (t.median, t.best) for by, t in timings.items()}, "proxlm")
     return [
-        [title, by, 1e3 * t.median, 1e3 * t.best, *ratios[by], f"{gaps[by]:.0e}"]
-        for by, t in timings.items()
+        [title, by, 1e3 * t.median, 1e3 * t.best, *ratios[by], f"{gaps[by]:.0e}"] for by, t in timings.items()
     ]

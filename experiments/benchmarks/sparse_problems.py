@@ -71,9 +71,7 @@ class Problem:
 def problems(job: Job) -> dict[str, Problem]:
     """Neighbouring features correlate by one half; the noise has a third of the signal's size."""
     lasso, logistic = (draw(job, seed, loss) for seed, loss in enumerate(["lasso", "logistic"]))
-    at = lambda problem, share: dataclasses.replace(
-        problem, strength=share * problem.largest_strength
-    )
+    at = lambda problem, share: dataclasses.replace(problem, strength=share * problem.largest_strength)
     return {
         "lasso, λmax/10": at(lasso, 0.1),
         "lasso, λmax/100": at(lasso, 0.01),
@@ -120,9 +118,13 @@ def coordinate_descent(problem: Problem, library: str) -> Callable[[float], np.n
                 model = linear_model.Lasso(**lasso, tol=tolerance, max_iter=100_000)
             else:
                 model = linear_model.LogisticRegression(
-                    C=inverse, penalty="l1", solver="liblinear", fit_intercept=False,
-                    tol=tolerance, max_iter=100_000,
-                )  # fmt: skip
+                    C=inverse,
+                    penalty="l1",
+                    solver="liblinear",
+                    fit_intercept=False,
+                    tol=tolerance,
+                    max_iter=100_000,
+                )
         return np.ravel(model.fit(problem.features, problem.targets).coef_)
 
     return solve

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import report
 from experiments.benchmarks import clock, ppo
+from experiments.support.run import tables
 from proxlm.policy import ppo as ppo_lib
 
 
@@ -47,9 +47,12 @@ def optimizer(numbers) -> optax.GradientTransformation:
 def iteration(job: Job, state, numbers):
     """An iteration with settings that are traced: `(state, mean reward)`."""
     settings = dataclasses.replace(
-        job.ppo.settings, kl_coef=numbers["kl_coef"], clip_low=numbers["clip"],
-        clip_high=numbers["clip"], gae_lambda=numbers["gae_lambda"],
-    )  # fmt: skip
+        job.ppo.settings,
+        kl_coef=numbers["kl_coef"],
+        clip_low=numbers["clip"],
+        clip_high=numbers["clip"],
+        gae_lambda=numbers["gae_lambda"],
+    )
     step = ppo.make_step(job.ppo, optimizer(numbers), settings)
     state, metrics = step(state, jax.random.fold_in(jax.random.key(1), state.iteration))
     return state, metrics.reward
@@ -58,9 +61,7 @@ def iteration(job: Job, state, numbers):
 def begin(job: Job, numbers) -> ppo_lib.PPOState:
     """The state before the first iteration of a run."""
     params = ppo.actor(job.ppo).init(jax.random.key(0))
-    return ppo_lib.init(params, optimizer(numbers), job.ppo.settings)._replace(
-        kl_coef=numbers["kl_coef"]
-    )
+    return ppo_lib.init(params, optimizer(numbers), job.ppo.settings)._replace(kl_coef=numbers["kl_coef"])
 
 
 def together(job: Job, over=jax.vmap):
@@ -113,10 +114,9 @@ def compare(jobs: dict[str, Job], settings: clock.Settings) -> str:
         seconds = {by: (t.median, t.best) for by, t in timings.items()}
         ratios = clock.ratios(seconds, "one after another")
         rows += [
-            [f"{name} x {job.runs}", by, median, best, *ratios[by]]
-            for by, (median, best) in seconds.items()
+            [f"{name} x {job.runs}", by, median, best, *ratios[by]] for by, (median, best) in seconds.items()
         ]
         notes.append(f"{name}: compilations after the first call of each {len(seen)}")
     headers = ["settings of PPO", "by", "s/iteration of all", "(best)", "time / single runs'"]
-    lines = [report.table(rows, [*headers, "(best)"]), clock.caption(timings), *notes]
+    lines = [tables.table(rows, [*headers, "(best)"]), clock.caption(timings), *notes]
     return "\n".join(lines)

@@ -164,12 +164,18 @@ def hugging_face(config, prompts, num_tokens):
     device = prepare()
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
-            vocab_size=config.vocab_size, hidden_size=config.width,
-            intermediate_size=config.hidden_width, num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads, max_position_embeddings=config.max_length,
-            tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, pad_token_id=None,
+            vocab_size=config.vocab_size,
+            hidden_size=config.width,
+            intermediate_size=config.hidden_width,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            max_position_embeddings=config.max_length,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
         )
-    )  # fmt: skip
+    )
     model = model.eval().to(device)
     given = torch.as_tensor(prompts, dtype=torch.long, device=device)
     how = transformers.GenerationConfig(

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import report
 from experiments.benchmarks import clock, matmul
+from experiments.support.run import tables
 from proxlm import lm, losses, training
 
 LEARNING_RATE, B2, WEIGHT_DECAY = 3e-4, 0.95, 0.1
@@ -30,9 +30,12 @@ class Job:
     @property
     def model(self) -> lm.ModelConfig:
         return lm.ModelConfig(
-            self.vocab_size, num_layers=self.num_layers, width=self.width,
-            num_heads=self.num_heads, max_length=self.length,
-        )  # fmt: skip
+            self.vocab_size,
+            num_layers=self.num_layers,
+            width=self.width,
+            num_heads=self.num_heads,
+            max_length=self.length,
+        )
 
     @property
     def flops(self) -> int:
@@ -96,10 +99,16 @@ def compare(jobs: dict[str, Job], limits: dict[str, matmul.Limit], settings: clo
         timings = clock.measure(calls, settings)
         rows += _rows(name, job, limits[name], timings)
     headers = [
-        "training", "by", "tokens/s", "(best)", "GFLOP/s", "% of best square",
-        "time / proxlm's", "(best)",
-    ]  # fmt: skip
-    return f"{report.table(rows, headers)}\n{clock.caption(timings)}; forward, backward and AdamW"
+        "training",
+        "by",
+        "tokens/s",
+        "(best)",
+        "GFLOP/s",
+        "% of best square",
+        "time / proxlm's",
+        "(best)",
+    ]
+    return f"{tables.table(rows, headers)}\n{clock.caption(timings)}; forward, backward and AdamW"
 
 
 def _rows(name, job, limit, timings):
@@ -109,9 +118,13 @@ def _rows(name, job, limit, timings):
     ratios = clock.ratios(seconds, "proxlm")
     return [
         [
-            name, by, round(tokens / median), round(tokens / best),
-            round(job.flops / median / 1e9, 1), round(100 * job.flops / median / limit.square),
+            name,
+            by,
+            round(tokens / median),
+            round(tokens / best),
+            round(job.flops / median / 1e9, 1),
+            round(100 * job.flops / median / limit.square),
             *ratios[by],
         ]
         for by, (median, best) in seconds.items()
-    ]  # fmt: skip
+    ]

@@ -83,9 +83,15 @@ def make_actor(
 
     def sample(params, key, prompts, settings=sampling_config):
         return sampling.sample(
-            key, params["policy"], prompts.tokens, policy, num_tokens,
-            prompt_mask=prompts.mask, sampling=settings, early_exit=early_exit,
-        )  # fmt: skip
+            key,
+            params["policy"],
+            prompts.tokens,
+            policy,
+            num_tokens,
+            prompt_mask=prompts.mask,
+            sampling=settings,
+            early_exit=early_exit,
+        )
 
     def greedy(params, prompts):
         # the likeliest token needs no chance, so any key will do
@@ -95,9 +101,14 @@ def make_actor(
     def reference(params, samples, full=False):
         start = samples.tokens.shape[1] - num_tokens
         return scoring.score(
-            params["policy"], samples.tokens, policy,
-            mask=samples.mask, start=start, sampling=sampling_config, full=full,
-        )  # fmt: skip
+            params["policy"],
+            samples.tokens,
+            policy,
+            mask=samples.mask,
+            start=start,
+            sampling=sampling_config,
+            full=full,
+        )
 
     def score(params, samples, full=False):
         scores = reference(params, samples, full)

@@ -93,14 +93,17 @@ def beam_search(
     logits = functools.partial(forward.logits, params, config=config)
     beams, _ = select(0, beams, logits(many(hidden)))
     step = functools.partial(
-        _step, params=params, config=config, length=length, select=select, logits=logits,
-        turns=cache_lib.turns(
-            None if prompt_mask is None else many(prompt_mask), length, num_tokens, config
-        ),
+        _step,
+        params=params,
+        config=config,
+        length=length,
+        select=select,
+        logits=logits,
+        turns=cache_lib.turns(None if prompt_mask is None else many(prompt_mask), length, num_tokens, config),
         valid=cache_lib.valid_columns(
             None if prompt_mask is None else many(prompt_mask), length, length + num_tokens
         ),
-    )  # fmt: skip
+    )
     cache = jax.tree.map(many, cache_lib.grow(cache, length + num_tokens))
     beams, _ = jax.lax.fori_loop(1, num_tokens, step, (beams, cache))
     return beams

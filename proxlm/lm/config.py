@@ -7,9 +7,15 @@ import functools
 import jax
 
 SIZES = (
-    "vocab_size", "num_layers", "width", "num_heads", "num_kv_heads", "head_width",
-    "hidden_width", "max_length",
-)  # fmt: skip
+    "vocab_size",
+    "num_layers",
+    "width",
+    "num_heads",
+    "num_kv_heads",
+    "head_width",
+    "hidden_width",
+    "max_length",
+)
 PRECISIONS = ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32")
 
 
@@ -81,8 +87,7 @@ class ModelConfig:
             raise ValueError(f"head_width={self.head_width} is odd: RoPE rotates pairs")
         if self.matmul_precision not in (None, *PRECISIONS):
             raise ValueError(
-                f"matmul_precision={self.matmul_precision!r}: expected None or one of "
-                f"{', '.join(PRECISIONS)}"
+                f"matmul_precision={self.matmul_precision!r}: expected None or one of {', '.join(PRECISIONS)}"
             )
         if not (self.lm_head or self.value_head):
             raise ValueError("lm_head and value_head are both False: the model has no output")

@@ -29,20 +29,42 @@ class _Names(NamedTuple):
 
 NAMES = {
     "gguf": _Names(
-        "token_embd.weight", "output_norm.weight", "output.weight", "blk.{}.{}.weight",
-        ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output",
-         "ffn_norm", "ffn_gate", "ffn_up", "ffn_down"),
+        "token_embd.weight",
+        "output_norm.weight",
+        "output.weight",
+        "blk.{}.{}.weight",
+        (
+            "attn_norm",
+            "attn_q",
+            "attn_k",
+            "attn_v",
+            "attn_output",
+            "ffn_norm",
+            "ffn_gate",
+            "ffn_up",
+            "ffn_down",
+        ),
         interleaved=True,
     ),
     "transformers": _Names(
-        "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight",
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+        "lm_head.weight",
         "model.layers.{}.{}.weight",
-        ("input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
-         "self_attn.o_proj", "post_attention_layernorm",
-         "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+        (
+            "input_layernorm",
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.o_proj",
+            "post_attention_layernorm",
+            "mlp.gate_proj",
+            "mlp.up_proj",
+            "mlp.down_proj",
+        ),
         interleaved=False,
     ),
-}  # fmt: skip
+}
 
 
 def from_tensors(tensors, config):
@@ -202,9 +224,16 @@ def _shapes(config, names):
     width, hidden = config.width, config.hidden_width
     query, key = (n * config.head_width for n in (config.num_heads, config.num_kv_heads))
     parts = (
-        (width,), (query, width), (key, width), (key, width), (width, query),
-        (width,), (hidden, width), (hidden, width), (width, hidden),
-    )  # fmt: skip
+        (width,),
+        (query, width),
+        (key, width),
+        (key, width),
+        (width, query),
+        (width,),
+        (hidden, width),
+        (hidden, width),
+        (width, hidden),
+    )
     shapes = {names.embedding: (config.vocab_size, width), names.norm: (width,)}
     if not config.tie_embeddings:
         shapes[names.head] = (config.vocab_size, width)

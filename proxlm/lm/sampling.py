@@ -109,9 +109,16 @@ def sample(
         state = state._replace(cache=cache_lib.grow(state.cache, length + end))
         valid = cache_lib.valid_columns(prompt_mask, length, length + end)
         step = functools.partial(
-            _step, uniform=uniform, valid=valid, draw=draw, angles=angles,
-            first=length, params=params, config=config, sampling=sampling,
-        )  # fmt: skip
+            _step,
+            uniform=uniform,
+            valid=valid,
+            draw=draw,
+            angles=angles,
+            first=length,
+            params=params,
+            config=config,
+            sampling=sampling,
+        )
         state = _loop(step, start, end, state, early_exit)
         start = end
     return _collect(state, prompts, prompt_mask)
@@ -141,9 +148,7 @@ def _step(i, state, *, uniform, valid, draw, angles, first, params, config, samp
     turn = [jax.lax.dynamic_index_in_dim(part, i - 1, keepdims=False) for part in angles]
     columns = jax.lax.broadcasted_iota(jnp.int32, valid.shape, 1)
     visible = valid & (columns <= column)
-    hidden, cache = cache_lib.decode(
-        params, state.token, state.cache, column, turn, visible, config
-    )
+    hidden, cache = cache_lib.decode(params, state.token, state.cache, column, turn, visible, config)
     token, log_prob = draw(hidden, uniform[i])
     token = jnp.where(state.done, 0, token)
     put = lambda rows, row: jax.lax.dynamic_update_index_in_dim(rows, row, i, 0)

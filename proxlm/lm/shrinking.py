@@ -97,9 +97,11 @@ def shrink(params: Any, config: ModelConfig) -> tuple[Any, ModelConfig]:
     units = _first(live.hidden)
     queries, groups = _heads(live.heads, config)
     small = dataclasses.replace(
-        config, hidden_width=units.shape[1], num_heads=queries.shape[1],
+        config,
+        hidden_width=units.shape[1],
+        num_heads=queries.shape[1],
         num_kv_heads=groups.shape[1],
-    )  # fmt: skip
+    )
     heads, kv_heads = config.num_heads, config.num_kv_heads
     packed = np.concatenate([queries, heads + groups, heads + kv_heads + groups], axis=1)
     blocks = dict(params["blocks"])
@@ -107,10 +109,13 @@ def shrink(params: Any, config: ModelConfig) -> tuple[Any, ModelConfig]:
     axes = {"kernel": 2, "bias": 1}
     attention["qkv"] = {k: _take(x, packed, axes[k]) for k, x in attention["qkv"].items()}
     attention["out"] = {"kernel": _take(attention["out"]["kernel"], queries, 1)}
-    blocks |= {"attention": attention, "mlp": {
-        "gate_up": {"kernel": _take(mlp["gate_up"]["kernel"], units, 3)},
-        "down": {"kernel": _take(mlp["down"]["kernel"], units, 1)},
-    }}  # fmt: skip
+    blocks |= {
+        "attention": attention,
+        "mlp": {
+            "gate_up": {"kernel": _take(mlp["gate_up"]["kernel"], units, 3)},
+            "down": {"kernel": _take(mlp["down"]["kernel"], units, 1)},
+        },
+    }
     return {**params, "blocks": blocks}, small
 
 

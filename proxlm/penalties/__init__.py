@@ -21,28 +21,40 @@ that may be traced, so that a sweep over strengths is a `jax.vmap`.
 [1.5, 0.0]
 """
 
-from proxlm.penalties import grouping
-from proxlm.penalties.balls import l1_ball, l1_sphere, l2_ball, l2_sphere
+from proxlm.penalties._metric import step_sizes
 from proxlm.penalties.base import Penalty
-from proxlm.penalties.basis import change_basis, reshaped
-from proxlm.penalties.calculus import add_quadratic, scale, shift, tilt
-from proxlm.penalties.checking import Law, Report, check
-from proxlm.penalties.counting import n_m, top_k
-from proxlm.penalties.duality import conjugate, envelope
-from proxlm.penalties.group_norms import group_l_half, group_mcp, l2
-from proxlm.penalties.groups import group, group_lasso, sparse_group_lasso
-from proxlm.penalties.maxima import linf, slope
-from proxlm.penalties.metric import step_sizes
-from proxlm.penalties.nonconvex import l0, log_sum, mcp, scad
-from proxlm.penalties.norms import elastic_net, l1, non_negative_l1, squared_l2, zero
-from proxlm.penalties.parts import masked, separable_sum, whole
-from proxlm.penalties.powers import l_half, l_two_thirds
-from proxlm.penalties.quantized import binary, levels, prox_quant, ternary
-from proxlm.penalties.sets import box, halfspace, hyperplane, linf_ball, non_negative
-from proxlm.penalties.simplices import capped_simplex, simplex, sparse_simplex
-from proxlm.penalties.singular_norms import nuclear, rank, schatten, spectral, spectral_norm
-from proxlm.penalties.singular_sets import nuclear_ball, rank_ball, spectral_ball, stiefel
-from proxlm.penalties.two_four import soft_two_four
+from proxlm.penalties.checking.checker import Law, Report, check
+from proxlm.penalties.compose.calculus import add_quadratic, scale, shift, tilt
+from proxlm.penalties.compose.moreau import conjugate, envelope
+from proxlm.penalties.compose.over_trees import masked, separable_sum, whole
+from proxlm.penalties.compose.reparametrised import change_basis, reshaped
+from proxlm.penalties.coordinatewise.convex import (
+    elastic_net,
+    l1,
+    non_negative_l1,
+    squared_l2,
+    zero,
+)
+from proxlm.penalties.coordinatewise.nonconvex import l0, log_sum, mcp, scad
+from proxlm.penalties.coordinatewise.powers import l_half, l_two_thirds
+from proxlm.penalties.coordinatewise.quantized import binary, levels, prox_quant, ternary
+from proxlm.penalties.groups import grouping
+from proxlm.penalties.groups.norms import group_l_half, group_mcp, l2
+from proxlm.penalties.groups.penalties import group, group_lasso, sparse_group_lasso
+from proxlm.penalties.sets.balls import l1_ball, l1_sphere, l2_ball, l2_sphere
+from proxlm.penalties.sets.boxes_and_halfspaces import (
+    box,
+    halfspace,
+    hyperplane,
+    linf_ball,
+    non_negative,
+)
+from proxlm.penalties.sets.cardinality import n_m, top_k
+from proxlm.penalties.sets.simplices import capped_simplex, simplex, sparse_simplex
+from proxlm.penalties.sets.sorted_norms import linf, slope
+from proxlm.penalties.sets.two_four import soft_two_four
+from proxlm.penalties.singular_values.norms import nuclear, rank, schatten, spectral, spectral_norm
+from proxlm.penalties.singular_values.sets import nuclear_ball, rank_ball, spectral_ball, stiefel
 
 __all__ = [
     "Law",

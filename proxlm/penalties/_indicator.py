@@ -5,16 +5,16 @@ from collections.abc import Callable, Mapping
 import chex
 import jax
 
-from proxlm.penalties import base, numbers, trees
+from proxlm.penalties import _trees, _validation, base
 
 
 def constraint(
     name: str,
     violation: Callable[..., jax.Array],
     project: Callable[..., jax.Array],
-    parameters: Mapping[str, tuple[chex.ArrayTree, trees.Slot]],
+    parameters: Mapping[str, tuple[chex.ArrayTree, _trees.Slot]],
     tolerance: float | None = None,
-    step_slot: trees.Slot = trees.one_number,
+    step_slot: _trees.Slot = _trees.one_number,
     residual: Callable[..., jax.Array] | None = None,
 ) -> base.Penalty:
     """Carries the indicator of a set of arrays over a tree: g(x) = 0 if every leaf is inside.
@@ -47,7 +47,7 @@ def constraint(
     [-1.0, 0.0]
     """
     if tolerance is not None:
-        numbers.require_nonnegative(name, "tolerance", tolerance)
+        _validation.require_nonnegative(name, "tolerance", tolerance)
 
     def inside(leaf, tolerance, **given):
         return base.indicator(violation(leaf, **given) if leaf.size else 0 * tolerance, tolerance)
@@ -57,7 +57,7 @@ def constraint(
 
     def value(x):
         allowed = jax.tree.map(lambda leaf: base.tolerance_of(leaf, tolerance), x)
-        extended = {**parameters, "tolerance": (allowed, trees.one_number)}
+        extended = {**parameters, "tolerance": (allowed, _trees.one_number)}
         return base.leafwise(name, inside, move, extended).value(x)
 
     carried = base.leafwise(name, inside, move, parameters, step_slot, residual)

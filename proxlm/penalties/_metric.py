@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import numbers, trees
+from proxlm.penalties import _trees, _validation
 
 
 def step_sizes(
@@ -46,10 +46,10 @@ def step_sizes(
     >>> step_sizes(0.5, jnp.array([2.0, 4.0])).tolist()
     [0.25, 0.125]
     """
-    numbers.require_nonnegative("step_sizes", "learning_rate", learning_rate)
-    numbers.require_nonnegative("step_sizes", "diagonal", diagonal)
-    numbers.require_nonnegative("step_sizes", "floor", floor)
-    numbers.require_positive("step_sizes", "cap", cap)
+    _validation.require_nonnegative("step_sizes", "learning_rate", learning_rate)
+    _validation.require_nonnegative("step_sizes", "diagonal", diagonal)
+    _validation.require_nonnegative("step_sizes", "floor", floor)
+    _validation.require_positive("step_sizes", "cap", cap)
 
     def leaf_sizes(d):
         # In units of the largest entry, whose square may be out of range.
@@ -61,4 +61,4 @@ def step_sizes(
         quotient = learning_rate / jnp.where(bounded > 0, bounded, 1.0)
         return jnp.minimum(jnp.where(bounded > 0, quotient, at_zero), cap).astype(d.dtype)
 
-    return jax.tree.map(leaf_sizes, trees.widen("step_sizes", diagonal))
+    return jax.tree.map(leaf_sizes, _trees.widen("step_sizes", diagonal))

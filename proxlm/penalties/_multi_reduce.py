@@ -70,9 +70,7 @@ def _along(merges, arrays, axis):
     folded = _along(merges, of_runs, axis)
     if not rest:
         return folded
-    return _merge(
-        merges, folded, _along(merges, [cut(v, runs * RUN, length) for v in arrays], axis)
-    )
+    return _merge(merges, folded, _along(merges, [cut(v, runs * RUN, length) for v in arrays], axis))
 
 
 def _reduce(merges, arrays, axes):

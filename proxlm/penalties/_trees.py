@@ -72,9 +72,7 @@ def axes_of(name: str, axis: int | Sequence[int] | None) -> Axes:
         return None
     axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     if not all(hasattr(i, "__index__") for i in axes):
-        raise ValueError(
-            f"{name}: axis must be an integer, a tuple of integers or None, got {axis!r}."
-        )
+        raise ValueError(f"{name}: axis must be an integer, a tuple of integers or None, got {axis!r}.")
     return tuple(operator.index(i) for i in axes)
 
 
@@ -139,17 +137,13 @@ def spread(
     return [jnp.asarray(n, leaf.dtype) for n, (_, leaf) in zip(paired, leaves, strict=True)]
 
 
-def spread_tree(
-    name: str, argument: str, numbers: chex.ArrayTree, x: chex.ArrayTree
-) -> chex.ArrayTree:
+def spread_tree(name: str, argument: str, numbers: chex.ArrayTree, x: chex.ArrayTree) -> chex.ArrayTree:
     """The tree of what `spread` lists, for numbers that may differ between coordinates.
 
     >>> spread_tree("tilt", "step_size", 2.0, {"a": jnp.ones(2)})
     {'a': Array(2., dtype=float32)}
     """
-    return jax.tree.unflatten(
-        jax.tree.structure(x), spread(name, argument, numbers, coordinates, x)
-    )
+    return jax.tree.unflatten(jax.tree.structure(x), spread(name, argument, numbers, coordinates, x))
 
 
 def steps_like(name: str, step_size: chex.ArrayTree, x: chex.ArrayTree) -> chex.ArrayTree:
@@ -182,8 +176,7 @@ def pair(name: str, argument: str, tree: chex.ArrayTree, x: chex.ArrayTree) -> S
     for problem, paths in (("nothing", missing), ("a leaf unknown to x", extra)):
         if paths:
             raise ValueError(
-                f"{name}: {argument} has {problem} at {place(paths[0])}. "
-                "Give it the structure of x."
+                f"{name}: {argument} has {problem} at {place(paths[0])}. Give it the structure of x."
             )
     return [given[path] for path in wanted]
 

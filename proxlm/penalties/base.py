@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import numbers, trees
+from proxlm.penalties import _trees, _validation
 
 # How far outside a set counts as inside, by default.
 TOLERANCE, HALF_TOLERANCE = 1e-5, 1e-2
@@ -44,8 +44,8 @@ def leafwise(
     name: str,
     value: Callable[..., jax.Array],
     prox: Callable[..., jax.Array],
-    parameters: Mapping[str, tuple[chex.ArrayTree, trees.Slot]],
-    step_slot: trees.Slot = trees.one_number,
+    parameters: Mapping[str, tuple[chex.ArrayTree, _trees.Slot]],
+    step_slot: _trees.Slot = _trees.one_number,
     residual: Callable[..., jax.Array] | None = None,
 ) -> Penalty:
     """Carries a penalty on one array over a tree: g(x) = Σ over leaves of value(leaf).
@@ -74,28 +74,28 @@ def leafwise(
     """
 
     def spread(x):
-        columns = [trees.spread(name, key, *given, x) for key, given in parameters.items()]
+        columns = [_trees.spread(name, key, *given, x) for key, given in parameters.items()]
         rows = zip(*columns, strict=True) if columns else [()] * len(jax.tree.leaves(x))
         return [dict(zip(parameters, row, strict=True)) for row in rows]
 
     def tree_value(x):
-        x = trees.widen(name, x)
+        x = _trees.widen(name, x)
         leaves = zip(jax.tree.leaves(x), spread(x), strict=True)
         return sum((value(leaf, **given) for leaf, given in leaves), start=jnp.zeros(()))
 
     def tree_prox(x, step_size):
-        numbers.require_nonnegative(name, "step_size", step_size)
-        wide = trees.widen(name, x)
-        steps = trees.spread(name, "step_size", step_size, step_slot, wide)
+        _validation.require_nonnegative(name, "step_size", step_size)
+        wide = _trees.widen(name, x)
+        steps = _trees.spread(name, "step_size", step_size, step_slot, wide)
         leaves = zip(jax.tree.leaves(wide), steps, spread(wide), strict=True)
         moved = [prox(leaf, t, **given) for leaf, t, given in leaves]
-        return trees.narrow(jax.tree.unflatten(jax.tree.structure(x), moved), x)
+        return _trees.narrow(jax.tree.unflatten(jax.tree.structure(x), moved), x)
 
     def tree_residual(x, v):
-        wide, v = trees.widen(name, x), trees.widen(name, v)
+        wide, v = _trees.widen(name, x), _trees.widen(name, v)
         leaves = zip(jax.tree.leaves(wide), jax.tree.leaves(v), spread(wide), strict=True)
         left = [residual(leaf, other, **given) for leaf, other, given in leaves]
-        return trees.narrow(jax.tree.unflatten(jax.tree.structure(x), left), x)
+        return _trees.narrow(jax.tree.unflatten(jax.tree.structure(x), left), x)
 
     return Penalty(tree_value, tree_prox, residual and tree_residual)
 

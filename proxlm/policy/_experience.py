@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import advantages as advantage_lib
-from proxlm.policy import aggregation, baselines, diagnostics, estimates, kl
+from proxlm.policy import aggregation, diagnostics, kl
+from proxlm.policy.advantages import batch as estimates
+from proxlm.policy.advantages import group
+from proxlm.policy.advantages import temporal as advantage_lib
 
 
 class Experience(NamedTuple):
@@ -126,7 +128,7 @@ def _teaching(experience, rewards, scores, config):
     """What the recipe leaves out and corrects, once advantages are known."""
     if config.keep is not None:
         valid = jnp.any(experience.mask, axis=1)
-        keep = baselines.by_group(config.keep, config.group_size, rewards, valid)
+        keep = group.by_group(config.keep, config.group_size, rewards, valid)
         experience = experience._replace(mask=experience.mask & keep[:, None])
     if config.correction is None:
         return experience
@@ -178,6 +180,4 @@ def _token_rewards(score, penalty, mask, kl_coef, config):
 
 def _whiten(x, mask, config, **options):
     """Whitening over the whole batch, by the configured convention."""
-    return advantage_lib.whiten(
-        x, mask, ddof=config.whiten_ddof, epsilon=config.whiten_epsilon, **options
-    )
+    return advantage_lib.whiten(x, mask, ddof=config.whiten_ddof, epsilon=config.whiten_epsilon, **options)

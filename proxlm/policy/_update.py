@@ -6,13 +6,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.policy import aggregation, baselines, diagnostics, kl, objectives, surrogates
+from proxlm.policy import aggregation, diagnostics, kl
+from proxlm.policy.advantages import group
+from proxlm.policy.losses import clipped, surrogates
 
 # the metrics that are means over the updates
 MEANS = (
-    "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction_low",
-    "clip_fraction_high", "effective_sample_size", "grad_norm",
-)  # fmt: skip
+    "policy_loss",
+    "value_loss",
+    "entropy",
+    "approx_kl",
+    "clip_fraction_low",
+    "clip_fraction_high",
+    "effective_sample_size",
+    "grad_norm",
+)
 
 
 class Metrics(NamedTuple):
@@ -123,7 +131,7 @@ def check_batch(batch, config):
     >>> check_batch(64, ppo.PPOConfig(num_minibatches=4))
     """
     if config.group_size > 1:
-        baselines.check_groups(batch, config.group_size)
+        group.check_groups(batch, config.group_size)
     pieces = config.num_minibatches * config.num_microbatches
     if batch < 1 or batch % pieces:
         raise ValueError(
@@ -153,9 +161,13 @@ def _gradient(params, batch, kl_coef, actor, config):
         grads, aux = jax.lax.scan(accumulate, zeros, jax.tree.map(split, (batch, weights)))
         aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)
     report = diagnostics.policy_diagnostics(
-        aux["log_probs"], _old_log_probs(batch), batch.advantages, batch.mask,
-        config.clip_low, config.clip_high,
-    )._asdict()  # fmt: skip
+        aux["log_probs"],
+        _old_log_probs(batch),
+        batch.advantages,
+        batch.mask,
+        config.clip_low,
+        config.clip_high,
+    )._asdict()
     report["policy_loss"] = aggregation.weighted_sum(aux["policy_loss"], weights["policy"])
     report["value_loss"] = aggregation.weighted_sum(aux["value_loss"], weights["value"])
     report["entropy"] = aggregation.masked_mean(aux["entropy"], batch.mask)
@@ -179,10 +191,12 @@ def _loss(params, batch, weights, kl_coef, actor, config):
     total = aggregation.weighted_sum(per_token, weights["policy"])
     value_loss = jnp.zeros_like(policy_loss)
     if batch.returns is not None:
-        value_loss = objectives.clipped_value_loss(
+        value_loss = clipped.clipped_value_loss(
             aggregation.select(scores.values, batch.mask),
-            batch.values, batch.returns, config.value_clip,
-        )  # fmt: skip
+            batch.values,
+            batch.returns,
+            config.value_clip,
+        )
         total += config.value_coef * aggregation.weighted_sum(value_loss, weights["value"])
     aux = {"log_probs": scores.log_probs, "entropy": scores.entropy}
     aux |= {"policy_loss": policy_loss, "value_loss": value_loss}
@@ -211,7 +225,7 @@ def surrogate(log_probs, old_log_probs, advantages, mask, config):
         level = config.ratio_level
         return surrogates.clip(log_probs, old_log_probs, advantages, mask, *clips, level=level)
     log_probs, old = (aggregation.select(x, mask) for x in (log_probs, old_log_probs))
-    return objectives.clipped_surrogate(log_probs, old, advantages, *clips)
+    return clipped.clipped_surrogate(log_probs, old, advantages, *clips)
 
 
 def _old_log_probs(batch):

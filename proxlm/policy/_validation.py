@@ -38,8 +38,7 @@ def one_sequence(**arrays) -> None:
     for name, array in arrays.items():
         if jnp.ndim(array) != 1:
             raise ValueError(
-                f"{name} has shape {jnp.shape(array)}; expected one sequence, [T]. Use jax.vmap "
-                "for a batch."
+                f"{name} has shape {jnp.shape(array)}; expected one sequence, [T]. Use jax.vmap for a batch."
             )
 
 
@@ -109,9 +108,7 @@ def one_of(names, **choices) -> None:
     """
     for name, choice in choices.items():
         if choice not in names:
-            raise ValueError(
-                f"{name} is {choice!r}; expected one of {', '.join(map(repr, names))}."
-            )
+            raise ValueError(f"{name} is {choice!r}; expected one of {', '.join(map(repr, names))}.")
 
 
 def floats(*arrays) -> tuple[jax.Array, ...]:

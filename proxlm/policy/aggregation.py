@@ -8,7 +8,7 @@ add up to the same loss and the same gradient.
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import checks
+from proxlm.policy import _validation
 
 Rows = str | jax.typing.ArrayLike
 
@@ -33,8 +33,8 @@ def select(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, name: str = "x")
     >>> select(jnp.array([1.0, jnp.nan]), jnp.array([True, False]))
     Array([1., 0.], dtype=float32)
     """
-    checks.boolean(mask=mask)
-    checks.same_shape(mask=mask, **{name: x})
+    _validation.boolean(mask=mask)
+    _validation.same_shape(mask=mask, **{name: x})
     x = jnp.asarray(x, jnp.result_type(x, jnp.float32))
     return jnp.where(mask, x, jnp.zeros((), x.dtype))
 
@@ -94,7 +94,7 @@ def masked_var(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, ddof: int
     >>> masked_var(jnp.array([1.0, 3.0, jnp.inf]), jnp.array([True, True, False]), ddof=1)
     Array(2., dtype=float32)
     """
-    checks.at_least(0, ddof=ddof)
+    _validation.at_least(0, ddof=ddof)
     x = select(x, mask)
     squares = jnp.square(x - masked_mean(x, mask))
     return masked_sum(squares, mask) / jnp.maximum(jnp.sum(mask) - ddof, 1)
@@ -119,7 +119,7 @@ def token_weights(mask: jax.typing.ArrayLike, total: float | None = None) -> jax
     >>> token_weights(jnp.array([[True, True, True], [True, False, False]])).tolist()
     [[0.25, 0.25, 0.25], [0.25, 0.0, 0.0]]
     """
-    checks.positive(total=total)
+    _validation.positive(total=total)
     valid = select(jnp.ones(()), mask)
     return valid / (jnp.maximum(jnp.sum(valid), 1) if total is None else total)
 
@@ -167,10 +167,10 @@ def sequence_sum_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> ja
     [[0.5, 0.5], [0.0, 0.5]]
     """
     if isinstance(rows, str):
-        checks.one_of(("valid", "all"), rows=rows)
+        _validation.one_of(("valid", "all"), rows=rows)
         counted = jnp.any(mask, axis=-1) if rows == "valid" else jnp.ones(jnp.shape(mask)[:-1])
         rows = jnp.maximum(jnp.sum(counted), 1)
-    checks.positive(rows=rows)
+    _validation.positive(rows=rows)
     return select(jnp.ones(()), mask) / rows
 
 
@@ -196,7 +196,7 @@ def constant_weights(
     >>> constant_weights(jnp.array([[True, True], [True, False]]), length=4.0).tolist()
     [[0.125, 0.125], [0.125, 0.0]]
     """
-    checks.positive(length=length)
+    _validation.positive(length=length)
     return sequence_sum_weights(mask, rows) / (jnp.shape(mask)[-1] if length is None else length)
 
 
@@ -226,7 +226,7 @@ def weights(mask: jax.typing.ArrayLike, kind: str = "token") -> jax.Array:
     """
     if callable(kind):
         return kind(mask)
-    checks.one_of(tuple(WEIGHTS), kind=kind)
+    _validation.one_of(tuple(WEIGHTS), kind=kind)
     return WEIGHTS[kind](mask)
 
 

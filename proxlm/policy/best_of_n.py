@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import checks
+from proxlm.policy import _validation
 
 
 def best(rewards: jax.typing.ArrayLike, n: int) -> jax.Array:
@@ -22,8 +22,8 @@ def best(rewards: jax.typing.ArrayLike, n: int) -> jax.Array:
     >>> best(jnp.array([0.0, 2.0, 5.0, jnp.nan]), 2).tolist()
     [1, 2]
     """
-    checks.one_sequence(rewards=rewards)
-    checks.at_least(1, n=n)
+    _validation.one_sequence(rewards=rewards)
+    _validation.at_least(1, n=n)
     rewards = jnp.asarray(rewards)
     if rewards.size % n:
         raise ValueError(
@@ -58,10 +58,10 @@ def expected(
     >>> f"{expected(jnp.array([5.0, 6.0, 7.0]), jnp.array([1.0, 3.0, 2.0]), 2):.4f}"
     '6.3333'
     """
-    checks.one_sequence(rewards=rewards)
-    checks.same_shape(rewards=rewards, values=values)
+    _validation.one_sequence(rewards=rewards)
+    _validation.same_shape(rewards=rewards, values=values)
     rewards = jnp.asarray(rewards)
-    checks.within(1, rewards.size, n=n)
+    _validation.within(1, rewards.size, n=n)
     left = rewards.size - jnp.arange(1, rewards.size)  # samples below the k-th highest
     fewer = jnp.maximum(left - n + 1, 0) / left
     weights = n / rewards.size * jnp.concatenate([jnp.ones(1), jnp.cumprod(fewer)])
@@ -85,7 +85,7 @@ def kl_bound(n: jax.typing.ArrayLike) -> jax.Array:
     >>> f"{kl_bound(4):.4f}"
     '0.6363'
     """
-    checks.at_least(1, n=n)
+    _validation.at_least(1, n=n)
     n = jnp.asarray(n, jnp.float32)
     return jnp.log(n) - (n - 1.0) / n
 
@@ -115,15 +115,13 @@ def log_probs_of_best(
     >>> jnp.exp(log_probs_of_best(uniform, jnp.array([0.0, 1.0]), 2)).tolist()
     [0.25, 0.75]
     """
-    checks.one_sequence(log_probs=log_probs)
-    checks.same_shape(log_probs=log_probs, rewards=rewards)
-    checks.at_least(1, n=n)
+    _validation.one_sequence(log_probs=log_probs)
+    _validation.same_shape(log_probs=log_probs, rewards=rewards)
+    _validation.at_least(1, n=n)
     probs, rewards = jnp.exp(log_probs), jnp.asarray(rewards)
     # dead outcomes must not be divided by
     chance = lambda chosen: jnp.sum(jnp.where(chosen, probs[None], 0.0), axis=1)
     below = chance(rewards[None] < rewards[:, None])
     equal = chance(rewards[None] == rewards[:, None])
-    share = jnp.where(
-        equal > 0, ((below + equal) ** n - below**n) / jnp.where(equal > 0, equal, 1), 1
-    )
+    share = jnp.where(equal > 0, ((below + equal) ** n - below**n) / jnp.where(equal > 0, equal, 1), 1)
     return log_probs + jnp.log(share)

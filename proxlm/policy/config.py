@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import jax
 
-from proxlm.policy import checks
+from proxlm.policy import _validation
+from proxlm.policy._partial import Piece, piece
 from proxlm.policy.aggregation import WEIGHTS
 from proxlm.policy.kl import ESTIMATORS
-from proxlm.policy.pieces import Piece, piece
-from proxlm.policy.ratios import LEVELS
+from proxlm.policy.losses._ratio import LEVELS
 
 
 def _static(default):
@@ -107,12 +107,12 @@ class PPOConfig:
 
     def __post_init__(self):
         """Checks what is a plain number; traced values are the caller's word."""
-        checks.one_of(("reward", "loss"), kl_placement=self.kl_placement)
+        _validation.one_of(("reward", "loss"), kl_placement=self.kl_placement)
         names = dict.fromkeys(("k1", "k2", "k3", "exact", *ESTIMATORS))
-        checks.one_of(tuple(names), kl_estimator=self.kl_estimator)
-        checks.one_of(LEVELS, ratio_level=self.ratio_level)
+        _validation.one_of(tuple(names), kl_estimator=self.kl_estimator)
+        _validation.one_of(LEVELS, ratio_level=self.ratio_level)
         if not callable(self.aggregation):
-            checks.one_of(tuple(WEIGHTS), aggregation=self.aggregation)
+            _validation.one_of(tuple(WEIGHTS), aggregation=self.aggregation)
         for name in ("advantage", "surrogate", "keep", "length_price", "correction"):
             part = getattr(self, name)
             if callable(part) and not isinstance(part, Piece):
@@ -121,10 +121,10 @@ class PPOConfig:
         known = lambda *names: {
             name: x for name in names if isinstance(x := getattr(self, name), (int, float))
         }
-        checks.at_least(1, **known("num_epochs", "num_minibatches", "num_microbatches"))
-        checks.at_least(1, **known("group_size"))
-        checks.at_least(0, **known("kl_coef", "clip_high", "value_coef", "value_clip", "max_kl"))
-        checks.at_least(0, **known("missing_eos_penalty", "whiten_ddof"))
-        checks.at_least(1, **known("dual_clip"))
-        checks.within(0, 1, **known("discount", "gae_lambda", "clip_low"))
-        checks.positive(**known("kl_target", "kl_horizon", "whiten_epsilon"))
+        _validation.at_least(1, **known("num_epochs", "num_minibatches", "num_microbatches"))
+        _validation.at_least(1, **known("group_size"))
+        _validation.at_least(0, **known("kl_coef", "clip_high", "value_coef", "value_clip", "max_kl"))
+        _validation.at_least(0, **known("missing_eos_penalty", "whiten_ddof"))
+        _validation.at_least(1, **known("dual_clip"))
+        _validation.within(0, 1, **known("discount", "gae_lambda", "clip_low"))
+        _validation.positive(**known("kl_target", "kl_horizon", "whiten_epsilon"))

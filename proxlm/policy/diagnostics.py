@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import aggregation, checks, kl, objectives
+from proxlm.policy import _validation, aggregation, kl
+from proxlm.policy.losses import clipped
 
 
 class PolicyDiagnostics(NamedTuple):
@@ -65,11 +66,11 @@ def policy_diagnostics(
     >>> f"{report.clip_fraction_active:.2f} {report.ratio_max:.2f}"
     '0.33 1.50'
     """
-    checks.at_least(0.0, clip_low=clip_low, clip_high=clip_high)
+    _validation.at_least(0.0, clip_low=clip_low, clip_high=clip_high)
     log_probs = aggregation.select(log_probs, mask, "log_probs")
     old_log_probs = aggregation.select(old_log_probs, mask, "old_log_probs")
     advantages = aggregation.select(advantages, mask, "advantages")
-    rho = objectives.ratio(log_probs, old_log_probs)  # 1 where masked
+    rho = clipped.ratio(log_probs, old_log_probs)  # 1 where masked
     low, high = rho < 1.0 - clip_low, rho > 1.0 + clip_high
     active = (low & (advantages < 0)) | (high & (advantages > 0))
     return PolicyDiagnostics(

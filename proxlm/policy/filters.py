@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import aggregation, checks
+from proxlm.policy import _validation, aggregation
 
 
 def varied(
@@ -32,8 +32,8 @@ def varied(
     >>> varied(jnp.array([1.0, 0.0])).tolist(), varied(jnp.array([1.0, 1.0])).tolist()
     ([True, True], [False, False])
     """
-    checks.one_sequence(rewards=rewards)
-    checks.at_least(0.0, tolerance=tolerance)
+    _validation.one_sequence(rewards=rewards)
+    _validation.at_least(0.0, tolerance=tolerance)
     valid = jnp.ones(jnp.shape(rewards), bool) if valid is None else jnp.asarray(valid)
     rewards = aggregation.select(rewards, valid, "rewards")
     highest = jnp.max(jnp.where(valid, rewards, -jnp.inf))
@@ -63,8 +63,8 @@ def overlong(
     >>> overlong(jnp.array([4, 7, 8, 10]), max_length=8, buffer=4)
     Array([ 0.  , -0.75, -1.  , -1.  ], dtype=float32)
     """
-    checks.positive(buffer=buffer)
-    checks.at_least(0.0, penalty=penalty)
+    _validation.positive(buffer=buffer)
+    _validation.at_least(0.0, penalty=penalty)
     beyond = (jnp.asarray(lengths) - (max_length - buffer)) / buffer
     return 0.0 - penalty * jnp.clip(beyond, 0.0, 1.0)
 
@@ -91,13 +91,11 @@ def overlong_share(
     >>> overlong_share(jnp.array([16, 18, 20]), longest=20).tolist()
     [0.0, -0.5, -1.0]
     """
-    checks.positive(share=share)
+    _validation.positive(share=share)
     return overlong(lengths, longest, share * longest, penalty)
 
 
-def uncertain(
-    entropies: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, share: float = 0.2
-) -> jax.Array:
+def uncertain(entropies: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, share: float = 0.2) -> jax.Array:
     """Marks the tokens where the policy was least certain: those that fork the reasoning.
 
     A token counts if its entropy is at least the (1 - share)-quantile of the valid ones. Multiply
@@ -119,7 +117,7 @@ def uncertain(
     >>> uncertain(jnp.array([0.1, 2.0, 0.3, 9.0]), jnp.array([True, True, True, False]), 0.5)
     Array([False,  True,  True, False], dtype=bool)
     """
-    checks.within(0.0, 1.0, share=share)
+    _validation.within(0.0, 1.0, share=share)
     entropies = aggregation.select(jax.lax.stop_gradient(entropies), mask, "entropies")
     # an empty mask has no quantile, and NaN is above nothing
     least = jnp.nanquantile(jnp.where(mask, entropies, jnp.nan), 1.0 - share)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import aggregation, checks, kl, ratios
+from proxlm.policy import _validation, aggregation, kl
+from proxlm.policy.losses import _ratio
 
 
 def truncated(
@@ -45,7 +46,7 @@ def truncated(
     >>> truncated(jnp.log(jnp.array([3.0, 0.5])), jnp.zeros(2), jnp.ones(2, bool)).tolist()
     [2.0, 0.5]
     """
-    checks.at_least(0.0, low=low, high=high)
+    _validation.at_least(0.0, low=low, high=high)
     weights = _weights(old_log_probs, sampler_log_probs, mask, level, max_log_ratio)
     return jnp.where(mask, jnp.clip(weights, low, high), 0.0)
 
@@ -81,7 +82,7 @@ def icepop(
     >>> icepop(jnp.log(jnp.array([6.0, 0.5])), jnp.zeros(2), jnp.ones(2, bool)).tolist()
     [0.0, 0.5]
     """
-    checks.at_least(0.0, low=low, high=high)
+    _validation.at_least(0.0, low=low, high=high)
     weights = _weights(old_log_probs, sampler_log_probs, mask, level, max_log_ratio)
     return jnp.where(jnp.asarray(mask) & (weights >= low) & (weights <= high), weights, 0.0)
 
@@ -120,7 +121,7 @@ def sequence_mask(
     >>> sequence_mask(old, jnp.zeros((2, 2)), mask).round(4).tolist()
     [[0.0, 0.0], [4.0, 1.0]]
     """
-    checks.at_least(0.0, low=low, high=high, max_weight=max_weight)
+    _validation.at_least(0.0, low=low, high=high, max_weight=max_weight)
     whole = _weights(old_log_probs, sampler_log_probs, mask, level, max_log_ratio)
     weights = _weights(old_log_probs, sampler_log_probs, mask, "token", max_log_ratio)
     weights = weights if max_weight is None else jnp.minimum(weights, max_weight)
@@ -155,7 +156,7 @@ def stale_mask(
     >>> stale_mask(log_probs, log_probs + 1.0, jnp.array([[1.0], [-1.0]]), mask, 0.5).tolist()
     [[1.0], [0.0]]
     """
-    far = -ratios.log_ratio(log_probs, sampler_log_probs, mask, "sequence", 88.0)
+    far = -_ratio.log_ratio(log_probs, sampler_log_probs, mask, "sequence", 88.0)
     keep = (aggregation.select(advantages, mask, "advantages") >= 0) | (far <= threshold)
     return jax.lax.stop_gradient(jnp.where(jnp.asarray(mask) & keep, 1.0, 0.0))
 
@@ -195,8 +196,8 @@ def near_mask(
     >>> near_mask(old, jnp.zeros((2, 2)), mask, high=1.5, kind="k1").tolist()
     [[True, False], [True, True]]
     """
-    checks.one_of(("token", "sum", "mean", "max"), over=over)
-    d = ratios.log_ratio(old_log_probs, sampler_log_probs, mask)
+    _validation.one_of(("token", "sum", "mean", "max"), over=over)
+    d = _ratio.log_ratio(old_log_probs, sampler_log_probs, mask)
     far = jax.lax.stop_gradient(kl.estimator(kind)(jnp.zeros_like(d), d))  # 0 where masked
     if over == "max":
         far = jnp.max(jnp.where(mask, far, -jnp.inf), axis=-1, keepdims=True)
@@ -241,5 +242,5 @@ def normalised(
 
 
 def _weights(old_log_probs, sampler_log_probs, mask, level, max_log_ratio):
-    log_weights = ratios.log_ratio(old_log_probs, sampler_log_probs, mask, level, max_log_ratio)
+    log_weights = _ratio.log_ratio(old_log_probs, sampler_log_probs, mask, level, max_log_ratio)
     return jnp.exp(jax.lax.stop_gradient(log_weights))

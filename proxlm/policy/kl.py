@@ -14,7 +14,7 @@ is 0, so a coefficient in front of it does nothing, and that of k3 is the one of
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import checks
+from proxlm.policy import _validation
 
 # log-ratios beyond this are as good as infinite, and e^20 squared still fits float32
 MAX_LOG_RATIO = 20.0
@@ -36,7 +36,7 @@ def log_ratio(log_probs: jax.typing.ArrayLike, other_log_probs: jax.typing.Array
     >>> log_ratio(jnp.array([-1.0, -2.0]), jnp.array([-1.5, -2.0]))
     Array([0.5, 0. ], dtype=float32)
     """
-    checks.same_shape(log_probs=log_probs, other_log_probs=other_log_probs)
+    _validation.same_shape(log_probs=log_probs, other_log_probs=other_log_probs)
     dtype = jnp.result_type(log_probs, other_log_probs, jnp.float32)
     return jnp.asarray(log_probs, dtype) - jnp.asarray(other_log_probs, dtype)
 
@@ -111,8 +111,8 @@ def k3(
     >>> f"{k3(-1.0, -2.0):.4f}", f"{k3(-1e4, 0.0):.1e}"
     ('0.3679', '4.9e+08')
     """
-    checks.within(0.0, 88.0, max_log_ratio=max_log_ratio)
-    checks.at_least(0.0, max_value=max_value)
+    _validation.within(0.0, 88.0, max_log_ratio=max_log_ratio)
+    _validation.at_least(0.0, max_value=max_value)
     x = jnp.minimum(log_ratio(ref_log_probs, log_probs), max_log_ratio)
     estimate = jnp.expm1(x) - x
     return estimate if max_value is None else jnp.minimum(estimate, max_value)
@@ -172,7 +172,7 @@ def estimator(kind: str):
     >>> estimator("k2") is k2
     True
     """
-    checks.one_of(tuple(ESTIMATORS), kind=kind)
+    _validation.one_of(tuple(ESTIMATORS), kind=kind)
     return ESTIMATORS[kind]
 
 
@@ -196,7 +196,7 @@ def exact(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) 
     >>> f"{exact(log_probs, jnp.log(jnp.array([0.25, 0.75, 0.0]))):.4f}"
     '0.1438'
     """
-    checks.same_shape(log_probs=log_probs, ref_log_probs=ref_log_probs)
+    _validation.same_shape(log_probs=log_probs, ref_log_probs=ref_log_probs)
     dtype = jnp.result_type(log_probs, ref_log_probs, jnp.float32)
     log_probs, ref_log_probs = jnp.asarray(log_probs, dtype), jnp.asarray(ref_log_probs, dtype)
     possible = jnp.exp(log_probs) != 0  # also NaN, which must show
@@ -238,9 +238,9 @@ def adapt(
     >>> f"{adapt(0.15, observed_kl=12.0, num_sequences=512):.6f}"
     '0.151536'
     """
-    checks.at_least(0.0, coef=coef, num_sequences=num_sequences, max_error=max_error)
-    checks.positive(target=target, horizon=horizon)
+    _validation.at_least(0.0, coef=coef, num_sequences=num_sequences, max_error=max_error)
+    _validation.positive(target=target, horizon=horizon)
     step = num_sequences / horizon
-    checks.at_least(0.0, **{"1 - max_error * num_sequences / horizon": 1.0 - max_error * step})
+    _validation.at_least(0.0, **{"1 - max_error * num_sequences / horizon": 1.0 - max_error * step})
     error = jnp.clip(jnp.asarray(observed_kl, jnp.float32) / target - 1.0, -max_error, max_error)
     return coef * (1.0 + error * step)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.policy import checks, kl
+from proxlm.policy import _validation, kl
 
 
 def proximal_step(
@@ -44,13 +44,11 @@ def proximal_step(
     """
     _check(advantages, old_log_probs, ref_log_probs, kl_coef, step_size)
     inertia = 1.0 / step_size
-    (pull, old) = checks.floats(advantages, old_log_probs)
+    (pull, old) = _validation.floats(advantages, old_log_probs)
     # an infinite step leaves the old policy's support alone, and 0 · ∞ nowhere
-    pull = jnp.where(
-        old == -jnp.inf, -jnp.inf, pull + inertia * jnp.where(old == -jnp.inf, 0.0, old)
-    )
+    pull = jnp.where(old == -jnp.inf, -jnp.inf, pull + inertia * jnp.where(old == -jnp.inf, 0.0, old))
     if ref_log_probs is not None:
-        (ref,) = checks.floats(ref_log_probs)
+        (ref,) = _validation.floats(ref_log_probs)
         inside = ref > -jnp.inf
         pull = jnp.where(inside, pull + kl_coef * jnp.where(inside, ref, 0.0), -jnp.inf)
     return jax.nn.log_softmax(pull / (kl_coef + inertia), axis=-1)
@@ -89,9 +87,9 @@ def proximal_loss(
     >>> proximal_loss(uniform, jnp.array([1.0, 3.0]), uniform)
     Array(-2., dtype=float32)
     """
-    checks.same_shape(log_probs=log_probs, advantages=advantages)
+    _validation.same_shape(log_probs=log_probs, advantages=advantages)
     _check(advantages, old_log_probs, ref_log_probs, kl_coef, step_size)
-    log_probs, advantages = checks.floats(log_probs, jax.lax.stop_gradient(advantages))
+    log_probs, advantages = _validation.floats(log_probs, jax.lax.stop_gradient(advantages))
     probs = jnp.exp(log_probs)
     gain = jnp.sum(jnp.where(probs > 0, probs * advantages, 0.0), axis=-1)
     loss = kl.exact(log_probs, jax.lax.stop_gradient(old_log_probs)) / step_size - gain
@@ -135,10 +133,10 @@ def proximal_regression(
     >>> bool(jnp.all(proximal_regression(best, old, jnp.array([0.0, 1.0])) < 1e-12))
     True
     """
-    checks.one_sequence(log_probs=log_probs)
-    checks.same_shape(log_probs=log_probs, rewards=rewards)
+    _validation.one_sequence(log_probs=log_probs)
+    _validation.same_shape(log_probs=log_probs, rewards=rewards)
     _check(rewards, old_log_probs, ref_log_probs, kl_coef, step_size)
-    log_probs, old, rewards = checks.floats(log_probs, old_log_probs, rewards)
+    log_probs, old, rewards = _validation.floats(log_probs, old_log_probs, rewards)
     goal = rewards if ref_log_probs is None else rewards - kl_coef * kl.k1(old, ref_log_probs)
     old, goal = jax.lax.stop_gradient((old, goal))
     f = (kl_coef + 1.0 / step_size) * (log_probs - old) - goal
@@ -146,13 +144,12 @@ def proximal_regression(
 
 
 def _check(advantages, old_log_probs, ref_log_probs, kl_coef, step_size):
-    checks.same_shape(advantages=advantages, old_log_probs=old_log_probs)
-    checks.at_least(0.0, kl_coef=kl_coef)
-    checks.positive(step_size=step_size)
+    _validation.same_shape(advantages=advantages, old_log_probs=old_log_probs)
+    _validation.at_least(0.0, kl_coef=kl_coef)
+    _validation.positive(step_size=step_size)
     if ref_log_probs is not None:
-        checks.same_shape(advantages=advantages, ref_log_probs=ref_log_probs)
+        _validation.same_shape(advantages=advantages, ref_log_probs=ref_log_probs)
     elif not isinstance(kl_coef, jax.core.Tracer) and np.any(np.asarray(kl_coef) != 0):
         raise ValueError(
-            f"kl_coef is {kl_coef}, but there are no ref_log_probs; give the reference or leave "
-            "kl_coef at 0."
+            f"kl_coef is {kl_coef}, but there are no ref_log_probs; give the reference or leave kl_coef at 0."
         )

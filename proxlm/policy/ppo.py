@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.policy import experience as experience_lib
-from proxlm.policy import kl, update
+from proxlm.policy import _experience as experience_lib
+from proxlm.policy import _update, kl
 from proxlm.policy.config import PPOConfig
 
 __all__ = ["PPOConfig", "PPOState", "init", "make_halves", "make_host_step", "make_step"]
@@ -140,7 +140,7 @@ def make_halves(actor, optimizer, config, auxiliary=None):
             answered = jax.tree.map(lambda x: jnp.repeat(x, config.group_size, axis=0), prompts)
         samples = actor.sample(state.params, key, answered)
         # here already, so that a slow reward is not waited for in vain
-        update.check_batch(samples.tokens.shape[0], config)
+        _update.check_batch(samples.tokens.shape[0], config)
         if config.greedy_baseline:
             greedy = actor.greedy(state.params, prompts)
             samples = jax.tree.map(lambda *rows: jnp.concatenate(rows), samples, greedy)
@@ -150,16 +150,17 @@ def make_halves(actor, optimizer, config, auxiliary=None):
         rewards = jnp.asarray(rewards)
         check_shape(rewards, samples.tokens.shape[0])
         experience, summary = experience_lib.prepare(state, samples, rewards, actor, config)
-        params, opt_state, report = update.run(
-            state, experience, key, actor, optimizer, config, auxiliary
-        )
+        params, opt_state, report = _update.run(state, experience, key, actor, optimizer, config, auxiliary)
         kl_coef = state.kl_coef
         if config.kl_target is not None:
             kl_coef = kl.adapt(
-                kl_coef, summary.kl, experience.mask.shape[0],
-                target=config.kl_target, horizon=config.kl_horizon,
-            )  # fmt: skip
-        metrics = update.Metrics(**summary._asdict(), kl_coef=state.kl_coef, **report)
+                kl_coef,
+                summary.kl,
+                experience.mask.shape[0],
+                target=config.kl_target,
+                horizon=config.kl_horizon,
+            )
+        metrics = _update.Metrics(**summary._asdict(), kl_coef=state.kl_coef, **report)
         return PPOState(params, opt_state, state.ref_params, kl_coef, state.iteration + 1), metrics
 
     return collect, learn

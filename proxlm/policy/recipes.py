@@ -6,25 +6,17 @@
 A new one is a `PPOConfig` in your own script; a part that is missing is a function in it.  What
 is not a convention of the loss (epochs, minibatches, group sizes) is left at one common default,
 except that plain policy gradients take one step per batch.  How every loss of verl and TRL is made
-of such parts is written in tests/peer_losses.py.
+of such parts is written in tests/policy/peer_losses.py.
 """
 
 import dataclasses
 from typing import NamedTuple
 
-from proxlm.policy import (
-    baselines,
-    checks,
-    corrections,
-    estimates,
-    filters,
-    pass_at_k,
-    sequence_surrogates,
-    surrogates,
-    token_surrogates,
-)
+from proxlm.policy import _validation, filters, importance_weights
+from proxlm.policy._partial import piece
+from proxlm.policy.advantages import batch, group, pass_k
 from proxlm.policy.config import PPOConfig
-from proxlm.policy.pieces import piece
+from proxlm.policy.losses import sequence_level, surrogates, token_level
 
 
 class Recipe(NamedTuple):
@@ -37,7 +29,7 @@ class Recipe(NamedTuple):
 def _groups(baseline, **settings):
     """Settings of methods that compare the answers to one prompt; no critic, no KL unless given."""
     base = {
-        "advantage": piece(estimates.grouped, baseline=baseline),
+        "advantage": piece(batch.grouped, baseline=baseline),
         "group_size": 8,
         "kl_coef": 0.0,
         "whiten_advantages": False,
@@ -45,8 +37,8 @@ def _groups(baseline, **settings):
     return PPOConfig(**base | settings)
 
 
-_NORMALISED = piece(baselines.group_relative, epsilon=1e-4)
-_CENTRED = piece(baselines.centred)
+_NORMALISED = piece(group.group_relative, epsilon=1e-4)
+_CENTRED = piece(group.centred)
 _ONE_STEP = {"num_epochs": 1, "num_minibatches": 1}
 _ON_POLICY = _ONE_STEP | {"surrogate": piece(surrogates.policy_gradient)}
 
@@ -65,43 +57,56 @@ RECIPES = {
     ),
     "vapo": Recipe(
         PPOConfig(
-            advantage=piece(estimates.length_adaptive, alpha=0.05), clip_high=0.28, kl_coef=0.0,
+            advantage=piece(batch.length_adaptive, alpha=0.05),
+            clip_high=0.28,
+            kl_coef=0.0,
             whiten_advantages=False,
         ),
         "Yue et al. 2025: length-adaptive λ, critic λ = 1, clip higher; without its imitation loss",
     ),
     "reinforce": Recipe(
-        PPOConfig(advantage=piece(estimates.to_go), whiten_advantages=False,
-                  aggregation="sequence_sum", **_ON_POLICY),
+        PPOConfig(
+            advantage=piece(batch.to_go), whiten_advantages=False, aggregation="sequence_sum", **_ON_POLICY
+        ),
         "Williams 1992: no baseline, k1 in the reward, sum over tokens",
     ),
     "remax": Recipe(
-        PPOConfig(advantage=piece(estimates.to_go), greedy_baseline=True, whiten_advantages=False,
-                  aggregation="sequence_sum", **_ON_POLICY),
+        PPOConfig(
+            advantage=piece(batch.to_go),
+            greedy_baseline=True,
+            whiten_advantages=False,
+            aggregation="sequence_sum",
+            **_ON_POLICY,
+        ),
         "Li et al. 2023: against the greedy answer, k1 in the reward, sum over tokens",
     ),
     "reinforce++": Recipe(
-        PPOConfig(advantage=piece(estimates.to_go), whiten_ddof=1, kl_coef=0.01),
+        PPOConfig(advantage=piece(batch.to_go), whiten_ddof=1, kl_coef=0.01),
         "Hu 2025: reward to go, k1 in the reward, whitened over the batch (ddof 1), clip",
     ),
     "reinforce++_baseline": Recipe(
-        _groups(_CENTRED, whiten_advantages=True, whiten_ddof=1, kl_placement="loss",
-                kl_estimator="k2", kl_coef=0.01),
+        _groups(
+            _CENTRED,
+            whiten_advantages=True,
+            whiten_ddof=1,
+            kl_placement="loss",
+            kl_estimator="k2",
+            kl_coef=0.01,
+        ),
         "Hu 2025: group mean, then whitened over the batch (ddof 1); k2 in the loss",
     ),
     "rloo": Recipe(
-        _groups(piece(baselines.leave_one_out), kl_coef=0.05, aggregation="sequence_sum",
-                **_ON_POLICY),
+        _groups(piece(group.leave_one_out), kl_coef=0.05, aggregation="sequence_sum", **_ON_POLICY),
         "Ahmadian et al. 2024: leave one out, k1 in the reward, sum over tokens",
     ),
     "opo": Recipe(
-        _groups(_CENTRED, aggregation="sequence_sum", **_ON_POLICY
-                | {"advantage": piece(estimates.length_weighted)}),
+        _groups(
+            _CENTRED, aggregation="sequence_sum", **_ON_POLICY | {"advantage": piece(batch.length_weighted)}
+        ),
         "Hao et al. 2025: length-weighted baseline, exactly on policy, no KL",
     ),
     "grpo": Recipe(
-        _groups(_NORMALISED, aggregation="sequence", kl_placement="loss", kl_estimator="k3",
-                kl_coef=0.04),
+        _groups(_NORMALISED, aggregation="sequence", kl_placement="loss", kl_estimator="k3", kl_coef=0.04),
         "Shao et al. 2024: std with ddof 1 + 1e-4 (TRL), mean over sequences, k3 in the loss",
     ),
     "dr_grpo": Recipe(
@@ -109,24 +114,31 @@ RECIPES = {
         "Liu et al. 2025: no std, sums divided by the longest length, no KL",
     ),
     "dapo": Recipe(
-        _groups(_NORMALISED, clip_high=0.28, keep=piece(filters.varied),
-                length_price=piece(filters.overlong_share, share=0.2)),
+        _groups(
+            _NORMALISED,
+            clip_high=0.28,
+            keep=piece(filters.varied),
+            length_price=piece(filters.overlong_share, share=0.2),
+        ),
         "Yu et al. 2025: clip higher, token mean, price of length, no KL; groups of "
         "equal rewards are left out, not drawn again",
     ),
     "gspo": Recipe(
-        _groups(_NORMALISED, ratio_level="sequence", clip_low=3e-4, clip_high=4e-4,
-                aggregation="sequence"),
+        _groups(_NORMALISED, ratio_level="sequence", clip_low=3e-4, clip_high=4e-4, aggregation="sequence"),
         "Zheng et al. 2025: ratio of the sequence, per token; mean over sequences",
     ),
     "luspo": Recipe(
-        _groups(_NORMALISED, ratio_level="sequence", clip_low=2e-3, clip_high=2.5e-3,
-                aggregation="sequence_sum"),
+        _groups(
+            _NORMALISED, ratio_level="sequence", clip_low=2e-3, clip_high=2.5e-3, aggregation="sequence_sum"
+        ),
         "LUSPO 2026, as in TRL 1.16: GSPO with sums over tokens, free of length bias",
     ),
     "gmpo": Recipe(
-        _groups(_NORMALISED, surrogate=piece(sequence_surrogates.geometric_mean, clip_low=0.4,
-                                             clip_high=0.4), aggregation="sequence"),
+        _groups(
+            _NORMALISED,
+            surrogate=piece(sequence_level.geometric_mean, clip_low=0.4, clip_high=0.4),
+            aggregation="sequence",
+        ),
         "Zhao et al. 2025: geometric mean of ratios, clipped at e^-0.4 and e^0.4 one by one",
     ),
     "cispo": Recipe(
@@ -134,40 +146,44 @@ RECIPES = {
         "MiniMax-M1 2025: weight clipped at 5 (TRL), none lost; token mean, no KL",
     ),
     "sapo": Recipe(
-        _groups(_NORMALISED, surrogate=piece(surrogates.sapo, tau_positive=1.0, tau_negative=1.05),
-                aggregation="sequence"),
+        _groups(
+            _NORMALISED,
+            surrogate=piece(surrogates.sapo, tau_positive=1.0, tau_negative=1.05),
+            aggregation="sequence",
+        ),
         "Gao et al. 2025: soft gate, τ of 1 and 1.05; mean over sequences",
     ),
     "vespo": Recipe(
-        _groups(_NORMALISED, surrogate=piece(sequence_surrogates.vespo, k_positive=2.0)),
+        _groups(_NORMALISED, surrogate=piece(sequence_level.vespo, k_positive=2.0)),
         "VESPO 2026, as in TRL 1.16: gamma weight of the sequence's ratio; token mean",
     ),
     "topr": Recipe(
-        _groups(_CENTRED, surrogate=piece(sequence_surrogates.topr, high_negative=1.0),
-                aggregation="sequence_sum"),
+        _groups(
+            _CENTRED, surrogate=piece(sequence_level.topr, high_negative=1.0), aggregation="sequence_sum"
+        ),
         "Le Roux et al. 2025: bad sequences weighed by their ratio, at most 1",
     ),
     "clip_cov": Recipe(
-        _groups(_NORMALISED, surrogate=piece(token_surrogates.clip_cov, share=2e-4)),
+        _groups(_NORMALISED, surrogate=piece(token_level.clip_cov, share=2e-4)),
         "Cui et al. 2025: 2 of 10,000 tokens of high covariance get no gradient",
     ),
     "kl_cov": Recipe(
-        _groups(_NORMALISED, surrogate=piece(token_surrogates.kl_cov, share=2e-4, coef=1.0)),
+        _groups(_NORMALISED, surrogate=piece(token_level.kl_cov, share=2e-4, coef=1.0)),
         "Cui et al. 2025: 2 of 10,000 tokens of high covariance pay for moving",
     ),
     "dppo": Recipe(
-        _groups(_NORMALISED, surrogate=piece(token_surrogates.dppo, divergence="tv")),
+        _groups(_NORMALISED, surrogate=piece(token_level.dppo, divergence="tv")),
         "DPPO 2026: tokens whose probability moved more than 0.2 get no gradient",
     ),
     "pass_at_k": Recipe(
-        _groups(piece(pass_at_k.pass_at_k, k=4)),
+        _groups(piece(pass_k.pass_at_k, k=4)),
         "Chen et al. 2025: rewards above 0 are right; advantages of the best of 4",
     ),
     "tis": Recipe(
-        _groups(_NORMALISED, correction=piece(corrections.truncated, high=2.0)),
+        _groups(_NORMALISED, correction=piece(importance_weights.truncated, high=2.0)),
         "Yao et al. 2025: weights of the sampler truncated at 2, old log-probs scored anew",
     ),
-}  # fmt: skip
+}
 
 
 def make(name: str, **overrides) -> PPOConfig:
@@ -190,5 +206,5 @@ def make(name: str, **overrides) -> PPOConfig:
         ...
     ValueError: name is 'gppo'; expected one of 'ppo', 'ppo_kl', 'mdpo', 'vapo', 'reinforce', ...
     """
-    checks.one_of(tuple(RECIPES), name=name)
+    _validation.one_of(tuple(RECIPES), name=name)
     return dataclasses.replace(RECIPES[name].config, **overrides)

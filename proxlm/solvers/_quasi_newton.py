@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.solvers.steps import inner
+from proxlm.solvers._steps import inner
 
 
 class Pairs(NamedTuple):
@@ -76,9 +76,7 @@ def direction(pairs: Pairs, descent: jax.Array, live: jax.Array) -> jax.Array:
 
     d, alphas = jax.lax.scan(backwards, descent, (moves, bends, rho), reverse=True)
     newest = jnp.argmax(jnp.where(usable, jnp.arange(usable.size), -1))
-    scale = curvature[newest] / jnp.maximum(
-        jnp.sum(jnp.square(bends[newest])), jnp.finfo(descent.dtype).tiny
-    )
+    scale = curvature[newest] / jnp.maximum(jnp.sum(jnp.square(bends[newest])), jnp.finfo(descent.dtype).tiny)
     d = jnp.where(jnp.any(usable), scale, 0.0) * d
 
     def forwards(d, row):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.solvers.problem import Point, Problem
+from proxlm.solvers._problem import Point, Problem
 
 
 class Rule(NamedTuple):

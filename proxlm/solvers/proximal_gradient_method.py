@@ -7,9 +7,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, numbers
-from proxlm.solvers import problem as problem_lib
-from proxlm.solvers import rules, steps
+from proxlm.penalties import _validation, base
+from proxlm.solvers import _problem as problem_lib
+from proxlm.solvers import _steps, rules
 
 CONVERGED, EXHAUSTED, NOT_FINITE = 0, 1, 2
 REASONS = (
@@ -59,7 +59,7 @@ def proximal_gradient(
     params: chex.ArrayTree,
     penalty: base.Penalty,
     *,
-    rule: steps.Rule | None = None,
+    rule: _steps.Rule | None = None,
     tolerance: chex.Numeric = 1e-5,
     max_iterations: chex.Numeric = 1000,
     step_size: chex.Numeric | None = None,
@@ -103,10 +103,10 @@ def proximal_gradient(
     [-1.0, 0.0]
     """
     base.require_penalty("proximal_gradient: penalty", penalty)
-    numbers.require_nonnegative("proximal_gradient", "tolerance", tolerance)
-    numbers.require_nonnegative("proximal_gradient", "max_iterations", max_iterations)
+    _validation.require_nonnegative("proximal_gradient", "tolerance", tolerance)
+    _validation.require_nonnegative("proximal_gradient", "max_iterations", max_iterations)
     if step_size is not None:
-        numbers.require_positive("proximal_gradient", "step_size", step_size)
+        _validation.require_positive("proximal_gradient", "step_size", step_size)
     rule = rules.barzilai_borwein() if rule is None else rule
     problem, start = problem_lib.flatten(fun, params, penalty, has_aux)
     first = _first_step(problem, start) if step_size is None else jnp.asarray(step_size)
@@ -132,9 +132,15 @@ def proximal_gradient(
     last = jax.lax.stop_gradient(last)
     point = problem.at(x)
     return Solution(
-        problem.unravel(x), point.total, problem.error(point, last), iterations,
-        evaluations, last, status, point.aux,
-    )  # fmt: skip
+        problem.unravel(x),
+        point.total,
+        problem.error(point, last),
+        iterations,
+        evaluations,
+        last,
+        status,
+        point.aux,
+    )
 
 
 def _iterate(problem, rule, start, step_size, tolerance, max_iterations):

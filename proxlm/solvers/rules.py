@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.solvers import extrapolation, quasi_newton
-from proxlm.solvers.problem import Point
-from proxlm.solvers.steps import Rule, State, backtrack, halve_until, inner, square
+from proxlm.solvers import _extrapolation, _quasi_newton
+from proxlm.solvers._problem import Point
+from proxlm.solvers._steps import Rule, State, backtrack, halve_until, inner, square
 
 
 class Momentum(NamedTuple):
@@ -117,12 +117,12 @@ def anderson(memory: int = 5, grow: float = 1.0) -> Rule:
         raise ValueError(f"anderson: memory must be ≥ 2, got {memory}. Use ista for none.")
 
     def init(problem, point, step_size):
-        return State(point, step_size, jnp.int32(1), extrapolation.init(memory, point.x))
+        return State(point, step_size, jnp.int32(1), _extrapolation.init(memory, point.x))
 
     def step(problem, state):
         point, t, tries = backtrack(problem, state.point, state.step_size)
-        history = extrapolation.push(state.memory, state.point.x, point.x)
-        trial = problem.at(extrapolation.extrapolate(history))
+        history = _extrapolation.push(state.memory, state.point.x, point.x)
+        trial = problem.at(_extrapolation.extrapolate(history))
         better = trial.total < point.total
         point = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, point)
         return State(point, grow * t, state.evaluations + tries + 1, history)
@@ -134,7 +134,7 @@ class Recent(NamedTuple):
     """Memory of `barzilai_borwein`: recent objectives, and pairs for the steps on the manifold."""
 
     totals: jax.Array
-    pairs: quasi_newton.Pairs
+    pairs: _quasi_newton.Pairs
 
 
 def barzilai_borwein(patience: int = 10, memory: int = 8) -> Rule:
@@ -162,7 +162,7 @@ def barzilai_borwein(patience: int = 10, memory: int = 8) -> Rule:
 
     def init(problem, point, step_size):
         totals = jnp.full((patience,), point.total)
-        pairs = quasi_newton.init(memory, point.x)
+        pairs = _quasi_newton.init(memory, point.x)
         return State(point, step_size, jnp.int32(1), Recent(totals, pairs))
 
     def step(problem, state):
@@ -176,7 +176,7 @@ def barzilai_borwein(patience: int = 10, memory: int = 8) -> Rule:
         spectral = jnp.where(curvature > tiny, square(move) / jnp.maximum(curvature, tiny), 2 * t)
         t = jnp.where(jnp.isfinite(spectral) & (spectral > 0), spectral, t)
         if memory and problem.descent is not None:
-            pairs = quasi_newton.push(pairs, move, bend)
+            pairs = _quasi_newton.push(pairs, move, bend)
             point, pairs = _on_the_nonzeros(problem, point, pairs)
             tries = tries + 1
         totals = jnp.concatenate([totals[1:], point.total[None]])
@@ -188,11 +188,11 @@ def barzilai_borwein(patience: int = 10, memory: int = 8) -> Rule:
 def _on_the_nonzeros(problem, point, pairs):
     """A quasi-Newton step in the face of the nonzeros, if it goes down."""
     live = point.x != 0
-    direction = quasi_newton.direction(pairs, jnp.where(live, problem.descent(point), 0.0), live)
+    direction = _quasi_newton.direction(pairs, jnp.where(live, problem.descent(point), 0.0), live)
     goal = point.x + direction
     goal = jnp.where(jnp.sign(goal) == jnp.sign(point.x), goal, 0.0)
     trial = problem.at(goal)
     better = trial.total < point.total
-    pushed = quasi_newton.push(pairs, goal - point.x, trial.gradient - point.gradient)
+    pushed = _quasi_newton.push(pairs, goal - point.x, trial.gradient - point.gradient)
     choose = lambda new, old: jnp.where(better, new, old)
     return jax.tree.map(choose, trial, point), jax.tree.map(choose, pushed, pairs)

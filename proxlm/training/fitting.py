@@ -203,9 +203,7 @@ def _report(carry):
     nan = jnp.full((), jnp.nan, jnp.float32)
     params, held_out_loss, best_step = (state.params, nan, state.step) if best is None else best[:3]
     loss = carry.history.loss[carry.checks - 1]
-    return Fit(
-        params, loss, held_out_loss, state, best_step, carry.change, carry.status, carry.history
-    )
+    return Fit(params, loss, held_out_loss, state, best_step, carry.change, carry.status, carry.history)
 
 
 def _largest_move(old, new):

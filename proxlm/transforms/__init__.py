@@ -13,13 +13,16 @@
 """
 
 from proxlm.transforms import reports
+from proxlm.transforms._factored import adafactor_metric
 from proxlm.transforms.accelerated import (
     AcceleratedState,
     accelerated_params,
     accelerated_proximal_gradient,
 )
-from proxlm.transforms.adaptive_averaging import DualAveragingAdamState, dual_averaging_adam
-from proxlm.transforms.averaging import (
+from proxlm.transforms.adaptive_dual_averaging import DualAveragingAdamState, dual_averaging_adam
+from proxlm.transforms.checking import Verdict, check
+from proxlm.transforms.debiasing import HealState, freeze_zeros, heal
+from proxlm.transforms.dual_averaging import (
     AdagradRDAState,
     FTRLProximalState,
     RDAState,
@@ -27,12 +30,10 @@ from proxlm.transforms.averaging import (
     ftrl_proximal,
     rda,
 )
-from proxlm.transforms.checking import Verdict, check
-from proxlm.transforms.factored import adafactor_metric
-from proxlm.transforms.healing import HealState, freeze_zeros, heal
-from proxlm.transforms.latent import AProxState, aprox
-from proxlm.transforms.manifold import RMDAState, ramda, rmda
-from proxlm.transforms.metrics import (
+from proxlm.transforms.latent_weights import AProxState, aprox
+from proxlm.transforms.momentum_dual_averaging import RMDAState, ramda, rmda
+from proxlm.transforms.optimizers import decoupled_proximal_adamw, proximal_adam, proximal_sgd
+from proxlm.transforms.preconditioners import (
     Metric,
     adagrad_metric,
     adam_metric,
@@ -42,9 +43,9 @@ from proxlm.transforms.metrics import (
     rms_metric,
     sophia_metric,
 )
-from proxlm.transforms.optimizers import decoupled_proximal_adamw, proximal_adam, proximal_sgd
-from proxlm.transforms.prox import ApplyProxState, apply_prox
-from proxlm.transforms.proximal import ProximalState, proximal
+from proxlm.transforms.projecting import apply_prox_updates, project, snap
+from proxlm.transforms.proximal_links import ApplyProxState, apply_prox
+from proxlm.transforms.proximal_wrapper import ProximalState, proximal
 from proxlm.transforms.pruning import PruneState, prune, prune_to
 from proxlm.transforms.schedule_free import (
     ProximalScheduleFreeState,
@@ -53,8 +54,7 @@ from proxlm.transforms.schedule_free import (
     proximal_schedule_free_params,
 )
 from proxlm.transforms.scheduling import ScheduledState, cubic_sparsity, scheduled
-from proxlm.transforms.snapping import apply_prox_updates, project, snap
-from proxlm.transforms.trust import SkipState, StopState, scale_by_kl, skip_on_kl, stop_on_kl
+from proxlm.transforms.trust_region import SkipState, StopState, scale_by_kl, skip_on_kl, stop_on_kl
 
 __all__ = [
     "AProxState",

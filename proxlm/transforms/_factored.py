@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from proxlm.penalties import trees
-from proxlm.transforms.metrics import Metric
+from proxlm.penalties import _trees
+from proxlm.transforms.preconditioners import Metric
 
 
 def adafactor_metric(
@@ -45,7 +45,7 @@ def adafactor_metric(
 
     def diagonal(before, after, params, gradients):
         del before
-        beside = lambda tree: trees.pair("adafactor_metric", "params", tree, after.v)
+        beside = lambda tree: _trees.pair("adafactor_metric", "params", tree, after.v)
         moments = [jax.tree.leaves(moment) for moment in (after.v_row, after.v_col, after.v)]
         leaves = map(leaf, *moments, beside(params), beside(gradients))
         return jax.tree.unflatten(jax.tree.structure(after.v), list(leaves))

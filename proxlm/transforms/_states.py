@@ -7,19 +7,19 @@ import jax
 import numpy as np
 import optax
 
-from proxlm.penalties import trees
-from proxlm.transforms import factored, metrics
-from proxlm.transforms.metrics import Metric
+from proxlm.penalties import _trees
+from proxlm.transforms import _factored, preconditioners
+from proxlm.transforms.preconditioners import Metric
 
 METRICS = {
-    "adam": metrics.adam_metric,
-    "adamax": metrics.adamax_metric,
-    "amsgrad": metrics.amsgrad_metric,
-    "adabelief": metrics.belief_metric,
-    "rmsprop": metrics.rms_metric,
-    "adagrad": metrics.adagrad_metric,
-    "adafactor": factored.adafactor_metric,
-    "sophia": metrics.sophia_metric,
+    "adam": preconditioners.adam_metric,
+    "adamax": preconditioners.adamax_metric,
+    "amsgrad": preconditioners.amsgrad_metric,
+    "adabelief": preconditioners.belief_metric,
+    "rmsprop": preconditioners.rms_metric,
+    "adagrad": preconditioners.adagrad_metric,
+    "adafactor": _factored.adafactor_metric,
+    "sophia": preconditioners.sophia_metric,
 }
 
 _MATRIX_METRICS = ("Muon", "Shampoo", "SOAP", "Soap", "Kron", "GaLore", "LBFGS")
@@ -98,7 +98,7 @@ def diagonal(
     missing = [path for path, _ in wanted if path not in leaves]
     if missing or len(flat) > len(leaves):
         found = "no state has" if missing else "several states have"
-        place = f" at {trees.place(missing[0])}" if missing else ""
+        place = f" at {_trees.place(missing[0])}" if missing else ""
         raise ValueError(
             f"proximal: {found} the diagonal of {metric.name}{place}. Give each part of the params "
             "its own proximal, as in optax.partition({'a': proximal(...), 'b': ...}, labels)."
@@ -154,8 +154,7 @@ def require_rate(name: str, state: Any, learning_rate: optax.ScalarOrSchedule) -
     injected = find(state, _INJECTED)
     if callable(learning_rate) and not scheduled and not injected and _is_of_optax(state):
         raise ValueError(
-            f"{name}: learning_rate is a schedule, and nothing in inner follows one. Give the same "
-            "to both."
+            f"{name}: learning_rate is a schedule, and nothing in inner follows one. Give the same to both."
         )
     for record in injected:
         _require_equal(name, record.hyperparams.get("learning_rate"), learning_rate)

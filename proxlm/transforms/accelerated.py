@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import base, trees
-from proxlm.transforms import arguments, points, states
+from proxlm.penalties import _trees, base
+from proxlm.transforms import _arguments, _states, _updates
 
 
 class AcceleratedState(NamedTuple):
@@ -61,7 +61,7 @@ def accelerated_proximal_gradient(
     >>> accelerated_params(state).round(4).tolist()
     [2.0, 0.0]
     """
-    arguments.require_step("accelerated_proximal_gradient", penalty, learning_rate)
+    _arguments.require_step("accelerated_proximal_gradient", penalty, learning_rate)
     return optax.chain(
         optax.scale_by_learning_rate(learning_rate), _accelerate(penalty, learning_rate, restart)
     )
@@ -77,11 +77,11 @@ def accelerated_params(state: optax.OptState) -> chex.ArrayTree:
     >>> accelerated_params(accelerated_proximal_gradient(0.5, penalties.l1()).init(jnp.ones(2)))
     Array([1., 1.], dtype=float32)
     """
-    found = states.find(state, AcceleratedState)
+    found = _states.find(state, AcceleratedState)
     if len(found) != 1:
         raise ValueError(
             f"accelerated_params: expected the state of one accelerated_proximal_gradient, got "
-            f"{len(found)} of them in {', '.join(states.names(state)) or 'it'}."
+            f"{len(found)} of them in {', '.join(_states.names(state)) or 'it'}."
         )
     return found[0].point
 
@@ -94,22 +94,20 @@ def _accelerate(penalty, learning_rate, restart):
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        arguments.require_params(params)
-        rate = points.rate_at(learning_rate, state.count)
-        wide, old = (trees.widen("accelerated", tree) for tree in (params, state.point))
-        target = jax.tree.map(jnp.add, wide, trees.widen("accelerated", updates))
-        rounded = trees.narrow(penalty.prox(target, rate), params)
-        new = trees.widen("accelerated", rounded)
+        _arguments.require_params(params)
+        rate = _updates.rate_at(learning_rate, state.count)
+        wide, old = (_trees.widen("accelerated", tree) for tree in (params, state.point))
+        target = jax.tree.map(jnp.add, wide, _trees.widen("accelerated", updates))
+        rounded = _trees.narrow(penalty.prox(target, rate), params)
+        new = _trees.widen("accelerated", rounded)
         weight = (1.0 + jnp.sqrt(1.0 + 4.0 * jnp.square(state.weight))) / 2.0
         momentum = (state.weight - 1.0) / weight
         if restart:
             uphill = _product(wide, new, old) > 0
-            weight, momentum = (
-                jnp.where(uphill, x, y) for x, y in ((1.0, weight), (0.0, momentum))
-            )
+            weight, momentum = (jnp.where(uphill, x, y) for x, y in ((1.0, weight), (0.0, momentum)))
         ahead = lambda a, b: a + momentum.astype(a.dtype) * (a - b)
         moved = jax.tree.map(ahead, new, old)
-        updates = points.updates_to(moved, params)
+        updates = _updates.updates_to(moved, params)
         return updates, AcceleratedState(optax.safe_increment(state.count), weight, rounded)
 
     return optax.GradientTransformationExtraArgs(init, update)

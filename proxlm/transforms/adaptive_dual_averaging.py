@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import base, metric, numbers, trees
-from proxlm.transforms import arguments, metrics, points
+from proxlm.penalties import _metric, _trees, _validation, base
+from proxlm.transforms import _arguments, _updates, preconditioners
 
 
 class DualAveragingAdamState(NamedTuple):
@@ -115,19 +115,19 @@ def dual_averaging_adam(
     [2.25, 0.0]
     """
     name = "dual_averaging_adam"
-    arguments.require_step(name, penalty, learning_rate)
+    _arguments.require_step(name, penalty, learning_rate)
     _require(name, floor, cap, forgetting=forgetting, memory=memory)
 
     def init(params):
-        zeros = lambda: jax.tree.map(jnp.zeros_like, trees.widen(name, params))
+        zeros = lambda: jax.tree.map(jnp.zeros_like, _trees.widen(name, params))
         start = lambda: jnp.zeros([], jnp.int32)
         return DualAveragingAdamState(start(), start(), zeros(), zeros(), zeros())
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        arguments.require_params(params)
-        wide, gradients = trees.widen(name, params), trees.widen(name, updates)
-        rate = points.rate_at(learning_rate, state.count)
+        _arguments.require_params(params)
+        wide, gradients = _trees.widen(name, params), _trees.widen(name, updates)
+        rate = _updates.rate_at(learning_rate, state.count)
         count = optax.safe_increment(state.count)
         active = jnp.where(rate > 0, optax.safe_increment(state.active), state.active)
         c = jnp.clip(forgetting / jnp.maximum(active, 1), 1.0 / memory, 1.0)
@@ -143,9 +143,9 @@ def dual_averaging_adam(
         target = jax.tree.map(lambda x, t, y: x + t * y, wide, steps, average)
         point = penalty.prox(target, steps)
         if penalty.residual is None:
-            average = jax.tree.map(points.left_over, target, point, steps, average)
+            average = jax.tree.map(_updates.left_over, target, point, steps, average)
         state = DualAveragingAdamState(count, active, mu, nu, average)
-        return points.updates_to(point, params), state
+        return _updates.updates_to(point, params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -160,16 +160,16 @@ def _taken_up(penalty, x, average):
 def _step_sizes(rate, c, divisor, floor, cap):
     """τ = η/(c D), with D and η/D in their bounds."""
     longest = rate / c
-    if metrics.unbounded(floor, cap):
+    if preconditioners.unbounded(floor, cap):
         return jax.tree.map(lambda d: longest / jnp.abs(d), divisor)
     known = jax.tree.map(lambda d: jnp.maximum(d, 0.0), divisor)
-    steps = metric.step_sizes(longest, known, floor=floor, cap=cap / c)
+    steps = _metric.step_sizes(longest, known, floor=floor, cap=cap / c)
     return jax.tree.map(lambda d, s: jnp.where(d > 0, s, jnp.minimum(s, longest)), divisor, steps)
 
 
 def _require(name, floor, cap, **settings):
-    numbers.require_nonnegative(name, "floor", floor)
-    numbers.require_positive(name, "cap", cap)
+    _validation.require_nonnegative(name, "floor", floor)
+    _validation.require_positive(name, "cap", cap)
     for argument, number in settings.items():
-        if any((value < 1).any() for value in numbers.known(name, argument, number)):
+        if any((value < 1).any() for value in _validation.known(name, argument, number)):
             raise ValueError(f"{name}: {argument} must be ≥ 1, got {number}.")

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import numbers, trees
-from proxlm.transforms import arguments, healing, states
+from proxlm.penalties import _trees, _validation
+from proxlm.transforms import _arguments, _states, debiasing
 
 # From weights and gradients of size 1 down to where any threshold is larger than Adam's steps.
 SCALES = (1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-13, 1e-16)
@@ -119,9 +119,9 @@ def check(
     >>> check(optax.chain(optax.scale_by_adam(), prox, optax.scale(-1e-3)), jnp.ones(8)).passed
     False
     """
-    arguments.require_link("check", "optimizer", optimizer)
-    numbers.require_integer("check", "steps", steps, least=4)
-    wide = trees.widen("check", params)
+    _arguments.require_link("check", "optimizer", optimizer)
+    _validation.require_integer("check", "steps", steps, least=4)
+    wide = _trees.widen("check", params)
     if not sum(leaf.size for leaf in jax.tree.leaves(wide)):
         raise ValueError("check: params have no weights. Give a tree like those you train.")
     optimizer = optax.with_extra_args_support(optimizer)
@@ -192,14 +192,14 @@ def _rounded(optimizer, state, params, extra_args):
 def _harms(state):
     for node in _nodes(state):
         for kind, words in AVERAGES.items():
-            if isinstance(node, kind) and states.makers(node):
+            if isinstance(node, kind) and _states.makers(node):
                 yield f"{words}: exact zeros are lost while weights move"
 
 
 def _remarks(state):
     for node in _nodes(state):
         for kind, words in RATES.items():
-            if isinstance(node, kind) and states.makers(state):
+            if isinstance(node, kind) and _states.makers(state):
                 yield f"{words} changes the learning rate, which the threshold does not follow"
         if type(node) is tuple:
             yield from _followers(node)
@@ -207,7 +207,7 @@ def _remarks(state):
 
 def _followers(chain):
     """Says so if links come after the one that makes zeros."""
-    places = [i for i, node in enumerate(chain) if states.makers(node)]
+    places = [i for i, node in enumerate(chain) if _states.makers(node)]
     if places and not all(_freezes(node) for node in chain[places[-1] + 1 :]):
         yield (
             f"link {places[-1] + 1} of {len(chain)} makes the zeros: what follows may move them, "
@@ -216,7 +216,7 @@ def _followers(chain):
 
 
 def _freezes(node):
-    return isinstance(node, healing.HealState) and node.inner == ()
+    return isinstance(node, debiasing.HealState) and node.inner == ()
 
 
 def _nodes(state: Any) -> Iterator[Any]:

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import cuts, trees
-from proxlm.transforms import arguments
+from proxlm.penalties import _trees
+from proxlm.penalties.groups import _partition
+from proxlm.transforms import _arguments
 
 
 class HealState(NamedTuple):
@@ -23,7 +24,7 @@ class HealState(NamedTuple):
 
 
 def freeze_zeros(
-    start: int = 0, over: cuts.Grouping | None = None
+    start: int = 0, over: _partition.Grouping | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """From update `start` on, a weight that is exactly 0 stays so: u_i ↦ 0 where params_i = 0.
 
@@ -60,17 +61,17 @@ def freeze_zeros(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        arguments.require_params(params)
+        _arguments.require_params(params)
         frozen = _freeze("freeze_zeros", updates, params, over)
         healing = state.count >= start
         updates = jax.tree.map(lambda a, b: jnp.where(healing, a, b), frozen, updates)
-        return trees.narrow(updates, params), HealState(optax.safe_increment(state.count), ())
+        return _trees.narrow(updates, params), HealState(optax.safe_increment(state.count), ())
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def heal(
-    link: optax.GradientTransformation, start: int, over: cuts.Grouping | None = None
+    link: optax.GradientTransformation, start: int, over: _partition.Grouping | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Drops a last link from update `start` on, and freezes the zeros it has made.
 
@@ -107,7 +108,7 @@ def heal(
     >>> [round(x, 2) for x in params.tolist()]  # 2 + 0.1 - 0.5, and then + 0.1
     [1.7, 0.0]
     """
-    arguments.require_link("heal", "link", link)
+    _arguments.require_link("heal", "link", link)
     _require("heal", start, over)
     link = optax.with_extra_args_support(link)
 
@@ -115,15 +116,15 @@ def heal(
         return HealState(jnp.zeros([], jnp.int32), link.init(params))
 
     def update(updates, state, params=None, **extra_args):
-        arguments.require_params(params)
+        _arguments.require_params(params)
 
         def healing():
             frozen = _freeze("heal", updates, params, over)
-            return trees.narrow(frozen, params), state.inner
+            return _trees.narrow(frozen, params), state.inner
 
         def before():
             moved, inner = link.update(updates, state.inner, params, **extra_args)
-            return trees.narrow(moved, params), inner
+            return _trees.narrow(moved, params), inner
 
         updates, inner = jax.lax.cond(state.count >= start, healing, before)
         return updates, HealState(optax.safe_increment(state.count), inner)
@@ -135,11 +136,11 @@ def _freeze(name, updates, params, over):
     still = lambda u, size: jnp.where(size == 0, jnp.zeros_like(u), u)
     if over is None:
         return jax.tree.map(still, updates, params)
-    sizes = jax.tree.map(jnp.abs, trees.widen(name, params))
+    sizes = jax.tree.map(jnp.abs, _trees.widen(name, params))
     groups = over.divide(name, sizes)
-    return groups.apply(still, (updates,), (groups.reduce(cuts.LARGEST, sizes),))
+    return groups.apply(still, (updates,), (groups.reduce(_partition.LARGEST, sizes),))
 
 
 def _require(name, start, over):
-    arguments.require_count(name, "start", start, least=0)
-    arguments.require_grouping(name, over)
+    _arguments.require_count(name, "start", start, least=0)
+    _arguments.require_grouping(name, over)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import base, numbers, trees
-from proxlm.transforms import arguments, points
+from proxlm.penalties import _trees, _validation, base
+from proxlm.transforms import _arguments, _updates
 
 
 class RDAState(NamedTuple):
@@ -60,10 +60,10 @@ def rda(
     >>> updates.tolist()
     [-1.0, 0.0]
     """
-    arguments.require_step("rda", penalty, learning_rate)
+    _arguments.require_step("rda", penalty, learning_rate)
 
     def init(params):
-        wide = trees.widen("rda", params)
+        wide = _trees.widen("rda", params)
         zeros = jax.tree.map(jnp.zeros_like, wide)
         # A copy, so that the params may be donated.
         origin = jax.tree.map(jnp.array, wide)
@@ -71,16 +71,16 @@ def rda(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        arguments.require_params(params)
-        rate = points.rate_at(learning_rate, state.count)
+        _arguments.require_params(params)
+        rate = _updates.rate_at(learning_rate, state.count)
         count = optax.safe_increment(state.count)
         step_sum = state.step_sum + rate
-        gradients = trees.widen("rda", updates)
+        gradients = _trees.widen("rda", updates)
         sums = jax.tree.map(lambda s, g: s + rate * g, state.gradient_sum, gradients)
         slowness = 1.0 / jnp.sqrt(count.astype(step_sum.dtype))
         target = jax.tree.map(lambda x, s: x - slowness * s, state.origin, sums)
         point = penalty.prox(target, slowness * step_sum)
-        return points.updates_to(point, params), RDAState(count, step_sum, sums, state.origin)
+        return _updates.updates_to(point, params), RDAState(count, step_sum, sums, state.origin)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -137,12 +137,12 @@ def adagrad_rda(
     [-0.375, 0.0]
     """
     name = "adagrad_rda"
-    arguments.require_step(name, penalty, learning_rate)
-    numbers.require_nonnegative(name, "initial_accumulator_value", initial_accumulator_value)
-    numbers.require_nonnegative(name, "eps", eps)
+    _arguments.require_step(name, penalty, learning_rate)
+    _validation.require_nonnegative(name, "initial_accumulator_value", initial_accumulator_value)
+    _validation.require_nonnegative(name, "eps", eps)
 
     def init(params):
-        wide = trees.widen(name, params)
+        wide = _trees.widen(name, params)
         zeros = jax.tree.map(jnp.zeros_like, wide)
         squares = jax.tree.map(lambda x: jnp.full_like(x, initial_accumulator_value), wide)
         origin = jax.tree.map(jnp.array, wide)
@@ -151,10 +151,10 @@ def adagrad_rda(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        arguments.require_params(params)
-        rate = points.rate_at(learning_rate, state.count)
+        _arguments.require_params(params)
+        rate = _updates.rate_at(learning_rate, state.count)
         step_sum = state.step_sum + rate
-        gradients = trees.widen(name, updates)
+        gradients = _trees.widen(name, updates)
         sums = jax.tree.map(lambda s, g: s + rate * g, state.gradient_sum, gradients)
         squares = jax.tree.map(lambda q, g: q + g * g, state.sum_of_squares, gradients)
         # Without any square yet there is no step.
@@ -163,7 +163,7 @@ def adagrad_rda(
         point = penalty.prox(target, jax.tree.map(lambda q: inverse(q) * step_sum, squares))
         count = optax.safe_increment(state.count)
         state = AdagradRDAState(count, step_sum, sums, squares, state.origin)
-        return points.updates_to(point, params), state
+        return _updates.updates_to(point, params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -222,19 +222,19 @@ def ftrl_proximal(
     [0.0, 0.0]
     """
     name = "ftrl_proximal"
-    arguments.require_step(name, penalty, learning_rate)
-    numbers.require_positive(name, "beta", beta)
+    _arguments.require_step(name, penalty, learning_rate)
+    _validation.require_positive(name, "beta", beta)
 
     def init(params):
-        zeros = lambda: jax.tree.map(jnp.zeros_like, trees.widen(name, params))
+        zeros = lambda: jax.tree.map(jnp.zeros_like, _trees.widen(name, params))
         start = lambda: jnp.zeros([], jnp.int32)
         return FTRLProximalState(start(), start(), zeros(), zeros())
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        arguments.require_params(params)
-        wide, gradients = trees.widen(name, params), trees.widen(name, updates)
-        rate = points.rate_at(learning_rate, state.count)
+        _arguments.require_params(params)
+        wide, gradients = _trees.widen(name, params), _trees.widen(name, updates)
+        rate = _updates.rate_at(learning_rate, state.count)
         active = jnp.where(rate > 0, optax.safe_increment(state.active), state.active)
         t = jnp.maximum(active, 1).astype(rate.dtype)
         squares = jax.tree.map(lambda q, g: q + g * g, state.sum_of_squares, gradients)
@@ -242,8 +242,8 @@ def ftrl_proximal(
         mean = jax.tree.map(lambda r, g: ((t - 1) * r - g) / t, state.subgradient, gradients)
         target = jax.tree.map(lambda x, s, y: x + s * y, wide, steps, mean)
         point = penalty.prox(target, steps)
-        kept = jax.tree.map(points.left_over, target, point, steps, state.subgradient)
+        kept = jax.tree.map(_updates.left_over, target, point, steps, state.subgradient)
         count = optax.safe_increment(state.count)
-        return points.updates_to(point, params), FTRLProximalState(count, active, squares, kept)
+        return _updates.updates_to(point, params), FTRLProximalState(count, active, squares, kept)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import base, trees
-from proxlm.transforms import arguments, points
+from proxlm.penalties import _trees, base
+from proxlm.transforms import _arguments, _updates
 
 
 class AProxState(NamedTuple):
@@ -69,23 +69,23 @@ def aprox(
     ([2.0, 0.0], [3.0, 0.5])
     """
     name = "aprox"
-    arguments.require_optimizer(name, inner)
-    arguments.require_step(name, penalty, learning_rate)
+    _arguments.require_optimizer(name, inner)
+    _arguments.require_step(name, penalty, learning_rate)
     inner = optax.with_extra_args_support(inner)
 
     def init(params):
         # A copy, so that the params may be donated.
-        latent = jax.tree.map(jnp.array, trees.widen(name, params))
+        latent = jax.tree.map(jnp.array, _trees.widen(name, params))
         return AProxState(jnp.zeros([], jnp.int32), jnp.zeros([]), latent, inner.init(params))
 
     def update(updates, state, params=None, **extra_args):
-        arguments.require_params(params)
-        seen = trees.narrow(state.latent, params)
+        _arguments.require_params(params)
+        seen = _trees.narrow(state.latent, params)
         moves, inner_state = inner.update(updates, state.inner_state, seen, **extra_args)
-        latent = jax.tree.map(jnp.add, state.latent, trees.widen(name, moves))
-        step_sum = state.step_sum + points.rate_at(learning_rate, state.count)
+        latent = jax.tree.map(jnp.add, state.latent, _trees.widen(name, moves))
+        step_sum = state.step_sum + _updates.rate_at(learning_rate, state.count)
         point = penalty.prox(latent, step_sum)
         count = optax.safe_increment(state.count)
-        return points.updates_to(point, params), AProxState(count, step_sum, latent, inner_state)
+        return _updates.updates_to(point, params), AProxState(count, step_sum, latent, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import base, numbers, trees
-from proxlm.transforms import arguments, points
+from proxlm.penalties import _trees, _validation, base
+from proxlm.transforms import _arguments, _updates
 
 
 class RMDAState(NamedTuple):
@@ -110,19 +110,19 @@ def ramda(
     >>> updates.round(4).tolist()
     [-1.75, 0.0]
     """
-    numbers.require_nonnegative("ramda", "eps", eps)
+    _validation.require_nonnegative("ramda", "eps", eps)
     return _averaged("ramda", learning_rate, penalty, mixing, restart_every, eps)
 
 
 def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
     """RMDA; RAMDA where ε is given."""
-    arguments.require_step(name, penalty, learning_rate)
-    arguments.require_rate(name, "mixing", mixing)
+    _arguments.require_step(name, penalty, learning_rate)
+    _arguments.require_rate(name, "mixing", mixing)
     if restart_every is not None:
-        numbers.require_integer(name, "restart_every", restart_every, least=1)
+        _validation.require_integer(name, "restart_every", restart_every, least=1)
 
     def init(params):
-        wide = trees.widen(name, params)
+        wide = _trees.widen(name, params)
         zeros = lambda: jax.tree.map(jnp.zeros_like, wide)
         # A copy, so that the params may be donated.
         origin = jax.tree.map(jnp.array, wide)
@@ -132,12 +132,12 @@ def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        arguments.require_params(params)
-        wide, gradients = trees.widen(name, params), trees.widen(name, updates)
+        _arguments.require_params(params)
+        wide, gradients = _trees.widen(name, params), _trees.widen(name, updates)
         if restart_every is not None:
             state = _restarted(state, wide, state.age == restart_every)
-        rate = points.rate_at(learning_rate, state.count)
-        mixed = points.rate_at(mixing, state.count)
+        rate = _updates.rate_at(learning_rate, state.count)
+        mixed = _updates.rate_at(mixing, state.count)
         age = optax.safe_increment(state.age)
         root = jnp.sqrt(age.astype(rate.dtype))
         weight = rate * root
@@ -154,7 +154,7 @@ def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
         point = jax.tree.map(lambda x, new: x + mixed * (new - x), wide, point)
         count = optax.safe_increment(state.count)
         state = RMDAState(count, age, step_sum, sums, squares, state.origin)
-        return points.updates_to(point, params), state
+        return _updates.updates_to(point, params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import base, numbers
-from proxlm.transforms import arguments, metrics
-from proxlm.transforms.proximal import Rule, follow
+from proxlm.penalties import _validation, base
+from proxlm.transforms import _arguments, preconditioners
+from proxlm.transforms.proximal_wrapper import Rule, follow
 
 
 def proximal_sgd(
@@ -51,7 +51,7 @@ def proximal_sgd(
     >>> optax.apply_updates(x, updates).round(4).tolist()
     [1.0, 0.0]
     """
-    arguments.require_step("proximal_sgd", penalty, learning_rate, every)
+    _arguments.require_step("proximal_sgd", penalty, learning_rate, every)
     inner = optax.sgd(learning_rate, momentum, nesterov, accumulator_dtype)
     rate = learning_rate
     if momentum is not None:
@@ -113,11 +113,11 @@ def proximal_adam(
     >>> optax.apply_updates(x, updates).round(4).tolist()
     [2.25, 0.0]
     """
-    arguments.require_step("proximal_adam", penalty, learning_rate, every)
-    numbers.require_nonnegative("proximal_adam", "floor", floor)
-    numbers.require_positive("proximal_adam", "cap", cap)
+    _arguments.require_step("proximal_adam", penalty, learning_rate, every)
+    _validation.require_nonnegative("proximal_adam", "floor", floor)
+    _validation.require_positive("proximal_adam", "cap", cap)
     inner = optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
-    metric = metrics.adam_metric(b2, eps, eps_root)
+    metric = preconditioners.adam_metric(b2, eps, eps_root)
     return follow(inner, Rule(penalty, learning_rate, metric, floor, cap, every, anchored))
 
 
@@ -170,7 +170,7 @@ def decoupled_proximal_adamw(
     >>> optax.apply_updates(x, updates).round(4).tolist()
     [2.0, 0.0]
     """
-    arguments.require_step("decoupled_proximal_adamw", penalty, learning_rate, every)
+    _arguments.require_step("decoupled_proximal_adamw", penalty, learning_rate, every)
     moments = (b1, b2, eps, eps_root, mu_dtype)
     inner = optax.adamw(learning_rate, *moments, weight_decay, mask, nesterov=nesterov)
     return follow(inner, Rule(penalty, learning_rate, every=every, anchored=anchored))
@@ -187,7 +187,7 @@ def _summed(learning_rate, momentum):
 
 
 def _require_momentum(momentum):
-    numbers.require_nonnegative("proximal_sgd", "momentum", momentum)
+    _validation.require_nonnegative("proximal_sgd", "momentum", momentum)
     known = not isinstance(momentum, jax.core.Tracer)
     if known and not momentum < 1:
         raise ValueError(

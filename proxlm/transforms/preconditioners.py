@@ -34,9 +34,7 @@ class Metric(NamedTuple):
     diagonal: Callable[[Any, Any, chex.ArrayTree, chex.ArrayTree], chex.ArrayTree]
 
 
-def adam_metric(
-    b2: chex.Numeric = 0.999, eps: chex.Numeric = 1e-8, eps_root: chex.Numeric = 0.0
-) -> Metric:
+def adam_metric(b2: chex.Numeric = 0.999, eps: chex.Numeric = 1e-8, eps_root: chex.Numeric = 0.0) -> Metric:
     """D = √(v̂ + ε_root) + ε, of `optax.adam`, `adamw`, `nadam` and `nadamw`, and of `yogi`.
 
     `optax.yogi` has eps=1e-3. The state of `optax.radam` looks the same, but its steps are other
@@ -136,9 +134,7 @@ def belief_metric(b2: chex.Numeric = 0.999, eps: chex.Numeric = 1e-16) -> Metric
     return Metric("belief_metric", (optax.ScaleByBeliefState,), diagonal)
 
 
-def rms_metric(
-    decay: chex.Numeric = 0.9, eps: chex.Numeric = 1e-8, eps_in_sqrt: bool = True
-) -> Metric:
+def rms_metric(decay: chex.Numeric = 0.9, eps: chex.Numeric = 1e-8, eps_in_sqrt: bool = True) -> Metric:
     """D = √(v + ε) or √v + ε, of `optax.rmsprop`; centred, v less the square of the mean.
 
     With bias correction, which shows in the state, v is v / (1 - decay^count). The momentum of

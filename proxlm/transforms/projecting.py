@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import base, trees
-from proxlm.transforms import points, prox
+from proxlm.penalties import _trees, base
+from proxlm.transforms import _updates, proximal_links
 
 
 def project(constraint: base.Penalty, *, every: int = 1) -> optax.GradientTransformationExtraArgs:
@@ -39,7 +39,7 @@ def project(constraint: base.Penalty, *, every: int = 1) -> optax.GradientTransf
     [0.25, 1.0]
     """
     base.require_penalty("project: constraint", constraint)
-    return prox.apply_prox(constraint, 1.0, every=every)
+    return proximal_links.apply_prox(constraint, 1.0, every=every)
 
 
 def snap(params: chex.ArrayTree, penalty: base.Penalty) -> chex.ArrayTree:
@@ -65,7 +65,7 @@ def snap(params: chex.ArrayTree, penalty: base.Penalty) -> chex.ArrayTree:
     [1.0, -1.0]
     """
     base.require_penalty("snap: penalty", penalty)
-    moved = penalty.prox(trees.widen("snap", params), 1.0)
+    moved = penalty.prox(_trees.widen("snap", params), 1.0)
     return jax.tree.map(_rounded, moved, params)
 
 
@@ -103,11 +103,11 @@ def apply_prox_updates(
     [True, True]
     """
     base.require_penalty("apply_prox_updates: penalty", penalty)
-    wide = [trees.widen("apply_prox_updates", tree) for tree in (params, updates)]
+    wide = [_trees.widen("apply_prox_updates", tree) for tree in (params, updates)]
     moved = penalty.prox(jax.tree.map(jnp.add, *wide), step_size)
     return jax.tree.map(_rounded, moved, params)
 
 
 def _rounded(moved, param):
     dtype = jnp.result_type(param)
-    return points.rounded(moved, dtype).astype(dtype)
+    return _updates.rounded(moved, dtype).astype(dtype)

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import base, calculus, trees
-from proxlm.transforms import arguments, points
+from proxlm.penalties import _trees, base
+from proxlm.penalties.compose import calculus
+from proxlm.transforms import _arguments, _updates
 
 
 class ApplyProxState(NamedTuple):
@@ -74,7 +75,7 @@ def apply_prox(
     >>> optax.apply_updates(params, updates).tolist()
     [1.0, 0.0]
     """
-    arguments.require_step("apply_prox", penalty, learning_rate, every)
+    _arguments.require_step("apply_prox", penalty, learning_rate, every)
 
     def init(params):
         # A copy, so that the params may be donated.
@@ -83,16 +84,16 @@ def apply_prox(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        arguments.require_params(params)
+        _arguments.require_params(params)
         goal = calculus.shift(penalty, state.anchor) if anchored else penalty
-        step_size = state.step_sum + points.rate_at(learning_rate, state.count)
+        step_size = state.step_sum + _updates.rate_at(learning_rate, state.count)
         count = optax.safe_increment(state.count)
 
         def move():
             return proximal_update(goal, updates, params, step_size), jnp.zeros_like(step_size)
 
         def wait():
-            return trees.narrow(updates, params), step_size
+            return _trees.narrow(updates, params), step_size
 
         always = isinstance(every, int) and every == 1
         updates, step_sum = move() if always else jax.lax.cond(count % every == 0, move, wait)
@@ -117,6 +118,6 @@ def proximal_update(
     >>> proximal_update(penalties.l1(1.0), jnp.array([0.5, 0.0]), x, 0.5)
     Array([0, -0.25], dtype=bfloat16)
     """
-    wide = trees.widen("apply_prox", params)
-    target = jax.tree.map(jnp.add, wide, trees.widen("apply_prox", updates))
-    return points.updates_to(penalty.prox(target, step_size), params)
+    wide = _trees.widen("apply_prox", params)
+    target = jax.tree.map(jnp.add, wide, _trees.widen("apply_prox", updates))
+    return _updates.updates_to(penalty.prox(target, step_size), params)

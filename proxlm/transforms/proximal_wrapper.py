@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import base, calculus, numbers, trees
-from proxlm.transforms import arguments, metrics, points, states
-from proxlm.transforms.prox import proximal_update
+from proxlm.penalties import _trees, _validation, base
+from proxlm.penalties.compose import calculus
+from proxlm.transforms import _arguments, _states, _updates, preconditioners
+from proxlm.transforms.proximal_links import proximal_update
 
 
 class ProximalState(NamedTuple):
@@ -34,7 +35,7 @@ class Rule(NamedTuple):
 
     penalty: base.Penalty
     learning_rate: optax.ScalarOrSchedule
-    metric: metrics.Metric | None = None
+    metric: preconditioners.Metric | None = None
     floor: chex.Numeric = 0.0
     cap: chex.Numeric = jnp.inf
     every: int = 1
@@ -46,7 +47,7 @@ def proximal(
     penalty: base.Penalty,
     learning_rate: optax.ScalarOrSchedule,
     *,
-    metric: metrics.Metric | str | None = None,
+    metric: preconditioners.Metric | str | None = None,
     floor: chex.Numeric = 0.0,
     cap: chex.Numeric = jnp.inf,
     every: int = 1,
@@ -106,14 +107,14 @@ def proximal(
     >>> optax.apply_updates(x, updates).round(4).tolist()
     [2.25, 0.0]
     """
-    arguments.require_step("proximal", penalty, learning_rate, every)
-    numbers.require_nonnegative("proximal", "floor", floor)
-    numbers.require_positive("proximal", "cap", cap)
+    _arguments.require_step("proximal", penalty, learning_rate, every)
+    _validation.require_nonnegative("proximal", "floor", floor)
+    _validation.require_positive("proximal", "cap", cap)
     rule = Rule(penalty, learning_rate, _metric_of(metric), floor, cap, every, anchored)
 
     def require(inner_state):
-        states.require_sound("proximal", inner_state)
-        states.require_rate("proximal", inner_state, learning_rate)
+        _states.require_sound("proximal", inner_state)
+        _states.require_rate("proximal", inner_state, learning_rate)
 
     return follow(inner, rule, require)
 
@@ -134,17 +135,17 @@ def follow(
         inner_state = inner.init(params)
         require(inner_state)
         if rule.metric is not None:
-            states.require_readable(rule.metric, inner_state)
-            jax.eval_shape(lambda x: rule.penalty.prox(x, trees.widen("proximal", x)), params)
+            _states.require_readable(rule.metric, inner_state)
+            jax.eval_shape(lambda x: rule.penalty.prox(x, _trees.widen("proximal", x)), params)
         # A copy, so that the params may be donated.
         anchor = jax.tree.map(jnp.array, params) if rule.anchored else None
         return ProximalState(jnp.zeros([], jnp.int32), jnp.zeros([]), anchor, inner_state)
 
     def update(updates, state, params=None, **extra_args):
-        arguments.require_params(params)
+        _arguments.require_params(params)
         moved, after = inner.update(updates, state.inner_state, params, **extra_args)
         emitted = _has_emitted(state.inner_state, after)
-        rate = points.rate_at(rule.learning_rate, state.count)
+        rate = _updates.rate_at(rule.learning_rate, state.count)
         step_sum = state.step_sum + jnp.where(emitted, rate, 0.0)
         count = jnp.where(emitted, optax.safe_increment(state.count), state.count)
         read = functools.partial(_read, rule, state.inner_state, after, params, updates)
@@ -155,7 +156,7 @@ def follow(
             return proximal_update(goal, shortened, params, step_size), jnp.zeros_like(step_sum)
 
         def wait():
-            return trees.narrow(read(moved, rate, step_sum)[1], params), step_sum
+            return _trees.narrow(read(moved, rate, step_sum)[1], params), step_sum
 
         always = emitted is True and isinstance(rule.every, int) and rule.every == 1
         due = jnp.logical_and(emitted, count % rule.every == 0)
@@ -169,16 +170,16 @@ def _read(rule, before, after, params, gradients, moved, rate, step_sum):
     """The step sizes, and the inner update shortened where these are bounded."""
     if rule.metric is None:
         return step_sum, moved
-    divisor = states.diagonal(rule.metric, before, after, params, gradients)
-    divisor = trees.widen("proximal", divisor)
-    if metrics.unbounded(rule.floor, rule.cap):
+    divisor = _states.diagonal(rule.metric, before, after, params, gradients)
+    divisor = _trees.widen("proximal", divisor)
+    if preconditioners.unbounded(rule.floor, rule.cap):
         return jax.tree.map(functools.partial(_free, step_sum), divisor), moved
     bounded = functools.partial(_bounded, rule.floor, rule.cap)
     # Lazy steps are as many equal ones, so that floor and cap mean the same.
     mean = functools.partial(bounded, step_sum / rule.every)
     total = jax.tree.map(lambda d: rule.every * mean(d), divisor)
     shorten = lambda u, d: _shorten(u, bounded(rate, d), _free(rate, d))
-    return total, jax.tree.map(shorten, trees.widen("proximal", moved), divisor)
+    return total, jax.tree.map(shorten, _trees.widen("proximal", moved), divisor)
 
 
 def _free(rate, divisor):
@@ -201,13 +202,13 @@ def _shorten(update, size, free):
 
 
 def _metric_of(metric):
-    if isinstance(metric, str) and metric in states.METRICS:
-        return states.METRICS[metric]()
-    if metric is None or isinstance(metric, metrics.Metric):
+    if isinstance(metric, str) and metric in _states.METRICS:
+        return _states.METRICS[metric]()
+    if metric is None or isinstance(metric, preconditioners.Metric):
         return metric
     raise ValueError(
         f"proximal: metric must be a Metric, as adam_metric() makes one, None, or one of "
-        f"{', '.join(states.METRICS)}; got {metric!r}."
+        f"{', '.join(_states.METRICS)}; got {metric!r}."
     )
 
 
@@ -225,7 +226,7 @@ def _as_transformation(inner):
 
 def _has_emitted(before, after):
     """True, or whether the one MultiSteps inside has just emitted an update."""
-    old, new = (states.find(state, optax.MultiStepsState) for state in (before, after))
+    old, new = (_states.find(state, optax.MultiStepsState) for state in (before, after))
     if len(old) > 1:
         raise ValueError(
             f"proximal: inner holds {len(old)} MultiSteps, which may emit at different times. "

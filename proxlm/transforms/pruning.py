@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import counting, cuts, trees
-from proxlm.transforms import arguments
+from proxlm.penalties import _trees
+from proxlm.penalties.groups import _partition
+from proxlm.penalties.sets import cardinality
+from proxlm.transforms import _arguments
 
 BUDGETS = ("leaf", "tree")
 
@@ -29,7 +31,7 @@ class PruneState(NamedTuple):
 def prune(
     params: chex.ArrayTree,
     sparsity: chex.Numeric,
-    over: cuts.Grouping | None = None,
+    over: _partition.Grouping | None = None,
     budget: str = "leaf",
 ) -> chex.ArrayTree:
     """Sets the smallest round(s n) of n weights, or groups, to zero; the others keep their bits.
@@ -68,7 +70,7 @@ def prune(
 
 def prune_to(
     sparsity: optax.ScalarOrSchedule,
-    over: cuts.Grouping | None = None,
+    over: _partition.Grouping | None = None,
     *,
     budget: str = "leaf",
     every: int = 1,
@@ -112,7 +114,7 @@ def prune_to(
     [3.0, 0.0, 2.0, 0.0]
     """
     _require("prune_to", None if callable(sparsity) else sparsity, over, budget)
-    arguments.require_count("prune_to", "every", every, least=1)
+    _arguments.require_count("prune_to", "every", every, least=1)
     always = isinstance(every, int) and every == 1
 
     def init(params):
@@ -121,11 +123,11 @@ def prune_to(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        arguments.require_params(params)
+        _arguments.require_params(params)
         share = sparsity(state.count) if callable(sparsity) else sparsity
 
         def choose():
-            wide = (trees.widen("prune_to", tree) for tree in (params, updates))
+            wide = (_trees.widen("prune_to", tree) for tree in (params, updates))
             return _survivors("prune_to", jax.tree.map(jnp.add, *wide), share, over, budget)
 
         due = state.count % every == 0
@@ -139,11 +141,11 @@ def prune_to(
 
 def _survivors(name, x, sparsity, over, budget):
     """Says of each weight whether it is kept: a tree of booleans like x."""
-    x = jax.lax.stop_gradient(trees.widen(name, x))
+    x = jax.lax.stop_gradient(_trees.widen(name, x))
     if over is None:
         return _larger(x, sparsity, budget)
     groups = over.divide(name, x)
-    sums = groups.reduce(cuts.SUM, jax.tree.map(jnp.square, x))
+    sums = groups.reduce(_partition.SUM, jax.tree.map(jnp.square, x))
     means = jax.tree.map(lambda total, size: total / max(size, 1), sums, groups.sizes)
     everywhere = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), x)
     return groups.apply(jnp.logical_and, (everywhere,), (_larger(means, sparsity, budget),))
@@ -167,14 +169,14 @@ def _largest(scores, sparsity):
         return jnp.ones(scores.shape, bool)
     zeros = jnp.round(jnp.asarray(sparsity, scores.dtype) * scores.size).astype(jnp.int32)
     keep = scores.size - jnp.clip(zeros, 0, scores.size)
-    bits = counting.bits_of_size(scores, jnp.ones([], scores.dtype))
-    chosen = counting.largest(bits, jnp.maximum(keep, 1), tuple(range(scores.ndim)))
+    bits = cardinality.bits_of_size(scores, jnp.ones([], scores.dtype))
+    chosen = cardinality.largest(bits, jnp.maximum(keep, 1), tuple(range(scores.ndim)))
     return (chosen & (keep > 0)) | jnp.isnan(scores)
 
 
 def _require(name, sparsity, over, budget):
     if sparsity is not None:
-        arguments.require_share(name, "sparsity", sparsity)
-    arguments.require_grouping(name, over)
+        _arguments.require_share(name, "sparsity", sparsity)
+    _arguments.require_grouping(name, over)
     if budget not in BUDGETS:
         raise ValueError(f"{name}: budget must be one of {list(BUDGETS)}, got {budget!r}.")

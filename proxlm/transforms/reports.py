@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.penalties import cuts, trees
-from proxlm.transforms import arguments
+from proxlm.penalties import _trees
+from proxlm.penalties.groups import _partition
+from proxlm.transforms import _arguments
 
 
 class Live(NamedTuple):
@@ -33,8 +34,7 @@ def sparsity(params: chex.ArrayTree) -> dict[str, jax.Array]:
     {'block_0/down': Array(0., dtype=float32), 'block_0/up': Array(0.5, dtype=float32)}
     """
     return {
-        path: jnp.sum(leaf == 0, dtype=jnp.float32) / max(leaf.size, 1)
-        for path, leaf in _by_path(params)
+        path: jnp.sum(leaf == 0, dtype=jnp.float32) / max(leaf.size, 1) for path, leaf in _by_path(params)
     }
 
 
@@ -49,7 +49,7 @@ def total_sparsity(params: chex.ArrayTree) -> jax.Array:
     return zeros / max(sum(leaf.size for leaf in leaves), 1)
 
 
-def live_groups(params: chex.ArrayTree, over: cuts.Grouping) -> dict[str, Live]:
+def live_groups(params: chex.ArrayTree, over: _partition.Grouping) -> dict[str, Live]:
     """How many groups of each leaf are not all zero, by path; pure.
 
     Groups that reach across leaves are found under the beginning their paths share.
@@ -68,11 +68,11 @@ def live_groups(params: chex.ArrayTree, over: cuts.Grouping) -> dict[str, Live]:
     >>> live_groups({"up": jnp.array([[1.0, 0.0], [0.0, 0.0]])}, grouping.axes(0))["up"]
     Live(live=Array(1, dtype=int32), total=2)
     """
-    arguments.require_grouping("live_groups", over)
+    _arguments.require_grouping("live_groups", over)
     if over is None:
         raise ValueError("live_groups: over must be a grouping, got None. Use sparsity instead.")
-    sizes = jax.tree.map(jnp.abs, trees.widen("live_groups", params))
-    largest = over.divide("live_groups", sizes).reduce(cuts.LARGEST, sizes)
+    sizes = jax.tree.map(jnp.abs, _trees.widen("live_groups", params))
+    largest = over.divide("live_groups", sizes).reduce(_partition.LARGEST, sizes)
     count = lambda leaf: Live(jnp.sum(leaf != 0, dtype=jnp.int32), leaf.size)
     return {path: count(leaf) for path, leaf in _by_path(largest)}
 
@@ -100,7 +100,7 @@ def rank(params: chex.ArrayTree, tolerance: float | None = None) -> dict[str, ja
     """
     found = {}
     for path, leaf in _by_path(params):
-        wide = trees.widen("rank", {path: leaf})[path]
+        wide = _trees.widen("rank", {path: leaf})[path]
         if leaf.ndim < 2:
             continue
         cut = _rounding(leaf) if tolerance is None else tolerance
@@ -110,9 +110,7 @@ def rank(params: chex.ArrayTree, tolerance: float | None = None) -> dict[str, ja
     return found
 
 
-def report(
-    params: chex.ArrayTree, over: cuts.Grouping | None = None, with_rank: bool = False
-) -> str:
+def report(params: chex.ArrayTree, over: _partition.Grouping | None = None, with_rank: bool = False) -> str:
     """A table to read: a line for each leaf with its zeros, and on request live groups and rank.
 
     Args:
@@ -159,7 +157,7 @@ def report(
 def _by_path(tree):
     """Lists pairs of path and array."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [(trees.place(path), jnp.asarray(leaf)) for path, leaf in leaves]
+    return [(_trees.place(path), jnp.asarray(leaf)) for path, leaf in leaves]
 
 
 def _rounding(leaf):

@@ -28,8 +28,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import base, numbers, trees
-from proxlm.transforms import arguments, metrics, points
+from proxlm.penalties import _trees, _validation, base
+from proxlm.transforms import _arguments, _updates, preconditioners
 
 
 class ProximalScheduleFreeState(NamedTuple):
@@ -100,7 +100,7 @@ def proximal_schedule_free(
     [1.0, 0.0]
     """
     name = "proximal_schedule_free"
-    arguments.require_optimizer(name, inner)
+    _arguments.require_optimizer(name, inner)
     _require_settings(name, penalty, learning_rate, b1)
     inner = optax.with_extra_args_support(inner)
 
@@ -109,7 +109,7 @@ def proximal_schedule_free(
 
     def move(gradients, state, params, rate, extra_args):
         moves, inner_state = inner.update(gradients, state.inner_state, params, **extra_args)
-        return trees.widen(name, moves), rate, inner_state
+        return _trees.widen(name, moves), rate, inner_state
 
     settings = (penalty, learning_rate, b1, weight_lr_power)
     return _averaged(name, init_inner, move, *settings)
@@ -155,14 +155,14 @@ def proximal_schedule_free_adam(
     _require_settings(name, penalty, learning_rate, b1)
 
     def init_inner(params):
-        zeros = lambda: jax.tree.map(jnp.zeros_like, trees.widen(name, params))
+        zeros = lambda: jax.tree.map(jnp.zeros_like, _trees.widen(name, params))
         return zeros(), zeros()
 
     def move(gradients, state, params, rate, extra_args):
         del params, extra_args
-        gradients = trees.widen(name, gradients)
+        gradients = _trees.widen(name, gradients)
         nu = optax.tree.update_moment_per_elem_norm(gradients, state.inner_state, b2, 2)
-        divisor = metrics.adam_divisor(nu, optax.safe_increment(state.count), b2, eps)
+        divisor = preconditioners.adam_divisor(nu, optax.safe_increment(state.count), b2, eps)
         steps = jax.tree.map(lambda d: rate / jnp.abs(d), divisor)
         return jax.tree.map(lambda s, g: -s * g, steps, gradients), steps, nu
 
@@ -193,7 +193,7 @@ def proximal_schedule_free_params(
             "proximal_schedule_free_params: state must be a ProximalScheduleFreeState, got "
             f"{type(state).__name__}. Out of a chain's state take the member that is one."
         )
-    return trees.narrow(penalty.prox(state.mean_latent, state.mean_step_sum), params)
+    return _trees.narrow(penalty.prox(state.mean_latent, state.mean_step_sum), params)
 
 
 def _averaged(
@@ -209,7 +209,7 @@ def _averaged(
 
     def init(params):
         # Copies, so that the params may be donated.
-        copy = lambda: jax.tree.map(jnp.array, trees.widen(name, params))
+        copy = lambda: jax.tree.map(jnp.array, _trees.widen(name, params))
         zeros = [jnp.zeros([]) for _ in range(2)]
         inner_state, steps = init_inner(params)
         sums = steps, jax.tree.map(jnp.array, steps)
@@ -217,8 +217,8 @@ def _averaged(
         return ProximalScheduleFreeState(start, *zeros, copy(), copy(), *sums, inner_state)
 
     def update(updates, state, params=None, **extra_args):
-        arguments.require_params(params)
-        rate = points.rate_at(learning_rate, state.count)
+        _arguments.require_params(params)
+        rate = _updates.rate_at(learning_rate, state.count)
         moves, steps, inner_state = move(updates, state, params, rate, extra_args)
         largest = jnp.maximum(state.largest_rate, rate)
         total = state.weight_sum + largest**power
@@ -231,7 +231,7 @@ def _averaged(
         count = optax.safe_increment(state.count)
         pairs = newest[0], means[0], newest[1], means[1]
         state = ProximalScheduleFreeState(count, largest, total, *pairs, inner_state)
-        return points.updates_to(point, params), state
+        return _updates.updates_to(point, params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -243,6 +243,6 @@ def _mix(share, trees_before, trees_after):
 
 
 def _require_settings(name, penalty, learning_rate, b1):
-    arguments.require_step(name, penalty, learning_rate)
-    if any(not ((0 <= b) & (b < 1)).all() for b in numbers.known(name, "b1", b1)):
+    _arguments.require_step(name, penalty, learning_rate)
+    if any(not ((0 <= b) & (b < 1)).all() for b in _validation.known(name, "b1", b1)):
         raise ValueError(f"{name}: b1 must be in [0, 1), got {b1}.")

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import numbers
-from proxlm.transforms import arguments
+from proxlm.penalties import _validation
+from proxlm.transforms import _arguments
 
 
 class ScheduledState(NamedTuple):
@@ -72,7 +72,7 @@ def scheduled(
 
     def link(count):
         made = make(schedule(count))
-        arguments.require_link("scheduled", "what make returns", made)
+        _arguments.require_link("scheduled", "what make returns", made)
         return optax.with_extra_args_support(made)
 
     def init(params):
@@ -87,9 +87,7 @@ def scheduled(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def cubic_sparsity(
-    final: chex.Numeric, begin: int, end: int, initial: chex.Numeric = 0.0
-) -> optax.Schedule:
+def cubic_sparsity(final: chex.Numeric, begin: int, end: int, initial: chex.Numeric = 0.0) -> optax.Schedule:
     """A share of zeros that rises fast at first, while much is redundant, and slowly at last.
 
     s(n) = s_f + (s_i - s_f) (1 - (n - b) / (e - b))³ for b ≤ n ≤ e; s_i before, s_f after.
@@ -112,12 +110,12 @@ def cubic_sparsity(
     >>> [round(float(ramp(n)), 3) for n in (0, 100, 200, 300, 1000)]
     [0.0, 0.0, 0.7, 0.8, 0.8]
     """
-    begin = numbers.require_integer("cubic_sparsity", "begin", begin, least=0)
-    end = numbers.require_integer("cubic_sparsity", "end", end, least=1)
+    begin = _validation.require_integer("cubic_sparsity", "begin", begin, least=0)
+    end = _validation.require_integer("cubic_sparsity", "end", end, least=1)
     if begin >= end:
         raise ValueError(f"cubic_sparsity: begin must be before end, got {begin} and {end}.")
-    arguments.require_share("cubic_sparsity", "final", final)
-    arguments.require_share("cubic_sparsity", "initial", initial)
+    _arguments.require_share("cubic_sparsity", "final", final)
+    _arguments.require_share("cubic_sparsity", "initial", initial)
 
     def schedule(count):
         done = jnp.clip((count - begin) / (end - begin), 0.0, 1.0)

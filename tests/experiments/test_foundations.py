@@ -8,15 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import (
-    deep_nets,
-    gradient_flow,
-    initialisation,
-    least_squares,
-    linear_mse,
-    runs,
-    sigmoid_classifier,
-)
+from experiments import gradient_flow, initialisation, linear_mse, sigmoid_classifier
+from experiments.support.linear_mse import least_squares
+from experiments.support.models import deep_nets
+from experiments.support.run import runs
 from tests.arrays import normal
 
 SIZE = {"context": 2, "size": 5, "width": 4, "depth": 3}

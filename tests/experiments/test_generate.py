@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import generate, runs, shelf, tokenization
+from experiments import generate
+from experiments.support.data import tokenization
+from experiments.support.run import model_store, runs
 from proxlm import lm
 
 CYCLE = "abcdefg"
@@ -16,15 +18,13 @@ CYCLE = "abcdefg"
 def writer():
     """Every letter is followed by the next, by hand: no block adds anything to the embedding."""
     size = len(CYCLE)
-    config = lm.ModelConfig(
-        size, num_layers=1, width=8, num_heads=2, max_length=16, tie_embeddings=False
-    )
+    config = lm.ModelConfig(size, num_layers=1, width=8, num_heads=2, max_length=16, tie_embeddings=False)
     params = jax.tree.map(np.zeros_like, lm.init(jax.random.key(0), config))
     params["norm"]["scale"] = np.ones(8, np.float32)
     params["embedding"]["kernel"] = np.eye(size, 8, dtype=np.float32)
     params["head"]["kernel"] = 30 * np.roll(np.eye(size, 8, dtype=np.float32), 1, axis=0)
     alphabet = tokenization.Characters(CYCLE)
-    return shelf.Writer(
+    return model_store.Writer(
         params, config, lambda text: alphabet.encode(text).tolist(), alphabet.decode, ()
     )
 
@@ -94,9 +94,9 @@ def test_what_is_kept_comes_back_with_its_tokenizer(tmp_path, kind):
         tokenizer, size = tokenization.train_bpe([text], 260), 260
     config = lm.ModelConfig(size, num_layers=1, width=8, num_heads=2, max_length=16)
     params = lm.init(jax.random.key(0), config)
-    shelf.save(tmp_path / "run" / "lm", params, config, tokenizer)
-    shelf.save(tmp_path / "run" / "lm", params, config, tokenizer)
-    writer = shelf.load(str(tmp_path / "run"), tmp_path)
+    model_store.save(tmp_path / "run" / "lm", params, config, tokenizer)
+    model_store.save(tmp_path / "run" / "lm", params, config, tokenizer)
+    writer = model_store.load(str(tmp_path / "run"), tmp_path)
     assert writer.config == config
     assert jax.tree.all(jax.tree.map(np.array_equal, writer.params, params))
     tokens = writer.encode(text)
@@ -107,32 +107,32 @@ def test_what_is_kept_comes_back_with_its_tokenizer(tmp_path, kind):
 
 def test_a_folder_without_a_model_or_with_several_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
-        shelf.load(str(tmp_path / "nowhere"), tmp_path)
+        model_store.load(str(tmp_path / "nowhere"), tmp_path)
     with pytest.raises(ValueError, match="no language model with its tokenizer"):
-        shelf.load(str(tmp_path), tmp_path)
+        model_store.load(str(tmp_path), tmp_path)
     for name in ("before", "after"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / shelf.ABOUT).write_text("{}")
+        (tmp_path / name / model_store.ABOUT).write_text("{}")
     with pytest.raises(ValueError, match=r"holds 2 models, .*after, .*before: give one"):
-        shelf.load(str(tmp_path), tmp_path)
+        model_store.load(str(tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize("about", ["", "{}", '{"model": {"size": 3}, "tokenizer": {}}'])
 def test_a_damaged_description_is_refused(tmp_path, about):
-    (tmp_path / shelf.ABOUT).write_text(about)
+    (tmp_path / model_store.ABOUT).write_text(about)
     with pytest.raises(ValueError, match="is damaged"):
-        shelf.load(str(tmp_path), tmp_path)
+        model_store.load(str(tmp_path), tmp_path)
 
 
 def test_a_description_of_another_model_than_is_there_is_refused(tmp_path):
     alphabet = tokenization.Characters(CYCLE)
     config = lm.ModelConfig(len(CYCLE), num_layers=1, width=8, num_heads=2)
-    shelf.save(tmp_path, lm.init(jax.random.key(0), config), config, alphabet)
-    about = json.loads((tmp_path / shelf.ABOUT).read_text())
+    model_store.save(tmp_path, lm.init(jax.random.key(0), config), config, alphabet)
+    about = json.loads((tmp_path / model_store.ABOUT).read_text())
     about["model"] |= {"width": 16, "head_width": 8}
-    (tmp_path / shelf.ABOUT).write_text(json.dumps(about))
+    (tmp_path / model_store.ABOUT).write_text(json.dumps(about))
     with pytest.raises(ValueError, match="width: saved 8, given 16"):
-        shelf.load(str(tmp_path), tmp_path)
+        model_store.load(str(tmp_path), tmp_path)
 
 
 @pytest.mark.slow

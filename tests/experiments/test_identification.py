@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import identification, runs
+from experiments import identification
+from experiments.support.run import runs
 
 SMALL = dataclasses.replace(
     identification.smoke(identification.Config()), steps=4, window=2, rows=8, weights=3, live=1
@@ -20,9 +21,7 @@ def test_the_solution_is_one():
     slope = problem.features.T @ (problem.features @ problem.solution - problem.targets) / 60
     live = problem.solution != 0
     assert 0 < live.sum() < 20
-    np.testing.assert_allclose(
-        slope[live], -problem.strength * np.sign(problem.solution[live]), rtol=1e-6
-    )
+    np.testing.assert_allclose(slope[live], -problem.strength * np.sign(problem.solution[live]), rtol=1e-6)
     assert np.abs(slope[~live]).max() < problem.strength
 
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import inspect_lm, runs
-from experiments import inspect_lm_report as reporting
+from experiments import inspect_lm
+from experiments.support.inspect_lm import report as reporting
+from experiments.support.run import runs
 from proxlm import lm
 from tests import arrays
 
@@ -19,8 +20,13 @@ MODEL = lm.ModelConfig(vocab_size=5, num_layers=2, width=8, num_heads=2, hidden_
 def test_habits_tell_where_attention_falls():
     """Four heads that each look at one place, in a text whose second half repeats the first."""
     tokens = np.array([[3, 1, 4, 2, 3, 1, 4, 2]])
-    looks_at = {"itself": lambda t: t, "before": lambda t: max(t - 1, 0), "first": lambda t: 0,
-                "copy": lambda t: max(t - 4, 0), "after": lambda t: max(t - 3, 0)}  # fmt: skip
+    looks_at = {
+        "itself": lambda t: t,
+        "before": lambda t: max(t - 1, 0),
+        "first": lambda t: 0,
+        "copy": lambda t: max(t - 4, 0),
+        "after": lambda t: max(t - 3, 0),
+    }
     attention = np.zeros((1, 5, 8, 8))
     for head, place in enumerate(looks_at.values()):
         attention[0, head, range(8), [place(t) for t in range(8)]] = 1.0

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import language_model
+from experiments.support.models import language_model
 from proxlm import lm
 from tests.arrays import normal
 
@@ -93,8 +93,11 @@ FIRST = 1e-3 * (0.9 * 0.1 / (1 - 0.9**2) + 0.1 / (1 - 0.9))
 def test_muon_leaves_embeddings_and_norms_to_adam():
     updates, _ = updates_of(language_model.muon(1.0, 1e-3))
     other, _ = updates_of(language_model.muon(2.0, 1e-3))
-    rest = lambda tree: [tree["embedding"]["kernel"], tree["norm"]["scale"],
-                         tree["blocks"]["mlp_norm"]["scale"]]  # fmt: skip
+    rest = lambda tree: [
+        tree["embedding"]["kernel"],
+        tree["norm"]["scale"],
+        tree["blocks"]["mlp_norm"]["scale"],
+    ]
     for update, again in zip(rest(updates), rest(other), strict=True):
         np.testing.assert_allclose(np.abs(update), FIRST, rtol=1e-3)
         np.testing.assert_array_equal(update, again)
@@ -102,9 +105,7 @@ def test_muon_leaves_embeddings_and_norms_to_adam():
 
 def test_muon_leaves_the_bias_of_a_kernel_to_adam():
     config = dataclasses.replace(MODEL, attention_bias=True)
-    (updates, _), (other, _) = (
-        updates_of(language_model.muon(rate, 1e-3), config) for rate in (1.0, 2.0)
-    )
+    (updates, _), (other, _) = (updates_of(language_model.muon(rate, 1e-3), config) for rate in (1.0, 2.0))
     bias = lambda tree: tree["blocks"]["attention"]["qkv"]["bias"]
     np.testing.assert_array_equal(bias(updates), bias(other))
     np.testing.assert_allclose(np.abs(bias(updates)), FIRST, rtol=1e-3)

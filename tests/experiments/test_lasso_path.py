@@ -4,11 +4,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import corpora, lasso_path, runs
+from experiments import lasso_path
+from experiments.support.data import corpora
+from experiments.support.run import runs
 
-REVIEWS = [corpora.Review(text, label) for text, label in [
-    ("good good film", 1), ("a bad film", 0), ("good", 1), ("bad and sad", 0),
-]]  # fmt: skip
+REVIEWS = [
+    corpora.Review(text, label)
+    for text, label in [
+        ("good good film", 1),
+        ("a bad film", 0),
+        ("good", 1),
+        ("bad and sad", 0),
+    ]
+]
 
 
 def test_frequent_words_are_counted_by_review_and_not_in_most_of_them():

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import deltas, low_rank_anchor, runs
+from experiments import low_rank_anchor
+from experiments.support.low_rank_anchor import deltas
+from experiments.support.run import runs
 from proxlm import lm
 from tests.arrays import normal
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments import mirror_lm, runs
+from experiments import mirror_lm
+from experiments.support.run import runs
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,21 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import phrases
+from experiments.support.text_classification import ngrams
 
 
 def test_a_text_is_its_phrases_and_the_rare_ones_count_more():
-    known = phrases.known(["so! so bad", "so! so good", "bad", "fine"], 2, 2)
+    known = ngrams.known(["so! so bad", "so! so good", "bad", "fine"], 2, 2)
     shared = ["! so", "so", "so !", "!", "bad", "bad >"]
     assert sorted(known.names) == sorted(["", "<", ">", "< so", *shared])
     weight = lambda name: known.weights[known.index[name]]
     assert [weight(""), weight("<")] == [0.0, 0.0]  # all have a beginning
     assert [weight("so"), weight("bad >")] == pytest.approx([np.log(4 / 2)] * 2)
     numbers = lambda *names: [known.index[name] for name in names]
-    bag = phrases.bags(["Bad!", "so"], known.index, 2, 6)
+    bag = ngrams.bags(["Bad!", "so"], known.index, 2, 6)
     assert sorted(bag[0]) == sorted([0, 0, *numbers("<", "!", "bad", ">")])
     assert sorted(bag[1]) == sorted([0, 0, *numbers("<", "< so", "so", ">")])
-    some = phrases.bags(["Bad!"] * 50, known.index, 2, 3)
+    some = ngrams.bags(["Bad!"] * 50, known.index, 2, 3)
     assert len({tuple(sorted(row)) for row in some}) == 4
 
 
@@ -29,20 +29,20 @@ def test_the_phrases_of_a_text_count_one_together():
     kernel = jnp.array([[7.0, 7.0], [1.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
     params = {"kernel": kernel, "bias": jnp.array([0.0, 0.5])}
     bag = np.array([[1, 2, 0], [2, 0, 0], [0, 0, 0]], np.int32)
-    scores = phrases.judge(params, bag, weights, batch=2)
+    scores = ngrams.judge(params, bag, weights, batch=2)
     assert np.allclose(scores, [[0.6, 0.8 + 0.5], [0.0, 1.5], [0.0, 0.5]], atol=1e-6)
 
 
 def test_the_penalty_leaves_the_phrases_that_say_something():
     bag = jnp.array([[1, 3], [2, 3], [1, 3], [2, 3]])  # 3 is in every text
     batch = {"bag": bag, "label": jnp.array([0, 1, 0, 1])}
-    params, tx = phrases.init(4, 2), phrases.chain(0.3, 0.01)
-    gradient = jax.jit(jax.grad(lambda params: phrases.loss(params, batch, jnp.ones(4))))
+    params, tx = ngrams.init(4, 2), ngrams.chain(0.3, 0.01)
+    gradient = jax.jit(jax.grad(lambda params: ngrams.loss(params, batch, jnp.ones(4))))
     state, update = tx.init(params), jax.jit(tx.update)
     for _ in range(50):
         updates, state = update(gradient(params), state, params)
         params = optax.apply_updates(params, updates)
     assert np.any(np.asarray(params["kernel"]), axis=1).tolist() == [False, True, True, False]
-    known = phrases.Known(("", "a", "b", "c"), {}, np.ones(4, np.float32))
-    assert phrases.kept(params) == 2
-    assert phrases.telling(params, np.asarray(bag), known, least=2) == [["a"], ["b"]]
+    known = ngrams.Known(("", "a", "b", "c"), {}, np.ones(4, np.float32))
+    assert ngrams.kept(params) == 2
+    assert ngrams.telling(params, np.asarray(bag), known, least=2) == [["a"], ["b"]]

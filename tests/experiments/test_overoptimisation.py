@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import gold_reward, overoptimisation, runs
-from experiments import overoptimisation_report as pages
-from experiments.overoptimisation_report import Curve
+from experiments import overoptimisation
+from experiments.support.overoptimisation import gold_reward
+from experiments.support.overoptimisation import report as pages
+from experiments.support.overoptimisation.report import Curve
+from experiments.support.run import runs
 
 DISTANCE = np.linspace(0.1, 5.0, 40)[None]
 
@@ -32,9 +34,7 @@ def test_the_best_of_n_by_a_perfect_proxy_is_the_mean_of_the_maximum():
     proxy = np.random.default_rng(0).uniform(size=(2, 4096)).astype(np.float32)
     found = pages.best(proxy, -proxy)
     counts = 2.0 ** np.arange(10)
-    np.testing.assert_allclose(
-        found.proxy[:, :10], np.tile(counts / (counts + 1), (2, 1)), atol=0.02
-    )
+    np.testing.assert_allclose(found.proxy[:, :10], np.tile(counts / (counts + 1), (2, 1)), atol=0.02)
     np.testing.assert_allclose(found.gold, -found.proxy, atol=1e-5)
     np.testing.assert_allclose(found.distance[0, 1] ** 2, np.log(2) - 0.5, rtol=1e-5)
 

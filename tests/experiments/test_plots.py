@@ -4,7 +4,7 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
-from experiments import figures, report
+from experiments.support.run import plots, tables
 
 
 def drawn(draw):
@@ -16,46 +16,50 @@ def drawn(draw):
 def test_all_kinds_of_panel_fit_into_one_png(tmp_path):
     rng, grid = np.random.default_rng(0), np.linspace(-1, 1, 5)
     way = {"way": grid[:, None] * np.ones((1, 2))}
-    path = report.draw_panels(tmp_path / "new" / "all.png", {
-        "lines": figures.lines({"a": (grid, grid)}, log="y", marks={"goal": 0.5}),
-        "histogram": figures.histogram({"a": rng.normal(size=9)}, "value", marks={"0": 0.0}),
-        "surface": figures.surface(grid, grid, np.outer(grid, grid), "x", "y", way),
-        "image": figures.image(np.eye(3), "x", "y", limits=(0, 1)),
-        "points": figures.points({"a": rng.normal(size=(9, 2))}, "x", "y", {"b": (grid, grid)}),
-    }, note="below")  # fmt: skip
+    path = tables.draw_panels(
+        tmp_path / "new" / "all.png",
+        {
+            "lines": plots.lines({"a": (grid, grid)}, log="y", marks={"goal": 0.5}),
+            "histogram": plots.histogram({"a": rng.normal(size=9)}, "value", marks={"0": 0.0}),
+            "surface": plots.surface(grid, grid, np.outer(grid, grid), "x", "y", way),
+            "image": plots.image(np.eye(3), "x", "y", limits=(0, 1)),
+            "points": plots.points({"a": rng.normal(size=(9, 2))}, "x", "y", {"b": (grid, grid)}),
+        },
+        note="below",
+    )
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_a_histogram_counts_what_is_finite_in_bins_that_all_share():
     samples = {"a": [1.0, 2.0, np.inf, np.nan], "b": [3.0, 3.0, 3.0]}
-    axis = drawn(figures.histogram(samples, "value", bins=2))
+    axis = drawn(plots.histogram(samples, "value", bins=2))
     assert [[bar.get_height() for bar in bars] for bars in axis.containers] == [[1, 1], [0, 3]]
     edges = {bar.get_x() for bars in axis.containers for bar in bars}
     assert edges == {1.0, 2.0}
 
 
 def test_a_logarithmic_histogram_leaves_out_what_has_no_logarithm():
-    axis = drawn(figures.histogram({"a": [-1.0, 0.0, 1.0, 100.0]}, "value", bins=2, log=True))
+    axis = drawn(plots.histogram({"a": [-1.0, 0.0, 1.0, 100.0]}, "value", bins=2, log=True))
     assert [bar.get_height() for bar in axis.containers[0]] == [1, 1]
-    assert drawn(figures.histogram({"a": [3.0, 3.0]}, "value")).containers[0].datavalues.sum() == 2
+    assert drawn(plots.histogram({"a": [3.0, 3.0]}, "value")).containers[0].datavalues.sum() == 2
 
 
 def test_borders_do_not_widen_the_view_of_the_points():
     group = {"a": np.array([[0.0, 0.0], [1.0, 1.0]])}
     far = {"b": (np.array([-50.0, 50.0]), np.array([-50.0, 50.0]))}
-    view = drawn(figures.points(group, "x", "y")).get_xlim()
-    assert drawn(figures.points(group, "x", "y", far)).get_xlim() == view
+    view = drawn(plots.points(group, "x", "y")).get_xlim()
+    assert drawn(plots.points(group, "x", "y", far)).get_xlim() == view
 
 
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda path: report.draw_panels(path, {}), "drawings is empty"),
-        (lambda path: report.draw_panels(path, {"a": print}, columns=0), "columns=0"),
-        (lambda path: figures.histogram({"a": [np.nan]}, ""), "no finite value"),
-        (lambda path: figures.image(np.zeros(3), "", ""), r"shape \(3,\): expected a matrix"),
+        (lambda path: tables.draw_panels(path, {}), "drawings is empty"),
+        (lambda path: tables.draw_panels(path, {"a": print}, columns=0), "columns=0"),
+        (lambda path: plots.histogram({"a": [np.nan]}, ""), "no finite value"),
+        (lambda path: plots.image(np.zeros(3), "", ""), r"shape \(3,\): expected a matrix"),
         (
-            lambda path: figures.surface([1, 2, 3], [1, 2], np.zeros((3, 2)), "", ""),
+            lambda path: plots.surface([1, 2, 3], [1, 2], np.zeros((3, 2)), "", ""),
             r"shape \(3, 2\): expected \(2, 3\)",
         ),
     ],

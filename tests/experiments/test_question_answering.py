@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import answering, corpora, question_answering, questions, runs
+from experiments import question_answering
+from experiments.support.data import corpora
+from experiments.support.question_answering import answering, tasks
+from experiments.support.run import runs
 from proxlm import lm
 from tests import arrays
 
 MODEL = lm.ModelConfig(vocab_size=7, num_layers=1, width=8, num_heads=2, max_length=8)
-BATCH = questions.Encoded(
+BATCH = tasks.Encoded(
     prompts=np.array([[0, 0, 3], [4, 5, 6]]),
     prompt_mask=np.array([[False, False, True], [True, True, True]]),
     answers=np.array([[5, 1, 0], [6, 6, 1]]),
@@ -64,8 +67,8 @@ def kept(tmp_path_factory):
     """A run whose arithmetic model, untrained, is all there is."""
     root = tmp_path_factory.mktemp("runs")
     run = runs.open_run(answering.EXPERIMENT, {"width": 8}, root)
-    words = questions.vocabulary_of(["+ = 0123456789"])
-    task = questions.Task([], [], words, longest=9, response=4)
+    words = tasks.vocabulary_of(["+ = 0123456789"])
+    task = tasks.Task([], [], words, longest=9, response=4)
     model = dataclasses.replace(MODEL, vocab_size=len(words.vocabulary), max_length=13)
     answering.keep(run, "arithmetic", task, model, lm.init(jax.random.key(0), model))
     return run
@@ -89,9 +92,7 @@ def test_a_place_without_a_model_of_this_experiment_is_refused(kept, tmp_path):
         answering.reply("1 + 1 =", other.path)
 
 
-@pytest.mark.parametrize(
-    "about", ["", "{}", '{"model": {"size": 3}}', '{"model": {"vocab_size": 7}}', "[1]"]
-)
+@pytest.mark.parametrize("about", ["", "{}", '{"model": {"size": 3}}', '{"model": {"vocab_size": 7}}', "[1]"])
 def test_a_damaged_description_is_refused(tmp_path, about):
     folder = tmp_path / "models" / "arithmetic"
     folder.mkdir(parents=True)
@@ -116,7 +117,7 @@ def test_settings_that_would_stop_the_run_are_refused(settings, message):
 
 @pytest.mark.slow
 def test_a_seed_stays_as_it_is_once_its_loss_is_low_enough(tmp_path):
-    task = questions.arithmetic(0, 200, 10)
+    task = tasks.arithmetic(0, 200, 10)
     config = question_answering.smoke(question_answering.Config())
     model = dataclasses.replace(
         MODEL, vocab_size=len(task.words.vocabulary), max_length=task.longest + task.response
@@ -130,9 +131,7 @@ def test_a_seed_stays_as_it_is_once_its_loss_is_low_enough(tmp_path):
     (row,) = runs.read_log(runs.open_run("once", config, tmp_path, resume=True))
     between = np.mean(row["loss"])
     one = learn(run("one"), steps=100, enough=between, config=config)
-    same = jax.tree.map(
-        lambda a, b: [np.array_equal(*rows) for rows in zip(a, b, strict=True)], once, one
-    )
+    same = jax.tree.map(lambda a, b: [np.array_equal(*rows) for rows in zip(a, b, strict=True)], once, one)
     both = np.array(jax.tree.leaves(same)).reshape(-1, 2).all(axis=0)
     assert both.tolist() == [loss < between for loss in row["loss"]]
 

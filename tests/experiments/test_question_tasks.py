@@ -6,14 +6,14 @@ import re
 import numpy as np
 import pytest
 
-from experiments import question_answering_report as reporting
-from experiments import questions
-from experiments.questions import Exercise
-from tests.test_corpora import make_wheel
+from experiments.support.question_answering import report as reporting
+from experiments.support.question_answering import tasks
+from experiments.support.question_answering.tasks import Exercise
+from tests.experiments.test_corpora import make_wheel
 
 
 def test_every_made_up_exercise_is_right_and_no_pair_is_on_both_sides():
-    task = questions.arithmetic(seed=3, train=400, held_out=100)
+    task = tasks.arithmetic(seed=3, train=400, held_out=100)
 
     def pair_of(exercise):
         a, b = map(int, re.findall(r"\d+", exercise.question))
@@ -26,13 +26,13 @@ def test_every_made_up_exercise_is_right_and_no_pair_is_on_both_sides():
     encoded = task.encode(task.held_out)
     answers = [task.words.decode(row) for row in encoded.answers]
     assert answers == [e.answer for e in task.held_out]
-    assert not (encoded.prompts == task.words.index[questions.UNKNOWN]).any()
+    assert not (encoded.prompts == task.words.index[tasks.UNKNOWN]).any()
 
 
 def test_numbers_are_read_units_first_and_prompts_end_in_the_last_column():
-    words = questions.vocabulary_of(["12 + 7 ="])
+    words = tasks.vocabulary_of(["12 + 7 ="])
     assert words.vocabulary == ["<pad>", "<end>", "<unknown>", "+", "0", "1", "2", "7", "="]
-    encoded = questions.encode([Exercise("12 + 7 =", "9"), Exercise("7 =", "127")], words, 7, 4)
+    encoded = tasks.encode([Exercise("12 + 7 =", "9"), Exercise("7 =", "127")], words, 7, 4)
     assert encoded.prompts.tolist() == [[0, 6, 5, 3, 7, 4, 8], [0, 0, 0, 0, 7, 4, 8]]
     assert encoded.answers.tolist() == [[2, 4, 1, 0], [7, 6, 5, 1]]
     np.testing.assert_array_equal(encoded.prompt_mask, encoded.prompts > 0)
@@ -65,13 +65,11 @@ def test_quartz_comes_once_with_its_twins_on_one_side_and_both_orders_to_learn(t
     requirements = wheel_of(tmp_path, rows)
     sides = []
     for seed in range(4):
-        task = questions.quartz(seed, tmp_path, requirements, held_out=0.34)
-        stems = [
-            {questions.choices(e.question)[0] for e in part} for part in (task.train, task.held_out)
-        ]
+        task = tasks.quartz(seed, tmp_path, requirements, held_out=0.34)
+        stems = [{tasks.choices(e.question)[0] for e in part} for part in (task.train, task.held_out)]
         assert not stems[0] & stems[1] and stems[0] | stems[1] == set(STEMS)
         assert len({*STEMS[:2]} & stems[0]) in (0, 2)
-        own = [e for e in task.train if questions.choices(e.question)[0] == min(stems[0])]
+        own = [e for e in task.train if tasks.choices(e.question)[0] == min(stems[0])]
         assert sorted(e.answer for e in own) in (["A", "B"], ["A", "A", "B", "B"])
         sides.append(len({*STEMS[:2]} & stems[0]))
     assert {*sides} == {0, 2}
@@ -80,11 +78,11 @@ def test_quartz_comes_once_with_its_twins_on_one_side_and_both_orders_to_learn(t
 def test_a_question_without_two_choices_is_refused(tmp_path):
     requirements = wheel_of(tmp_path, [("Why?", "yes", "no", "C")])
     with pytest.raises(ValueError, match=r"'Why\?.*answer 'C': expected choices A and B"):
-        questions.quartz(0, tmp_path, requirements)
+        tasks.quartz(0, tmp_path, requirements)
 
 
 def test_tf_idf_gives_unit_vectors_and_no_weight_to_words_that_are_everywhere():
-    vectors = questions.tf_idf([["a", "b"], ["a", "b", "b"], ["a", "c"]])
+    vectors = tasks.tf_idf([["a", "b"], ["a", "b", "b"], ["a", "c"]])
     np.testing.assert_allclose(vectors, [[0, 1, 0], [0, 1, 0], [0, 0, 1]], atol=1e-6)
 
 

@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import graphs, randomwalks, runs
-from tests.table_actor import compiled
+from experiments import randomwalks
+from experiments.support.randomwalks import graphs
+from experiments.support.run import runs
+from tests.policy.table_actor import compiled
 
 OPTIMALITY = compiled(jax.vmap(graphs.optimality, (0, None, None)))
 
@@ -40,13 +42,15 @@ def test_optimality_is_1_for_the_shortest_and_0_for_walks_that_do_not_arrive():
     edges[[3, 2, 1, 3], [2, 1, 0, 1]] = True
     shortest = graphs.distances(edges) + 1
     assert shortest.tolist() == [1, 2, 3, 3]
-    walks = np.array([
-        [3, 1, 0, 0, 0],  # the shortest, 3 nodes
-        [3, 2, 1, 0, 2],  # 4 nodes, then anything
-        [3, 0, 0, 0, 0],  # no such edge
-        [3, 2, 1, 3, 1],  # an edge that is not there, and no goal
-        [1, 0, 3, 3, 3],
-    ])  # fmt: skip
+    walks = np.array(
+        [
+            [3, 1, 0, 0, 0],  # the shortest, 3 nodes
+            [3, 2, 1, 0, 2],  # 4 nodes, then anything
+            [3, 0, 0, 0, 0],  # no such edge
+            [3, 2, 1, 3, 1],  # an edge that is not there, and no goal
+            [1, 0, 3, 3, 3],
+        ]
+    )
     assert OPTIMALITY(walks, edges, shortest).tolist() == [1.0, 0.5, 0.0, 0.0, 1.0]
 
 

@@ -12,9 +12,9 @@ import sys
 import pytest
 
 from experiments import __main__ as every
-from experiments import runs
+from experiments.support.run import runs
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 # It writes texts and keeps no run.
 OTHERS = {"generate"}
 

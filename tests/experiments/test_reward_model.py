@@ -8,14 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import reward_model
+from experiments.support.models import reward_model
 from proxlm import lm
 from tests.arrays import normal
 
 LANGUAGE = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2, max_length=16)
-PARAMS, MODEL = reward_model.from_language_model(
-    lm.init(jax.random.key(0), LANGUAGE), LANGUAGE, num_layers=2
-)
+PARAMS, MODEL = reward_model.from_language_model(lm.init(jax.random.key(0), LANGUAGE), LANGUAGE, num_layers=2)
 
 
 def with_head(kernel, bias):
@@ -91,8 +89,7 @@ def test_masked_tokens_add_nothing_whatever_they_are():
     batch = {"tokens": tokens, "mask": mask, "label": np.float32([1, 0])}
     other = batch | {"tokens": np.where(mask, tokens, 3)}
     grad = jax.grad(functools.partial(reward_model.loss, config=MODEL, skip=0))
-    for one, two in zip(*map(jax.tree.leaves, (grad(params, batch), grad(params, other))),
-                        strict=True):  # fmt: skip
+    for one, two in zip(*map(jax.tree.leaves, (grad(params, batch), grad(params, other))), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-7)
     score = functools.partial(reward_model.score, params, mask=mask, config=MODEL)
     np.testing.assert_array_equal(score(tokens), score(other["tokens"]))
@@ -138,8 +135,10 @@ def test_snippets_are_pieces_of_documents_with_their_labels():
         starts[which].append(int(start))
     # From the first token on, and as far as a whole piece fits, the END after it counted.
     assert {which: {*seen} for which, seen in starts.items()} == {
-        0: {*range(1, 21)}, 1: {1}, 2: {1, 2, 3},
-    }  # fmt: skip
+        0: {*range(1, 21)},
+        1: {1},
+        2: {1, 2, 3},
+    }
     # One in four at the beginning, and of the others one in twenty.
     assert np.mean(np.array(starts[0]) == 1) == pytest.approx(0.25 + 0.75 / 20, abs=0.08)
 
@@ -162,9 +161,7 @@ def test_every_text_is_judged_by_its_own_score(batch):
     tokens, mask = tokens_of((5, 6)), tokens_of((5, 6), seed=1) > 4
     mask[:, 0] = True
     params = with_head(normal(1, (8,)), 0.1)
-    odds = reward_model.judge(
-        params, {"tokens": tokens, "mask": mask, "label": np.ones(5)}, MODEL, batch
-    )
+    odds = reward_model.judge(params, {"tokens": tokens, "mask": mask, "label": np.ones(5)}, MODEL, batch)
     expected = reward_model.score(params, tokens, mask, MODEL)
     np.testing.assert_allclose(odds, expected, rtol=1e-4, atol=1e-5)
     assert np.std(expected) > 1e-2

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import runs
+from experiments.support.run import runs
 from tests.arrays import normal
 
 CONFIG = {"seed": 0, "rate": 0.1}

@@ -13,19 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import (
-    corpora,
-    judges,
-    reward_model,
-    runs,
-    sentiment,
-    sentiment_report,
-    tokenization,
-)
+from experiments import sentiment
+from experiments.support.data import corpora, text_metrics, tokenization
+from experiments.support.models import reward_model
+from experiments.support.run import runs
+from experiments.support.sentiment import report
 from proxlm import lm
 from tests.arrays import normal
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 LANGUAGE = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2, max_length=32)
 
@@ -95,9 +91,7 @@ def test_the_critic_starts_as_the_reward_model_of_every_prefix(actor_and_samples
         known = samples.mask & (jnp.arange(10) < 4 + i)[None]
         odds = score(params["critic"], samples.tokens, known, config=config)
         valid = np.asarray(samples.response_mask[:, i])
-        np.testing.assert_allclose(
-            values[valid, i], jax.nn.sigmoid(odds)[valid], rtol=1e-4, atol=1e-5
-        )
+        np.testing.assert_allclose(values[valid, i], jax.nn.sigmoid(odds)[valid], rtol=1e-4, atol=1e-5)
     assert jnp.std(values) > 1e-2
 
 
@@ -141,8 +135,8 @@ def responses_of(tokenizer):
 
 
 def test_responses_are_judged_by_the_numbers_one_gets_by_hand(tokenizer):
-    naive = judges.fit_naive_bayes(["good", "bad"], [1, 0])
-    numbers, texts = sentiment_report.assess(responses_of(tokenizer), tokenizer, naive)
+    naive = text_metrics.fit_naive_bayes(["good", "bad"], [1, 0])
+    numbers, texts = report.assess(responses_of(tokenizer), tokenizer, naive)
     assert texts == ["a ▸ good film good film", "b ▸ bad"]
     # 20 bytes, and 4 with the stop token.
     assert numbers["tokens"] == (20 + 5) / 2
@@ -154,11 +148,11 @@ def test_responses_are_judged_by_the_numbers_one_gets_by_hand(tokenizer):
     # good film, film good, good film.
     assert numbers["distinct-2"] == pytest.approx(2 / 3)
     assert numbers["repetition"] == 0.0
-    assert numbers["VADER"] == pytest.approx(np.mean(judges.vader(["good film good film", "bad"])))
+    assert numbers["VADER"] == pytest.approx(np.mean(text_metrics.vader(["good film good film", "bad"])))
 
 
 def test_a_spread_over_seeds_is_a_mean_and_a_deviation():
-    steps, mean, deviation = sentiment_report.spread([1, 2], np.array([[1.0, 3.0], [2.0, 2.0]]))
+    steps, mean, deviation = report.spread([1, 2], np.array([[1.0, 3.0], [2.0, 2.0]]))
     assert steps == [1, 2]
     np.testing.assert_allclose(mean, [2.0, 2.0])
     np.testing.assert_allclose(deviation, [np.sqrt(2), 0.0])
@@ -166,7 +160,7 @@ def test_a_spread_over_seeds_is_a_mean_and_a_deviation():
 
 @pytest.mark.parametrize("values", [[[0.5], [0.7]], [0.5, 0.7]])
 def test_one_seed_has_a_curve_without_a_spread(values):
-    steps, curve = sentiment_report.spread([1, 2], np.array(values))
+    steps, curve = report.spread([1, 2], np.array(values))
     assert (steps, curve.tolist()) == ([1, 2], [0.5, 0.7])
 
 
@@ -176,26 +170,32 @@ def test_the_page_holds_the_numbers_and_the_texts():
     accuracy = {"openings": {"reward model": 0.83, "naive Bayes": 0.81, "n": 100}}
     run = runs.Run("sentiment", pathlib.Path("somewhere"))
     texts = [f"sample {i}" for i in range(10)]
-    page = sentiment_report.page(run, before, after, accuracy, texts, texts[::-1], 44)
+    page = report.page(run, before, after, accuracy, texts, texts[::-1], 44)
     lines = [line.split() for line in page.splitlines()]
     assert ["P(positive)", "0.50", "0.85", "±", "0.07", "(n=2)"] in lines
     assert ["tokens", "32.0", "30.5", "±", "0.7", "(n=2)"] in lines
     assert ["openings", "83.0", "%", "81.0", "%", "100"] in lines
     assert "of 44-token texts" in page
     assert ["sample", "0", "|", "sample", "9"] in lines
-    assert page.count("sample") == 2 * sentiment_report.SHOWN
+    assert page.count("sample") == 2 * report.SHOWN
 
 
 def test_curves_are_drawn_of_several_seeds_and_where_a_number_is_missing(tmp_path):
     run = runs.open_run("sentiment", {}, tmp_path)
     names = (
-        "reward", "kl", "entropy", "clip_fraction_low", "clip_fraction_high", "value_loss",
-        "explained_variance", "approx_kl",
-    )  # fmt: skip
+        "reward",
+        "kl",
+        "entropy",
+        "clip_fraction_low",
+        "clip_fraction_high",
+        "value_loss",
+        "explained_variance",
+        "approx_kl",
+    )
     for step in (1, 2):
         row = {name: [0.5, 0.25 * step] for name in names}
         runs.log(run, "ppo", step=step, **row | {"explained_variance": [np.nan, 0.5]})
-    sentiment_report.plot(run)
+    report.plot(run)
     assert (run.path / "curves.png").stat().st_size > 5000
 
 
@@ -232,9 +232,7 @@ def test_a_run_that_cannot_be_written_or_resumed_is_refused_before_reviews_are_r
         (60, {"vocab_size": 256}, "vocab_size=256: expected at least 257"),
     ],
 )
-def test_reviews_that_cannot_be_learnt_from_are_refused(
-    tmp_path, monkeypatch, letters, fields, message
-):
+def test_reviews_that_cannot_be_learnt_from_are_refused(tmp_path, monkeypatch, letters, fields, message):
     reviews = [corpora.Review("a" * letters, i % 2) for i in range(100)]
     monkeypatch.setattr(corpora, "movie_reviews", lambda data: reviews)
     # The smallest vocabulary has a token a letter.
@@ -267,8 +265,10 @@ def test_a_smoke_run_goes_through_all_stages(smoked):
     assert "Held-out openings" in (path / "report.txt").read_text()
     assert (path / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     run = runs.Run("sentiment", path)
-    steps = {name: [row["step"] for row in runs.read_log(run, name)]
-             for name in ("language model", "reward model", "ppo")}  # fmt: skip
+    steps = {
+        name: [row["step"] for row in runs.read_log(run, name)]
+        for name in ("language model", "reward model", "ppo")
+    }
     assert steps == {"language model": [20, 40], "reward model": [20, 40], "ppo": [1, 2, 3, 4]}
     for row in runs.read_log(run, "ppo"):
         assert row["first_ratio_error"][0] < 1e-5
@@ -330,9 +330,19 @@ sentiment.main(sentiment.Config(**fields), runs.Options(**options))
 
 # Each fit, and PPO, saves once before its end.
 TINY = {
-    "vocab_size": 300, "width": 32, "num_layers": 1, "rm_layers": 1, "window": 8, "lm_steps": 440,
-    "rm_steps": 240, "iterations": 44, "batch": 8, "prompt": 3, "response": 4, "documents": 100,
-}  # fmt: skip
+    "vocab_size": 300,
+    "width": 32,
+    "num_layers": 1,
+    "rm_layers": 1,
+    "window": 8,
+    "lm_steps": 440,
+    "rm_steps": 240,
+    "iterations": 44,
+    "batch": 8,
+    "prompt": 3,
+    "response": 4,
+    "documents": 100,
+}
 
 
 def start(root, wheels, resume=False, last=None):
@@ -354,8 +364,7 @@ def test_a_run_killed_in_every_stage_ends_at_the_bits_of_one_that_was_not(tmp_pa
     for i, last in enumerate(kills):
         assert start(tmp_path / "killed", wheels, i > 0, last) == -signal.SIGKILL
     assert start(tmp_path / "killed", wheels, resume=True) == 0
-    (whole,), (killed,) = ((tmp_path / name / "sentiment").glob("[0-9]*")
-                           for name in ("whole", "killed"))  # fmt: skip
+    (whole,), (killed,) = ((tmp_path / name / "sentiment").glob("[0-9]*") for name in ("whole", "killed"))
     one, other = (np.load(path / "states.npz") for path in (whole, killed))
     assert one.files == other.files and len(one.files) > 20
     for name in one.files:

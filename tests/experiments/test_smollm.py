@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 from tokenizers import pre_tokenizers
 
-from experiments import corpora, smollm
+from experiments.support.data import corpora
+from experiments.support.models import smollm
 from proxlm import lm
 from tests import arrays
 
-SHAPE = {"num_layers": 1, "width": 32, "num_heads": 4, "num_kv_heads": 2, "hidden_width": 32,
-         "max_length": 64, "rope_theta": 5e4}  # fmt: skip
+SHAPE = {
+    "num_layers": 1,
+    "width": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "hidden_width": 32,
+    "max_length": 64,
+    "rope_theta": 5e4,
+}
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *ALPHABET, "12", "ab"]
 CONFIG = lm.ModelConfig(len(TOKENS), **SHAPE)
@@ -85,9 +93,7 @@ def test_smollm2_knows_the_capital_of_france_and_expects_english():
     encode = lambda text: jnp.array([model.tokenizer.encode(text).ids])
     greedy = lm.SamplingConfig(greedy=True)
     prompt = encode("The capital of France is")
-    stream = lm.stream(
-        jax.random.key(0), model.params, prompt, model.config, 2, sampling_config=greedy
-    )
+    stream = lm.stream(jax.random.key(0), model.params, prompt, model.config, 2, sampling_config=greedy)
     assert model.tokenizer.decode([int(token[0]) for token in stream]) == " Paris."
     text = encode("The sun rises in the east and sets in the west.")
     score = jax.jit(functools.partial(lm.score, config=model.config))

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import smollm, smollm_readings, smollm_states
-from experiments import text_classification_report as pages
+from experiments.support.models import smollm
+from experiments.support.text_classification import report as pages
+from experiments.support.text_classification import smollm_features, smollm_states
 from proxlm import lm
 from tests import arrays
 
@@ -43,7 +44,7 @@ def test_heads_solve_their_ridge_regressions():
     features = rng.normal(size=(60, 3)).astype(np.float32)
     labels = rng.integers(0, 2, 60)
     strengths = np.array([1.0, 0.01], np.float32)
-    found = smollm_readings.heads(features, labels, strengths, 2)
+    found = smollm_features.heads(features, labels, strengths, 2)
 
     for i, strength in enumerate(strengths):
         kernel, bias = np.asarray(found["kernel"][i]), np.asarray(found["bias"][i])

@@ -8,15 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import runs, sparse_lm
-from experiments import sparse_lm_report as reporting
+from experiments import sparse_lm
+from experiments.support.run import runs
+from experiments.support.sparse_lm import report as reporting
 from proxlm import lm
 from tests.arrays import normal
 
 CONFIG = sparse_lm.Config(
-    num_layers=2, num_heads=2, width=8, hidden_width=6, steps=10, strengths=(1.0,), reaches=(1.0,),
+    num_layers=2,
+    num_heads=2,
+    width=8,
+    hidden_width=6,
+    steps=10,
+    strengths=(1.0,),
+    reaches=(1.0,),
     shares=(0.5,),
-)  # fmt: skip
+)
 MODEL = lm.ModelConfig(vocab_size=5, num_layers=2, width=8, num_heads=2, hidden_width=6)
 
 
@@ -41,9 +48,7 @@ def test_the_penalty_removes_small_neurons_and_heads_and_leaves_all_else_alone(p
     used = lm.used(after, MODEL)
     assert used.hidden.astype(int).tolist() == [[1, 1, 1, 0, 1, 1], [1] * 6]
     assert used.heads.astype(int).tolist() == [[1, 1], [1, 0]]
-    jax.tree.map(
-        lambda new, old: np.testing.assert_array_equal(new[new != 0], old[new != 0]), after, params
-    )
+    jax.tree.map(lambda new, old: np.testing.assert_array_equal(new[new != 0], old[new != 0]), after, params)
     np.testing.assert_array_equal(after["embedding"]["kernel"], params["embedding"]["kernel"])
 
 

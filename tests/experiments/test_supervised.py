@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import fitting, runs
+from experiments.support.run import runs, supervised
 from proxlm import lm
 from tests.arrays import normal
 
@@ -25,17 +25,25 @@ def quadratic(params, batch):
 def fit(root, evaluate=lambda params: {}, rows=None, tx=None, resume=False, **options):
     """Twelve steps of a quadratic, two a chunk, evaluated and saved after chunks 2, 4 and 6."""
     run = runs.open_run("quadratic", {}, root, resume)
-    rows = fitting.epochs(0, 10, 3, 12) if rows is None else rows
+    rows = supervised.epochs(0, 10, 3, 12) if rows is None else rows
     options = {"chunk": 2, "evaluate_every": 2, "config": {}} | options
-    state = fitting.fit(
-        run, "fit", quadratic, optax.adam(0.1) if tx is None else tx, {"w": normal(0, (4,))},
-        {"row": normal(1, (10, 4))}, rows, folder=run.path / "fit", evaluate=evaluate, **options,
-    )  # fmt: skip
+    state = supervised.fit(
+        run,
+        "fit",
+        quadratic,
+        optax.adam(0.1) if tx is None else tx,
+        {"w": normal(0, (4,))},
+        {"row": normal(1, (10, 4))},
+        rows,
+        folder=run.path / "fit",
+        evaluate=evaluate,
+        **options,
+    )
     return run, state
 
 
 def test_every_row_comes_once_before_any_comes_again():
-    rows = fitting.epochs(3, size=6, batch=4, steps=9)
+    rows = supervised.epochs(3, size=6, batch=4, steps=9)
     assert rows.shape == (9, 4)
     assert rows.dtype == np.int32
     for one_pass in rows.reshape(6, 6):
@@ -44,16 +52,16 @@ def test_every_row_comes_once_before_any_comes_again():
 
 
 def test_passes_depend_on_the_seed_alone():
-    np.testing.assert_array_equal(fitting.epochs(0, 50, 8, 9), fitting.epochs(0, 50, 8, 9))
-    assert (fitting.epochs(0, 50, 8, 9) != fitting.epochs(1, 50, 8, 9)).any()
+    np.testing.assert_array_equal(supervised.epochs(0, 50, 8, 9), supervised.epochs(0, 50, 8, 9))
+    assert (supervised.epochs(0, 50, 8, 9) != supervised.epochs(1, 50, 8, 9)).any()
     # A longer run begins as the shorter one.
-    np.testing.assert_array_equal(fitting.epochs(0, 50, 8, 30)[:9], fitting.epochs(0, 50, 8, 9))
+    np.testing.assert_array_equal(supervised.epochs(0, 50, 8, 30)[:9], supervised.epochs(0, 50, 8, 9))
 
 
 @pytest.mark.parametrize("batch", [0, -2, 7])
 def test_a_batch_that_the_windows_do_not_fill_is_refused(batch):
     with pytest.raises(ValueError, match=rf"batch={batch}: expected 1 to 6"):
-        fitting.epochs(0, 6, batch, 2)
+        supervised.epochs(0, 6, batch, 2)
 
 
 def test_gradient_descent_follows_its_closed_form(tmp_path):
@@ -78,7 +86,7 @@ def test_steps_read_the_rows_they_are_given(tmp_path):
 def test_logs_a_line_a_chunk_and_evaluates_every_so_many_and_last(tmp_path):
     calls = []
     evaluate = lambda params: calls.append(0) or {"norm": jnp.sum(jnp.square(params["w"]))}
-    run, state = fit(tmp_path, evaluate, rows=fitting.epochs(0, 10, 3, 10))
+    run, state = fit(tmp_path, evaluate, rows=supervised.epochs(0, 10, 3, 10))
     rows = runs.read_log(run, "fit")
     assert [row["step"] for row in rows] == [2, 4, 6, 8, 10]
     assert [row["step"] for row in rows if "norm" in row] == [4, 8, 10]
@@ -87,7 +95,7 @@ def test_logs_a_line_a_chunk_and_evaluates_every_so_many_and_last(tmp_path):
 
 
 def test_a_line_holds_the_means_of_its_chunk(tmp_path):
-    tx, rows = optax.sgd(0.25), fitting.epochs(0, 10, 3, 2)
+    tx, rows = optax.sgd(0.25), supervised.epochs(0, 10, 3, 2)
     run, _ = fit(tmp_path, rows=rows, tx=tx)
     params, losses, norms = {"w": normal(0, (4,))}, [], []
     for batch in rows:
@@ -108,9 +116,8 @@ def test_steps_that_do_not_fill_the_chunks_are_refused(tmp_path):
 def go_on(root, run_chunk, **options):
     """Three chunks of four steps; returns the log and the numbers that were shown."""
     run = runs.open_run("walk", {}, root)
-    options = {"key": jax.random.key(0), "folder": run.path / "walk", "config": {}, "every": 1,
-               **options}  # fmt: skip
-    state = fitting.go_on(run, "walk", run_chunk, jnp.zeros(()), 3, 4, **options)
+    options = {"key": jax.random.key(0), "folder": run.path / "walk", "config": {}, "every": 1, **options}
+    state = supervised.go_on(run, "walk", run_chunk, jnp.zeros(()), 3, 4, **options)
     return state, runs.read_log(run, "walk")
 
 
@@ -205,7 +212,7 @@ def test_patience_ends_a_fit_with_its_best_params(tmp_path):
     seen = []
     judge, calls = rising_from(8)
     note = lambda params: seen.append(np.asarray(params["w"])) or judge(params)
-    rows = fitting.epochs(0, 10, 3, 24)
+    rows = supervised.epochs(0, 10, 3, 24)
     run, state = fit(tmp_path, note, rows, patience=2)
     # The evaluations after steps 4, 8, 12 and 16 say 4, 0, 4 and 8: the best is the second.
     assert len(calls) == 4 and state.step == 16
@@ -221,7 +228,7 @@ def test_patience_ends_a_fit_with_its_best_params(tmp_path):
 def test_a_fit_that_waits_ends_at_the_same_bits_after_a_kill_and_stays_ended(tmp_path):
     # Distances to a point passed on the way: Adam goes on beyond it.
     judge = lambda params: {"held_out_loss": jnp.abs(params["w"][0] - 0.8)}
-    rows, calls = fitting.epochs(0, 10, 3, 48), []
+    rows, calls = supervised.epochs(0, 10, 3, 48), []
     whole_run, whole = fit(tmp_path / "whole", judge, rows, patience=2)
     assert whole.step == 20
 
@@ -254,29 +261,29 @@ def test_a_fit_of_another_config_is_refused(tmp_path):
 
 def test_what_is_kept_comes_back_bit_for_bit(tmp_path):
     params = lm.init(jax.random.key(0), MODEL)
-    fitting.keep(tmp_path, params, {"seed": 0})
-    same(fitting.kept(tmp_path, MODEL, {"seed": 0}), params)
+    supervised.keep(tmp_path, params, {"seed": 0})
+    same(supervised.kept(tmp_path, MODEL, {"seed": 0}), params)
 
 
 def test_the_first_parameters_kept_stay(tmp_path):
     params = lm.init(jax.random.key(0), MODEL)
-    fitting.keep(tmp_path, params, {})
-    fitting.keep(tmp_path, jax.tree.map(jnp.zeros_like, params), {})
-    same(fitting.kept(tmp_path, MODEL, {}), params)
+    supervised.keep(tmp_path, params, {})
+    supervised.keep(tmp_path, jax.tree.map(jnp.zeros_like, params), {})
+    same(supervised.kept(tmp_path, MODEL, {}), params)
 
 
 def test_kept_parameters_of_another_config_or_shape_are_refused(tmp_path):
-    fitting.keep(tmp_path, lm.init(jax.random.key(0), MODEL), {"seed": 0})
+    supervised.keep(tmp_path, lm.init(jax.random.key(0), MODEL), {"seed": 0})
     with pytest.raises(ValueError, match="seed: saved 0, given 1"):
-        fitting.kept(tmp_path, MODEL, {"seed": 1})
+        supervised.kept(tmp_path, MODEL, {"seed": 1})
     wider = lm.ModelConfig(vocab_size=8, num_layers=1, width=4, num_heads=1)
     with pytest.raises(ValueError, match=r"embedding/kernel"):
-        fitting.kept(tmp_path, wider, {"seed": 0})
+        supervised.kept(tmp_path, wider, {"seed": 0})
 
 
 def test_nothing_kept_is_said(tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoint"):
-        fitting.kept(tmp_path, MODEL, {})
+        supervised.kept(tmp_path, MODEL, {})
 
 
 def lanes_quadratic(params, rows):
@@ -286,7 +293,7 @@ def lanes_quadratic(params, rows):
 def test_each_lane_is_trained_by_its_own_chain_on_the_same_batches(tmp_path):
     run = runs.open_run("lanes", {}, tmp_path)
     batches, rates = np.asarray(normal(5, (12, 3, 4))), np.array([0.0, 0.1, 0.5], np.float32)
-    fit = fitting.make_fit_lanes(lanes_quadratic, optax.sgd, 4)
+    fit = supervised.make_fit_lanes(lanes_quadratic, optax.sgd, 4)
     given = (jnp.asarray(rates), {"w": jnp.ones(4)}, batches)
     params = fit(run, "lanes", *given, folder=run.path / "fit", config={})
     expected = np.ones((3, 4))
@@ -303,7 +310,7 @@ def test_each_lane_is_trained_by_its_own_chain_on_the_same_batches(tmp_path):
 
 def test_lanes_ask_for_chunks_that_fill_the_steps(tmp_path):
     run = runs.open_run("lanes", {}, tmp_path)
-    fit = fitting.make_fit_lanes(lanes_quadratic, optax.sgd, 5)
+    fit = supervised.make_fit_lanes(lanes_quadratic, optax.sgd, 5)
     with pytest.raises(ValueError, match="12 steps are not a multiple of chunk=5"):
         given = (jnp.ones(1), {"w": jnp.ones(4)}, np.ones((12, 3, 4)))
         fit(run, "lanes", *given, folder=run.path / "fit", config={})

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import rich.console
 
-from experiments import report
+from experiments.support.run import tables
 
 
 def test_mean_and_spread_over_seeds():
     # The sample deviation of 1, 2, 3 is 1.
-    assert report.mean_spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00 (n=3)"
-    assert report.mean_spread(np.array([0.9341]), digits=3) == "0.934 (n=1)"
+    assert tables.mean_spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00 (n=3)"
+    assert tables.mean_spread(np.array([0.9341]), digits=3) == "0.934 (n=1)"
     with pytest.raises(ValueError, match="values is empty"):
-        report.mean_spread([])
+        tables.mean_spread([])
 
 
 def test_tables_align_numbers_right_and_words_left():
     rows = [("l1", 0.5, 120), ("group lasso", 12.3456, 7)]
-    assert report.table(rows, ("penalty", "loss", "steps")).splitlines() == [
+    assert tables.table(rows, ("penalty", "loss", "steps")).splitlines() == [
         "penalty       loss  steps",
         "-----------  -----  -----",
         "l1             0.5    120",
@@ -30,16 +30,16 @@ def test_tables_align_numbers_right_and_words_left():
 
 
 def test_tables_without_rows_show_their_headers():
-    assert report.table([], ("a", "bc")) == "a  bc\n-  --"
+    assert tables.table([], ("a", "bc")) == "a  bc\n-  --"
 
 
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match="2 cells for 1 headers"):
-        report.table([(1, 2)], ("a",))
+        tables.table([(1, 2)], ("a",))
 
 
 def test_samples_stand_side_by_side():
-    text = report.side_by_side(["a long line", "x"], ["short\nnext", "y"], width=17)
+    text = tables.side_by_side(["a long line", "x"], ["short\nnext", "y"], width=17)
     assert text.splitlines() == [
         "before  | after",
         "--------+--------",
@@ -52,9 +52,9 @@ def test_samples_stand_side_by_side():
 
 def test_samples_must_come_in_pairs_and_fit():
     with pytest.raises(ValueError, match="before has 1 samples and after 2"):
-        report.side_by_side(["a"], ["b", "c"])
+        tables.side_by_side(["a"], ["b", "c"])
     with pytest.raises(ValueError, match="width=4"):
-        report.side_by_side(["a"], ["b"], width=4)
+        tables.side_by_side(["a"], ["b"], width=4)
 
 
 def png_size(path):
@@ -70,8 +70,8 @@ def panels(count):
 
 
 def test_curves_draw_a_panel_a_title(tmp_path):
-    one = report.curves(tmp_path / "new" / "one.png", panels(1))
-    four = report.curves(tmp_path / "four.png", panels(4), log_scale=("loss 0",))
+    one = tables.curves(tmp_path / "new" / "one.png", panels(1))
+    four = tables.curves(tmp_path / "four.png", panels(4), log_scale=("loss 0",))
     assert png_size(one) == (600, 420)
     assert png_size(four) == (1200, 840)
     assert one.stat().st_size > 5000
@@ -79,7 +79,7 @@ def test_curves_draw_a_panel_a_title(tmp_path):
 
 
 def test_curves_carry_their_own_xlabel_and_a_note(tmp_path):
-    draw = lambda name, **words: report.curves(tmp_path / name, panels(1), **words).read_bytes()
+    draw = lambda name, **words: tables.curves(tmp_path / name, panels(1), **words).read_bytes()
     epochs = draw("string.png", xlabel="epoch")
     assert draw("mapping.png", xlabel={"loss 0": "epoch"}) == epochs
     assert draw("step.png") != epochs
@@ -88,14 +88,14 @@ def test_curves_carry_their_own_xlabel_and_a_note(tmp_path):
 
 def test_curves_of_another_form_are_refused(tmp_path):
     with pytest.raises(ValueError, match="panels is empty"):
-        report.curves(tmp_path / "x.png", {})
+        tables.curves(tmp_path / "x.png", {})
     with pytest.raises(ValueError, match="'adam' has 1 parts"):
-        report.curves(tmp_path / "x.png", {"loss": {"adam": (np.ones(3),)}})
+        tables.curves(tmp_path / "x.png", {"loss": {"adam": (np.ones(3),)}})
 
 
 def watch(total, terminal, completed=0):
     console = rich.console.Console(file=io.StringIO(), force_terminal=terminal, width=100)
-    with report.progress(total, "ppo", completed=completed, console=console) as advance:
+    with tables.progress(total, "ppo", completed=completed, console=console) as advance:
         for step in range(completed, total):
             advance(reward=step / total)
     return console.file.getvalue()
@@ -104,8 +104,18 @@ def watch(total, terminal, completed=0):
 def test_progress_away_from_a_terminal_is_a_line_every_tenth():
     lines = watch(100, terminal=False).splitlines()
     assert [re.match(r"ppo (\d+)/100", line)[1] for line in lines] == [
-        "1", "10", "20", "30", "40", "50", "60", "70", "80", "90", "100",
-    ]  # fmt: skip
+        "1",
+        "10",
+        "20",
+        "30",
+        "40",
+        "50",
+        "60",
+        "70",
+        "80",
+        "90",
+        "100",
+    ]
     assert lines[1].endswith("reward 0.09")
 
 
@@ -122,7 +132,7 @@ def test_progress_on_a_terminal_shows_the_last_numbers():
 
 def test_bars_are_drawn_for_every_name_and_column(tmp_path):
     rows = {"one": {"bias": 0.1, "noise": float("inf")}, "two": {"bias": 0.2, "noise": 1.0}}
-    path = report.bars(tmp_path / "plots" / "bars.png", rows, ["bias", "noise"], "gradients")
+    path = tables.bars(tmp_path / "plots" / "bars.png", rows, ["bias", "noise"], "gradients")
     assert path.read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="rows or columns is empty"):
-        report.bars(path, {}, ["bias"])
+        tables.bars(path, {}, ["bias"])

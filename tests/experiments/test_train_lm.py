@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import corpora, runs, tokenization, train_lm
+from experiments import train_lm
+from experiments.support.data import corpora, tokenization
+from experiments.support.run import runs
 from proxlm import lm
 
 # Of another length than half a context, so that a lost place shows.
@@ -26,9 +28,18 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(folder):
     return train_lm.Config(
-        text=str(folder / "text.txt"), num_layers=2, num_heads=2, width=16, context=16, batch=8,
-        steps=200, learning_rate=1e-2, prompt="abc", samples=2, sample_length=40,
-    )  # fmt: skip
+        text=str(folder / "text.txt"),
+        num_layers=2,
+        num_heads=2,
+        width=16,
+        context=16,
+        batch=8,
+        steps=200,
+        learning_rate=1e-2,
+        prompt="abc",
+        samples=2,
+        sample_length=40,
+    )
 
 
 @pytest.fixture(scope="module")

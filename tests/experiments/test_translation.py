@@ -7,28 +7,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import corpora, luong, minimum_risk, parallel_text, runs, translation
-from experiments import translation_data as data_lib
+from experiments import translation
+from experiments.support.data import corpora
+from experiments.support.run import runs
+from experiments.support.translation import batches as data_lib
+from experiments.support.translation import bibles, lstm, minimum_risk
 
 WIDTH, VOCABULARY = 8, 6
-LSTM = luong.init(jax.random.key(0), VOCABULARY, WIDTH)
+LSTM = lstm.init(jax.random.key(0), VOCABULARY, WIDTH)
 SOURCE = np.array([[3, 4, 0], [5, 0, 0]])
 
 
 def test_greedy_writing_and_the_loss_are_of_one_model():
-    tokens, _ = jax.jit(luong.translate, static_argnums=2)(LSTM, SOURCE, 3)
-    first, masks = np.array([[True, False, False]] * 2), luong.no_dropout(2, WIDTH)
-    loss = jax.jit(lambda column: luong.loss(
-        LSTM, SOURCE, jnp.zeros((2, 3), int).at[:, 0].set(column), first, masks
-    ))  # fmt: skip
+    tokens, _ = jax.jit(lstm.translate, static_argnums=2)(LSTM, SOURCE, 3)
+    first, masks = np.array([[True, False, False]] * 2), lstm.no_dropout(2, WIDTH)
+    loss = jax.jit(
+        lambda column: lstm.loss(LSTM, SOURCE, jnp.zeros((2, 3), int).at[:, 0].set(column), first, masks)
+    )
     every = [loss(np.array(both)) for both in itertools.product(range(VOCABULARY), repeat=2)]
     np.testing.assert_allclose(loss(tokens[:, 0]), min(every), rtol=1e-6)
 
 
 def test_attention_reads_the_source_and_the_loss_sees_no_future():
     target, first = np.array([[1, 2, 3], [4, 5, 0]]), np.array([[True, False, False]] * 2)
-    masks = luong.no_dropout(2, WIDTH)
-    loss = jax.jit(luong.loss)
+    masks = lstm.no_dropout(2, WIDTH)
+    loss = jax.jit(lstm.loss)
     before = loss(LSTM, SOURCE, target, first, masks)
     changed = target.copy()
     changed[:, 1:] = 1
@@ -39,7 +42,7 @@ def test_attention_reads_the_source_and_the_loss_sees_no_future():
 
 
 def test_dropout_keeps_one_mask_for_a_whole_sequence_and_the_mean():
-    masks = np.asarray(luong.draw_masks(jax.random.key(0), 64, 128, 0.2))
+    masks = np.asarray(lstm.draw_masks(jax.random.key(0), 64, 128, 0.2))
     assert masks.shape == (5, 64, 128)
     np.testing.assert_allclose(np.unique(masks), [0.0, 1.25])
     np.testing.assert_allclose(masks.mean(), 1.0, atol=0.01)
@@ -66,7 +69,7 @@ def verses():
     """Twelve books of two verses each, those held out among them."""
     books = (1, 2, *data_lib.HELD_OUT, *data_lib.DEVELOPMENT)
     return [
-        parallel_text.Verse(1_000_000 * book + 1000 + i, f"thou {book}", f"you {book} {i}")
+        bibles.Verse(1_000_000 * book + 1000 + i, f"thou {book}", f"you {book} {i}")
         for book in books
         for i in range(2)
     ]

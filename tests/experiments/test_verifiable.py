@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import length_bias, reasoning, runs, verifiable
+from experiments import verifiable
+from experiments.support.run import runs
+from experiments.support.verifiable import length_bias
+from experiments.support.verifiable import tasks as reasoning
 from proxlm import lm
 from proxlm.policy import recipes
-from tests.table_actor import compiled
+from tests.policy.table_actor import compiled
 
 COPY, REVERSE, SORT, ADD, COUNTDOWN = range(reasoning.FIRST_TASK, reasoning.VOCAB_SIZE)
 END, BLANK, PLUS, MINUS = reasoning.END, reasoning.BLANK, reasoning.PLUS, reasoning.MINUS
@@ -75,8 +78,11 @@ def test_all_right_answers_are_found_once(problems):
     problem = reasoning.Problem(prompt, jnp.zeros(6, int))
     rows, valid = compiled(reasoning.all_right)(problem)
     assert {tuple(row[[0, 1, 2, 4]].tolist()) for row in np.asarray(rows)[valid]} == {
-        (1, MINUS, 1, 2), (1, PLUS, 2, 1), (2, PLUS, 1, 1), (2, MINUS, 1, 1),
-    }  # fmt: skip
+        (1, MINUS, 1, 2),
+        (1, PLUS, 2, 1),
+        (2, PLUS, 1, 1),
+        (2, MINUS, 1, 1),
+    }
     assert valid.sum() == 4
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from proxlm import lm
 from tests.arrays import normal
-from tests.table_actor import compiled
+from tests.policy.table_actor import compiled
 
 SIZES = {"num_layers": 1, "width": 8, "num_heads": 2, "hidden_width": 8, "init_scale": 0.6}
 POLICY = lm.ModelConfig(7, **SIZES)
@@ -47,9 +47,7 @@ def test_scoring_what_was_sampled_gives_its_log_probs(name):
     _, _, samples = case(name)
     mask = np.array(samples.response_mask)
     assert 0 < np.array(samples.ended).mean() < 1 and not mask.all()
-    np.testing.assert_allclose(
-        scores(name).log_probs[mask], samples.log_probs[mask], atol=1e-5, rtol=0
-    )
+    np.testing.assert_allclose(scores(name).log_probs[mask], samples.log_probs[mask], atol=1e-5, rtol=0)
 
 
 def test_greedy_answers_are_the_likeliest_tokens_up_to_the_end():
@@ -69,9 +67,7 @@ def test_greedy_answers_are_the_likeliest_tokens_up_to_the_end():
 @pytest.mark.parametrize("name", ACTORS)
 def test_the_reference_is_the_policy_without_a_critic(name):
     actor, params, samples = case(name)
-    reference = compiled(functools.partial(actor.reference, full=True))(
-        {"policy": params["policy"]}, samples
-    )
+    reference = compiled(functools.partial(actor.reference, full=True))({"policy": params["policy"]}, samples)
     for field in ("log_probs", "entropy", "distribution"):
         expected = getattr(scores(name), field)
         np.testing.assert_allclose(getattr(reference, field), expected, atol=1e-6, rtol=0)
@@ -93,9 +89,7 @@ def test_values_are_those_of_the_states_before_the_tokens(name):
     tree = params[part]
     everywhere = lm.values(tree, lm.encode(tree, samples.tokens, config, mask=samples.mask), config)
     everywhere = everywhere.reshape(BATCH, LENGTH + NUM_TOKENS)
-    np.testing.assert_allclose(
-        scores(name).values, everywhere[:, LENGTH - 1 : -1], atol=1e-5, rtol=0
-    )
+    np.testing.assert_allclose(scores(name).values, everywhere[:, LENGTH - 1 : -1], atol=1e-5, rtol=0)
     # A token changes the values after it, and neither its own nor those before.
     other = samples.tokens.at[:, LENGTH + 2].set((samples.tokens[:, LENGTH + 2] + 1) % 7)
     score = compiled(actor.score)

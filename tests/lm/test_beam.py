@@ -12,9 +12,15 @@ from proxlm import lm
 from tests import arrays
 
 CONFIG = lm.ModelConfig(
-    vocab_size=4, num_layers=1, width=16, num_heads=4, num_kv_heads=2, max_length=12,
-    qk_norm=True, tie_embeddings=False,
-)  # fmt: skip
+    vocab_size=4,
+    num_layers=1,
+    width=16,
+    num_heads=4,
+    num_kv_heads=2,
+    max_length=12,
+    qk_norm=True,
+    tie_embeddings=False,
+)
 PARAMS = arrays.rough(CONFIG, scale=0.7)
 PROMPTS = np.random.default_rng(0).integers(0, 4, (3, 5))
 RAGGED = np.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 0, 1, 0, 0]], bool)
@@ -54,9 +60,7 @@ def test_one_beam_is_greedy_decoding():
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_the_widest_search_finds_the_best_of_all_sequences(penalty):
-    beams = search(
-        PROMPTS, width=WIDEST, prompt_mask=RAGGED, stop_token=STOP, length_penalty=penalty
-    )
+    beams = search(PROMPTS, width=WIDEST, prompt_mask=RAGGED, stop_token=STOP, length_penalty=penalty)
     for row in range(3):
         tokens, mask, log_probs = everything(row)
         best = np.argmax(log_probs / mask.sum(axis=1) ** penalty)
@@ -79,9 +83,7 @@ def test_beams_are_distinct_in_order_and_as_likely_as_scoring_says():
 
 def test_a_length_penalty_prefers_longer_beams():
     length = lambda penalty: np.sum(
-        search(
-            PROMPTS, width=WIDEST, prompt_mask=RAGGED, stop_token=STOP, length_penalty=penalty
-        ).mask[:, 0]
+        search(PROMPTS, width=WIDEST, prompt_mask=RAGGED, stop_token=STOP, length_penalty=penalty).mask[:, 0]
     )
     assert length(0.0) < length(4.0)
 

@@ -10,9 +10,7 @@ import pytest
 from proxlm import lm
 from tests import arrays
 
-CONFIG = lm.ModelConfig(
-    vocab_size=19, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12
-)
+CONFIG = lm.ModelConfig(vocab_size=19, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12)
 TOKENS = jnp.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 8, 9, 7]])
 PARAMS = arrays.rough(CONFIG, scale=0.35)
 MASK = jnp.arange(7)[None] >= jnp.array([[0], [3]])
@@ -57,9 +55,7 @@ def test_a_layer_adds_its_attention_over_the_values_and_then_its_mlp(seen):
     mixed = jnp.einsum("bhts,bhsw->bthw", seen.attention[0], jnp.repeat(value, 2, axis=1))
     x = x + jnp.einsum("bthw,hwd->btd", mixed, block["attention"]["out"]["kernel"])
     normed = root(x) * block["mlp_norm"]["scale"][None, None]
-    gate, up = jnp.moveaxis(
-        jnp.einsum("btd,dpf->btpf", normed, block["mlp"]["gate_up"]["kernel"]), 2, 0
-    )
+    gate, up = jnp.moveaxis(jnp.einsum("btd,dpf->btpf", normed, block["mlp"]["gate_up"]["kernel"]), 2, 0)
     x = x + jax.nn.silu(gate) * up @ block["mlp"]["down"]["kernel"]
     np.testing.assert_allclose(x, seen.residual[1], rtol=1e-4, atol=1e-4)
 

@@ -13,9 +13,7 @@ from proxlm import lm
 from proxlm.lm import layers
 from tests import arrays
 
-CONFIG = lm.ModelConfig(
-    vocab_size=19, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12
-)
+CONFIG = lm.ModelConfig(vocab_size=19, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12)
 SHAPES = {
     "grouped queries": {},
     "one key-value head": {"num_kv_heads": 1},
@@ -174,9 +172,7 @@ def test_gradients_do_not_feel_padding(params):
 def test_a_row_of_nothing_but_padding_is_finite(params):
     mask = jnp.array([[True] * 7, [False] * 7])
     total = lambda params: jnp.sum(lm.apply(params, TOKENS, CONFIG, mask=mask))
-    finite = jax.tree.map(
-        lambda x: np.isfinite(x).all(), jax.jit(jax.value_and_grad(total))(params)
-    )
+    finite = jax.tree.map(lambda x: np.isfinite(x).all(), jax.jit(jax.value_and_grad(total))(params))
     assert all(jax.tree.leaves(finite))
 
 
@@ -220,9 +216,7 @@ def test_vmap_over_parameters_equals_a_loop(params):
 
 
 def test_smollm2_135m_has_its_number_of_parameters():
-    config = lm.ModelConfig(
-        49152, num_layers=30, width=576, num_heads=9, num_kv_heads=3, hidden_width=1536
-    )
+    config = lm.ModelConfig(49152, num_layers=30, width=576, num_heads=9, num_kv_heads=3, hidden_width=1536)
     assert lm.count(config) == 134_515_008
 
 

@@ -12,9 +12,16 @@ from proxlm.lm import layers
 from tests import arrays
 
 CONFIG = lm.ModelConfig(
-    vocab_size=11, num_layers=2, width=8, num_heads=4, num_kv_heads=2, head_width=4,
-    hidden_width=12, max_length=8, rope_theta=50.0,
-)  # fmt: skip
+    vocab_size=11,
+    num_layers=2,
+    width=8,
+    num_heads=4,
+    num_kv_heads=2,
+    head_width=4,
+    hidden_width=12,
+    max_length=8,
+    rope_theta=50.0,
+)
 UNTIED = dataclasses.replace(CONFIG, tie_embeddings=False)
 TOKENS = np.array([3, 1, 4, 1, 5, 9])
 
@@ -27,9 +34,7 @@ def params():
 def llama(tensors, tokens, config):
     """Logits [T, V] by the tensors of a GGUF file: W·x, RoPE on neighbours as complex numbers."""
     x = tensors["token_embd.weight"][tokens]
-    norm = lambda x, scale: (
-        x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + config.norm_epsilon) * scale
-    )
+    norm = lambda x, scale: x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + config.norm_epsilon) * scale
     powers = config.rope_theta ** (-np.arange(0, config.head_width, 2) / config.head_width)
     turn = np.exp(1j * np.arange(len(tokens))[:, None] * powers)[:, None]
     for i in range(config.num_layers):
@@ -71,8 +76,7 @@ def test_there_and_back_is_every_bit(config, names):
 
 def test_only_queries_and_keys_are_in_another_order_in_gguf(params):
     own, other = (
-        list(lm.pretrained.to_tensors(params, CONFIG, names).items())
-        for names in ("gguf", "transformers")
+        list(lm.pretrained.to_tensors(params, CONFIG, names).items()) for names in ("gguf", "transformers")
     )
     differ = {a for (a, x), (_, y) in zip(own, other, strict=True) if not np.array_equal(x, y)}
     assert differ == {f"blk.{i}.{name}.weight" for i in (0, 1) for name in ("attn_q", "attn_k")}

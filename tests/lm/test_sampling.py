@@ -15,9 +15,17 @@ from tests import arrays
 
 # Every option of the model at once, and an epsilon that shows: decoding must know them all.
 CONFIG = lm.ModelConfig(
-    vocab_size=17, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=16,
-    norm_epsilon=0.1, qk_norm=True, attention_bias=True, tie_embeddings=False,
-)  # fmt: skip
+    vocab_size=17,
+    num_layers=2,
+    width=16,
+    num_heads=4,
+    num_kv_heads=2,
+    max_length=16,
+    norm_epsilon=0.1,
+    qk_norm=True,
+    attention_bias=True,
+    tie_embeddings=False,
+)
 SMALL = lm.ModelConfig(vocab_size=6, num_layers=1, width=8, num_heads=2, max_length=4)
 SETTINGS = {
     "plain": {},
@@ -58,9 +66,15 @@ PARAMS = rough(CONFIG)
 def sample(settings, *, seed=1, prompts=PROMPTS, mask=RAGGED, params=PARAMS, **options):
     """Ten tokens after each ragged prompt."""
     return compiled(
-        jax.random.key(seed), params, prompts, CONFIG, NUM_TOKENS,
-        prompt_mask=mask, sampling=lm.SamplingConfig(**settings), **options,
-    )  # fmt: skip
+        jax.random.key(seed),
+        params,
+        prompts,
+        CONFIG,
+        NUM_TOKENS,
+        prompt_mask=mask,
+        sampling=lm.SamplingConfig(**settings),
+        **options,
+    )
 
 
 def assert_same(samples, expected):
@@ -147,9 +161,7 @@ def test_an_early_exit_changes_nothing():
 
 
 @pytest.mark.parametrize("settings", [{"greedy": True}, {}])
-@pytest.mark.parametrize(
-    "places", [range(3, 6), range(3), (0, 2, 5)], ids=["left", "right", "holes"]
-)
+@pytest.mark.parametrize("places", [range(3, 6), range(3), (0, 2, 5)], ids=["left", "right", "holes"])
 def test_padding_changes_nothing(settings, places):
     alone = sample(settings, prompts=PROMPTS[:, :3], mask=None)
     padded, mask = np.full((6, 6), 11), np.zeros((6, 6), bool)
@@ -197,9 +209,14 @@ def test_vmap_over_keys_parameters_and_temperature_equals_a_loop():
     def run(key, params, temperature):
         settings = lm.SamplingConfig(temperature=temperature, top_p=0.9, stop_token=3)
         return lm.sample(
-            key, params, PROMPTS, CONFIG, NUM_TOKENS,
-            prompt_mask=jnp.array(RAGGED), sampling=settings,
-        )  # fmt: skip
+            key,
+            params,
+            PROMPTS,
+            CONFIG,
+            NUM_TOKENS,
+            prompt_mask=jnp.array(RAGGED),
+            sampling=settings,
+        )
 
     over_keys = jax.vmap(run, (0, None, None))
     every = jax.vmap(jax.vmap(over_keys, (None, 0, None)), (None, None, 0))

@@ -13,9 +13,14 @@ from proxlm.lm import scoring
 from tests import arrays
 
 CONFIG = lm.ModelConfig(
-    vocab_size=17, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12,
+    vocab_size=17,
+    num_layers=2,
+    width=16,
+    num_heads=4,
+    num_kv_heads=2,
+    max_length=12,
     value_head=True,
-)  # fmt: skip
+)
 TOKENS = np.random.default_rng(0).integers(0, 17, (3, 8))
 
 score = jax.jit(lm.score, static_argnames=("config", "start", "full"))
@@ -108,15 +113,11 @@ def test_truncated_entropy_is_that_of_the_support():
     scores = score(PARAMS, TOKENS, CONFIG, sampling=settings, full=True)
     shares = np.exp(np.asarray(scores.distribution, np.float64))
     assert set(np.unique((shares > 0).sum(axis=-1))) <= {2, 3}  # three: the given token is kept
-    expected = -np.sum(
-        np.where(shares > 0, shares * np.log(np.where(shares > 0, shares, 1)), 0), -1
-    )
+    expected = -np.sum(np.where(shares > 0, shares * np.log(np.where(shares > 0, shares, 1)), 0), -1)
     np.testing.assert_allclose(scores.entropy, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"top_k": 1}, {"top_p": 0.1, "min_p": 0.9}, {"greedy": True}], ids=str
-)
+@pytest.mark.parametrize("settings", [{"top_k": 1}, {"top_p": 0.1, "min_p": 0.9}, {"greedy": True}], ids=str)
 def test_a_given_token_outside_the_support_has_a_finite_score_and_gradient(settings):
     def total(params):
         scores = lm.score(params, TOKENS, CONFIG, sampling=lm.SamplingConfig(**settings))

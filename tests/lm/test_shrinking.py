@@ -9,9 +9,18 @@ from proxlm import lm
 from tests.arrays import normal
 
 CONFIG = lm.ModelConfig(
-    vocab_size=11, num_layers=3, width=12, num_heads=6, num_kv_heads=3, head_width=4,
-    hidden_width=10, max_length=16, attention_bias=True, qk_norm=True, value_head=True,
-)  # fmt: skip
+    vocab_size=11,
+    num_layers=3,
+    width=12,
+    num_heads=6,
+    num_kv_heads=3,
+    head_width=4,
+    hidden_width=10,
+    max_length=16,
+    attention_bias=True,
+    qk_norm=True,
+    value_head=True,
+)
 TOKENS = jax.random.randint(jax.random.key(5), (2, 9), 0, 11)
 
 
@@ -19,9 +28,7 @@ def drawn(config):
     """Parameters none of which is zero, biases and the value head included."""
     like = lm.init(jax.random.key(0), config)
     leaves, structure = jax.tree.flatten(like)
-    return jax.tree.unflatten(
-        structure, [0.5 + normal(i, leaf.shape) for i, leaf in enumerate(leaves)]
-    )
+    return jax.tree.unflatten(structure, [0.5 + normal(i, leaf.shape) for i, leaf in enumerate(leaves)])
 
 
 def zero(params, path, places):
@@ -90,8 +97,10 @@ def test_heads_of_a_group_go_alone_and_a_group_goes_when_all_its_heads_are_dead(
     zero(params, "attention/out/kernel", (1, 0))
     zero(params, "attention/out/kernel", np.s_[2])
     assert lm.used(params, CONFIG).heads.astype(int).tolist() == [
-        [1, 0, 0, 0, 0, 1], [0, 1, 0, 0, 0, 0], [0] * 6,
-    ]  # fmt: skip
+        [1, 0, 0, 0, 0, 1],
+        [0, 1, 0, 0, 0, 0],
+        [0] * 6,
+    ]
     smaller, small = lm.shrink(params, CONFIG)
     assert (small.num_heads, small.num_kv_heads, small.head_width) == (2, 2, 4)
     same_function(params, CONFIG, smaller, small)

@@ -11,9 +11,7 @@ import pytest
 from proxlm import lm
 from tests import arrays
 
-CONFIG = lm.ModelConfig(
-    vocab_size=19, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12
-)
+CONFIG = lm.ModelConfig(vocab_size=19, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12)
 PROMPTS = jnp.array([[3, 1, 4], [1, 5, 9]])
 SETTINGS = [
     lm.SamplingConfig(),
@@ -37,8 +35,7 @@ def test_a_stream_is_what_sample_draws(params, settings):
 def test_a_stream_of_unstacked_layers_is_the_same_and_leaves_them_whole(params):
     key, unstacked = jax.random.key(3), {**params, "blocks": lm.unstack(params["blocks"])}
     first, second, third = (
-        np.stack([*lm.stream(key, tree, PROMPTS, CONFIG, 7)])
-        for tree in (params, unstacked, unstacked)
+        np.stack([*lm.stream(key, tree, PROMPTS, CONFIG, 7)]) for tree in (params, unstacked, unstacked)
     )
     assert np.array_equal(first, second)
     assert np.array_equal(first, third)

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from proxlm.penalties import balls, sets
+from proxlm.penalties.sets import balls, boxes_and_halfspaces
 from tests.arrays import normal
-from tests.penalty_case import SHAPE, Case, anchor, ramp
+from tests.penalties.penalty_case import SHAPE, Case, anchor, ramp
 
 
 def support_prox(project):
@@ -22,22 +22,22 @@ def on_l2_ball(y, radius, axis):
 
 CASES = {
     "box": Case(
-        lambda s: sets.box(-0.5, ramp()),
+        lambda s: boxes_and_halfspaces.box(-0.5, ramp()),
         is_set=True,
         metric=True,
         pointwise=None,
         dual_prox=support_prox(lambda y: np.clip(y, -0.5, np.asarray(ramp()))),
     ),
-    "box_above": Case(lambda s: sets.box(upper=0.25), is_set=True, metric=True),
+    "box_above": Case(lambda s: boxes_and_halfspaces.box(upper=0.25), is_set=True, metric=True),
     "non_negative": Case(
-        lambda s: sets.non_negative(),
+        lambda s: boxes_and_halfspaces.non_negative(),
         is_set=True,
         metric=True,
         pointwise=lambda z, s: np.where(z >= 0, 0.0, np.inf),
         dual_prox=lambda y, s: np.minimum(y, 0.0),
     ),
     "linf_ball": Case(
-        lambda s: sets.linf_ball(0.75),
+        lambda s: boxes_and_halfspaces.linf_ball(0.75),
         is_set=True,
         metric=True,
         pointwise=lambda z, s: np.where(np.abs(z) <= 0.75, 0.0, np.inf),
@@ -57,9 +57,11 @@ CASES = {
     "l2_sphere_columns": Case(
         lambda s: balls.l2_sphere(10.0 * ramp()[:1], axis=0), convex=False, is_set=True
     ),
-    "halfspace": Case(lambda s: sets.halfspace(anchor(), -2.0), is_set=True, metric=True),
-    "halfspace_inside": Case(lambda s: sets.halfspace(anchor(), 50.0), is_set=True, metric=True),
-    "hyperplane": Case(lambda s: sets.hyperplane(anchor(), -2.0), is_set=True, metric=True),
+    "halfspace": Case(lambda s: boxes_and_halfspaces.halfspace(anchor(), -2.0), is_set=True, metric=True),
+    "halfspace_inside": Case(
+        lambda s: boxes_and_halfspaces.halfspace(anchor(), 50.0), is_set=True, metric=True
+    ),
+    "hyperplane": Case(lambda s: boxes_and_halfspaces.hyperplane(anchor(), -2.0), is_set=True, metric=True),
 }
 
 
@@ -69,28 +71,28 @@ def bits(x):
 
 def test_a_box_moves_what_is_outside_to_its_sides():
     x = jnp.array([[-2.0, 0.5], [3.0, -0.0]])
-    moved = sets.box(jnp.array([[-1.0, -jnp.inf]]), 2.0).prox(x, 0.1)
+    moved = boxes_and_halfspaces.box(jnp.array([[-1.0, -jnp.inf]]), 2.0).prox(x, 0.1)
     np.testing.assert_array_equal(bits(moved), bits(jnp.array([[-1.0, 0.5], [2.0, -0.0]])))
-    np.testing.assert_array_equal(bits(sets.non_negative().prox(-jnp.ones(2), 1.0)), 0)
-    np.testing.assert_array_equal(sets.box().prox(x, 1.0), x)
+    np.testing.assert_array_equal(bits(boxes_and_halfspaces.non_negative().prox(-jnp.ones(2), 1.0)), 0)
+    np.testing.assert_array_equal(boxes_and_halfspaces.box().prox(x, 1.0), x)
     t = jnp.array([[1.0, 1.0], [0.0, 1.0]])
-    np.testing.assert_array_equal(sets.box(0.0, 2.0).prox(x, t), [[0.0, 0.5], [3.0, 0.0]])
-    assert sets.box().value(x) == 0
-    assert sets.box(upper=2.0).value(x) == jnp.inf
-    assert sets.box(upper=2.0).value(jnp.array([2.00001, -jnp.inf])) == 0
+    np.testing.assert_array_equal(boxes_and_halfspaces.box(0.0, 2.0).prox(x, t), [[0.0, 0.5], [3.0, 0.0]])
+    assert boxes_and_halfspaces.box().value(x) == 0
+    assert boxes_and_halfspaces.box(upper=2.0).value(x) == jnp.inf
+    assert boxes_and_halfspaces.box(upper=2.0).value(jnp.array([2.00001, -jnp.inf])) == 0
 
 
 def test_bounds_may_be_trees_with_one_leaf_each():
     x = {"a": jnp.array([3.0, -3.0]), "b": jnp.array([[3.0, -3.0]]), "c": optax.MaskedNode()}
     upper = {"a": jnp.array([1.0, 2.0]), "b": jnp.inf, "c": {"d": 1.0}}
-    moved = sets.box({"a": -1.0, "b": 0.0, "c": 0.0}, upper).prox(x, 1.0)
+    moved = boxes_and_halfspaces.box({"a": -1.0, "b": 0.0, "c": 0.0}, upper).prox(x, 1.0)
     np.testing.assert_array_equal(moved["a"], [1.0, -1.0])
     np.testing.assert_array_equal(moved["b"], [[3.0, 0.0]])
-    assert sets.box(-1.0, upper).value(moved) == 0
+    assert boxes_and_halfspaces.box(-1.0, upper).value(moved) == 0
 
 
 def test_bounds_may_be_traced_and_swept():
-    moved = jax.vmap(lambda u: sets.box(-u, u).prox(jnp.array([-3.0, 0.5]), 1.0))(
+    moved = jax.vmap(lambda u: boxes_and_halfspaces.box(-u, u).prox(jnp.array([-3.0, 0.5]), 1.0))(
         jnp.arange(1, 3.0)
     )
     np.testing.assert_array_equal(moved, [[-1.0, 0.5], [-2.0, 0.5]])
@@ -98,7 +100,7 @@ def test_bounds_may_be_traced_and_swept():
 
 def test_what_a_box_leaves_of_a_gradient_is_what_can_still_be_descended():
     x, v = jnp.array([1.0, 1.0, -1.0, -1.0, 0.0]), jnp.array([2.0, -2.0, 2.0, -2.0, 2.0])
-    left = sets.box(-1.0, 1.0).residual(x, v)
+    left = boxes_and_halfspaces.box(-1.0, 1.0).residual(x, v)
     np.testing.assert_array_equal(left, [0.0, -2.0, 2.0, 0.0, 2.0])
 
 
@@ -141,9 +143,7 @@ def test_rows_of_an_embedding_get_their_norms():
     x = {"table": normal(2, (5, 3)), "bias": jnp.array(0.5)}
     radius = {"table": jnp.arange(1, 6.0)[:, None], "bias": 2.0}
     moved = balls.l2_sphere(radius, axis=-1).prox(x, 1.0)
-    np.testing.assert_allclose(
-        jnp.linalg.norm(moved["table"], axis=1), jnp.arange(1, 6.0), rtol=1e-6
-    )
+    np.testing.assert_allclose(jnp.linalg.norm(moved["table"], axis=1), jnp.arange(1, 6.0), rtol=1e-6)
     assert moved["bias"] == 2
 
 
@@ -166,28 +166,28 @@ def test_a_tolerance_is_relative_and_can_be_given():
 
 def test_halfspaces_and_hyperplanes_in_closed_form():
     a, x = jnp.array([1.0, -2.0, 2.0]), jnp.array([3.0, 1.0, 4.0])  # a·x = 9, |a|² = 9
-    np.testing.assert_allclose(sets.halfspace(a, 0.0).prox(x, 0.1), [2.0, 3.0, 2.0])
-    np.testing.assert_allclose(sets.hyperplane(a, 18.0).prox(x, 0.1), [4.0, -1.0, 6.0])
-    np.testing.assert_array_equal(bits(sets.halfspace(a, 9.5).prox(x, 0.1)), bits(x))
+    np.testing.assert_allclose(boxes_and_halfspaces.halfspace(a, 0.0).prox(x, 0.1), [2.0, 3.0, 2.0])
+    np.testing.assert_allclose(boxes_and_halfspaces.hyperplane(a, 18.0).prox(x, 0.1), [4.0, -1.0, 6.0])
+    np.testing.assert_array_equal(bits(boxes_and_halfspaces.halfspace(a, 9.5).prox(x, 0.1)), bits(x))
     # Σ t a² = 1 + 8 = 9, and the last coordinate stays.
     t = jnp.array([1.0, 2.0, 0.0])
-    np.testing.assert_allclose(sets.halfspace(a, 0.0).prox(x, t), [2.0, 5.0, 4.0], rtol=1e-6)
-    np.testing.assert_array_equal(sets.hyperplane(a, 0.0).prox(x, 0 * t), x)
-    assert sets.hyperplane(a, 9.0).value(x) == 0
-    assert sets.hyperplane(a, 10.0).value(x) == jnp.inf
-    assert sets.halfspace(a, 10.0).value(x) == 0
+    np.testing.assert_allclose(boxes_and_halfspaces.halfspace(a, 0.0).prox(x, t), [2.0, 5.0, 4.0], rtol=1e-6)
+    np.testing.assert_array_equal(boxes_and_halfspaces.hyperplane(a, 0.0).prox(x, 0 * t), x)
+    assert boxes_and_halfspaces.hyperplane(a, 9.0).value(x) == 0
+    assert boxes_and_halfspaces.hyperplane(a, 10.0).value(x) == jnp.inf
+    assert boxes_and_halfspaces.halfspace(a, 10.0).value(x) == 0
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_the_length_of_a_normal_does_not_matter(scale):
     a, x = jnp.array([1.0, -2.0, 2.0]), jnp.array([3.0, 1.0, 4.0])
-    moved = sets.hyperplane(scale * a, scale * 18.0).prox(x, 0.1)
+    moved = boxes_and_halfspaces.hyperplane(scale * a, scale * 18.0).prox(x, 0.1)
     np.testing.assert_allclose(moved, [4.0, -1.0, 6.0], rtol=1e-6)
 
 
 def test_a_normal_spreads_over_coordinates_and_trees():
     x = {"a": normal(4, SHAPE), "b": normal(5, (2,))}
-    moved = sets.hyperplane({"a": 1.0, "b": jnp.array([1.0, -1.0])}, 0.0).prox(x, 1.0)
+    moved = boxes_and_halfspaces.hyperplane({"a": 1.0, "b": jnp.array([1.0, -1.0])}, 0.0).prox(x, 1.0)
     assert jnp.sum(moved["a"]) == pytest.approx(0.0, abs=1e-5)
     np.testing.assert_allclose(moved["b"], np.full(2, jnp.mean(x["b"])), rtol=1e-6)
 
@@ -203,27 +203,27 @@ def test_a_normal_spreads_over_coordinates_and_trees():
 )
 def test_a_lower_bound_above_its_upper_one_is_refused(lower, upper):
     with pytest.raises(ValueError, match=r"box: lower must be ≤ upper"):
-        sets.box(lower, upper)
+        boxes_and_halfspaces.box(lower, upper)
 
 
 def test_nonsense_sets_are_refused():
     with pytest.raises(ValueError, match="box: bounds must not be NaN"):
-        sets.box(float("nan"), 1.0)
+        boxes_and_halfspaces.box(float("nan"), 1.0)
     with pytest.raises(ValueError, match="box: upper must be a number"):
-        sets.box(0.0, None)
+        boxes_and_halfspaces.box(0.0, None)
     with pytest.raises(ValueError, match="linf_ball: radius must be > 0"):
-        sets.linf_ball(0.0)
+        boxes_and_halfspaces.linf_ball(0.0)
     with pytest.raises(ValueError, match="halfspace: normal must not be 0"):
-        sets.halfspace(np.zeros(3), 1.0)
+        boxes_and_halfspaces.halfspace(np.zeros(3), 1.0)
     with pytest.raises(ValueError, match="hyperplane: offset must be finite"):
-        sets.hyperplane(np.ones(3), float("inf"))
+        boxes_and_halfspaces.hyperplane(np.ones(3), float("inf"))
     with pytest.raises(ValueError, match=r"normal of shape \(2,\) at w"):
-        sets.hyperplane({"w": np.ones(2)}, 0.0).prox({"w": jnp.ones(3)}, 1.0)
+        boxes_and_halfspaces.hyperplane({"w": np.ones(2)}, 0.0).prox({"w": jnp.ones(3)}, 1.0)
     with pytest.raises(ValueError, match=r"lower of shape \(2,\) at the root"):
-        sets.box(np.zeros(2), 1.0).prox(jnp.ones(3), 1.0)
+        boxes_and_halfspaces.box(np.zeros(2), 1.0).prox(jnp.ones(3), 1.0)
     with pytest.raises(ValueError, match=r"l2_ball: step_size .*one number"):
         balls.l2_ball().prox(jnp.ones(SHAPE), ramp())
     with pytest.raises(ValueError, match="l2_sphere: tolerance must be ≥ 0"):
         balls.l2_sphere(tolerance=float("nan"))
     with pytest.raises(ValueError, match="int32 at ids"):
-        sets.non_negative().value({"ids": jnp.arange(3)})
+        boxes_and_halfspaces.non_negative().value({"ids": jnp.arange(3)})

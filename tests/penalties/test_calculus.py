@@ -8,7 +8,7 @@ import pytest
 
 from proxlm import penalties
 from tests.arrays import normal
-from tests.penalty_case import SHAPE, Case, anchor, ramp
+from tests.penalties.penalty_case import SHAPE, Case, anchor, ramp
 
 SLOPE = normal(101, SHAPE)
 TURN = np.linalg.qr(np.asarray(normal(102, (4, 4)), np.float64))[0].astype(np.float32)
@@ -29,29 +29,32 @@ def huber(z, strength):
 
 CASES = {
     "scaled_l1": Case(
-        lambda s: penalties.scale(penalties.l1(0.5), 2 * s), metric=True,
+        lambda s: penalties.scale(penalties.l1(0.5), 2 * s),
+        metric=True,
         pointwise=lambda z, strength: strength * np.abs(z),
         dual_prox=lambda y, s: np.clip(y, -0.7, 0.7),
     ),
     "shifted_l1": Case(
-        lambda s: penalties.shift(penalties.l1(s), anchor()), metric=True,
+        lambda s: penalties.shift(penalties.l1(s), anchor()),
+        metric=True,
         pointwise=lambda z, strength: strength * np.abs(z - np.asarray(anchor())),
         dual_prox=lambda y, s: np.clip(y - s * np.asarray(anchor()), -0.7, 0.7),
     ),
-    "shifted_squared_l2": Case(
-        lambda s: penalties.shift(penalties.squared_l2(s), anchor()), metric=True
-    ),
+    "shifted_squared_l2": Case(lambda s: penalties.shift(penalties.squared_l2(s), anchor()), metric=True),
     "shifted_group": Case(lambda s: penalties.shift(penalties.group_lasso(s), anchor())),
     "tilted_l1": Case(
-        lambda s: penalties.tilt(penalties.elastic_net(s, s), s * SLOPE), metric=True,
+        lambda s: penalties.tilt(penalties.elastic_net(s, s), s * SLOPE),
+        metric=True,
         pointwise=lambda z, strength: strength * (np.abs(z) + z**2 / 2 + z * np.asarray(SLOPE)),
     ),
     "l1_and_quadratic": Case(
-        lambda s: penalties.add_quadratic(penalties.l1(s), 2 * s), metric=True,
+        lambda s: penalties.add_quadratic(penalties.l1(s), 2 * s),
+        metric=True,
         pointwise=lambda z, strength: strength * (np.abs(z) + z**2),
     ),
     "envelope_of_l1": Case(
-        lambda s: penalties.envelope(penalties.l1(s), 0.5), pointwise=huber,
+        lambda s: penalties.envelope(penalties.l1(s), 0.5),
+        pointwise=huber,
         dual_prox=lambda y, s: np.clip(y / (1 + 0.5 * s), -0.7, 0.7),
     ),
     "envelope_of_group": Case(lambda s: penalties.envelope(penalties.group_lasso(s), 0.5)),
@@ -61,15 +64,14 @@ CASES = {
             penalties.squared_l2(1 / jnp.maximum(s, 1e-37)),
             lambda y: penalties.squared_l2(s).value(y),
         ),
-        metric=True, pointwise=lambda z, strength: strength * z**2 / 2,
+        metric=True,
+        pointwise=lambda z, strength: strength * z**2 / 2,
     ),
     "whole_norm": Case(whole_norm),
     "turned_l1": Case(lambda s: turned(penalties.l1(s))),
-    "reshaped_group": Case(
-        lambda s: penalties.reshaped(penalties.group_lasso(s, axis=-1), (3, 2, 2))
-    ),
+    "reshaped_group": Case(lambda s: penalties.reshaped(penalties.group_lasso(s, axis=-1), (3, 2, 2))),
     "masked_l1": Case(lambda s: penalties.masked(penalties.l1(s), lambda path, leaf: True)),
-}  # fmt: skip
+}
 
 
 def test_the_conjugate_of_the_lasso_is_a_box():
@@ -186,9 +188,7 @@ def test_a_separable_sum_acts_part_by_part():
 def test_labels_may_be_a_tree_and_lie_over_holes():
     labels = {"block": {"kernel": "matrix", "bias": "bias"}, "scale": "scale"}
     by_tree, by_path = (penalties.separable_sum(MEMBERS, of) for of in (labels, kind))
-    jax.tree.map(
-        np.testing.assert_array_equal, by_tree.prox(tree(), 0.5), by_path.prox(tree(), 0.5)
-    )
+    jax.tree.map(np.testing.assert_array_equal, by_tree.prox(tree(), 0.5), by_path.prox(tree(), 0.5))
     holed = tree() | {"block": optax.MaskedNode()}
     assert by_tree.prox(holed, 0.5)["block"] == optax.MaskedNode()
 

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.penalties import counting, two_four
+from proxlm.penalties.sets import cardinality, two_four
 from tests.arrays import normal
-from tests.penalty_case import Case
+from tests.penalties.penalty_case import Case
 
-top_k, n_m, soft_two_four = counting.top_k, counting.n_m, two_four.soft_two_four
+top_k, n_m, soft_two_four = cardinality.top_k, cardinality.n_m, two_four.soft_two_four
 
 CASES = {
     "top_k": Case(lambda s: top_k(5), convex=False, is_set=True, metric=True),
@@ -74,12 +74,7 @@ def test_kept_bits_are_kept_and_dropped_ones_are_positive_zero():
 def test_values_count_nonzeros():
     x = jnp.array([[1.0, 0.0, 2.0, -0.0], [0.0, 0.0, 1e-25, 0.0]])
     assert top_k(3).value(x) == top_k(2, axis=1).value(x) == n_m(2, 4).value(x) == 0
-    assert (
-        top_k(2).value(x)
-        == top_k(1, axis=0).value(x + x[:, ::-1])
-        == n_m(1, 2).value(1 + x)
-        == jnp.inf
-    )
+    assert top_k(2).value(x) == top_k(1, axis=0).value(x + x[:, ::-1]) == n_m(1, 2).value(1 + x) == jnp.inf
     assert jnp.isnan(top_k(3).value(x.at[0, 1].set(jnp.nan)))
 
 
@@ -107,9 +102,7 @@ def test_top_k_under_vmap_and_in_other_dtypes():
     half = jnp.asarray(x, jnp.bfloat16)
     moved = top_k(7).prox(half, 1.0)
     assert moved.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(
-        moved, largest(np.asarray(half, np.float32).ravel(), 7).reshape(5, 24)
-    )
+    np.testing.assert_array_equal(moved, largest(np.asarray(half, np.float32).ravel(), 7).reshape(5, 24))
     with jax.enable_x64(True):
         wide = jnp.asarray(1.0 + 1e-12 * np.arange(8))
         np.testing.assert_array_equal(top_k(3).prox(wide, 1.0), largest(np.asarray(wide), 3))

@@ -74,47 +74,67 @@ MUTANTS = {  # name: (penalty, what check is told, a law that must break)
     "twice_the_threshold": (lasso(lambda x, t: soft(x, 1.4 * t)), {}, "optimality"),
     "one_per_cent_off": (lasso(lambda x, t: soft(x, 0.707 * t)), {}, "optimality"),
     "hard_for_soft": (
-        lasso(lambda x, t: jnp.where(jnp.abs(x) > 0.7 * t, x, 0.0)), {}, "firm_nonexpansiveness",
+        lasso(lambda x, t: jnp.where(jnp.abs(x) > 0.7 * t, x, 0.0)),
+        {},
+        "firm_nonexpansiveness",
     ),
     "shrinkage_of_the_ridge": (lasso(lambda x, t: x / (1 + 0.7 * t)), {}, "optimality"),
     "subgradient_step": (lasso(lambda x, t: x - 0.7 * t * jnp.sign(x)), {}, "optimality"),
     "zeros_negative": (
-        lasso(lambda x, t: jnp.sign(x) * jnp.maximum(jnp.abs(x) - 0.7 * t, 0.0)), {},
+        lasso(lambda x, t: jnp.sign(x) * jnp.maximum(jnp.abs(x) - 0.7 * t, 0.0)),
+        {},
         "positive_zeros",
     ),
     "nan_swallowed": (
-        lasso(lambda x, t: jnp.nan_to_num(soft(x, 0.7 * t))), {}, "nan_in_nan_out",
+        lasso(lambda x, t: jnp.nan_to_num(soft(x, 0.7 * t))),
+        {},
+        "nan_in_nan_out",
     ),
     "nan_derivative_at_zero": (
         penalties.Penalty(
             group_value,
             lambda x, t: x * jnp.maximum(1 - 0.7 * t / column_norms(x), 0),
         ),
-        {}, "finite_derivatives",
+        {},
+        "finite_derivatives",
     ),
     "order_of_the_sparse_group_swapped": (
-        grouped(lambda x, t: soft(shorten(x, 0.5 * t), 0.7 * t)), {}, "optimality",
+        grouped(lambda x, t: soft(shorten(x, 0.5 * t), 0.7 * t)),
+        {},
+        "optimality",
     ),
     "simplex_by_renormalising": (
-        on_simplex(renormalised), {"is_set": True}, "symmetric_jacobian",
+        on_simplex(renormalised),
+        {"is_set": True},
+        "symmetric_jacobian",
     ),
     "ball_by_scaling": (in_ball(scaled_into_ball), {"is_set": True}, "symmetric_jacobian"),
     "value_of_another_strength": (
-        penalties.l1(0.7)._replace(value=penalties.l1(0.8).value), {}, "envelope_gradient",
+        penalties.l1(0.7)._replace(value=penalties.l1(0.8).value),
+        {},
+        "envelope_gradient",
     ),
     "square_without_its_half": (
-        penalties.squared_l2(0.7)._replace(prox=penalties.squared_l2(1.4).prox), {}, "stationarity",
+        penalties.squared_l2(0.7)._replace(prox=penalties.squared_l2(1.4).prox),
+        {},
+        "stationarity",
     ),
     "metric_ignored": (
-        lasso(lambda x, t: soft(x, 0.7 * jnp.mean(t))), {"metric": True}, "metric_optimality",
+        lasso(lambda x, t: soft(x, 0.7 * jnp.mean(t))),
+        {"metric": True},
+        "metric_optimality",
     ),
     "half_precision_promoted": (
-        lasso(lambda x, t: soft(x.astype(jnp.float32), 0.7 * t)), {}, "dtypes",
+        lasso(lambda x, t: soft(x.astype(jnp.float32), 0.7 * t)),
+        {},
+        "dtypes",
     ),
     "not_idempotent": (
-        in_ball(lambda x, t: 0.9 * scaled_into_ball(x, t)), {"is_set": True}, "idempotence",
+        in_ball(lambda x, t: 0.9 * scaled_into_ball(x, t)),
+        {"is_set": True},
+        "idempotence",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow
@@ -139,9 +159,11 @@ def test_what_was_replaced_in_the_mutants_was_right():
 def test_a_brute_force_grid_and_a_conjugate_see_the_same_fault():
     wrong = lasso(lambda x, t: soft(x, 0.8 * t))
     report = penalties.check(
-        wrong, jnp.ones(4), pointwise=lambda z: 0.7 * np.abs(z),
+        wrong,
+        jnp.ones(4),
+        pointwise=lambda z: 0.7 * np.abs(z),
         dual_prox=lambda y, s: np.clip(y, -0.7, 0.7),
-    )  # fmt: skip
+    )
     assert {"grid", "moreau"} <= set(report.broken)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from proxlm import penalties
 from tests.arrays import normal
-from tests.penalty_case import SHAPE, Case, ramp
+from tests.penalties.penalty_case import SHAPE, Case, ramp
 
 
 def positive_part(z):
@@ -18,34 +18,41 @@ def positive_part(z):
 CASES = {
     "zero": Case(lambda s: penalties.zero(), metric=True, pointwise=lambda z, strength: 0 * z),
     "l1": Case(
-        penalties.l1, metric=True, pointwise=lambda z, strength: strength * np.abs(z),
+        penalties.l1,
+        metric=True,
+        pointwise=lambda z, strength: strength * np.abs(z),
         dual_prox=lambda y, s: np.clip(y, -0.7, 0.7),
     ),
     "l1_by_coordinate": Case(
-        lambda s: penalties.l1(s * ramp()), metric=True,
+        lambda s: penalties.l1(s * ramp()),
+        metric=True,
         pointwise=lambda z, strength: strength * np.asarray(ramp()) * np.abs(z),
         dual_prox=lambda y, s: np.clip(y, -0.7 * ramp(), 0.7 * ramp()),
     ),
     "l1_by_column": Case(lambda s: penalties.l1(s * ramp()[:1]), metric=True),
     "non_negative_l1": Case(
-        penalties.non_negative_l1, metric=True,
+        penalties.non_negative_l1,
+        metric=True,
         pointwise=lambda z, strength: strength * positive_part(z),
         dual_prox=lambda y, s: np.minimum(y, 0.7),
     ),
     "squared_l2": Case(
-        penalties.squared_l2, metric=True, pointwise=lambda z, strength: strength * z**2 / 2,
+        penalties.squared_l2,
+        metric=True,
+        pointwise=lambda z, strength: strength * z**2 / 2,
         dual_prox=lambda y, s: y / (1 + s / 0.7),
     ),
     "squared_l2_by_coordinate": Case(lambda s: penalties.squared_l2(s * ramp()), metric=True),
     "elastic_net": Case(
-        lambda s: penalties.elastic_net(s, 2 * s), metric=True,
+        lambda s: penalties.elastic_net(s, 2 * s),
+        metric=True,
         pointwise=lambda z, strength: strength * np.abs(z) + strength * z**2,
         # g* = max(|y| - 0.7, 0)²/2.8
         dual_prox=lambda y, s: np.where(
             np.abs(y) <= 0.7, y, np.sign(y) * (np.abs(y) + 0.7 * s / 1.4) / (1 + s / 1.4)
         ),
     ),
-}  # fmt: skip
+}
 
 MAKERS = [penalties.l1, penalties.non_negative_l1, penalties.squared_l2, penalties.elastic_net]
 every_maker = pytest.mark.parametrize("make", MAKERS)

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from proxlm.penalties import cuts, grouping, groups
+from proxlm.penalties.groups import _partition, grouping
+from proxlm.penalties.groups import penalties as groups
 from tests.arrays import normal
 
 D, H, WIDTH, F, E, L = 5, 2, 3, 4, 3, 2
@@ -59,8 +60,7 @@ def test_heads_of_a_packed_kernel_hold_query_key_and_value():
     x = {"qkv": normal(0, (D, 3 * H * WIDTH))}
     place = lambda p, h: slice((p * H + h) * WIDTH, (p * H + h + 1) * WIDTH)
     together = [
-        {"qkv": sum(mask(x["qkv"], np.s_[:, place(p, h)]) for p in range(3)).astype(bool)}
-        for h in range(H)
+        {"qkv": sum(mask(x["qkv"], np.s_[:, place(p, h)]) for p in range(3)).astype(bool)} for h in range(H)
     ]
     check(grouping.heads(H, packed=3), x, together)
     apart = [{"qkv": mask(x["qkv"], np.s_[:, place(p, h)])} for p in range(3) for h in range(H)]
@@ -70,9 +70,7 @@ def test_heads_of_a_packed_kernel_hold_query_key_and_value():
 def test_heads_of_stacked_layers_are_apart():
     x = {"out": normal(0, (L, H * WIDTH, D))}
     masks = [
-        {"out": mask(x["out"], np.s_[i, h * WIDTH : (h + 1) * WIDTH])}
-        for i in range(L)
-        for h in range(H)
+        {"out": mask(x["out"], np.s_[i, h * WIDTH : (h + 1) * WIDTH])} for i in range(L) for h in range(H)
     ]
     check(grouping.heads(H, axis=1, apart=0), x, masks)
 
@@ -82,9 +80,7 @@ def test_blocks_are_neighbours_along_an_axis():
     rows = [{"w": mask(x["w"], np.s_[i, 2 * j : 2 * j + 2])} for i in range(6) for j in range(2)]
     check(grouping.blocks(2), x, rows)
     tiles = [
-        {"w": mask(x["w"], np.s_[3 * i : 3 * i + 3, 2 * j : 2 * j + 2])}
-        for i in range(2)
-        for j in range(2)
+        {"w": mask(x["w"], np.s_[3 * i : 3 * i + 3, 2 * j : 2 * j + 2])} for i in range(2) for j in range(2)
     ]
     check(grouping.blocks((3, 2), (0, 1)), x, tiles)
     bands = [{"w": mask(x["w"], np.s_[3 * i : 3 * i + 3])} for i in range(2)]
@@ -144,8 +140,7 @@ def test_a_head_reaches_across_its_kernels():
     x = {"query": normal(0, (D, H * WIDTH)), "out": normal(1, (H * WIDTH, D))}
     place = lambda h: slice(h * WIDTH, (h + 1) * WIDTH)
     masks = [
-        {"query": mask(x["query"], np.s_[:, place(h)]), "out": mask(x["out"], place(h))}
-        for h in range(H)
+        {"query": mask(x["query"], np.s_[:, place(h)]), "out": mask(x["out"], place(h))} for h in range(H)
     ]
     over = grouping.linked({"query": grouping.heads(H), "out": grouping.heads(H, axis=0)})
     check(over, x, masks)
@@ -193,9 +188,7 @@ def test_leaves_in_no_group_keep_their_bits_and_cost_nothing(make):
     steps = jax.tree.map(jnp.ones_like, x)
     for step_size in (1.0, steps):
         kept = penalty.prox(x, step_size)["head"]
-        np.testing.assert_array_equal(
-            np.asarray(kept).view(np.int32), np.asarray(x["head"]).view(np.int32)
-        )
+        np.testing.assert_array_equal(np.asarray(kept).view(np.int32), np.asarray(x["head"]).view(np.int32))
     gradient = jax.grad(penalty.value)(x)
     np.testing.assert_array_equal(gradient["head"], 0)
     np.testing.assert_array_equal(penalty.residual(x, x)["head"], x["head"])
@@ -226,9 +219,7 @@ def test_linked_groups_work_inside_masked():
 def test_linked_groups_in_half_precision():
     x = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), network())
     moved = groups.group_lasso(0.5, LINKED).prox(x, 1.0)
-    wide = groups.group_lasso(0.5, LINKED).prox(
-        jax.tree.map(lambda a: a.astype(jnp.float32), x), 1.0
-    )
+    wide = groups.group_lasso(0.5, LINKED).prox(jax.tree.map(lambda a: a.astype(jnp.float32), x), 1.0)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(jnp.bfloat16)), moved, wide)
 
 
@@ -272,9 +263,7 @@ def test_sums_over_reshaped_axes_have_derivatives():
         0.5
         * 6**0.5
         * x
-        / np.repeat(
-            np.repeat(np.sqrt((np.asarray(x).reshape(2, 2, 2, 3) ** 2).sum((1, 3))), 2, 0), 3, 1
-        )
+        / np.repeat(np.repeat(np.sqrt((np.asarray(x).reshape(2, 2, 2, 3) ** 2).sum((1, 3))), 2, 0), 3, 1)
     )
     np.testing.assert_allclose(jax.grad(penalty.value)(x), expected, rtol=1e-5)
     batched = jax.vmap(penalty.prox, (0, None))(jnp.stack([x, 2 * x]), 0.5)
@@ -328,7 +317,7 @@ def test_nonsense_is_refused(make, message):
 
 
 def test_a_leaf_is_reduced_without_a_reshape_where_none_is_needed():
-    columns = cuts.whole(jnp.ones((4, 3)), [1])
-    assert cuts.counts(columns) == (1, 3)
-    text = str(jax.make_jaxpr(lambda x: cuts.reduce_leaf(cuts.SUM, x, columns))(jnp.ones((4, 3))))
+    columns = _partition.whole(jnp.ones((4, 3)), [1])
+    assert _partition.counts(columns) == (1, 3)
+    text = str(jax.make_jaxpr(lambda x: _partition.reduce_leaf(_partition.SUM, x, columns))(jnp.ones((4, 3))))
     assert "reduce_window" not in text and "reshape[" not in text

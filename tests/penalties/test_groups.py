@@ -6,9 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from proxlm.penalties import base, cuts, grouping, groups, norms, secular, trees
+from proxlm.penalties import _trees, base
+from proxlm.penalties.coordinatewise import convex as norms
+from proxlm.penalties.groups import _norm_prox_in_metric, _partition, grouping
+from proxlm.penalties.groups import penalties as groups
 from tests.arrays import normal
-from tests.penalty_case import SHAPE, Case, ramp
+from tests.penalties.penalty_case import SHAPE, Case, ramp
 
 HEADS = grouping.heads(2, axis=0)
 TILES = grouping.blocks((2, 3), (0, 1))
@@ -29,12 +32,12 @@ def mcp(strength, gamma=3.0):
         slope = jnp.maximum(strength - jnp.abs(x) / gamma, 0.0) * jnp.sign(x)
         return v - jnp.where(x == 0, jnp.clip(v, -strength, strength), slope)
 
-    given = {"strength": (strength, trees.coordinates)}
-    return base.leafwise("mcp", value, prox, given, trees.coordinates, residual)
+    given = {"strength": (strength, _trees.coordinates)}
+    return base.leafwise("mcp", value, prox, given, _trees.coordinates, residual)
 
 
 def group_mcp(strength, axis=0, weight="sqrt_size", gamma=3.0):
-    slope = secular.Slope(strength, 1 / gamma)
+    slope = _norm_prox_in_metric.Slope(strength, 1 / gamma)
     return groups.group(mcp(strength, gamma), axis, weight, slope)
 
 
@@ -56,7 +59,7 @@ def sparse_dual(y, s):
     return y - soft * np.maximum(1 - 0.7 / np.maximum(norm, 1e-30), 0)
 
 
-# A line for each way to cut an array; tests/test_penalty_laws.py puts all of them through its laws.
+# A line for each way to cut an array; tests/penalties/test_laws.py puts all of them through its laws.
 CASES = {
     "group_columns": Case(groups.group_lasso, metric=True, dual_prox=balls(0, 0.7 * 2.0)),
     "group_rows_unweighted": Case(
@@ -77,9 +80,7 @@ CASES = {
         lambda s: group_mcp(s, 1, "none"), convex=False, metric=True, largest_step=2.9
     ),
     "sparse_group": Case(groups.sparse_group_lasso, metric=True),
-    "sparse_group_tiles": Case(
-        lambda s: groups.sparse_group_lasso(s, 0.2, TILES, "none"), metric=True
-    ),
+    "sparse_group_tiles": Case(lambda s: groups.sparse_group_lasso(s, 0.2, TILES, "none"), metric=True),
 }
 
 
@@ -123,9 +124,7 @@ def test_any_penalty_on_norms_by_hand():
     assert value == pytest.approx((2 * 5 - 25 / 6) + (2 - 1 / 6), rel=1e-6)
     # With weights it acts on the root mean squares 5/√2 and 1/√2, twice.
     value = group_mcp(2.0, 0).value(x)
-    assert value == pytest.approx(
-        2 * ((2 * 5 / 2**0.5 - 25 / 12) + (2 / 2**0.5 - 1 / 12)), rel=1e-6
-    )
+    assert value == pytest.approx(2 * ((2 * 5 / 2**0.5 - 25 / 12) + (2 / 2**0.5 - 1 / 12)), rel=1e-6)
 
 
 def test_a_group_of_equal_coordinates_counts_as_its_coordinates():
@@ -204,9 +203,7 @@ def test_residual_is_what_the_nearest_subgradient_leaves(name):
     np.testing.assert_allclose(penalty.residual(x, v), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name", ["group_columns", "group_tiles", "group_mcp", "sparse_group_tiles"]
-)
+@pytest.mark.parametrize("name", ["group_columns", "group_tiles", "group_mcp", "sparse_group_tiles"])
 def test_residual_is_zero_for_the_subgradient_that_the_prox_proves(name):
     penalty, x = CASES[name].make(0.7), normal(6, SHAPE) * jnp.array([[1.0, 0.1, 1.0]])
     x = x.at[2:].multiply(0.1)
@@ -234,9 +231,7 @@ def test_nonsense_is_refused(make, message):
 
 def test_numbers_that_do_not_fit_are_refused():
     x = {"w": jnp.ones(SHAPE)}
-    with pytest.raises(
-        ValueError, match=r"group_lasso: strength of shape \(4, 1\) at w .*\(1, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"group_lasso: strength of shape \(4, 1\) at w .*\(1, 3\)"):
         groups.group_lasso({"w": jnp.ones((4, 1))}).prox(x, 0.1)
     with pytest.raises(ValueError, match=r"group_lasso: step_size of shape \(2,\) at w .*\(4, 3\)"):
         groups.group_lasso().prox(x, {"w": jnp.ones(2)})
@@ -255,7 +250,7 @@ def test_groupings_survive_inject_hyperparams():
     x = normal(7, SHAPE)
     moved, _ = tx.update(x, tx.init(x))
     np.testing.assert_allclose(moved, groups.group_lasso(0.7, HEADS).prox(x, 1.0), rtol=1e-6)
-    assert isinstance(HEADS, cuts.Grouping)
+    assert isinstance(HEADS, _partition.Grouping)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5])

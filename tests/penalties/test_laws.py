@@ -6,33 +6,34 @@ import numpy as np
 import optax
 import pytest
 
-from proxlm.penalties import check, laws, trial
-from tests import (
-    test_penalties_calculus,
-    test_penalties_counting,
-    test_penalties_groups,
-    test_penalties_maxima,
-    test_penalties_nonconvex,
-    test_penalties_norms,
-    test_penalties_quantized,
-    test_penalties_sets,
-    test_penalties_simplex,
-    test_penalties_spectral,
-)
+from proxlm.penalties import check
+from proxlm.penalties.checking import _subject, laws
 from tests.arrays import normal
-from tests.penalty_case import SHAPE
+from tests.penalties import (
+    test_boxes_and_halfspaces,
+    test_calculus,
+    test_cardinality,
+    test_convex,
+    test_groups,
+    test_nonconvex,
+    test_quantized,
+    test_simplices_and_balls,
+    test_singular_values,
+    test_sorted_norms,
+)
+from tests.penalties.penalty_case import SHAPE
 
 CASES = {
-    **test_penalties_norms.CASES,
-    **test_penalties_groups.CASES,
-    **test_penalties_maxima.CASES,
-    **test_penalties_sets.CASES,
-    **test_penalties_simplex.CASES,
-    **test_penalties_spectral.CASES,
-    **test_penalties_nonconvex.CASES,
-    **test_penalties_counting.CASES,
-    **test_penalties_quantized.CASES,
-    **test_penalties_calculus.CASES,
+    **test_convex.CASES,
+    **test_groups.CASES,
+    **test_sorted_norms.CASES,
+    **test_boxes_and_halfspaces.CASES,
+    **test_simplices_and_balls.CASES,
+    **test_singular_values.CASES,
+    **test_nonconvex.CASES,
+    **test_cardinality.CASES,
+    **test_quantized.CASES,
+    **test_calculus.CASES,
 }
 # Other axes, shapes of numbers or settings of a case above: they obey the laws in `make test-slow`.
 VARIANTS = """
@@ -74,13 +75,15 @@ def bits(x):
 @every_case
 def test_every_law_of_a_proximal_operator_holds(case):
     report = check(
-        case.make(0.7), normal(0, SHAPE), step_size=min(STEP_SIZE, case.largest_step),
-        convex=case.convex, is_set=case.is_set, metric=case.metric,
-        pointwise=case.pointwise
-        and (lambda z: case.pointwise(z.reshape(-1, *SHAPE), 0.7).reshape(z.shape)),
-        dual_prox=case.dual_prox
-        and (lambda y, s: np.ravel(case.dual_prox(y.reshape(SHAPE), s))),
-    )  # fmt: skip
+        case.make(0.7),
+        normal(0, SHAPE),
+        step_size=min(STEP_SIZE, case.largest_step),
+        convex=case.convex,
+        is_set=case.is_set,
+        metric=case.metric,
+        pointwise=case.pointwise and (lambda z: case.pointwise(z.reshape(-1, *SHAPE), 0.7).reshape(z.shape)),
+        dual_prox=case.dual_prox and (lambda y, s: np.ravel(case.dual_prox(y.reshape(SHAPE), s))),
+    )
     assert report.passed, f"\n{report}"
 
 
@@ -97,7 +100,7 @@ def test_what_is_not_convex_is_not_firmly_nonexpansive(case):
         residual=None,
     )
     x, others, noise = 1.5 * normal(1, (400, 12)), 1.5 * normal(2, (400, 12)), normal(3, (1, 12))
-    assert laws.firm_nonexpansiveness(trial.subject_of(flat, x, others, noise, t)) > 1e-3
+    assert laws.firm_nonexpansiveness(_subject.subject_of(flat, x, others, noise, t)) > 1e-3
 
 
 @every_function

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.penalties import grouping, groups, metric
+from proxlm.penalties import _metric
+from proxlm.penalties.groups import grouping
+from proxlm.penalties.groups import penalties as groups
 from tests.arrays import normal
-from tests.penalty_case import SHAPE, ramp
-from tests.test_penalties_groups import CASES, TILES, group_mcp
+from tests.penalties.penalty_case import SHAPE, ramp
+from tests.penalties.test_groups import CASES, TILES, group_mcp
 
 METRIC = [name for name, case in CASES.items() if case.metric]
 
@@ -128,12 +130,8 @@ def test_derivatives_are_those_of_differences():
         for i, exact in enumerate(forward):
             np.testing.assert_allclose(backward[i], exact, rtol=1e-9, atol=1e-12)
             direction = jnp.ones_like(given[i])
-            ends = [
-                moved(*given[:i], given[i] + h * direction, *given[i + 1 :]) for h in (step, -step)
-            ]
-            assert jnp.sum(exact) == pytest.approx(
-                float((ends[0] - ends[1]) / (2 * step)), rel=1e-6
-            )
+            ends = [moved(*given[:i], given[i] + h * direction, *given[i + 1 :]) for h in (step, -step)]
+            assert jnp.sum(exact) == pytest.approx(float((ends[0] - ends[1]) / (2 * step)), rel=1e-6)
     assert jnp.all(jnp.isfinite(jax.grad(lambda t: jnp.sum(penalty.prox(x, t)))(t)))
 
 
@@ -252,18 +250,18 @@ def test_metric_prox_in_half_precision_and_under_vmap():
 
 def test_step_sizes_by_hand():
     d = {"w": jnp.array([3.0, 4.0, 0.0, 0.0]), "b": jnp.array([0.5])}
-    t = metric.step_sizes(1.0, d, floor=0.1, cap=100.0)
+    t = _metric.step_sizes(1.0, d, floor=0.1, cap=100.0)
     np.testing.assert_allclose(t["w"], [1 / 3, 0.25, 4.0, 4.0], rtol=1e-6)
     np.testing.assert_allclose(t["b"], [2.0])
-    np.testing.assert_allclose(metric.step_sizes(1.0, d, floor=0.0, cap=7.0)["w"][2:], 7.0)
-    assert jnp.all(jnp.isinf(metric.step_sizes(1.0, d, floor=0.0, cap=jnp.inf)["w"][2:]))
+    np.testing.assert_allclose(_metric.step_sizes(1.0, d, floor=0.0, cap=7.0)["w"][2:], 7.0)
+    assert jnp.all(jnp.isinf(_metric.step_sizes(1.0, d, floor=0.0, cap=jnp.inf)["w"][2:]))
 
 
 def test_a_leaf_without_gradients_has_finite_steps():
     for dead in (jnp.zeros(3), jnp.full(3, 1e-8)):
-        np.testing.assert_array_equal(metric.step_sizes(1e-3, dead), 10.0)
-        np.testing.assert_array_equal(metric.step_sizes(0.0, dead), 0.0)
-    assert metric.step_sizes(1e-3, {"w": jnp.zeros((0, 3))})["w"].shape == (0, 3)
+        np.testing.assert_array_equal(_metric.step_sizes(1e-3, dead), 10.0)
+        np.testing.assert_array_equal(_metric.step_sizes(0.0, dead), 0.0)
+    assert _metric.step_sizes(1e-3, {"w": jnp.zeros((0, 3))})["w"].shape == (0, 3)
 
 
 def test_weights_that_saw_no_gradient_are_not_killed_in_one_step():
@@ -273,19 +271,17 @@ def test_weights_that_saw_no_gradient_are_not_killed_in_one_step():
     penalty = groups.group_lasso(1e-4, 1)
     naive = penalty.prox(x, 1e-3 / d)
     np.testing.assert_array_equal(naive[3], 0)
-    kept = penalty.prox(x, metric.step_sizes(1e-3, d))
+    kept = penalty.prox(x, _metric.step_sizes(1e-3, d))
     assert jnp.linalg.norm(kept[3]) > 0.4 * jnp.linalg.norm(x[3])
     np.testing.assert_allclose(kept[:3], naive[:3], rtol=1e-6)
 
 
 def test_step_sizes_are_traced_and_scale():
     d = jnp.exp(normal(16, (5,)))
-    swept = jax.vmap(lambda rate: metric.step_sizes(rate, d))(jnp.array([0.1, 0.2]))
+    swept = jax.vmap(lambda rate: _metric.step_sizes(rate, d))(jnp.array([0.1, 0.2]))
     np.testing.assert_allclose(swept[1], 2 * swept[0], rtol=1e-6)
-    np.testing.assert_allclose(
-        metric.step_sizes(1e25, 1e25 * d), metric.step_sizes(1.0, d), rtol=1e-6
-    )
-    assert metric.step_sizes(0.1, d.astype(jnp.bfloat16)).dtype == jnp.float32
+    np.testing.assert_allclose(_metric.step_sizes(1e25, 1e25 * d), _metric.step_sizes(1.0, d), rtol=1e-6)
+    assert _metric.step_sizes(0.1, d.astype(jnp.bfloat16)).dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
@@ -299,4 +295,4 @@ def test_step_sizes_are_traced_and_scale():
 )
 def test_nonsense_step_sizes_are_refused(given, message):
     with pytest.raises(ValueError, match="step_sizes: " + message):
-        metric.step_sizes(**{"learning_rate": 0.1, "diagonal": jnp.ones(1)} | given)
+        _metric.step_sizes(**{"learning_rate": 0.1, "diagonal": jnp.ones(1)} | given)

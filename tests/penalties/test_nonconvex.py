@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.penalties import nonconvex, powers
+from proxlm.penalties.coordinatewise import nonconvex, powers
 from tests.arrays import normal
-from tests.penalty_case import SHAPE, Case, ramp
+from tests.penalties.penalty_case import SHAPE, Case, ramp
 
 
 def mcp_value(z, s, gamma=2.0):
@@ -47,9 +47,7 @@ CASES = {
     for name, (make, pointwise) in GRIDS.items()
 }
 CASES["l_half_by_coordinate"] = Case(lambda s: powers.l_half(s * ramp()), convex=False, metric=True)
-CASES["mcp_by_column"] = Case(
-    lambda s: nonconvex.mcp(s, gamma=ramp()[:1]), convex=False, metric=True
-)
+CASES["mcp_by_column"] = Case(lambda s: nonconvex.mcp(s, gamma=ramp()[:1]), convex=False, metric=True)
 
 every_penalty = pytest.mark.parametrize(("make", "g"), GRIDS.values(), ids=GRIDS.keys())
 

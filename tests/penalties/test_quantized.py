@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.penalties import quantized
+from proxlm.penalties.coordinatewise import quantized
 from tests.arrays import normal
-from tests.penalty_case import SHAPE, Case, ramp
+from tests.penalties.penalty_case import SHAPE, Case, ramp
 
 LEVELS = np.array([-1.5, -0.25, 0.0, 1.0])
 
@@ -19,9 +19,7 @@ def w_shape(z, s):
 CASES = {
     "binary": Case(lambda s: quantized.binary(0.5), convex=False, is_set=True, metric=True),
     "ternary": Case(lambda s: quantized.ternary(0.8), convex=False, is_set=True, metric=True),
-    "ternary_columns": Case(
-        lambda s: quantized.ternary(ramp()[:1]), convex=False, is_set=True, metric=True
-    ),
+    "ternary_columns": Case(lambda s: quantized.ternary(ramp()[:1]), convex=False, is_set=True, metric=True),
     "levels": Case(lambda s: quantized.levels(LEVELS), convex=False, is_set=True, metric=True),
     "prox_quant": Case(
         lambda s: quantized.prox_quant(s, LEVELS), convex=False, metric=True, pointwise=w_shape
@@ -108,9 +106,7 @@ def test_prox_quant_between_one_level_is_a_shifted_lasso():
     x, strength = normal(4, SHAPE), ramp()
     moved = quantized.prox_quant(strength, [0.5]).prox(x, 0.3)
     away = x - 0.5
-    np.testing.assert_allclose(
-        moved, 0.5 + away - jnp.clip(away, -0.3 * strength, 0.3 * strength), atol=1e-6
-    )
+    np.testing.assert_allclose(moved, 0.5 + away - jnp.clip(away, -0.3 * strength, 0.3 * strength), atol=1e-6)
     assert quantized.prox_quant(2.0, [0.5]).value(x) == pytest.approx(
         2 * float(jnp.sum(jnp.abs(away))), rel=1e-6
     )

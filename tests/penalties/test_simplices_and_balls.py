@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from proxlm.penalties import balls, folds, roots, simplices
-from tests import projections
+from proxlm.penalties import _multi_reduce
+from proxlm.penalties.sets import _threshold, balls, simplices
 from tests.arrays import normal
-from tests.penalty_case import SHAPE, Case, ramp
+from tests.penalties import projections
+from tests.penalties.penalty_case import SHAPE, Case, ramp
 
 on_rows = lambda project, radius: lambda y: projections.by_groups(project, y, 1, radius)
 
@@ -34,9 +35,7 @@ CASES = {
         metric=True,
         dual_prox=support_prox(on_rows(projections.on_simplex, 2.0)),
     ),
-    "simplex_by_radius": Case(
-        lambda s: simplices.simplex(ramp()[:1], axis=0), is_set=True, metric=True
-    ),
+    "simplex_by_radius": Case(lambda s: simplices.simplex(ramp()[:1], axis=0), is_set=True, metric=True),
     "capped_simplex": Case(lambda s: simplices.capped_simplex(0.4, 2.0), is_set=True),
     "capped_simplex_rows": Case(lambda s: simplices.capped_simplex(ramp(), axis=-1), is_set=True),
     "sparse_simplex": Case(lambda s: simplices.sparse_simplex(3, 20.0), convex=False, is_set=True),
@@ -187,14 +186,14 @@ def test_coordinates_without_a_step_stay_and_use_up_their_part():
     np.testing.assert_array_equal(simplices.simplex().prox(8 * x, t), [0.0, 0.0, 2.0])
 
 
-@pytest.mark.parametrize("kind", [roots.Kind((1,)), roots.Kind((1,), absolute=True, floored=True)])
+@pytest.mark.parametrize("kind", [_threshold.Kind((1,)), _threshold.Kind((1,), absolute=True, floored=True)])
 def test_derivatives_of_the_threshold_are_those_of_differences(kind):
     with jax.enable_x64(True):
         x, t = (jnp.asarray(normal(seed, SHAPE), jnp.float64) for seed in (2, 3))
         total = jnp.array([[0.5], [1.0], [1.5], [2.0]])
 
         def tau(x, total, t):
-            found = roots.threshold(x, total, jnp.exp(t), kind)
+            found = _threshold.threshold(x, total, jnp.exp(t), kind)
             return jnp.sum(jnp.cos(found.centre + found.offset))
 
         way = jnp.cos(jnp.arange(12.0)).reshape(SHAPE)
@@ -231,8 +230,8 @@ def test_nan_stays_in_its_group():
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="XLA fuses otherwise elsewhere")
 def test_a_search_stores_no_second_array():
     x = jnp.zeros((64, 1024))
-    for kind in (roots.Kind((1,)), roots.Kind((0, 1), absolute=True, floored=True)):
-        find = jax.jit(lambda x, kind=kind: roots.threshold(x, 1.0, 1.0, kind))
+    for kind in (_threshold.Kind((1,)), _threshold.Kind((0, 1), absolute=True, floored=True)):
+        find = jax.jit(lambda x, kind=kind: _threshold.threshold(x, 1.0, 1.0, kind))
         memory = find.lower(x).compile().memory_analysis()
         assert memory.temp_size_in_bytes < x.nbytes / 2
 
@@ -242,7 +241,10 @@ def test_folds_are_sums_and_maxima(shape):
     x, shift = normal(5, shape), 0.5
     axes = tuple(range(1, len(shape)))
     parts = lambda shift, x: (x + shift, x)
-    for way in (folds.fold, lambda axes, *rest: folds._at_once(axes, *rest[:3], *rest[3])):
+    for way in (
+        _multi_reduce.fold,
+        lambda axes, *rest: _multi_reduce._at_once(axes, *rest[:3], *rest[3]),
+    ):
         total, largest = way(axes, (jnp.add, jnp.maximum), parts, shift, (x,))
         exact = np.sum(np.asarray(x, np.float64) + 0.5, axis=axes, keepdims=True)
         np.testing.assert_allclose(total, exact, rtol=1e-5, atol=1e-5)
@@ -251,14 +253,14 @@ def test_folds_are_sums_and_maxima(shape):
 
 def test_long_sums_do_not_drift():
     x = jnp.full((1, 100_000), 0.1)
-    (total,) = folds.fold((1,), (jnp.add,), lambda _, x: (x,), (), (x,))
+    (total,) = _multi_reduce.fold((1,), (jnp.add,), lambda _, x: (x,), (), (x,))
     assert float(total[0, 0]) == pytest.approx(100_000 * float(np.float32(0.1)), rel=3e-7)
 
 
 @pytest.mark.slow
 def test_a_sweep_over_a_large_array_is_its_single_searches(monkeypatch):
     # One after another, that is, also where vmaps and derivatives are nested.
-    monkeypatch.setattr(roots, "LARGE", 12)
+    monkeypatch.setattr(_threshold, "LARGE", 12)
     x, radii = normal(10, SHAPE), jnp.array([[0.1, 1.0], [3.0, 60.0]])
     moved = lambda radius, x: balls.l1_ball(radius, axis=1).prox(x, 1.0)
     score = lambda radius, x: jnp.sum(jnp.cos(moved(radius, x)))

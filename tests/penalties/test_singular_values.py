@@ -8,9 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from proxlm.penalties import base, groups, norms, singular, singular_norms, singular_sets
+from proxlm.penalties import base
+from proxlm.penalties.coordinatewise import convex as norms
+from proxlm.penalties.groups import penalties as groups
+from proxlm.penalties.singular_values import _functions, sets
+from proxlm.penalties.singular_values import norms as singular_norms
 from tests.arrays import normal
-from tests.penalty_case import SHAPE, Case
+from tests.penalties.penalty_case import SHAPE, Case
 
 
 def on_values(function):
@@ -54,9 +58,7 @@ off_sum_ball = on_values(lambda values, t: values - sum_ball(values, t))
 
 CASES = {
     "nuclear": Case(singular_norms.nuclear, dual_prox=lambda y, s: clip(y, 0.7)),
-    "nuclear_qr": Case(
-        lambda s: singular_norms.nuclear(s, method="qr"), dual_prox=lambda y, s: clip(y, 0.7)
-    ),
+    "nuclear_qr": Case(lambda s: singular_norms.nuclear(s, method="qr"), dual_prox=lambda y, s: clip(y, 0.7)),
     "nuclear_gram": Case(
         lambda s: singular_norms.nuclear(s, method="gram"), dual_prox=lambda y, s: clip(y, 0.7)
     ),
@@ -77,17 +79,17 @@ CASES = {
     "schatten_two_thirds": Case(lambda s: singular_norms.schatten(s, p=2 / 3), convex=False),
     "rank": Case(singular_norms.rank, convex=False),
     "nuclear_ball": Case(
-        lambda s: singular_sets.nuclear_ball(1.5),
+        lambda s: sets.nuclear_ball(1.5),
         is_set=True,
         dual_prox=lambda y, s: off_sum_ball(y, 1.5 * s),
     ),
     "spectral_ball": Case(
-        lambda s: singular_sets.spectral_ball(0.9),
+        lambda s: sets.spectral_ball(0.9),
         is_set=True,
         dual_prox=lambda y, s: soft(y, 0.9 * s),
     ),
-    "rank_ball": Case(lambda s: singular_sets.rank_ball(2), convex=False, is_set=True),
-    "stiefel": Case(lambda s: singular_sets.stiefel(), convex=False, is_set=True),
+    "rank_ball": Case(lambda s: sets.rank_ball(2), convex=False, is_set=True),
+    "stiefel": Case(lambda s: sets.stiefel(), convex=False, is_set=True),
 }
 SHRINKING = {
     "nuclear": (lambda method: singular_norms.nuclear(0.7, method=method), lambda x: soft(x, 0.35)),
@@ -104,22 +106,22 @@ SHRINKING = {
         on_values(lambda values: np.where(values > 1.0, values, 0.0)),
     ),
     "nuclear_ball": (
-        lambda method: singular_sets.nuclear_ball(1.5, method=method),
+        lambda method: sets.nuclear_ball(1.5, method=method),
         lambda x: on_sum_ball(x, 1.5),
     ),
     "spectral_ball": (
-        lambda method: singular_sets.spectral_ball(0.9, method=method),
+        lambda method: sets.spectral_ball(0.9, method=method),
         lambda x: clip(x, 0.9),
     ),
     "rank_ball": (
-        lambda method: singular_sets.rank_ball(2, method=method),
+        lambda method: sets.rank_ball(2, method=method),
         on_values(lambda values: np.where(np.arange(len(values)) < 2, values, 0.0)),
     ),
 }
 STRENGTHS = {"nuclear": singular_norms.nuclear, "spectral_norm": singular_norms.spectral_norm}
 
 every_case = pytest.mark.parametrize("name", CASES)
-every_route = pytest.mark.parametrize("method", singular.ROUTES)
+every_route = pytest.mark.parametrize("method", _functions.ROUTES)
 
 
 def bits(x):
@@ -164,9 +166,7 @@ def test_values_are_those_of_numpy():
     values = np.linalg.svd(np.asarray(x), compute_uv=False)
     assert singular_norms.nuclear(0.5).value(x) == pytest.approx(0.5 * values.sum(), rel=1e-6)
     assert singular_norms.spectral_norm(0.5).value(x) == pytest.approx(0.5 * values[0], rel=1e-6)
-    assert singular_norms.schatten(0.5, math.inf).value(x) == pytest.approx(
-        0.5 * values[0], rel=1e-6
-    )
+    assert singular_norms.schatten(0.5, math.inf).value(x) == pytest.approx(0.5 * values[0], rel=1e-6)
     half_square = 0.25 * np.square(values).sum()
     assert singular_norms.schatten(0.5, 2).value(x) == pytest.approx(half_square, rel=1e-6)
     assert singular_norms.rank(0.5).value(x) == 1.5
@@ -176,10 +176,10 @@ def test_values_are_those_of_numpy():
 @pytest.mark.parametrize("step_size", [0.2, 1.5])
 def test_nuclear_norm_and_spectral_ball_add_up_to_the_matrix(step_size):
     x = 2.0 * normal(2, SHAPE)
-    dual = singular_sets.spectral_ball(0.7).prox(x / step_size, 1.0)
+    dual = sets.spectral_ball(0.7).prox(x / step_size, 1.0)
     primal = singular_norms.nuclear(0.7).prox(x, step_size)
     np.testing.assert_allclose(primal + step_size * dual, x, atol=3e-6)
-    dual = singular_sets.nuclear_ball(0.7).prox(x / step_size, 1.0)
+    dual = sets.nuclear_ball(0.7).prox(x / step_size, 1.0)
     primal = singular_norms.spectral_norm(0.7).prox(x, step_size)
     np.testing.assert_allclose(primal + step_size * dual, x, atol=3e-6)
 
@@ -297,10 +297,8 @@ def test_the_gram_route_is_as_accurate_as_it_says(threshold):
     x = of_values(16, (96, 64), np.geomspace(1.0, 1e-6, 64)).astype(jnp.float32)
     expected = soft(x, threshold)
     error = {
-        method: np.linalg.norm(
-            singular_norms.nuclear(1.0, method=method).prox(x, threshold) - expected, 2
-        )
-        for method in singular.ROUTES
+        method: np.linalg.norm(singular_norms.nuclear(1.0, method=method).prox(x, threshold) - expected, 2)
+        for method in _functions.ROUTES
     }
     rounding = float(jnp.finfo(jnp.float32).eps)
     assert max(error["svd"], error["qr"]) < 2e-6
@@ -337,7 +335,7 @@ def test_jacobian_is_that_of_finite_differences_where_svd_has_none(name):
 def test_jacobian_of_the_polar_factor_is_that_of_finite_differences(shape):
     with jax.enable_x64(True):
         x = of_values(18, shape, np.array([2.0, 2.0, 0.5]))
-        prox = lambda x: singular_sets.stiefel().prox(x, 1.0)
+        prox = lambda x: sets.stiefel().prox(x, 1.0)
         jacobian = jax.jacfwd(prox)(x).reshape(12 if x.size == 12 else 9, -1)
         np.testing.assert_allclose(jacobian, differences(prox, x), atol=1e-8)
 
@@ -345,7 +343,7 @@ def test_jacobian_of_the_polar_factor_is_that_of_finite_differences(shape):
 def test_jacobian_of_the_best_low_rank_matrix_is_that_of_finite_differences():
     with jax.enable_x64(True):
         x = of_values(19, SHAPE, np.array([2.0, 1.0, 1.0 - 1e-3]))
-        prox = lambda x: singular_sets.rank_ball(1).prox(x, 1.0)
+        prox = lambda x: sets.rank_ball(1).prox(x, 1.0)
         jacobian = jax.jacfwd(prox)(x).reshape(x.size, -1)
         np.testing.assert_allclose(jacobian, differences(prox, x), atol=1e-8)
 
@@ -420,7 +418,7 @@ def test_derivatives_by_strength_and_step_size_are_those_of_finite_differences(m
 
 def test_the_derivative_by_a_radius_reaches_it_through_spectral():
     x = jnp.diag(jnp.array([3.0, 2.0, 0.2]))
-    ball = lambda radius: jnp.trace(singular_sets.spectral_ball(radius).prox(x, 1.0))
+    ball = lambda radius: jnp.trace(sets.spectral_ball(radius).prox(x, 1.0))
     assert jax.grad(ball)(1.0) == pytest.approx(2.0)
     closed_over = lambda s: jnp.trace(singular_norms.spectral(norms.l1(s)).prox(x, 0.5))
     np.testing.assert_allclose(jax.vmap(jax.grad(closed_over))(jnp.ones(2)), -1.0, rtol=1e-6)
@@ -431,18 +429,14 @@ def test_a_sweep_over_strengths_takes_one_svd():
     strengths = jnp.array([0.0, 0.3, 2.0])
     looped = [singular_norms.nuclear(s).prox(normal(23, SHAPE), 0.5) for s in (0.0, 0.3, 2.0)]
     np.testing.assert_allclose(sweep(strengths), jnp.stack(looped), atol=1e-6)
-    equations = [
-        line for line in str(jax.make_jaxpr(sweep)(strengths)).split("\n") if "svd" in line
-    ]
-    assert equations and all(
-        "[3,4,3]" not in line and "[3,1,4,3]" not in line for line in equations
-    )
+    equations = [line for line in str(jax.make_jaxpr(sweep)(strengths)).split("\n") if "svd" in line]
+    assert equations and all("[3,4,3]" not in line and "[3,1,4,3]" not in line for line in equations)
 
 
 def test_the_gradient_of_the_nuclear_norm_is_the_polar_factor():
     x = normal(24, SHAPE)
     gradient = jax.grad(singular_norms.nuclear(2.0).value)(x)
-    np.testing.assert_allclose(gradient, 2.0 * singular_sets.stiefel().prox(x, 1.0), atol=2e-6)
+    np.testing.assert_allclose(gradient, 2.0 * sets.stiefel().prox(x, 1.0), atol=2e-6)
     for corner in corners().astype(jnp.float32):
         gradient = jax.grad(singular_norms.nuclear(2.0).value)(corner)
         assert jnp.linalg.norm(gradient, 2) < 2.0 + 1e-5
@@ -453,7 +447,7 @@ def test_the_gradient_of_the_nuclear_norm_is_the_polar_factor():
 @pytest.mark.parametrize("shape", [(4, 3), (3, 4), (3, 3)])
 def test_stiefel_gives_the_nearest_orthonormal_matrix(shape):
     x = normal(25, shape)
-    stiefel = singular_sets.stiefel()
+    stiefel = sets.stiefel()
     nearest = stiefel.prox(x, 1.0)
     small = nearest if shape[0] >= shape[1] else nearest.T
     np.testing.assert_allclose(small.T @ small, jnp.eye(3), atol=1e-6)
@@ -479,9 +473,7 @@ def test_a_projection_is_inside_and_stays(name, step_size):
 
 def test_the_threshold_of_the_rank_is_that_of_l0():
     x = jnp.diag(jnp.array([2.0, 1.1, 0.9]))
-    np.testing.assert_allclose(
-        singular_norms.rank(1.0).prox(x, 0.5), jnp.diag(jnp.array([2, 1.1, 0]))
-    )
+    np.testing.assert_allclose(singular_norms.rank(1.0).prox(x, 0.5), jnp.diag(jnp.array([2, 1.1, 0])))
     at_threshold = singular_norms.rank(1.0).prox(jnp.diag(jnp.array([2.0, 1.0, 0.0])), 0.5)
     np.testing.assert_allclose(at_threshold, jnp.diag(jnp.array([2.0, 0.0, 0.0])))
     assert jax.grad(lambda s: jnp.sum(singular_norms.rank(s).prox(x, 0.5)))(0.0) == 0
@@ -490,7 +482,7 @@ def test_the_threshold_of_the_rank_is_that_of_l0():
 @every_route
 @pytest.mark.parametrize("r", [0, 1, 2, 3, 4])
 def test_the_rank_is_at_most_r_at_ties_too(method, r):
-    penalty = singular_sets.rank_ball(r, method=method)
+    penalty = sets.rank_ball(r, method=method)
     for x in (jnp.eye(*SHAPE), normal(28, SHAPE), jnp.zeros(SHAPE)):
         moved = penalty.prox(x, 1.0)
         assert np.linalg.matrix_rank(moved, tol=1e-5) == min(r, np.linalg.matrix_rank(x))
@@ -500,7 +492,7 @@ def test_the_rank_is_at_most_r_at_ties_too(method, r):
 
 def test_the_rank_of_a_result_is_the_number_of_values_above_the_threshold():
     x = of_values(29, (96, 64), np.geomspace(1.0, 1e-3, 64)).astype(jnp.float32)
-    for method in singular.ROUTES:
+    for method in _functions.ROUTES:
         for threshold in (0.3, 0.05, 0.012):
             moved = singular_norms.nuclear(threshold, method=method).prox(x, 1.0)
             values = np.linalg.svd(np.asarray(moved, np.float64), compute_uv=False)
@@ -573,11 +565,11 @@ def test_nonsense_is_refused():
         (lambda: singular_norms.nuclear(method="eigh"), r"nuclear: method must be one of .*gram"),
         (lambda: singular_norms.spectral(norms.l1), r"spectral: penalty: expected a Penalty"),
         (lambda: singular_norms.schatten(1.0, p=3), r"schatten: p must be one of"),
-        (lambda: singular_sets.nuclear_ball(0.0), r"nuclear_ball: radius must be > 0"),
-        (lambda: singular_sets.spectral_ball(-1.0), r"spectral_ball: radius must be > 0"),
-        (lambda: singular_sets.rank_ball(1.5), r"rank_ball: r must be an integer"),
-        (lambda: singular_sets.rank_ball(-1), r"rank_ball: r must be an integer"),
-        (lambda: singular_sets.stiefel(tolerance=-1.0), r"stiefel: tolerance must be"),
+        (lambda: sets.nuclear_ball(0.0), r"nuclear_ball: radius must be > 0"),
+        (lambda: sets.spectral_ball(-1.0), r"spectral_ball: radius must be > 0"),
+        (lambda: sets.rank_ball(1.5), r"rank_ball: r must be an integer"),
+        (lambda: sets.rank_ball(-1), r"rank_ball: r must be an integer"),
+        (lambda: sets.stiefel(tolerance=-1.0), r"stiefel: tolerance must be"),
         (lambda: singular_norms.nuclear().prox(jnp.ones(SHAPE), -0.1), r"step_size must be ≥ 0"),
         (
             lambda: singular_norms.nuclear().prox(jnp.ones(SHAPE), jnp.ones(SHAPE)),

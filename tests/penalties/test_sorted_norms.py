@@ -5,29 +5,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.penalties import balls, isotonic, maxima, norms
-from tests import projections
+from proxlm.penalties import _isotonic
+from proxlm.penalties.coordinatewise import convex
+from proxlm.penalties.sets import balls, sorted_norms
 from tests.arrays import normal
-from tests.penalty_case import SHAPE, Case, ramp
+from tests.penalties import projections
+from tests.penalties.penalty_case import SHAPE, Case, ramp
 
 LAMBDAS = np.linspace(1.5, 0.0, 12)
 
 CASES = {
-    "linf": Case(maxima.linf, dual_prox=lambda y, s: projections.on_l1_ball(y, 0.7)),
+    "linf": Case(sorted_norms.linf, dual_prox=lambda y, s: projections.on_l1_ball(y, 0.7)),
     "linf_rows": Case(
-        lambda s: maxima.linf(s, axis=-1),
+        lambda s: sorted_norms.linf(s, axis=-1),
         dual_prox=lambda y, s: projections.by_groups(projections.on_l1_ball, y, 1, 0.7),
     ),
-    "linf_by_strength": Case(lambda s: maxima.linf(s * ramp()[:1], axis=0)),
-    "slope": Case(lambda s: maxima.slope(s * jnp.asarray(LAMBDAS, jnp.float32))),
-    "slope_rows": Case(lambda s: maxima.slope(s * jnp.array([2.0, 1.0, 0.5]), axis=-1)),
+    "linf_by_strength": Case(lambda s: sorted_norms.linf(s * ramp()[:1], axis=0)),
+    "slope": Case(lambda s: sorted_norms.slope(s * jnp.asarray(LAMBDAS, jnp.float32))),
+    "slope_rows": Case(lambda s: sorted_norms.slope(s * jnp.array([2.0, 1.0, 0.5]), axis=-1)),
     "slope_constant": Case(
-        maxima.slope,
+        sorted_norms.slope,
         pointwise=lambda z, s: s * np.abs(z),
         dual_prox=lambda y, s: np.clip(y, -0.7, 0.7),
     ),
     "slope_largest": Case(
-        lambda s: maxima.slope(s * jnp.eye(12)[0]),
+        lambda s: sorted_norms.slope(s * jnp.eye(12)[0]),
         dual_prox=lambda y, s: projections.on_l1_ball(y, 0.7),
     ),
 }
@@ -39,27 +41,27 @@ def bits(x):
 
 def test_linf_draws_the_largest_to_one_value():
     x = jnp.array([[3.0, -2.0], [0.5, 1.5]])
-    np.testing.assert_allclose(maxima.linf(2.0).prox(x, 1.0), [[1.5, -1.5], [0.5, 1.5]])
-    np.testing.assert_allclose(maxima.linf(1.0, axis=0).prox(x, 0.5), [[2.5, -1.5], [0.5, 1.5]])
-    assert maxima.linf(1.0, axis=1).value(x) == 4.5
-    np.testing.assert_array_equal(bits(maxima.linf(1.0).prox(-x, 7.0)), 0)
+    np.testing.assert_allclose(sorted_norms.linf(2.0).prox(x, 1.0), [[1.5, -1.5], [0.5, 1.5]])
+    np.testing.assert_allclose(sorted_norms.linf(1.0, axis=0).prox(x, 0.5), [[2.5, -1.5], [0.5, 1.5]])
+    assert sorted_norms.linf(1.0, axis=1).value(x) == 4.5
+    np.testing.assert_array_equal(bits(sorted_norms.linf(1.0).prox(-x, 7.0)), 0)
 
 
 def test_linf_is_what_the_l1_ball_leaves():
     x = normal(1, SHAPE)
     for t in (0.1, 2.0, 30.0):
         left = x - balls.l1_ball(t * 0.5, axis=1).prox(x, 1.0)
-        np.testing.assert_allclose(maxima.linf(0.5, axis=1).prox(x, t), left, atol=1e-6)
+        np.testing.assert_allclose(sorted_norms.linf(0.5, axis=1).prox(x, t), left, atol=1e-6)
 
 
 def test_linf_leaves_infinities_and_strength_zero_alone():
     x = jnp.array([jnp.inf, 1.0, -2.0])
-    np.testing.assert_array_equal(maxima.linf(1.0).prox(x, 1.0), x)
+    np.testing.assert_array_equal(sorted_norms.linf(1.0).prox(x, 1.0), x)
     ties = jnp.array([0.1, -0.1, 0.1, 1e-25])
-    np.testing.assert_array_equal(bits(maxima.linf(0.0).prox(ties, 1.0)), bits(ties))
+    np.testing.assert_array_equal(bits(sorted_norms.linf(0.0).prox(ties, 1.0)), bits(ties))
 
 
-SLOPE = jax.jit(lambda strengths, x: maxima.slope(strengths).prox(x, 0.5))
+SLOPE = jax.jit(lambda strengths, x: sorted_norms.slope(strengths).prox(x, 0.5))
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
@@ -78,10 +80,10 @@ def test_slope_is_what_pooling_violators_finds(scale):
 
 def test_equal_strengths_are_the_lasso_and_a_single_one_is_linf():
     x = normal(2, (300,)).at[:100].set(0.0)
-    equal = maxima.slope(0.4).prox(x, 0.5)
-    np.testing.assert_allclose(equal, norms.l1(0.4).prox(x, 0.5), atol=1e-6)
+    equal = sorted_norms.slope(0.4).prox(x, 0.5)
+    np.testing.assert_allclose(equal, convex.l1(0.4).prox(x, 0.5), atol=1e-6)
     one = SLOPE(0.4 * jnp.eye(300)[0], x)
-    np.testing.assert_allclose(one, maxima.linf(0.4).prox(x, 0.5), atol=1e-6)
+    np.testing.assert_allclose(one, sorted_norms.linf(0.4).prox(x, 0.5), atol=1e-6)
 
 
 def test_slope_of_strength_zero_changes_no_bit_of_ties_either():
@@ -103,32 +105,30 @@ def test_many_alike_take_few_rounds():
 
 def test_slope_along_axes_is_slope_of_each():
     x, strengths = normal(3, (2, 3, 4)), jnp.linspace(1.0, 0.0, 8)
-    moved = maxima.slope(strengths, axis=(0, 2)).prox(x, 0.5)
+    moved = sorted_norms.slope(strengths, axis=(0, 2)).prox(x, 0.5)
     for i in range(3):
         right = projections.slope(x[:, i].ravel(), 0.5 * np.asarray(strengths))
         np.testing.assert_allclose(moved[:, i].ravel(), right, atol=1e-6)
-    value = sum(maxima.slope(strengths).value(x[:, i]) for i in range(3))
-    assert maxima.slope(strengths, axis=(0, 2)).value(x) == pytest.approx(float(value), rel=1e-6)
+    value = sum(sorted_norms.slope(strengths).value(x[:, i]) for i in range(3))
+    assert sorted_norms.slope(strengths, axis=(0, 2)).value(x) == pytest.approx(float(value), rel=1e-6)
 
 
 @pytest.mark.slow
 def test_the_derivative_of_slope_averages_over_blocks():
     x, strengths = jnp.array([1.0, -5.0, 4.5, 0.1]), jnp.array([2.0, 1.0, 0.5, 0.5])
-    jacobian = jax.jacrev(lambda x: maxima.slope(strengths).prox(x, 1.0))(x)
+    jacobian = jax.jacrev(lambda x: sorted_norms.slope(strengths).prox(x, 1.0))(x)
     expected = [[1, 0, 0, 0], [0, 0.5, -0.5, 0], [0, -0.5, 0.5, 0], [0, 0, 0, 0]]
     np.testing.assert_allclose(jacobian, expected)
-    shift = jax.jacfwd(lambda s: maxima.slope(s).prox(x, 1.0))(strengths)
-    np.testing.assert_allclose(
-        shift, [[0, 0, -1, 0], [0.5, 0.5, 0, 0], [-0.5, -0.5, 0, 0], [0] * 4]
-    )
+    shift = jax.jacfwd(lambda s: sorted_norms.slope(s).prox(x, 1.0))(strengths)
+    np.testing.assert_allclose(shift, [[0, 0, -1, 0], [0.5, 0.5, 0, 0], [-0.5, -0.5, 0, 0], [0] * 4])
     # Where equal strengths meet equal entries nothing holds them together.
-    ties = jax.jacfwd(lambda x: maxima.slope(0.5).prox(x, 1.0))(jnp.ones(3))
+    ties = jax.jacfwd(lambda x: sorted_norms.slope(0.5).prox(x, 1.0))(jnp.ones(3))
     np.testing.assert_array_equal(ties, np.eye(3))
 
 
 def test_infinite_entries_of_slope_stay_and_spoil_nothing():
     x = jnp.array([1.0, -jnp.inf, 3.0])
-    moved = maxima.slope(jnp.array([2.0, 1.0, 0.5])).prox(x, 1.0)
+    moved = sorted_norms.slope(jnp.array([2.0, 1.0, 0.5])).prox(x, 1.0)
     np.testing.assert_allclose(moved, [0.5, -jnp.inf, 2.0])
 
 
@@ -152,18 +152,18 @@ def test_long_sums_decide_no_block_by_their_rounding():
         np.testing.assert_allclose(fitted, right, atol=2e-7 * np.abs(y).max(), rtol=0)
 
 
-ISOTONIC = jax.jit(isotonic.nonincreasing)
+ISOTONIC = jax.jit(_isotonic.nonincreasing)
 
 
 def test_strengths_may_differ_by_leaf():
     x = {"a": jnp.array([3.0, -1.0]), "b": jnp.array([[2.0]])}
-    moved = maxima.slope({"a": np.array([1.0, 0.0]), "b": 0.5}).prox(x, 1.0)
+    moved = sorted_norms.slope({"a": np.array([1.0, 0.0]), "b": 0.5}).prox(x, 1.0)
     np.testing.assert_array_equal(moved["a"], [2.0, -1.0])
     np.testing.assert_array_equal(moved["b"], [[1.5]])
-    assert maxima.slope(1.0).prox(jnp.array(-2.0), 0.5) == -1.5
+    assert sorted_norms.slope(1.0).prox(jnp.array(-2.0), 0.5) == -1.5
 
 
-@pytest.mark.parametrize("make", [maxima.linf, maxima.slope])
+@pytest.mark.parametrize("make", [sorted_norms.linf, sorted_norms.slope])
 def test_nothing_and_nan_pass(make):
     for shape in ((0,), (3, 0), (0, 3)):
         assert make(1.0, axis=0).prox(jnp.zeros(shape), 0.5).shape == shape
@@ -175,14 +175,14 @@ def test_nothing_and_nan_pass(make):
 
 def test_nonsense_strengths_are_refused():
     with pytest.raises(ValueError, match="linf: strength must be ≥ 0"):
-        maxima.linf(-1.0)
+        sorted_norms.linf(-1.0)
     with pytest.raises(ValueError, match="slope: strengths must be ≥ 0"):
-        maxima.slope(np.array([1.0, -1.0]))
+        sorted_norms.slope(np.array([1.0, -1.0]))
     with pytest.raises(ValueError, match=r"slope: strengths must not rise .* Sort them"):
-        maxima.slope({"w": np.array([1.0, 2.0])})
+        sorted_norms.slope({"w": np.array([1.0, 2.0])})
     with pytest.raises(ValueError, match=r"strengths of shape \(2,\) at w .* \(3,\)"):
-        maxima.slope({"w": np.array([2.0, 1.0])}).prox({"w": jnp.ones(3)}, 1.0)
+        sorted_norms.slope({"w": np.array([2.0, 1.0])}).prox({"w": jnp.ones(3)}, 1.0)
     with pytest.raises(ValueError, match=r"axis .* at norm/bias"):
-        maxima.linf(axis=1).prox({"norm": {"bias": jnp.ones(3)}}, 1.0)
+        sorted_norms.linf(axis=1).prox({"norm": {"bias": jnp.ones(3)}}, 1.0)
     with pytest.raises(ValueError, match=r"linf: step_size .*one number"):
-        maxima.linf().prox(jnp.ones(SHAPE), ramp())
+        sorted_norms.linf().prox(jnp.ones(SHAPE), ramp())

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.policy import aggregation, corrections, filters, kl, objectives, ratios, surrogates
-from proxlm.policy import sequence_surrogates as of_sequences
-from proxlm.policy import token_surrogates as of_tokens
+from proxlm.policy import aggregation, filters, importance_weights, kl
+from proxlm.policy.losses import _ratio, clipped, surrogates
+from proxlm.policy.losses import sequence_level as of_sequences
+from proxlm.policy.losses import token_level as of_tokens
 
 FREE = 88.0  # no bound on log-ratios
 part = functools.partial
@@ -41,8 +42,8 @@ def of_sampler(correction, **settings):
 
 def geometric_weights(x, g):
     """The geometric mean over a sequence of weights that were truncated token by token."""
-    w = corrections.truncated(g.old, g.sampler, g.mask, high=1.5)
-    return jnp.exp(ratios.log_ratio(jnp.log(w + 1e-10), jnp.zeros_like(w), g.mask, "sequence"))
+    w = importance_weights.truncated(g.old, g.sampler, g.mask, high=1.5)
+    return jnp.exp(_ratio.log_ratio(jnp.log(w + 1e-10), jnp.zeros_like(w), g.mask, "sequence"))
 
 
 def bypass(correct, **settings):
@@ -52,14 +53,14 @@ def bypass(correct, **settings):
 
 
 def bypass_of_what_is_near(x, g):
-    near = corrections.near_mask(x, g.sampler, g.mask, np.log(2.0), np.log(0.5), kind="k1")
-    near &= corrections.near_mask(x, g.sampler, g.mask, 0.2, over="mean")
+    near = importance_weights.near_mask(x, g.sampler, g.mask, np.log(2.0), np.log(0.5), kind="k1")
+    near &= importance_weights.near_mask(x, g.sampler, g.mask, 0.2, over="mean")
     return aggregation.weighted_sum(CLIP(x, g.sampler, g.advantages, near), by_token(near))
 
 
 def critic(weights):
     def total(values, g):
-        losses = objectives.clipped_value_loss(values, g.old_values, g.returns, 0.5)
+        losses = clipped.clipped_value_loss(values, g.old_values, g.returns, 0.5)
         return aggregation.weighted_sum(losses, weights(g.mask))
 
     return total
@@ -84,10 +85,12 @@ VERL = {
     "vanilla global rows": batch(CLIP, part(by_sequence, rows=16.0 / 2)),
     "vanilla norm": batch(CLIP, part(by_constant, length=20.0, rows=16.0)),
     "vanilla dual": batch(part(CLIP, dual_clip=1.3)),
-    "vanilla weights": batch(CLIP, factor=of_sampler(corrections.truncated, high=1.5)),
+    "vanilla weights": batch(CLIP, factor=of_sampler(importance_weights.truncated, high=1.5)),
     "gspo": batch(
-        part(surrogates.clip, clip_low=0.1, clip_high=0.15, level="sequence_token",
-             max_log_ratio=(FREE, 10.0)), by_sequence,
+        part(
+            surrogates.clip, clip_low=0.1, clip_high=0.15, level="sequence_token", max_log_ratio=(FREE, 10.0)
+        ),
+        by_sequence,
     ),
     "sapo": batch(part(surrogates.sapo, tau_positive=1.2, tau_negative=1.5), by_sequence),
     "geo_mean": batch(GEOMETRIC, every_row),
@@ -98,21 +101,21 @@ VERL = {
     "kl_cov": batch(part(of_tokens.kl_cov, share=0.25, coef=0.7, max_log_ratio=FREE)),
     # a share that takes every candidate leaves nothing to chance
     "clip_cov": batch(part(of_tokens.clip_cov, share=0.5, low=0.15, high=2.0, max_log_ratio=FREE)),
-    "bypass reinforce tis": bypass(corrections.truncated, high=1.2),
+    "bypass reinforce tis": bypass(importance_weights.truncated, high=1.2),
     "bypass reinforce sequence": bypass(
-        corrections.normalised, over="sequence",
-        correction=part(corrections.truncated, high=1.5, level="product"),
+        importance_weights.normalised,
+        over="sequence",
+        correction=part(importance_weights.truncated, high=1.5, level="product"),
     ),
     "bypass reinforce icepop": bypass(
-        corrections.normalised, correction=part(corrections.icepop, low=0.5, high=1.4)
+        importance_weights.normalised, correction=part(importance_weights.icepop, low=0.5, high=1.4)
     ),
     "bypass clip rejected": bypass_of_what_is_near,
     "value token-mean": critic(by_token),
     "value seq-mean-token-mean": critic(by_sequence),
-}  # fmt: skip
+}
 VERL |= {
-    f"dppo_{name}": batch(part(of_tokens.dppo, divergence=name, **bounds))
-    for name, bounds in DPPO.items()
+    f"dppo_{name}": batch(part(of_tokens.dppo, divergence=name, **bounds)) for name, bounds in DPPO.items()
 }
 VERL |= {
     f"kl {kind}": divergence(fn)
@@ -136,11 +139,13 @@ def trl_loss(kind, level="token", delta=None):
 def grpo(kind="grpo", level="token", delta=None, coef=0.0, corrected=False, **options):
     """The policy's loss plus k3 to the reference, which no factor touches."""
     policy = batch(trl_loss(kind, level, delta), BY[kind], **{"advantages": "scores"} | options)
-    ratio = lambda x, g: jnp.exp(ratios.log_ratio(x, g.old, g.mask, level, FREE))
+    ratio = lambda x, g: jnp.exp(_ratio.log_ratio(x, g.old, g.mask, level, FREE))
     k3 = batch(
         lambda x, ref, advantages, mask: kl.k3(x, ref, max_log_ratio=FREE),
-        BY[kind], ratio if corrected else None, old="ref",
-    )  # fmt: skip
+        BY[kind],
+        ratio if corrected else None,
+        old="ref",
+    )
     return policy if coef == 0 else lambda x, g: policy(x, g) + coef * k3(x, g)
 
 
@@ -171,25 +176,36 @@ def uncertain(x, g):
 
 
 def not_stale(x, g):
-    return corrections.stale_mask(x, g.sampler, g.scores, g.mask, 0.05)
+    return importance_weights.stale_mask(x, g.sampler, g.scores, g.mask, 0.05)
 
 
 BY = {
-    "grpo": every_row, "sapo": every_row, "luspo": part(by_sum, rows="all"),
+    "grpo": every_row,
+    "sapo": every_row,
+    "luspo": part(by_sum, rows="all"),
     "dr_grpo": part(by_constant, length=10.0, rows="all"),
-    "bnpo": by_token, "dapo": by_token, "cispo": by_token, "vespo": by_token,
-}  # fmt: skip
+    "bnpo": by_token,
+    "dapo": by_token,
+    "cispo": by_token,
+    "vespo": by_token,
+}
 BOUNDS = {"low": 0.6, "high": 1.5}
 TRL = {f"{kind} token": grpo(kind) for kind in BY}
 TRL |= {f"{kind} sequence": grpo(kind, "sequence") for kind in BY if kind != "vespo"}
 TRL |= {
     f"{kind} {level} kl": grpo(kind, level, coef=0.05)
     for kind, level in (
-        ("grpo", "token"), ("dapo", "sequence"), ("cispo", "token"), ("luspo", "sequence"),
+        ("grpo", "token"),
+        ("dapo", "sequence"),
+        ("cispo", "token"),
+        ("luspo", "sequence"),
         ("vespo", "token"),
     )
-}  # fmt: skip
-for name, weigh in (("truncate", corrections.truncated), ("mask", corrections.icepop)):
+}
+for name, weigh in (
+    ("truncate", importance_weights.truncated),
+    ("mask", importance_weights.icepop),
+):
     TRL[f"is token_{name}"] = grpo(factor=of_sampler(weigh, **BOUNDS))
     TRL[f"is sequence_{name}"] = grpo(factor=of_sampler(weigh, level="product", **BOUNDS))
     TRL[f"vespo is token_{name}"] = vespo_of_the_sampler(weigh)
@@ -206,9 +222,10 @@ TRL |= {
     "gmpo top entropy": gmpo_of_the_uncertain,
     "rloo": batch(
         part(surrogates.clip, clip_high=0.28, level="product", max_log_ratio=FREE),
-        every_row, advantages="scores",
+        every_row,
+        advantages="scores",
     ),
-}  # fmt: skip
+}
 
 
 def variable(name, g):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests import table_actor
+from tests.policy import table_actor
 
 
 def learn(params, ref_params, key, samples, rewards, actor, config, adam):

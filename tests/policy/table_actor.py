@@ -87,9 +87,7 @@ def leaking(actor):
 
     return actor._replace(
         score=lambda tree, samples, full=False: leak(actor.score(tree, samples, full), samples),
-        reference=lambda tree, samples, full=False: leak(
-            actor.reference(tree, samples, full), samples
-        ),
+        reference=lambda tree, samples, full=False: leak(actor.reference(tree, samples, full), samples),
     )
 
 

@@ -3,14 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.policy import advantages
-from tests import arrays, policy_vectors
+from proxlm.policy.advantages import temporal
+from tests import arrays
+from tests.policy import vectors_on_disk
 
 SETTINGS = [(1.0, 0.95), (0.99, 0.9), (1.0, 1.0), (0.9, 0.0), (0.0, 0.5)]
 
 
 def batched_gae(rewards, values, mask, discount=1.0, gae_lambda=0.95, holes="skip"):
-    one = lambda r, v, m: advantages.gae(r, v, m, discount, gae_lambda, holes=holes)
+    one = lambda r, v, m: temporal.gae(r, v, m, discount, gae_lambda, holes=holes)
     return jax.vmap(one)(rewards, values, mask)
 
 
@@ -28,7 +29,7 @@ def gae_of_what_is_valid(rewards, values, mask, discount, gae_lambda):
 
 @pytest.mark.parametrize(("discount", "gae_lambda"), SETTINGS)
 def test_gae_skips_holes(discount, gae_lambda, variant):
-    given = policy_vectors.inputs()
+    given = vectors_on_disk.inputs()
     fn = variant(batched_gae)
     ours, returns = fn(given.rewards, given.values_old, given.mask, discount, gae_lambda)
     for row in range(6):
@@ -42,7 +43,7 @@ def test_gae_skips_holes(discount, gae_lambda, variant):
 def test_gae_by_hand(variant):
     rewards, values = jnp.array([1.0, 0.0, 2.0]), jnp.array([0.5, 1.0, 1.5])
     mask = jnp.ones(3, bool)
-    ours, returns = variant(advantages.gae)(rewards, values, mask, 0.5, 0.5)
+    ours, returns = variant(temporal.gae)(rewards, values, mask, 0.5, 0.5)
     # deltas 1 + .5 - .5, 0 + .75 - 1, 2 - 1.5, each later one at a quarter
     np.testing.assert_allclose(ours, [0.96875, -0.125, 0.5])
     np.testing.assert_allclose(returns, [1.46875, 0.875, 2.0])
@@ -51,39 +52,35 @@ def test_gae_by_hand(variant):
 def test_gae_with_lambda_0_is_the_td_error_and_with_lambda_1_the_return_minus_the_value():
     rewards, values = arrays.normal(0, (6,)), arrays.normal(1, (6,))
     mask = jnp.ones(6, bool)
-    td, _ = advantages.gae(rewards, values, mask, 0.9, 0.0)
-    np.testing.assert_allclose(
-        td, rewards + 0.9 * jnp.append(values[1:], 0.0) - values, rtol=1e-5, atol=1e-6
-    )
-    _, returns = advantages.gae(rewards, values, mask, 1.0, 1.0)
+    td, _ = temporal.gae(rewards, values, mask, 0.9, 0.0)
+    np.testing.assert_allclose(td, rewards + 0.9 * jnp.append(values[1:], 0.0) - values, rtol=1e-5, atol=1e-6)
+    _, returns = temporal.gae(rewards, values, mask, 1.0, 1.0)
     np.testing.assert_allclose(returns, jnp.cumsum(rewards[::-1])[::-1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("index", range(4))
 def test_gae_of_a_full_row_is_rlaxs(index):
-    given, expected = policy_vectors.inputs(), policy_vectors.load("rlax")["gae"][index]
+    given, expected = vectors_on_disk.inputs(), vectors_on_disk.load("rlax")["gae"][index]
     # rlax bootstraps with 0.25; here the value after the end is 0, so the last reward carries it
     discount = expected["discount"]
     rewards = given.rewards[0].at[-1].add(discount * 0.25)
-    ours, _ = advantages.gae(
-        rewards, given.values_old[0], given.mask[0], discount, expected["gae_lambda"]
-    )
+    ours, _ = temporal.gae(rewards, given.values_old[0], given.mask[0], discount, expected["gae_lambda"])
     np.testing.assert_allclose(ours, expected["advantages"], atol=1e-5)
 
 
 @pytest.mark.parametrize("index", range(2))
 def test_gae_whitened_with_ddof_1_is_tunixs(index):
-    given, expected = policy_vectors.inputs(), policy_vectors.load("tunix")["gae"][index]
+    given, expected = vectors_on_disk.inputs(), vectors_on_disk.load("tunix")["gae"][index]
     settings = expected["discount"], expected["gae_lambda"]
     ours, returns = batched_gae(given.rewards, given.values_old, given.mask, *settings)
-    whitened = advantages.whiten(ours, given.mask, ddof=1)
+    whitened = temporal.whiten(ours, given.mask, ddof=1)
     keep = given.mask
     np.testing.assert_allclose(whitened[keep], jnp.array(expected["whitened"])[keep], atol=1e-5)
     np.testing.assert_allclose(returns[keep], jnp.array(expected["returns"])[keep], atol=1e-5)
 
 
 def test_gae_with_zeroed_holes_is_openrlhfs():
-    given, expected = policy_vectors.inputs(), policy_vectors.load("openrlhf")["gae"]
+    given, expected = vectors_on_disk.inputs(), vectors_on_disk.load("openrlhf")["gae"]
     ours, returns = batched_gae(given.rewards, given.values_old, given.mask, holes="zero")
     keep = given.mask
     np.testing.assert_allclose(ours[keep], jnp.array(expected["advantages"])[keep], atol=1e-5)
@@ -94,7 +91,7 @@ def test_gae_with_zeroed_holes_is_openrlhfs():
 
 @pytest.mark.parametrize("holes", ["skip", "zero"])
 def test_poison_in_holes_changes_no_bit_of_gae_or_its_gradient(holes, variant):
-    given = policy_vectors.inputs()
+    given = vectors_on_disk.inputs()
 
     def summed(rewards, values):
         ours, returns = batched_gae(rewards, values, given.mask, holes=holes)
@@ -112,33 +109,31 @@ def test_poison_in_holes_changes_no_bit_of_gae_or_its_gradient(holes, variant):
 
 @pytest.mark.parametrize("name", ["whiten", "whiten_keep_mean"])
 def test_whitening_with_ddof_0_is_the_n_details(name, variant):
-    x = policy_vectors.inputs().advantages
-    whiten = lambda x: advantages.whiten(x, jnp.ones(x.shape, bool), shift_mean=name == "whiten")
-    np.testing.assert_allclose(
-        variant(whiten)(x), policy_vectors.load("n_details")[name], atol=1e-5
-    )
+    x = vectors_on_disk.inputs().advantages
+    whiten = lambda x: temporal.whiten(x, jnp.ones(x.shape, bool), shift_mean=name == "whiten")
+    np.testing.assert_allclose(variant(whiten)(x), vectors_on_disk.load("n_details")[name], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["whiten", "whiten_keep_mean"])
 def test_whitening_with_ddof_1_is_verls(name):
-    given = policy_vectors.inputs()
-    ours = advantages.whiten(given.advantages, given.mask, ddof=1, shift_mean=name == "whiten")
-    expected = jnp.where(given.mask, jnp.array(policy_vectors.load("verl")[name]), 0.0)
+    given = vectors_on_disk.inputs()
+    ours = temporal.whiten(given.advantages, given.mask, ddof=1, shift_mean=name == "whiten")
+    expected = jnp.where(given.mask, jnp.array(vectors_on_disk.load("verl")[name]), 0.0)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
 def test_whitened_values_have_mean_0_and_variance_1_over_the_mask():
-    given = policy_vectors.inputs()
+    given = vectors_on_disk.inputs()
     x = 5.0 + 3.0 * given.advantages
     for settings in ({}, {"epsilon_inside": False}):
-        valid = np.asarray(advantages.whiten(x, given.mask, **settings))[np.asarray(given.mask)]
+        valid = np.asarray(temporal.whiten(x, given.mask, **settings))[np.asarray(given.mask)]
         np.testing.assert_allclose([valid.mean(), valid.var()], [0.0, 1.0], atol=1e-5)
 
 
 def test_epsilon_outside_the_root_is_added_to_the_deviation():
     x, mask = jnp.array([1.0, 3.0]), jnp.ones(2, bool)
-    outside = advantages.whiten(x, mask, epsilon=1.0, epsilon_inside=False)
-    inside = advantages.whiten(x, mask, epsilon=3.0)
+    outside = temporal.whiten(x, mask, epsilon=1.0, epsilon_inside=False)
+    inside = temporal.whiten(x, mask, epsilon=3.0)
     np.testing.assert_allclose(outside, [-0.5, 0.5])
     np.testing.assert_allclose(inside, [-0.5, 0.5])
 
@@ -149,49 +144,49 @@ def test_epsilon_outside_the_root_is_added_to_the_deviation():
 def test_whitening_fewer_than_two_values_is_zero_with_finite_gradients(valid, ddof, epsilon_inside):
     mask = jnp.arange(3) < valid
     x = jnp.array([4.0, jnp.nan, jnp.inf])
-    whiten = lambda x: advantages.whiten(x, mask, ddof=ddof, epsilon_inside=epsilon_inside)
+    whiten = lambda x: temporal.whiten(x, mask, ddof=ddof, epsilon_inside=epsilon_inside)
     np.testing.assert_array_equal(whiten(x), jnp.zeros(3))
     assert jnp.all(jnp.isfinite(jax.grad(lambda x: jnp.sum(whiten(x) ** 2 + whiten(x)))(x)))
 
 
 def test_the_score_lands_on_the_last_valid_token_and_is_not_rounded(variant):
     mask = jnp.array([[True, False, True, False], [True, True, True, True], [False] * 4])
-    rewards = variant(jax.vmap(advantages.place_score))(jnp.array([0.7, -1.9, 5.0]), mask)
+    rewards = variant(jax.vmap(temporal.place_score))(jnp.array([0.7, -1.9, 5.0]), mask)
     np.testing.assert_array_equal(
         rewards, jnp.array([[0, 0, 0.7, 0], [0, 0, 0, -1.9], [0, 0, 0, 0]], jnp.float32)
     )
-    assert advantages.place_score(3, mask[1]).dtype == jnp.float32
+    assert temporal.place_score(3, mask[1]).dtype == jnp.float32
 
 
 def test_the_score_may_land_one_slot_later_where_there_is_one(variant):
     mask = jnp.array([[True, False, True, False], [True, True, True, True], [False] * 4])
-    place = lambda score, mask: advantages.place_score(score, mask, place="after")
+    place = lambda score, mask: temporal.place_score(score, mask, place="after")
     rewards = variant(jax.vmap(place))(jnp.array([0.7, -1.9, 5.0]), mask)
     np.testing.assert_array_equal(
         rewards, jnp.array([[0, 0, 0, 0.7], [0, 0, 0, -1.9], [0, 0, 0, 0]], jnp.float32)
     )
-    assert advantages.place_score(3.0, mask[1, :1], place="after").tolist() == [3.0]
+    assert temporal.place_score(3.0, mask[1, :1], place="after").tolist() == [3.0]
 
 
 def test_shaped_rewards_are_openrlhfs(variant):
-    given = policy_vectors.inputs()
-    shape = jax.vmap(advantages.shape_rewards, in_axes=(0, 0, 0, None))
+    given = vectors_on_disk.inputs()
+    shape = jax.vmap(temporal.shape_rewards, in_axes=(0, 0, 0, None))
     scores = jnp.clip(given.scores, -1.0, 1.0)
     ours = variant(shape)(scores, given.logp_old - given.logp_ref, given.mask, 0.05)
-    expected = jnp.array(policy_vectors.load("openrlhf")["shaped_rewards"])
+    expected = jnp.array(vectors_on_disk.load("openrlhf")["shaped_rewards"])
     np.testing.assert_allclose(ours, jnp.where(given.mask, expected, 0.0), atol=1e-6)
 
 
 def test_shaped_rewards_sum_to_the_score_minus_the_price_of_the_kl():
     kl, mask = arrays.normal(0, (7,)), jnp.arange(7) < 5
-    rewards = advantages.shape_rewards(2.0, kl.at[6].set(jnp.nan), mask, 0.1)
+    rewards = temporal.shape_rewards(2.0, kl.at[6].set(jnp.nan), mask, 0.1)
     np.testing.assert_allclose(jnp.sum(rewards), 2.0 - 0.1 * jnp.sum(kl[:5]), rtol=1e-5)
 
 
 def test_a_missing_end_is_subtracted_or_replaces_the_score(variant):
     score, ended = jnp.array([2.0, 2.0, jnp.nan]), jnp.array([True, False, False])
-    subtract = variant(lambda s: advantages.missing_eos(s, ended, 3.0))(score)
-    replace = variant(lambda s: advantages.missing_eos(s, ended, 3.0, mode="replace"))(score)
+    subtract = variant(lambda s: temporal.missing_eos(s, ended, 3.0))(score)
+    replace = variant(lambda s: temporal.missing_eos(s, ended, 3.0, mode="replace"))(score)
     np.testing.assert_array_equal(subtract, [2.0, -1.0, np.nan])
     np.testing.assert_array_equal(replace, [2.0, -3.0, -3.0])
 
@@ -199,20 +194,20 @@ def test_a_missing_end_is_subtracted_or_replaces_the_score(variant):
 def test_wrong_arguments_are_named():
     x, mask = jnp.zeros((2, 3)), jnp.ones((2, 3), bool)
     with pytest.raises(ValueError, match=r"mask has shape \(2, 3\); expected one sequence.*vmap"):
-        advantages.gae(x, x, mask)
+        temporal.gae(x, x, mask)
     with pytest.raises(ValueError, match=r"values has shape \(2,\)"):
-        advantages.gae(x[0], x[0, :2], mask[0])
+        temporal.gae(x[0], x[0, :2], mask[0])
     with pytest.raises(ValueError, match=r"gae_lambda is 1\.5"):
-        advantages.gae(x[0], x[0], mask[0], gae_lambda=1.5)
+        temporal.gae(x[0], x[0], mask[0], gae_lambda=1.5)
     with pytest.raises(ValueError, match="holes is 'fill'; expected one of 'skip', 'zero'"):
-        advantages.gae(x[0], x[0], mask[0], holes="fill")
+        temporal.gae(x[0], x[0], mask[0], holes="fill")
     with pytest.raises(ValueError, match="epsilon is 0"):
-        advantages.whiten(x, mask, epsilon=0)
+        temporal.whiten(x, mask, epsilon=0)
     with pytest.raises(ValueError, match=r"score has shape \(3,\); expected a scalar"):
-        advantages.place_score(x[0], mask[0])
+        temporal.place_score(x[0], mask[0])
     with pytest.raises(ValueError, match="place is 'eos'; expected one of 'last', 'after'"):
-        advantages.place_score(1.0, mask[0], place="eos")
+        temporal.place_score(1.0, mask[0], place="eos")
     with pytest.raises(ValueError, match=r"kl_coef is -0\.1"):
-        advantages.shape_rewards(1.0, x[0], mask[0], -0.1)
+        temporal.shape_rewards(1.0, x[0], mask[0], -0.1)
     with pytest.raises(ValueError, match="mode is 'add'"):
-        advantages.missing_eos(x, mask, 1.0, mode="add")
+        temporal.missing_eos(x, mask, 1.0, mode="add")

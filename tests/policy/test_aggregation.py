@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from proxlm.policy import aggregation
-from tests import arrays, policy_vectors
+from tests import arrays
+from tests.policy import vectors_on_disk
 
 MASK = jnp.array([[True, True, True, True], [True, False, True, False], [False] * 4])
 EMPTY = jnp.zeros((2, 3), bool)
@@ -12,10 +13,10 @@ EMPTY = jnp.zeros((2, 3), bool)
 
 @pytest.mark.parametrize("kind", aggregation.WEIGHTS)
 def test_weights_reproduce_verls_aggregation(kind, variant):
-    given = policy_vectors.inputs()
+    given = vectors_on_disk.inputs()
     weights = variant(lambda mask: aggregation.weights(mask, kind))(given.mask)
     loss = aggregation.weighted_sum(given.advantages, weights)
-    expected = policy_vectors.load("verl")["aggregation"][kind]
+    expected = vectors_on_disk.load("verl")["aggregation"][kind]
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
@@ -50,7 +51,7 @@ def test_an_empty_row_leaves_numerator_and_denominator(kind):
 @pytest.mark.parametrize("kind", aggregation.WEIGHTS)
 def test_microbatches_add_up_to_the_batch(kind, variant):
     x, scale = arrays.normal(0, (6, 7)), jnp.float32(1.3)
-    weights = aggregation.weights(policy_vectors.inputs().mask, kind)
+    weights = aggregation.weights(vectors_on_disk.inputs().mask, kind)
 
     def loss(scale, x, weights):
         return aggregation.weighted_sum(jnp.tanh(scale * x), weights)
@@ -112,9 +113,9 @@ def test_masked_mean_and_variance_are_numpys_over_the_valid(ddof, variant):
 
 
 def test_masked_variance_with_ddof_1_is_tunixs():
-    given = policy_vectors.inputs()
+    given = vectors_on_disk.inputs()
     var = aggregation.masked_var(given.advantages, given.mask, ddof=1)
-    np.testing.assert_allclose(var, policy_vectors.load("tunix")["masked_var"], rtol=1e-5)
+    np.testing.assert_allclose(var, vectors_on_disk.load("tunix")["masked_var"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("ddof", [0, 1])

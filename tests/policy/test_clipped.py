@@ -3,19 +3,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.policy import aggregation, objectives
-from tests import policy_vectors
+from proxlm.policy import aggregation
+from proxlm.policy.losses import clipped
+from tests.policy import vectors_on_disk
 
 
 @pytest.mark.parametrize("index", range(2))
 @pytest.mark.parametrize("row", range(6))
 def test_surrogate_and_gradient_are_rlaxs(index, row):
-    given, expected = policy_vectors.inputs(), policy_vectors.load("rlax")["surrogate"][index]
+    given, expected = vectors_on_disk.inputs(), vectors_on_disk.load("rlax")["surrogate"][index]
     clip = expected["clip"]
 
     def loss(log_probs):
         old, advantages = given.logp_old[row], given.advantages[row]
-        return jnp.mean(objectives.clipped_surrogate(log_probs, old, advantages, clip, clip))
+        return jnp.mean(clipped.clipped_surrogate(log_probs, old, advantages, clip, clip))
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(given.logp[row])
     np.testing.assert_allclose(value, expected["losses"][row], atol=1e-5)
@@ -32,13 +33,13 @@ def test_surrogate_and_gradient_are_rlaxs(index, row):
     ],
 )
 def test_surrogate_and_gradient_are_openrlhfs(name, kind, variant):
-    given, expected = policy_vectors.inputs(), policy_vectors.load("openrlhf")[name]
+    given, expected = vectors_on_disk.inputs(), vectors_on_disk.load("openrlhf")[name]
     options = {k: v for k, v in expected.items() if k in ("dual_clip", "clip_high")}
     weights = aggregation.weights(given.mask, kind)
 
     def loss(log_probs):
         old, advantages = given.logp_old, given.advantages
-        losses = objectives.clipped_surrogate(log_probs, old, advantages, **options)
+        losses = clipped.clipped_surrogate(log_probs, old, advantages, **options)
         return aggregation.weighted_sum(losses, weights)
 
     value, gradient = variant(jax.value_and_grad(loss))(given.logp)
@@ -48,13 +49,11 @@ def test_surrogate_and_gradient_are_openrlhfs(name, kind, variant):
 
 @pytest.mark.parametrize("index", range(2))
 def test_value_loss_and_gradient_are_verls(index, variant):
-    given, expected = policy_vectors.inputs(), policy_vectors.load("verl")["value_loss"][index]
+    given, expected = vectors_on_disk.inputs(), vectors_on_disk.load("verl")["value_loss"][index]
     weights = aggregation.token_weights(given.mask)
 
     def loss(values):
-        losses = objectives.clipped_value_loss(
-            values, given.values_old, given.returns, expected["clip"]
-        )
+        losses = clipped.clipped_value_loss(values, given.values_old, given.returns, expected["clip"])
         return aggregation.weighted_sum(losses, weights)
 
     value, gradient = variant(jax.value_and_grad(loss))(given.values)
@@ -64,10 +63,11 @@ def test_value_loss_and_gradient_are_verls(index, variant):
 
 @pytest.mark.parametrize("index", range(2))
 def test_value_loss_is_openrlhfs_with_its_half(index):
-    given, expected = policy_vectors.inputs(), policy_vectors.load("openrlhf")["value_loss"][index]
-    losses = objectives.clipped_value_loss(
-        given.values, given.values_old, given.returns, expected["clip"]
+    given, expected = (
+        vectors_on_disk.inputs(),
+        vectors_on_disk.load("openrlhf")["value_loss"][index],
     )
+    losses = clipped.clipped_value_loss(given.values, given.values_old, given.returns, expected["clip"])
     ours = aggregation.masked_mean(losses, given.mask)
     np.testing.assert_allclose(ours, expected["loss"], rtol=1e-5)
 
@@ -77,16 +77,14 @@ def test_surrogate_by_hand(variant):
     advantages = jnp.array([2.0, 2.0, 2.0, -2.0, -2.0, -2.0])
 
     def losses(log_probs):
-        return objectives.clipped_surrogate(
+        return clipped.clipped_surrogate(
             log_probs, jnp.zeros(6), advantages, clip_low=0.2, clip_high=0.3, dual_clip=3.0
         )
 
     value, pull_back = jax.vjp(variant(losses), jnp.log(rho))
     np.testing.assert_allclose(value, [-2.6, -1.0, -2.2, 3.0, 1.6, 6.0], rtol=1e-6)
     # d/dlog π of -A ρ is -A ρ, and 0 where a bound holds: ρ too high, too low, or dual
-    np.testing.assert_allclose(
-        pull_back(jnp.ones(6))[0], [0.0, -1.0, -2.2, 3.0, 0.0, 0.0], rtol=1e-6
-    )
+    np.testing.assert_allclose(pull_back(jnp.ones(6))[0], [0.0, -1.0, -2.2, 3.0, 0.0, 0.0], rtol=1e-6)
 
 
 def test_value_loss_by_hand(variant):
@@ -94,7 +92,7 @@ def test_value_loss_by_hand(variant):
     returns = jnp.array([2.0, -2.0, 2.0, -1.0])
 
     def losses(values):
-        return objectives.clipped_value_loss(values, old, returns, 0.5)
+        return clipped.clipped_value_loss(values, old, returns, 0.5)
 
     value, pull_back = jax.vjp(variant(losses), values)
     # towards R beyond the clip: no gradient; away from R, or inside: V - R
@@ -105,25 +103,25 @@ def test_value_loss_by_hand(variant):
 def test_value_loss_without_clip_is_half_the_square():
     values, returns = jnp.array([1.0, -2.0]), jnp.array([0.0, 1.0])
     np.testing.assert_array_equal(
-        objectives.clipped_value_loss(values, values + 9.0, returns, clip=None), [0.5, 4.5]
+        clipped.clipped_value_loss(values, values + 9.0, returns, clip=None), [0.5, 4.5]
     )
 
 
 def test_on_the_first_minibatch_the_gradient_is_the_policy_gradient(variant):
-    given = policy_vectors.inputs()
+    given = vectors_on_disk.inputs()
     old, advantages = given.logp_old, given.advantages
-    loss = lambda x: jnp.sum(objectives.clipped_surrogate(x, old, advantages, dual_clip=3.0))
-    np.testing.assert_array_equal(objectives.ratio(old, old), jnp.ones_like(old))
+    loss = lambda x: jnp.sum(clipped.clipped_surrogate(x, old, advantages, dual_clip=3.0))
+    np.testing.assert_array_equal(clipped.ratio(old, old), jnp.ones_like(old))
     np.testing.assert_allclose(variant(jax.grad(loss))(old), -advantages, rtol=1e-6)
     # also where the caller hands the same traced log-probs in twice
-    same = lambda x: jnp.sum(objectives.clipped_surrogate(x, x, advantages))
+    same = lambda x: jnp.sum(clipped.clipped_surrogate(x, x, advantages))
     np.testing.assert_allclose(variant(jax.grad(same))(old), -advantages, rtol=1e-6)
 
 
 def test_no_gradient_flows_into_what_is_data():
-    given = policy_vectors.inputs()
-    surrogate = lambda *xs: jnp.sum(objectives.clipped_surrogate(given.logp, *xs))
-    value_loss = lambda *xs: jnp.sum(objectives.clipped_value_loss(given.values, *xs))
+    given = vectors_on_disk.inputs()
+    surrogate = lambda *xs: jnp.sum(clipped.clipped_surrogate(given.logp, *xs))
+    value_loss = lambda *xs: jnp.sum(clipped.clipped_value_loss(given.values, *xs))
     gradients = jax.grad(surrogate, (0, 1))(given.logp_old, given.advantages)
     gradients += jax.grad(value_loss, (0, 1))(given.values_old, given.returns)
     assert not any(jnp.any(gradient) for gradient in gradients)
@@ -133,34 +131,34 @@ def test_no_gradient_flows_into_what_is_data():
 @pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
 @pytest.mark.parametrize("dual_clip", [None, 3.0])
 def test_loss_and_gradient_stay_finite_at_any_distance(shift, advantage, dual_clip):
-    loss = lambda x: objectives.clipped_surrogate(x, -1.0, advantage, dual_clip=dual_clip)
+    loss = lambda x: clipped.clipped_surrogate(x, -1.0, advantage, dual_clip=dual_clip)
     value, gradient = jax.value_and_grad(loss)(-1.0 + shift)
     assert jnp.isfinite(value) and jnp.isfinite(gradient)
 
 
 def test_a_token_the_policy_can_no_longer_say_has_ratio_near_0_and_no_nan():
-    value, gradient = jax.value_and_grad(objectives.ratio)(-jnp.inf, -1.0)
+    value, gradient = jax.value_and_grad(clipped.ratio)(-jnp.inf, -1.0)
     assert 0.0 < value < 1e-8 and gradient == 0.0
 
 
 def test_dual_clip_leaves_good_tokens_alone():
     log_probs, old = jnp.array([3.0, 0.1]), jnp.zeros(2)
     for advantage in (0.0, 0.7):
-        single = objectives.clipped_surrogate(log_probs, old, advantage)
-        dual = objectives.clipped_surrogate(log_probs, old, advantage, dual_clip=1.5)
+        single = clipped.clipped_surrogate(log_probs, old, advantage)
+        dual = clipped.clipped_surrogate(log_probs, old, advantage, dual_clip=1.5)
         np.testing.assert_array_equal(single, dual)
 
 
 @pytest.mark.parametrize("poison", [jnp.nan, jnp.inf, -jnp.inf])
 def test_selected_inputs_keep_poison_out_of_every_bit_of_loss_and_gradient(poison, variant):
-    given = policy_vectors.inputs()
+    given = vectors_on_disk.inputs()
     weights = aggregation.token_weights(given.mask)
 
     def loss(log_probs, values, data):
         hide = lambda x: aggregation.select(x, given.mask)
         old, advantages, old_values, returns = map(hide, data)
-        policy = objectives.clipped_surrogate(hide(log_probs), old, advantages, dual_clip=3.0)
-        value = objectives.clipped_value_loss(hide(values), old_values, returns)
+        policy = clipped.clipped_surrogate(hide(log_probs), old, advantages, dual_clip=3.0)
+        value = clipped.clipped_value_loss(hide(values), old_values, returns)
         return aggregation.weighted_sum(policy + value, weights)
 
     def at(fill):
@@ -175,14 +173,14 @@ def test_selected_inputs_keep_poison_out_of_every_bit_of_loss_and_gradient(poiso
 
 def test_settings_may_be_traced():
     clips = jnp.array([0.1, 0.2])
-    loss = lambda clip: objectives.clipped_surrogate(1.0, 0.0, 1.0, clip, clip, 3.0 + clip)
+    loss = lambda clip: clipped.clipped_surrogate(1.0, 0.0, 1.0, clip, clip, 3.0 + clip)
     np.testing.assert_allclose(jax.vmap(loss)(clips), -(1.0 + clips), rtol=1e-6)
-    value_loss = lambda clip: objectives.clipped_value_loss(1.0, 0.0, 1.0, clip)
+    value_loss = lambda clip: clipped.clipped_value_loss(1.0, 0.0, 1.0, clip)
     np.testing.assert_allclose(jax.vmap(value_loss)(clips), 0.5 * (1.0 - clips) ** 2, rtol=1e-6)
 
 
 def test_ratios_of_half_precision_log_probs_are_float32():
-    rho = objectives.ratio(jnp.bfloat16(-1.0), jnp.float32(-1.0625))
+    rho = clipped.ratio(jnp.bfloat16(-1.0), jnp.float32(-1.0625))
     assert rho.dtype == jnp.float32
     np.testing.assert_allclose(rho, np.exp(0.0625), rtol=1e-6)
 
@@ -190,16 +188,16 @@ def test_ratios_of_half_precision_log_probs_are_float32():
 def test_wrong_arguments_are_named():
     x = jnp.zeros((2, 3))
     with pytest.raises(ValueError, match=r"advantages has shape \(2, 1\), but log_probs"):
-        objectives.clipped_surrogate(x, x, x[:, :1])
+        clipped.clipped_surrogate(x, x, x[:, :1])
     with pytest.raises(ValueError, match=r"clip_low is 1\.5; expected a number from 0\.0 to 1\.0"):
-        objectives.clipped_surrogate(x, x, x, clip_low=1.5)
+        clipped.clipped_surrogate(x, x, x, clip_low=1.5)
     with pytest.raises(ValueError, match=r"clip_high is -0\.1"):
-        objectives.clipped_surrogate(x, x, x, clip_high=-0.1)
+        clipped.clipped_surrogate(x, x, x, clip_high=-0.1)
     with pytest.raises(ValueError, match=r"dual_clip is 0\.5; expected a number of at least 1\.0"):
-        objectives.clipped_surrogate(x, x, x, dual_clip=0.5)
+        clipped.clipped_surrogate(x, x, x, dual_clip=0.5)
     with pytest.raises(ValueError, match="max_log_ratio is 100"):
-        objectives.ratio(x, x, max_log_ratio=100)
+        clipped.ratio(x, x, max_log_ratio=100)
     with pytest.raises(ValueError, match=r"returns has shape \(3,\)"):
-        objectives.clipped_value_loss(x, x, x[0])
+        clipped.clipped_value_loss(x, x, x[0])
     with pytest.raises(ValueError, match="clip is nan"):
-        objectives.clipped_value_loss(x, x, x, clip=float("nan"))
+        clipped.clipped_value_loss(x, x, x, clip=float("nan"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from proxlm.policy import diagnostics
-from tests import policy_vectors
+from tests.policy import vectors_on_disk
 
 
 def test_policy_diagnostics_by_hand(variant):
@@ -29,7 +29,7 @@ def test_policy_diagnostics_by_hand(variant):
 
 @pytest.mark.parametrize("name", ["token", "clip_higher"])
 def test_active_clip_fraction_is_openrlhfs_clip_ratio(name):
-    given, expected = policy_vectors.inputs(), policy_vectors.load("openrlhf")[name]
+    given, expected = vectors_on_disk.inputs(), vectors_on_disk.load("openrlhf")[name]
     clip_high = expected.get("clip_high", 0.2)
     report = diagnostics.policy_diagnostics(
         given.logp, given.logp_old, given.advantages, given.mask, clip_high=clip_high
@@ -49,14 +49,12 @@ def test_approx_kl_is_the_kl_from_the_old_policy_in_expectation():
 
 
 def test_nan_under_the_mask_changes_no_bit(variant):
-    given = policy_vectors.inputs()
+    given = vectors_on_disk.inputs()
 
     def at(fill):
         put = lambda x: jnp.where(given.mask, x, fill)
         inputs = put(given.logp), put(given.logp_old), put(given.advantages), given.mask
-        explained = variant(diagnostics.explained_variance)(
-            put(given.values), put(given.returns), given.mask
-        )
+        explained = variant(diagnostics.explained_variance)(put(given.values), put(given.returns), given.mask)
         return [*variant(diagnostics.policy_diagnostics)(*inputs), explained]
 
     np.testing.assert_array_equal(jnp.stack(at(0.5)), jnp.stack(at(jnp.nan)))
@@ -88,14 +86,12 @@ def test_effective_sample_size_is_scale_free_and_in_its_bounds():
 
 
 def test_explained_variance_of_known_critics(variant):
-    given = policy_vectors.inputs()
+    given = vectors_on_disk.inputs()
     explained = variant(diagnostics.explained_variance)
     returns, mask = given.returns, given.mask
     np.testing.assert_allclose(explained(returns, returns, mask), 1.0)
     np.testing.assert_allclose(explained(returns + 3.0, returns, mask), 1.0, atol=1e-5)
-    np.testing.assert_allclose(
-        explained(jnp.full_like(returns, 0.3), returns, mask), 0.0, atol=1e-5
-    )
+    np.testing.assert_allclose(explained(jnp.full_like(returns, 0.3), returns, mask), 0.0, atol=1e-5)
     np.testing.assert_allclose(explained(-returns, returns, mask), -3.0, atol=1e-4)
     np.testing.assert_allclose(explained(0.5 * returns, returns, mask), 0.75, atol=1e-5)
 
@@ -108,7 +104,7 @@ def test_explained_variance_is_0_where_returns_do_not_vary():
 
 
 def test_diagnostics_can_be_batched():
-    given = policy_vectors.inputs()
+    given = vectors_on_disk.inputs()
     inputs = given.logp, given.logp_old, given.advantages, given.mask
     report = jax.vmap(diagnostics.policy_diagnostics)(*inputs)
     first = diagnostics.policy_diagnostics(*(x[0] for x in inputs))

@@ -6,17 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.policy import baselines, filters, pass_at_k
-from tests import policy_vectors
+from proxlm.policy import filters
+from proxlm.policy.advantages import group, pass_k
+from tests.policy import vectors_on_disk
 
 GROUP = {
-    "centred": baselines.centred,
-    "group relative": baselines.group_relative,
-    "inside the root": lambda *xs: baselines.group_relative(*xs, epsilon_inside=True),
-    "leave one out": baselines.leave_one_out,
-    "length weighted": lambda r, v=None: baselines.length_weighted(r, jnp.arange(1.0, 5.0), v),
-    "best minus second": pass_at_k.best_minus_second,
-    "pass at 2": lambda r, v=None: pass_at_k.pass_at_k(r, v, k=2),
+    "centred": group.centred,
+    "group relative": group.group_relative,
+    "inside the root": lambda *xs: group.group_relative(*xs, epsilon_inside=True),
+    "leave one out": group.leave_one_out,
+    "length weighted": lambda r, v=None: group.length_weighted(r, jnp.arange(1.0, 5.0), v),
+    "best minus second": pass_k.best_minus_second,
+    "pass at 2": lambda r, v=None: pass_k.pass_at_k(r, v, k=2),
 }
 REWARDS = jnp.array([0.3, -1.2, 2.0, 0.5])
 
@@ -29,39 +30,39 @@ def baseline(request):
 @pytest.mark.parametrize(
     ("name", "baseline"),
     [
-        ("group_relative", lambda r: baselines.group_relative(r, epsilon=1e-6)),
-        ("leave_one_out", baselines.leave_one_out),
-        ("centred", baselines.centred),
+        ("group_relative", lambda r: group.group_relative(r, epsilon=1e-6)),
+        ("leave_one_out", group.leave_one_out),
+        ("centred", group.centred),
     ],
 )
 def test_advantages_of_groups_of_three_are_tunixs(name, baseline, variant):
-    expected = policy_vectors.load("tunix")[name]
-    run = variant(lambda scores: baselines.by_group(baseline, 3, scores))
-    np.testing.assert_allclose(run(policy_vectors.inputs().scores), expected, atol=1e-5)
+    expected = vectors_on_disk.load("tunix")[name]
+    run = variant(lambda scores: group.by_group(baseline, 3, scores))
+    np.testing.assert_allclose(run(vectors_on_disk.inputs().scores), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("ddof", [0, 1])
 @pytest.mark.parametrize("inside", [True, False])
 def test_every_convention_of_the_deviation(ddof, inside):
-    ours = baselines.group_relative(REWARDS, None, 0.1, ddof, inside)
+    ours = group.group_relative(REWARDS, None, 0.1, ddof, inside)
     r = np.float64(REWARDS)
     scale = np.sqrt(r.var(ddof=ddof) + 0.1) if inside else r.std(ddof=ddof) + 0.1
     np.testing.assert_allclose(ours, (r - r.mean()) / scale, rtol=1e-5)
 
 
 def test_the_baseline_of_opo_weighs_by_length():
-    ours = baselines.length_weighted(REWARDS, jnp.array([1, 2, 3, 4]))
+    ours = group.length_weighted(REWARDS, jnp.array([1, 2, 3, 4]))
     baseline = (0.3 - 2.4 + 6.0 + 2.0) / 10
     np.testing.assert_allclose(ours, np.float64(REWARDS) - baseline, rtol=1e-5)
 
 
 def test_only_the_best_answer_gains_what_it_adds_to_the_second():
-    plain = pass_at_k.best_minus_second(REWARDS, epsilon=None)
+    plain = pass_k.best_minus_second(REWARDS, epsilon=None)
     np.testing.assert_allclose(plain, [0, 0, 1.5, 0])
-    scaled = pass_at_k.best_minus_second(REWARDS)
+    scaled = pass_k.best_minus_second(REWARDS)
     np.testing.assert_allclose(scaled[2], 1.5 / np.std(REWARDS, ddof=1), rtol=1e-4)
     # of two that are best, one is chosen and gains nothing
-    np.testing.assert_array_equal(pass_at_k.best_minus_second(jnp.array([1.0, 0.0, 1.0])), 0.0)
+    np.testing.assert_array_equal(pass_k.best_minus_second(jnp.array([1.0, 0.0, 1.0])), 0.0)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
@@ -76,7 +77,7 @@ def test_pass_at_k_is_the_mean_over_all_subsets(k, right):
         for i in range(5):
             mine = np.array([i in s for s in subsets])
             expected[i] = (passed[mine].mean() - rate) / (deviation + 1e-6)
-    ours = pass_at_k.pass_at_k(jnp.asarray(rewards, jnp.float32), k=k)
+    ours = pass_k.pass_at_k(jnp.asarray(rewards, jnp.float32), k=k)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
     assert len(subsets) == math.comb(5, k)
 
@@ -86,7 +87,7 @@ def test_answers_left_out_are_a_smaller_group(baseline, variant):
     ours = variant(baseline)(REWARDS.at[2].set(jnp.nan), valid)
     assert ours[2] == 0
     if baseline is GROUP["length weighted"]:
-        expected = baselines.length_weighted(REWARDS[valid], jnp.array([1.0, 2.0, 4.0]))
+        expected = group.length_weighted(REWARDS[valid], jnp.array([1.0, 2.0, 4.0]))
     else:
         expected = baseline(REWARDS[valid])
     np.testing.assert_allclose(ours[valid], expected, rtol=1e-5, atol=1e-6)
@@ -108,7 +109,7 @@ def test_equal_rewards_teach_nothing_and_have_finite_gradients(baseline, value):
 def test_dynamic_sampling_keeps_groups_that_vary():
     rewards = jnp.array([1.0, 1.0, 0.0, 1.0, jnp.nan, 2.0])
     valid = jnp.array([True, True, True, True, False, True])
-    keep = baselines.by_group(filters.varied, 2, rewards, valid)
+    keep = group.by_group(filters.varied, 2, rewards, valid)
     assert keep.tolist() == [False, False, True, True, False, False]
     assert filters.varied(jnp.array([0.0, 0.1]), tolerance=0.2).tolist() == [False, False]
 
@@ -131,14 +132,14 @@ def test_the_price_of_length_is_linear_inside_the_buffer(variant):
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="group_size is 1; expected at least 2"):
-        baselines.leave_one_out(jnp.zeros(1))
+        group.leave_one_out(jnp.zeros(1))
     with pytest.raises(ValueError, match="a batch of 7 does not divide into groups of group_size"):
-        baselines.by_group(baselines.centred, 2, jnp.zeros(7))
+        group.by_group(group.centred, 2, jnp.zeros(7))
     with pytest.raises(ValueError, match=r"rewards has shape \(2, 2\); expected one sequence"):
-        baselines.centred(jnp.zeros((2, 2)))
+        group.centred(jnp.zeros((2, 2)))
     with pytest.raises(ValueError, match="epsilon is 0"):
-        baselines.group_relative(jnp.zeros(2), epsilon=0)
+        group.group_relative(jnp.zeros(2), epsilon=0)
     with pytest.raises(ValueError, match="k is 5; expected a number from 1 to 4"):
-        pass_at_k.pass_at_k(REWARDS, k=5)
+        pass_k.pass_at_k(REWARDS, k=5)
     with pytest.raises(ValueError, match="buffer is 0"):
         filters.overlong(jnp.zeros(2), 4, 0)

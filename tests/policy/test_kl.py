@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from proxlm.policy import kl
-from tests import arrays, policy_vectors
+from tests import arrays
+from tests.policy import vectors_on_disk
 
 KINDS = tuple(kl.ESTIMATORS)
 
@@ -15,8 +16,8 @@ def two_policies(shape=(5,)):
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "abs+"])
 def test_estimators_and_their_gradients_are_verls(kind, variant):
-    given = policy_vectors.inputs()
-    expected = policy_vectors.load("verl")["kl"][kind]
+    given = vectors_on_disk.inputs()
+    expected = vectors_on_disk.load("verl")["kl"][kind]
     estimate = kl.estimator(kind)
     value = variant(estimate)(given.logp, given.logp_ref)
     np.testing.assert_allclose(value, expected["value"], atol=1e-5, rtol=1e-5)
@@ -55,7 +56,7 @@ def test_exact_kl_by_hand_and_as_rlax(variant):
     log = lambda *p: jnp.log(jnp.array(p))
     by_hand = 0.5 * np.log(2.0) + 0.5 * np.log(2.0 / 3.0)
     np.testing.assert_allclose(variant(kl.exact)(log(0.5, 0.5), log(0.25, 0.75)), by_hand, 1e-6)
-    expected = policy_vectors.load("rlax")["exact_kl"]
+    expected = vectors_on_disk.load("rlax")["exact_kl"]
     log_probs = jax.nn.log_softmax(jnp.array(expected["logits"]))
     ours = variant(kl.exact)(log_probs, log_probs[::-1])
     np.testing.assert_allclose(ours, expected["kl_to_reversed"], rtol=1e-5)
@@ -109,7 +110,7 @@ def test_half_precision_inputs_are_subtracted_in_float32():
 
 
 def test_adaptive_coefficient_follows_verls_and_the_n_details_sequences(variant):
-    verl, details = (policy_vectors.load(name)["adaptive_kl"] for name in ("verl", "n_details"))
+    verl, details = (vectors_on_disk.load(name)["adaptive_kl"] for name in ("verl", "n_details"))
     for sequence in (verl, details):
         coef = jnp.float32(sequence["initial"])
         for observed, num_sequences, expected in sequence["kl_n_value"]:

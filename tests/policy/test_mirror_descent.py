@@ -3,10 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.policy import enumerable, mirror, surrogates
+from proxlm.policy import mirror_descent, tabular
+from proxlm.policy.losses import surrogates
 
-LANGUAGE = enumerable.Language(vocab_size=3, length=3)
-STOPPED = enumerable.Language(vocab_size=3, length=3, stop_token=1)
+LANGUAGE = tabular.Language(vocab_size=3, length=3)
+STOPPED = tabular.Language(vocab_size=3, length=3, stop_token=1)
 BETA, TAU = 0.3, 1.7
 
 
@@ -36,8 +37,8 @@ def problem():
 def test_the_step_is_the_minimum_of_its_objective(with_reference):
     advantages, old, ref = problem()
     settings = (ref, BETA, TAU) if with_reference else (None, 0.0, TAU)
-    best = mirror.proximal_step(advantages, old, *settings)
-    loss = lambda x: mirror.proximal_loss(jax.nn.log_softmax(x), advantages, old, *settings)
+    best = mirror_descent.proximal_step(advantages, old, *settings)
+    loss = lambda x: mirror_descent.proximal_loss(jax.nn.log_softmax(x), advantages, old, *settings)
     np.testing.assert_allclose(jax.grad(lambda x: loss(x).sum())(best), 0.0, atol=1e-12)
     probes = best[None] + 0.3 * normal(3, 200, *ROWS)
     assert jnp.all(jax.vmap(loss)(probes) > loss(best)[None])
@@ -51,17 +52,17 @@ def test_the_step_is_the_minimum_of_its_objective(with_reference):
 
 def test_a_value_added_to_the_advantages_changes_nothing():
     advantages, old, ref = problem()
-    step = lambda a: mirror.proximal_step(a, old, ref, BETA, TAU)
+    step = lambda a: mirror_descent.proximal_step(a, old, ref, BETA, TAU)
     np.testing.assert_allclose(step(advantages + normal(4, 4, 1)), step(advantages), atol=1e-12)
 
 
 def test_short_steps_stay_and_infinite_ones_arrive():
     advantages, old, ref = problem()
     np.testing.assert_allclose(
-        mirror.proximal_step(advantages, old, ref, BETA, 1e-12), old, atol=1e-9
+        mirror_descent.proximal_step(advantages, old, ref, BETA, 1e-12), old, atol=1e-9
     )
     there = jax.nn.log_softmax(ref + advantages / BETA)
-    far = mirror.proximal_step(advantages, old, ref, BETA, jnp.inf)
+    far = mirror_descent.proximal_step(advantages, old, ref, BETA, jnp.inf)
     np.testing.assert_allclose(far, there, atol=1e-12)
 
 
@@ -69,14 +70,14 @@ def test_what_old_policy_or_reference_cannot_say_stays_unsaid():
     advantages, old, ref = problem()
     old, ref = old.at[:, 0].set(-jnp.inf), ref.at[:, 1].set(-jnp.inf)
     for tau in (TAU, jnp.inf):
-        step = mirror.proximal_step(advantages, old, ref, BETA, tau)
+        step = mirror_descent.proximal_step(advantages, old, ref, BETA, tau)
         assert jnp.all(step[:, :2] == -jnp.inf) and jnp.all(jnp.isfinite(step[:, 2:]))
 
 
 @pytest.mark.parametrize("advantage", [-1e4, 1e4])
 def test_any_advantage_gives_a_policy(advantage):
     _, old, ref = problem()
-    step = mirror.proximal_step(jnp.zeros(ROWS).at[0, 0].set(advantage), old, ref, BETA, 100.0)
+    step = mirror_descent.proximal_step(jnp.zeros(ROWS).at[0, 0].set(advantage), old, ref, BETA, 100.0)
     np.testing.assert_allclose(jnp.exp(step).sum(1), 1.0)
 
 
@@ -86,23 +87,23 @@ def test_any_advantage_gives_a_policy(advantage):
 @pytest.mark.parametrize("language", [LANGUAGE, STOPPED], ids=["fixed length", "stop token"])
 def test_every_step_contracts_the_log_ratio_to_the_optimum_by_the_same_factor(language):
     shape = language.num_states, 3
-    reward = normal(9, len(enumerable.outcomes(language).tokens))
+    reward = normal(9, len(tabular.outcomes(language).tokens))
     policy, ref = log_probs(1, *shape), log_probs(2, *shape)
-    best, value = enumerable.optimum(ref, reward, BETA, language)
+    best, value = tabular.optimum(ref, reward, BETA, language)
     factor = (1 / TAU) / (BETA + 1 / TAU)
 
     def away(table):
-        both = (enumerable.outcome_log_probs(x, language) for x in (table, best))
+        both = (tabular.outcome_log_probs(x, language) for x in (table, best))
         ratio = jnp.subtract(*both)
         # normalisation is common to all outcomes
         return ratio - ratio[0]
 
-    step = lambda p: enumerable.proximal_point(p, reward, language, ref, BETA, TAU)
+    step = lambda p: tabular.proximal_point(p, reward, language, ref, BETA, TAU)
     before, gap = policy, jnp.inf
     for _ in range(3):
         after = jax.jit(step)(before)
         np.testing.assert_allclose(away(after), factor * away(before), atol=1e-10)
-        left = value - enumerable.objective(after, reward, language, ref, BETA)
+        left = value - tabular.objective(after, reward, language, ref, BETA)
         assert -1e-12 < left < gap
         before, gap = after, left
 
@@ -113,16 +114,16 @@ def test_the_step_on_sequences_is_the_minimum_over_all_policies():
 
     def loss(x):
         policy = jax.nn.log_softmax(x)
-        gain = enumerable.objective(policy, reward, LANGUAGE, ref, BETA)
-        return enumerable.divergence(policy, old, LANGUAGE) / TAU - gain
+        gain = tabular.objective(policy, reward, LANGUAGE, ref, BETA)
+        return tabular.divergence(policy, old, LANGUAGE) / TAU - gain
 
-    best = enumerable.proximal_point(old, reward, LANGUAGE, ref, BETA, TAU)
+    best = tabular.proximal_point(old, reward, LANGUAGE, ref, BETA, TAU)
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(best), 0.0, atol=1e-12)
 
 
 def test_regression_is_zero_at_the_step_and_its_gradient_the_policy_gradient_at_the_start():
     reward, old, ref = normal(5, 6), log_probs(6, 6), log_probs(7, 6)
-    loss = lambda x: mirror.proximal_regression(x, old, reward, ref, BETA, TAU)
+    loss = lambda x: mirror_descent.proximal_regression(x, old, reward, ref, BETA, TAU)
     best = jax.nn.log_softmax((reward + BETA * ref + old / TAU) / (BETA + 1 / TAU))
     np.testing.assert_allclose(loss(best), 0.0, atol=1e-20)
     shaped = reward - BETA * (old - ref)
@@ -133,22 +134,26 @@ def test_regression_is_zero_at_the_step_and_its_gradient_the_policy_gradient_at_
 
 def test_sampled_tokens_estimate_the_objective_of_the_step():
     reward, old = normal(9, 27), log_probs(1, 13, 3)
-    exact = enumerable.values(old, reward, LANGUAGE)
+    exact = tabular.values(old, reward, LANGUAGE)
     start = normal(3, 13, 3)
 
     def sampled(group):
         advantages = exact.advantages[group.states, group.tokens]
         losses = surrogates.kl_penalty(
-            group.log_probs, group.old_log_probs, advantages, group.mask,
-            coef=1 / TAU, direction="reverse",
-        )  # fmt: skip
+            group.log_probs,
+            group.old_log_probs,
+            advantages,
+            group.mask,
+            coef=1 / TAU,
+            direction="reverse",
+        )
         return jnp.sum(losses)
 
     def full(x):
-        losses = mirror.proximal_loss(jax.nn.log_softmax(x), exact.advantages, old, step_size=TAU)
-        return jnp.sum(enumerable.occupancy(old, LANGUAGE) * losses)
+        losses = mirror_descent.proximal_loss(jax.nn.log_softmax(x), exact.advantages, old, step_size=TAU)
+        return jnp.sum(tabular.occupancy(old, LANGUAGE) * losses)
 
-    run = lambda x: enumerable.expected(sampled, x, reward, LANGUAGE, old_log_probs=old)
+    run = lambda x: tabular.expected(sampled, x, reward, LANGUAGE, old_log_probs=old)
     value, gradient = jax.jit(run)(start)
     expected = jax.value_and_grad(full)(start)
     np.testing.assert_allclose(value, expected[0], atol=1e-12)
@@ -158,10 +163,10 @@ def test_sampled_tokens_estimate_the_objective_of_the_step():
 def test_wrong_arguments_are_named():
     x = jnp.zeros((2, 3))
     with pytest.raises(ValueError, match="step_size is 0; expected a number above 0"):
-        mirror.proximal_step(x, x, step_size=0)
+        mirror_descent.proximal_step(x, x, step_size=0)
     with pytest.raises(ValueError, match=r"kl_coef is 0\.1, but there are no ref_log_probs"):
-        mirror.proximal_step(x, x, kl_coef=0.1)
+        mirror_descent.proximal_step(x, x, kl_coef=0.1)
     with pytest.raises(ValueError, match=r"old_log_probs has shape \(3,\)"):
-        mirror.proximal_loss(x, x, x[0])
+        mirror_descent.proximal_loss(x, x, x[0])
     with pytest.raises(ValueError, match=r"kl_coef is -1\.0"):
-        enumerable.proximal_point(jnp.zeros((13, 3)), jnp.zeros(27), LANGUAGE, None, -1.0)
+        tabular.proximal_point(jnp.zeros((13, 3)), jnp.zeros(27), LANGUAGE, None, -1.0)

@@ -10,26 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.policy import (
-    advantages,
-    aggregation,
-    baselines,
-    kl,
-    objectives,
-    pass_at_k,
-    returns,
-    surrogates,
-    token_baselines,
-)
-from tests import policy_vectors
-from tests.table_actor import compiled
+from proxlm.policy import aggregation, kl
+from proxlm.policy.advantages import group, pass_k, returns, temporal, token
+from proxlm.policy.losses import clipped, surrogates
+from tests.policy import vectors_on_disk
+from tests.policy.table_actor import compiled
 
-VECTORS = policy_vectors.load("peer_advantages")
+VECTORS = vectors_on_disk.load("peer_advantages")
 GROUP = 4
 MASK = np.array(VECTORS["inputs"]["mask"]) > 0
 PREFIX = np.array(VECTORS["prefix"]) > 0
 part = functools.partial
-whiten = part(advantages.whiten, ddof=1)  # both peers' convention
+whiten = part(temporal.whiten, ddof=1)  # both peers' convention
 
 
 def grouped(baseline, *more):
@@ -37,7 +29,7 @@ def grouped(baseline, *more):
 
     def estimate(g):
         extra = [fn(g) for fn in more]
-        per_sequence = baselines.by_group(baseline, GROUP, jnp.sum(g["rewards"], 1), *extra)
+        per_sequence = group.by_group(baseline, GROUP, jnp.sum(g["rewards"], 1), *extra)
         return (returns.over_tokens(per_sequence, g["mask"]),)
 
     return estimate
@@ -45,7 +37,7 @@ def grouped(baseline, *more):
 
 def gae(discount, gae_lambda):
     def estimate(g):
-        one = lambda r, v, m: advantages.gae(r, v, m, discount, gae_lambda)
+        one = lambda r, v, m: temporal.gae(r, v, m, discount, gae_lambda)
         estimates, goals = jax.vmap(one)(g["rewards"], g["values"], g["mask"])
         return whiten(estimates, g["mask"]), goals
 
@@ -62,23 +54,23 @@ def reinforce(discount):
 
 
 def gpg(g):
-    centred = grouped(baselines.centred)(g)[0]
+    centred = grouped(group.centred)(g)[0]
     return (centred * (len(g["scores"]) / jnp.count_nonzero(jnp.sum(g["rewards"], 1))),)
 
 
 def gdpo(g):
-    normalised = part(baselines.by_group, part(baselines.group_relative, epsilon=1e-6), GROUP)
+    normalised = part(group.by_group, part(group.group_relative, epsilon=1e-6), GROUP)
     total = normalised(g["scores"]) + 0.5 * normalised(g["formats"])
     return (whiten(returns.over_tokens(total, g["mask"]), g["mask"]),)
 
 
 def optimal(mask, corrected=True, **settings):
     def estimate(g):
-        energies = token_baselines.score_energy(g["log_probs"], g["sum_of_squares"])
+        energies = token.score_energy(g["log_probs"], g["sum_of_squares"])
         energies = energies * g["is_weights"] ** 2 if corrected else energies
         hidden = (jnp.where(mask, x, jnp.nan) for x in (g["rewards"], energies))
         groups = [x.reshape(3, GROUP, -1) for x in (*hidden, mask)]
-        fn = part(token_baselines.optimal_token, **settings)
+        fn = part(token.optimal_token, **settings)
         return (jax.vmap(fn)(*groups).reshape(mask.shape),)
 
     return estimate
@@ -88,19 +80,19 @@ def whitened(estimate):
     return lambda g: (whiten(estimate(g)[0], g["mask"]),)
 
 
-GRPO = part(baselines.group_relative, epsilon=1e-6)
+GRPO = part(group.group_relative, epsilon=1e-6)
 VERL = {
     "gae 1.0 0.95": gae(1.0, 0.95),
     "gae 0.9 0.8": gae(0.9, 0.8),
     "grpo": grouped(GRPO),
-    "grpo without std": grouped(baselines.centred),
+    "grpo without std": grouped(group.centred),
     "grpo_vectorized": grouped(GRPO),
-    "grpo_passk": grouped(pass_at_k.best_minus_second),
-    "grpo_passk without std": grouped(part(pass_at_k.best_minus_second, epsilon=None)),
-    "reinforce_plus_plus_baseline": whitened(grouped(baselines.centred)),
-    "rloo": grouped(baselines.leave_one_out),
-    "rloo_vectorized": grouped(baselines.leave_one_out),
-    "opo": grouped(baselines.length_weighted, lambda g: jnp.sum(g["mask"], 1)),
+    "grpo_passk": grouped(pass_k.best_minus_second),
+    "grpo_passk without std": grouped(part(pass_k.best_minus_second, epsilon=None)),
+    "reinforce_plus_plus_baseline": whitened(grouped(group.centred)),
+    "rloo": grouped(group.leave_one_out),
+    "rloo_vectorized": grouped(group.leave_one_out),
+    "opo": grouped(group.length_weighted, lambda g: jnp.sum(g["mask"], 1)),
     "gpg": gpg,
     "gdpo": gdpo,
     "reinforce_plus_plus 1.0": reinforce(1.0),
@@ -122,17 +114,17 @@ def weighted_rewards(g):
 
 
 def trl(baseline):
-    return lambda g: (baselines.by_group(baseline, GROUP, *weighted_rewards(g)),)
+    return lambda g: (group.by_group(baseline, GROUP, *weighted_rewards(g)),)
 
 
 def batch_scaled(g):
     rewards, valid = weighted_rewards(g)
-    return (baselines.batch_scaled(rewards, GROUP, valid),)
+    return (group.batch_scaled(rewards, GROUP, valid),)
 
 
 def normalised_then_summed(g):
     parts = g["rewards of trl"].T
-    by_group = part(baselines.by_group, baselines.group_relative, GROUP)
+    by_group = part(group.by_group, group.group_relative, GROUP)
     total = sum(w * by_group(x, jnp.isfinite(x)) for w, x in zip((1.0, 0.5), parts, strict=True))
     over_batch = part(whiten, epsilon=1e-4, epsilon_inside=False)
     return (over_batch(total, weighted_rewards(g)[1]),)
@@ -143,7 +135,7 @@ def rloo(normalised):
         rewards, valid = weighted_rewards(g)
         price = 0.3 * jnp.sum(jnp.where(g["mask"], g["kl"], 0.0), axis=1)
         rewards = jnp.clip(rewards, -0.8, 0.8) - price
-        result = baselines.by_group(baselines.leave_one_out, GROUP, rewards, valid)
+        result = group.by_group(group.leave_one_out, GROUP, rewards, valid)
         over_batch = part(whiten, epsilon=1e-4, epsilon_inside=False)
         return (over_batch(result, valid) if normalised else result,)
 
@@ -151,9 +143,9 @@ def rloo(normalised):
 
 
 TRL = {
-    "sum_then_normalize group": trl(baselines.group_relative),
+    "sum_then_normalize group": trl(group.group_relative),
     "sum_then_normalize batch": batch_scaled,
-    "sum_then_normalize none": trl(baselines.centred),
+    "sum_then_normalize none": trl(group.centred),
     "normalize_then_sum group": normalised_then_summed,
     "rloo": rloo(False),
     "rloo normalised": rloo(True),
@@ -166,11 +158,11 @@ def shaped(g, estimator, whiten_rewards):
     slots = jnp.arange(g["values"].shape[1])[None]
     tokens, longer = slots < g["lengths"][:, None], slots <= g["lengths"][:, None]
     estimate = {"k1": kl.k1, "k3": kl.k3}[estimator](g["log_probs"], g["ref"])
-    place = jax.vmap(part(advantages.place_score, place="after"))
+    place = jax.vmap(part(temporal.place_score, place="after"))
     rewards = place(g["scores"], tokens) - 0.2 * jnp.where(tokens, estimate, 0.0)
     if whiten_rewards:
         rewards = whiten(rewards, longer, shift_mean=False)
-    one = lambda r, v, m: advantages.gae(r, v, m, 0.98, 0.9)
+    one = lambda r, v, m: temporal.gae(r, v, m, 0.98, 0.9)
     estimates, goals = jax.vmap(one)(rewards, g["values"], longer)
     return tokens, longer, rewards, whiten(estimates, tokens), goals
 
@@ -186,22 +178,26 @@ def trl_ppo(g, kinds):
     def loss(new, values):
         losses = surrogates.clip(new, g["log_probs"], estimates, tokens, 0.15, 0.15)
         policy = aggregation.weighted_sum(losses, aggregation.token_weights(tokens))
-        losses = objectives.clipped_value_loss(values, g["values"], goals, 0.2)
+        losses = clipped.clipped_value_loss(values, g["values"], goals, 0.2)
         critic = aggregation.weighted_sum(losses, aggregation.token_weights(longer))
         return policy + 0.1 * critic, (policy, critic)
 
-    (total, parts), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(
-        g["new"], g["new_values"]
-    )
+    (total, parts), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(g["new"], g["new_values"])
     of_policy, of_values = gradients
     results |= {"policy gradient": (of_policy,), "value gradient": (of_values,)}
     return results | {"loss": (total, *parts)}
 
 
 QUICK = (
-    "gae 0.9 0.8", "grpo", "grpo_passk", "opo", "gdpo", "tir_optimal_token_baseline",
-    "sum_then_normalize batch", "rloo normalised",
-)  # fmt: skip
+    "gae 0.9 0.8",
+    "grpo",
+    "grpo_passk",
+    "opo",
+    "gdpo",
+    "tir_optimal_token_baseline",
+    "sum_then_normalize batch",
+    "rloo normalised",
+)
 
 
 @functools.cache
@@ -244,6 +240,6 @@ def test_advantages_are_theirs(peer, quick):
 def test_a_token_baseline_asks_for_one_group():
     x, mask = jnp.zeros((1, 3)), jnp.ones((1, 3), bool)
     with pytest.raises(ValueError, match="group_size is 1; expected at least 2"):
-        token_baselines.optimal_token(x, x, mask)
+        token.optimal_token(x, x, mask)
     with pytest.raises(ValueError, match=r"mask has shape \(3,\)"):
-        token_baselines.optimal_token(x[0], x[0], mask[0])
+        token.optimal_token(x[0], x[0], mask[0])

@@ -7,15 +7,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import peer_losses, policy_vectors
-from tests.table_actor import compiled
+from tests.policy import peer_losses, vectors_on_disk
+from tests.policy.table_actor import compiled
 
 PEERS = {"verl": peer_losses.VERL, "trl": peer_losses.TRL}
 QUICK = (
-    "vanilla seq-mean-token-mean", "vanilla weights", "gspo", "geo_mean", "dro",
-    "dppo_kl", "bypass clip rejected", "value token-mean", "kl k3+", "luspo sequence", "sapo token",
-    "vespo token kl", "delta", "bias corrected kl sequence", "top entropy", "rloo",
-)  # fmt: skip
+    "vanilla seq-mean-token-mean",
+    "vanilla weights",
+    "gspo",
+    "geo_mean",
+    "dro",
+    "dppo_kl",
+    "bypass clip rejected",
+    "value token-mean",
+    "kl k3+",
+    "luspo sequence",
+    "sapo token",
+    "vespo token kl",
+    "delta",
+    "bias corrected kl sequence",
+    "top entropy",
+    "rloo",
+)
 
 
 def given(arrays, far):
@@ -30,19 +43,15 @@ def given(arrays, far):
 @pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("peer", PEERS)
 def test_losses_and_gradients_are_theirs(peer, quick):
-    vectors = policy_vectors.load("peer_losses")
+    vectors = vectors_on_disk.load("peer_losses")
     theirs = vectors[peer]["cases"]
     assert set(theirs) == set(PEERS[peer])
     names = [name for name in theirs if name in QUICK or not quick]
 
     @compiled
     def ours(arrays):
-        both = lambda name, far: peer_losses.value_and_gradient(
-            name, PEERS[peer][name], given(arrays, far)
-        )
-        return {
-            name: jax.vmap(lambda far, name=name: both(name, far))(jnp.arange(2)) for name in names
-        }
+        both = lambda name, far: peer_losses.value_and_gradient(name, PEERS[peer][name], given(arrays, far))
+        return {name: jax.vmap(lambda far, name=name: both(name, far))(jnp.arange(2)) for name in names}
 
     with jax.enable_x64(True):
         arrays = {name: jnp.array(x, jnp.float64) for name, x in vectors["inputs"].items()}

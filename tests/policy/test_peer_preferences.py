@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.policy import imitation, pair_losses, preference
-from tests import policy_vectors
-from tests.table_actor import compiled
+from proxlm.policy.losses import preference, preference_variants, supervised
+from tests.policy import vectors_on_disk
+from tests.policy.table_actor import compiled
 
-VECTORS = policy_vectors.load("peer_preferences")
+VECTORS = vectors_on_disk.load("peer_preferences")
 PAIRS = 5
 part = functools.partial
 
@@ -79,25 +79,23 @@ def odds(good, bad):
 
 
 def chosen_alone(x, g):
-    return imitation.sft(x[:PAIRS], g["mask"][:PAIRS])
+    return supervised.sft(x[:PAIRS], g["mask"][:PAIRS])
 
 
 RENAMED = {"nca_pair": "nca", "bco_pair": "bco", "sppo_hard": "sppo"}
 CASES = {
-    name: pairs(part(pair_losses.pair_loss, kind=RENAMED.get(name, name), beta=0.3))
+    name: pairs(part(preference_variants.pair_loss, kind=RENAMED.get(name, name), beta=0.3))
     for name in ("hinge", "apo_zero", "apo_down", "discopop", *RENAMED)
 }
 CASES |= {
-    f"{name} smoothed": pairs(
-        part(pair_losses.pair_loss, kind=kind, beta=0.3, label_smoothing=0.15)
-    )
+    f"{name} smoothed": pairs(part(preference_variants.pair_loss, kind=kind, beta=0.3, label_smoothing=0.15))
     for name, kind in (("robust", "robust"), ("exo_pair", "exo"))
 }
 CASES |= {
     "sigmoid": pairs(dpo()),
     "sigmoid_norm": pairs(dpo(), average=True),
-    "sigmoid forward_kl": pairs(dpo(part(pair_losses.f_score, divergence="forward_kl"))),
-    "sigmoid js_divergence": pairs(dpo(part(pair_losses.f_score, divergence="js"))),
+    "sigmoid forward_kl": pairs(dpo(part(preference_variants.f_score, divergence="forward_kl"))),
+    "sigmoid js_divergence": pairs(dpo(part(preference_variants.f_score, divergence="js"))),
     "ipo": pairs(ipo, average=True),
     "sft": chosen_alone,
     "aot": aot(),
@@ -105,7 +103,7 @@ CASES |= {
     "aot_unpaired": pairs(lambda good, bad: dpo()(jnp.sort(good), jnp.sort(bad))),
     "cpo sigmoid": without_reference(dpo()),
     "cpo sigmoid smoothed": without_reference(dpo(label_smoothing=0.1)),
-    "cpo hinge": without_reference(part(pair_losses.pair_loss, kind="hinge", beta=0.3)),
+    "cpo hinge": without_reference(part(preference_variants.pair_loss, kind="hinge", beta=0.3)),
     "cpo ipo": without_reference(ipo, average=True),
     "cpo simpo": without_reference(part(preference.simpo, beta=2.0, margin=0.5), average=True),
     "orpo odds": without_reference(odds, average=True),
@@ -145,8 +143,8 @@ def test_pair_losses_are_finite_at_any_distance():
 
     @compiled
     def both(good, bad):
-        of = lambda kind: lambda *h: jnp.sum(pair_losses.pair_loss(*h, kind, 1.0, 0.1))
-        return [jax.value_and_grad(of(kind), (0, 1))(good, bad) for kind in pair_losses._KINDS]
+        of = lambda kind: lambda *h: jnp.sum(preference_variants.pair_loss(*h, kind, 1.0, 0.1))
+        return [jax.value_and_grad(of(kind), (0, 1))(good, bad) for kind in preference_variants._KINDS]
 
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(both(good, bad)))
 
@@ -156,17 +154,17 @@ def test_f_scores_are_slopes_of_their_divergences():
     slopes = {"forward_kl": 1 - 1 / u, "js": np.log(2 * u / (1 + u)), "reverse_kl": np.log(u)}
     slopes["alpha"] = (u**-0.5 - 1) / -0.5
     for divergence, slope in slopes.items():
-        score = jax.jit(lambda h, name=divergence: pair_losses.f_score(h, name))
+        score = jax.jit(lambda h, name=divergence: preference_variants.f_score(h, name))
         np.testing.assert_allclose(score(np.log(u)), slope, atol=1e-6)
         assert np.all(np.isfinite(score(np.float32([-1e4, 0.0, 0.0, 1e4]))))
 
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="kind is 'dpo'; expected one of 'hinge', 'robust'"):
-        pair_losses.pair_loss(0.0, 0.0, "dpo")
+        preference_variants.pair_loss(0.0, 0.0, "dpo")
     with pytest.raises(ValueError, match=r"label_smoothing is 0\.0; expected a number above 0"):
-        pair_losses.pair_loss(0.0, 0.0, "exo")
+        preference_variants.pair_loss(0.0, 0.0, "exo")
     with pytest.raises(ValueError, match="beta is 0"):
-        pair_losses.pair_loss(0.0, 0.0, "bco", beta=0)
+        preference_variants.pair_loss(0.0, 0.0, "bco", beta=0)
     with pytest.raises(ValueError, match="alpha is 1; expected another number"):
-        pair_losses.f_score(0.0, "alpha", alpha=1.0)
+        preference_variants.f_score(0.0, "alpha", alpha=1.0)

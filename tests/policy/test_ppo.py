@@ -10,11 +10,12 @@ import optax
 import pytest
 
 from proxlm import lm
-from proxlm.policy import estimates, experience, ppo, returns
-from proxlm.policy.pieces import piece
-from tests import table_actor
+from proxlm.policy import _experience, ppo
+from proxlm.policy._partial import piece
+from proxlm.policy.advantages import batch, returns
 from tests.arrays import normal
-from tests.table_actor import compiled
+from tests.policy import table_actor
+from tests.policy.table_actor import compiled
 
 BATCH, VOCAB, LENGTH, STOP = 8, 3, 3, 0
 ACTOR = table_actor.make(VOCAB, LENGTH, STOP)
@@ -62,7 +63,7 @@ def _learn(config, state, key, samples, rewards, actor, tx):
 @compiled
 def _prepare(config, samples, rewards):
     state = ppo.init(WORTHLESS, optax.identity(), config, REFERENCE)
-    return experience.prepare(state, samples, rewards, ACTOR, config)
+    return _experience.prepare(state, samples, rewards, ACTOR, config)
 
 
 def iterate(state=None, key=KEY):
@@ -156,9 +157,13 @@ def test_an_epoch_sees_each_row_once_and_the_next_one_in_another_order():
 
     # With V = 0 and λ = 1 a token pulls the values by its row's reward, a power of 2 of its own.
     config = ppo.PPOConfig(
-        num_epochs=3, num_minibatches=2, kl_coef=0.0, gae_lambda=1.0, value_coef=1.0,
+        num_epochs=3,
+        num_minibatches=2,
+        kl_coef=0.0,
+        gae_lambda=1.0,
+        value_coef=1.0,
         value_clip=None,
-    )  # fmt: skip
+    )
     tx = optax.GradientTransformation(init, update)
     state = ppo.init(WORTHLESS, tx, config, REFERENCE)
     samples = sampled()._replace(response_mask=jnp.ones((BATCH, LENGTH), bool))
@@ -216,9 +221,14 @@ def test_a_limit_never_reached_is_no_limit():
 
 def test_one_plain_update_is_the_reinforce_gradient():
     config = ppo.PPOConfig(
-        num_epochs=1, num_minibatches=1, kl_coef=0.0, gae_lambda=1.0, value_coef=0.0,
-        whiten_advantages=False, aggregation="sequence_sum",
-    )  # fmt: skip
+        num_epochs=1,
+        num_minibatches=1,
+        kl_coef=0.0,
+        gae_lambda=1.0,
+        value_coef=0.0,
+        whiten_advantages=False,
+        aggregation="sequence_sum",
+    )
     state = ppo.init(WORTHLESS, SGD, config)
     samples, rewards = sampled(), normal(2, (BATCH,))
     new, _ = compiled(ppo.make_halves(ACTOR, SGD, config)[1])(state, KEY, samples, rewards)
@@ -266,15 +276,11 @@ def with_greedy(group_size):
         (4, [0.5, 10.0], [0.5, 1.5, 2.5, 3.5, -5.0, -4.0, -3.0, -2.0]),
     ],
 )
-def test_a_greedy_baseline_is_taken_off_every_token_of_the_answers_to_its_prompt(
-    group_size, greedy, above
-):
+def test_a_greedy_baseline_is_taken_off_every_token_of_the_answers_to_its_prompt(group_size, greedy, above):
     own = jnp.arange(1.0, 9.0)
-    settings = {"kl_coef": 0.3, "whiten_advantages": False, "advantage": piece(estimates.to_go)}
+    settings = {"kl_coef": 0.3, "whiten_advantages": False, "advantage": piece(batch.to_go)}
     config = ppo.PPOConfig(group_size=group_size, greedy_baseline=True, **settings)
-    experience, summary = _prepare(
-        config, with_greedy(group_size), jnp.append(own, jnp.array(greedy))
-    )
+    experience, summary = _prepare(config, with_greedy(group_size), jnp.append(own, jnp.array(greedy)))
     plain, _ = _prepare(ppo.PPOConfig(**settings), sampled(), own)
     mask = np.asarray(sampled().response_mask)
     difference = np.asarray(plain.advantages - experience.advantages)
@@ -282,9 +288,7 @@ def test_a_greedy_baseline_is_taken_off_every_token_of_the_answers_to_its_prompt
     np.testing.assert_allclose(difference, expected, atol=1e-5)
     # the same as the estimator of the paper, whose baseline is an argument
     off = np.asarray(own) - above
-    paper = jax.vmap(returns.remax)(
-        _prepare_rewards(own), jnp.asarray(off), sampled().response_mask
-    )
+    paper = jax.vmap(returns.remax)(_prepare_rewards(own), jnp.asarray(off), sampled().response_mask)
     np.testing.assert_allclose(experience.advantages, paper, atol=1e-5)
     np.testing.assert_allclose(summary.reward, 4.5)
     assert experience.mask.shape[0] == BATCH
@@ -301,13 +305,16 @@ def test_a_greedy_answer_pays_for_its_length_and_its_missing_end_too():
     ended, cut = greedy.ended, sampled().ended
     assert not jnp.all(ended == cut[::4])
     config = ppo.PPOConfig(
-        group_size=4, greedy_baseline=True, missing_eos_penalty=0.7, kl_coef=0.0,
-        whiten_advantages=False, advantage=piece(estimates.to_go), length_price=by_length,
-    )  # fmt: skip
+        group_size=4,
+        greedy_baseline=True,
+        missing_eos_penalty=0.7,
+        kl_coef=0.0,
+        whiten_advantages=False,
+        advantage=piece(batch.to_go),
+        length_price=by_length,
+    )
     found = _prepare(config, with_greedy(4), jnp.zeros(BATCH + 2))[0].advantages[:, 0]
-    price = lambda samples: (
-        0.1 * jnp.sum(samples.response_mask, axis=1) - 0.7 * ~samples.ended
-    )  # fmt: skip
+    price = lambda samples: 0.1 * jnp.sum(samples.response_mask, axis=1) - 0.7 * ~samples.ended
     expected = price(sampled()) - jnp.repeat(price(greedy), 4)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -492,11 +499,19 @@ def test_seeds_side_by_side_are_seeds_one_by_one():
 
 
 SWEEP = {
-    "clip_low": [0.05, 0.3], "clip_high": [0.3, 0.05], "dual_clip": [1.5, 3.0],
-    "kl_coef": [0.0, 0.5], "gae_lambda": [0.5, 1.0], "discount": [0.9, 1.0],
-    "entropy_coef": [0.0, 0.1], "value_coef": [0.1, 1.0], "value_clip": [0.1, 0.4],
-    "max_kl": [0.1, 0.2], "missing_eos_penalty": [0.0, 1.0], "whiten_epsilon": [1e-8, 0.1],
-}  # fmt: skip
+    "clip_low": [0.05, 0.3],
+    "clip_high": [0.3, 0.05],
+    "dual_clip": [1.5, 3.0],
+    "kl_coef": [0.0, 0.5],
+    "gae_lambda": [0.5, 1.0],
+    "discount": [0.9, 1.0],
+    "entropy_coef": [0.0, 0.1],
+    "value_coef": [0.1, 1.0],
+    "value_clip": [0.1, 0.4],
+    "max_kl": [0.1, 0.2],
+    "missing_eos_penalty": [0.0, 1.0],
+    "whiten_epsilon": [1e-8, 0.1],
+}
 
 
 def test_hyperparameters_side_by_side_are_one_by_one_and_compile_once():

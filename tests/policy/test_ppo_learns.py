@@ -10,7 +10,7 @@ import pytest
 
 from proxlm import lm
 from proxlm.policy import ppo
-from tests import table_actor
+from tests.policy import table_actor
 
 pytestmark = pytest.mark.slow
 
@@ -24,9 +24,13 @@ def low_tokens(samples):
 def low_token_curve(key):
     """Mean scores of 65 iterations that reward tokens of the lower half of the vocabulary."""
     sizes = {
-        "num_layers": 2, "width": 32, "num_heads": 2, "hidden_width": 88,
-        "max_length": PROMPT + RESPONSE, "norm_epsilon": 1e-6,
-    }  # fmt: skip
+        "num_layers": 2,
+        "width": 32,
+        "num_heads": 2,
+        "hidden_width": 88,
+        "max_length": PROMPT + RESPONSE,
+        "norm_epsilon": 1e-6,
+    }
     policy = lm.ModelConfig(VOCAB, tie_embeddings=False, **sizes)
     critic = lm.ModelConfig(VOCAB, lm_head=False, value_head=True, **sizes)
     actor = lm.make_actor(policy, RESPONSE, critic=critic)

@@ -10,9 +10,9 @@ import pytest
 
 from proxlm import lm
 from proxlm.policy import ppo
-from tests import ppo_reference, table_actor
 from tests.arrays import normal
-from tests.table_actor import compiled
+from tests.policy import ppo_reference, table_actor
+from tests.policy.table_actor import compiled
 
 BATCH, VOCAB, LENGTH = 12, 4, 4
 TABLE = table_actor.make(VOCAB, LENGTH, stop_token=0)
@@ -22,10 +22,16 @@ LOSS = {"kl_placement": "loss", "kl_coef": 0.3}
 SETTINGS = {
     "as it comes": {},
     "k3 in the reward": {
-        "kl_estimator": "k3", "whiten_rewards": True, "whiten_ddof": 1, "missing_eos_penalty": 0.5,
+        "kl_estimator": "k3",
+        "whiten_rewards": True,
+        "whiten_ddof": 1,
+        "missing_eos_penalty": 0.5,
     },
     "exact in the reward": {
-        "kl_estimator": "exact", "kl_coef": 0.3, "whiten_advantages": False, "value_clip": None,
+        "kl_estimator": "exact",
+        "kl_coef": 0.3,
+        "whiten_advantages": False,
+        "value_clip": None,
         "aggregation": "sequence_sum",
     },
     "k1 in the loss": LOSS,
@@ -33,11 +39,19 @@ SETTINGS = {
     "k3 in the loss": LOSS | {"kl_estimator": "k3", "aggregation": "constant"},
     "exact in the loss": LOSS | {"kl_estimator": "exact", "aggregation": "sequence"},
     "all numbers": {
-        "discount": 0.9, "gae_lambda": 0.6, "clip_low": 0.1, "clip_high": 0.3, "dual_clip": 1.5,
-        "value_clip": 0.1, "value_coef": 0.7, "entropy_coef": 0.2, "whiten_epsilon": 0.1,
-        "num_minibatches": 3, "num_microbatches": 2,
+        "discount": 0.9,
+        "gae_lambda": 0.6,
+        "clip_low": 0.1,
+        "clip_high": 0.3,
+        "dual_clip": 1.5,
+        "value_clip": 0.1,
+        "value_coef": 0.7,
+        "entropy_coef": 0.2,
+        "whiten_epsilon": 0.1,
+        "num_minibatches": 3,
+        "num_microbatches": 2,
     },
-}  # fmt: skip
+}
 
 
 @functools.partial(compiled, static_argnames="actor")

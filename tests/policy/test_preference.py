@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.policy import best_of_n, enumerable, preference
-from tests import policy_vectors
+from proxlm.policy import best_of_n, tabular
+from proxlm.policy.losses import preference
+from tests.policy import vectors_on_disk
 
 PAIR = {
     "bradley terry": lambda c, r: preference.bradley_terry(c, r, 0.5, centre_coef=0.01),
@@ -22,7 +23,7 @@ SIGMOID = lambda x: 1 / (1 + np.exp(-x))
 
 
 def test_reward_model_losses_are_openrlhfs():
-    given = policy_vectors.load("openrlhf")["pairwise"]
+    given = vectors_on_disk.load("openrlhf")["pairwise"]
     chosen, rejected = jnp.array(given["chosen"]), jnp.array(given["rejected"])
     plain = preference.bradley_terry(chosen, rejected)
     np.testing.assert_allclose(plain.mean(), given["logsigmoid"], rtol=1e-5)
@@ -32,7 +33,7 @@ def test_reward_model_losses_are_openrlhfs():
 
 
 def test_dpo_losses_are_openrlhfs(variant):
-    given = policy_vectors.load("openrlhf")["dpo"]
+    given = vectors_on_disk.load("openrlhf")["dpo"]
     names = "policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected"
     four = [jnp.array(given[name]) for name in names]
     mean = lambda fn, **k: variant(lambda *xs: fn(*xs, beta=0.1, **k).mean())(*four)
@@ -117,7 +118,7 @@ def test_the_mean_over_pairs_of_dpo_is_least_at_the_optimum_of_the_reward():
 
 
 def test_log_probs_of_answers_ignore_what_is_masked():
-    given = policy_vectors.inputs()
+    given = vectors_on_disk.inputs()
     mask = np.asarray(given.mask)
     poisoned = jnp.where(given.mask, given.logp, jnp.nan)
     total = preference.sequence_log_probs(poisoned, given.mask)
@@ -138,12 +139,12 @@ def test_the_best_of_n_is_chosen_by_group():
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_the_distribution_of_the_best_is_that_of_drawn_answers(n):
-    language = enumerable.Language(vocab_size=2, length=2)
+    language = tabular.Language(vocab_size=2, length=2)
     log_probs = jax.nn.log_softmax(jnp.array([[0.3, -0.2], [1.0, 0.0], [0.5, 0.2]]))
-    each = enumerable.outcome_log_probs(log_probs, language)
+    each = tabular.outcome_log_probs(log_probs, language)
     rewards = jnp.array([1.0, 0.0, 2.0, -1.0])
     ours = jnp.exp(best_of_n.log_probs_of_best(each, rewards, n))
-    members, counts = enumerable.estimators.groups(language, n)
+    members, counts = tabular.estimators.groups(language, n)
     chances = counts * np.exp(np.asarray(each)[members].sum(1))
     expected = np.zeros(4)
     np.add.at(expected, members[np.arange(len(members)), np.argmax(rewards[members], 1)], chances)

@@ -10,26 +10,20 @@ import optax
 import pytest
 
 from proxlm import lm
-from proxlm.policy import (
-    baselines,
-    enumerable,
-    estimates,
-    filters,
-    pass_at_k,
-    ppo,
-    recipes,
-    surrogates,
-)
-from proxlm.policy.pieces import piece
-from tests import table_actor
+from proxlm.policy import filters, ppo, recipes, tabular
+from proxlm.policy._partial import piece
+from proxlm.policy.advantages import batch, pass_k
+from proxlm.policy.advantages import group as baselines
+from proxlm.policy.losses import surrogates
 from tests.arrays import normal
-from tests.table_actor import compiled
+from tests.policy import table_actor
+from tests.policy.table_actor import compiled
 
 BATCH, VOCAB, LENGTH, STOP, GROUP = 8, 3, 3, 0, 4
 ACTOR = table_actor.make(VOCAB, LENGTH, STOP)
 LEAKING = table_actor.leaking(ACTOR)
 PARAMS, REFERENCE = (table_actor.params(seed, VOCAB, LENGTH) for seed in (0, 1))
-LANGUAGE = enumerable.Language(VOCAB, LENGTH, STOP)
+LANGUAGE = tabular.Language(VOCAB, LENGTH, STOP)
 SGD = optax.sgd(1.0)
 PROMPTS = lambda key: lm.Prompts(jnp.zeros((BATCH, 2), jnp.int32))
 ONE_STEP = {"num_epochs": 1, "num_minibatches": 1}
@@ -40,8 +34,8 @@ CRITICS = ("ppo", "ppo_kl", "mdpo", "vapo")
 def config(name, **overrides):
     size = {"group_size": GROUP} if name in GROUPED else {}
     if name == "pass_at_k":  # the best of all 4 of a group is the same for each of them
-        baseline = piece(pass_at_k.pass_at_k, k=1)
-        size["advantage"] = piece(estimates.grouped, baseline=baseline)
+        baseline = piece(pass_k.pass_at_k, k=1)
+        size["advantage"] = piece(batch.grouped, baseline=baseline)
     return recipes.make(name, **ONE_STEP | size | overrides)
 
 
@@ -76,10 +70,7 @@ def learn(config, samples, rewards):
 
 
 QUICK = ("ppo", "grpo", "dr_grpo", "dapo", "rloo", "gspo", "cispo", "reinforce++")
-EVERY = [
-    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
-    for name in recipes.RECIPES
-]
+EVERY = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in recipes.RECIPES]
 
 
 def test_the_quick_recipes_are_recipes():
@@ -96,7 +87,7 @@ def test_one_step_is_the_gradient_of_the_recipes_loss_and_masked_slots_change_no
     step = PARAMS["policy"]["logits"] - new.params["policy"]["logits"]
 
     values = PARAMS["critic"]["values"] if name in CRITICS else None
-    loss = enumerable.estimator(settings, values)
+    loss = tabular.estimator(settings, values)
     own_rewards = rewards() - GREEDY_REWARD * settings.greedy_baseline
     gradient = compiled(jax.grad(lambda logits: loss(group_of_samples(logits, own_rewards))))
     expected = gradient(PARAMS["policy"]["logits"])
@@ -115,10 +106,17 @@ def group_of_samples(logits, rewards):
     states = table_actor.states(tokens, VOCAB)
     own, ref = jax.nn.log_softmax(logits), jax.nn.log_softmax(REFERENCE["policy"]["logits"])
     said = lambda table: table[states, tokens]
-    return enumerable.Group(
-        said(own), own[states], sampled().log_probs, said(ref), ref[states], rewards,
-        tokens, mask, states,
-    )  # fmt: skip
+    return tabular.Group(
+        said(own),
+        own[states],
+        sampled().log_probs,
+        said(ref),
+        ref[states],
+        rewards,
+        tokens,
+        mask,
+        states,
+    )
 
 
 def test_numbers_of_a_recipe_are_traced_whatever_part_they_are_in():
@@ -133,9 +131,13 @@ def test_numbers_of_a_recipe_are_traced_whatever_part_they_are_in():
 
     ends = []
     for tau in (1.0, 2.0):
-        ends.append(run(dataclasses.replace(
-            settings, surrogate=settings.surrogate.replace(tau_positive=tau), kl_coef=tau / 10
-        )))  # fmt: skip
+        ends.append(
+            run(
+                dataclasses.replace(
+                    settings, surrogate=settings.surrogate.replace(tau_positive=tau), kl_coef=tau / 10
+                )
+            )
+        )
     assert len(traces) == 1 and jnp.any(ends[0] != ends[1])
 
 
@@ -156,9 +158,7 @@ def test_recipes_run_side_by_side_in_one_vmap(name):
         np.testing.assert_allclose(both[i], one, atol=1e-5)
 
 
-PROMPTS_OF_GROUPS = lambda key: lm.Prompts(
-    jax.random.randint(key, (BATCH // GROUP, 2), 0, VOCAB)
-)  # fmt: skip
+PROMPTS_OF_GROUPS = lambda key: lm.Prompts(jax.random.randint(key, (BATCH // GROUP, 2), 0, VOCAB))
 
 
 def test_every_prompt_is_answered_by_its_group():
@@ -188,9 +188,7 @@ def test_groups_without_variety_are_left_out_of_the_mean():
 def test_a_sampler_that_is_not_the_old_policy_is_corrected_for():
     settings, plain = config("tis", kl_coef=0.1), config("tis", kl_coef=0.1, correction=None)
     twice = sampled()._replace(log_probs=sampled().log_probs + jnp.log(2.0))
-    (new, metrics), (expected, _) = (
-        learn(settings, twice, rewards()), learn(plain, sampled(), rewards())
-    )  # fmt: skip
+    (new, metrics), (expected, _) = (learn(settings, twice, rewards()), learn(plain, sampled(), rewards()))
     moved = lambda state: state.params["policy"]["logits"] - PARAMS["policy"]["logits"]
     # the ratio and the KL are those of the old policy, every token weighs a half
     np.testing.assert_allclose(metrics.first_ratio_error, 0.0, atol=1e-6)
@@ -203,14 +201,16 @@ def test_a_recipe_of_ones_own_is_a_function_and_a_config():
         return surrogates.kl_penalty(log_probs, old_log_probs, 2.0 * advantages, mask, coef=0.0)
 
     own = ppo.PPOConfig(
-        group_size=GROUP, surrogate=bold, kl_coef=0.0, aggregation="sequence_sum",
-        advantage=piece(estimates.grouped, baseline=piece(baselines.centred)),
-        whiten_advantages=False, **ONE_STEP,
-    )  # fmt: skip
+        group_size=GROUP,
+        surrogate=bold,
+        kl_coef=0.0,
+        aggregation="sequence_sum",
+        advantage=piece(batch.grouped, baseline=piece(baselines.centred)),
+        whiten_advantages=False,
+        **ONE_STEP,
+    )
     plain = dataclasses.replace(own, surrogate=piece(surrogates.policy_gradient))
-    ends = [
-        learn(each, sampled(), rewards())[0].params["policy"]["logits"] for each in (own, plain)
-    ]
+    ends = [learn(each, sampled(), rewards())[0].params["policy"]["logits"] for each in (own, plain)]
     moved = [end - PARAMS["policy"]["logits"] for end in ends]
     np.testing.assert_allclose(moved[0], 2.0 * moved[1], atol=1e-6)
 
@@ -264,17 +264,13 @@ def normal64(seed, *shape):
 def mean_gradient(settings, values=None, size=2):
     """The expected step of a recipe on a language with a stop token, and the true gradient."""
     x, ref = normal64(0, 13, 3), jax.nn.log_softmax(normal64(1, 13, 3))
-    scores = normal64(2, len(enumerable.outcomes(LANGUAGE).tokens))
-    loss = enumerable.estimator(dataclasses.replace(settings, **ONE_STEP), values)
+    scores = normal64(2, len(tabular.outcomes(LANGUAGE).tokens))
+    loss = tabular.estimator(dataclasses.replace(settings, **ONE_STEP), values)
 
     def run(x):
-        return enumerable.expected(
-            loss, x, scores, LANGUAGE, group_size=size, ref_log_probs=ref
-        )[1]  # fmt: skip
+        return tabular.expected(loss, x, scores, LANGUAGE, group_size=size, ref_log_probs=ref)[1]
 
-    goal = lambda x: enumerable.objective(
-        jax.nn.log_softmax(x), scores, LANGUAGE, ref, settings.kl_coef
-    )
+    goal = lambda x: tabular.objective(jax.nn.log_softmax(x), scores, LANGUAGE, ref, settings.kl_coef)
     return -jax.jit(run)(x), jax.jit(jax.grad(goal))(x)
 
 
@@ -330,8 +326,8 @@ def test_wrong_recipes_are_named():
 
 
 def test_a_piece_is_a_pytree_of_its_numbers():
-    one = piece(estimates.grouped, baseline=piece(baselines.group_relative, epsilon=0.1, ddof=0))
+    one = piece(batch.grouped, baseline=piece(baselines.group_relative, epsilon=0.1, ddof=0))
     assert jax.tree.leaves(one) == [0.1]
-    two = piece(estimates.grouped, baseline=piece(baselines.group_relative, epsilon=0.2, ddof=0))
+    two = piece(batch.grouped, baseline=piece(baselines.group_relative, epsilon=0.2, ddof=0))
     assert jax.tree.structure(one) == jax.tree.structure(two)
     assert jax.tree.structure(one) != jax.tree.structure(one.replace(baseline=filters.varied))

@@ -3,10 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.policy import advantages, aggregation, corrections, returns, surrogates
-from tests import policy_vectors
+from proxlm.policy import aggregation, importance_weights
+from proxlm.policy.advantages import returns, temporal
+from proxlm.policy.losses import surrogates
+from tests.policy import vectors_on_disk
 
-GIVEN = policy_vectors.inputs()
+GIVEN = vectors_on_disk.inputs()
 MASK = np.asarray(GIVEN.mask)
 POISONED = jnp.where(GIVEN.mask, GIVEN.rewards, jnp.nan)
 
@@ -36,8 +38,8 @@ def test_lambda_grows_with_the_length():
 def test_the_critic_has_a_lambda_of_its_own():
     rewards, values, mask = GIVEN.rewards[3], GIVEN.values_old[3], GIVEN.mask[3]
     ours = returns.decoupled_gae(rewards, values, mask, 0.9, 0.5, 0.8)
-    np.testing.assert_array_equal(ours[0], advantages.gae(rewards, values, mask, 0.9, 0.5)[0])
-    np.testing.assert_array_equal(ours[1], advantages.gae(rewards, values, mask, 0.9, 0.8)[1])
+    np.testing.assert_array_equal(ours[0], temporal.gae(rewards, values, mask, 0.9, 0.5)[0])
+    np.testing.assert_array_equal(ours[1], temporal.gae(rewards, values, mask, 0.9, 0.8)[1])
 
 
 def test_an_advantage_of_a_sequence_is_that_of_its_tokens():
@@ -46,23 +48,23 @@ def test_an_advantage_of_a_sequence_is_that_of_its_tokens():
 
 
 CORRECTIONS = {
-    "tis": lambda *xs: corrections.truncated(*xs, high=1.05),
-    "icepop": lambda *xs: corrections.icepop(*xs, low=0.95, high=1.05),
-    "seq_mask_tis": lambda *xs: corrections.sequence_mask(*xs, low=0.95, high=1.05),
+    "tis": lambda *xs: importance_weights.truncated(*xs, high=1.05),
+    "icepop": lambda *xs: importance_weights.icepop(*xs, low=0.95, high=1.05),
+    "seq_mask_tis": lambda *xs: importance_weights.sequence_mask(*xs, low=0.95, high=1.05),
 }
 
 
 OPENRLHFS = tuple(CORRECTIONS)
 CORRECTIONS |= {
-    "near": lambda *xs: corrections.near_mask(*xs, high=0.1, low=-0.1, kind="k1").astype(float),
-    "near on average": lambda *xs: corrections.near_mask(*xs, high=0.1, over="mean").astype(float),
-    "normalised": corrections.normalised,
+    "near": lambda *xs: importance_weights.near_mask(*xs, high=0.1, low=-0.1, kind="k1").astype(float),
+    "near on average": lambda *xs: importance_weights.near_mask(*xs, high=0.1, over="mean").astype(float),
+    "normalised": importance_weights.normalised,
 }
 
 
 @pytest.mark.parametrize("name", OPENRLHFS)
 def test_corrected_losses_are_openrlhfs(name):
-    expected = policy_vectors.load("openrlhf")[name]
+    expected = vectors_on_disk.load("openrlhf")[name]
     poison = lambda x: jnp.where(GIVEN.mask, x, jnp.nan)
     correction = CORRECTIONS[name](poison(GIVEN.logp_old), poison(GIVEN.logp_rollout), GIVEN.mask)
 
@@ -88,7 +90,7 @@ def test_corrections_are_finite_and_carry_no_gradient(correct, shift):
 
 def test_a_sequence_is_judged_by_its_mean_or_its_product():
     old = jnp.log(jnp.array([[2.0, 2.0]]))
-    weigh = lambda **k: corrections.sequence_mask(
+    weigh = lambda **k: importance_weights.sequence_mask(
         old, jnp.zeros((1, 2)), jnp.ones((1, 2), bool), high=3.0, **k
     ).tolist()
     assert weigh() == [[2.0, 2.0]] and weigh(level="product") == [[0.0, 0.0]]
@@ -106,7 +108,7 @@ def test_what_is_near_lies_between_the_bounds(kind, over):
     elif over != "token":
         far = far.sum(1, keepdims=True) / (count if over == "mean" else 1)
     high, low = np.median(far[:5]) + 1e-5, np.quantile(far[:5], 0.1) + 1e-5
-    near = lambda **bounds: corrections.near_mask(
+    near = lambda **bounds: importance_weights.near_mask(
         GIVEN.logp_old, GIVEN.logp_rollout, GIVEN.mask, kind=kind, over=over, **bounds
     )
     np.testing.assert_array_equal(near(high=high), MASK & (far <= high))
@@ -114,10 +116,10 @@ def test_what_is_near_lies_between_the_bounds(kind, over):
 
 
 def test_normalised_weights_are_1_on_average_over_tokens_or_sequences():
-    weigh = lambda over: corrections.normalised(
+    weigh = lambda over: importance_weights.normalised(
         GIVEN.logp_old, GIVEN.logp_rollout, GIVEN.mask, over=over
     )
-    plain = np.asarray(corrections.truncated(GIVEN.logp_old, GIVEN.logp_rollout, GIVEN.mask))
+    plain = np.asarray(importance_weights.truncated(GIVEN.logp_old, GIVEN.logp_rollout, GIVEN.mask))
     np.testing.assert_allclose(weigh("token"), plain / plain[MASK].mean(), rtol=1e-5)
     of_rows = [row[valid].mean() for row, valid in zip(plain, MASK, strict=True) if valid.any()]
     np.testing.assert_allclose(weigh("sequence"), plain / np.mean(of_rows), rtol=1e-5)
@@ -129,7 +131,7 @@ def test_only_stale_and_bad_sequences_are_dropped():
     log_probs = jnp.array([[-3.0, -1.0], [-3.0, -1.0], [-1.0, -1.0]])
     sampler, mask = jnp.full((3, 2), -1.0), jnp.ones((3, 2), bool)
     advantages = jnp.array([[1.0, 1.0], [-1.0, -1.0], [-1.0, -1.0]])
-    weigh = lambda bound: corrections.stale_mask(log_probs, sampler, advantages, mask, bound)
+    weigh = lambda bound: importance_weights.stale_mask(log_probs, sampler, advantages, mask, bound)
     assert weigh(0.9).tolist() == [[1, 1], [0, 0], [1, 1]] and weigh(1.1).tolist() == [[1, 1]] * 3
 
 
@@ -152,8 +154,8 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="alpha is 0"):
         returns.adaptive_lambda(mask, 0)
     with pytest.raises(ValueError, match="high is -1"):
-        corrections.truncated(x, x, mask, high=-1)
+        importance_weights.truncated(x, x, mask, high=-1)
     with pytest.raises(ValueError, match=r"sampler|old_log_probs has shape"):
-        corrections.icepop(x, x[0], mask)
+        importance_weights.icepop(x, x[0], mask)
     with pytest.raises(ValueError, match="rows is 'some'; expected one of 'valid', 'all'"):
         aggregation.sequence_weights(mask, rows="some")

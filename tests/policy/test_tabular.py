@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from proxlm import lm
-from proxlm.policy import enumerable, kl
+from proxlm.policy import kl, tabular
 
-LANGUAGE = enumerable.Language(vocab_size=3, length=3)
-STOPPED = enumerable.Language(vocab_size=3, length=3, stop_token=1)
+LANGUAGE = tabular.Language(vocab_size=3, length=3)
+STOPPED = tabular.Language(vocab_size=3, length=3, stop_token=1)
 LANGUAGES = {"fixed length": LANGUAGE, "stop token": STOPPED}
 BETA = 0.3
 
@@ -38,7 +38,7 @@ def log_probs(seed, language=LANGUAGE):
 
 
 def rewards(language=LANGUAGE):
-    size = len(enumerable.outcomes(language).tokens)
+    size = len(tabular.outcomes(language).tokens)
     return jnp.asarray(np.random.default_rng(99).normal(size=size))
 
 
@@ -47,15 +47,13 @@ def truth(language, kl_coef=BETA):
 
     def objective(x):
         ref = log_probs(1, language)
-        return enumerable.objective(
-            jax.nn.log_softmax(x), rewards(language), language, ref, kl_coef
-        )
+        return tabular.objective(jax.nn.log_softmax(x), rewards(language), language, ref, kl_coef)
 
     return jax.jit(jax.grad(objective))(logits(0, language))
 
 
 def divergence_gradient(language=LANGUAGE):
-    fn = lambda x: enumerable.divergence(jax.nn.log_softmax(x), log_probs(1, language), language)
+    fn = lambda x: tabular.divergence(jax.nn.log_softmax(x), log_probs(1, language), language)
     return jax.jit(jax.grad(fn))(logits(0, language))
 
 
@@ -64,10 +62,14 @@ def mean_gradient(estimator, language=LANGUAGE, group_size=1, reward=None):
     reward = rewards(language) if reward is None else reward
 
     def run(x):
-        return enumerable.expected(
-            estimator, x, reward, language, group_size=group_size,
+        return tabular.expected(
+            estimator,
+            x,
+            reward,
+            language,
+            group_size=group_size,
             ref_log_probs=log_probs(1, language),
-        )[1]  # fmt: skip
+        )[1]
 
     return -jax.jit(run)(logits(0, language))
 
@@ -109,19 +111,19 @@ def test_outcomes_are_every_sequence_up_to_its_stop_token():
         for sequence in itertools.product(range(3), repeat=3):
             stops = sequence.index(1) + 1 if language.stop_token and 1 in sequence else 3
             said.add(sequence[:stops])
-        tokens, mask, _ = enumerable.outcomes(language)
+        tokens, mask, _ = tabular.outcomes(language)
         rows = [tuple(int(v) for v in row[keep]) for row, keep in zip(tokens, mask, strict=True)]
         assert len(rows) == len(said) and set(rows) == said
 
 
 def test_states_number_the_prefixes_shortest_first():
     prefixes = [p for t in range(3) for p in itertools.product(range(3), repeat=t)]
-    for row, states in zip(*enumerable.outcomes(LANGUAGE)[::2], strict=True):
+    for row, states in zip(*tabular.outcomes(LANGUAGE)[::2], strict=True):
         assert [prefixes[s] for s in states] == [tuple(row[:t].tolist()) for t in range(3)]
 
 
 def test_probabilities_of_the_outcomes_sum_to_one(language):
-    sums = jnp.exp(enumerable.outcome_log_probs(log_probs(0, language), language)).sum()
+    sums = jnp.exp(tabular.outcome_log_probs(log_probs(0, language), language)).sum()
     assert_close(sums, 1.0)
 
 
@@ -129,12 +131,10 @@ def test_a_transformer_becomes_a_table_of_the_same_language():
     config = lm.ModelConfig(3, num_layers=1, width=8, num_heads=2, init_scale=0.9)
     params = lm.init(jax.random.key(0), config)
     start = jnp.zeros((9, 1), jnp.int32)
-    asked = jnp.concatenate([start, enumerable.contexts(LANGUAGE)], axis=1)
+    asked = jnp.concatenate([start, tabular.contexts(LANGUAGE)], axis=1)
     said = jax.nn.log_softmax(lm.apply(params, asked, config))
-    ours = enumerable.outcome_log_probs(enumerable.table(said, LANGUAGE), LANGUAGE)
-    tokens = jnp.concatenate(
-        [jnp.zeros((27, 1), jnp.int32), enumerable.outcomes(LANGUAGE).tokens], 1
-    )
+    ours = tabular.outcome_log_probs(tabular.table(said, LANGUAGE), LANGUAGE)
+    tokens = jnp.concatenate([jnp.zeros((27, 1), jnp.int32), tabular.outcomes(LANGUAGE).tokens], 1)
     expected = lm.score(params, tokens, config).log_probs.sum(axis=1)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
@@ -144,17 +144,17 @@ def test_a_transformer_becomes_a_table_of_the_same_language():
 
 def test_the_divergence_is_the_sum_over_outcomes(language):
     ours, ref = log_probs(0, language), log_probs(1, language)
-    p, q = (enumerable.outcome_log_probs(x, language) for x in (ours, ref))
-    assert_close(enumerable.divergence(ours, ref, language), jnp.sum(jnp.exp(p) * (p - q)))
-    assert enumerable.divergence(ours, ours, language) == 0
+    p, q = (tabular.outcome_log_probs(x, language) for x in (ours, ref))
+    assert_close(tabular.divergence(ours, ref, language), jnp.sum(jnp.exp(p) * (p - q)))
+    assert tabular.divergence(ours, ours, language) == 0
 
 
 def test_values_are_what_follows_on_average(language):
     ours, ref = log_probs(0, language), log_probs(1, language)
-    v, q, advantages = enumerable.values(ours, rewards(language), language, ref, BETA)
-    p, r = (enumerable.outcome_log_probs(x, language) for x in (ours, ref))
+    v, q, advantages = tabular.values(ours, rewards(language), language, ref, BETA)
+    p, r = (tabular.outcome_log_probs(x, language) for x in (ours, ref))
     worth = np.asarray(rewards(language) - BETA * (p - r))
-    tokens, mask, states = enumerable.outcomes(language)
+    tokens, mask, states = tabular.outcomes(language)
     for s, t in {
         (s, t) for row, keep in zip(states, mask, strict=True) for t, s in enumerate(row) if keep[t]
     }:
@@ -171,43 +171,43 @@ def test_values_are_what_follows_on_average(language):
 
 
 def test_occupancy_is_the_share_of_outcomes_that_pass(language):
-    _, mask, states = enumerable.outcomes(language)
-    probs = jnp.exp(enumerable.outcome_log_probs(log_probs(0, language), language))
+    _, mask, states = tabular.outcomes(language)
+    probs = jnp.exp(tabular.outcome_log_probs(log_probs(0, language), language))
     passing = np.zeros(13)
     for row, keep, p in zip(states, mask, np.asarray(probs), strict=True):
         passing[row[keep]] += p
-    assert_close(enumerable.occupancy(log_probs(0, language), language), passing)
+    assert_close(tabular.occupancy(log_probs(0, language), language), passing)
 
 
 def test_the_optimum_is_the_reference_tilted_by_the_reward(language):
     ref, reward = log_probs(1, language), rewards(language)
-    best, value = enumerable.optimum(ref, reward, BETA, language)
-    tilted = enumerable.outcome_log_probs(ref, language) + reward / BETA
+    best, value = tabular.optimum(ref, reward, BETA, language)
+    tilted = tabular.outcome_log_probs(ref, language) + reward / BETA
     log_z = jax.nn.logsumexp(tilted)
     assert_close(value, BETA * log_z)
-    assert_close(enumerable.outcome_log_probs(best, language), tilted - log_z)
-    assert_close(enumerable.objective(best, reward, language, ref, BETA), value)
+    assert_close(tabular.outcome_log_probs(best, language), tilted - log_z)
+    assert_close(tabular.objective(best, reward, language, ref, BETA), value)
 
 
 @pytest.mark.parametrize("seed", [0, 5])
 def test_suboptimality_is_beta_times_the_divergence_from_the_optimum(language, seed):
     ref, ours, reward = log_probs(1, language), log_probs(seed, language), rewards(language)
-    best, value = enumerable.optimum(ref, reward, BETA, language)
-    gap = value - enumerable.objective(ours, reward, language, ref, BETA)
+    best, value = tabular.optimum(ref, reward, BETA, language)
+    gap = value - tabular.objective(ours, reward, language, ref, BETA)
     assert gap > 0.1
-    assert_close(gap, BETA * enumerable.divergence(ours, best, language))
+    assert_close(gap, BETA * tabular.divergence(ours, best, language))
 
 
 def test_a_policy_that_cannot_say_a_token_has_finite_answers_and_gradients():
     ours = log_probs(0).at[:, 2].set(-jnp.inf)
     ours = ours - jax.nn.logsumexp(ours, axis=1, keepdims=True)
     ref, reward = log_probs(1), rewards()
-    gap = lambda x: enumerable.objective(x, reward, LANGUAGE, ref, BETA)
+    gap = lambda x: tabular.objective(x, reward, LANGUAGE, ref, BETA)
     value, gradient = jax.value_and_grad(gap)(ours)
-    best, top = enumerable.optimum(ref, reward, BETA, LANGUAGE)
-    assert_close(top - value, BETA * enumerable.divergence(ours, best, LANGUAGE))
+    best, top = tabular.optimum(ref, reward, BETA, LANGUAGE)
+    assert_close(top - value, BETA * tabular.divergence(ours, best, LANGUAGE))
     assert jnp.all(jnp.isfinite(gradient))
-    assert jnp.all(jnp.isfinite(enumerable.values(ours, reward, LANGUAGE).v))
+    assert jnp.all(jnp.isfinite(tabular.values(ours, reward, LANGUAGE).v))
 
 
 # Estimators of the gradient of the reward
@@ -215,7 +215,7 @@ def test_a_policy_that_cannot_say_a_token_has_finite_answers_and_gradients():
 
 def test_true_advantages_give_the_true_gradient(language):
     ref, reward = log_probs(1, language), rewards(language)
-    exact = enumerable.values(log_probs(0, language), reward, language, ref, BETA)
+    exact = tabular.values(log_probs(0, language), reward, language, ref, BETA)
 
     def estimator(group):
         return -token_sum(group.log_probs * exact.advantages[group.states, group.tokens], group)
@@ -275,7 +275,7 @@ def test_the_kl_in_the_loss_misses_where_the_tokens_lead():
     ours = mean_gradient(full_vocabulary)
     assert 0.5 < cosine(ours, -divergence_gradient()) < 0.9999
     # plus what each token leads to, it is the gradient of the divergence
-    later = enumerable.values(log_probs(0), jnp.zeros(27), LANGUAGE, log_probs(1), 1.0).v
+    later = tabular.values(log_probs(0), jnp.zeros(27), LANGUAGE, log_probs(1), 1.0).v
     after = jnp.concatenate([later, jnp.zeros(27)])
 
     def leading(group):
@@ -303,8 +303,8 @@ def test_k3_in_the_reward_points_elsewhere():
 
 
 def test_groups_are_all_tuples_counted_once():
-    members, counts = enumerable.estimators.groups(STOPPED, 3)
-    size = len(enumerable.outcomes(STOPPED).tokens)
+    members, counts = tabular.estimators.groups(STOPPED, 3)
+    size = len(tabular.outcomes(STOPPED).tokens)
     tuples = itertools.product(range(size), repeat=3)
     expected = {}
     for row in tuples:
@@ -315,14 +315,14 @@ def test_groups_are_all_tuples_counted_once():
 
 def test_variance_is_that_of_drawn_groups():
     estimator = lambda group: reinforce(group, leave_one_out(group))
-    run = functools.partial(enumerable.moments, estimator, group_size=2)
+    run = functools.partial(tabular.moments, estimator, group_size=2)
     result = jax.jit(lambda x: run(x, rewards(), LANGUAGE))(logits(0))
     assert_close(-result.gradient, truth(LANGUAGE, kl_coef=0.0))
     # over ordered pairs, by the definition
-    p = np.exp(np.asarray(enumerable.outcome_log_probs(log_probs(0), LANGUAGE)))
-    scores = jax.jit(
-        jax.jacobian(lambda x: enumerable.outcome_log_probs(jax.nn.log_softmax(x), LANGUAGE))
-    )(logits(0))
+    p = np.exp(np.asarray(tabular.outcome_log_probs(log_probs(0), LANGUAGE)))
+    scores = jax.jit(jax.jacobian(lambda x: tabular.outcome_log_probs(jax.nn.log_softmax(x), LANGUAGE)))(
+        logits(0)
+    )
     scores, reward = np.asarray(scores).reshape(27, -1), np.asarray(rewards())
     total = 0.0
     for i, j in itertools.product(range(27), repeat=2):
@@ -338,28 +338,28 @@ def test_samples_of_another_policy_are_weighed_by_it():
         rho = jnp.exp(jnp.sum(group.log_probs - group.old_log_probs, axis=1))
         return -jnp.mean(rho * group.rewards)
 
-    run = lambda x: enumerable.expected(estimator, x, rewards(), LANGUAGE, old_log_probs=old)
+    run = lambda x: tabular.expected(estimator, x, rewards(), LANGUAGE, old_log_probs=old)
     value, gradient = jax.jit(run)(logits(0))
-    assert_close(-value, enumerable.expected_reward(log_probs(0), rewards(), LANGUAGE))
+    assert_close(-value, tabular.expected_reward(log_probs(0), rewards(), LANGUAGE))
     assert_close(-gradient, truth(LANGUAGE, kl_coef=0.0))
 
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="vocab_size=8 and length=6 give 262144 sequences"):
-        enumerable.Language(vocab_size=8, length=6)
+        tabular.Language(vocab_size=8, length=6)
     with pytest.raises(ValueError, match="length is 0"):
-        enumerable.Language(vocab_size=3, length=0)
+        tabular.Language(vocab_size=3, length=0)
     with pytest.raises(ValueError, match="stop_token is 3; expected None or a token from 0 to 2"):
-        enumerable.Language(vocab_size=3, length=3, stop_token=3)
+        tabular.Language(vocab_size=3, length=3, stop_token=3)
     with pytest.raises(ValueError, match=r"log_probs has shape \(13, 2\); expected \(13, 3\)"):
-        enumerable.occupancy(log_probs(0)[:, :2], LANGUAGE)
+        tabular.occupancy(log_probs(0)[:, :2], LANGUAGE)
     with pytest.raises(ValueError, match=r"rewards has shape \(9,\); expected \(27,\)"):
-        enumerable.expected_reward(log_probs(0), jnp.zeros(9), LANGUAGE)
+        tabular.expected_reward(log_probs(0), jnp.zeros(9), LANGUAGE)
     with pytest.raises(ValueError, match=r"kl_coef is -1.0"):
-        enumerable.objective(log_probs(0), rewards(), LANGUAGE, log_probs(1), -1.0)
+        tabular.objective(log_probs(0), rewards(), LANGUAGE, log_probs(1), -1.0)
     with pytest.raises(ValueError, match="kl_coef is 0; expected a number above 0"):
-        enumerable.optimum(log_probs(1), rewards(), 0, LANGUAGE)
+        tabular.optimum(log_probs(1), rewards(), 0, LANGUAGE)
     with pytest.raises(ValueError, match=r"x has shape \(9, 2, 3\); expected \(9, 3, ...\)"):
-        enumerable.table(jnp.zeros((9, 2, 3)), LANGUAGE)
+        tabular.table(jnp.zeros((9, 2, 3)), LANGUAGE)
     with pytest.raises(ValueError, match="group_size is 9: 27 outcomes form"):
-        enumerable.expected(lambda group: 0.0, logits(0), rewards(), LANGUAGE, group_size=9)
+        tabular.expected(lambda group: 0.0, logits(0), rewards(), LANGUAGE, group_size=9)

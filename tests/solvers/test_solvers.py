@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from proxlm import penalties, solvers
-from proxlm.solvers import extrapolation
+from proxlm.solvers import _extrapolation
 from tests.arrays import normal
 
 FEATURES = normal(0, (40, 12))
@@ -32,9 +32,7 @@ def logistic(weights):
 
 def assert_optimal_for_the_lasso(fun, weights, strength, atol=2e-5):
     slope, live = np.asarray(jax.grad(fun)(weights)), np.asarray(weights != 0)
-    np.testing.assert_allclose(
-        slope[live], -strength * np.sign(np.asarray(weights)[live]), atol=atol
-    )
+    np.testing.assert_allclose(slope[live], -strength * np.sign(np.asarray(weights)[live]), atol=atol)
     assert np.abs(slope[~live]).max() <= strength + atol
 
 
@@ -56,13 +54,13 @@ def test_extrapolation_finds_the_fixed_point_of_an_affine_map():
     # In n dimensions n + 1 steps say all about it.
     with jax.enable_x64(True):
         matrix, offset = 0.3 * np.asarray(normal(2, (3, 3)), np.float64), jnp.arange(1.0, 4.0)
-        history, x = extrapolation.init(4, offset), jnp.zeros(3)
+        history, x = _extrapolation.init(4, offset), jnp.zeros(3)
         for _ in range(4):
             image = matrix @ x + offset
-            history, x = extrapolation.push(history, x, image), image
+            history, x = _extrapolation.push(history, x, image), image
         fixed = np.linalg.solve(np.eye(3) - matrix, offset)
         assert np.abs(x - fixed).max() > 1e-2
-        np.testing.assert_allclose(extrapolation.extrapolate(history), fixed, atol=1e-8)
+        np.testing.assert_allclose(_extrapolation.extrapolate(history), fixed, atol=1e-8)
 
 
 def test_extrapolation_spares_most_gradients_where_the_problem_is_ill_conditioned():
@@ -83,9 +81,7 @@ def test_ridge_ends_at_its_closed_form(rule):
     solution = solvers.proximal_gradient(
         least_squares, jnp.zeros(12), penalties.squared_l2(0.3), rule=rule, max_iterations=5000
     )
-    exact = np.linalg.solve(
-        FEATURES.T @ FEATURES / 40 + 0.3 * np.eye(12), FEATURES.T @ TARGETS / 40
-    )
+    exact = np.linalg.solve(FEATURES.T @ FEATURES / 40 + 0.3 * np.eye(12), FEATURES.T @ TARGETS / 40)
     np.testing.assert_allclose(solution.params, exact, atol=2e-5)
 
 
@@ -104,9 +100,7 @@ def test_float64_goes_on_to_1e_12():
     with jax.enable_x64(True):
         features, targets = np.asarray(FEATURES, np.float64), np.asarray(TARGETS, np.float64)
         fun = lambda w: 0.5 * jnp.mean(jnp.square(features @ w - targets))
-        solution = solvers.proximal_gradient(
-            fun, jnp.zeros(12), penalties.l1(0.05), tolerance=1e-12
-        )
+        solution = solvers.proximal_gradient(fun, jnp.zeros(12), penalties.l1(0.05), tolerance=1e-12)
         assert solution.params.dtype == jnp.float64
         assert solution.converged
         assert_optimal_for_the_lasso(fun, solution.params, 0.05, atol=2e-12)
@@ -169,9 +163,7 @@ def test_the_solution_can_be_differentiated_in_strength_and_data(forwards):
 
 def test_a_loss_on_the_solution_has_a_gradient():
     held_out = lambda w: jnp.mean(jnp.square(FEATURES[:5] @ w - TARGETS[:5]))
-    solve = lambda s: solvers.proximal_gradient(
-        least_squares, jnp.zeros(12), penalties.l1(s), tolerance=1e-6
-    )
+    solve = lambda s: solvers.proximal_gradient(least_squares, jnp.zeros(12), penalties.l1(s), tolerance=1e-6)
     risk = lambda s: held_out(solve(s).params)
     slope = jax.grad(risk)(0.2)
     finite = (risk(0.21) - risk(0.19)) / 0.02
@@ -204,9 +196,7 @@ def test_a_path_is_what_each_strength_gives_and_is_cheaper():
 
 
 def test_running_out_of_iterations_is_said():
-    solution = solvers.proximal_gradient(
-        least_squares, jnp.zeros(12), penalties.l1(0.01), max_iterations=2
-    )
+    solution = solvers.proximal_gradient(least_squares, jnp.zeros(12), penalties.l1(0.01), max_iterations=2)
     assert solution.iterations == 2
     assert not solution.converged
     assert "max_iterations" in solution.reason

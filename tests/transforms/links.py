@@ -37,13 +37,9 @@ LINKS = {
     "apply_prox every": Link(
         _after_sgd(lambda rate: transforms.apply_prox(_l1, rate, every=2)), variant=True
     ),
-    "proximal": Link(
-        lambda rate: transforms.proximal(optax.sgd(rate), _rows, rate, anchored=True, every=2)
-    ),
+    "proximal": Link(lambda rate: transforms.proximal(optax.sgd(rate), _rows, rate, anchored=True, every=2)),
     "proximal metric": Link(
-        lambda rate: transforms.proximal(
-            optax.rmsprop(rate), _l1, rate, metric="rmsprop", floor=0.1, cap=5.0
-        )
+        lambda rate: transforms.proximal(optax.rmsprop(rate), _l1, rate, metric="rmsprop", floor=0.1, cap=5.0)
     ),
     "proximal_sgd": Link(lambda rate: transforms.proximal_sgd(rate, _l1, 0.9, nesterov=True)),
     "proximal_adam": Link(lambda rate: transforms.proximal_adam(rate, _l1)),
@@ -71,9 +67,7 @@ LINKS = {
     "proximal_schedule_free": Link(
         lambda rate: transforms.proximal_schedule_free(optax.sgd(rate), _rows, rate), variant=True
     ),
-    "proximal_schedule_free_adam": Link(
-        lambda rate: transforms.proximal_schedule_free_adam(rate, _l1)
-    ),
+    "proximal_schedule_free_adam": Link(lambda rate: transforms.proximal_schedule_free_adam(rate, _l1)),
     "scheduled": Link(
         _after_sgd(
             lambda rate: transforms.scheduled(
@@ -92,21 +86,15 @@ LINKS = {
         variant=True,
     ),
     "freeze_zeros": Link(_after_sgd(lambda rate: transforms.freeze_zeros(1))),
-    "heal": Link(
-        _after_sgd(lambda rate: transforms.heal(transforms.apply_prox(_l1, rate), 2)), variant=True
-    ),
+    "heal": Link(_after_sgd(lambda rate: transforms.heal(transforms.apply_prox(_l1, rate), 2)), variant=True),
     "project": Link(
         _after_sgd(lambda rate: transforms.project(penalties.box(-0.5, 0.5))), moves_at_zero=True
     ),
-    "stop_on_kl": Link(
-        lambda rate: transforms.stop_on_kl(transforms.proximal_sgd(rate, _l1), 0.1), _KL
-    ),
+    "stop_on_kl": Link(lambda rate: transforms.stop_on_kl(transforms.proximal_sgd(rate, _l1), 0.1), _KL),
     "skip_on_kl": Link(
         lambda rate: transforms.skip_on_kl(transforms.proximal_sgd(rate, _l1), 0.1),
         _KL,
         variant=True,
     ),
-    "scale_by_kl": Link(
-        _after_sgd(lambda rate: transforms.scale_by_kl(0.1)), _KL, needs_params=False
-    ),
+    "scale_by_kl": Link(_after_sgd(lambda rate: transforms.scale_by_kl(0.1)), _KL, needs_params=False),
 }

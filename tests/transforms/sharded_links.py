@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from tests.arrays import normal
-from tests.links import LINKS
+from tests.transforms.links import LINKS
 
 SPREAD = jax.sharding.PartitionSpec("rows")
 

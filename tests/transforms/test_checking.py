@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from proxlm import penalties, transforms
-from proxlm.penalties import grouping
+from proxlm.penalties.groups import grouping
 
 RATE = 1e-3
 PARAMS = {"w": jnp.ones((6, 4)), "b": jnp.ones(4)}
@@ -29,9 +29,7 @@ KEEP = {
     "sgd": optax.chain(SGD, PROX),
     "momentum": optax.chain(optax.sgd(RATE, 0.9), PROX),
     "adam": optax.chain(ADAM, PROX),
-    "a warm-up": optax.chain(
-        optax.adam(WARM), transforms.apply_prox(penalties.group_lasso(1e-3), WARM)
-    ),
+    "a warm-up": optax.chain(optax.adam(WARM), transforms.apply_prox(penalties.group_lasso(1e-3), WARM)),
     "every fourth": optax.chain(SGD, transforms.apply_prox(penalties.l1(0.01), RATE, every=4)),
     "a ramp": optax.chain(ADAM, transforms.prune_to(transforms.cubic_sparsity(0.5, 0, 6))),
     "groups": optax.chain(ADAM, transforms.prune_to(0.5, grouping.axes(0), every=3)),

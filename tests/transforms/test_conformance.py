@@ -10,7 +10,7 @@ import pytest
 
 from proxlm import checkpoint
 from tests.arrays import normal
-from tests.links import LINKS
+from tests.transforms.links import LINKS
 
 STEPS = 4
 
@@ -29,9 +29,7 @@ def tree(seed, dtype=jnp.float32):
 
 
 def gradients_of(dtype=jnp.float32):
-    return jax.tree.map(
-        lambda *g: jnp.stack(g), *[tree(10 * i, dtype) for i in range(1, 1 + STEPS)]
-    )
+    return jax.tree.map(lambda *g: jnp.stack(g), *[tree(10 * i, dtype) for i in range(1, 1 + STEPS)])
 
 
 def run(tx, params, gradients, extra_args):

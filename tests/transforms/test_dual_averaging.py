@@ -172,9 +172,7 @@ def test_ftrl_proximal_minimises_the_sum_it_is_named_for():
     for g, centre in zip(gradients, points, strict=True):
         squares += g * g
         after = (1 + np.sqrt(squares)) / rate
-        total = (
-            total + g * grid + strength * abs(grid) + (after - before) * (grid - centre) ** 2 / 2
-        )
+        total = total + g * grid + strength * abs(grid) + (after - before) * (grid - centre) ** 2 / 2
         before = after
     assert float(path[-1, 0]) == pytest.approx(grid[np.argmin(total)], abs=2e-5)
 
@@ -189,16 +187,12 @@ def test_ftrl_proximal_minimises_the_sum_it_is_named_for():
 def test_strength_zero_is_the_base_optimizer(name, base):
     gradients = normal(0, (20, 30))
     run = lambda tx: walk(tx, normal(9, (30,)), gradients)
-    np.testing.assert_allclose(
-        run(LINKS[name](0.1, penalties.l1(0.0))), run(base), rtol=0, atol=2e-6
-    )
+    np.testing.assert_allclose(run(LINKS[name](0.1, penalties.l1(0.0))), run(base), rtol=0, atol=2e-6)
 
 
 def test_ftrl_proximal_without_a_penalty_is_adagrad():
     gradients, x = normal(0, (20, 30)), np.asarray(normal(9, (30,)), np.float64)
-    path = walk(
-        transforms.ftrl_proximal(0.1, penalties.zero(), beta=0.5), normal(9, (30,)), gradients
-    )
+    path = walk(transforms.ftrl_proximal(0.1, penalties.zero(), beta=0.5), normal(9, (30,)), gradients)
     squares = 0.0
     for g, after in zip(np.asarray(gradients, np.float64), path, strict=True):
         squares = squares + g**2
@@ -231,12 +225,8 @@ def test_mixing_averages_and_loses_zeros_until_it_is_one():
 def test_without_a_penalty_it_is_the_schedule_free_of_optax(power):
     gradients, start = normal(0, (20, 30)), normal(9, (30,))
     peer = optax.contrib.schedule_free(optax.sgd(0.1), 0.1, weight_lr_power=power)
-    ours = transforms.proximal_schedule_free(
-        optax.sgd(0.1), penalties.zero(), 0.1, weight_lr_power=power
-    )
-    np.testing.assert_allclose(
-        walk(ours, start, gradients), walk(peer, start, gradients), atol=2e-6
-    )
+    ours = transforms.proximal_schedule_free(optax.sgd(0.1), penalties.zero(), 0.1, weight_lr_power=power)
+    np.testing.assert_allclose(walk(ours, start, gradients), walk(peer, start, gradients), atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ["proximal_schedule_free", "proximal_schedule_free_adam"])
@@ -327,9 +317,7 @@ def test_with_the_whole_batch_it_ends_at_the_lasso_solution(lasso, name, rate, s
         (weights, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, length=steps))(start)
         np.testing.assert_array_equal(weights != 0, solution != 0)
         np.testing.assert_allclose(weights, solution, atol=atol)
-        value = lambda w: (
-            jnp.mean((features @ w - targets) ** 2) / 2 + strength * jnp.sum(jnp.abs(w))
-        )
+        value = lambda w: jnp.mean((features @ w - targets) ** 2) / 2 + strength * jnp.sum(jnp.abs(w))
         assert value(weights) - value(solution) < max(atol**2, 1e-10)
 
 
@@ -432,8 +420,7 @@ def test_a_floor_and_a_cap_bind_the_steps():
     start, gradient = jnp.array([1.0, 1.0]), jnp.array([1.0, 1e-6])
     make = lambda **bounds: transforms.dual_averaging_adam(1e-2, penalties.l1(1e-2), **bounds)
     free, floored, capped = (
-        walk(make(**bounds), start, [gradient])[0, 1]
-        for bounds in ({}, {"floor": 0.1}, {"cap": 0.5})
+        walk(make(**bounds), start, [gradient])[0, 1] for bounds in ({}, {"floor": 0.1}, {"cap": 0.5})
     )
     assert free == 0
     assert floored == pytest.approx(1 - 1e-2 / (0.1 / 2**0.5) * (1e-2 + 1e-6), abs=1e-6)

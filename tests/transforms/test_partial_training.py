@@ -10,11 +10,9 @@ import pytest
 
 from proxlm import apply_prox, lm, penalties
 from proxlm.policy import ppo
-from tests.table_actor import compiled
+from tests.policy.table_actor import compiled
 
-MODEL = lm.ModelConfig(
-    8, num_layers=1, width=8, num_heads=2, hidden_width=8, value_head=True, init_scale=0.3
-)
+MODEL = lm.ModelConfig(8, num_layers=1, width=8, num_heads=2, hidden_width=8, value_head=True, init_scale=0.3)
 ACTOR = lm.make_actor(MODEL, num_tokens=4)
 CONFIG = ppo.PPOConfig(num_epochs=2, num_minibatches=2)
 PROMPTS = lambda key: lm.Prompts(jax.random.randint(key, (8, 2), 0, 8))
@@ -27,9 +25,7 @@ def name(path):
 
 def labels(params):
     """Attention learns, and the value head that PPO needs; all else is frozen."""
-    learns = lambda path, _: (
-        "learns" if "attention" in name(path) or "value" in name(path) else "frozen"
-    )
+    learns = lambda path, _: "learns" if "attention" in name(path) or "value" in name(path) else "frozen"
     return jax.tree_util.tree_map_with_path(learns, params)
 
 

@@ -9,7 +9,7 @@ import pytest
 import proxlm
 from proxlm import penalties, transforms
 from tests.arrays import normal
-from tests.walks import walk
+from tests.transforms.walks import walk
 
 
 def path_of(*args, **extra_args):
@@ -147,9 +147,7 @@ def test_updates_have_the_dtype_of_the_params(every, anchored):
     for cast in (jnp.float32, jnp.bfloat16):
         updates = jax.tree.map(lambda p: (0.1 * p).astype(cast), params)  # noqa: B023
         moved, _ = tx.update(updates, tx.init(params), params)
-        assert jax.tree.map(lambda leaf: leaf.dtype, moved) == jax.tree.map(
-            lambda leaf: leaf.dtype, params
-        )
+        assert jax.tree.map(lambda leaf: leaf.dtype, moved) == jax.tree.map(lambda leaf: leaf.dtype, params)
 
 
 def test_bfloat16_params_move_to_the_rounded_float32_result(variant):
@@ -173,9 +171,7 @@ def test_float64_params_are_computed_in_float64():
 def test_extra_args_are_ignored():
     tx = optax.chain(optax.sgd(0.1), proxlm.apply_prox(penalties.l1(), 0.1))
     gradients = [tree(2)] * 2
-    assert_trees_close(
-        path_of(tx, tree(), gradients, value=1.0, tokens=None), path_of(tx, tree(), gradients)
-    )
+    assert_trees_close(path_of(tx, tree(), gradients, value=1.0, tokens=None), path_of(tx, tree(), gradients))
 
 
 @pytest.mark.parametrize("anchored", [False, True])
@@ -244,9 +240,7 @@ def test_apply_if_finite_skips_a_bad_step():
 @pytest.mark.parametrize("anchored", [False, True])
 @pytest.mark.parametrize("every", [1, 2])
 def test_scan_is_the_loop(anchored, every):
-    link = proxlm.apply_prox(
-        penalties.l1(0.3), lambda n: 0.1 + 0.1 * n, every=every, anchored=anchored
-    )
+    link = proxlm.apply_prox(penalties.l1(0.3), lambda n: 0.1 + 0.1 * n, every=every, anchored=anchored)
     tx, start = optax.chain(optax.adam(0.1), link), normal(0, (5,)).astype(jnp.bfloat16)
     gradients = normal(1, (6, 5)).astype(jnp.bfloat16)
 

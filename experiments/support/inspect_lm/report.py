@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
 
-from experiments import language_model, report, runs
+from experiments.support.models import language_model
+from experiments.support.run import runs, tables
 from proxlm import lm
 
 SHOWN = 24  # characters of the text in the plots
@@ -82,10 +83,16 @@ def write(run, ends, windows, model, alphabet):
     for seed, pair in enumerate(looks):
         for name, found in zip(TITLES, pair, strict=True):
             runs.log(
-                run, "result", step=seed, model=name, loss=found.loss, by_layer=found.by_layer,
-                heads=found.used.heads.sum(axis=1), neurons=found.used.hidden.sum(axis=1),
+                run,
+                "result",
+                step=seed,
+                model=name,
+                loss=found.loss,
+                by_layer=found.by_layer,
+                heads=found.used.heads.sum(axis=1),
+                neurons=found.used.hidden.sum(axis=1),
                 needs=found.needs,
-            )  # fmt: skip
+            )
     numbers = numbers_of(looks, [head_sizes(params[0]) for params in ends])
     text = page(looks, numbers, model)
     print(text)
@@ -121,22 +128,24 @@ def numbers_of(looks, sizes):
 
 def page(looks, numbers, model) -> str:
     """The printed report: layers and heads of the first seed, and all seeds in sum."""
-    at = lambda i, layer: report.mean_spread([pair[i].by_layer[layer] for pair in looks], 2)
+    at = lambda i, layer: tables.mean_spread([pair[i].by_layer[layer] for pair in looks], 2)
     layers = [[name, at(0, i), at(1, i)] for i, name in enumerate(names_of(model))]
     (dense, penalised), heads = looks[0], []
     for layer, head in np.ndindex(dense.needs.shape):
         shares = dense.habits[layer, head]
         fate = "kept" if penalised.used.heads[layer, head] else "removed"
         heads.append([layer, head, habit(shares), f"{dense.needs[layer, head]:+.3f}", fate])
-    rows = [[name, report.mean_spread(values, 3)] for name, values in numbers.items()]
-    return "\n\n".join([
-        "Held-out loss, nats per character, if the model stopped at a layer (logit lens):",
-        report.table(layers, ["", "dense", "penalised"]),
-        "Heads of the first dense model: where most of their attention goes, by how much the loss\n"
-        "rises without them, and what became of them under the penalty:",
-        report.table(heads, ["layer", "head", "looks at", "needed", "under the penalty"]),
-        report.table(rows, ["all seeds", ""]),
-    ])  # fmt: skip
+    rows = [[name, tables.mean_spread(values, 3)] for name, values in numbers.items()]
+    return "\n\n".join(
+        [
+            "Held-out loss, nats per character, if the model stopped at a layer (logit lens):",
+            tables.table(layers, ["", "dense", "penalised"]),
+            "Heads of the first dense model: where most of their attention goes, by how much the loss\n"
+            "rises without them, and what became of them under the penalty:",
+            tables.table(heads, ["layer", "head", "looks at", "needed", "under the penalty"]),
+            tables.table(rows, ["all seeds", ""]),
+        ]
+    )
 
 
 def habit(shares) -> str:
@@ -170,8 +179,9 @@ def plot_attention(path, pair, looks, tokens, characters, model):
         axis.set_yticks(range(len(characters)), characters, fontsize=5)
     figure.suptitle(
         "Attention on held-out text: from each character (row) to those before it (column); above "
-        "a head\nwhere most of its attention goes on average", fontsize=10,
-    )  # fmt: skip
+        "a head\nwhere most of its attention goes on average",
+        fontsize=10,
+    )
     figure.savefig(path, dpi=150, format="png")
 
 
@@ -188,9 +198,14 @@ def plot_lens(path, pair, window, model, alphabet):
         for layer, place in np.ndindex(truth.shape):
             dark = truth[layer, place] > 0.5
             axis.text(
-                place, layer, visible[said[layer, place].argmax()], ha="center", va="center",
-                color="white" if dark else "black", fontsize=9,
-            )  # fmt: skip
+                place,
+                layer,
+                visible[said[layer, place].argmax()],
+                ha="center",
+                va="center",
+                color="white" if dark else "black",
+                fontsize=9,
+            )
         axis.set_yticks(range(len(names)), names, fontsize=8)
         labels = [f"{visible[a]}\n→{visible[b]}" for a, b in itertools.pairwise(window)]
         axis.set_xticks(range(len(labels)), labels, fontsize=7)

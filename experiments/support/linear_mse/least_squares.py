@@ -60,11 +60,9 @@ def chains(ridge):
     return {
         "gradient descent": (optax.sgd(rate), True),
         "Adam": (optax.adam(0.01), True),
-        "proximal chain": (
-            optax.chain(optax.sgd(rate), proxlm.apply_prox(penalty, rate)), False
-        ),
+        "proximal chain": (optax.chain(optax.sgd(rate), proxlm.apply_prox(penalty, rate)), False),
         "proximal Adam": (transforms.proximal_adam(0.01, penalty), False),
-    }  # fmt: skip
+    }
 
 
 def solve(problem: Problem, ridge, optimum, config: Any):
@@ -76,17 +74,24 @@ def solve(problem: Problem, ridge, optimum, config: Any):
 
     def fit(tx, holds_ridge):
         found = training.fit(
-            penalised if holds_ridge else loss, jnp.zeros(3), tx, problem,
-            steps=config.most_steps, tolerance=config.tolerance,
+            penalised if holds_ridge else loss,
+            jnp.zeros(3),
+            tx,
+            problem,
+            steps=config.most_steps,
+            tolerance=config.tolerance,
             record=lambda weights: jnp.max(jnp.abs(weights - optimum)),
-        )  # fmt: skip
+        )
         values = found.params, found.steps, found.converged, found.history.recorded
         return dict(zip(names, values, strict=True))
 
     solution = solvers.proximal_gradient(
-        lambda weights: loss(weights, problem), jnp.zeros(3), penalties.squared_l2(ridge),
-        tolerance=config.tolerance, implicit=False,
-    )  # fmt: skip
+        lambda weights: loss(weights, problem),
+        jnp.zeros(3),
+        penalties.squared_l2(ridge),
+        tolerance=config.tolerance,
+        implicit=False,
+    )
     nothing = jnp.full((config.most_steps,), jnp.nan)
     steps = config.most_steps // 10
     by_formula = by_hand(problem, ridge, 0.7, steps)

@@ -76,9 +76,7 @@ def truncated(params: Any, anchor: Any, most: int) -> Delta:
     none = {path: np.zeros(len(sizes), int) for path, (_, sizes, _) in changes.items()}
     rest = size({k: v for k, v in low_rank(params, anchor, none).items() if "left" not in k})
     ranks, values = dict(none), np.concatenate([s.ravel() for _, s, _ in changes.values()])
-    cost = np.concatenate([
-        np.full(s.size, 4 * (u.shape[1] + v.shape[2])) for u, s, v in changes.values()
-    ])  # fmt: skip
+    cost = np.concatenate([np.full(s.size, 4 * (u.shape[1] + v.shape[2])) for u, s, v in changes.values()])
     order = np.argsort(-values)
     kept = order[rest + np.cumsum(cost[order]) <= most]
     chosen = np.isin(np.arange(len(values)), kept)
@@ -163,9 +161,7 @@ def _pairs(params, anchor):
     shapes = [{path: leaf.shape for path, leaf in leaves.items()} for leaves in (new, old)]
     if shapes[0] != shapes[1]:
         odd = sorted(p for p in new.keys() | old.keys() if shapes[0].get(p) != shapes[1].get(p))
-        raise ValueError(
-            f"anchor: {', '.join(odd)} differ in shape from the params; give the start"
-        )
+        raise ValueError(f"anchor: {', '.join(odd)} differ in shape from the params; give the start")
     return [(path, new[path], old[path]) for path in new]
 
 

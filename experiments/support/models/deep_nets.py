@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import corpora, tokenization
+from experiments.support.data import corpora, tokenization
 from proxlm import losses
 
 # Name ↦ how hidden and output kernels are drawn. All biases begin at 0, and the first layer has

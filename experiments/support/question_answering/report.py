@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import questions, report, runs
-from experiments.questions import Exercise
+from experiments.support.question_answering import tasks as questions
+from experiments.support.question_answering.tasks import Exercise
+from experiments.support.run import runs, tables
 
 LABELS = {"before": "shown answers", "after": "then told right or wrong"}
 
@@ -29,9 +30,7 @@ def retrieval(train: Sequence[Exercise], judged: Sequence[Exercise]) -> float:
     vectors = questions.tf_idf([marked(e.question) for e in (*train, *judged)])
     seen, asked = vectors[: len(train)], vectors[len(train) :]
     nearest = np.argmax(asked @ seen.T, axis=1)
-    return float(
-        np.mean([train[i].answer == e.answer for i, e in zip(nearest, judged, strict=True)])
-    )
+    return float(np.mean([train[i].answer == e.answer for i, e in zip(nearest, judged, strict=True)]))
 
 
 def naive_bayes(train: Sequence[Exercise], judged: Sequence[Exercise]) -> float:
@@ -97,9 +96,9 @@ def write(run, tasks, results):
         rows = [[k, f"{found[k]:.1f}", "", ""] for k in baselines]
         for key, label in LABELS.items():
             columns = (key, f"{key}, sampled", f"{key}, seen")
-            rows.append([label, *(report.mean_spread(found[k], 1) for k in columns)])
+            rows.append([label, *(tables.mean_spread(found[k], 1) for k in columns)])
         text += f"\n{name}: % right of {len(task.held_out)} held-out questions\n\n"
-        text += report.table(rows, ["", "held out", "sampled", "training questions"]) + "\n"
+        text += tables.table(rows, ["", "held out", "sampled", "training questions"]) + "\n"
     print(text)
     (run.path / "report.txt").write_text(text)
     (run.path / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
@@ -128,7 +127,7 @@ def plot(run, tasks, numbers):
         steps[title] = "iteration"
     seeds = len(next(iter(numbers.values()))["before"])
     note = f"bands: mean ± standard deviation of {seeds} seeds"
-    report.curves(run.path / "learning.png", panels, steps, columns=2, note=note)
+    tables.curves(run.path / "learning.png", panels, steps, columns=2, note=note)
 
 
 def band(rows, name):

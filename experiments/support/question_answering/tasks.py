@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csgraph
 
-from experiments import corpora
+from experiments.support.data import corpora
 
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unknown>"
 END_TOKEN = 1

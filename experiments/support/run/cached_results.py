@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from experiments import report, runs
+from experiments.support.run import runs, tables
 
 Results = dict[str, Any]  # arrays, or dicts of them
 
@@ -47,7 +47,7 @@ def each(
     # All are logged again: the kill may have come between the keeping of one and its line.
     runs.truncate_log(run, name)
     results = {}
-    with report.progress(len(members), name, completed=done) as show:
+    with tables.progress(len(members), name, completed=done) as show:
         for i, member in enumerate(members):
             found = keep(run, names[i], lambda member=member: compute(member))
             means = {part: np.mean(found[part]) for part in shown}

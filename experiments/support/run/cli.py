@@ -10,7 +10,7 @@ import tyro
 
 import proxlm
 
-OURS = pathlib.Path(__file__).resolve().parent, pathlib.Path(proxlm.__file__).resolve().parent
+OURS = pathlib.Path(__file__).resolve().parents[2], pathlib.Path(proxlm.__file__).resolve().parent
 
 
 def run(main: Callable[..., Any]) -> None:

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
-from experiments import fitting, smollm, tokenization
+from experiments.support.data import tokenization
+from experiments.support.models import smollm
+from experiments.support.run import supervised
 from proxlm import lm, settings
 
 ABOUT = "language_model.json"
@@ -38,7 +40,7 @@ class Writer(NamedTuple):
 
 def save(folder: pathlib.Path, params: Any, config: lm.ModelConfig, tokenizer) -> None:
     """Keeps a model with its tokenizer: `Characters`, or a BPE of `tokenization.train_bpe`."""
-    fitting.keep(folder, params, config)
+    supervised.keep(folder, params, config)
     if isinstance(tokenizer, tokenization.Characters):
         tokenizer = {"characters": "".join(tokenizer.alphabet)}
     else:
@@ -65,7 +67,7 @@ def load(name: str, data: pathlib.Path) -> Writer:
         codec = _codec(**about["tokenizer"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / ABOUT} is damaged ({error}): run its experiment") from error
-    return Writer(fitting.kept(folder, config, config), config, *codec)
+    return Writer(supervised.kept(folder, config, config), config, *codec)
 
 
 def find(path: pathlib.Path) -> pathlib.Path:

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib.axes
 import numpy as np
 
-from experiments import report
+from experiments.support.run import tables
 
 Draw = Callable[[matplotlib.axes.Axes], None]
 
@@ -124,9 +124,15 @@ def image(
         low, high = limits or (None, None)
         axis.set_facecolor("#c8c8c8")
         shown = axis.imshow(
-            np.ma.masked_invalid(values), origin="lower", aspect="auto", extent=extent,
-            vmin=low, vmax=high, cmap="viridis", interpolation="nearest",
-        )  # fmt: skip
+            np.ma.masked_invalid(values),
+            origin="lower",
+            aspect="auto",
+            extent=extent,
+            vmin=low,
+            vmax=high,
+            cmap="viridis",
+            interpolation="nearest",
+        )
         bar = axis.figure.colorbar(shown, ax=axis, label=unit)
         bar.ax.tick_params(labelsize=8)
         _label(axis, xlabel, ylabel, legend=False)
@@ -163,7 +169,7 @@ def _usable(values, log):
 
 
 def _colours(count):
-    return [report.COLOURS[i % len(report.COLOURS)] for i in range(count)]
+    return [tables.COLOURS[i % len(tables.COLOURS)] for i in range(count)]
 
 
 def _label(axis, xlabel, ylabel, legend):

@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from experiments import configs, corpora
+from experiments.support.data import corpora
+from experiments.support.run import configs
 from proxlm import checkpoint, settings
 
 _CONFIG, _METRICS, _DONE = "config.json", "metrics.jsonl", "DONE"

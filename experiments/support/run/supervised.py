@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import report, runs
+from experiments.support.run import runs, tables
 from proxlm import checkpoint, lm, training
 
 
@@ -71,9 +71,14 @@ def fit(
 
     state = jax.jit(training.init, static_argnums=1)(jax.tree.map(jnp.copy, params), tx)
     finish = functools.partial(
-        go_on, num_chunks=num_chunks, chunk=chunk,
-        key=jax.random.key(0), folder=folder, config=config, every=evaluate_every,
-    )  # fmt: skip
+        go_on,
+        num_chunks=num_chunks,
+        chunk=chunk,
+        key=jax.random.key(0),
+        folder=folder,
+        config=config,
+        every=evaluate_every,
+    )
     if not patience:
         return finish(run, name, run_chunk, state)
     run_chunk = until_stalled(run_chunk, patience)
@@ -124,9 +129,17 @@ def make_fit_lanes(loss_fn: Callable, chain: Callable[[Any], Any], chunk: int) -
 
         num_chunks = len(batches) // chunk
         return go_on(
-            run, name, run_chunk, begin(lanes, start), num_chunks, chunk,
-            key=jax.random.key(0), folder=folder, config=config, every=num_chunks,
-        ).params  # fmt: skip
+            run,
+            name,
+            run_chunk,
+            begin(lanes, start),
+            num_chunks,
+            chunk,
+            key=jax.random.key(0),
+            folder=folder,
+            config=config,
+            every=num_chunks,
+        ).params
 
     return fit
 
@@ -153,7 +166,7 @@ def go_on(
     """
     first = runs.first_chunk(folder)
     runs.truncate_log(run, name, first * chunk + 1)
-    with report.progress(num_chunks, name, completed=first) as show:
+    with tables.progress(num_chunks, name, completed=first) as show:
 
         def on_chunk(index, lines):
             for i, numbers in enumerate(lines, start=1):
@@ -163,9 +176,15 @@ def go_on(
             show(**{name: np.mean(last[name]) for name in last and (shown or last)})
 
         return runs.run_chunks(
-            run_chunk, state, num_chunks, key=key, checkpoint_folder=folder,
-            config=config, every=every, on_chunk=on_chunk,
-        )  # fmt: skip
+            run_chunk,
+            state,
+            num_chunks,
+            key=key,
+            checkpoint_folder=folder,
+            config=config,
+            every=every,
+            on_chunk=on_chunk,
+        )
 
 
 def keep(folder: pathlib.Path, params: Any, config: Any) -> None:

@@ -38,9 +38,7 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
             raise ValueError(f"rows: {row!r} has {len(row)} cells for {len(headers)} headers.")
     columns = list(zip(*rows, strict=True)) if rows else [() for _ in headers]
     to_right = [bool(column) and all(_is_number(cell) for cell in column) for column in columns]
-    texts = [
-        [str(header), *map(_cell, column)] for header, column in zip(headers, columns, strict=True)
-    ]
+    texts = [[str(header), *map(_cell, column)] for header, column in zip(headers, columns, strict=True)]
     padded = [_pad(column, right) for column, right in zip(texts, to_right, strict=True)]
     lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
     rule = "  ".join("-" * len(column[0]) for column in padded)
@@ -55,9 +53,7 @@ def side_by_side(
     if half < 1:
         raise ValueError(f"width={width} leaves no room for two columns; give 5 or more.")
     if len(before) != len(after):
-        raise ValueError(
-            f"before has {len(before)} samples and after {len(after)}; give as many of each."
-        )
+        raise ValueError(f"before has {len(before)} samples and after {len(after)}; give as many of each.")
     pairs = [_columns(left, right, half) for left, right in zip(before, after, strict=True)]
     rule = "-" * half + "-+-" + "-" * half
     return f"\n{rule}\n".join([_columns(*headers, half), *pairs])

@@ -6,7 +6,9 @@ import json
 import jax
 import numpy as np
 
-from experiments import judges, report, reward_model, runs, shelf, tokenization
+from experiments.support.data import text_metrics, tokenization
+from experiments.support.models import reward_model
+from experiments.support.run import model_store, runs, tables
 from proxlm import lm
 
 SHOWN = 8  # samples in the printed report
@@ -16,18 +18,20 @@ SAMPLING = lm.SamplingConfig(stop_token=tokenization.END)
 
 # Stage, title of the panel, and name of each logged number with its label.
 PANELS = (
-    ("language model", "language model: loss, nats per token",
-     {"loss": "training", "held_out_loss": "held out"}),
+    (
+        "language model",
+        "language model: loss, nats per token",
+        {"loss": "training", "held_out_loss": "held out"},
+    ),
     ("reward model", "reward model: loss", {"loss": "training"}),
     ("reward model", "reward model: accuracy, held-out openings", {"accuracy": "accuracy"}),
     ("ppo", "P(positive)", {"reward": "reward"}),
     ("ppo", "KL to the LM, nats per response", {"kl": "KL"}),
     ("ppo", "entropy, nats per token", {"entropy": "entropy"}),
-    ("ppo", "share of ratios clipped",
-     {"clip_fraction_low": "too low", "clip_fraction_high": "too high"}),
+    ("ppo", "share of ratios clipped", {"clip_fraction_low": "too low", "clip_fraction_high": "too high"}),
     ("ppo", "value loss", {"value_loss": "value loss"}),
     ("ppo", "variance of returns explained by the critic", {"explained_variance": "share"}),
-)  # fmt: skip
+)
 
 
 def write(run, reviews, language, rewarder, states, config):
@@ -36,17 +40,22 @@ def write(run, reviews, language, rewarder, states, config):
     prompts = tokenization.openings(reviews.held_out, config.prompt)[0][:512]
     key = jax.random.key(config.seed + 1)
     judge = functools.partial(
-        respond, prompts=prompts, ref_params=lm_params, model=model,
-        rm_params=rm_params, rm_model=rm_model, config=config,
-    )  # fmt: skip
+        respond,
+        prompts=prompts,
+        ref_params=lm_params,
+        model=model,
+        rm_params=rm_params,
+        rm_model=rm_model,
+        config=config,
+    )
     train = [review.text for review in reviews.split.train]
-    naive = judges.fit_naive_bayes(train, reviews.train_labels)
+    naive = text_metrics.fit_naive_bayes(train, reviews.train_labels)
     outcome = lambda params: assess(judge(key, params), reviews.tokenizer, naive)
     before, before_texts = outcome(lm_params)
     policies = states.params["policy"]
     policy_of = lambda seed: jax.tree.map(lambda x: x[seed], policies)
     for name, params in (("before", lm_params), ("after", policy_of(0))):
-        shelf.save(run.path / name, params, model, reviews.tokenizer)
+        model_store.save(run.path / name, params, model, reviews.tokenizer)
     results = [outcome(policy_of(seed)) for seed in range(config.seeds)]
     after, after_texts = [numbers for numbers, _ in results], results[0][1]
     accuracy = compare(reviews, naive, rm_params, rm_model, config)
@@ -65,9 +74,13 @@ def respond(key, params, *, prompts, ref_params, model, rm_params, rm_model, con
     """Continues every prompt; the samples, P(positive), and the log-probs of the untouched LM."""
     samples = lm.sample(key, params, prompts, model, config.response, sampling=SAMPLING)
     reference = lm.score(
-        ref_params, samples.tokens, model,
-        mask=samples.mask, start=prompts.shape[1], sampling=SAMPLING,
-    ).log_probs  # fmt: skip
+        ref_params,
+        samples.tokens,
+        model,
+        mask=samples.mask,
+        start=prompts.shape[1],
+        sampling=SAMPLING,
+    ).log_probs
     odds = reward_model.score(rm_params, samples.tokens, samples.mask, rm_model)
     return samples, jax.nn.sigmoid(odds), reference
 
@@ -82,11 +95,11 @@ def assess(responses, tokenizer, naive):
     whole = [f"{prompt} ▸{answer}" for prompt, answer in zip(prompts, answers, strict=True)]
     numbers = {
         "P(positive)": positive.mean(),
-        "positive by naive Bayes": (judges.naive_bayes_log_odds(naive, answers) > 0).mean(),
-        "VADER": judges.vader(answers).mean(),
+        "positive by naive Bayes": (text_metrics.naive_bayes_log_odds(naive, answers) > 0).mean(),
+        "VADER": text_metrics.vader(answers).mean(),
         "KL to the LM, nats": np.where(mask, samples.log_probs - reference, 0).sum(1).mean(),
-        "distinct-2": judges.distinct_n(answers, 2),
-        "repetition": np.mean(judges.repetition(answers)),
+        "distinct-2": text_metrics.distinct_n(answers, 2),
+        "repetition": np.mean(text_metrics.repetition(answers)),
         "perplexity under the LM": np.exp(-np.where(mask, reference, 0).sum() / mask.sum()),
         "tokens": mask.sum(1).mean(),
         "share that ended": samples.ended.mean(),
@@ -108,9 +121,9 @@ def compare(reviews, naive, rm_params, rm_model, config):
         odds = reward_model.judge(rm_params, texts, rm_model)
         words = tokenization.decode(reviews.tokenizer, texts["tokens"], texts["mask"])
         result[name] = {
-            "reward model": judges.accuracy(odds, texts["label"]),
-            "naive Bayes": judges.accuracy(
-                judges.naive_bayes_log_odds(naive, words), texts["label"]
+            "reward model": text_metrics.accuracy(odds, texts["label"]),
+            "naive Bayes": text_metrics.accuracy(
+                text_metrics.naive_bayes_log_odds(naive, words), texts["label"]
             ),
             "n": len(odds),
         }
@@ -129,7 +142,7 @@ def plot(run):
             steps[title] = "iteration of PPO" if stage == "ppo" else "step"
     seeds = len(runs.read_log(run, "ppo")[-1]["reward"])
     note = f"bands: mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
-    report.curves(run.path / "curves.png", panels, steps, note=note)
+    tables.curves(run.path / "curves.png", panels, steps, note=note)
 
 
 def curve(rows, name):
@@ -149,19 +162,26 @@ def page(run, before, after, accuracy, before_texts, after_texts, length):
     """The printed report; the reviews that were judged had `length` tokens."""
     digits = {"KL to the LM, nats": 1, "perplexity under the LM": 1, "tokens": 1}
     rows = [
-        [name, f"{value:.{digits.get(name, 2)}f}",
-         report.mean_spread([seed[name] for seed in after], digits.get(name, 2))]
+        [
+            name,
+            f"{value:.{digits.get(name, 2)}f}",
+            tables.mean_spread([seed[name] for seed in after], digits.get(name, 2)),
+        ]
         for name, value in before.items()
-    ]  # fmt: skip
+    ]
     percent = lambda share: f"{100 * share:.1f} %"
-    judged = [[name, percent(row["reward model"]), percent(row["naive Bayes"]), row["n"]]
-              for name, row in accuracy.items()]  # fmt: skip
-    return "\n\n".join([
-        "Held-out openings, continued before and after PPO:",
-        report.table(rows, ["", "before", "after"]),
-        f"Accuracy on held-out reviews, of {length}-token texts:",
-        report.table(judged, ["", "reward model", "naive Bayes", "n"]),
-        "What stands before ▸ was given:",
-        report.side_by_side(before_texts[:SHOWN], after_texts[:SHOWN]),
-        f"Written to {run.path}: report.txt, numbers.json, metrics.jsonl, curves.png",
-    ])  # fmt: skip
+    judged = [
+        [name, percent(row["reward model"]), percent(row["naive Bayes"]), row["n"]]
+        for name, row in accuracy.items()
+    ]
+    return "\n\n".join(
+        [
+            "Held-out openings, continued before and after PPO:",
+            tables.table(rows, ["", "before", "after"]),
+            f"Accuracy on held-out reviews, of {length}-token texts:",
+            tables.table(judged, ["", "reward model", "naive Bayes", "n"]),
+            "What stands before ▸ was given:",
+            tables.side_by_side(before_texts[:SHOWN], after_texts[:SHOWN]),
+            f"Written to {run.path}: report.txt, numbers.json, metrics.jsonl, curves.png",
+        ]
+    )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-from experiments import corpora, tokenization
+from experiments.support.data import corpora, tokenization
 
 # Reviews that the tokenizer is learnt from: more change it little.
 TOKENIZED = 5000

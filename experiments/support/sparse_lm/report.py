@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import report, runs
+from experiments.support.run import runs, tables
 from proxlm import lm
 
 TARGETS = (0.5, 0.8)
@@ -19,7 +19,7 @@ def write(run, results, evaluate, held_out, model):
     methods = list(dict.fromkeys(method for method, _ in results))
     at = {m: {t: at_share(points[m], t) for t in TARGETS} for m in methods}
     rows = [[m, *(spread(at[m][t]) for t in TARGETS), ranges(points[m])] for m in methods]
-    text = report.table(rows, ["", *(f"{t:.0%} removed" for t in TARGETS), "shares removed"])
+    text = tables.table(rows, ["", *(f"{t:.0%} removed" for t in TARGETS), "shares removed"])
     text = f"held-out loss, nats per character, by the share of MLP neurons removed:\n\n{text}\n"
     numbers = {
         "losses": {m: {t: at[m][t].tolist() for t in TARGETS} for m in methods},
@@ -34,11 +34,13 @@ def write(run, results, evaluate, held_out, model):
     print(text)
     (run.path / "report.txt").write_text(text + "\n")
     curves = {m: band(points[m]) for m in methods}
-    report.curves(
-        run.path / "pareto.png", {"held-out loss, nats per character": curves},
-        xlabel="share of MLP neurons removed", columns=1,
+    tables.curves(
+        run.path / "pareto.png",
+        {"held-out loss, nats per character": curves},
+        xlabel="share of MLP neurons removed",
+        columns=1,
         note="mean over seeds, in bands of one standard deviation",
-    )  # fmt: skip
+    )
     print(f"written to {run.path}")
     return numbers | smaller
 
@@ -80,7 +82,7 @@ def at_share(points, target) -> np.ndarray:
 def spread(values) -> str:
     """Mean and spread over the seeds whose models reach on both sides of the share."""
     inside = values[~np.isnan(values)]
-    return report.mean_spread(inside, 4) if len(inside) else "out of range"
+    return tables.mean_spread(inside, 4) if len(inside) else "out of range"
 
 
 def ranges(points) -> str:

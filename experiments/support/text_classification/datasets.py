@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import corpora
+from experiments.support.data import corpora
 
 # A document may be longer than csv's own limit for a field.
 _LONGEST = 10**8
@@ -67,8 +67,11 @@ def reviews(data: pathlib.Path, seed: int, requirements=corpora.REQUIREMENTS) ->
 
 
 CORPORA = {
-    "newsgroups": newsgroups, "headlines": headlines, "sentences": sentences, "reviews": reviews,
-}  # fmt: skip
+    "newsgroups": newsgroups,
+    "headlines": headlines,
+    "sentences": sentences,
+    "reviews": reviews,
+}
 
 
 def check(name: str) -> None:

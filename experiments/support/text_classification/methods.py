@@ -11,16 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import (
-    corpora,
-    fitting,
-    labelled,
-    language_model,
-    phrases,
-    smollm,
-    smollm_readings,
-)
-from experiments import text_classifier as classifier
+from experiments.support.data import corpora
+from experiments.support.models import language_model, smollm
+from experiments.support.run import supervised
+from experiments.support.text_classification import datasets, ngrams, smollm_features
+from experiments.support.text_classification import transformer as classifier
 from proxlm import apply_prox, lm, penalties
 
 SMOLLM2, PHRASES = "from SmolLM2", "phrases"
@@ -45,21 +40,28 @@ class Plan:
 PLANS = {
     "newsgroups": Plan(length=128, steps=1500, batch=32, least=3, phrase_steps=500),
     "headlines": Plan(
-        length=24, steps=1600, batch=64, least=2, drop=0.1, phrase=3, least_phrases=2, bag=48,
+        length=24,
+        steps=1600,
+        batch=64,
+        least=2,
+        drop=0.1,
+        phrase=3,
+        least_phrases=2,
+        bag=48,
         read=48,
     ),
     "sentences": Plan(length=32, steps=800, batch=64, least=2, least_phrases=2, bag=96, read=64),
     "reviews": Plan(length=192, steps=600, batch=32, least=5),
-}  # fmt: skip
+}
 
 
 class Task(NamedTuple):
     """What is learnt, where settings are tried out, and what is judged."""
 
     name: str
-    train: labelled.Texts
-    validation: labelled.Texts
-    held_out: labelled.Texts
+    train: datasets.Texts
+    validation: datasets.Texts
+    held_out: datasets.Texts
     num_classes: int
     plan: Plan
 
@@ -92,19 +94,17 @@ def all_of(run, task: Task, config, options) -> dict[str, Way]:
         if task.plan.read and config.state_layers:
             own = {SMOLLM2: states_of(run, task, config, data)}
         else:
-            vectors = functools.partial(
-                smollm_readings.vectors_of, run=run, config=config, data=data
-            )
+            vectors = functools.partial(smollm_features.vectors_of, run=run, config=config, data=data)
     return transformers(run, task, config, vectors) | own | {PHRASES: phrases_of(run, task, config)}
 
 
 def states_of(run, task: Task, config, data: pathlib.Path) -> Way:
     """A linear head on what the middle of SmolLM2, left as it is, makes of a text."""
     texts = [text for part in task.parts for text in part.texts]
-    states = smollm_readings.states_of(texts, run, task.plan.read, config, data)
+    states = smollm_features.states_of(texts, run, task.plan.read, config, data)
     parts = [np.stack([states[text] for text in part.texts]) for part in task.parts]
     labels = [task.train.labels, task.validation.labels]
-    head = smollm_readings.head(parts, labels, task.num_classes, config.strengths)
+    head = smollm_features.head(parts, labels, task.num_classes, config.strengths)
     return Way(head.validation, head.held_out, f"ridge {head.strength:.0e}")
 
 
@@ -113,15 +113,18 @@ def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str,
     plan, known = task.plan, classifier.vocabulary(task.train.texts, task.plan.least)
     train, validation, held_out = (classifier.encode(part.texts, known) for part in task.parts)
     model = lm.ModelConfig(
-        len(known.words), num_layers=config.num_layers, width=config.width,
-        num_heads=max(1, config.width // 32), max_length=max(config.longest, plan.length),
-    )  # fmt: skip
+        len(known.words),
+        num_layers=config.num_layers,
+        width=config.width,
+        num_heads=max(1, config.width // 32),
+        max_length=max(config.longest, plan.length),
+    )
     starts = chains(model, task, config)
     if vectors is not None:
         scratch, plain = starts["from scratch"]
         start = {**scratch["lm"], "embedding": {"kernel": vectors(known.words)}}
         starts[SMOLLM2] = {**scratch, "lm": start}, plain
-    rows = fitting.epochs(config.seed, len(train), plan.batch, plan.steps)
+    rows = supervised.epochs(config.seed, len(train), plan.batch, plan.steps)
     data = classifier.pieces(config.seed, train, task.train.labels, plan.length, rows, plan.drop)
     result = {}
     for way, (params, tx) in starts.items():
@@ -129,16 +132,24 @@ def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str,
             classifier.judge, documents=validation, length=config.longest, config=model
         )
         right = lambda params, scores=scores: {"accuracy": task.right(scores(params))}
-        params = fitting.fit(
-            run, f"{task.name}, {way}", functools.partial(classifier.loss, config=model), tx,
-            params, data, np.arange(rows.size, dtype=np.int32).reshape(rows.shape),
-            folder=folder_of(run, task, way), config=config, chunk=plan.steps // 10,
-            evaluate_every=5, evaluate=right,
-        ).params  # fmt: skip
+        params = supervised.fit(
+            run,
+            f"{task.name}, {way}",
+            functools.partial(classifier.loss, config=model),
+            tx,
+            params,
+            data,
+            np.arange(rows.size, dtype=np.int32).reshape(rows.shape),
+            folder=folder_of(run, task, way),
+            config=config,
+            chunk=plan.steps // 10,
+            evaluate_every=5,
+            evaluate=right,
+        ).params
         result[way] = Way(
             scores(params),
             classifier.judge(params, held_out, config.longest, model),
-            f"{phrases.kept(params['lm']['embedding']):,} of {len(known.words):,} words",
+            f"{ngrams.kept(params['lm']['embedding']):,} of {len(known.words):,} words",
             functools.partial(classifier.telling, params, held_out, known, model, plan.length),
         )
     return result
@@ -168,28 +179,33 @@ def only_words(params):
 def phrases_of(run, task: Task, config) -> Way:
     """The linear model of phrases, most of them thrown out by a group lasso."""
     plan = task.plan
-    known = phrases.known(task.train.texts, plan.phrase, plan.least_phrases)
+    known = ngrams.known(task.train.texts, plan.phrase, plan.least_phrases)
     train, validation, held_out = (
-        phrases.bags(part.texts, known.index, plan.phrase, times * plan.bag, config.seed)
+        ngrams.bags(part.texts, known.index, plan.phrase, times * plan.bag, config.seed)
         for part, times in zip(task.parts, (1, 4, 4), strict=True)
     )
-    judge = functools.partial(phrases.judge, weights=known.weights)
+    judge = functools.partial(ngrams.judge, weights=known.weights)
     right = lambda params: {"accuracy": task.right(judge(params, validation))}
-    params = fitting.fit(
-        run, f"{task.name}, phrases",
-        functools.partial(phrases.loss, weights=jnp.asarray(known.weights)),
-        phrases.chain(config.phrase_rate, config.phrase_strength),
-        phrases.init(len(known.names), task.num_classes),
+    params = supervised.fit(
+        run,
+        f"{task.name}, phrases",
+        functools.partial(ngrams.loss, weights=jnp.asarray(known.weights)),
+        ngrams.chain(config.phrase_rate, config.phrase_strength),
+        ngrams.init(len(known.names), task.num_classes),
         {"bag": train, "label": task.train.labels.astype(np.int32)},
-        fitting.epochs(config.seed, len(train), min(64, len(train)), plan.phrase_steps),
-        folder=folder_of(run, task, "phrases"), config=config, chunk=plan.phrase_steps // 10,
-        evaluate_every=5, evaluate=right,
-    ).params  # fmt: skip
+        supervised.epochs(config.seed, len(train), min(64, len(train)), plan.phrase_steps),
+        folder=folder_of(run, task, "phrases"),
+        config=config,
+        chunk=plan.phrase_steps // 10,
+        evaluate_every=5,
+        evaluate=right,
+    ).params
     return Way(
-        judge(params, validation), judge(params, held_out),
-        f"{phrases.kept(params):,} of {len(known.names) - 1:,} phrases",
-        functools.partial(phrases.telling, params, held_out, known),
-    )  # fmt: skip
+        judge(params, validation),
+        judge(params, held_out),
+        f"{ngrams.kept(params):,} of {len(known.names) - 1:,} phrases",
+        functools.partial(ngrams.telling, params, held_out, known),
+    )
 
 
 def folder_of(run, task: Task, way: str) -> pathlib.Path:

@@ -82,12 +82,8 @@ def loss(params, batch, weights: jax.Array) -> jax.Array:
 def chain(learning_rate: float, strength: float) -> optax.GradientTransformation:
     """Follows the proximally regularised leader: a phrase that is not worth its norm gets zeros."""
     # As gradients are at most 1/B here, AdaGrad's own constant has to be far below 1.
-    leader = transforms.ftrl_proximal(
-        learning_rate, penalties.group_lasso(strength, axis=-1), beta=1e-3
-    )
-    return optax.partition(
-        {"kernel": leader, "bias": optax.adam(1e-2)}, {"kernel": "kernel", "bias": "bias"}
-    )
+    leader = transforms.ftrl_proximal(learning_rate, penalties.group_lasso(strength, axis=-1), beta=1e-3)
+    return optax.partition({"kernel": leader, "bias": optax.adam(1e-2)}, {"kernel": "kernel", "bias": "bias"})
 
 
 def judge(params, bag: np.ndarray, weights: np.ndarray, batch: int = 256) -> np.ndarray:
@@ -96,9 +92,7 @@ def judge(params, bag: np.ndarray, weights: np.ndarray, batch: int = 256) -> np.
     return np.concatenate([_logits(params, bag[i : i + batch], weights) for i in starts])
 
 
-def telling(
-    params: Any, bag: np.ndarray, known: Known, count: int = 5, least: int = 5
-) -> list[list[str]]:
+def telling(params: Any, bag: np.ndarray, known: Known, count: int = 5, least: int = 5) -> list[list[str]]:
     """For each class, the phrases that speak most for it where at least so many texts have them.
 
     A phrase's weight in a class is compared with its mean over classes.

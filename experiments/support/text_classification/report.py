@@ -8,7 +8,7 @@ from typing import NamedTuple
 import matplotlib.figure
 import numpy as np
 
-from experiments import report
+from experiments.support.run import tables
 
 BAYES = "naive Bayes"
 BINS = 15
@@ -90,8 +90,7 @@ def plot_confusion(path: pathlib.Path, parts: Mapping[str, tuple[np.ndarray, Seq
         for (i, j), value in np.ndenumerate(share):
             if value >= 0.02:
                 colour = "white" if value > 0.5 else "black"
-                axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=colour,
-                          fontsize=size)  # fmt: skip
+                axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=colour, fontsize=size)
         places = np.arange(len(classes))
         axis.set_xticks(places, classes, rotation=90 if len(classes) > 5 else 0, fontsize=size)
         axis.set_yticks(places, classes, fontsize=size)
@@ -110,15 +109,21 @@ def plot_accuracy(path: pathlib.Path, parts: Mapping[str, Mapping[str, Judged]],
 
         def draw(axis):
             reached = [value >= base + aim for value in values]
-            colours = [report.COLOURS[2] if ok else report.COLOURS[0] for ok in reached]
+            colours = [tables.COLOURS[2] if ok else tables.COLOURS[0] for ok in reached]
             axis.axvline(base, color="#5b5b5b", linewidth=1.0)
-            axis.axvline(base + aim, color=report.COLOURS[1], linewidth=1.0, linestyle="--")
+            axis.axvline(base + aim, color=tables.COLOURS[1], linewidth=1.0, linestyle="--")
             axis.hlines(places, base, values, color=colours, linewidth=2.2, alpha=0.35)
             axis.errorbar(values, places, xerr=errors, fmt="none", ecolor=colours, elinewidth=1.2)
             axis.scatter(values, places, color=colours, s=34, zorder=3)
             for value, error, place in zip(values, errors, places, strict=True):
-                axis.annotate(f"{value:.1f}", (value + error, place), (5, 0), va="center",
-                              textcoords="offset points", fontsize=9)  # fmt: skip
+                axis.annotate(
+                    f"{value:.1f}",
+                    (value + error, place),
+                    (5, 0),
+                    va="center",
+                    textcoords="offset points",
+                    fontsize=9,
+                )
             axis.set_yticks(places, names, fontsize=9)
             axis.set_ylim(-0.6, len(names) + 0.1)
             low = min(base, *(v - e for v, e in zip(values, errors, strict=True)))
@@ -134,7 +139,7 @@ def plot_accuracy(path: pathlib.Path, parts: Mapping[str, Mapping[str, Judged]],
 
     title = lambda name, judged: f"{name}, n={len(judged[BAYES].labels):,}"
     drawings = {title(name, judged): panel(judged) for name, judged in parts.items()}
-    report.draw_panels(path, drawings, size=(4.6, 2.9))
+    tables.draw_panels(path, drawings, size=(4.6, 2.9))
 
 
 def write(run, found: Mapping[str, dict]) -> dict:
@@ -145,21 +150,26 @@ def write(run, found: Mapping[str, dict]) -> dict:
         numbers[corpus] = {name: measure(own, judged[BAYES]) for name, own in judged.items()}
         points = lambda row, name: f"{100 * row[name]:+.1f} ± {100 * row[name + '_error']:.1f}"
         rows = [
-            [name, points(row, "accuracy").lstrip("+"), points(row, "over_bayes"),
-             f"{row['calibration_error']:.3f}", entry["kept"].get(name, "")]
+            [
+                name,
+                points(row, "accuracy").lstrip("+"),
+                points(row, "over_bayes"),
+                f"{row['calibration_error']:.3f}",
+                entry["kept"].get(name, ""),
+            ]
             for name, row in numbers[corpus].items()
-        ]  # fmt: skip
+        ]
         rows[0][2] = ""
         headers = [f"{corpus}, n={len(judged[BAYES].labels):,}", "right, %", "over Bayes", "ECE"]
-        text += report.table(rows, [*headers, "kept"]) + "\n\n"
+        text += tables.table(rows, [*headers, "kept"]) + "\n\n"
         for way, words in entry["telling"].items():
             rows = [*zip(classes, map(", ".join, words), strict=True)]
-            text += report.table(rows, ["class", f"what mattered most: {way}"]) + "\n\n"
+            text += tables.table(rows, ["class", f"what mattered most: {way}"]) + "\n\n"
         panels[f"{corpus}: accuracy"] = {"as it should be": ([0, 1], [0, 1])} | {
             name: reliability(judged[name])[1:] for name in entry["shown"]
         }
         matrices[corpus] = (confusion(judged[entry["shown"][-1]]), classes)
-    report.curves(run.path / "reliability.png", panels, xlabel="confidence")
+    tables.curves(run.path / "reliability.png", panels, xlabel="confidence")
     plot_confusion(run.path / "confusion.png", matrices)
     plot_accuracy(run.path / "accuracy.png", {c: e["judged"] for c, e in found.items()}, aim=3.0)
     (run.path / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
@@ -173,8 +183,9 @@ def measure(own: Judged, base: Judged) -> dict[str, float]:
     """Accuracy and what it is more than the base's, with standard errors; the calibration error."""
     gain = right(own).astype(float) - right(base)
     return {
-        "accuracy": accuracy(own), "accuracy_error": standard_error(own),
+        "accuracy": accuracy(own),
+        "accuracy_error": standard_error(own),
         "over_bayes": float(gain.mean()),
         "over_bayes_error": float(gain.std() / np.sqrt(len(gain))),
         "calibration_error": calibration_error(own),
-    }  # fmt: skip
+    }

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import runs, smollm_states
+from experiments.support.run import runs
+from experiments.support.text_classification import smollm_states
 from proxlm import penalties, solvers
 
 BEFORE = 0.02  # standard deviation of an embedding that has learnt nothing
@@ -83,9 +84,7 @@ def heads(features, labels, strengths, num_classes: int):
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, labels))
 
     start = {"kernel": jnp.zeros((features.shape[1], num_classes)), "bias": jnp.zeros(num_classes)}
-    ridge = lambda strength: penalties.masked(
-        penalties.squared_l2(strength), {"kernel": True, "bias": False}
-    )
+    ridge = lambda strength: penalties.masked(penalties.squared_l2(strength), {"kernel": True, "bias": False})
     return solvers.path(
         loss, start, ridge, strengths, tolerance=1e-4, max_iterations=500, implicit=False
     ).params

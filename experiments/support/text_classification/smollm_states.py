@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import report, runs, smollm
+from experiments.support.models import smollm
+from experiments.support.run import runs, tables
 from proxlm import lm
 
 LONGEST_WORD = 8  # tokens, the end of a text before it included
@@ -34,7 +35,7 @@ def texts(
     params, config = smollm.first_layers(model, num_layers, longest)
     rows = tokens(model, names, longest)
     parts = []
-    with report.progress(-(-len(rows) // PART), "SmolLM2 reads") as show:
+    with tables.progress(-(-len(rows) // PART), "SmolLM2 reads") as show:
         for start in range(0, len(rows), PART):
             path = folder / f"texts-{start}.npy"
             if not path.exists():

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import judges, labelled
+from experiments.support.data import text_metrics
+from experiments.support.text_classification import datasets
 from proxlm import lm
 
 PADDING, RARE = 0, 1
@@ -33,7 +34,7 @@ def vocabulary(texts: Sequence[str], least: int) -> Vocabulary:
     >>> vocabulary(["a b a", "b c"], 2).words
     ('', '?', 'b')
     """
-    counts = collections.Counter(word for text in texts for word in {*judges.words(text)})
+    counts = collections.Counter(word for text in texts for word in {*text_metrics.words(text)})
     kept = sorted((w for w, n in counts.items() if n >= least), key=lambda w: (-counts[w], w))
     words = ("", "?", *kept)
     return Vocabulary(words, {word: i for i, word in enumerate(words)})
@@ -41,7 +42,7 @@ def vocabulary(texts: Sequence[str], least: int) -> Vocabulary:
 
 def encode(texts: Sequence[str], known: Vocabulary) -> list[np.ndarray]:
     """Word numbers of each text; one rare word where a text has none."""
-    number = lambda text: [known.index.get(word, RARE) for word in judges.words(text)] or [RARE]
+    number = lambda text: [known.index.get(word, RARE) for word in text_metrics.words(text)] or [RARE]
     return [np.array(number(text), np.int32) for text in texts]
 
 
@@ -135,9 +136,14 @@ def telling(params, documents, known: Vocabulary, config: lm.ModelConfig, length
 
 
 def telling_words(
-    tokens: np.ndarray, evidence: np.ndarray, classes: np.ndarray, words: Sequence[str],
-    num_classes: int, count: int = 6, least: int = 5,
-) -> list[list[str]]:  # fmt: skip
+    tokens: np.ndarray,
+    evidence: np.ndarray,
+    classes: np.ndarray,
+    words: Sequence[str],
+    num_classes: int,
+    count: int = 6,
+    least: int = 5,
+) -> list[list[str]]:
     """For each class, the words that add most to its score where it wins, seen `least` times."""
     result = []
     for label in range(num_classes):
@@ -162,7 +168,7 @@ def naive_bayes(documents, labels, held_out, size: int, num_classes: int) -> np.
     return np.stack([prior + likelihood[:, document].sum(axis=1) for document in known])
 
 
-def bayes_of(corpus: labelled.Labelled, num_classes: int) -> np.ndarray:
+def bayes_of(corpus: datasets.Labelled, num_classes: int) -> np.ndarray:
     """Scores of naive Bayes on every word of the training texts."""
     known = vocabulary(corpus.train.texts, 1)
     train, held_out = (encode(part.texts, known) for part in (corpus.train, corpus.held_out))

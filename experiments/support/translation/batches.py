@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
-from experiments import chrf, parallel_text, tokenization
+from experiments.support.data import tokenization
+from experiments.support.translation import bibles, chrf
 
 # Whole books, so that no verse is judged whose neighbours were learnt: Judges, Ruth, Ecclesiastes,
 # Jonah, Acts, James. Others for the curves and for choosing settings: Esther, Daniel, Micah,
@@ -24,7 +25,7 @@ DEVELOPMENT = (17, 27, 33, 66)
 class Part(NamedTuple):
     """Some of the verses."""
 
-    verses: list[parallel_text.Verse]
+    verses: list[bibles.Verse]
     rows: np.ndarray  # [N, 2·(longest + 1)]
     references: np.ndarray  # [N, L], the characters of the targets
 
@@ -40,7 +41,7 @@ class Corpus(NamedTuple):
     held_out: Part
 
 
-def read(verses: list[parallel_text.Verse], vocab_size: int, longest: int, most: int = 0) -> Corpus:
+def read(verses: list[bibles.Verse], vocab_size: int, longest: int, most: int = 0) -> Corpus:
     """Learns the tokenizer, drops verses with more than `longest` tokens, makes the parts.
 
     `most` limits how many verses of each part are looked at; 0 is all.
@@ -49,9 +50,7 @@ def read(verses: list[parallel_text.Verse], vocab_size: int, longest: int, most:
       ValueError: if no short verse is left in one of the parts.
     """
     kinds = ["train", "development", "held out"]
-    groups = [
-        [verse for verse in verses if kind_of(verse.book) == kind][: most or None] for kind in kinds
-    ]
+    groups = [[verse for verse in verses if kind_of(verse.book) == kind][: most or None] for kind in kinds]
     texts = (text for verse in groups[0] for text in verse[1:])
     tokenizer = tokenization.train_bpe(texts, vocab_size)
     table = chrf.characters(tokenizer)
@@ -63,9 +62,7 @@ def read(verses: list[parallel_text.Verse], vocab_size: int, longest: int, most:
             )
     spelt = [_spell(rows[:, longest + 1 :], table) for _, rows in short]
     length = max(np.count_nonzero(characters, axis=1).max() for characters in spelt)
-    parts = [
-        Part(*part, characters[:, :length]) for part, characters in zip(short, spelt, strict=True)
-    ]
+    parts = [Part(*part, characters[:, :length]) for part, characters in zip(short, spelt, strict=True)]
     return Corpus(tokenizer, table, longest, *parts)
 
 
@@ -115,9 +112,7 @@ def texts(corpus: Corpus, tokens: jax.Array, mask: jax.Array) -> list[str]:
 def _short(tokenizer, verses, longest):
     """The verses of at most `longest` tokens on either side, and their rows."""
     encoded = [tokenization.encode(tokenizer, [verse[side] for verse in verses]) for side in (1, 2)]
-    kept = [
-        i for i, pair in enumerate(zip(*encoded, strict=True)) if max(map(len, pair)) <= longest + 2
-    ]
+    kept = [i for i, pair in enumerate(zip(*encoded, strict=True)) if max(map(len, pair)) <= longest + 2]
     rows = np.full((len(kept), 2, longest + 1), tokenization.END, np.int32)
     for row, i in enumerate(kept):
         for side, tokens in enumerate((encoded[0][i], encoded[1][i])):

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from experiments import corpora
+from experiments.support.data import corpora
 
 PAIRS = ("kjv-web", "kjv-spanish")
 # Genesis is book 1, Matthew 40; a verse is numbered BBCCCVVV.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments import tokenization
+from experiments.support.data import tokenization
 from proxlm import losses
 
 

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import sacrebleu
 
-from experiments import luong, report, runs, tokenization
-from experiments import translation_data as data_lib
+from experiments.support.data import tokenization
+from experiments.support.run import runs, tables
+from experiments.support.translation import batches as data_lib
+from experiments.support.translation import lstm as luong
 from proxlm import lm
 
 BEAMS = 4
@@ -41,9 +43,14 @@ def make_beam(model: lm.ModelConfig, width: int = BEAMS):
 
     def translate(params, sources):
         beams = lm.beam_search(
-            params, sources, model, sources.shape[1], width=width, stop_token=tokenization.END,
+            params,
+            sources,
+            model,
+            sources.shape[1],
+            width=width,
+            stop_token=tokenization.END,
             length_penalty=1.0,
-        )  # fmt: skip
+        )
         return beams.tokens[:, 0], beams.mask[:, 0]
 
     return translate
@@ -125,8 +132,7 @@ def write(run, corpus, model, systems, lstm, stages) -> dict[str, Any]:
                 for i in range(seeds)
             ]
     scores = {
-        place: [measure(hypotheses, references) for hypotheses in several]
-        for place, several in texts.items()
+        place: [measure(hypotheses, references) for hypotheses in several] for place, several in texts.items()
     }
     runs.truncate_log(run, "held out")
     for (name, decoder), several in scores.items():
@@ -146,14 +152,14 @@ def table(scores) -> str:
     rows = []
     for name in dict.fromkeys(system for system, _ in scores):
         over = lambda decoder, key, digits=1: (
-            report.mean_spread([s[key] for s in scores[name, decoder]], digits)  # noqa: B023
+            tables.mean_spread([s[key] for s in scores[name, decoder]], digits)  # noqa: B023
             if (name, decoder) in scores  # noqa: B023
             else "-"
         )
         cells = [over(decoder, "chrf") for decoder in DECODERS]
         rows.append([name, *cells, over("greedy", "bleu"), over("greedy", "length", 3)])
     headers = ["held-out books", *(f"chrF, {name}" for name in DECODERS), "BLEU, greedy", "length"]
-    return report.table(rows, headers)
+    return tables.table(rows, headers)
 
 
 def numbers(scores) -> dict[str, Any]:
@@ -161,8 +167,7 @@ def numbers(scores) -> dict[str, Any]:
     mean = {place: np.mean([s["chrf"] for s in several]) for place, several in scores.items()}
     before = mean["transformer", "greedy"]
     gains = {
-        name: [s["chrf"] - before for s in scores[f"+ {name}", "greedy"]]
-        for name in ("PPO", "minimum risk")
+        name: [s["chrf"] - before for s in scores[f"+ {name}", "greedy"]] for name in ("PPO", "minimum risk")
     }
     return {
         "chrf": {f"{name}, {decoder}": value for (name, decoder), value in mean.items()},
@@ -172,9 +177,7 @@ def numbers(scores) -> dict[str, Any]:
 
 def draw(run, stages) -> None:
     """Curves of every stage, from the logs."""
-    likelihood = {
-        name: runs.read_log(runs.Run(run.name, path), name) for name, path in stages.items()
-    }
+    likelihood = {name: runs.read_log(runs.Run(run.name, path), name) for name, path in stages.items()}
     rewarded = {name: runs.read_log(run, name) for name in ("PPO", "minimum risk")}
     # Learning by reward goes on from the transformer's last step.
     start = {"step": 0, "chrf": likelihood["transformer"][-1]["chrf"]}
@@ -188,7 +191,7 @@ def draw(run, stages) -> None:
         "entropy, nats per token": (rewarded, "entropy", iterations),
         "tokens of a sample": (rewarded, "length", iterations),
     }
-    report.curves(
+    tables.curves(
         run.path / "curves.png",
         {
             title: {label: _curve(rows, name) for label, rows in logs.items()}

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import fitting, minimum_risk
-from experiments import translation_data as data_lib
-from experiments import translation_report as pages
+from experiments.support.run import supervised
+from experiments.support.translation import batches as data_lib
+from experiments.support.translation import minimum_risk
+from experiments.support.translation import report as pages
 from proxlm import lm, training
 from proxlm.policy import ppo
 
@@ -62,9 +63,7 @@ def by_risk(run, setting: Setting):
 
     def step(train, state, key):
         keys = jax.random.split(key, MINIBATCHES)
-        state, metrics = jax.lax.scan(
-            lambda *carry: advance(carry[0], (carry[1], train)), state, keys
-        )
+        state, metrics = jax.lax.scan(lambda *carry: advance(carry[0], (carry[1], train)), state, keys)
         return state, jax.tree.map(jnp.mean, metrics.aux)
 
     state = training.init(setting.params, setting.tx)
@@ -83,9 +82,13 @@ def make_risk(model: lm.ModelConfig, config):
         rows = jax.random.choice(key_rows, len(train["sources"]), (sources,))
         many = lambda x: jnp.repeat(x[rows], config.candidates, axis=0)
         samples = lm.sample(
-            key_sample, jax.lax.stop_gradient(params), many(train["sources"]), model,
-            config.longest + 1, sampling=pages.SAMPLED,
-        )  # fmt: skip
+            key_sample,
+            jax.lax.stop_gradient(params),
+            many(train["sources"]),
+            model,
+            config.longest + 1,
+            sampling=pages.SAMPLED,
+        )
         rewards = judge(samples, many(train["references"]), train)
         mask = samples.response_mask
         scores = lm.score(params, samples.tokens, model, mask=samples.mask, start=mask.shape[1])
@@ -132,8 +135,16 @@ def each_seed(run, name, step, state, policy, setting: Setting):
 
     train = jax.device_put(train)
     states = jax.tree.map(lambda x: jnp.repeat(x[None], config.seeds, axis=0), state)
-    return fitting.go_on(
-        run, name, run_chunk, states, config.iterations // CHUNK, CHUNK,
-        key=jax.random.key(config.seed), folder=run.path / name.replace(" ", "-"),
-        config=config, every=2, shown=("reward", "entropy", "chrf"),
-    )  # fmt: skip
+    return supervised.go_on(
+        run,
+        name,
+        run_chunk,
+        states,
+        config.iterations // CHUNK,
+        CHUNK,
+        key=jax.random.key(config.seed),
+        folder=run.path / name.replace(" ", "-"),
+        config=config,
+        every=2,
+        shown=("reward", "entropy", "chrf"),
+    )

@@ -13,18 +13,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import language_model, reasoning, reinforcing
+from experiments.support.models import language_model
+from experiments.support.run import policy_training
+from experiments.support.verifiable import tasks
 from proxlm import lm, training
 from proxlm.policy import recipes
 
 ANSWER = 12  # tokens at most
 LEARNING_RATE = 5e-4
 MOST_BLANKS = 8  # of a demonstration: one is drawn for each length up to here
-END, BLANK = reasoning.END, reasoning.BLANK
+END, BLANK = tasks.END, tasks.BLANK
 MODEL = lm.ModelConfig(
-    reasoning.VOCAB_SIZE, num_layers=1, width=32, num_heads=2, hidden_width=64,
-    max_length=reasoning.PROMPT + ANSWER, value_head=True,
-)  # fmt: skip
+    tasks.VOCAB_SIZE,
+    num_layers=1,
+    width=32,
+    num_heads=2,
+    hidden_width=64,
+    max_length=tasks.PROMPT + ANSWER,
+    value_head=True,
+)
 WHOLE = lm.make_actor(MODEL, ANSWER, sampling_config=lm.SamplingConfig(stop_token=END))
 # the recipes as they are, but for their KL: it would hold back what is to be seen
 VARIANTS = {
@@ -38,8 +45,8 @@ VARIANTS = {
 
 def draw(key: jax.Array, count: int) -> jax.Array:
     """Prompts `[count, PROMPT]`: five digits after the token of a task."""
-    digits = jax.random.randint(key, (count, reasoning.PROMPT), 0, 10)
-    return digits.at[:, 0].set(reasoning.FIRST_TASK)
+    digits = jax.random.randint(key, (count, tasks.PROMPT), 0, 10)
+    return digits.at[:, 0].set(tasks.FIRST_TASK)
 
 
 def sample(params, key, prompts):
@@ -53,7 +60,7 @@ ACTOR = WHOLE._replace(sample=sample)
 
 def reward(samples) -> jax.Array:
     """1 where the first token of the answer is a digit below 5, 0 elsewhere."""
-    return (samples.tokens[:, reasoning.PROMPT] < 5).astype(jnp.float32)
+    return (samples.tokens[:, tasks.PROMPT] < 5).astype(jnp.float32)
 
 
 def watch(samples, rewards) -> dict[str, jax.Array]:
@@ -61,8 +68,10 @@ def watch(samples, rewards) -> dict[str, jax.Array]:
     lengths = jnp.sum(samples.response_mask, axis=1)
     mean = lambda weights: jnp.sum(lengths * weights) / jnp.maximum(jnp.sum(weights), 1.0)
     return {
-        "right": mean(rewards), "wrong": mean(1.0 - rewards), "ended": jnp.mean(samples.ended),
-    }  # fmt: skip
+        "right": mean(rewards),
+        "wrong": mean(1.0 - rewards),
+        "ended": jnp.mean(samples.ended),
+    }
 
 
 def imitate(key: jax.Array, steps: int, batch: int = 64):
@@ -75,7 +84,7 @@ def imitate(key: jax.Array, steps: int, batch: int = 64):
         blanks = jax.random.randint(key_blanks, (batch, 1), 0, MOST_BLANKS + 1)
         rest = jnp.where(jnp.arange(ANSWER - 1)[None] < blanks, BLANK, END)
         tokens = jnp.concatenate([draw(key_prompts, batch), digit, rest], axis=1)
-        log_probs = lm.score(params, tokens, MODEL, start=reasoning.PROMPT).log_probs
+        log_probs = lm.score(params, tokens, MODEL, start=tasks.PROMPT).log_probs
         mask = jnp.arange(ANSWER)[None] <= blanks + 1
         return -jnp.sum(jnp.where(mask, log_probs, 0.0)) / jnp.sum(mask)
 
@@ -93,9 +102,17 @@ def learn(keys, params, name: str, iterations: int, batch: int):
 
     def one(key):
         key_prompts, key_learn = jax.random.split(key)
-        return reinforcing.learn(
-            key_learn, params, draw(key_prompts, 4096), actor=ACTOR, reward=reward, tx=tx,
-            settings=settings, iterations=iterations, batch=batch, watch=watch,
-        )[2]  # fmt: skip
+        return policy_training.learn(
+            key_learn,
+            params,
+            draw(key_prompts, 4096),
+            actor=ACTOR,
+            reward=reward,
+            tx=tx,
+            settings=settings,
+            iterations=iterations,
+            batch=batch,
+            watch=watch,
+        )[2]
 
-    return reinforcing.each(one, keys)
+    return policy_training.each(one, keys)

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 
-from experiments import reasoning, report, runs
+from experiments.support.run import runs, tables
+from experiments.support.verifiable import tasks
 
 GOAL = 0.95
 FAMILIES = {
@@ -12,11 +13,17 @@ FAMILIES = {
     "one answer a prompt, no critic": ("reinforce", "remax", "reinforce++"),
     "groups, one step a batch": ("rloo", "opo"),
     "groups, clipped by token": (
-        "reinforce++_baseline", "grpo", "dr_grpo", "dapo", "clip_cov", "tis", "pass_at_k",
+        "reinforce++_baseline",
+        "grpo",
+        "dr_grpo",
+        "dapo",
+        "clip_cov",
+        "tis",
+        "pass_at_k",
     ),
     "groups, by sequence": ("gspo", "luspo", "gmpo", "vespo", "topr"),
     "groups, other bounds": ("cispo", "sapo", "kl_cov", "dppo"),
-}  # fmt: skip
+}
 
 
 def write(run, config, start, results, lengths) -> dict:
@@ -25,26 +32,29 @@ def write(run, config, start, results, lengths) -> dict:
     exact = results["right"].mean(axis=2)  # [recipes, seeds]
     order = np.argsort(-exact.mean(axis=1), kind="stable")
     reached = int(np.sum(exact.mean(axis=1) >= GOAL))
-    text = "\n\n".join([
-        f"Exact match of sampled answers, %, after imitation: {percent(start['right'].mean())} "
-        f"({by_task(start['right'])}); greedy {percent(start['greedy'].mean())}.",
-        "After every recipe; KL in nats per answer to the imitation, of which a policy that is "
-        f"always right needs {start['least_kl']:.2f}:",
-        table(names, exact, results, order),
-        f"{reached} of {len(names)} recipes reach {percent(GOAL)} %.",
-        "Tokens of answers whose length earns nothing, at first and over the last tenth:",
-        length_table(config.variants, lengths),
-    ])  # fmt: skip
+    text = "\n\n".join(
+        [
+            f"Exact match of sampled answers, %, after imitation: {percent(start['right'].mean())} "
+            f"({by_task(start['right'])}); greedy {percent(start['greedy'].mean())}.",
+            "After every recipe; KL in nats per answer to the imitation, of which a policy that is "
+            f"always right needs {start['least_kl']:.2f}:",
+            table(names, exact, results, order),
+            f"{reached} of {len(names)} recipes reach {percent(GOAL)} %.",
+            "Tokens of answers whose length earns nothing, at first and over the last tenth:",
+            length_table(config.variants, lengths),
+        ]
+    )
     print(text)
     (run.path / "report.txt").write_text(text + "\n")
     numbers = {"start": {name: np.asarray(x).tolist() for name, x in start.items()}}
     runs.truncate_log(run, "result")
     for i, name in enumerate(names):
         numbers[name] = {
-            "exact": exact[i].tolist(), "kl": results["kl"][i].tolist(),
+            "exact": exact[i].tolist(),
+            "kl": results["kl"][i].tolist(),
             "by_task": results["right"][i].mean(axis=0).tolist(),
             "milliseconds": float(results["milliseconds"][i]),
-        }  # fmt: skip
+        }
         runs.log(run, "result", recipe=name, **numbers[name])
     numbers["lengths"] = {
         name: {kind: lengths[kind][i, :, -1].tolist() for kind in lengths}
@@ -62,17 +72,15 @@ def table(names, exact, results, order) -> str:
     rows = [
         [
             names[i],
-            report.mean_spread(100 * exact[i], 1),
+            tables.mean_spread(100 * exact[i], 1),
             *(percent(x) for x in results["right"][i].mean(axis=0)),
             percent(results["greedy"][i].mean()),
-            report.mean_spread(results["kl"][i], 2),
+            tables.mean_spread(results["kl"][i], 2),
             f"{results['milliseconds'][i]:.0f}",
         ]
         for i in order
     ]
-    return report.table(
-        rows, ["recipe", "exact match, %", *reasoning.TASKS, "greedy", "KL", "CPU ms"]
-    )
+    return tables.table(rows, ["recipe", "exact match, %", *tasks.TASKS, "greedy", "KL", "CPU ms"])
 
 
 def plot(run, names, exact, results, order) -> None:
@@ -85,20 +93,20 @@ def plot(run, names, exact, results, order) -> None:
         }
         for i in order
     }
-    report.bars(run.path / "recipes.png", rows, list(next(iter(rows.values()))))
-    curves = {
-        name: curve_of(rows) for name, rows in zip(names, results["curve"], strict=True)
-    }  # fmt: skip
+    tables.bars(run.path / "recipes.png", rows, list(next(iter(rows.values()))))
+    curves = {name: curve_of(rows) for name, rows in zip(names, results["curve"], strict=True)}
     known = {name for members in FAMILIES.values() for name in members}
     families = FAMILIES | {"others": tuple(name for name in names if name not in known)}
     panels = {
         title: {name: curves[name] for name in members if name in curves}
         for title, members in families.items()
     }
-    report.curves(
-        run.path / "curves.png", {title: series for title, series in panels.items() if series},
-        xlabel="iteration", note="share of right answers among those sampled; bands: ± a deviation",
-    )  # fmt: skip
+    tables.curves(
+        run.path / "curves.png",
+        {title: series for title, series in panels.items() if series},
+        xlabel="iteration",
+        note="share of right answers among those sampled; bands: ± a deviation",
+    )
 
 
 def curve_of(rows):
@@ -116,9 +124,9 @@ def length_table(names, lengths) -> str:
         first = [f"{lengths[kind][i, :, 0].mean():.1f}" for kind in ("right", "wrong")]
         right, wrong = last["right"][i], last["wrong"][i]
         means = [f"{kind.mean():.1f}" for kind in (right, wrong)]
-        gap, ended = report.mean_spread(wrong - right, 1), f"{100 * last['ended'][i].mean():.0f}"
+        gap, ended = tables.mean_spread(wrong - right, 1), f"{100 * last['ended'][i].mean():.0f}"
         rows.append([name, first[0], means[0], first[1], means[1], gap, ended])
-    return report.table(
+    return tables.table(
         rows,
         ["recipe", "right: first", "last", "wrong: first", "last", "wrong - right", "ended, %"],
     )
@@ -130,14 +138,16 @@ def plot_lengths(run, names, lengths) -> None:
         name: {kind: curve_of(lengths[kind][i]) for kind in ("right", "wrong")}
         for i, name in enumerate(names)
     }
-    report.curves(
-        run.path / "lengths.png", panels, xlabel="iteration",
+    tables.curves(
+        run.path / "lengths.png",
+        panels,
+        xlabel="iteration",
         note="tokens of right and wrong answers; length earns nothing; bands: ± a deviation",
-    )  # fmt: skip
+    )
 
 
 def by_task(shares) -> str:
-    pairs = zip(reasoning.TASKS, shares, strict=True)
+    pairs = zip(tasks.TASKS, shares, strict=True)
     return ", ".join(f"{task} {percent(share)}" for task, share in pairs)
 
 

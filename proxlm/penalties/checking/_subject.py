@@ -89,9 +89,7 @@ def _batched(function):
     def call(*rows):
         count = len(rows[0])
         padded = [_padded(np.asarray(a, rows[0].dtype)) for a in rows]
-        batches = [
-            np.asarray(compiled(*(a[i : i + ROWS] for a in padded))) for i in range(0, count, ROWS)
-        ]
+        batches = [np.asarray(compiled(*(a[i : i + ROWS] for a in padded))) for i in range(0, count, ROWS)]
         return np.concatenate(batches)[:count]
 
     return call

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import flatten_util
 
-from proxlm.penalties import base, laws, trees, trial
+from proxlm.penalties import _trees, base
+from proxlm.penalties.checking import _subject as trial
+from proxlm.penalties.checking import laws
 
 # In units of the dtype's relative precision.
 TOLERANCES = {
@@ -144,7 +146,7 @@ def check(
 
 def _subject(penalty, example, step_size, is_set, seed):
     """The penalty on vectors, with points to try it at."""
-    wide = trees.widen("check", example)
+    wide = _trees.widen("check", example)
     flat, unravel = flatten_util.ravel_pytree(wide)
     if not 1 <= flat.size <= LARGEST:
         raise ValueError(
@@ -173,9 +175,7 @@ def _keeps_dtypes(penalty, example, step_size):
     for x in (jax.tree.map(jnp.asarray, example), half):
         moved = jax.eval_shape(lambda x: penalty.prox(x, step_size), x)
         described = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
-        if described != jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), moved
-        ):
+        if described != jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), moved):
             return False
     return True
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.penalties.trial import Subject
+from proxlm.penalties.checking._subject import Subject
 
 
 def optimality(subject: Subject) -> float:

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, numbers, trees
+from proxlm.penalties import _trees, _validation, base
 
 
 def scale(penalty: base.Penalty, factor: chex.Numeric) -> base.Penalty:
@@ -32,7 +32,7 @@ def scale(penalty: base.Penalty, factor: chex.Numeric) -> base.Penalty:
     [2.0, 0.0]
     """
     base.require_penalty("scale: penalty", penalty)
-    numbers.require_nonnegative("scale", "factor", factor)
+    _validation.require_nonnegative("scale", "factor", factor)
     times = lambda tree: jax.tree.map(lambda leaf: factor * leaf, tree)
 
     def value(x):
@@ -81,7 +81,7 @@ def shift(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
     base.require_penalty("shift: penalty", penalty)
 
     def split(x):
-        wide = trees.widen("shift", x)
+        wide = _trees.widen("shift", x)
         centre = _beside("shift", "anchor", anchor, x)
         return wide, centre, jax.tree.map(jnp.subtract, wide, centre)
 
@@ -91,7 +91,7 @@ def shift(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
     def prox(x, step_size):
         wide, centre, displacement = split(x)
         moved = penalty.prox(displacement, step_size)
-        return trees.narrow(jax.tree.map(_join, wide, centre, displacement, moved), x)
+        return _trees.narrow(jax.tree.map(_join, wide, centre, displacement, moved), x)
 
     def residual(x, v):
         return penalty.residual(split(x)[2], v)
@@ -122,14 +122,14 @@ def tilt(penalty: base.Penalty, slope: chex.ArrayTree) -> base.Penalty:
     slope_of = lambda x: _beside("tilt", "slope", slope, x)
 
     def value(x):
-        products = jax.tree.map(lambda a, b: jnp.sum(a * b), trees.widen("tilt", x), slope_of(x))
+        products = jax.tree.map(lambda a, b: jnp.sum(a * b), _trees.widen("tilt", x), slope_of(x))
         return penalty.value(x) + jax.tree.reduce(operator.add, products, 0.0)
 
     def prox(x, step_size):
-        wide = trees.widen("tilt", x)
-        steps = trees.spread_tree("tilt", "step_size", step_size, wide)
+        wide = _trees.widen("tilt", x)
+        steps = _trees.spread_tree("tilt", "step_size", step_size, wide)
         lowered = jax.tree.map(lambda leaf, t, s: leaf - t * s, wide, steps, slope_of(x))
-        return trees.narrow(penalty.prox(lowered, step_size), x)
+        return _trees.narrow(penalty.prox(lowered, step_size), x)
 
     def residual(x, v):
         return penalty.residual(x, jax.tree.map(jnp.subtract, v, slope_of(x)))
@@ -160,19 +160,19 @@ def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty
     [-1.25, 0.0]
     """
     base.require_penalty("add_quadratic: penalty", penalty)
-    numbers.require_nonnegative("add_quadratic", "strength", strength)
+    _validation.require_nonnegative("add_quadratic", "strength", strength)
 
     def value(x):
-        leaves = jax.tree.leaves(trees.widen("add_quadratic", x))
+        leaves = jax.tree.leaves(_trees.widen("add_quadratic", x))
         squares = sum((jnp.sum(jnp.square(leaf)) for leaf in leaves), start=jnp.zeros(()))
         return penalty.value(x) + 0.5 * strength * squares
 
     def prox(x, step_size):
-        wide = trees.widen("add_quadratic", x)
-        steps = trees.spread_tree("add_quadratic", "step_size", step_size, wide)
+        wide = _trees.widen("add_quadratic", x)
+        steps = _trees.spread_tree("add_quadratic", "step_size", step_size, wide)
         shrunk = jax.tree.map(lambda leaf, t: leaf / (1.0 + t * strength), wide, steps)
         shorter = jax.tree.map(lambda t: t / (1.0 + t * strength), step_size)
-        return trees.narrow(penalty.prox(shrunk, shorter), x)
+        return _trees.narrow(penalty.prox(shrunk, shorter), x)
 
     def residual(x, v):
         return penalty.residual(x, jax.tree.map(lambda leaf, b: b - strength * leaf, x, v))
@@ -182,12 +182,12 @@ def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty
 
 def _beside(name, argument, tree, x):
     """Gives arrays shaped like those of x, in its structure and widened dtypes."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(trees.widen(name, x))
-    beside = trees.pair(name, argument, tree, x)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(_trees.widen(name, x))
+    beside = _trees.pair(name, argument, tree, x)
     for (path, leaf), other in zip(leaves, beside, strict=True):
         if jnp.shape(other) != leaf.shape:
             raise ValueError(
-                f"{name}: {argument} of shape {jnp.shape(other)} at {trees.place(path)}, where x "
+                f"{name}: {argument} of shape {jnp.shape(other)} at {_trees.place(path)}, where x "
                 f"has shape {leaf.shape}. Give the {argument} the shapes of x."
             )
     arrays = [jnp.asarray(b, leaf.dtype) for (_, leaf), b in zip(leaves, beside, strict=True)]

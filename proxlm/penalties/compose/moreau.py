@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, numbers, trees
+from proxlm.penalties import _trees, _validation, base
 
 
 def conjugate(
@@ -44,8 +44,8 @@ def conjugate(
         )
 
     def prox(y, step_size):
-        wide = trees.widen("conjugate", y)
-        steps = trees.spread_tree("conjugate", "step_size", step_size, wide)
+        wide = _trees.widen("conjugate", y)
+        steps = _trees.spread_tree("conjugate", "step_size", step_size, wide)
         # At t = 0 the prox is the identity, and 1/t is not to be seen by derivatives.
         safe = lambda t: jnp.where(t == 0, 1.0, t)
         inner = jax.tree.map(lambda leaf, t: leaf / safe(t), wide, steps)
@@ -53,7 +53,7 @@ def conjugate(
         moved = jax.tree.map(
             lambda leaf, t, z: jnp.where(t == 0, leaf, leaf - safe(t) * z), wide, steps, inner
         )
-        return trees.narrow(moved, y)
+        return _trees.narrow(moved, y)
 
     return base.Penalty(value or unknown, prox)
 
@@ -84,23 +84,21 @@ def envelope(penalty: base.Penalty, smoothing: chex.Numeric) -> base.Penalty:
     [3.0, 0.5]
     """
     base.require_penalty("envelope: penalty", penalty)
-    numbers.require_positive("envelope", "smoothing", smoothing)
+    _validation.require_positive("envelope", "smoothing", smoothing)
 
     def value(x):
-        wide = trees.widen("envelope", x)
+        wide = _trees.widen("envelope", x)
         nearest = penalty.prox(wide, smoothing)
         squares = jax.tree.map(lambda a, b: jnp.sum(jnp.square(a - b)), wide, nearest)
-        return penalty.value(nearest) + jax.tree.reduce(operator.add, squares, 0.0) / (
-            2 * smoothing
-        )
+        return penalty.value(nearest) + jax.tree.reduce(operator.add, squares, 0.0) / (2 * smoothing)
 
     def prox(x, step_size):
-        wide = trees.widen("envelope", x)
-        trees.spread("envelope", "step_size", step_size, trees.one_number, wide)
+        wide = _trees.widen("envelope", x)
+        _trees.spread("envelope", "step_size", step_size, _trees.one_number, wide)
         share = step_size / (step_size + smoothing)
         moved = penalty.prox(wide, step_size + smoothing)
         between = lambda leaf, goal: leaf + share * (goal - leaf)
-        return trees.narrow(jax.tree.map(between, wide, moved), x)
+        return _trees.narrow(jax.tree.map(between, wide, moved), x)
 
     def residual(x, v):
         nearest = penalty.prox(x, smoothing)

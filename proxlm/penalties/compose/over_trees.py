@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import flatten_util
 
-from proxlm.penalties import base, norms, trees
+from proxlm.penalties import _trees, base
+from proxlm.penalties.coordinatewise import convex
 
 Labels = chex.ArrayTree | Callable[[str, jax.Array], Hashable]
 
@@ -84,7 +85,7 @@ def masked(penalty: base.Penalty, mask: Labels) -> base.Penalty:
     >>> kernels.value(x).item()
     3.5
     """
-    return separable_sum({True: penalty, False: norms.zero()}, mask)
+    return separable_sum({True: penalty, False: convex.zero()}, mask)
 
 
 def whole(penalty: base.Penalty) -> base.Penalty:
@@ -108,17 +109,17 @@ def whole(penalty: base.Penalty) -> base.Penalty:
     5.0
     """
     base.require_penalty("whole: penalty", penalty)
-    ravel = lambda x: flatten_util.ravel_pytree(trees.widen("whole", x))
+    ravel = lambda x: flatten_util.ravel_pytree(_trees.widen("whole", x))
 
     def prox(x, step_size):
         vector, unravel = ravel(x)
         if not (jax.tree_util.all_leaves([step_size]) and jnp.ndim(step_size) == 0):
-            step_size, _ = flatten_util.ravel_pytree(trees.steps_like("whole", step_size, x))
-        return trees.narrow(unravel(penalty.prox(vector, step_size)), x)
+            step_size, _ = flatten_util.ravel_pytree(_trees.steps_like("whole", step_size, x))
+        return _trees.narrow(unravel(penalty.prox(vector, step_size)), x)
 
     def residual(x, v):
         vector, unravel = ravel(x)
-        return trees.narrow(unravel(penalty.residual(vector, ravel(v)[0])), x)
+        return _trees.narrow(unravel(penalty.residual(vector, ravel(v)[0])), x)
 
     return base.Penalty(lambda x: penalty.value(ravel(x)[0]), prox, penalty.residual and residual)
 
@@ -127,13 +128,13 @@ def _labels_of(labels, penalties, x):
     """Lists the label of each leaf of x; ValueError for one that has no penalty."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(x)
     if callable(labels):
-        given = [labels(trees.place(path), leaf) for path, leaf in leaves]
+        given = [labels(_trees.place(path), leaf) for path, leaf in leaves]
     else:
-        given = trees.pair("separable_sum", "labels", labels, x)
+        given = _trees.pair("separable_sum", "labels", labels, x)
     for (path, _), label in zip(leaves, given, strict=True):
         if label not in penalties:
             raise ValueError(
-                f"separable_sum: label {label!r} at {trees.place(path)} has no penalty. Known are "
+                f"separable_sum: label {label!r} at {_trees.place(path)} has no penalty. Known are "
                 f"{list(penalties)}; penalties.zero() is for what is to be free."
             )
     return given

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, trees
+from proxlm.penalties import _trees, base
 
 
 def change_basis(
@@ -39,15 +39,15 @@ def change_basis(
     [2.4, 3.2]
     """
     base.require_penalty("change_basis: penalty", penalty)
-    turned = lambda x: jax.tree.map(forward, trees.widen("change_basis", x))
+    turned = lambda x: jax.tree.map(forward, _trees.widen("change_basis", x))
 
     def prox(x, step_size):
-        wide = trees.widen("change_basis", x)
-        trees.spread("change_basis", "step_size", step_size, trees.one_number, wide)
+        wide = _trees.widen("change_basis", x)
+        _trees.spread("change_basis", "step_size", step_size, _trees.one_number, wide)
         turned_x = jax.tree.map(forward, wide)
         moved = penalty.prox(turned_x, step_size)
         back = jax.tree.map(lambda *pair: _turn_back(backward, *pair), wide, turned_x, moved)
-        return trees.narrow(back, x)
+        return _trees.narrow(back, x)
 
     return base.Penalty(lambda x: penalty.value(turned(x)), prox)
 
@@ -85,19 +85,19 @@ def reshaped(penalty: base.Penalty, shape: Sequence[int]) -> base.Penalty:
                 return leaf.reshape(shape)
             except TypeError as error:
                 raise ValueError(
-                    f"reshaped: the leaf of shape {leaf.shape} at {trees.place(path)} cannot be "
+                    f"reshaped: the leaf of shape {leaf.shape} at {_trees.place(path)} cannot be "
                     f"seen as {shape}. Give a shape of the same size, or leave this leaf out."
                 ) from error
 
-        return jax.tree_util.tree_map_with_path(one, trees.widen("reshaped", x))
+        return jax.tree_util.tree_map_with_path(one, _trees.widen("reshaped", x))
 
     def back(moved, x):
         like = lambda leaf, other: leaf.reshape(jnp.shape(other))
-        return trees.narrow(jax.tree.map(like, moved, x), x)
+        return _trees.narrow(jax.tree.map(like, moved, x), x)
 
     def prox(x, step_size):
         if any(jnp.ndim(t) for t in jax.tree.leaves(step_size)):
-            steps = trees.steps_like("reshaped", step_size, x)
+            steps = _trees.steps_like("reshaped", step_size, x)
             step_size = jax.tree.map(lambda t: t.reshape(shape), steps)
         return back(penalty.prox(view(x), step_size), x)
 

@@ -3,7 +3,7 @@
 import chex
 import jax.numpy as jnp
 
-from proxlm.penalties import base, numbers, trees
+from proxlm.penalties import _trees, _validation, base
 
 
 def zero() -> base.Penalty:
@@ -19,7 +19,7 @@ def zero() -> base.Penalty:
     """
     value = lambda x: jnp.sum(jnp.where(jnp.isnan(x), x, 0.0))
     prox = lambda x, step_size: x
-    return base.leafwise("zero", value, prox, {}, trees.coordinates, lambda x, v: v)
+    return base.leafwise("zero", value, prox, {}, _trees.coordinates, lambda x, v: v)
 
 
 def l1(strength: chex.ArrayTree = 1.0) -> base.Penalty:
@@ -130,9 +130,7 @@ def squared_l2(strength: chex.ArrayTree = 1.0) -> base.Penalty:
     return _coordinatewise("squared_l2", value, prox, residual, strength=strength)
 
 
-def elastic_net(
-    l1_strength: chex.ArrayTree = 1.0, l2_strength: chex.ArrayTree = 1.0
-) -> base.Penalty:
+def elastic_net(l1_strength: chex.ArrayTree = 1.0, l2_strength: chex.ArrayTree = 1.0) -> base.Penalty:
     """Lasso plus ridge: g(x) = Σ_i λ_i |x_i| + ½ Σ_i μ_i x_i².
 
     prox_tg(x)_i = sign(x_i) max(|x_i| - t λ_i, 0) / (1 + t μ_i).
@@ -177,6 +175,6 @@ def _soft(x, threshold):
 
 def _coordinatewise(name, value, prox, residual, **strengths):
     for argument, strength in strengths.items():
-        numbers.require_nonnegative(name, argument, strength)
-    parameters = {key: (strength, trees.coordinates) for key, strength in strengths.items()}
-    return base.leafwise(name, value, prox, parameters, trees.coordinates, residual)
+        _validation.require_nonnegative(name, argument, strength)
+    parameters = {key: (strength, _trees.coordinates) for key, strength in strengths.items()}
+    return base.leafwise(name, value, prox, parameters, _trees.coordinates, residual)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.penalties import base, numbers, trees
+from proxlm.penalties import _trees, _validation, base
 
 
 def l0(strength: chex.ArrayTree = 1.0) -> base.Penalty:
@@ -44,9 +44,9 @@ def l0(strength: chex.ArrayTree = 1.0) -> base.Penalty:
         del strength
         return jnp.where(x == 0, 0.0, v)
 
-    numbers.require_nonnegative("l0", "strength", strength)
-    parameters = {"strength": (strength, trees.coordinates)}
-    return base.leafwise("l0", value, prox, parameters, trees.coordinates, residual)
+    _validation.require_nonnegative("l0", "strength", strength)
+    parameters = {"strength": (strength, _trees.coordinates)}
+    return base.leafwise("l0", value, prox, parameters, _trees.coordinates, residual)
 
 
 def mcp(strength: chex.ArrayTree = 1.0, gamma: chex.ArrayTree = 3.0) -> base.Penalty:
@@ -96,10 +96,10 @@ def mcp(strength: chex.ArrayTree = 1.0, gamma: chex.ArrayTree = 3.0) -> base.Pen
         slope = jnp.maximum(strength - jnp.abs(x) / gamma, 0.0)
         return _subtract_slope(x, v, slope, strength)
 
-    numbers.require_nonnegative("mcp", "strength", strength)
-    numbers.require_positive("mcp", "gamma", gamma)
-    parameters = {"strength": (strength, trees.coordinates), "gamma": (gamma, trees.coordinates)}
-    return base.leafwise("mcp", value, prox, parameters, trees.coordinates, residual)
+    _validation.require_nonnegative("mcp", "strength", strength)
+    _validation.require_positive("mcp", "gamma", gamma)
+    parameters = {"strength": (strength, _trees.coordinates), "gamma": (gamma, _trees.coordinates)}
+    return base.leafwise("mcp", value, prox, parameters, _trees.coordinates, residual)
 
 
 def scad(strength: chex.ArrayTree = 1.0, a: chex.ArrayTree = 3.7) -> base.Penalty:
@@ -153,12 +153,12 @@ def scad(strength: chex.ArrayTree = 1.0, a: chex.ArrayTree = 3.7) -> base.Penalt
         slope = jnp.clip((a * strength - jnp.abs(x)) / (a - 1.0), 0.0, strength)
         return _subtract_slope(x, v, slope, strength)
 
-    numbers.require_nonnegative("scad", "strength", strength)
-    refused = [number for number in numbers.known("scad", "a", a) if not np.all(number > 2)]
+    _validation.require_nonnegative("scad", "strength", strength)
+    refused = [number for number in _validation.known("scad", "a", a) if not np.all(number > 2)]
     if refused:
         raise ValueError(f"scad: a must be > 2 everywhere, got {refused[0]}. Usual is 3.7.")
-    parameters = {"strength": (strength, trees.coordinates), "a": (a, trees.coordinates)}
-    return base.leafwise("scad", value, prox, parameters, trees.coordinates, residual)
+    parameters = {"strength": (strength, _trees.coordinates), "a": (a, _trees.coordinates)}
+    return base.leafwise("scad", value, prox, parameters, _trees.coordinates, residual)
 
 
 def log_sum(strength: chex.ArrayTree = 1.0, epsilon: chex.ArrayTree = 1.0) -> base.Penalty:
@@ -207,13 +207,13 @@ def log_sum(strength: chex.ArrayTree = 1.0, epsilon: chex.ArrayTree = 1.0) -> ba
     def residual(x, v, strength, epsilon):
         return _subtract_slope(x, v, strength / (epsilon + jnp.abs(x)), strength / epsilon)
 
-    numbers.require_nonnegative("log_sum", "strength", strength)
-    numbers.require_positive("log_sum", "epsilon", epsilon)
+    _validation.require_nonnegative("log_sum", "strength", strength)
+    _validation.require_positive("log_sum", "epsilon", epsilon)
     parameters = {
-        "strength": (strength, trees.coordinates),
-        "epsilon": (epsilon, trees.coordinates),
+        "strength": (strength, _trees.coordinates),
+        "epsilon": (epsilon, _trees.coordinates),
     }
-    return base.leafwise("log_sum", value, prox, parameters, trees.coordinates, residual)
+    return base.leafwise("log_sum", value, prox, parameters, _trees.coordinates, residual)
 
 
 def _keep_above(threshold, x, moved):

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, numbers, trees
+from proxlm.penalties import _trees, _validation, base
 
 ITERATIONS = 5  # from the start at |x|, where Newton is monotone; enough for float64
 
@@ -78,9 +78,7 @@ def _power(name, strength, order):
 
     def value(x, strength):
         zero = x == 0
-        return jnp.sum(
-            strength * jnp.where(zero, 0.0, jnp.abs(jnp.where(zero, 1.0, x)) ** exponent)
-        )
+        return jnp.sum(strength * jnp.where(zero, 0.0, jnp.abs(jnp.where(zero, 1.0, x)) ** exponent))
 
     def prox(x, step_size, strength):
         size, pull = jnp.abs(x), step_size * strength
@@ -105,6 +103,6 @@ def _power(name, strength, order):
         slope = strength * exponent * jnp.abs(jnp.where(x == 0, 1.0, x)) ** (exponent - 1.0)
         return jnp.where(x == 0, 0.0, v - jnp.sign(x) * slope)
 
-    numbers.require_nonnegative(name, "strength", strength)
-    parameters = {"strength": (strength, trees.coordinates)}
-    return base.leafwise(name, value, prox, parameters, trees.coordinates, residual)
+    _validation.require_nonnegative(name, "strength", strength)
+    parameters = {"strength": (strength, _trees.coordinates)}
+    return base.leafwise(name, value, prox, parameters, _trees.coordinates, residual)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.penalties import base, numbers, trees
+from proxlm.penalties import _trees, _validation, base
 
 LARGEST_CHAIN = 64  # number of levels up to which comparing with each is faster than a search
 TOLERANCE = 2e-3  # bfloat16 rounds by at most 2⁻⁹ of a number
@@ -65,9 +65,7 @@ def ternary(scale: chex.ArrayTree = 1.0, tolerance: float = TOLERANCE) -> base.P
     return _set("ternary", np.array([-1.0, 0.0, 1.0]), scale, tolerance)
 
 
-def levels(
-    values: chex.Array, scale: chex.ArrayTree = 1.0, tolerance: float = TOLERANCE
-) -> base.Penalty:
+def levels(values: chex.Array, scale: chex.ArrayTree = 1.0, tolerance: float = TOLERANCE) -> base.Penalty:
     """Weights on given levels: g(x) = 0 if all x_i ∈ {s v_1, ..., s v_L}, else +inf.
 
     prox_tg(x)_i is the nearest level, whatever the step size; of two equally near ones the upper.
@@ -97,9 +95,7 @@ def levels(
     return _set("levels", _ascending("levels", values), scale, tolerance)
 
 
-def prox_quant(
-    strength: chex.ArrayTree, values: chex.Array, scale: chex.ArrayTree = 1.0
-) -> base.Penalty:
+def prox_quant(strength: chex.ArrayTree, values: chex.Array, scale: chex.ArrayTree = 1.0) -> base.Penalty:
     """Distance to given levels, the W of ProxQuant: g(x) = Σ_i λ min_l |x_i - s v_l|.
 
     prox_tg(x)_i moves towards the nearest level q by tλ, and stops there: the soft threshold of
@@ -145,10 +141,10 @@ def prox_quant(
         on_level = v - jnp.clip(v, -strength, strength)
         return jnp.where(away == 0, on_level, v - strength * jnp.sign(away))
 
-    numbers.require_nonnegative("prox_quant", "strength", strength)
-    numbers.require_positive("prox_quant", "scale", scale)
-    parameters = {"strength": (strength, trees.coordinates), "scale": (scale, trees.coordinates)}
-    return base.leafwise("prox_quant", value, prox, parameters, trees.coordinates, residual)
+    _validation.require_nonnegative("prox_quant", "strength", strength)
+    _validation.require_positive("prox_quant", "scale", scale)
+    parameters = {"strength": (strength, _trees.coordinates), "scale": (scale, _trees.coordinates)}
+    return base.leafwise("prox_quant", value, prox, parameters, _trees.coordinates, residual)
 
 
 def _set(name, values, scale, tolerance):
@@ -161,9 +157,9 @@ def _set(name, values, scale, tolerance):
         del step_size
         return _nearest(x, values, scale)
 
-    numbers.require_positive(name, "scale", scale)
-    parameters = {"scale": (scale, trees.coordinates)}
-    return base.leafwise(name, value, prox, parameters, trees.coordinates)
+    _validation.require_positive(name, "scale", scale)
+    parameters = {"scale": (scale, _trees.coordinates)}
+    return base.leafwise(name, value, prox, parameters, _trees.coordinates)
 
 
 def _nearest(x, values, scale):
@@ -188,7 +184,7 @@ def _ascending(name, values):
     leaves = jax.tree.leaves(values)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
     if leaves:
-        numbers.known(name, "values", values)
+        _validation.known(name, "values", values)
     array = jnp.asarray(values) if traced else np.asarray(values)
     line = array.ndim == 1 and array.size > 0
     if not line or not (traced or (np.isfinite(array).all() and np.all(np.diff(array) >= 0))):

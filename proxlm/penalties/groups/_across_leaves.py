@@ -6,10 +6,11 @@ from collections.abc import Mapping
 import chex
 import jax
 
-from proxlm.penalties import cuts, trees
+from proxlm.penalties import _trees
+from proxlm.penalties.groups import _partition
 
 
-def divide(name: str, kernels: Mapping[str, cuts.Grouping], x: chex.ArrayTree) -> cuts.Groups:
+def divide(name: str, kernels: Mapping[str, _partition.Grouping], x: chex.ArrayTree) -> _partition.Groups:
     """Joins the groups of leaves whose paths begin alike and end as `kernels` says.
 
     See `grouping.linked`, which this does the work of.
@@ -21,20 +22,18 @@ def divide(name: str, kernels: Mapping[str, cuts.Grouping], x: chex.ArrayTree) -
     [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0]
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(x)
-    members = _members(name, kernels, [trees.place(path) if path else "" for path, _ in leaves])
-    pieces = {
-        i: kernels[end].cut(name, *leaves[i]) for own in members.values() for end, i in own.items()
-    }
+    members = _members(name, kernels, [_trees.place(path) if path else "" for path, _ in leaves])
+    pieces = {i: kernels[end].cut(name, *leaves[i]) for own in members.values() for end, i in own.items()}
     members = {start: list(own.values()) for start, own in members.items()}
     for own in members.values():
-        _require_equal_counts(name, {trees.place(leaves[i][0]): pieces[i] for i in own})
+        _require_equal_counts(name, {_trees.place(leaves[i][0]): pieces[i] for i in own})
 
     def reduce(reduction, tree):
         values = jax.tree.leaves(tree)
 
         def join(own):
             shares = [
-                _gather(cuts.reduce_leaf(reduction, values[i], pieces[i]), pieces[i]) for i in own
+                _gather(_partition.reduce_leaf(reduction, values[i], pieces[i]), pieces[i]) for i in own
             ]
             return functools.reduce(reduction.join, shares)
 
@@ -46,11 +45,11 @@ def divide(name: str, kernels: Mapping[str, cuts.Grouping], x: chex.ArrayTree) -
         for start, own in members.items():
             for i in own:
                 beside = [_scatter(tree[start], pieces[i]) for tree in groups]
-                moved[i] = cuts.apply_leaf(fn, pieces[i], [c[i] for c in columns], beside)
+                moved[i] = _partition.apply_leaf(fn, pieces[i], [c[i] for c in columns], beside)
         return jax.tree.unflatten(structure, moved)
 
-    sizes = {start: sum(cuts.size(pieces[i]) for i in own) for start, own in members.items()}
-    return cuts.Groups(sizes, reduce, apply)
+    sizes = {start: sum(_partition.size(pieces[i]) for i in own) for start, own in members.items()}
+    return _partition.Groups(sizes, reduce, apply)
 
 
 def _members(name, kernels, places):
@@ -59,9 +58,7 @@ def _members(name, kernels, places):
     for i, path in enumerate(places):
         ends = [end for end in kernels if path == end or path.endswith("/" + end)]
         if len(ends) > 1:
-            raise ValueError(
-                f"{name}: {path} ends in both {ends[0]} and {ends[1]}. Make one longer."
-            )
+            raise ValueError(f"{name}: {path} ends in both {ends[0]} and {ends[1]}. Make one longer.")
         for end in ends:
             members.setdefault(path.removesuffix(end).rstrip("/"), {})[end] = i
     unused = [end for end in kernels if not any(end in own for own in members.values())]
@@ -90,7 +87,7 @@ def _require_equal_counts(name, pieces):
 
 
 def _counted(piece):
-    return tuple(cuts.counts(piece)[i] for i in piece.order)
+    return tuple(_partition.counts(piece)[i] for i in piece.order)
 
 
 def _permutation(piece):
@@ -103,5 +100,5 @@ def _gather(values, piece):
 
 def _scatter(group, piece):
     order = _permutation(piece)
-    shape = [cuts.counts(piece)[i] for i in order]
+    shape = [_partition.counts(piece)[i] for i in order]
     return group.reshape(shape).transpose([order.index(i) for i in range(len(order))])

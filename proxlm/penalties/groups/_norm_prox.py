@@ -6,7 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, cuts, numbers, secular, trees
+from proxlm.penalties import _trees, _validation, base
+from proxlm.penalties.groups import _norm_prox_in_metric, _partition
 
 WEIGHTS = {"sqrt_size": lambda size: math.sqrt(max(size, 1)), "none": lambda size: 1.0}
 
@@ -14,9 +15,9 @@ WEIGHTS = {"sqrt_size": lambda size: math.sqrt(max(size, 1)), "none": lambda siz
 def carry(
     name: str,
     penalty: base.Penalty,
-    over: cuts.Grouping,
+    over: _partition.Grouping,
     weight: str,
-    slope: secular.Slope | None = None,
+    slope: _norm_prox_in_metric.Slope | None = None,
 ) -> base.Penalty:
     """Gives g(x) = Σ_G w_G² φ(|x_G| / w_G); see `groups.group`.
 
@@ -29,7 +30,7 @@ def carry(
         raise ValueError(f"{name}: weight must be one of {list(WEIGHTS)}, got {weight!r}.")
 
     def split(x):
-        wide = trees.widen(name, x)
+        wide = _trees.widen(name, x)
         groups = over.divide(name, wide)
         if slope is not None:  # A wrong shape should name this penalty, not the one on norms.
             beside(name, "strength", slope.strength, groups, wide)
@@ -44,7 +45,7 @@ def carry(
         return sum((w**2 * penalty.value(alike(w)) for w in every), start=jnp.zeros(()))
 
     def prox(x, step_size):
-        numbers.require_nonnegative(name, "step_size", step_size)
+        _validation.require_nonnegative(name, "step_size", step_size)
         wide, groups, widths = split(x)
         if jax.tree_util.all_leaves([step_size]) and jnp.ndim(step_size) == 0:
             units = jax.tree.map(_floor, _units(groups, wide, widths))
@@ -52,22 +53,22 @@ def carry(
             moved = groups.apply(_scale, (wide,), (scales,))
         else:
             steep = _steepen(name, slope, groups, wide, widths)
-            moved = secular.shorten(groups, wide, steps(name, step_size, wide), steep)
-        return trees.narrow(moved, x)
+            moved = _norm_prox_in_metric.shorten(groups, wide, steps(name, step_size, wide), steep)
+        return _trees.narrow(moved, x)
 
     def residual(x, v):
         wide, groups, widths = split(x)
-        v = trees.widen(name, v)
+        v = _trees.widen(name, v)
         lengths = [_units(groups, z, widths) for z in (wide, v)]
         inner = lambda u, length: jnp.where(u == 0, length, 0.0)
         left = penalty.residual(lengths[0], jax.tree.map(inner, *lengths))
-        return trees.narrow(groups.apply(_subtract, (v, wide), (*lengths, left)), x)
+        return _trees.narrow(groups.apply(_subtract, (v, wide), (*lengths, left)), x)
 
     return base.Penalty(value, prox, penalty.residual and residual)
 
 
 def beside(
-    name: str, argument: str, given: chex.ArrayTree, groups: cuts.Groups, x: chex.ArrayTree
+    name: str, argument: str, given: chex.ArrayTree, groups: _partition.Groups, x: chex.ArrayTree
 ) -> chex.ArrayTree:
     """Lays numbers beside the groups of x: a tree of groups; ValueError where they do not fit.
 
@@ -76,7 +77,7 @@ def beside(
     >>> beside("doc", "strength", 2.0, grouping.axes(0).divide("doc", x), x)
     {'w': Array([[2., 2., 2.]], dtype=float32)}
     """
-    like = jax.eval_shape(lambda: groups.reduce(cuts.SUM, x))
+    like = jax.eval_shape(lambda: groups.reduce(_partition.SUM, x))
     return _spread(name, argument, given, like)
 
 
@@ -86,20 +87,20 @@ def steps(name: str, step_size: chex.ArrayTree, x: chex.ArrayTree) -> chex.Array
     >>> steps("doc", 2.0, {"w": jnp.ones(3)})["w"].tolist()
     [2.0, 2.0, 2.0]
     """
-    numbers.require_nonnegative(name, "step_size", step_size)
+    _validation.require_nonnegative(name, "step_size", step_size)
     return _spread(name, "step_size", step_size, x)
 
 
 def _spread(name, argument, given, like):
     leaves, structure = jax.tree.flatten(like)
-    given = trees.spread(name, argument, given, trees.coordinates, like)
+    given = _trees.spread(name, argument, given, _trees.coordinates, like)
     whole = [jnp.broadcast_to(n, leaf.shape) for n, leaf in zip(given, leaves, strict=True)]
     return jax.tree.unflatten(structure, whole)
 
 
 def _units(groups, x, widths):
     """|x_G| / w_G."""
-    squared = groups.reduce(cuts.SUM, jax.tree.map(jnp.square, x))
+    squared = groups.reduce(_partition.SUM, jax.tree.map(jnp.square, x))
     return jax.tree.map(lambda squared, w: _root(squared) / w, squared, widths)
 
 
@@ -150,4 +151,4 @@ def _steepen(name, slope, groups, x, widths):
     curvature = slope.curvature
     if curvature is not None:
         curvature = beside(name, "curvature", curvature, groups, x)
-    return secular.Slope(jax.tree.map(jnp.multiply, strength, widths), curvature)
+    return _norm_prox_in_metric.Slope(jax.tree.map(jnp.multiply, strength, widths), curvature)

@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import cuts
+from proxlm.penalties.groups import _partition
 
 # Four reach 1e-6 where step sizes in one group lie between 1e-4 and 1e4; each more squares it.
 STEPS = 5
@@ -30,7 +30,7 @@ class Slope(NamedTuple):
 
 
 def shorten(
-    groups: cuts.Groups, x: chex.ArrayTree, step_size: chex.ArrayTree, slope: Slope
+    groups: _partition.Groups, x: chex.ArrayTree, step_size: chex.ArrayTree, slope: Slope
 ) -> chex.ArrayTree:
     """argmin_y Σ_G φ_G(|y_G|₂) + Σ_i (y_i - x_i)²/2t_i, the prox of groups in a diagonal metric.
 
@@ -68,9 +68,7 @@ def shorten(
     edge = _edge(groups, t, slope) if curved else never
     lines = [groups.apply(lambda t, strength: t * strength + _tiny(t), (t,), (slope.strength,))]
     if curved:
-        lines.append(
-            groups.apply(lambda t, curvature: 1.0 - t * curvature, (t,), (slope.curvature,))
-        )
+        lines.append(groups.apply(lambda t, curvature: 1.0 - t * curvature, (t,), (slope.curvature,)))
     fixed = jax.lax.stop_gradient((x, *lines))
     limits = _dead(groups, *fixed[:2]), edge
     climb = lambda _, length: _newton(groups, length, limits, fixed)
@@ -85,7 +83,7 @@ def shorten(
 def _edge(groups, t, slope):
     """The length where φ stops rising if the problem is not convex, else infinity."""
     bends = groups.apply(jnp.multiply, (t,), (slope.curvature,))
-    bend = jax.lax.stop_gradient(groups.reduce(cuts.LARGEST, bends))
+    bend = jax.lax.stop_gradient(groups.reduce(_partition.LARGEST, bends))
     flat = lambda bend, strength, curvature: jnp.where(
         bend >= 1, strength / jnp.where(bend >= 1, curvature, 1.0), jnp.inf
     )
@@ -107,7 +105,7 @@ def _divisor(s, b, a=None):
 def _dead(groups, x, b):
     """Says where |x/tλ| ≤ 1, which no overflow and no underflow can turn round."""
     ratios = groups.apply(lambda x, b: jnp.square(x / b), (x, b), ())
-    return jax.tree.map(lambda squared: squared <= 1, groups.reduce(cuts.SUM, ratios))
+    return jax.tree.map(lambda squared: squared <= 1, groups.reduce(_partition.SUM, ratios))
 
 
 def _lower_bound(groups, lines):
@@ -117,7 +115,7 @@ def _lower_bound(groups, lines):
         rise = jnp.abs(x) - b
         return rise if a is None else rise / jnp.where(a > 0, a, jnp.inf)
 
-    return groups.reduce(cuts.LARGEST, groups.apply(bound, lines, ()))
+    return groups.reduce(_partition.LARGEST, groups.apply(bound, lines, ()))
 
 
 def _newton(groups, length, limits, lines):
@@ -139,9 +137,9 @@ def _newton(groups, length, limits, lines):
         climbed = s + (jnp.sqrt(total) - 1.0) * jax.lax.stop_gradient(pace)
         return jnp.where(dead, 1.0, jnp.clip(climbed, 0.0, edge))
 
-    total = groups.reduce(cuts.SUM, groups.apply(term, lines, (length,)))
+    total = groups.reduce(_partition.SUM, groups.apply(term, lines, (length,)))
     falls = groups.apply(fall, *jax.lax.stop_gradient((lines, (length,))))
-    return jax.tree.map(step, length, *limits, total, groups.reduce(cuts.SUM, falls))
+    return jax.tree.map(step, length, *limits, total, groups.reduce(_partition.SUM, falls))
 
 
 def _along(x, b, *rest):
@@ -164,8 +162,8 @@ def _best(groups, x, y, step_size, slope, ceiling):
         return moved + norm * (strength - 0.5 * curvature * norm)
 
     def cost(z):
-        squared = groups.reduce(cuts.SUM, jax.tree.map(jnp.square, z))
-        moved = groups.reduce(cuts.SUM, groups.apply(travel, (x, z, step_size), ()))
+        squared = groups.reduce(_partition.SUM, jax.tree.map(jnp.square, z))
+        moved = groups.reduce(_partition.SUM, groups.apply(travel, (x, z, step_size), ()))
         return jax.tree.map(penalty, moved, squared, ceiling, *slope)
 
     def choose(y, x, ceiling, root, stay, zero):

@@ -9,7 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import trees
+from proxlm.penalties import _trees
 
 
 class Reduction(NamedTuple):
@@ -68,7 +68,7 @@ class Grouping(NamedTuple):
     """
 
     divide: Callable[[str, chex.ArrayTree], Groups]
-    cut: Callable[[str, trees.Path, Any], Cut] | None = None
+    cut: Callable[[str, _trees.Path, Any], Cut] | None = None
 
 
 def whole(leaf: jax.Array, order: Sequence[int]) -> Cut:
@@ -116,9 +116,7 @@ def reduce_leaf(reduction: Reduction, leaf: jax.Array, cut: Cut) -> jax.Array:
     return reduction.whole(left.reshape(rest), axis=tuple(range(0, len(rest), 2)))
 
 
-def apply_leaf(
-    fn: Callable, cut: Cut, leaves: Sequence[jax.Array], groups: Sequence[jax.Array]
-) -> jax.Array:
+def apply_leaf(fn: Callable, cut: Cut, leaves: Sequence[jax.Array], groups: Sequence[jax.Array]) -> jax.Array:
     """Computes fn (leaves, groups) with each group's number beside the group's coordinates.
 
     >>> pair = Cut(((1, 2, 2),), (0,))
@@ -133,7 +131,7 @@ def apply_leaf(
     return fn(*leaves, *map(spread, groups))
 
 
-def by_leaf(cut: Callable[[str, trees.Path, Any], Cut]) -> Grouping:
+def by_leaf(cut: Callable[[str, _trees.Path, Any], Cut]) -> Grouping:
     """The grouping that cuts every leaf by itself; its trees of groups are built as x is.
 
     >>> rows = by_leaf(lambda name, path, leaf: whole(leaf, [0]))

@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 
-from proxlm.penalties import cuts, links, numbers, trees
+from proxlm.penalties import _trees, _validation
+from proxlm.penalties.groups import _across_leaves, _partition
+from proxlm.penalties.groups._partition import Grouping
+
+__all__ = ["Grouping", "axes", "blocks", "heads", "linked", "slices"]
 
 
-def axes(axis: int | tuple[int, ...] | None = 0) -> cuts.Grouping:
+def axes(axis: int | tuple[int, ...] | None = 0) -> Grouping:
     """Groups whose coordinates lie along the given axes, as a reduction takes them.
 
     For a kernel [inputs, units], axis=0 makes a group of each unit's incoming weights and axis=1
@@ -24,16 +28,16 @@ def axes(axis: int | tuple[int, ...] | None = 0) -> cuts.Grouping:
     >>> axes(0).divide("doc", jnp.ones((4, 3))).sizes
     4
     """
-    given = trees.axes_of("axes", axis)
+    given = _trees.axes_of("axes", axis)
 
     def cut(name, path, leaf):
-        inside = trees.inside(name, given, leaf, path)
-        return cuts.whole(leaf, [i for i in range(leaf.ndim) if i not in inside])
+        inside = _trees.inside(name, given, leaf, path)
+        return _partition.whole(leaf, [i for i in range(leaf.ndim) if i not in inside])
 
-    return cuts.by_leaf(cut)
+    return _partition.by_leaf(cut)
 
 
-def slices(axis: int | tuple[int, ...] = 0) -> cuts.Grouping:
+def slices(axis: int | tuple[int, ...] = 0) -> Grouping:
     """One group for each index along an axis, with all that lies there: `axes` turned round.
 
     slices(0) makes a group of each expert of a kernel [E, D, F], of each layer of a stacked one or
@@ -52,15 +56,13 @@ def slices(axis: int | tuple[int, ...] = 0) -> cuts.Grouping:
     >>> slices(0).divide("doc", jnp.ones((2, 4, 3))).sizes
     12
     """
-    given = trees.axes_of("slices", () if axis is None else axis)
-    return cuts.by_leaf(
-        lambda name, path, leaf: cuts.whole(leaf, trees.inside(name, given, leaf, path))
+    given = _trees.axes_of("slices", () if axis is None else axis)
+    return _partition.by_leaf(
+        lambda name, path, leaf: _partition.whole(leaf, _trees.inside(name, given, leaf, path))
     )
 
 
-def heads(
-    num_heads: int, axis: int = -1, packed: int = 1, apart: int | tuple[int, ...] = ()
-) -> cuts.Grouping:
+def heads(num_heads: int, axis: int = -1, packed: int = 1, apart: int | tuple[int, ...] = ()) -> Grouping:
     """Attention heads along an axis of size packed · heads · head width.
 
     A packed kernel [D, 3·H·d] holds the queries of all heads, then the keys, then the values:
@@ -84,22 +86,22 @@ def heads(
     >>> heads(2, packed=3).divide("doc", jnp.ones((5, 12))).sizes
     30
     """
-    numbers.require_integer("heads", "num_heads", num_heads, least=1)
-    numbers.require_integer("heads", "packed", packed, least=1)
-    given = trees.axes_of("heads", apart) + trees.axes_of("heads", axis)
+    _validation.require_integer("heads", "num_heads", num_heads, least=1)
+    _validation.require_integer("heads", "packed", packed, least=1)
+    given = _trees.axes_of("heads", apart) + _trees.axes_of("heads", axis)
 
     def cut(name, path, leaf):
-        order = trees.inside(name, given, leaf, path)
-        splits = list(cuts.whole(leaf, order).splits)
+        order = _trees.inside(name, given, leaf, path)
+        splits = list(_partition.whole(leaf, order).splits)
         for i in order[-1:]:
             width = _share(name, path, leaf, i, packed * num_heads)
             splits[i] = (packed, num_heads, width)
-        return cuts.Cut(tuple(splits), order)
+        return _partition.Cut(tuple(splits), order)
 
-    return cuts.by_leaf(cut)
+    return _partition.by_leaf(cut)
 
 
-def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1) -> cuts.Grouping:
+def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1) -> Grouping:
     """Blocks of neighbours: `size` places along an axis, or a tile along several.
 
     blocks(4) cuts rows into runs of four, blocks((16, 16), (0, 1)) a matrix into tiles, and
@@ -120,25 +122,27 @@ def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1)
     >>> blocks((2, 3), (0, 1)).divide("doc", jnp.ones((4, 6))).sizes
     6
     """
-    given = trees.axes_of("blocks", axis) or ()
+    given = _trees.axes_of("blocks", axis) or ()
     sizes = tuple(size) if isinstance(size, (tuple, list)) else (size,)
     if len(sizes) != len(given):
         raise ValueError(f"blocks: size {size!r} must have one entry for each axis of {axis!r}.")
     for k in sizes:
-        numbers.require_integer("blocks", "size", 1 if k is None else k, least=1)
+        _validation.require_integer("blocks", "size", 1 if k is None else k, least=1)
 
     def cut(name, path, leaf):
         splits = [(1, n, 1) for n in leaf.shape]
-        cut_axes = trees.inside(name, given, leaf, path)
+        cut_axes = _trees.inside(name, given, leaf, path)
         for i, k in zip(cut_axes, sizes[: leaf.ndim], strict=True):
             count = 1 if k is None else _share(name, path, leaf, i, k)
             splits[i] = (1, count, leaf.shape[i] if k is None else k)
-        return cuts.Cut(tuple(splits), tuple(range(leaf.ndim)))
+        return _partition.Cut(tuple(splits), tuple(range(leaf.ndim)))
 
-    return cuts.by_leaf(cut)
+    return _partition.by_leaf(cut)
 
 
-def linked(kernels: Mapping[str, int | tuple[int, ...] | cuts.Grouping]) -> cuts.Grouping:
+def linked(
+    kernels: Mapping[str, int | tuple[int, ...] | Grouping],
+) -> Grouping:
     """Groups that reach across leaves: a neuron, head or expert with all that goes in and out.
 
     Unit j of an MLP is column j of `up` and row j of `down`; where both are zero it can be cut
@@ -171,16 +175,13 @@ def linked(kernels: Mapping[str, int | tuple[int, ...] | cuts.Grouping]) -> cuts
     """
     if not kernels:
         raise ValueError("linked: kernels must name at least one path ending, got none.")
-    single = {
-        end: over if isinstance(over, cuts.Grouping) else slices(over)
-        for end, over in kernels.items()
-    }
+    single = {end: over if isinstance(over, Grouping) else slices(over) for end, over in kernels.items()}
     together = [end for end, over in single.items() if over.cut is None]
     if together:
         raise ValueError(
             f"linked: the grouping of {together[0]} must be one of single leaves, such as heads(8)."
         )
-    return cuts.Grouping(lambda name, x: links.divide(name, single, x))
+    return Grouping(lambda name, x: _across_leaves.divide(name, single, x))
 
 
 def _share(name, path, leaf, axis, parts):
@@ -190,5 +191,5 @@ def _share(name, path, leaf, axis, parts):
         return size // parts
     raise ValueError(
         f"{name}: {parts} does not divide axis {axis} of the leaf of shape {leaf.shape} at "
-        f"{trees.place(path)}. Choose another size, or leave this leaf out with optax.masked."
+        f"{_trees.place(path)}. Choose another size, or leave this leaf out with optax.masked."
     )

@@ -2,7 +2,10 @@
 
 import chex
 
-from proxlm.penalties import base, groups, nonconvex, powers, secular
+from proxlm.penalties import base
+from proxlm.penalties.coordinatewise import nonconvex, powers
+from proxlm.penalties.groups import _norm_prox_in_metric
+from proxlm.penalties.groups import penalties as groups
 
 
 def l2(strength: chex.ArrayTree = 1.0, axis: groups.Axis = None) -> base.Penalty:
@@ -65,7 +68,7 @@ def group_mcp(
     [[3.0, 0.0], [4.0, 0.0]]
     """
     over_norms = nonconvex.mcp(strength, gamma)
-    return groups.group(over_norms, axis, weight, secular.Slope(strength, 1.0 / gamma))
+    return groups.group(over_norms, axis, weight, _norm_prox_in_metric.Slope(strength, 1.0 / gamma))
 
 
 def group_l_half(

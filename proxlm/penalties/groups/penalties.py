@@ -6,14 +6,14 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, cuts, grouping, norms, numbers, radial, secular, trees
+from proxlm.penalties import _trees, _validation, base
+from proxlm.penalties.coordinatewise import convex
+from proxlm.penalties.groups import _norm_prox, _norm_prox_in_metric, _partition, grouping
 
-Axis = int | Sequence[int] | cuts.Grouping | None
+Axis = int | Sequence[int] | _partition.Grouping | None
 
 
-def group_lasso(
-    strength: chex.ArrayTree = 1.0, axis: Axis = 0, weight: str = "sqrt_size"
-) -> base.Penalty:
+def group_lasso(strength: chex.ArrayTree = 1.0, axis: Axis = 0, weight: str = "sqrt_size") -> base.Penalty:
     """Sum of the norms of groups: g(x) = λ Σ_G w_G |x_G|₂.
 
     prox_tg(x)_G = x_G max(1 - t λ w_G / |x_G|₂, 0): a group within its threshold becomes zero as a
@@ -50,10 +50,10 @@ def group_lasso(
     >>> float(group_lasso(2.0, axis=-1, weight="none").value(kernel[:, :1]))
     14.0
     """
-    numbers.require_nonnegative("group_lasso", "strength", strength)
+    _validation.require_nonnegative("group_lasso", "strength", strength)
     over = _over("group_lasso", axis)
-    slope = secular.Slope(strength)
-    return radial.carry("group_lasso", norms.l1(strength), over, weight, slope)
+    slope = _norm_prox_in_metric.Slope(strength)
+    return _norm_prox.carry("group_lasso", convex.l1(strength), over, weight, slope)
 
 
 def sparse_group_lasso(
@@ -89,35 +89,35 @@ def sparse_group_lasso(
     >>> float(penalty.value(jnp.array([3.0, 4.0])))
     30.0
     """
-    numbers.require_nonnegative("sparse_group_lasso", "strength", strength)
+    _validation.require_nonnegative("sparse_group_lasso", "strength", strength)
     _require_mix(mix)
     over = _over("sparse_group_lasso", axis)
     whole = group_lasso(jax.tree.map(lambda s: s * (1.0 - mix), strength), over, weight)
 
     def split(x):
-        wide = trees.widen("sparse_group_lasso", x)
+        wide = _trees.widen("sparse_group_lasso", x)
         groups = over.divide("sparse_group_lasso", wide)
-        given = radial.beside("sparse_group_lasso", "strength", strength, groups, wide)
+        given = _norm_prox.beside("sparse_group_lasso", "strength", strength, groups, wide)
         return wide, groups, jax.tree.map(lambda s: mix * s, given)
 
     def value(x):
         wide, groups, inner = split(x)
-        lengths = groups.reduce(cuts.SUM, jax.tree.map(jnp.abs, wide))
+        lengths = groups.reduce(_partition.SUM, jax.tree.map(jnp.abs, wide))
         parts = jax.tree.map(lambda s, length: jnp.sum(s * length), inner, lengths)
         return sum(jax.tree.leaves(parts), start=whole.value(wide))
 
     def prox(x, step_size):
         wide, groups, inner = split(x)
-        steps = radial.steps("sparse_group_lasso", step_size, wide)
+        steps = _norm_prox.steps("sparse_group_lasso", step_size, wide)
         soft = lambda x, t, s: x - jnp.clip(x, -t * s, t * s)
         sparse = groups.apply(soft, (wide, steps), (inner,))
-        return trees.narrow(whole.prox(sparse, step_size), x)
+        return _trees.narrow(whole.prox(sparse, step_size), x)
 
     def residual(x, v):
         wide, groups, inner = split(x)
         left = lambda v, x, s: v - jnp.where(x == 0, jnp.clip(v, -s, s), s * jnp.sign(x))
-        sparse = groups.apply(left, (trees.widen("sparse_group_lasso", v), wide), (inner,))
-        return trees.narrow(whole.residual(wide, sparse), x)
+        sparse = groups.apply(left, (_trees.widen("sparse_group_lasso", v), wide), (inner,))
+        return _trees.narrow(whole.residual(wide, sparse), x)
 
     return base.Penalty(value, prox, residual)
 
@@ -126,7 +126,7 @@ def group(
     penalty: base.Penalty,
     axis: Axis = 0,
     weight: str = "sqrt_size",
-    slope: secular.Slope | None = None,
+    slope: _norm_prox_in_metric.Slope | None = None,
 ) -> base.Penalty:
     """Any penalty on numbers, as one on groups: g(x) = Σ_G w_G² φ(|x_G|₂ / w_G).
 
@@ -162,17 +162,17 @@ def group(
     [[1.5, 0.0], [2.0, 1.0]]
     """
     base.require_penalty("group: penalty", penalty)
-    return radial.carry("group", penalty, _over("group", axis), weight, slope)
+    return _norm_prox.carry("group", penalty, _over("group", axis), weight, slope)
 
 
 def _over(name, axis):
     """Gives the grouping that an axis argument means."""
-    if isinstance(axis, cuts.Grouping):
+    if isinstance(axis, _partition.Grouping):
         return axis
-    return grouping.axes(trees.axes_of(name, axis))
+    return grouping.axes(_trees.axes_of(name, axis))
 
 
 def _require_mix(mix):
-    outside = [m for m in numbers.known("sparse_group_lasso", "mix", mix) if not 0 <= m <= 1]
+    outside = [m for m in _validation.known("sparse_group_lasso", "mix", mix) if not 0 <= m <= 1]
     if outside:
         raise ValueError(f"sparse_group_lasso: mix must be in [0, 1], got {outside[0]}.")

@@ -8,7 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import folds
+from proxlm.penalties import _multi_reduce
 
 # Each step at least quarters the product of residual and slope, so that no float32 needs more;
 # ten is usual.
@@ -127,7 +127,7 @@ def margin(x: jax.Array, tau: Threshold, metric: chex.Numeric, kind: Kind) -> ja
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _threshold(kind, x, total, metric):
     parts = lambda tau, x, metric: _summary(x, metric, kind)
-    largest, mass = folds.fold(kind.axes, (jnp.maximum, jnp.add), parts, (), (x, metric))
+    largest, mass = _multi_reduce.fold(kind.axes, (jnp.maximum, jnp.add), parts, (), (x, metric))
     size = jnp.sum(jnp.broadcast_to(metric, x.shape), axis=kind.axes, keepdims=True)
     settled = jnp.abs(mass - total) <= 8 * jnp.finfo(x.dtype).eps * total
     settled |= (kind.floored & (mass <= total)) | jnp.isnan(mass) | (size == 0)
@@ -184,7 +184,7 @@ def _newton(kind, x, total, metric, start, settled):
         count, tau, size, done = state
         # Else the compiler takes |x| out of the loop and stores it.
         here, tau = jax.lax.optimization_barrier((x, _centred(tau)))
-        above, new_size = folds.fold(kind.axes, (jnp.add, jnp.add), parts, tau, (here, metric))
+        above, new_size = _multi_reduce.fold(kind.axes, (jnp.add, jnp.add), parts, tau, (here, metric))
         # Rounding may put all of a group below its own largest entry: then further down.
         empty = new_size == 0
         down = -total - 8 * jnp.finfo(x.dtype).eps * jnp.abs(tau.centre)

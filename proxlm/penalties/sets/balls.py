@@ -6,7 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, constraints, numbers, roots, trees
+from proxlm.penalties import _indicator, _trees, _validation, base
+from proxlm.penalties.sets import _threshold
 
 
 def l1_ball(
@@ -138,13 +139,13 @@ def l2_sphere(
 
 def _l1_set(name, radius, axis, tolerance, is_ball):
     def project(axes, x, step_size, radius):
-        moved = roots.project(
-            x, radius, step_size, roots.Kind(axes, absolute=True, floored=is_ball)
+        moved = _threshold.project(
+            x, radius, step_size, _threshold.Kind(axes, absolute=True, floored=is_ball)
         )
         return jnp.where(x < 0, 0.0 - moved, moved)
 
     norm = lambda axes, x: jnp.sum(jnp.abs(x), axis=axes, keepdims=True)
-    return _set_of_norm(name, radius, axis, tolerance, is_ball, norm, project, trees.coordinates)
+    return _set_of_norm(name, radius, axis, tolerance, is_ball, norm, project, _trees.coordinates)
 
 
 def _l2_set(name, radius, axis, tolerance, is_ball):
@@ -164,22 +165,22 @@ def _l2_set(name, radius, axis, tolerance, is_ball):
         moved = jnp.where(largest == 0, diagonal, moved)
         return base.keep_bits(jnp.abs(over) <= rounding, x, moved)
 
-    return _set_of_norm(name, radius, axis, tolerance, is_ball, norm, project, trees.one_number)
+    return _set_of_norm(name, radius, axis, tolerance, is_ball, norm, project, _trees.one_number)
 
 
 def _set_of_norm(name, radius, axis, tolerance, is_ball, norm, project, step_slot):
-    numbers.require_positive(name, "radius", radius)
-    axes = trees.axes_of(name, axis)
+    _validation.require_positive(name, "radius", radius)
+    axes = _trees.axes_of(name, axis)
 
     def violation(x, radius):
-        excess = norm(trees.inside(name, axes, x), x) / radius - 1.0
+        excess = norm(_trees.inside(name, axes, x), x) / radius - 1.0
         return jnp.max(excess if is_ball else jnp.abs(excess))
 
     def move(x, step_size, radius):
-        return project(trees.inside(name, axes, x), x, step_size, radius)
+        return project(_trees.inside(name, axes, x), x, step_size, radius)
 
-    parameters = {"radius": (radius, trees.per_group(name, axes))}
-    return constraints.constraint(name, violation, move, parameters, tolerance, step_slot)
+    parameters = {"radius": (radius, _trees.per_group(name, axes))}
+    return _indicator.constraint(name, violation, move, parameters, tolerance, step_slot)
 
 
 def _in_lengths(axes, x):

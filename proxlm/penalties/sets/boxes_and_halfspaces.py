@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.penalties import base, constraints, numbers, trees
+from proxlm.penalties import _indicator, _trees, _validation, base
 
 
 def box(
@@ -93,14 +93,12 @@ def linf_ball(radius: chex.ArrayTree = 1.0, tolerance: float | None = None) -> b
     >>> linf_ball(2.0).prox(jnp.array([-3.0, 1.0]), 1.0).tolist()
     [-2.0, 1.0]
     """
-    numbers.require_positive("linf_ball", "radius", radius)
+    _validation.require_positive("linf_ball", "radius", radius)
     lower = jax.tree.map(lambda r: -r, radius)
     return _box("linf_ball", lower, radius, tolerance)
 
 
-def halfspace(
-    normal: chex.ArrayTree, offset: chex.ArrayTree, tolerance: float | None = None
-) -> base.Penalty:
+def halfspace(normal: chex.ArrayTree, offset: chex.ArrayTree, tolerance: float | None = None) -> base.Penalty:
     """Indicator of a halfspace: g(x) = 0 if Σ_i a_i x_i ≤ b in every leaf, else +inf.
 
     prox(x) = x - t a max(Σ_i a_i x_i - b, 0) / Σ_i t_i a_i², where a number t stands for 1.
@@ -178,9 +176,9 @@ def _box(name, lower, upper, tolerance):
         least, most = jnp.where(x <= lower, -jnp.inf, 0.0), jnp.where(x >= upper, jnp.inf, 0.0)
         return v - jnp.clip(v, least, most)
 
-    slot = trees.coordinates
+    slot = _trees.coordinates
     parameters = {"lower": (lower, slot), "upper": (upper, slot)}
-    return constraints.constraint(name, violation, project, parameters, tolerance, slot, residual)
+    return _indicator.constraint(name, violation, project, parameters, tolerance, slot, residual)
 
 
 def _scale(bound):
@@ -189,9 +187,9 @@ def _scale(bound):
 
 def _side(name, normal, offset, tolerance, part):
     for argument, given in (("normal", normal), ("offset", offset)):
-        if not all(np.all(np.isfinite(leaf)) for leaf in numbers.known(name, argument, given)):
+        if not all(np.all(np.isfinite(leaf)) for leaf in _validation.known(name, argument, given)):
             raise ValueError(f"{name}: {argument} must be finite, got {given}.")
-    if not all(np.any(leaf) for leaf in numbers.known(name, "normal", normal) if leaf.size):
+    if not all(np.any(leaf) for leaf in _validation.known(name, "normal", normal) if leaf.size):
         raise ValueError(f"{name}: normal must not be 0 throughout, got {normal}.")
 
     def project(x, step_size, normal, offset):
@@ -213,13 +211,16 @@ def _side(name, normal, offset, tolerance, part):
         over = part(jnp.sum(terms) - offset)
         return jnp.abs(over) / jnp.maximum(jnp.sum(jnp.abs(terms)) + jnp.abs(offset), 1e-30)
 
-    slot = trees.coordinates
-    parameters = {"normal": (normal, slot), "offset": (offset, trees.one_number)}
-    return constraints.constraint(name, violation, project, parameters, tolerance, slot)
+    slot = _trees.coordinates
+    parameters = {"normal": (normal, slot), "offset": (offset, _trees.one_number)}
+    return _indicator.constraint(name, violation, project, parameters, tolerance, slot)
 
 
 def _require_bounds(lower, upper):
-    lowers, uppers = numbers.known("box", "lower", lower), numbers.known("box", "upper", upper)
+    lowers, uppers = (
+        _validation.known("box", "lower", lower),
+        _validation.known("box", "upper", upper),
+    )
     if any(np.any(np.isnan(bound)) for bound in (*lowers, *uppers)):
         raise ValueError(f"box: bounds must not be NaN, got lower={lower}, upper={upper}.")
     alike = jax.tree.structure(lower) == jax.tree.structure(upper)
@@ -229,6 +230,5 @@ def _require_bounds(lower, upper):
     pairs = itertools.product(lowers, uppers) if 1 in counts else zip(lowers, uppers, strict=True)
     if any(np.any(low > high) for low, high in pairs):
         raise ValueError(
-            f"box: lower must be ≤ upper everywhere, got lower={lower}, upper={upper}. "
-            "Exchange them."
+            f"box: lower must be ≤ upper everywhere, got lower={lower}, upper={upper}. Exchange them."
         )

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, numbers, trees
+from proxlm.penalties import _trees, _validation, base
 
 LARGEST_PAIRED = 64  # m up to which comparing all pairs of a block is faster than bisection
 
@@ -41,31 +41,31 @@ def top_k(k: int, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
     >>> float(top_k(1, axis=0).value(jnp.array([[-3.0, 1.0], [0.0, 2.0]])))
     inf
     """
-    k = numbers.require_integer("top_k", "k", k, least=0)
-    axes = trees.axes_of("top_k", axis)
+    k = _validation.require_integer("top_k", "k", k, least=0)
+    axes = _trees.axes_of("top_k", axis)
 
     def group(path, leaf):
-        size = math.prod(leaf.shape[i] for i in trees.inside("top_k", axes, leaf, path))
+        size = math.prod(leaf.shape[i] for i in _trees.inside("top_k", axes, leaf, path))
         if leaf.size and k > size:
             raise ValueError(
                 f"top_k: k must be at most the size of a group, got {k} for groups of {size} at "
-                f"{trees.place(path)}. Lower it, or leave this leaf out with optax.masked."
+                f"{_trees.place(path)}. Lower it, or leave this leaf out with optax.masked."
             )
         return ()
 
     def value(x, k_as_float):
         del k_as_float
-        return _at_most(k, x, trees.inside("top_k", axes, x))
+        return _at_most(k, x, _trees.inside("top_k", axes, x))
 
     def prox(x, step_size, k_as_float):
         del k_as_float
         if k == 0 or x.size == 0:
             return jnp.where(jnp.isnan(x), x, 0.0)
-        keep = largest(bits_of_size(x, step_size), k, trees.inside("top_k", axes, x))
+        keep = largest(bits_of_size(x, step_size), k, _trees.inside("top_k", axes, x))
         return jnp.where(keep | jnp.isnan(x), x, 0.0)
 
     # The slot is where a leaf meets its path: it checks k, which is the same for every leaf.
-    return base.leafwise("top_k", value, prox, {"k_as_float": (k, group)}, trees.coordinates)
+    return base.leafwise("top_k", value, prox, {"k_as_float": (k, group)}, _trees.coordinates)
 
 
 def n_m(n: int, m: int, axis: int = -1) -> base.Penalty:
@@ -99,8 +99,8 @@ def n_m(n: int, m: int, axis: int = -1) -> base.Penalty:
     >>> float(n_m(1, 2).value(jnp.array([-3.0, 0.0, 2.0, 1.0])))
     inf
     """
-    n = numbers.require_integer("n_m", "n", n, least=0)
-    m = numbers.require_integer("n_m", "m", m, least=1)
+    n = _validation.require_integer("n_m", "n", n, least=0)
+    m = _validation.require_integer("n_m", "m", m, least=1)
     if n > m:
         raise ValueError(f"n_m: n must be at most m, got {n} of {m}. The order is n_m(n, m).")
 
@@ -118,24 +118,24 @@ def n_m(n: int, m: int, axis: int = -1) -> base.Penalty:
         return jnp.where(keep.reshape(x.shape) | jnp.isnan(x), x, 0.0)
 
     parameters = {"n_as_float": (n, blocks_slot("n_m", m, axis))}
-    return base.leafwise("n_m", value, prox, parameters, trees.coordinates)
+    return base.leafwise("n_m", value, prox, parameters, _trees.coordinates)
 
 
-def blocks_slot(name: str, m: int, axis: int) -> trees.Slot:
+def blocks_slot(name: str, m: int, axis: int) -> _trees.Slot:
     """The slot of one number a leaf; ValueError for leaves that `axis` does not cut into blocks.
 
     >>> blocks_slot("n_m", 4, -1)((), jnp.ones((3, 8)))
     ()
     """
-    axes = trees.axes_of(name, (axis,))
+    axes = _trees.axes_of(name, (axis,))
 
     def slot(path, leaf):
-        inside = trees.inside(name, axes, leaf, path)
+        inside = _trees.inside(name, axes, leaf, path)
         size = leaf.shape[inside[0]] if inside else 1
         if size % m:
             raise ValueError(
                 f"{name}: expected a multiple of {m} along axis {axis}, got {size} at "
-                f"{trees.place(path)}. Choose another axis, or leave it out with optax.masked."
+                f"{_trees.place(path)}. Choose another axis, or leave it out with optax.masked."
             )
         return ()
 
@@ -151,7 +151,7 @@ def blocks(name: str, x: jax.Array, m: int, axis: int) -> tuple[jax.Array, tuple
     """
     if x.ndim == 0:
         return x.reshape(1), (0,)
-    (i,) = trees.inside(name, trees.axes_of(name, (axis,)), x)
+    (i,) = _trees.inside(name, _trees.axes_of(name, (axis,)), x)
     return x.reshape(*x.shape[:i], x.shape[i] // m, m, *x.shape[i + 1 :]), (i + 1,)
 
 

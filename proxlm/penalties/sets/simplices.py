@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.penalties import base, capped, constraints, numbers, roots, rows, trees
+from proxlm.penalties import _indicator, _rows, _trees, _validation, base
+from proxlm.penalties.sets import _capped, _threshold
 
 
 def simplex(
@@ -43,19 +44,17 @@ def simplex(
     >>> float(simplex(2.0, axis=-1).value(jnp.array([[0.5, 1.5], [2.0, 0.0]])))
     0.0
     """
-    numbers.require_positive("simplex", "radius", radius)
-    axes = trees.axes_of("simplex", axis)
+    _validation.require_positive("simplex", "radius", radius)
+    axes = _trees.axes_of("simplex", axis)
 
     def project(x, step_size, radius):
-        return roots.project(x, radius, step_size, roots.Kind(trees.inside("simplex", axes, x)))
+        return _threshold.project(x, radius, step_size, _threshold.Kind(_trees.inside("simplex", axes, x)))
 
     def violation(x, radius):
-        return _off(x, radius, trees.inside("simplex", axes, x))
+        return _off(x, radius, _trees.inside("simplex", axes, x))
 
-    parameters = {"radius": (radius, trees.per_group("simplex", axes))}
-    return constraints.constraint(
-        "simplex", violation, project, parameters, tolerance, trees.coordinates
-    )
+    parameters = {"radius": (radius, _trees.per_group("simplex", axes))}
+    return _indicator.constraint("simplex", violation, project, parameters, tolerance, _trees.coordinates)
 
 
 def capped_simplex(
@@ -92,24 +91,24 @@ def capped_simplex(
     >>> capped_simplex(cap=1.0, radius=2.0).prox(jnp.array([3.0, 0.5, 0.0]), 1.0).tolist()
     [1.0, 0.75, 0.25]
     """
-    numbers.require_positive("capped_simplex", "cap", cap)
-    numbers.require_positive("capped_simplex", "radius", radius)
-    axes = trees.axes_of("capped_simplex", axis)
+    _validation.require_positive("capped_simplex", "cap", cap)
+    _validation.require_positive("capped_simplex", "radius", radius)
+    axes = _trees.axes_of("capped_simplex", axis)
 
     def radius_slot(path, leaf):
-        size = math.prod(leaf.shape[i] for i in trees.inside("capped_simplex", axes, leaf, path))
+        size = math.prod(leaf.shape[i] for i in _trees.inside("capped_simplex", axes, leaf, path))
         _require_room(cap, radius, size, path)
-        return trees.per_group("capped_simplex", axes)(path, leaf)
+        return _trees.per_group("capped_simplex", axes)(path, leaf)
 
     def project(x, step_size, cap, radius):
-        return capped.project(x, radius, cap, trees.inside("capped_simplex", axes, x))
+        return _capped.project(x, radius, cap, _trees.inside("capped_simplex", axes, x))
 
     def violation(x, cap, radius):
-        off = _off(x, radius, trees.inside("capped_simplex", axes, x))
+        off = _off(x, radius, _trees.inside("capped_simplex", axes, x))
         return jnp.maximum(off, jnp.max((x - cap) / radius))
 
-    parameters = {"cap": (cap, trees.coordinates), "radius": (radius, radius_slot)}
-    return constraints.constraint("capped_simplex", violation, project, parameters, tolerance)
+    parameters = {"cap": (cap, _trees.coordinates), "radius": (radius, radius_slot)}
+    return _indicator.constraint("capped_simplex", violation, project, parameters, tolerance)
 
 
 def sparse_simplex(
@@ -143,30 +142,30 @@ def sparse_simplex(
     >>> sparse_simplex(k=2).prox(jnp.array([0.5, 0.25, 0.375]), 1.0).tolist()
     [0.5625, 0.0, 0.4375]
     """
-    k = numbers.require_integer("sparse_simplex", "k", k, least=1)
-    numbers.require_positive("sparse_simplex", "radius", radius)
-    axes = trees.axes_of("sparse_simplex", axis)
+    k = _validation.require_integer("sparse_simplex", "k", k, least=1)
+    _validation.require_positive("sparse_simplex", "radius", radius)
+    axes = _trees.axes_of("sparse_simplex", axis)
 
     def radius_slot(path, leaf):
-        size = math.prod(leaf.shape[i] for i in trees.inside("sparse_simplex", axes, leaf, path))
+        size = math.prod(leaf.shape[i] for i in _trees.inside("sparse_simplex", axes, leaf, path))
         if 0 < size < k:
             raise ValueError(
-                f"sparse_simplex: k = {k}, but a group at {trees.place(path)} has {size} "
+                f"sparse_simplex: k = {k}, but a group at {_trees.place(path)} has {size} "
                 f"coordinates. Give k ≤ {size}, or leave this leaf out with optax.masked."
             )
-        return trees.per_group("sparse_simplex", axes)(path, leaf)
+        return _trees.per_group("sparse_simplex", axes)(path, leaf)
 
     def project(x, step_size, radius):
-        inside = trees.inside("sparse_simplex", axes, x)
+        inside = _trees.inside("sparse_simplex", axes, x)
         return _on_largest(x, radius, k, inside)
 
     def violation(x, radius):
-        inside = trees.inside("sparse_simplex", axes, x)
+        inside = _trees.inside("sparse_simplex", axes, x)
         too_many = jnp.max(jnp.sum(x != 0, axis=inside)) > k
         return _off(x, radius, inside) + jnp.where(too_many, jnp.inf, 0.0)
 
     parameters = {"radius": (radius, radius_slot)}
-    return constraints.constraint("sparse_simplex", violation, project, parameters, tolerance)
+    return _indicator.constraint("sparse_simplex", violation, project, parameters, tolerance)
 
 
 def _off(x, radius, inside):
@@ -176,22 +175,22 @@ def _off(x, radius, inside):
 
 
 def _require_room(cap, radius, size, path):
-    caps, radii = (numbers.known("capped_simplex", "", given) for given in (cap, radius))
+    caps, radii = (_validation.known("capped_simplex", "", given) for given in (cap, radius))
     one_each = [len(jax.tree.leaves(given)) == 1 for given in (cap, radius)]
     if not (all(one_each) and caps and radii and caps[0].ndim == 0) or size == 0:
         return
     if np.max(radii[0]) > float(caps[0]) * size * (1 + 1e-6):
         raise ValueError(
             f"capped_simplex: {size} coordinates of at most {caps[0]} cannot sum to "
-            f"{np.max(radii[0])} at {trees.place(path)}. Raise the cap or lower the radius."
+            f"{np.max(radii[0])} at {_trees.place(path)}. Raise the cap or lower the radius."
         )
 
 
 def _on_largest(x, radius, k, inside):
     radii = jnp.broadcast_to(radius, [1 if i in inside else s for i, s in enumerate(x.shape)])
-    groups = rows.of(x, inside)
+    groups = _rows.of(x, inside)
     values, places = jax.lax.top_k(groups, k)
-    values = roots.project(values, rows.of(radii, inside), 1.0, roots.Kind(axes=(1,)))
+    values = _threshold.project(values, _rows.of(radii, inside), 1.0, _threshold.Kind(axes=(1,)))
     zeros = jnp.zeros_like(groups)
     moved = jnp.put_along_axis(zeros, places, values, axis=1, inplace=False)
-    return rows.back(moved, x, inside)
+    return _rows.back(moved, x, inside)

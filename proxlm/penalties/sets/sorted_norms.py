@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.penalties import base, isotonic, numbers, roots, rows, trees
+from proxlm.penalties import _isotonic, _rows, _trees, _validation, base
+from proxlm.penalties.sets import _threshold
 
 
 def linf(strength: chex.ArrayTree = 1.0, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
@@ -37,21 +38,21 @@ def linf(strength: chex.ArrayTree = 1.0, axis: int | tuple[int, ...] | None = No
     >>> float(linf(2.0, axis=0).value(jnp.array([[-3.0, 1.0], [0.0, 1.5]])))
     9.0
     """
-    numbers.require_nonnegative("linf", "strength", strength)
-    axes = trees.axes_of("linf", axis)
+    _validation.require_nonnegative("linf", "strength", strength)
+    axes = _trees.axes_of("linf", axis)
 
     def value(x, strength):
-        over_group = {"axis": trees.inside("linf", axes, x), "keepdims": True}
+        over_group = {"axis": _trees.inside("linf", axes, x), "keepdims": True}
         return jnp.sum(strength * jnp.max(jnp.abs(x), initial=0.0, **over_group))
 
     def prox(x, step_size, strength):
-        kind = roots.Kind(trees.inside("linf", axes, x), absolute=True, floored=True)
-        tau = roots.threshold(x, step_size * strength, 1.0, kind)
+        kind = _threshold.Kind(_trees.inside("linf", axes, x), absolute=True, floored=True)
+        tau = _threshold.threshold(x, step_size * strength, 1.0, kind)
         bound = tau.centre + tau.offset
         at_bound = jnp.where(x < 0, 0.0 - bound, bound)
-        return jnp.where(roots.margin(x, tau, 1.0, kind) < 0, x, at_bound)
+        return jnp.where(_threshold.margin(x, tau, 1.0, kind) < 0, x, at_bound)
 
-    parameters = {"strength": (strength, trees.per_group("linf", axes))}
+    parameters = {"strength": (strength, _trees.per_group("linf", axes))}
     return base.leafwise("linf", value, prox, parameters)
 
 
@@ -82,30 +83,29 @@ def slope(strengths: chex.ArrayTree, axis: int | tuple[int, ...] | None = None) 
     >>> float(slope(jnp.array([2.0, 1.0])).value(jnp.array([-1.0, 5.0])))
     11.0
     """
-    numbers.require_nonnegative("slope", "strengths", strengths)
-    for leaf in numbers.known("slope", "strengths", strengths):
+    _validation.require_nonnegative("slope", "strengths", strengths)
+    for leaf in _validation.known("slope", "strengths", strengths):
         if np.any(np.diff(leaf, axis=-1) > 0 if leaf.ndim else False):
             raise ValueError(
-                f"slope: strengths must not rise from one to the next, got {leaf}. "
-                "Sort them, largest first."
+                f"slope: strengths must not rise from one to the next, got {leaf}. Sort them, largest first."
             )
-    axes = trees.axes_of("slope", axis)
+    axes = _trees.axes_of("slope", axis)
 
     def strengths_slot(path, leaf):
-        return (math.prod(leaf.shape[i] for i in trees.inside("slope", axes, leaf, path)),)
+        return (math.prod(leaf.shape[i] for i in _trees.inside("slope", axes, leaf, path)),)
 
     def value(x, strengths):
-        magnitudes = jnp.abs(rows.of(x, trees.inside("slope", axes, x)))
+        magnitudes = jnp.abs(_rows.of(x, _trees.inside("slope", axes, x)))
         ordered = jnp.sort(magnitudes, axis=1, descending=True)
         return jnp.sum(ordered * jnp.broadcast_to(strengths, ordered.shape[1:])[None])
 
     def prox(x, step_size, strengths):
-        inside = trees.inside("slope", axes, x)
+        inside = _trees.inside("slope", axes, x)
         thresholds = step_size * strengths
-        moved = jax.vmap(_prox_sorted, in_axes=(0, None))(rows.of(x, inside), thresholds)
+        moved = jax.vmap(_prox_sorted, in_axes=(0, None))(_rows.of(x, inside), thresholds)
         # They do not rise: if the first is 0, all are.
         unmoved = jnp.all(jnp.ravel(thresholds)[:1] == 0)
-        return base.keep_bits(unmoved, x, rows.back(moved, x, inside))
+        return base.keep_bits(unmoved, x, _rows.back(moved, x, inside))
 
     parameters = {"strengths": (strengths, strengths_slot)}
     return base.leafwise("slope", value, prox, parameters)
@@ -118,7 +118,7 @@ def _prox_sorted(x, thresholds):
     lowered, infinite = magnitudes[order] - thresholds, jnp.isinf(magnitudes[order])
     # Infinities come first and stay; any numbers that are no less than the others stand for them.
     highest = jnp.max(jnp.where(infinite, -jnp.inf, lowered), initial=0.0)
-    fitted = isotonic.nonincreasing(jnp.where(infinite, highest, lowered))
+    fitted = _isotonic.nonincreasing(jnp.where(infinite, highest, lowered))
     cut = jnp.where(infinite, jnp.inf, jnp.where(fitted <= 0, 0.0, fitted))
     moved = jnp.zeros_like(x).at[order].set(cut, unique_indices=True)
     return jnp.where(x < 0, 0.0 - moved, moved)

@@ -4,7 +4,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, counting, numbers
+from proxlm.penalties import _validation, base
+from proxlm.penalties.sets import cardinality
 
 STAGES, POLISH = 12, 6  # Newton steps while the penalty grows, and after
 FLOOR = 1e-6  # of divisors, which are positive where a minimum is
@@ -53,25 +54,25 @@ def soft_two_four(strength: chex.ArrayTree = 1.0, axis: int = -1) -> base.Penalt
     """
 
     def prox(x, step_size, strength):
-        cut, (i,) = counting.blocks("soft_two_four", x, 4, axis)
+        cut, (i,) = cardinality.blocks("soft_two_four", x, 4, axis)
         signed = jnp.moveaxis(cut, i, 0)
         moved = _move(signed, step_size * strength)
         moved = jnp.where(jnp.isnan(signed), signed, moved)
         return jnp.moveaxis(moved, 0, i).reshape(x.shape)
 
     def value(x, strength):
-        cut, (i,) = counting.blocks("soft_two_four", x, 4, axis)
+        cut, (i,) = cardinality.blocks("soft_two_four", x, 4, axis)
         return jnp.sum(strength * _triples(jnp.moveaxis(jnp.abs(cut), i, 0)))
 
-    numbers.require_nonnegative("soft_two_four", "strength", strength)
-    slot = counting.blocks_slot("soft_two_four", 4, axis)
+    _validation.require_nonnegative("soft_two_four", "strength", strength)
+    slot = cardinality.blocks_slot("soft_two_four", 4, axis)
     return base.leafwise("soft_two_four", value, prox, {"strength": (strength, slot)})
 
 
 @jax.jit  # hundreds of small operations: one compilation also where the caller does not compile
 def _move(x, pull):
     """The prox of blocks [4, ...], pull = tλ."""
-    rank = counting.ranks_in_block(counting.bits_of_size(x, jnp.zeros(())), 0)
+    rank = cardinality.ranks_in_block(cardinality.bits_of_size(x, jnp.zeros(())), 0)
     size = jnp.abs(x)
     # In units of the largest coordinate, so that neither large nor small weights leave the range.
     largest = jax.lax.stop_gradient(jnp.max(size, axis=0, keepdims=True))

@@ -7,7 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, numbers, singular, trees
+from proxlm.penalties import _trees, _validation, base
+from proxlm.penalties.singular_values import _functions
 
 Axis = int | Sequence[int]
 
@@ -46,13 +47,13 @@ def matrixwise(
     [[0.0, 2.0], [0.0, 0.0]]
     """
     axes = _axes(name, "rows", rows), _axes(name, "columns", columns)
-    if method not in singular.ROUTES:
-        raise ValueError(f"{name}: method must be one of {list(singular.ROUTES)}, got {method!r}.")
+    if method not in _functions.ROUTES:
+        raise ValueError(f"{name}: method must be one of {list(_functions.ROUTES)}, got {method!r}.")
 
     def value(x, **given):
         if not x.size:
             return jnp.zeros((), x.dtype)
-        measure = lambda matrix, own: vector(**own).value(singular.singular_values(matrix))
+        measure = lambda matrix, own: vector(**own).value(_functions.singular_values(matrix))
         return jnp.sum(jax.vmap(measure)(*_stack(name, axes, x, given)))
 
     def prox(x, step_size, **given):
@@ -61,7 +62,7 @@ def matrixwise(
 
         def move(matrix, own):
             function = lambda values: vector(**own).prox(values, step_size)
-            return singular.apply(function, matrix, method, slack)
+            return _functions.apply(function, matrix, method, slack)
 
         return _unstack(name, axes, jax.vmap(move)(*_stack(name, axes, x, given)), x)
 
@@ -104,7 +105,7 @@ def tolerant(
     {'a': 1e-05, 'b': 0.01}
     """
     if tolerance is not None:
-        numbers.require_nonnegative(name, "tolerance", tolerance)
+        _validation.require_nonnegative(name, "tolerance", tolerance)
 
     def value(x):
         return make(jax.tree.map(lambda leaf: base.tolerance_of(leaf, tolerance), x)).value(x)
@@ -113,7 +114,7 @@ def tolerant(
 
 
 def _axes(name, argument, given):
-    axes = None if given is None else trees.axes_of(f"{name}: {argument}", given)
+    axes = None if given is None else _trees.axes_of(f"{name}: {argument}", given)
     if axes is None:
         raise ValueError(f"{name}: {argument} must be an axis or a tuple of axes, got None.")
     return axes
@@ -127,7 +128,7 @@ def _inside(name, axes, shape, path=()):
         return counted
     raise ValueError(
         f"{name}: rows {axes[0]} and columns {axes[1]} do not name different axes of the leaf of "
-        f"shape {shape} at {trees.place(path)}. Name others, or leave this leaf out with "
+        f"shape {shape} at {_trees.place(path)}. Name others, or leave this leaf out with "
         "optax.masked."
     )
 

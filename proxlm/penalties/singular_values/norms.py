@@ -6,15 +6,17 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import base, matrices, norms, numbers, powers, singular
+from proxlm.penalties import _validation, base
+from proxlm.penalties.coordinatewise import convex, powers
+from proxlm.penalties.singular_values import _functions, _matrices
 
-POWERS = {1: norms.l1, 1 / 2: powers.l_half, 2 / 3: powers.l_two_thirds}
+POWERS = {1: convex.l1, 1 / 2: powers.l_half, 2 / 3: powers.l_two_thirds}
 
 
 def spectral(
     penalty: base.Penalty,
-    rows: matrices.Axis = -2,
-    columns: matrices.Axis = -1,
+    rows: _matrices.Axis = -2,
+    columns: _matrices.Axis = -1,
     method: str = "svd",
 ) -> base.Penalty:
     """Makes a penalty on matrices of one on vectors: g(X) = f(σ(X)).
@@ -65,13 +67,13 @@ def spectral(
     3.5
     """
     base.require_penalty("spectral: penalty", penalty)
-    return matrices.matrixwise("spectral", lambda: penalty, {}, rows, columns, method)
+    return _matrices.matrixwise("spectral", lambda: penalty, {}, rows, columns, method)
 
 
 def nuclear(
     strength: chex.ArrayTree = 1.0,
-    rows: matrices.Axis = -2,
-    columns: matrices.Axis = -1,
+    rows: _matrices.Axis = -2,
+    columns: _matrices.Axis = -1,
     method: str = "svd",
 ) -> base.Penalty:
     """Nuclear norm, the sum of singular values: g(X) = λ Σ_i σ_i(X).
@@ -102,13 +104,13 @@ def nuclear(
     >>> float(nuclear(2.0).value(x))
     7.0
     """
-    return _of_strength("nuclear", norms.l1, strength, rows, columns, method)
+    return _of_strength("nuclear", convex.l1, strength, rows, columns, method)
 
 
 def spectral_norm(
     strength: chex.ArrayTree = 1.0,
-    rows: matrices.Axis = -2,
-    columns: matrices.Axis = -1,
+    rows: _matrices.Axis = -2,
+    columns: _matrices.Axis = -1,
     method: str = "svd",
 ) -> base.Penalty:
     """Largest singular value: g(X) = λ σ_max(X).
@@ -144,8 +146,8 @@ def spectral_norm(
 
 def rank(
     strength: chex.ArrayTree = 1.0,
-    rows: matrices.Axis = -2,
-    columns: matrices.Axis = -1,
+    rows: _matrices.Axis = -2,
+    columns: _matrices.Axis = -1,
     method: str = "svd",
     tolerance: float | None = None,
 ) -> base.Penalty:
@@ -177,20 +179,20 @@ def rank(
     >>> float(rank(1.5).value(x))
     3.0
     """
-    numbers.require_nonnegative("rank", "strength", strength)
+    _validation.require_nonnegative("rank", "strength", strength)
 
     def make(tolerance):
         parameters = {"strength": strength, "tolerance": tolerance}
-        return matrices.matrixwise("rank", _count, parameters, rows, columns, method)
+        return _matrices.matrixwise("rank", _count, parameters, rows, columns, method)
 
-    return matrices.tolerant("rank", make, tolerance)
+    return _matrices.tolerant("rank", make, tolerance)
 
 
 def schatten(
     strength: chex.ArrayTree = 1.0,
     p: float = 1,
-    rows: matrices.Axis = -2,
-    columns: matrices.Axis = -1,
+    rows: _matrices.Axis = -2,
+    columns: _matrices.Axis = -1,
     method: str = "svd",
 ) -> base.Penalty:
     """Power of a Schatten norm: g(X) = λ Σ_i σ_i(X)ᵖ for p ≤ 1.
@@ -223,7 +225,7 @@ def schatten(
     [[0.0, 4.0], [0.0, 0.0]]
     """
     if p == 2:
-        return norms.squared_l2(strength)
+        return convex.squared_l2(strength)
     if p != math.inf and p not in POWERS:
         raise ValueError(f"schatten: p must be one of {[*POWERS, 2, math.inf]}, got {p!r}.")
     vector = _largest if p == math.inf else POWERS[p]
@@ -231,13 +233,13 @@ def schatten(
 
 
 def _of_strength(name, vector, strength, rows, columns, method):
-    numbers.require_nonnegative(name, "strength", strength)
-    return matrices.matrixwise(name, vector, {"strength": strength}, rows, columns, method)
+    _validation.require_nonnegative(name, "strength", strength)
+    return _matrices.matrixwise(name, vector, {"strength": strength}, rows, columns, method)
 
 
 def _largest(strength):
     def prox(values, step_size):
-        cut = singular.level(values, step_size * strength)
+        cut = _functions.level(values, step_size * strength)
         return jnp.where(values > cut, cut, values)
 
     return base.Penalty(lambda values: strength * jnp.max(values), prox)

@@ -8,15 +8,16 @@ once.
 import chex
 import jax.numpy as jnp
 
-from proxlm.penalties import base, matrices, numbers, singular
+from proxlm.penalties import _validation, base
+from proxlm.penalties.singular_values import _functions, _matrices
 
 ROUNDING = 16 * float(jnp.finfo(jnp.float32).eps)
 
 
 def nuclear_ball(
     radius: chex.ArrayTree = 1.0,
-    rows: matrices.Axis = -2,
-    columns: matrices.Axis = -1,
+    rows: _matrices.Axis = -2,
+    columns: _matrices.Axis = -1,
     method: str = "svd",
     tolerance: float | None = None,
 ) -> base.Penalty:
@@ -53,21 +54,21 @@ def nuclear_ball(
     def vector(radius, tolerance):
         def project(values, step_size):
             del step_size
-            cut = singular.level(values, radius)
+            cut = _functions.level(values, radius)
             return jnp.where(values > cut, values - cut, 0.0)
 
         far = lambda values: jnp.sum(values) / radius - 1.0
         return base.Penalty(lambda values: base.indicator(far(values), tolerance), project)
 
-    numbers.require_positive("nuclear_ball", "radius", radius)
+    _validation.require_positive("nuclear_ball", "radius", radius)
     axes = rows, columns
     return _set("nuclear_ball", vector, {"radius": radius}, axes, method, tolerance)
 
 
 def spectral_ball(
     radius: chex.ArrayTree = 1.0,
-    rows: matrices.Axis = -2,
-    columns: matrices.Axis = -1,
+    rows: _matrices.Axis = -2,
+    columns: _matrices.Axis = -1,
     method: str = "svd",
     tolerance: float | None = None,
 ) -> base.Penalty:
@@ -108,15 +109,15 @@ def spectral_ball(
             lambda values, step_size: jnp.where(values > radius, radius, values),
         )
 
-    numbers.require_positive("spectral_ball", "radius", radius)
+    _validation.require_positive("spectral_ball", "radius", radius)
     axes = rows, columns
     return _set("spectral_ball", vector, {"radius": radius}, axes, method, tolerance)
 
 
 def rank_ball(
     r: int,
-    rows: matrices.Axis = -2,
-    columns: matrices.Axis = -1,
+    rows: _matrices.Axis = -2,
+    columns: _matrices.Axis = -1,
     method: str = "svd",
     tolerance: float | None = None,
 ) -> base.Penalty:
@@ -149,7 +150,7 @@ def rank_ball(
     >>> [float(rank_ball(r).value(x)) for r in (1, 2)]
     [inf, 0.0]
     """
-    r = numbers.require_integer("rank_ball", "r", r, least=0)
+    r = _validation.require_integer("rank_ball", "r", r, least=0)
 
     def value(values, tolerance):
         # A zero matrix is of rank 0; NaN stays NaN.
@@ -166,7 +167,7 @@ def rank_ball(
 
 
 def stiefel(
-    rows: matrices.Axis = -2, columns: matrices.Axis = -1, tolerance: float | None = None
+    rows: _matrices.Axis = -2, columns: _matrices.Axis = -1, tolerance: float | None = None
 ) -> base.Penalty:
     """Matrices with orthonormal columns, or rows where those are fewer: g(X) = 0 there, else +∞.
 
@@ -211,6 +212,6 @@ def _ranks(values):
 def _set(name, vector, parameters, axes, method, tolerance):
     def make(tolerance):
         extended = {**parameters, "tolerance": tolerance}
-        return matrices.matrixwise(name, vector, extended, *axes, method, ROUNDING)
+        return _matrices.matrixwise(name, vector, extended, *axes, method, ROUNDING)
 
-    return matrices.tolerant(name, make, tolerance)
+    return _matrices.tolerant(name, make, tolerance)

@@ -8,8 +8,9 @@ your own is a function of the same arguments.
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import advantages as advantage_lib
-from proxlm.policy import aggregation, baselines, returns
+from proxlm.policy import aggregation
+from proxlm.policy.advantages import group, returns
+from proxlm.policy.advantages import temporal as advantage_lib
 
 
 def gae(rewards, values, mask, group_size=1, discount=1.0, gae_lambda=0.95, holes="skip"):
@@ -69,7 +70,7 @@ def length_adaptive(rewards, values, mask, group_size=1, alpha=0.05, critic_lamb
     return jax.vmap(one)(rewards, values, mask, returns.adaptive_lambda(mask, alpha))
 
 
-def grouped(rewards, values, mask, group_size, baseline=baselines.leave_one_out):
+def grouped(rewards, values, mask, group_size, baseline=group.leave_one_out):
     """Every token has the advantage of its sequence among those of its group.
 
     Args:
@@ -90,7 +91,7 @@ def grouped(rewards, values, mask, group_size, baseline=baselines.leave_one_out)
     [[-2.0, -2.0], [2.0, 2.0]]
     """
     scores, valid = _scores(rewards, mask)
-    return returns.over_tokens(baselines.by_group(baseline, group_size, scores, valid), mask), None
+    return returns.over_tokens(group.by_group(baseline, group_size, scores, valid), mask), None
 
 
 def batch_scaled(rewards, values, mask, group_size, epsilon=1e-4, ddof=1):
@@ -117,7 +118,7 @@ def batch_scaled(rewards, values, mask, group_size, epsilon=1e-4, ddof=1):
     [[-0.5, -0.5], [0.5, 0.5]]
     """
     scores, valid = _scores(rewards, mask)
-    per_sequence = baselines.batch_scaled(scores, group_size, valid, epsilon, ddof)
+    per_sequence = group.batch_scaled(scores, group_size, valid, epsilon, ddof)
     return returns.over_tokens(per_sequence, mask), None
 
 
@@ -144,7 +145,7 @@ def length_weighted(rewards, values, mask, group_size):
     """
     scores, valid = _scores(rewards, mask)
     lengths = jnp.sum(mask, axis=1)
-    per_sequence = baselines.by_group(baselines.length_weighted, group_size, scores, lengths, valid)
+    per_sequence = group.by_group(group.length_weighted, group_size, scores, lengths, valid)
     return returns.over_tokens(per_sequence, mask), None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import aggregation, checks
+from proxlm.policy import _validation, aggregation
 
 
 def centred(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = None) -> jax.Array:
@@ -62,7 +62,7 @@ def group_relative(
     >>> group_relative(jnp.array([1.0, 0.0, 2.0]), epsilon=1.0)
     Array([ 0. , -0.5,  0.5], dtype=float32)
     """
-    checks.positive(epsilon=epsilon)
+    _validation.positive(epsilon=epsilon)
     difference = centred(rewards, valid)
     _, valid = check_group(rewards, valid)
     return difference / deviation(difference, valid, ddof, epsilon, epsilon_inside)
@@ -95,15 +95,13 @@ def batch_scaled(
     >>> batch_scaled(jnp.array([1.0, -1.0, 1.0, -1.0]), 2, epsilon=1.0, ddof=0).tolist()
     [0.5, -0.5, 0.5, -0.5]
     """
-    checks.positive(epsilon=epsilon)
+    _validation.positive(epsilon=epsilon)
     rewards, valid = check_group(rewards, valid)
     scale = deviation(rewards, valid, ddof, epsilon, inside=False)
     return by_group(centred, group_size, rewards, valid) / scale
 
 
-def leave_one_out(
-    rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = None
-) -> jax.Array:
+def leave_one_out(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = None) -> jax.Array:
     """A = r - the mean of the others: the expected gradient is the true one.
 
     Args:
@@ -208,7 +206,7 @@ def check_group(
     >>> check_group(jnp.array([1.0, jnp.nan]), jnp.array([True, False]))[0].tolist()
     [1.0, 0.0]
     """
-    checks.one_sequence(rewards=rewards)
+    _validation.one_sequence(rewards=rewards)
     check_groups(jnp.size(rewards), jnp.size(rewards))
     valid = jnp.ones(jnp.shape(rewards), bool) if valid is None else jnp.asarray(valid)
     return aggregation.select(rewards, valid, "rewards"), valid

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import baselines, checks
+from proxlm.policy import _validation
+from proxlm.policy.advantages import group
 
 
 def best_minus_second(
@@ -31,17 +32,15 @@ def best_minus_second(
     >>> best_minus_second(jnp.array([1.0, 0.0, 3.0]), epsilon=None)
     Array([0., 0., 2.], dtype=float32)
     """
-    checks.positive(epsilon=epsilon)
-    rewards, valid = baselines.check_group(rewards, valid)
+    _validation.positive(epsilon=epsilon)
+    rewards, valid = group.check_group(rewards, valid)
     known = jnp.where(valid, rewards, -jnp.inf)
     best = jnp.argmax(known)
     is_best = jnp.arange(known.size) == best
     second = jnp.max(jnp.where(is_best, -jnp.inf, known))
     gap = jnp.where(jnp.isfinite(second), known[best] - second, 0.0)
     if epsilon is not None:
-        gap = gap / baselines.deviation(
-            baselines.centred(rewards, valid), valid, ddof, epsilon, inside=False
-        )
+        gap = gap / group.deviation(group.centred(rewards, valid), valid, ddof, epsilon, inside=False)
     return jnp.where(is_best & valid, gap, 0.0)
 
 
@@ -75,9 +74,9 @@ def pass_at_k(
     >>> pass_at_k(jnp.array([1.0, 0.0, 0.0]), k=1).round(2)
     Array([ 1.41, -0.71, -0.71], dtype=float32)
     """
-    rewards, valid = baselines.check_group(rewards, valid)
-    checks.within(1, rewards.size, k=k)
-    checks.positive(epsilon=epsilon)
+    rewards, valid = group.check_group(rewards, valid)
+    _validation.within(1, rewards.size, k=k)
+    _validation.positive(epsilon=epsilon)
     right = valid & (rewards > 0)
     n, wrong = jnp.sum(valid), jnp.sum(valid & ~right)
     miss = _all_among(wrong, n, k)

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import advantages as advantage_lib
-from proxlm.policy import aggregation, checks
+from proxlm.policy import _validation, aggregation
+from proxlm.policy.advantages import temporal as advantage_lib
 
 
 def reward_to_go(
@@ -108,8 +108,8 @@ def adaptive_lambda(mask: jax.typing.ArrayLike, alpha: float = 0.05) -> jax.Arra
     >>> adaptive_lambda(jnp.ones((1, 40), bool), alpha=0.05).tolist()
     [0.5]
     """
-    checks.boolean(mask=mask)
-    checks.positive(alpha=alpha)
+    _validation.boolean(mask=mask)
+    _validation.positive(alpha=alpha)
     length = jnp.maximum(jnp.sum(jnp.asarray(mask), axis=-1), 1)
     return jnp.maximum(1.0 - 1.0 / (alpha * length), 0.0)
 
@@ -147,7 +147,5 @@ def decoupled_gae(
     >>> decoupled_gae(rewards, jnp.array([0.0, 0.5]), mask, policy_lambda=0.0)
     (Array([0.5, 0.5], dtype=float32), Array([1., 1.], dtype=float32))
     """
-    one = lambda gae_lambda: advantage_lib.gae(
-        rewards, values, mask, discount, gae_lambda, holes=holes
-    )
+    one = lambda gae_lambda: advantage_lib.gae(rewards, values, mask, discount, gae_lambda, holes=holes)
     return one(policy_lambda)[0], one(critic_lambda)[1]

@@ -7,7 +7,7 @@ and what lies in a hole or behind the end may hold anything: it is never read.
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import aggregation, checks
+from proxlm.policy import _validation, aggregation
 
 
 def gae(
@@ -46,9 +46,9 @@ def gae(
     >>> gae(rewards, values, jnp.array([True, False, True]), gae_lambda=0.5)
     (Array([0.25, 0.  , 0.5 ], dtype=float32), Array([0.75, 0.  , 1.  ], dtype=float32))
     """
-    checks.one_of(("skip", "zero"), holes=holes)
-    checks.one_sequence(mask=mask)
-    checks.within(0.0, 1.0, discount=discount, gae_lambda=gae_lambda)
+    _validation.one_of(("skip", "zero"), holes=holes)
+    _validation.one_sequence(mask=mask)
+    _validation.within(0.0, 1.0, discount=discount, gae_lambda=gae_lambda)
     rewards = aggregation.select(rewards, mask, "rewards")
     values = aggregation.select(values, mask, "values")
     counts = jnp.ones_like(mask) if holes == "zero" else mask
@@ -101,7 +101,7 @@ def whiten(
     >>> whiten(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False]))
     Array([-1.,  1.,  0.], dtype=float32)
     """
-    checks.positive(epsilon=epsilon)
+    _validation.positive(epsilon=epsilon)
     x = aggregation.select(x, mask)
     mean = aggregation.masked_mean(x, mask)
     variance = aggregation.masked_var(x, mask, ddof=ddof)
@@ -115,9 +115,7 @@ def whiten(
     return jnp.where(mask, whitened, 0.0)
 
 
-def place_score(
-    score: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, place: str = "last"
-) -> jax.Array:
+def place_score(score: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, place: str = "last") -> jax.Array:
     """The reward of a sequence that is judged once: its score at the last valid token, 0 elsewhere.
 
     The last valid token is the one that ended the sequence, or the last before it was cut.
@@ -140,9 +138,9 @@ def place_score(
     >>> place_score(0.7, jnp.array([True, True, False]))
     Array([0. , 0.7, 0. ], dtype=float32)
     """
-    checks.one_of(("last", "after"), place=place)
-    checks.boolean(mask=mask)
-    checks.one_sequence(mask=mask)
+    _validation.one_of(("last", "after"), place=place)
+    _validation.boolean(mask=mask)
+    _validation.one_sequence(mask=mask)
     if jnp.ndim(score) != 0:
         raise ValueError(
             f"score has shape {jnp.shape(score)}; expected a scalar, the score of one sequence. "
@@ -181,7 +179,7 @@ def shape_rewards(
     >>> shape_rewards(1.0, kl, jnp.array([True, True, False]), kl_coef=0.5)
     Array([-0.25,  1.25,  0.  ], dtype=float32)
     """
-    checks.at_least(0.0, kl_coef=kl_coef)
+    _validation.at_least(0.0, kl_coef=kl_coef)
     return place_score(score, mask) - kl_coef * aggregation.select(kl, mask, "kl")
 
 
@@ -210,10 +208,10 @@ def missing_eos(
     >>> missing_eos(jnp.array([2.0, 2.0]), jnp.array([True, False]), penalty=0.5)
     Array([2. , 1.5], dtype=float32)
     """
-    checks.one_of(("subtract", "replace"), mode=mode)
-    checks.boolean(ended=ended)
-    checks.same_shape(score=score, ended=ended)
-    checks.at_least(0.0, penalty=penalty)
+    _validation.one_of(("subtract", "replace"), mode=mode)
+    _validation.boolean(ended=ended)
+    _validation.same_shape(score=score, ended=ended)
+    _validation.at_least(0.0, penalty=penalty)
     score = jnp.asarray(score, jnp.result_type(score, jnp.float32))
     base = score if mode == "subtract" else jnp.zeros_like(score)
     return jnp.where(ended, score, base - penalty)

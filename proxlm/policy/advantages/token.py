@@ -3,12 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import aggregation, baselines, checks, returns
+from proxlm.policy import _validation, aggregation
+from proxlm.policy.advantages import group, returns
 
 
-def score_energy(
-    log_probs: jax.typing.ArrayLike, sum_of_squares: jax.typing.ArrayLike
-) -> jax.Array:
+def score_energy(log_probs: jax.typing.ArrayLike, sum_of_squares: jax.typing.ArrayLike) -> jax.Array:
     """‖∇ log π(a)‖² = 1 - 2 π(a) + Σᵥ π(v)², with respect to the logits.
 
     Args:
@@ -24,8 +23,8 @@ def score_energy(
     >>> f"{score_energy(jnp.log(0.5), 0.5):.2f}"
     '0.50'
     """
-    checks.same_shape(log_probs=log_probs, sum_of_squares=sum_of_squares)
-    log_probs, sum_of_squares = checks.floats(log_probs, sum_of_squares)
+    _validation.same_shape(log_probs=log_probs, sum_of_squares=sum_of_squares)
+    log_probs, sum_of_squares = _validation.floats(log_probs, sum_of_squares)
     return 1.0 - 2.0 * jnp.exp(log_probs) + sum_of_squares
 
 
@@ -62,11 +61,11 @@ def optimal_token(
     >>> optimal_token(rewards, jnp.ones((2, 2)), mask).round(2).tolist()
     [[0.5, 0.0], [-0.5, 0.0]]
     """
-    checks.positive(epsilon=epsilon)
+    _validation.positive(epsilon=epsilon)
     mask = jnp.asarray(mask)
     if mask.ndim != 2:
         raise ValueError(f"mask has shape {mask.shape}; expected [G, T], the answers of one group.")
-    baselines.check_groups(mask.shape[0], mask.shape[0])
+    group.check_groups(mask.shape[0], mask.shape[0])
     to_go = jax.vmap(returns.reward_to_go)(rewards, mask)
     gathered = jnp.cumsum(aggregation.select(energies, mask, "energies"), axis=1)
     # holes out: the valid tokens of every row side by side, at its left end

@@ -6,7 +6,7 @@ All have one number per token, log ρₜ [..., T], so every trust region of `sur
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import aggregation, checks, kl
+from proxlm.policy import _validation, aggregation, kl
 
 LEVELS = ("token", "sequence", "sequence_token", "product", "product_token")
 
@@ -54,7 +54,7 @@ def log_ratio(
     >>> log_ratio(jnp.array([1.0, 2.0, 9.0]), jnp.zeros(3), mask, "sequence")
     Array([1.5, 1.5, 0. ], dtype=float32)
     """
-    checks.one_of(LEVELS, level=level)
+    _validation.one_of(LEVELS, level=level)
     current = aggregation.select(log_probs, mask, "log_probs")
     old = aggregation.select(jax.lax.stop_gradient(old_log_probs), mask, "old_log_probs")
     difference = kl.log_ratio(current, old)
@@ -91,5 +91,5 @@ def hold(
     pair = isinstance(max_log_ratio, tuple)
     below, above = max_log_ratio if pair else (max_log_ratio, max_log_ratio)
     for bound in (below, above):
-        checks.within(0.0, 88.0, max_log_ratio=bound)
+        _validation.within(0.0, 88.0, max_log_ratio=bound)
     return jnp.clip(log_ratio, -below, above)

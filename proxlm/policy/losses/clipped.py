@@ -7,7 +7,8 @@ Nothing here knows a mask. Where masked slots may hold NaN, pass the inputs thro
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import checks, kl, ratios
+from proxlm.policy import _validation, kl
+from proxlm.policy.losses import _ratio
 
 
 def ratio(
@@ -31,7 +32,7 @@ def ratio(
     >>> f"{ratio(-0.5, -1.0):.4f}", f"{ratio(1e4, 0.0):.1e}"
     ('1.6487', '4.9e+08')
     """
-    return jnp.exp(ratios.hold(kl.log_ratio(log_probs, old_log_probs), max_log_ratio))
+    return jnp.exp(_ratio.hold(kl.log_ratio(log_probs, old_log_probs), max_log_ratio))
 
 
 def clipped_surrogate(
@@ -71,10 +72,10 @@ def clipped_surrogate(
     >>> " ".join(f"{loss:.1f}" for loss in losses)
     '-1.2 1.5 0.8 3.0'
     """
-    checks.same_shape(log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
-    checks.within(0.0, 1.0, clip_low=clip_low)
-    checks.at_least(0.0, clip_high=clip_high)
-    checks.at_least(1.0, dual_clip=dual_clip)
+    _validation.same_shape(log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
+    _validation.within(0.0, 1.0, clip_low=clip_low)
+    _validation.at_least(0.0, clip_high=clip_high)
+    _validation.at_least(1.0, dual_clip=dual_clip)
     advantages = jnp.asarray(advantages, jnp.result_type(advantages, jnp.float32))
     advantages = jax.lax.stop_gradient(advantages)
     rho = ratio(log_probs, jax.lax.stop_gradient(old_log_probs), max_log_ratio)
@@ -114,13 +115,11 @@ def clipped_value_loss(
     >>> clipped_value_loss(values, old, jnp.array([1.0, -1.0]), clip=0.5)
     Array([0.125, 2.   ], dtype=float32)
     """
-    checks.same_shape(values=values, old_values=old_values, returns=returns)
-    checks.at_least(0.0, clip=clip)
+    _validation.same_shape(values=values, old_values=old_values, returns=returns)
+    _validation.at_least(0.0, clip=clip)
     dtype = jnp.result_type(values, jnp.float32)
     values = jnp.asarray(values, dtype)
-    old_values, returns = jax.lax.stop_gradient(
-        (jnp.asarray(old_values, dtype), jnp.asarray(returns, dtype))
-    )
+    old_values, returns = jax.lax.stop_gradient((jnp.asarray(old_values, dtype), jnp.asarray(returns, dtype)))
     loss = jnp.square(values - returns)
     if clip is None:
         return 0.5 * loss

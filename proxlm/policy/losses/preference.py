@@ -7,7 +7,7 @@ Losses take what a whole answer scores, one number per pair or answer: rewards, 
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import aggregation, checks
+from proxlm.policy import _validation, aggregation
 
 
 def sequence_log_probs(
@@ -59,9 +59,9 @@ def bradley_terry(
     >>> f"{bradley_terry(1.0, 0.0):.4f} {bradley_terry(1.0, 0.0, margin=1.0):.4f}"
     '0.3133 0.6931'
     """
-    checks.same_shape(chosen=chosen, rejected=rejected, margin=margin)
-    checks.at_least(0.0, centre_coef=centre_coef)
-    chosen, rejected = checks.floats(chosen, rejected)
+    _validation.same_shape(chosen=chosen, rejected=rejected, margin=margin)
+    _validation.at_least(0.0, centre_coef=centre_coef)
+    chosen, rejected = _validation.floats(chosen, rejected)
     loss = jax.nn.softplus(margin - (chosen - rejected))
     return loss + centre_coef * jnp.square(chosen + rejected)
 
@@ -97,8 +97,8 @@ def dpo(
     >>> f"{dpo(-1.0, -2.0, -1.0, -1.0, beta=1.0):.4f}"
     '0.3133'
     """
-    checks.positive(beta=beta)
-    checks.within(0.0, 0.5, label_smoothing=label_smoothing)
+    _validation.positive(beta=beta)
+    _validation.within(0.0, 0.5, label_smoothing=label_smoothing)
     h = beta * _log_ratio_gap(chosen, rejected, ref_chosen, ref_rejected)
     right, wrong = jax.nn.softplus(-h), jax.nn.softplus(h)
     return (1.0 - label_smoothing) * right + label_smoothing * wrong
@@ -131,7 +131,7 @@ def ipo(
     >>> ipo(-1.0, -2.0, -1.0, -1.0, beta=0.25).item()
     1.0
     """
-    checks.positive(beta=beta)
+    _validation.positive(beta=beta)
     h = _log_ratio_gap(chosen, rejected, ref_chosen, ref_rejected)
     return jnp.square(h - 1.0 / (2.0 * beta))
 
@@ -166,21 +166,19 @@ def kto(
     >>> kto(jnp.array([0.0, 0.0]), jnp.array([True, False]), undesirable_weight=2.0)
     Array([0.5, 1. ], dtype=float32)
     """
-    checks.boolean(desirable=desirable)
-    checks.same_shape(log_ratio=log_ratio, desirable=desirable, kl=kl)
-    checks.positive(beta=beta)
-    checks.at_least(0.0, desirable_weight=desirable_weight)
-    checks.at_least(0.0, undesirable_weight=undesirable_weight)
-    (h,) = checks.floats(log_ratio)
+    _validation.boolean(desirable=desirable)
+    _validation.same_shape(log_ratio=log_ratio, desirable=desirable, kl=kl)
+    _validation.positive(beta=beta)
+    _validation.at_least(0.0, desirable_weight=desirable_weight)
+    _validation.at_least(0.0, undesirable_weight=undesirable_weight)
+    (h,) = _validation.floats(log_ratio)
     z = jax.lax.stop_gradient(jnp.maximum(kl, 0.0))
     sign = jnp.where(desirable, 1.0, -1.0)
     weight = jnp.where(desirable, desirable_weight, undesirable_weight)
     return weight * jax.nn.sigmoid(-beta * sign * (h - z))
 
 
-def orpo(
-    chosen: jax.typing.ArrayLike, rejected: jax.typing.ArrayLike, coef: float = 0.1
-) -> jax.Array:
+def orpo(chosen: jax.typing.ArrayLike, rejected: jax.typing.ArrayLike, coef: float = 0.1) -> jax.Array:
     """-log p₊ - λ log σ(log odds(p₊) - log odds(p₋)), odds(p) = p / (1 - p): no reference.
 
     Args:
@@ -199,9 +197,9 @@ def orpo(
     >>> f"{orpo(jnp.log(0.5), jnp.log(0.5), coef=1.0) / jnp.log(2.0):.4f}"
     '2.0000'
     """
-    checks.same_shape(chosen=chosen, rejected=rejected)
-    checks.at_least(0.0, coef=coef)
-    chosen, rejected = checks.floats(chosen, rejected)
+    _validation.same_shape(chosen=chosen, rejected=rejected)
+    _validation.at_least(0.0, coef=coef)
+    chosen, rejected = _validation.floats(chosen, rejected)
     return coef * jax.nn.softplus(_log_odds(rejected) - _log_odds(chosen)) - chosen
 
 
@@ -230,16 +228,16 @@ def simpo(
     >>> f"{simpo(-1.0, -2.0, beta=1.0, margin=1.0):.4f}"
     '0.6931'
     """
-    checks.same_shape(chosen=chosen, rejected=rejected, margin=margin)
-    checks.positive(beta=beta)
-    chosen, rejected = checks.floats(chosen, rejected)
+    _validation.same_shape(chosen=chosen, rejected=rejected, margin=margin)
+    _validation.positive(beta=beta)
+    chosen, rejected = _validation.floats(chosen, rejected)
     return jax.nn.softplus(margin - beta * (chosen - rejected))
 
 
 def _log_ratio_gap(chosen, rejected, ref_chosen, ref_rejected):
     refs = {"ref_chosen": ref_chosen, "ref_rejected": ref_rejected}
-    checks.same_shape(chosen=chosen, rejected=rejected, **refs)
-    chosen, rejected, *refs = checks.floats(chosen, rejected, *refs.values())
+    _validation.same_shape(chosen=chosen, rejected=rejected, **refs)
+    chosen, rejected, *refs = _validation.floats(chosen, rejected, *refs.values())
     return (chosen - refs[0]) - (rejected - refs[1])
 
 

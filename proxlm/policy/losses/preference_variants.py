@@ -19,11 +19,19 @@ as TRL 1.16 defines them.  `preference` has DPO itself, IPO, KTO, ORPO and SimPO
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import checks
+from proxlm.policy import _validation
 
 _KINDS = (
-    "hinge", "robust", "exo", "nca", "bco", "sppo", "apo_zero", "apo_down", "discopop",
-)  # fmt: skip
+    "hinge",
+    "robust",
+    "exo",
+    "nca",
+    "bco",
+    "sppo",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+)
 _DIVERGENCES = ("reverse_kl", "forward_kl", "js", "alpha")
 
 
@@ -52,13 +60,13 @@ def pair_loss(
     >>> f"{pair_loss(1.0, 0.0, 'hinge', beta=0.25):.2f} {pair_loss(0.0, 0.0, 'apo_zero'):.2f}"
     '0.75 1.00'
     """
-    checks.one_of(_KINDS, kind=kind)
-    checks.same_shape(chosen=chosen, rejected=rejected)
-    checks.positive(beta=beta)
-    checks.within(0.0, 0.499, label_smoothing=label_smoothing)
+    _validation.one_of(_KINDS, kind=kind)
+    _validation.same_shape(chosen=chosen, rejected=rejected)
+    _validation.positive(beta=beta)
+    _validation.within(0.0, 0.499, label_smoothing=label_smoothing)
     if kind == "exo":
-        checks.positive(label_smoothing=label_smoothing)
-    chosen, rejected = checks.floats(chosen, rejected)
+        _validation.positive(label_smoothing=label_smoothing)
+    chosen, rejected = _validation.floats(chosen, rejected)
     return _loss(kind, beta * chosen, beta * rejected, beta, label_smoothing)
 
 
@@ -86,9 +94,7 @@ def _loss(kind, good, bad, beta, s):
     return jnp.exp(log_sigmoid(x / 0.05) - x) - sigmoid(-x / 0.05) * log_sigmoid(x)
 
 
-def f_score(
-    log_ratio: jax.typing.ArrayLike, divergence: str = "reverse_kl", alpha: float = 0.5
-) -> jax.Array:
+def f_score(log_ratio: jax.typing.ArrayLike, divergence: str = "reverse_kl", alpha: float = 0.5) -> jax.Array:
     """f'(u) of u = π/π_ref(y), what stands for log u if another divergence holds π to π_ref.
 
     reverse_kl: log u; forward_kl: 1 - 1/u; js: log(2u/(1 + u)); alpha: (u^(α-1) - 1)/(α - 1).
@@ -110,8 +116,8 @@ def f_score(
     >>> f_score(0.0, "js").item(), f_score(jnp.log(2.0), "forward_kl").item()
     (0.0, 0.5)
     """
-    checks.one_of(_DIVERGENCES, divergence=divergence)
-    (log_ratio,) = checks.floats(log_ratio)
+    _validation.one_of(_DIVERGENCES, divergence=divergence)
+    (log_ratio,) = _validation.floats(log_ratio)
     if divergence == "reverse_kl":
         return log_ratio
     if divergence == "js":

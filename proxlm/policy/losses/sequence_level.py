@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import aggregation, checks, kl, ratios
+from proxlm.policy import _validation, aggregation, kl
+from proxlm.policy.losses import _ratio
 
 
 def geometric_mean(
@@ -42,8 +43,8 @@ def geometric_mean(
     >>> (geometric_mean(log_probs, jnp.zeros(3), jnp.ones(3), mask) / jnp.exp(0.35)).tolist()
     [-1.0, -1.0, 0.0]
     """
-    checks.at_least(0.0, clip_low=clip_low, clip_high=clip_high)
-    d = ratios.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
+    _validation.at_least(0.0, clip_low=clip_low, clip_high=clip_high)
+    d = _ratio.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
     advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
     sign = jnp.sign(advantages)
     held = sign * jnp.minimum(sign * d, sign * jnp.clip(d, -clip_low, clip_high))
@@ -89,9 +90,9 @@ def vespo(
     >>> vespo(jnp.array([-1.0]), jnp.array([-1.0]), jnp.array([2.0]), jnp.array([True]))
     Array([2.], dtype=float32)
     """
-    checks.positive(k_positive=k_positive, k_negative=k_negative)
-    checks.positive(lambda_positive=lambda_positive, lambda_negative=lambda_negative)
-    d = ratios.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
+    _validation.positive(k_positive=k_positive, k_negative=k_negative)
+    _validation.positive(lambda_positive=lambda_positive, lambda_negative=lambda_negative)
+    d = _ratio.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
     log_w = jnp.clip(jnp.sum(d, axis=-1, keepdims=True), min_log_weight, max_log_ratio)
     log_probs = aggregation.select(log_probs, mask, "log_probs")
     advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
@@ -141,9 +142,9 @@ def topr(
     >>> topr(log_probs, log_probs + jnp.log(2.0), jnp.array([[1.0], [-1.0]]), mask).tolist()
     [[3.0], [-1.5]]
     """
-    checks.at_least(0.0, low_positive=low_positive, high_positive=high_positive)
-    checks.at_least(0.0, low_negative=low_negative, high_negative=high_negative)
-    w = jnp.exp(ratios.log_ratio(log_probs, old_log_probs, mask, "product", max_log_ratio))
+    _validation.at_least(0.0, low_positive=low_positive, high_positive=high_positive)
+    _validation.at_least(0.0, low_negative=low_negative, high_negative=high_negative)
+    w = jnp.exp(_ratio.log_ratio(log_probs, old_log_probs, mask, "product", max_log_ratio))
     log_probs = aggregation.select(log_probs, mask, "log_probs")
     advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
     good = advantages >= 0

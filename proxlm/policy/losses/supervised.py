@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import aggregation, checks
+from proxlm.policy import _validation, aggregation
 
 
 def answer_mask(mask: jax.typing.ArrayLike, prompt_lengths: jax.typing.ArrayLike) -> jax.Array:
@@ -22,7 +22,7 @@ def answer_mask(mask: jax.typing.ArrayLike, prompt_lengths: jax.typing.ArrayLike
     >>> answer_mask(jnp.array([[False, True, True, True]]), jnp.array([2])).tolist()
     [[False, False, False, True]]
     """
-    checks.boolean(mask=mask)
+    _validation.boolean(mask=mask)
     mask, lengths = jnp.asarray(mask), jnp.asarray(prompt_lengths)
     if lengths.shape != mask.shape[:-1]:
         raise ValueError(
@@ -32,9 +32,7 @@ def answer_mask(mask: jax.typing.ArrayLike, prompt_lengths: jax.typing.ArrayLike
     return mask & (jnp.cumsum(mask, axis=-1) > lengths[..., None])
 
 
-def sft(
-    log_probs: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, kind: str = "token"
-) -> jax.Array:
+def sft(log_probs: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, kind: str = "token") -> jax.Array:
     """-Σ w log π(yₜ | x, y₍<t₎) over the answers' tokens: the loss of supervised fine-tuning.
 
     The prompt is not learnt. The weights w say what counts the same: every token ("token", the

@@ -8,7 +8,8 @@ same four arguments.
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import aggregation, checks, kl, objectives, ratios
+from proxlm.policy import _validation, aggregation, kl
+from proxlm.policy.losses import _ratio, clipped
 
 
 def clip(
@@ -48,10 +49,10 @@ def clip(
     >>> clip(jnp.log(jnp.array([1.5, 0.5])), jnp.zeros(2), jnp.ones(2), jnp.ones(2, bool))
     Array([-1.2, -0.5], dtype=float32)
     """
-    log_rho = ratios.log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio)
+    log_rho = _ratio.log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio)
     advantages = aggregation.select(advantages, mask, "advantages")
     # the bounds on log ρ are in place already
-    return objectives.clipped_surrogate(
+    return clipped.clipped_surrogate(
         log_rho, jnp.zeros_like(log_rho), advantages, clip_low, clip_high, dual_clip, max_log_ratio
     )
 
@@ -121,9 +122,9 @@ def kl_penalty(
     >>> kl_penalty(jnp.zeros(1), jnp.zeros(1), jnp.array([2.0]), jnp.array([True]))
     Array([-2.], dtype=float32)
     """
-    checks.at_least(0.0, coef=coef)
-    checks.one_of(("forward", "reverse"), direction=direction)
-    log_rho = ratios.log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio)
+    _validation.at_least(0.0, coef=coef)
+    _validation.one_of(("forward", "reverse"), direction=direction)
+    log_rho = _ratio.log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio)
     _, advantages = _select(log_probs, advantages, mask)
     rho = jnp.exp(log_rho)
     price = rho - 1.0 - log_rho if direction == "forward" else rho * log_rho - rho + 1.0
@@ -157,7 +158,7 @@ def dro(
     >>> dro(jnp.array([-1.0]), jnp.array([-3.0]), jnp.ones(1), jnp.array([True]), beta=0.5)
     Array([2.], dtype=float32)
     """
-    checks.at_least(0.0, beta=beta)
+    _validation.at_least(0.0, beta=beta)
     old = aggregation.select(jax.lax.stop_gradient(old_log_probs), mask, "old_log_probs")
     log_probs, advantages = _select(log_probs, advantages, mask)
     return beta * kl.k2(log_probs, old) - advantages * log_probs
@@ -197,9 +198,9 @@ def cispo(
     >>> cispo(jnp.array([-1.0]), jnp.array([-9.0]), jnp.ones(1), mask, clip_high=1.0)
     Array([2.], dtype=float32)
     """
-    checks.within(0.0, 1.0, clip_low=clip_low)
-    checks.at_least(0.0, clip_high=clip_high)
-    rho = jnp.exp(ratios.log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio))
+    _validation.within(0.0, 1.0, clip_low=clip_low)
+    _validation.at_least(0.0, clip_high=clip_high)
+    rho = jnp.exp(_ratio.log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio))
     weight = jax.lax.stop_gradient(jnp.clip(rho, 1.0 - clip_low, 1.0 + clip_high))
     log_probs, advantages = _select(log_probs, advantages, mask)
     return -weight * advantages * log_probs
@@ -238,8 +239,8 @@ def sapo(
     >>> sapo(jnp.zeros(1), jnp.zeros(1), jnp.array([0.5]), jnp.array([True]))
     Array([-1.], dtype=float32)
     """
-    checks.positive(tau_positive=tau_positive, tau_negative=tau_negative)
-    rho = jnp.exp(ratios.log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio))
+    _validation.positive(tau_positive=tau_positive, tau_negative=tau_negative)
+    rho = jnp.exp(_ratio.log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio))
     _, advantages = _select(log_probs, advantages, mask)
     tau = jnp.where(advantages > 0, tau_positive, tau_negative)
     return -advantages * jax.nn.sigmoid(tau * (rho - 1.0)) * (4.0 / tau)

@@ -8,7 +8,8 @@ A high covariance of A and log π over the batch is what makes entropy collapse:
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import aggregation, checks, kl, objectives, ratios
+from proxlm.policy import _validation, aggregation, kl
+from proxlm.policy.losses import _ratio, clipped
 
 
 def clip_cov(
@@ -54,10 +55,10 @@ def clip_cov(
     >>> clip_cov(log_probs, log_probs, advantages, jnp.ones(3, bool))
     Array([ 0., -0.,  3.], dtype=float32)
     """
-    checks.within(0.0, 1.0, share=share)
-    log_rho = ratios.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
+    _validation.within(0.0, 1.0, share=share)
+    log_rho = _ratio.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
     advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
-    loss = objectives.clipped_surrogate(
+    loss = clipped.clipped_surrogate(
         log_rho, jnp.zeros_like(log_rho), advantages, clip_low, clip_high, None, max_log_ratio
     )
     cov = _covariance(log_probs, advantages, mask)
@@ -100,9 +101,9 @@ def kl_cov(
     >>> kl_cov(log_probs, log_probs - jnp.log(2.0), advantages, jnp.ones(3, bool), coef=0.0)
     Array([-6.,  0.,  2.], dtype=float32)
     """
-    checks.within(0.0, 1.0, share=share)
-    checks.at_least(0.0, coef=coef)
-    log_rho = ratios.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
+    _validation.within(0.0, 1.0, share=share)
+    _validation.at_least(0.0, coef=coef)
+    log_rho = _ratio.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
     advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
     cov = jnp.where(mask, _covariance(log_probs, advantages, mask), -jnp.inf)
     price = coef * kl.absolute(log_rho, jnp.zeros_like(log_rho))
@@ -150,9 +151,9 @@ def dppo(
     >>> f"{losses[0]:.3f} {losses[1]:.0f}"
     '0.693 0'
     """
-    checks.one_of(("tv", "kl"), divergence=divergence)
-    checks.at_least(0.0, clip_low=clip_low, clip_high=clip_high, max_ratio=max_ratio)
-    rho = jnp.exp(ratios.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio))
+    _validation.one_of(("tv", "kl"), divergence=divergence)
+    _validation.at_least(0.0, clip_low=clip_low, clip_high=clip_high, max_ratio=max_ratio)
+    rho = jnp.exp(_ratio.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio))
     log_probs = aggregation.select(log_probs, mask, "log_probs")
     old = aggregation.select(jax.lax.stop_gradient(old_log_probs), mask, "old_log_probs")
     advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")

@@ -9,17 +9,17 @@ one by `table`.  Rewards are one number for every outcome, `[N]`.  Everything is
 that can be jitted and differentiated, in float64 where that is enabled.
 """
 
-from proxlm.policy.enumerable.dynamic import Values, optimum, proximal_point, values
-from proxlm.policy.enumerable.estimators import Group, Moments, expected, moments
-from proxlm.policy.enumerable.exact import (
+from proxlm.policy.tabular.dynamic import Values, optimum, proximal_point, values
+from proxlm.policy.tabular.estimators import Group, Moments, expected, moments
+from proxlm.policy.tabular.exact import (
     divergence,
     expected_reward,
     objective,
     occupancy,
     outcome_log_probs,
 )
-from proxlm.policy.enumerable.language import Language, Outcomes, contexts, outcomes, table
-from proxlm.policy.enumerable.losses import estimator
+from proxlm.policy.tabular.language import Language, Outcomes, contexts, outcomes, table
+from proxlm.policy.tabular.losses import estimator
 
 __all__ = [
     "Group",

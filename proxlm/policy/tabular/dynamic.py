@@ -5,14 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import checks, kl
-from proxlm.policy.enumerable.language import (
-    Language,
-    check_rewards,
-    check_table,
-    ended,
-    outcomes,
-)
+from proxlm.policy import _validation, kl
+from proxlm.policy.tabular.language import Language, check_rewards, check_table, ended, outcomes
 
 
 class Values(NamedTuple):
@@ -57,7 +51,7 @@ def values(
     >>> values(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0.0, 4.0]), language).advantages
     Array([[-3.,  1.]], dtype=float32)
     """
-    checks.at_least(0.0, kl_coef=kl_coef)
+    _validation.at_least(0.0, kl_coef=kl_coef)
     check_table(language, log_probs=log_probs)
     price = jnp.zeros_like(log_probs)
     if ref_log_probs is not None:
@@ -101,7 +95,7 @@ def optimum(
     >>> jnp.exp(best).round(2).tolist(), f"{jnp.exp(value):.2f}"
     ([[0.25, 0.75]], '2.00')
     """
-    checks.positive(kl_coef=kl_coef)
+    _validation.positive(kl_coef=kl_coef)
     check_table(language, ref_log_probs=ref_log_probs)
     following = _on_grid(rewards, language) / kl_coef
     over, levels = ended(language), []
@@ -149,8 +143,8 @@ def proximal_point(
     >>> jnp.exp(proximal_point(uniform, rewards, language)).round(2).tolist()
     [[0.25, 0.75]]
     """
-    checks.at_least(0.0, kl_coef=kl_coef)
-    checks.positive(step_size=step_size)
+    _validation.at_least(0.0, kl_coef=kl_coef)
+    _validation.positive(step_size=step_size)
     if ref_log_probs is not None:
         tokens, mask, states = outcomes(language)
         check_table(language, log_probs=log_probs, ref_log_probs=ref_log_probs)

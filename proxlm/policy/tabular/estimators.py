@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.policy import checks
-from proxlm.policy.enumerable.exact import outcome_log_probs
-from proxlm.policy.enumerable.language import Language, check_rewards, check_table, outcomes
+from proxlm.policy import _validation
+from proxlm.policy.tabular.exact import outcome_log_probs
+from proxlm.policy.tabular.language import Language, check_rewards, check_table, outcomes
 
 # 27 outcomes in groups of 4 are 27,405 multisets
 MAX_GROUPS = 2**18
@@ -141,9 +141,15 @@ def moments(
     """
     log_probs, pull_back = jax.vjp(policy, params)
     value, mean = expected(
-        estimator, params, rewards, language, policy=policy, group_size=group_size,
-        old_log_probs=old_log_probs, ref_log_probs=ref_log_probs,
-    )  # fmt: skip
+        estimator,
+        params,
+        rewards,
+        language,
+        policy=policy,
+        group_size=group_size,
+        old_log_probs=old_log_probs,
+        ref_log_probs=ref_log_probs,
+    )
     tables = _tables(log_probs, rewards, language, old_log_probs, ref_log_probs)
 
     def distance(row):
@@ -175,7 +181,7 @@ def groups(language: Language, group_size: int) -> tuple[np.ndarray, np.ndarray]
     >>> members.tolist(), counts.tolist()
     ([[0, 0], [0, 1], [1, 1]], [1.0, 2.0, 1.0])
     """
-    checks.at_least(1, group_size=group_size)
+    _validation.at_least(1, group_size=group_size)
     size = len(outcomes(language).tokens)
     total = math.comb(size + group_size - 1, group_size)
     if total > MAX_GROUPS:
@@ -220,6 +226,13 @@ def _group(log_probs, tables, language, row):
     tokens, mask, states = (jnp.asarray(x)[row] for x in outcomes(language))
     said = lambda table: table[states, tokens]
     return Group(
-        said(log_probs), log_probs[states], said(old), said(ref), ref[states],
-        rewards[row], tokens, mask, states,
-    )  # fmt: skip
+        said(log_probs),
+        log_probs[states],
+        said(old),
+        said(ref),
+        ref[states],
+        rewards[row],
+        tokens,
+        mask,
+        states,
+    )

@@ -8,15 +8,9 @@ A sequence earns its reward r at the end and pays β log π/π_ref at every toke
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import checks, kl
-from proxlm.policy.enumerable.dynamic import backward, rows
-from proxlm.policy.enumerable.language import (
-    Language,
-    check_rewards,
-    check_table,
-    ended,
-    outcomes,
-)
+from proxlm.policy import _validation, kl
+from proxlm.policy.tabular.dynamic import backward, rows
+from proxlm.policy.tabular.language import Language, check_rewards, check_table, ended, outcomes
 
 
 def outcome_log_probs(log_probs: jax.Array, language: Language) -> jax.Array:
@@ -115,7 +109,7 @@ def objective(
     >>> objective(log_probs, jnp.array([0.0, 4.0]), language, log_probs, kl_coef=1.0)
     Array(3., dtype=float32)
     """
-    checks.at_least(0.0, kl_coef=kl_coef)
+    _validation.at_least(0.0, kl_coef=kl_coef)
     reward = expected_reward(log_probs, rewards, language)
     if ref_log_probs is None:
         return reward

@@ -47,8 +47,7 @@ class Language:
             )
         if self.stop_token is not None and not 0 <= self.stop_token < self.vocab_size:
             raise ValueError(
-                f"stop_token is {self.stop_token}; expected None or a token from 0 to "
-                f"{self.vocab_size - 1}."
+                f"stop_token is {self.stop_token}; expected None or a token from 0 to {self.vocab_size - 1}."
             )
 
     @property
@@ -187,8 +186,7 @@ def check_rewards(language: Language, rewards: jax.Array) -> None:
     expected = (len(outcomes(language).tokens),)
     if np.shape(rewards) != expected:
         raise ValueError(
-            f"rewards has shape {np.shape(rewards)}; expected {expected}: one for each of "
-            "`outcomes`."
+            f"rewards has shape {np.shape(rewards)}; expected {expected}: one for each of `outcomes`."
         )
 
 

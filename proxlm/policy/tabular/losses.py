@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import advantages as advantage_lib
-from proxlm.policy import aggregation, baselines, experience, kl, update
+from proxlm.policy import _experience, _update, aggregation, kl
+from proxlm.policy.advantages import group as baselines
+from proxlm.policy.advantages import temporal as advantage_lib
 from proxlm.policy.config import PPOConfig
 
 
@@ -43,13 +44,11 @@ def estimator(config: PPOConfig, values: jax.Array | None = None):
         shape = lambda *row: advantage_lib.shape_rewards(*row, config.kl_coef)
         token_rewards = jax.vmap(shape)(score, price, mask)
         critic = None if values is None else values[group.states]
-        advantages, _ = experience.advantage(token_rewards, critic, mask, config)
+        advantages, _ = _experience.advantage(token_rewards, critic, mask, config)
         if config.keep is not None:
-            keep = baselines.by_group(
-                config.keep, config.group_size, group.rewards, jnp.any(mask, axis=1)
-            )
+            keep = baselines.by_group(config.keep, config.group_size, group.rewards, jnp.any(mask, axis=1))
             mask = mask & keep[:, None]
-        tokens = update.surrogate(group.log_probs, group.old_log_probs, advantages, mask, config)
+        tokens = _update.surrogate(group.log_probs, group.old_log_probs, advantages, mask, config)
         if in_loss:
             tokens = tokens + config.kl_coef * _reference_kl(group, config, lambda x: x)
         return aggregation.weighted_sum(tokens, aggregation.weights(mask, config.aggregation))

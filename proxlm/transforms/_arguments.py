@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from optax._src import base as optax_base
 
-from proxlm.penalties import base, cuts, numbers
+from proxlm.penalties import _validation, base
+from proxlm.penalties.groups import _partition
 
 
 def require_share(name: str, argument: str, share: chex.Numeric) -> None:
@@ -19,16 +20,12 @@ def require_share(name: str, argument: str, share: chex.Numeric) -> None:
         ...
     ValueError: prune: sparsity must be one number in [0, 1], got 80. For 80 % write 0.8.
     """
-    values = numbers.known(name, argument, share)
+    values = _validation.known(name, argument, share)
     if jnp.ndim(share) != 0 or not all(0 <= value <= 1 for value in values):
-        raise ValueError(
-            f"{name}: {argument} must be one number in [0, 1], got {share}. For 80 % write 0.8."
-        )
+        raise ValueError(f"{name}: {argument} must be one number in [0, 1], got {share}. For 80 % write 0.8.")
 
 
-def require_count(
-    name: str, argument: str, count: chex.Numeric, least: int, remedy: str = ""
-) -> None:
+def require_count(name: str, argument: str, count: chex.Numeric, least: int, remedy: str = "") -> None:
     """Raises ValueError unless `count` is an integer, and at least `least` if it is known.
 
     Under `optax.inject_hyperparams` it arrives as an array, which may be traced.
@@ -42,10 +39,10 @@ def require_count(
         return
     if isinstance(count, jax.core.Tracer):
         raise ValueError(f"{name}: {argument} must be an integer ≥ {least}, got {count!r}.{remedy}")
-    numbers.require_integer(name, argument, count, least, remedy)
+    _validation.require_integer(name, argument, count, least, remedy)
 
 
-def require_grouping(name: str, over: cuts.Grouping | None) -> None:
+def require_grouping(name: str, over: _partition.Grouping | None) -> None:
     """Raises ValueError unless `over` is a grouping or None.
 
     >>> require_grouping("prune", 0)
@@ -53,7 +50,7 @@ def require_grouping(name: str, over: cuts.Grouping | None) -> None:
         ...
     ValueError: prune: over must be a grouping or None, got 0. Groups along an axis are ...
     """
-    if over is not None and not isinstance(over, cuts.Grouping):
+    if over is not None and not isinstance(over, _partition.Grouping):
         raise ValueError(
             f"{name}: over must be a grouping or None, got {over!r}. Groups along an axis are "
             "penalties.grouping.axes(0)."
@@ -94,7 +91,7 @@ def require_rate(name: str, argument: str, learning_rate: optax.ScalarOrSchedule
     """
     if callable(learning_rate):
         return
-    numbers.require_nonnegative(name, argument, learning_rate)
+    _validation.require_nonnegative(name, argument, learning_rate)
     if jnp.ndim(learning_rate) != 0:
         raise ValueError(
             f"{name}: {argument} must be one number, got shape {jnp.shape(learning_rate)}. "

@@ -1,0 +1,1 @@
+"""Code shared by the experiments or too long for one of them."""

@@ -1,0 +1,1 @@
+"""Corpora, tokenization and metrics of texts."""

@@ -1,0 +1,1 @@
+"""Support of experiments/linear_mse.py."""

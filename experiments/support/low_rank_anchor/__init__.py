@@ -1,0 +1,1 @@
+"""Support of experiments/low_rank_anchor.py."""

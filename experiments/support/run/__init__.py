@@ -1,0 +1,1 @@
+"""Command line, run folders, training loops, tables and plots."""

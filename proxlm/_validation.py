@@ -1,0 +1,108 @@
+"""Checks on arguments, made before any computation, with one form of message.
+
+    function: argument must be <what was expected>, got <what was given>. <remedy>
+
+Shapes and dtypes are static and always checked. The value of a number is checked only when it is known,
+so that hyper-parameters may be traced by `jit`, `vmap` and `grad`. This module imports nothing of proxlm.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+NUMBERS = (int, float, np.number, np.ndarray, jax.Array)
+
+
+def is_known(number: Any) -> bool:
+    """Whether the value of a number can be checked now: it is neither None nor traced.
+
+    >>> is_known(0.5), is_known(None)
+    (True, False)
+    """
+    return number is not None and not isinstance(number, jax.core.Tracer)
+
+
+def invalid(argument: str, given: Any, expected: str, remedy: str = "", function: str = "") -> ValueError:
+    """The error for an invalid argument, in the one form of message that proxlm has.
+
+    >>> invalid("k", 2.5, "an integer ≥ 0", "Round it.", "top_k")
+    ValueError('top_k: k must be an integer ≥ 0, got 2.5. Round it.')
+    """
+    prefix = f"{function}: " if function else ""
+    suffix = f" {remedy}" if remedy else ""
+    return ValueError(f"{prefix}{argument} must be {expected}, got {given!r}.{suffix}")
+
+
+def at_least(bound: float, function: str = "", remedy: str = "", **numbers: Any) -> None:
+    """Raises ValueError for a known number below `bound`, or NaN; None and traced values pass.
+
+    >>> at_least(0, "make_step", kl_coef=-0.1)
+    Traceback (most recent call last):
+        ...
+    ValueError: make_step: kl_coef must be a number ≥ 0, got -0.1.
+    """
+    for argument, number in numbers.items():
+        _require(argument, number, lambda x: x >= bound, f"a number ≥ {bound}", remedy, function)
+
+
+def positive(function: str = "", remedy: str = "", **numbers: Any) -> None:
+    """Raises ValueError for a known number ≤ 0, or NaN; None and traced values pass.
+
+    >>> positive(epsilon=0)
+    Traceback (most recent call last):
+        ...
+    ValueError: epsilon must be a number > 0, got 0.
+    """
+    for argument, number in numbers.items():
+        _require(argument, number, lambda x: x > 0, "a number > 0", remedy, function)
+
+
+def within(low: float, high: float, function: str = "", remedy: str = "", **numbers: Any) -> None:
+    """Raises ValueError for a known number outside [low, high], or NaN; None and traced values pass.
+
+    >>> within(0, 1, discount=1.5)
+    Traceback (most recent call last):
+        ...
+    ValueError: discount must be a number in [0, 1], got 1.5.
+    """
+    expected = f"a number in [{low}, {high}]"
+    for argument, number in numbers.items():
+        _require(argument, number, lambda x: (x >= low) & (x <= high), expected, remedy, function)
+
+
+def integer(least: int, function: str = "", remedy: str = "", **numbers: Any) -> None:
+    """Raises ValueError for a number that is not a Python or NumPy integer ≥ `least`; None passes.
+
+    For numbers that decide a shape or a count, which cannot be traced.
+
+    >>> integer(1, group_size=2.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: group_size must be an integer ≥ 1, got 2.0.
+    """
+    for argument, number in numbers.items():
+        is_integer = hasattr(number, "__index__") and not isinstance(number, bool | np.bool_)
+        if number is not None and not (is_integer and int(number) >= least):
+            raise invalid(argument, number, f"an integer ≥ {least}", remedy, function)
+
+
+def one_of(names: Any, function: str = "", remedy: str = "", **choices: Any) -> None:
+    """Raises ValueError, with the known names, for a choice that is not among them.
+
+    >>> one_of(("skip", "zero"), holes="cut")
+    Traceback (most recent call last):
+        ...
+    ValueError: holes must be one of 'skip', 'zero', got 'cut'.
+    """
+    for argument, choice in choices.items():
+        if not any(choice is name or (type(choice) is type(name) and choice == name) for name in names):
+            raise invalid(argument, choice, f"one of {', '.join(map(repr, names))}", remedy, function)
+
+
+def _require(argument, number, holds, expected, remedy, function):
+    if not is_known(number):
+        return
+    # Written so that NaN, which compares as False, is refused too.
+    if not isinstance(number, NUMBERS) or not np.all(holds(np.asarray(number))):
+        raise invalid(argument, number, expected, remedy, function)

@@ -1,0 +1,1 @@
+"""Laws of proximal operators, tried on a penalty."""

@@ -1,0 +1,1 @@
+"""Penalties that act on each coordinate by itself."""

@@ -1,0 +1,1 @@
+"""Penalties on groups of coordinates, and the groupings they act on."""

@@ -1,0 +1,1 @@
+"""Indicators of sets, whose proximal operators are projections, and their dual norms."""

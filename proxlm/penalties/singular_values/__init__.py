@@ -1,0 +1,1 @@
+"""Penalties and sets that act on the singular values of matrices."""

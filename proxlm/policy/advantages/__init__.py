@@ -1,0 +1,1 @@
+"""Advantages: temporal differences, returns, and baselines of groups."""

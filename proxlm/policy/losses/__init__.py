@@ -1,0 +1,1 @@
+"""Losses per token: clipped, token-level, sequence-level, preference and supervised ones."""
