@@ -68,7 +68,7 @@ def leafwise(
 
     >>> cost = lambda x, slope: jnp.sum(slope * x)
     >>> move = lambda x, t, slope: x - t * slope
-    >>> linear = leafwise("linear", cost, move, {"slope": (2.0, trees.coordinates)})
+    >>> linear = leafwise("linear", cost, move, {"slope": (2.0, _trees.coordinates)})
     >>> linear.prox({"w": jnp.ones(2)}, 0.25)["w"].tolist()
     [0.5, 0.5]
     """

@@ -55,9 +55,9 @@ def subject_of(
 ) -> Subject:
     """Compiles what the laws ask of a penalty on vectors.
 
-    >>> from proxlm.penalties import norms
+    >>> from proxlm.penalties.coordinatewise import convex
     >>> ones = jnp.ones((2, 3))
-    >>> subject_of(norms.l1(0.25), ones, ones, ones, 1.0).prox(ones, 2.0).tolist()
+    >>> subject_of(convex.l1(0.25), ones, ones, ones, 1.0).prox(ones, 2.0).tolist()
     [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
     """
     step = jnp.asarray(step_size, x.dtype)

@@ -119,10 +119,10 @@ def check(
     Raises:
       ValueError: if `penalty` is not a Penalty, or the example is empty or too large.
 
-    >>> from proxlm.penalties import norms
-    >>> check(norms.l1(0.7), jnp.ones(5)).passed
+    >>> from proxlm.penalties.coordinatewise import convex
+    >>> check(convex.l1(0.7), jnp.ones(5)).passed
     True
-    >>> wrong = norms.l1(0.7)._replace(prox=lambda x, t: norms.l1(1.4).prox(x, t))
+    >>> wrong = convex.l1(0.7)._replace(prox=lambda x, t: convex.l1(1.4).prox(x, t))
     >>> check(wrong, jnp.ones(5)).broken
     ('optimality', 'envelope_gradient', 'stationarity')
     """

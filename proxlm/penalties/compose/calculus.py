@@ -27,8 +27,8 @@ def scale(penalty: base.Penalty, factor: chex.Numeric) -> base.Penalty:
 
     Source: Parikh & Boyd 2014, section 2.1.
 
-    >>> from proxlm.penalties import norms
-    >>> scale(norms.l1(0.5), 2.0).prox(jnp.array([3.0, 0.5]), 1.0).tolist()
+    >>> from proxlm.penalties.coordinatewise import convex
+    >>> scale(convex.l1(0.5), 2.0).prox(jnp.array([3.0, 0.5]), 1.0).tolist()
     [2.0, 0.0]
     """
     base.require_penalty("scale: penalty", penalty)
@@ -71,8 +71,8 @@ def shift(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
     Source: Parikh & Boyd 2014, section 2.1 (precomposition); L2-SP is Li, Grandvalet & Davoine
     2018, FedProx is Li et al. 2020.
 
-    >>> from proxlm.penalties import norms
-    >>> near = shift(norms.l1(1.0), {"w": jnp.array([5.0, 5.0])})
+    >>> from proxlm.penalties.coordinatewise import convex
+    >>> near = shift(convex.l1(1.0), {"w": jnp.array([5.0, 5.0])})
     >>> near.prox({"w": jnp.array([5.5, 8.0])}, 1.0)["w"].tolist()
     [5.0, 7.0]
     >>> float(near.value({"w": jnp.array([5.5, 8.0])}))
@@ -114,8 +114,8 @@ def tilt(penalty: base.Penalty, slope: chex.ArrayTree) -> base.Penalty:
 
     Source: Parikh & Boyd 2014, section 2.1 (affine addition).
 
-    >>> from proxlm.penalties import norms
-    >>> tilt(norms.l1(1.0), jnp.array([0.5, -1.0])).prox(jnp.array([3.0, 1.0]), 1.0).tolist()
+    >>> from proxlm.penalties.coordinatewise import convex
+    >>> tilt(convex.l1(1.0), jnp.array([0.5, -1.0])).prox(jnp.array([3.0, 1.0]), 1.0).tolist()
     [1.5, 1.0]
     """
     base.require_penalty("tilt: penalty", penalty)
@@ -155,8 +155,8 @@ def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty
 
     Source: Parikh & Boyd 2014, section 2.1 (regularisation).
 
-    >>> from proxlm.penalties import norms
-    >>> add_quadratic(norms.l1(0.5), 1.0).prox(jnp.array([-3.0, 0.25]), 1.0).tolist()
+    >>> from proxlm.penalties.coordinatewise import convex
+    >>> add_quadratic(convex.l1(0.5), 1.0).prox(jnp.array([-3.0, 0.25]), 1.0).tolist()
     [-1.25, 0.0]
     """
     base.require_penalty("add_quadratic: penalty", penalty)

@@ -31,8 +31,8 @@ def conjugate(
 
     Source: Moreau 1965.
 
-    >>> from proxlm.penalties import norms
-    >>> conjugate(norms.l1(1.0)).prox(jnp.array([-3.0, 0.5]), 2.0).tolist()
+    >>> from proxlm.penalties.coordinatewise import convex
+    >>> conjugate(convex.l1(1.0)).prox(jnp.array([-3.0, 0.5]), 2.0).tolist()
     [-1.0, 0.5]
     """
     base.require_penalty("conjugate: penalty", penalty)
@@ -76,8 +76,8 @@ def envelope(penalty: base.Penalty, smoothing: chex.Numeric) -> base.Penalty:
 
     Source: Moreau 1965; the prox is Beck 2017, theorem 6.63.
 
-    >>> from proxlm.penalties import norms
-    >>> huber = envelope(norms.l1(1.0), 2.0)
+    >>> from proxlm.penalties.coordinatewise import convex
+    >>> huber = envelope(convex.l1(1.0), 2.0)
     >>> huber.value(jnp.array([5.0, 1.0])).item(), jax.grad(huber.value)(jnp.array([5.0, 1.0]))
     (4.25, Array([1. , 0.5], dtype=float32))
     >>> huber.prox(jnp.array([5.0, 1.0]), 2.0).tolist()

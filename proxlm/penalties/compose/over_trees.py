@@ -34,7 +34,7 @@ def separable_sum(penalties: Mapping[Hashable, base.Penalty], labels: Labels) ->
     Source: Parikh & Boyd 2014, section 2.1 (separable sum).
 
     >>> kind = lambda path, leaf: "bias" if path.endswith("bias") else "kernel"
-    >>> both = separable_sum({"kernel": norms.l1(1.0), "bias": norms.zero()}, kind)
+    >>> both = separable_sum({"kernel": convex.l1(1.0), "bias": convex.zero()}, kind)
     >>> x = {"bias": jnp.array([0.5]), "kernel": jnp.array([0.5, 3.0])}
     >>> {name: leaf.tolist() for name, leaf in both.prox(x, 1.0).items()}
     {'bias': [0.5], 'kernel': [0.0, 2.0]}
@@ -80,7 +80,7 @@ def masked(penalty: base.Penalty, mask: Labels) -> base.Penalty:
     Raises:
       ValueError: as `separable_sum`.
 
-    >>> kernels = masked(norms.l1(1.0), lambda path, leaf: path.endswith("kernel"))
+    >>> kernels = masked(convex.l1(1.0), lambda path, leaf: path.endswith("kernel"))
     >>> x = {"bias": jnp.array([0.5]), "kernel": jnp.array([0.5, 3.0])}
     >>> kernels.value(x).item()
     3.5
@@ -103,8 +103,8 @@ def whole(penalty: base.Penalty) -> base.Penalty:
     Raises:
       ValueError: if `penalty` is not a Penalty.
 
-    >>> from proxlm.penalties import groups
-    >>> norm = whole(groups.group_lasso(1.0, axis=None, weight="none"))
+    >>> from proxlm.penalties.groups import penalties
+    >>> norm = whole(penalties.group_lasso(1.0, axis=None, weight="none"))
     >>> norm.value({"a": jnp.array([3.0]), "b": jnp.array([[4.0]])}).item()
     5.0
     """

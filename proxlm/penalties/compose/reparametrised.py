@@ -33,8 +33,8 @@ def change_basis(
     Source: Parikh & Boyd 2014, section 2.1 (orthogonal precomposition).
 
     >>> turn = jnp.array([[0.6, 0.8], [-0.8, 0.6]])
-    >>> from proxlm.penalties import norms
-    >>> along = change_basis(norms.l1(1.0), lambda x: turn @ x, lambda x: turn.T @ x)
+    >>> from proxlm.penalties.coordinatewise import convex
+    >>> along = change_basis(convex.l1(1.0), lambda x: turn @ x, lambda x: turn.T @ x)
     >>> [round(value, 4) for value in along.prox(jnp.array([3.0, 4.0]), 1.0).tolist()]
     [2.4, 3.2]
     """
@@ -71,8 +71,8 @@ def reshaped(penalty: base.Penalty, shape: Sequence[int]) -> base.Penalty:
     Raises:
       ValueError: if `penalty` is not a Penalty; and, on use, where a leaf does not fit the shape.
 
-    >>> from proxlm.penalties import groups
-    >>> pairs = reshaped(groups.group_lasso(1.0, axis=-1, weight="none"), (-1, 2))
+    >>> from proxlm.penalties.groups import penalties
+    >>> pairs = reshaped(penalties.group_lasso(1.0, axis=-1, weight="none"), (-1, 2))
     >>> pairs.prox(jnp.array([3.0, 4.0, 0.6, 0.8]), 2.5).tolist()
     [1.5, 2.0, 0.0, 0.0]
     """

@@ -16,9 +16,9 @@ def divide(name: str, kernels: Mapping[str, _partition.Grouping], x: chex.ArrayT
     See `grouping.linked`, which this does the work of.
 
     >>> import jax.numpy as jnp
-    >>> column = cuts.by_leaf(lambda name, path, leaf: cuts.whole(leaf, [1]))
+    >>> column = _partition.by_leaf(lambda name, path, leaf: _partition.whole(leaf, [1]))
     >>> x = {"a": {"up": jnp.ones((5, 7)), "gate": jnp.ones((4, 7))}}
-    >>> divide("doc", {"up": column, "gate": column}, x).reduce(cuts.SUM, x)["a"].tolist()
+    >>> divide("doc", {"up": column, "gate": column}, x).reduce(_partition.SUM, x)["a"].tolist()
     [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0]
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(x)

@@ -21,8 +21,10 @@ def carry(
 ) -> base.Penalty:
     """Gives g(x) = Σ_G w_G² φ(|x_G| / w_G); see `groups.group`.
 
-    >>> from proxlm.penalties import grouping, norms
-    >>> lasso = carry("doc", norms.l1(1.0), grouping.axes(0), "none")
+    >>> from proxlm.penalties import grouping
+
+    >>> from proxlm.penalties.coordinatewise import convex
+    >>> lasso = carry("doc", convex.l1(1.0), grouping.axes(0), "none")
     >>> lasso.prox(jnp.array([3.0, 4.0]), 2.5).tolist()
     [1.5, 2.0]
     """

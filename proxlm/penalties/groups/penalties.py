@@ -157,7 +157,7 @@ def group(
 
     Source: Huang, Breheny & Ma 2012, section 2 (concave penalties of group norms).
 
-    >>> ridge = group(norms.squared_l2(1.0), axis=0)
+    >>> ridge = group(convex.squared_l2(1.0), axis=0)
     >>> ridge.prox(jnp.array([[3.0, 0.0], [4.0, 2.0]]), 1.0).tolist()
     [[1.5, 0.0], [2.0, 1.0]]
     """

@@ -41,8 +41,8 @@ def matrixwise(
       ValueError: if an axis is no integer or the method unknown; and, on use, if a leaf does not
         have these axes.
 
-    >>> from proxlm.penalties import norms
-    >>> nuclear = matrixwise("nuclear", norms.l1, {"strength": 1.0}, -2, -1)
+    >>> from proxlm.penalties.coordinatewise import convex
+    >>> nuclear = matrixwise("nuclear", convex.l1, {"strength": 1.0}, -2, -1)
     >>> nuclear.prox({"w": jnp.array([[0.0, 3.0], [-0.5, 0.0]])}, 1.0)["w"].tolist()
     [[0.0, 2.0], [0.0, 0.0]]
     """

@@ -59,7 +59,7 @@ def spectral(
 
     Source: Lewis 1995 (unitarily invariant functions); Parikh & Boyd 2014, section 6.7.
 
-    >>> nuclear_norm = spectral(norms.l1(1.0))
+    >>> nuclear_norm = spectral(convex.l1(1.0))
     >>> x = jnp.array([[0.0, 3.0], [-0.5, 0.0]])
     >>> nuclear_norm.prox(x, 1.0).tolist()
     [[0.0, 2.0], [0.0, 0.0]]

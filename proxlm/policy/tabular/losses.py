@@ -25,11 +25,13 @@ def estimator(config: PPOConfig, values: jax.Array | None = None):
     Raises:
       ValueError: when called on a group, if its size does not suit the recipe.
 
-    >>> from proxlm.policy import enumerable, recipes
-    >>> language = enumerable.Language(vocab_size=2, length=1)
+    >>> from proxlm.policy import recipes
+
+    >>> from proxlm.policy import tabular
+    >>> language = tabular.Language(vocab_size=2, length=1)
     >>> loss = estimator(recipes.make("rloo", group_size=2, kl_coef=0.0))
     >>> logits, rewards = jnp.zeros((1, 2)), jnp.array([0.0, 4.0])
-    >>> enumerable.expected(loss, logits, rewards, language, group_size=2)[1]
+    >>> tabular.expected(loss, logits, rewards, language, group_size=2)[1]
     Array([[ 1., -1.]], dtype=float32)
     """
 
