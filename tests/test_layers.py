@@ -1,4 +1,4 @@
-"""The house has directions: which room may know which, read from the imports."""
+"""Directions of imports: each subpackage may import only those listed here, read from the sources."""
 
 import ast
 import pathlib
@@ -18,12 +18,12 @@ MAY_KNOW = {
     "proxlm.transforms": ("proxlm.penalties",),
     "proxlm.solvers": ("proxlm.penalties",),
 }
-# What every subpackage may import: it imports nothing of proxlm itself.
+# Every subpackage may import these, which import nothing of proxlm themselves.
 SHARED = ("proxlm._validation", "proxlm.sharding")
-# These take functions, so they meet neither the model nor the penalties.
-BLIND = {"proxlm.policy", "proxlm.training"}
-UNSEEN = ("proxlm.lm", "proxlm.penalties")
-# What only experiments need is not worth a dependency of the library.
+# These take functions as arguments, so they import neither the model nor the penalties.
+TAKE_FUNCTIONS = {"proxlm.policy", "proxlm.training"}
+NOT_IMPORTED = ("proxlm.lm", "proxlm.penalties")
+# Dependencies of the experiments only.
 EXPERIMENTAL = ("matplotlib", "tyro", "tokenizers", "rich", "vaderSentiment", "experiments")
 
 IMPORT_ALL = """
@@ -41,8 +41,8 @@ assert settings() == before, "an import changed jax.config or the environment"
 """
 
 
-def within(name, room):
-    return name == room or name.startswith(room + ".")
+def within(name, package):
+    return name == package or name.startswith(package + ".")
 
 
 def module_name(path, root):
@@ -71,18 +71,20 @@ def imports(name, path, known):
 
 
 def may_import(name, target):
-    """Says whether a module of proxlm may import the target."""
+    """Returns whether a module of proxlm may import the target."""
     if any(within(target, package) for package in EXPERIMENTAL):
         return False
     if within(target, "flax"):
         return within(name, "proxlm.lm")
     if not within(target, "proxlm") or target in SHARED:
         return True
-    if any(within(name, room) for room in BLIND) and any(within(target, room) for room in UNSEEN):
+    if any(within(name, package) for package in TAKE_FUNCTIONS) and any(
+        within(target, package) for package in NOT_IMPORTED
+    ):
         return False
-    for room, friends in MAY_KNOW.items():
-        if within(name, room):
-            return any(within(target, friend) for friend in (room, *friends))
+    for package, allowed in MAY_KNOW.items():
+        if within(name, package):
+            return any(within(target, other) for other in (package, *allowed))
     return True
 
 
@@ -97,7 +99,7 @@ def breaches(root):
     ]
 
 
-def test_no_room_knows_more_than_it_may():
+def test_no_subpackage_imports_more_than_it_may():
     assert breaches(ROOT) == []
 
 
@@ -130,7 +132,7 @@ def test_every_module_imports_and_changes_no_setting():
     ],
 )
 def test_an_import_the_wrong_way_is_seen(tmp_path, file, line, target):
-    house(tmp_path)
+    make_package(tmp_path)
     (tmp_path / "proxlm" / file).write_text(line + "\n")
     name = module_name(tmp_path / "proxlm" / file, tmp_path)
     assert breaches(tmp_path) == [f"{name} -> {target}"]
@@ -151,17 +153,17 @@ def test_an_import_the_wrong_way_is_seen(tmp_path, file, line, target):
     ],
 )
 def test_an_import_the_right_way_is_allowed(tmp_path, file, line):
-    house(tmp_path)
+    make_package(tmp_path)
     (tmp_path / "proxlm" / file).write_text(line + "\n")
     assert breaches(tmp_path) == []
 
 
-def house(root):
-    """Builds the rooms of proxlm, empty."""
-    rooms = ("penalties/base", "penalties/norms", "transforms/prox", "lm/model", "policy/kl")
+def make_package(root):
+    """Writes a package like proxlm whose modules are empty."""
+    modules = ("penalties/base", "penalties/norms", "transforms/prox", "lm/model", "policy/kl")
     packages = ("", "penalties/", "transforms/", "lm/", "policy/")
     files = [f"{package}__init__" for package in packages]
-    for file in (*files, *rooms, "_validation", "losses", "solvers", "training"):
+    for file in (*files, *modules, "_validation", "losses", "solvers", "training"):
         path = root / "proxlm" / f"{file}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
