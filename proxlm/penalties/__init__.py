@@ -11,9 +11,9 @@ that may be traced, so that a sweep over strengths is a `jax.vmap`.
 - sets: `box` `non_negative` `linf_ball` `simplex` `capped_simplex` `sparse_simplex` `l1_ball`
   `l2_ball` `l1_sphere` `l2_sphere` `halfspace` `hyperplane`
 - not convex: `l0` `l_half` `l_two_thirds` `mcp` `scad` `log_sum` `top_k` `n_m` `soft_two_four`
-- quantised: `binary` `ternary` `levels` `prox_quant`
-- made of others: `scale` `shift` `tilt` `add_quadratic` `change_basis` `reshaped` `conjugate`
-  `envelope` `separable_sum` `masked` `whole`
+- quantised: `binary` `ternary` `quantization_grid` `prox_quant`
+- made of others: `scale` `translate` `add_linear` `add_quadratic` `change_basis` `reshaped` `conjugate`
+  `envelope` `separable_sum` `masked` `flattened`
 
 >>> import jax.numpy as jnp
 >>> penalty = l1(0.5)
@@ -24,9 +24,9 @@ that may be traced, so that a sweep over strengths is a `jax.vmap`.
 from proxlm.penalties._metric import step_sizes
 from proxlm.penalties.base import Penalty
 from proxlm.penalties.checking.checker import Law, Report, check
-from proxlm.penalties.compose.calculus import add_quadratic, scale, shift, tilt
+from proxlm.penalties.compose.calculus import add_linear, add_quadratic, scale, translate
 from proxlm.penalties.compose.moreau import conjugate, envelope
-from proxlm.penalties.compose.over_trees import masked, separable_sum, whole
+from proxlm.penalties.compose.over_trees import flattened, masked, separable_sum
 from proxlm.penalties.compose.reparametrised import change_basis, reshaped
 from proxlm.penalties.coordinatewise.convex import (
     elastic_net,
@@ -37,7 +37,7 @@ from proxlm.penalties.coordinatewise.convex import (
 )
 from proxlm.penalties.coordinatewise.nonconvex import l0, log_sum, mcp, scad
 from proxlm.penalties.coordinatewise.powers import l_half, l_two_thirds
-from proxlm.penalties.coordinatewise.quantized import binary, levels, prox_quant, ternary
+from proxlm.penalties.coordinatewise.quantized import binary, prox_quant, quantization_grid, ternary
 from proxlm.penalties.groups import grouping
 from proxlm.penalties.groups.norms import group_l_half, group_mcp, l2
 from proxlm.penalties.groups.penalties import group, group_lasso, sparse_group_lasso
@@ -60,6 +60,7 @@ __all__ = [
     "Law",
     "Penalty",
     "Report",
+    "add_linear",
     "add_quadratic",
     "binary",
     "box",
@@ -69,6 +70,7 @@ __all__ = [
     "conjugate",
     "elastic_net",
     "envelope",
+    "flattened",
     "group",
     "group_l_half",
     "group_lasso",
@@ -85,7 +87,6 @@ __all__ = [
     "l2_sphere",
     "l_half",
     "l_two_thirds",
-    "levels",
     "linf",
     "linf_ball",
     "log_sum",
@@ -97,6 +98,7 @@ __all__ = [
     "nuclear",
     "nuclear_ball",
     "prox_quant",
+    "quantization_grid",
     "rank",
     "rank_ball",
     "reshaped",
@@ -104,7 +106,6 @@ __all__ = [
     "scale",
     "schatten",
     "separable_sum",
-    "shift",
     "simplex",
     "slope",
     "soft_two_four",
@@ -117,8 +118,7 @@ __all__ = [
     "step_sizes",
     "stiefel",
     "ternary",
-    "tilt",
     "top_k",
-    "whole",
+    "translate",
     "zero",
 ]

@@ -140,7 +140,7 @@ def spread(
 def spread_tree(name: str, argument: str, numbers: chex.ArrayTree, x: chex.ArrayTree) -> chex.ArrayTree:
     """The tree of what `spread` lists, for numbers that may differ between coordinates.
 
-    >>> spread_tree("tilt", "step_size", 2.0, {"a": jnp.ones(2)})
+    >>> spread_tree("add_linear", "step_size", 2.0, {"a": jnp.ones(2)})
     {'a': Array(2., dtype=float32)}
     """
     return jax.tree.unflatten(jax.tree.structure(x), spread(name, argument, numbers, coordinates, x))
@@ -149,7 +149,7 @@ def spread_tree(name: str, argument: str, numbers: chex.ArrayTree, x: chex.Array
 def steps_like(name: str, step_size: chex.ArrayTree, x: chex.ArrayTree) -> chex.ArrayTree:
     """Gives every coordinate of x its own step size.
 
-    >>> steps_like("whole", {"a": jnp.ones(1), "b": 2.0}, {"a": jnp.ones(2), "b": jnp.ones(1)})
+    >>> steps_like("flattened", {"a": jnp.ones(1), "b": 2.0}, {"a": jnp.ones(2), "b": jnp.ones(1)})
     {'a': Array([1., 1.], dtype=float32), 'b': Array([2.], dtype=float32)}
     """
     wide = widen(name, x)

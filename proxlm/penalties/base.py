@@ -103,10 +103,10 @@ def leafwise(
 def require_penalty(argument: str, penalty: Penalty) -> None:
     """Raises ValueError unless `penalty` is a `Penalty`.
 
-    >>> require_penalty("shift: penalty", 3.0)
+    >>> require_penalty("translate: penalty", 3.0)
     Traceback (most recent call last):
         ...
-    ValueError: shift: penalty: expected a Penalty, got 3.0. Build one, as in penalties.l1(0.1), ...
+    ValueError: translate: penalty: expected a Penalty, got 3.0. Build one, as in penalties.l1(0.1), ...
     """
     if isinstance(penalty, Penalty):
         return

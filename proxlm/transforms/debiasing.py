@@ -137,7 +137,7 @@ def _freeze(name, updates, params, over):
     if over is None:
         return jax.tree.map(still, updates, params)
     sizes = jax.tree.map(jnp.abs, _trees.widen(name, params))
-    groups = over.divide(name, sizes)
+    groups = over.split(name, sizes)
     return groups.apply(still, (updates,), (groups.reduce(_partition.LARGEST, sizes),))
 
 

@@ -61,7 +61,7 @@ def snap(params: chex.ArrayTree, penalty: base.Penalty) -> chex.ArrayTree:
       ValueError: if `penalty` is not a Penalty.
 
     >>> from proxlm import penalties
-    >>> snap({"w": jnp.array([0.74, -3.0])}, penalties.levels([-1.0, 0.0, 1.0]))["w"].tolist()
+    >>> snap({"w": jnp.array([0.74, -3.0])}, penalties.quantization_grid([-1.0, 0.0, 1.0]))["w"].tolist()
     [1.0, -1.0]
     """
     base.require_penalty("snap: penalty", penalty)

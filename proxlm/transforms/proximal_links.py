@@ -85,7 +85,7 @@ def apply_prox(
     def update(updates, state, params=None, **extra_args):
         del extra_args
         _arguments.require_params(params)
-        goal = calculus.shift(penalty, state.anchor) if anchored else penalty
+        goal = calculus.translate(penalty, state.anchor) if anchored else penalty
         step_size = state.step_sum + _updates.rate_at(learning_rate, state.count)
         count = optax.safe_increment(state.count)
 

@@ -152,7 +152,7 @@ def follow(
 
         def move():
             step_size, shortened = read(moved, rate, step_sum)
-            goal = calculus.shift(rule.penalty, state.anchor) if rule.anchored else rule.penalty
+            goal = calculus.translate(rule.penalty, state.anchor) if rule.anchored else rule.penalty
             return proximal_update(goal, shortened, params, step_size), jnp.zeros_like(step_sum)
 
         def wait():

@@ -144,7 +144,7 @@ def _survivors(name, x, sparsity, over, budget):
     x = jax.lax.stop_gradient(_trees.widen(name, x))
     if over is None:
         return _larger(x, sparsity, budget)
-    groups = over.divide(name, x)
+    groups = over.split(name, x)
     sums = groups.reduce(_partition.SUM, jax.tree.map(jnp.square, x))
     means = jax.tree.map(lambda total, size: total / max(size, 1), sums, groups.sizes)
     everywhere = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), x)

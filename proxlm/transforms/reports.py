@@ -72,7 +72,7 @@ def live_groups(params: chex.ArrayTree, over: _partition.Grouping) -> dict[str, 
     if over is None:
         raise ValueError("live_groups: over must be a grouping, got None. Use sparsity instead.")
     sizes = jax.tree.map(jnp.abs, _trees.widen("live_groups", params))
-    largest = over.divide("live_groups", sizes).reduce(_partition.LARGEST, sizes)
+    largest = over.split("live_groups", sizes).reduce(_partition.LARGEST, sizes)
     count = lambda leaf: Live(jnp.sum(leaf != 0, dtype=jnp.int32), leaf.size)
     return {path: count(leaf) for path, leaf in _by_path(largest)}
 

@@ -15,7 +15,7 @@ TURN = np.linalg.qr(np.asarray(normal(102, (4, 4)), np.float64))[0].astype(np.fl
 
 
 def whole_norm(strength):
-    return penalties.whole(penalties.group_lasso(strength, axis=None, weight="none"))
+    return penalties.flattened(penalties.group_lasso(strength, axis=None, weight="none"))
 
 
 def turned(penalty):
@@ -35,15 +35,15 @@ CASES = {
         dual_prox=lambda y, s: np.clip(y, -0.7, 0.7),
     ),
     "shifted_l1": Case(
-        lambda s: penalties.shift(penalties.l1(s), anchor()),
+        lambda s: penalties.translate(penalties.l1(s), anchor()),
         metric=True,
         pointwise=lambda z, strength: strength * np.abs(z - np.asarray(anchor())),
         dual_prox=lambda y, s: np.clip(y - s * np.asarray(anchor()), -0.7, 0.7),
     ),
-    "shifted_squared_l2": Case(lambda s: penalties.shift(penalties.squared_l2(s), anchor()), metric=True),
-    "shifted_group": Case(lambda s: penalties.shift(penalties.group_lasso(s), anchor())),
-    "tilted_l1": Case(
-        lambda s: penalties.tilt(penalties.elastic_net(s, s), s * SLOPE),
+    "shifted_squared_l2": Case(lambda s: penalties.translate(penalties.squared_l2(s), anchor()), metric=True),
+    "shifted_group": Case(lambda s: penalties.translate(penalties.group_lasso(s), anchor())),
+    "add_lineared_l1": Case(
+        lambda s: penalties.add_linear(penalties.elastic_net(s, s), s * SLOPE),
         metric=True,
         pointwise=lambda z, strength: strength * (np.abs(z) + z**2 / 2 + z * np.asarray(SLOPE)),
     ),
@@ -104,8 +104,8 @@ def test_scaling_composes_and_keeps_sets():
 
 def test_a_quadratic_around_a_point_is_a_shifted_square_up_to_a_constant():
     x, c = normal(3, SHAPE), anchor()
-    made = penalties.tilt(penalties.add_quadratic(penalties.l1(0.0), 2.0), -2.0 * c)
-    shifted = penalties.shift(penalties.squared_l2(2.0), c)
+    made = penalties.add_linear(penalties.add_quadratic(penalties.l1(0.0), 2.0), -2.0 * c)
+    shifted = penalties.translate(penalties.squared_l2(2.0), c)
     np.testing.assert_allclose(made.prox(x, 0.7), shifted.prox(x, 0.7), atol=1e-6)
     constant = float(jnp.sum(jnp.square(c)))
     assert made.value(x) + constant == pytest.approx(float(shifted.value(x)), rel=1e-5)
@@ -113,26 +113,26 @@ def test_a_quadratic_around_a_point_is_a_shifted_square_up_to_a_constant():
 
 def test_shift_returns_the_anchor_itself():
     centre = {"w": 1e3 * normal(19, SHAPE)}
-    shifted = penalties.shift(penalties.l1(1e9), centre)
+    shifted = penalties.translate(penalties.l1(1e9), centre)
     np.testing.assert_array_equal(shifted.prox({"w": normal(20, SHAPE)}, 1.0)["w"], centre["w"])
 
 
 def test_derivative_at_the_anchor_is_that_of_the_prox():
-    shifted = penalties.shift(penalties.squared_l2(3.0), 2.0)
+    shifted = penalties.translate(penalties.squared_l2(3.0), 2.0)
     assert jax.grad(shifted.prox)(2.0, 1.0) == 0.25
 
 
 def test_shifting_twice_adds_up():
     x = normal(21, SHAPE)
-    once = penalties.shift(penalties.group_lasso(0.5), anchor() + 1.0)
+    once = penalties.translate(penalties.group_lasso(0.5), anchor() + 1.0)
     ones = jnp.ones(SHAPE)
-    twice = penalties.shift(penalties.shift(penalties.group_lasso(0.5), ones), anchor())
+    twice = penalties.translate(penalties.translate(penalties.group_lasso(0.5), ones), anchor())
     np.testing.assert_allclose(once.prox(x, 0.5), twice.prox(x, 0.5), atol=1e-6)
 
 
 def test_an_anchor_may_have_leaves_over_holes():
     x = {"a": jnp.array([3.0]), "b": optax.MaskedNode()}
-    shifted = penalties.shift(penalties.l1(1.0), {"a": jnp.ones(1), "b": {"c": 0.0}})
+    shifted = penalties.translate(penalties.l1(1.0), {"a": jnp.ones(1), "b": {"c": 0.0}})
     assert shifted.value(x) == 2
 
 
@@ -154,7 +154,7 @@ def test_the_whole_of_mixed_dtypes_keeps_each():
 
 def test_the_whole_takes_a_tree_of_step_sizes():
     x = {"a": jnp.array([3.0, 1.0]), "b": jnp.array([[4.0]])}
-    moved = penalties.whole(penalties.l1(1.0)).prox(x, {"a": jnp.array([1.0, 2.0]), "b": 0.5})
+    moved = penalties.flattened(penalties.l1(1.0)).prox(x, {"a": jnp.array([1.0, 2.0]), "b": 0.5})
     np.testing.assert_allclose(moved["a"], [2.0, 0.0])
     np.testing.assert_allclose(moved["b"], [[3.5]])
 
@@ -227,11 +227,11 @@ def test_blocks_of_a_fused_axis_are_a_reshape():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: penalties.shift(penalties.l1, jnp.ones(2)), r"shift: penalty: expected a Penalty"),
+        (lambda: penalties.translate(penalties.l1, jnp.ones(2)), r"translate: penalty: expected a Penalty"),
         (lambda: penalties.scale(penalties.l1(), -1.0), r"scale: factor must be ≥ 0"),
         (lambda: penalties.add_quadratic(penalties.l1(), float("nan")), r"strength must be ≥ 0"),
         (lambda: penalties.envelope(penalties.l1(), 0.0), r"envelope: smoothing must be > 0"),
-        (lambda: penalties.whole(3), r"whole: penalty: expected a Penalty"),
+        (lambda: penalties.flattened(3), r"flattened: penalty: expected a Penalty"),
         (lambda: penalties.separable_sum({"a": 3}, kind), r"penalties\['a'\]: expected a Penalty"),
     ],
 )
@@ -247,8 +247,8 @@ def test_an_unknown_label_is_refused_with_its_path_and_the_known_ones():
 
 
 def test_an_anchor_of_another_shape_is_refused_with_its_path():
-    made = penalties.shift(penalties.l1(), {"w": jnp.ones(3)})
-    with pytest.raises(ValueError, match=r"shift: anchor of shape \(3,\) at w.*\(2,\)"):
+    made = penalties.translate(penalties.l1(), {"w": jnp.ones(3)})
+    with pytest.raises(ValueError, match=r"translate: anchor of shape \(3,\) at w.*\(2,\)"):
         made.prox({"w": jnp.ones(2)}, 0.1)
 
 

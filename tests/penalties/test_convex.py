@@ -182,8 +182,8 @@ def test_trees_that_do_not_match_are_refused_with_the_path(other, message):
         penalties.l1(other).prox(x, 0.1)
     with pytest.raises(ValueError, match=rf"l1: step_size .*{message}"):
         penalties.l1().prox(x, other)
-    with pytest.raises(ValueError, match=rf"shift: anchor .*{message}"):
-        penalties.shift(penalties.l1(), other).prox(x, 0.1)
+    with pytest.raises(ValueError, match=rf"translate: anchor .*{message}"):
+        penalties.translate(penalties.l1(), other).prox(x, 0.1)
 
 
 def test_a_penalty_cannot_be_called():

@@ -159,7 +159,7 @@ LINKED = grouping.linked({"mlp/up/kernel": 1, "mlp/down/kernel": 0})
 
 def test_each_block_has_neurons_of_its_own():
     x = network()
-    assert LINKED.divide("test", x).sizes == {"block_0": 6, "block_1": 6}
+    assert LINKED.split("test", x).sizes == {"block_0": 6, "block_1": 6}
     moved = groups.group_lasso(0.5, LINKED).prox(x, 1.0)
     for block in ("block_0", "block_1"):
         alone = groups.group_lasso(0.5, LINKED).prox({block: x[block]}, 1.0)
@@ -317,7 +317,7 @@ def test_nonsense_is_refused(make, message):
 
 
 def test_a_leaf_is_reduced_without_a_reshape_where_none_is_needed():
-    columns = _partition.whole(jnp.ones((4, 3)), [1])
+    columns = _partition.counting(jnp.ones((4, 3)), [1])
     assert _partition.counts(columns) == (1, 3)
     text = str(jax.make_jaxpr(lambda x: _partition.reduce_leaf(_partition.SUM, x, columns))(jnp.ones((4, 3))))
     assert "reduce_window" not in text and "reshape[" not in text

@@ -20,7 +20,7 @@ CASES = {
     "binary": Case(lambda s: quantized.binary(0.5), convex=False, is_set=True, metric=True),
     "ternary": Case(lambda s: quantized.ternary(0.8), convex=False, is_set=True, metric=True),
     "ternary_columns": Case(lambda s: quantized.ternary(ramp()[:1]), convex=False, is_set=True, metric=True),
-    "levels": Case(lambda s: quantized.levels(LEVELS), convex=False, is_set=True, metric=True),
+    "levels": Case(lambda s: quantized.quantization_grid(LEVELS), convex=False, is_set=True, metric=True),
     "prox_quant": Case(
         lambda s: quantized.prox_quant(s, LEVELS), convex=False, metric=True, pointwise=w_shape
     ),
@@ -37,9 +37,9 @@ def test_levels_are_the_nearest_with_ties_upwards(count):
     x = np.concatenate([values, middles, np.linspace(-20, 150, 501)]).astype(np.float32)
     away = np.abs(x[:, None] - values[::-1])  # argmin takes the first: here the uppermost
     nearest = values[::-1][np.argmin(away, axis=1)]
-    moved = jax.jit(quantized.levels(values).prox)(x, 1.0)
+    moved = jax.jit(quantized.quantization_grid(values).prox)(x, 1.0)
     np.testing.assert_array_equal(moved, nearest.astype(np.float32))
-    assert quantized.levels(values).value(moved) == 0
+    assert quantized.quantization_grid(values).value(moved) == 0
 
 
 def test_binary_and_ternary_are_levels():
@@ -48,7 +48,7 @@ def test_binary_and_ternary_are_levels():
         (quantized.binary(0.5), [-0.5, 0.5]),
         (quantized.ternary(0.5), [-0.5, 0.0, 0.5]),
     ):
-        np.testing.assert_array_equal(penalty.prox(x, 3.0), quantized.levels(values).prox(x, 0.0))
+        np.testing.assert_array_equal(penalty.prox(x, 3.0), quantized.quantization_grid(values).prox(x, 0.0))
     ties = jnp.array([-0.25, 0.0, -0.0, 0.25])
     np.testing.assert_array_equal(quantized.binary(0.5).prox(ties, 1.0), [-0.5, 0.5, 0.5, 0.5])
     np.testing.assert_array_equal(quantized.ternary(0.5).prox(ties, 1.0), [0.0, 0.0, 0.0, 0.5])
@@ -70,15 +70,15 @@ def test_values_allow_for_the_rounding_of_bfloat16_and_no_more():
     assert quantized.binary(0.7).value(x) == 0
     assert quantized.binary(0.7, tolerance=1e-6).value(x) == jnp.inf
     assert quantized.binary(0.7).value(x.at[0].set(0.71)) == jnp.inf
-    assert quantized.levels([0.0, 100.0]).value(jnp.array([0.1, 99.9])) == 0
-    assert quantized.levels([0.0, 100.0]).value(jnp.array([0.3])) == jnp.inf
-    assert quantized.levels([0.0]).value(jnp.array([0.3])) == jnp.inf
+    assert quantized.quantization_grid([0.0, 100.0]).value(jnp.array([0.1, 99.9])) == 0
+    assert quantized.quantization_grid([0.0, 100.0]).value(jnp.array([0.3])) == jnp.inf
+    assert quantized.quantization_grid([0.0]).value(jnp.array([0.3])) == jnp.inf
 
 
 def test_nan_and_infinity():
     x = jnp.array([jnp.nan, jnp.inf, -jnp.inf])
     np.testing.assert_array_equal(quantized.binary().prox(x, 1.0), [jnp.nan, 1.0, -1.0])
-    np.testing.assert_array_equal(quantized.levels(np.arange(99.0)).prox(x, 1.0), [jnp.nan, 98, 0])
+    np.testing.assert_array_equal(quantized.quantization_grid(np.arange(99.0)).prox(x, 1.0), [jnp.nan, 98, 0])
     np.testing.assert_array_equal(quantized.prox_quant(1.0, LEVELS).prox(x, 1.0), x)
     assert jnp.isnan(quantized.ternary().value(x))
     assert quantized.ternary().value(x[1:]) == jnp.inf
@@ -121,14 +121,14 @@ def test_the_step_of_prox_quant_is_a_subgradient():
 
 def test_traced_levels_and_scales_have_derivatives():
     x = jnp.array([-3.0, -0.3, 0.4, 2.0])
-    move = lambda values, scale: jnp.sum(quantized.levels(values, scale).prox(x, 1.0))
+    move = lambda values, scale: jnp.sum(quantized.quantization_grid(values, scale).prox(x, 1.0))
     for_values, for_scale = jax.jit(jax.grad(move, argnums=(0, 1)))(jnp.asarray(LEVELS), 2.0)
     np.testing.assert_allclose(for_values, [2.0, 2.0, 2.0, 2.0])
     assert for_scale == LEVELS.sum()
-    listed = jax.jit(lambda s: quantized.levels([-s, 0.0, s]).prox(x, 1.0))(0.5)
+    listed = jax.jit(lambda s: quantized.quantization_grid([-s, 0.0, s]).prox(x, 1.0))(0.5)
     np.testing.assert_array_equal(listed, [-0.5, -0.5, 0.5, 0.5])
     swept = jax.vmap(lambda s: quantized.prox_quant(s, LEVELS).prox(x, 1.0))(jnp.array([0.0, 9.0]))
-    np.testing.assert_array_equal(swept, [x, quantized.levels(LEVELS).prox(x, 1.0)])
+    np.testing.assert_array_equal(swept, [x, quantized.quantization_grid(LEVELS).prox(x, 1.0)])
     slopes = jax.grad(lambda x: jnp.sum(quantized.binary().prox(x, 1.0)))(x)
     np.testing.assert_array_equal(slopes, 0.0)
 
@@ -137,7 +137,7 @@ def test_traced_levels_and_scales_have_derivatives():
     "values", [[], [1.0, 0.0], [0.0, float("nan")], 1.0, [[0.0, 1.0]], None, "01", [0.0, np.inf]]
 )
 def test_levels_that_are_none_are_refused(values):
-    for make in (quantized.levels, lambda v: quantized.prox_quant(1.0, v)):
+    for make in (quantized.quantization_grid, lambda v: quantized.prox_quant(1.0, v)):
         with pytest.raises(ValueError, match="values must be"):
             make(values)
 
@@ -147,8 +147,8 @@ def test_bad_numbers_are_refused():
         quantized.binary(0.0)
     with pytest.raises(ValueError, match="ternary: scale must be > 0"):
         quantized.ternary({"a": -1.0})
-    with pytest.raises(ValueError, match="levels: scale must be > 0"):
-        quantized.levels(LEVELS, float("nan"))
+    with pytest.raises(ValueError, match="quantization_grid: scale must be > 0"):
+        quantized.quantization_grid(LEVELS, float("nan"))
     with pytest.raises(ValueError, match="prox_quant: strength must be ≥ 0"):
         quantized.prox_quant(-1.0, LEVELS)
     with pytest.raises(ValueError, match=r"ternary: scale of shape .* at w does not broadcast"):

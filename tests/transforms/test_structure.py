@@ -330,7 +330,7 @@ def test_links_that_need_params_say_so_in_the_words_of_optax(tx):
 # Exact sets and levels
 
 LEVELS = (-0.73, 0.0, 0.31, 0.73)
-SETS = {"box": penalties.box(-0.73, 0.31), "levels": penalties.levels(LEVELS)}
+SETS = {"box": penalties.box(-0.73, 0.31), "levels": penalties.quantization_grid(LEVELS)}
 
 
 def test_a_projection_needs_no_learning_rate(variant):

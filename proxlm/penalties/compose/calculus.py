@@ -49,7 +49,7 @@ def scale(penalty: base.Penalty, factor: chex.Numeric) -> base.Penalty:
     )
 
 
-def shift(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
+def translate(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
     """Moves the centre of a penalty from the origin to an anchor: h(x) = g(x - a).
 
     prox_th(x) = a + prox_tg(x - a). With `l1` the weights differ from the anchor in few places,
@@ -72,17 +72,17 @@ def shift(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
     2018, FedProx is Li et al. 2020.
 
     >>> from proxlm.penalties.coordinatewise import convex
-    >>> near = shift(convex.l1(1.0), {"w": jnp.array([5.0, 5.0])})
+    >>> near = translate(convex.l1(1.0), {"w": jnp.array([5.0, 5.0])})
     >>> near.prox({"w": jnp.array([5.5, 8.0])}, 1.0)["w"].tolist()
     [5.0, 7.0]
     >>> float(near.value({"w": jnp.array([5.5, 8.0])}))
     3.5
     """
-    base.require_penalty("shift: penalty", penalty)
+    base.require_penalty("translate: penalty", penalty)
 
     def split(x):
-        wide = _trees.widen("shift", x)
-        centre = _beside("shift", "anchor", anchor, x)
+        wide = _trees.widen("translate", x)
+        centre = _beside("translate", "anchor", anchor, x)
         return wide, centre, jax.tree.map(jnp.subtract, wide, centre)
 
     def value(x):
@@ -99,7 +99,7 @@ def shift(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
     return base.Penalty(value, prox, penalty.residual and residual)
 
 
-def tilt(penalty: base.Penalty, slope: chex.ArrayTree) -> base.Penalty:
+def add_linear(penalty: base.Penalty, slope: chex.ArrayTree) -> base.Penalty:
     """Adds a linear function: h(x) = g(x) + ⟨s, x⟩, with prox_th(x) = prox_tg(x - t s).
 
     Args:
@@ -115,19 +115,19 @@ def tilt(penalty: base.Penalty, slope: chex.ArrayTree) -> base.Penalty:
     Source: Parikh & Boyd 2014, section 2.1 (affine addition).
 
     >>> from proxlm.penalties.coordinatewise import convex
-    >>> tilt(convex.l1(1.0), jnp.array([0.5, -1.0])).prox(jnp.array([3.0, 1.0]), 1.0).tolist()
+    >>> add_linear(convex.l1(1.0), jnp.array([0.5, -1.0])).prox(jnp.array([3.0, 1.0]), 1.0).tolist()
     [1.5, 1.0]
     """
-    base.require_penalty("tilt: penalty", penalty)
-    slope_of = lambda x: _beside("tilt", "slope", slope, x)
+    base.require_penalty("add_linear: penalty", penalty)
+    slope_of = lambda x: _beside("add_linear", "slope", slope, x)
 
     def value(x):
-        products = jax.tree.map(lambda a, b: jnp.sum(a * b), _trees.widen("tilt", x), slope_of(x))
+        products = jax.tree.map(lambda a, b: jnp.sum(a * b), _trees.widen("add_linear", x), slope_of(x))
         return penalty.value(x) + jax.tree.reduce(operator.add, products, 0.0)
 
     def prox(x, step_size):
-        wide = _trees.widen("tilt", x)
-        steps = _trees.spread_tree("tilt", "step_size", step_size, wide)
+        wide = _trees.widen("add_linear", x)
+        steps = _trees.spread_tree("add_linear", "step_size", step_size, wide)
         lowered = jax.tree.map(lambda leaf, t, s: leaf - t * s, wide, steps, slope_of(x))
         return _trees.narrow(penalty.prox(lowered, step_size), x)
 
@@ -141,7 +141,7 @@ def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty
     """Adds a quadratic: h(x) = g(x) + ½ μ |x|².
 
     prox_th(x) = prox_sg(x / (1 + t μ)) with s = t / (1 + t μ). A quadratic around a point c is
-    this and a `tilt` by -μ c, up to a constant.
+    this and a `add_linear` by -μ c, up to a constant.
 
     Args:
       penalty: g.

@@ -17,7 +17,7 @@ def separable_sum(penalties: Mapping[Hashable, base.Penalty], labels: Labels) ->
     """One penalty for each part of a tree: g(x) = Σ_k g_k(x_k), whose prox acts part by part.
 
     A part is all the leaves with the same label. Most penalties treat its leaves one by one; one
-    made by `whole` has a single budget for the part.
+    made by `flattened` has a single budget for the part.
 
     Args:
       penalties: label ↦ penalty.
@@ -88,11 +88,11 @@ def masked(penalty: base.Penalty, mask: Labels) -> base.Penalty:
     return separable_sum({True: penalty, False: convex.zero()}, mask)
 
 
-def whole(penalty: base.Penalty) -> base.Penalty:
+def flattened(penalty: base.Penalty) -> base.Penalty:
     """Treats all the leaves of a tree as one long vector: one norm, one ball, one budget.
 
-    `whole(top_k(1000))` keeps the thousand largest weights of a model, wherever they are;
-    `whole(l2_ball(1.0))` bounds its global norm.
+    `flattened(top_k(1000))` keeps the thousand largest weights of a model, wherever they are;
+    `flattened(l2_ball(1.0))` bounds its global norm.
 
     Args:
       penalty: g, on one vector.
@@ -104,17 +104,17 @@ def whole(penalty: base.Penalty) -> base.Penalty:
       ValueError: if `penalty` is not a Penalty.
 
     >>> from proxlm.penalties.groups import penalties
-    >>> norm = whole(penalties.group_lasso(1.0, axis=None, weight="none"))
+    >>> norm = flattened(penalties.group_lasso(1.0, axis=None, weight="none"))
     >>> norm.value({"a": jnp.array([3.0]), "b": jnp.array([[4.0]])}).item()
     5.0
     """
-    base.require_penalty("whole: penalty", penalty)
-    ravel = lambda x: flatten_util.ravel_pytree(_trees.widen("whole", x))
+    base.require_penalty("flattened: penalty", penalty)
+    ravel = lambda x: flatten_util.ravel_pytree(_trees.widen("flattened", x))
 
     def prox(x, step_size):
         vector, unravel = ravel(x)
         if not (jax.tree_util.all_leaves([step_size]) and jnp.ndim(step_size) == 0):
-            step_size, _ = flatten_util.ravel_pytree(_trees.steps_like("whole", step_size, x))
+            step_size, _ = flatten_util.ravel_pytree(_trees.steps_like("flattened", step_size, x))
         return _trees.narrow(unravel(penalty.prox(vector, step_size)), x)
 
     def residual(x, v):

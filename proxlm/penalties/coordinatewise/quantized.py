@@ -65,7 +65,9 @@ def ternary(scale: chex.ArrayTree = 1.0, tolerance: float = TOLERANCE) -> base.P
     return _set("ternary", np.array([-1.0, 0.0, 1.0]), scale, tolerance)
 
 
-def levels(values: chex.Array, scale: chex.ArrayTree = 1.0, tolerance: float = TOLERANCE) -> base.Penalty:
+def quantization_grid(
+    values: chex.Array, scale: chex.ArrayTree = 1.0, tolerance: float = TOLERANCE
+) -> base.Penalty:
     """Weights on given levels: g(x) = 0 if all x_i ∈ {s v_1, ..., s v_L}, else +inf.
 
     prox_tg(x)_i is the nearest level, whatever the step size; of two equally near ones the upper.
@@ -89,10 +91,10 @@ def levels(values: chex.Array, scale: chex.ArrayTree = 1.0, tolerance: float = T
 
     Source: Bai, Wang & Liberty 2019 (ProxQuant), section 3.
 
-    >>> levels([-1.0, 0.0, 0.5], scale=2.0).prox(jnp.array([-3.0, -1.0, 0.4, 0.5]), 1.0).tolist()
+    >>> quantization_grid([-1.0, 0.0, 0.5], scale=2.0).prox(jnp.array([-3.0, -1.0, 0.4, 0.5]), 1.0).tolist()
     [-2.0, 0.0, 0.0, 1.0]
     """
-    return _set("levels", _ascending("levels", values), scale, tolerance)
+    return _set("quantization_grid", _ascending("quantization_grid", values), scale, tolerance)
 
 
 def prox_quant(strength: chex.ArrayTree, values: chex.Array, scale: chex.ArrayTree = 1.0) -> base.Penalty:
@@ -116,7 +118,7 @@ def prox_quant(strength: chex.ArrayTree, values: chex.Array, scale: chex.ArrayTr
     Raises:
       ValueError: if the strength is negative, the values are not such, or the scale not positive.
 
-    Convex: no. Separable: yes. Metric: any diagonal. Cost: as `levels`.
+    Convex: no. Separable: yes. Metric: any diagonal. Cost: as `quantization_grid`.
 
     Source: Bai, Wang & Liberty 2019 (ProxQuant).
 

@@ -10,30 +10,33 @@ from proxlm.penalties import _trees
 from proxlm.penalties.groups import _partition
 
 
-def divide(name: str, kernels: Mapping[str, _partition.Grouping], x: chex.ArrayTree) -> _partition.Groups:
+def split(name: str, kernels: Mapping[str, _partition.Grouping], x: chex.ArrayTree) -> _partition.Groups:
     """Joins the groups of leaves whose paths begin alike and end as `kernels` says.
 
     See `grouping.linked`, which this does the work of.
 
     >>> import jax.numpy as jnp
-    >>> column = _partition.by_leaf(lambda name, path, leaf: _partition.whole(leaf, [1]))
+    >>> column = _partition.by_leaf(lambda name, path, leaf: _partition.counting(leaf, [1]))
     >>> x = {"a": {"up": jnp.ones((5, 7)), "gate": jnp.ones((4, 7))}}
-    >>> divide("doc", {"up": column, "gate": column}, x).reduce(_partition.SUM, x)["a"].tolist()
+    >>> split("doc", {"up": column, "gate": column}, x).reduce(_partition.SUM, x)["a"].tolist()
     [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0]
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(x)
     members = _members(name, kernels, [_trees.place(path) if path else "" for path, _ in leaves])
-    pieces = {i: kernels[end].cut(name, *leaves[i]) for own in members.values() for end, i in own.items()}
+    partitions = {
+        i: kernels[end].partition(name, *leaves[i]) for own in members.values() for end, i in own.items()
+    }
     members = {start: list(own.values()) for start, own in members.items()}
     for own in members.values():
-        _require_equal_counts(name, {_trees.place(leaves[i][0]): pieces[i] for i in own})
+        _require_equal_counts(name, {_trees.place(leaves[i][0]): partitions[i] for i in own})
 
     def reduce(reduction, tree):
         values = jax.tree.leaves(tree)
 
         def join(own):
             shares = [
-                _gather(_partition.reduce_leaf(reduction, values[i], pieces[i]), pieces[i]) for i in own
+                _gather(_partition.reduce_leaf(reduction, values[i], partitions[i]), partitions[i])
+                for i in own
             ]
             return functools.reduce(reduction.join, shares)
 
@@ -44,11 +47,11 @@ def divide(name: str, kernels: Mapping[str, _partition.Grouping], x: chex.ArrayT
         moved = list(columns[0])
         for start, own in members.items():
             for i in own:
-                beside = [_scatter(tree[start], pieces[i]) for tree in groups]
-                moved[i] = _partition.apply_leaf(fn, pieces[i], [c[i] for c in columns], beside)
+                beside = [_scatter(tree[start], partitions[i]) for tree in groups]
+                moved[i] = _partition.apply_leaf(fn, partitions[i], [c[i] for c in columns], beside)
         return jax.tree.unflatten(structure, moved)
 
-    sizes = {start: sum(_partition.size(pieces[i]) for i in own) for start, own in members.items()}
+    sizes = {start: sum(_partition.size(partitions[i]) for i in own) for start, own in members.items()}
     return _partition.Groups(sizes, reduce, apply)
 
 
@@ -75,8 +78,8 @@ def _members(name, kernels, places):
     return members
 
 
-def _require_equal_counts(name, pieces):
-    shapes = {path: _counted(piece) for path, piece in pieces.items()}
+def _require_equal_counts(name, partitions):
+    shapes = {path: _counted(partition) for path, partition in partitions.items()}
     (first, shape), *others = shapes.items()
     for path, other in others:
         if other != shape:
@@ -86,19 +89,19 @@ def _require_equal_counts(name, pieces):
             )
 
 
-def _counted(piece):
-    return tuple(_partition.counts(piece)[i] for i in piece.order)
+def _counted(partition):
+    return tuple(_partition.counts(partition)[i] for i in partition.order)
 
 
-def _permutation(piece):
-    return [*piece.order, *(i for i in range(len(piece.splits)) if i not in piece.order)]
+def _permutation(partition):
+    return [*partition.order, *(i for i in range(len(partition.splits)) if i not in partition.order)]
 
 
-def _gather(values, piece):
-    return values.transpose(_permutation(piece)).reshape(_counted(piece))
+def _gather(values, partition):
+    return values.transpose(_permutation(partition)).reshape(_counted(partition))
 
 
-def _scatter(group, piece):
-    order = _permutation(piece)
-    shape = [_partition.counts(piece)[i] for i in order]
+def _scatter(group, partition):
+    order = _permutation(partition)
+    shape = [_partition.counts(partition)[i] for i in order]
     return group.reshape(shape).transpose([order.index(i) for i in range(len(order))])

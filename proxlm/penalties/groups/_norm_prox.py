@@ -12,7 +12,7 @@ from proxlm.penalties.groups import _norm_prox_in_metric, _partition
 WEIGHTS = {"sqrt_size": lambda size: math.sqrt(max(size, 1)), "none": lambda size: 1.0}
 
 
-def carry(
+def lift_to_groups(
     name: str,
     penalty: base.Penalty,
     over: _partition.Grouping,
@@ -24,7 +24,7 @@ def carry(
     >>> from proxlm.penalties import grouping
 
     >>> from proxlm.penalties.coordinatewise import convex
-    >>> lasso = carry("doc", convex.l1(1.0), grouping.axes(0), "none")
+    >>> lasso = lift_to_groups("doc", convex.l1(1.0), grouping.axes(0), "none")
     >>> lasso.prox(jnp.array([3.0, 4.0]), 2.5).tolist()
     [1.5, 2.0]
     """
@@ -33,7 +33,7 @@ def carry(
 
     def split(x):
         wide = _trees.widen(name, x)
-        groups = over.divide(name, wide)
+        groups = over.split(name, wide)
         if slope is not None:  # A wrong shape should name this penalty, not the one on norms.
             beside(name, "strength", slope.strength, groups, wide)
         return wide, groups, jax.tree.map(WEIGHTS[weight], groups.sizes)
@@ -76,7 +76,7 @@ def beside(
 
     >>> from proxlm.penalties import grouping
     >>> x = {"w": jnp.ones((2, 3))}
-    >>> beside("doc", "strength", 2.0, grouping.axes(0).divide("doc", x), x)
+    >>> beside("doc", "strength", 2.0, grouping.axes(0).split("doc", x), x)
     {'w': Array([[2., 2., 2.]], dtype=float32)}
     """
     like = jax.eval_shape(lambda: groups.reduce(_partition.SUM, x))

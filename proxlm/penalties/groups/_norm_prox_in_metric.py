@@ -58,7 +58,7 @@ def shorten(
 
     >>> from proxlm.penalties import grouping
     >>> x, t = jnp.array([3.0, 4.0]), jnp.array([1.0, 0.0])
-    >>> shorten(grouping.axes(None).divide("doc", x), x, t, Slope(jnp.ones(1))).tolist()[1]
+    >>> shorten(grouping.axes(None).split("doc", x), x, t, Slope(jnp.ones(1))).tolist()[1]
     4.0
     """
     curved = slope.curvature is not None

@@ -46,8 +46,8 @@ class Groups(NamedTuple):
     apply: Callable[[Callable, Sequence[chex.ArrayTree], Sequence[chex.ArrayTree]], chex.ArrayTree]
 
 
-class Cut(NamedTuple):
-    """How one leaf is cut.
+class Partition(NamedTuple):
+    """The partition of one leaf into groups, axis by axis.
 
     Attributes:
       splits: (a, n, b) for each axis of size a·n·b in row-major order: the axis counts n groups,
@@ -60,102 +60,104 @@ class Cut(NamedTuple):
 
 
 class Grouping(NamedTuple):
-    """A way to cut trees into groups. The makers are in `grouping`.
+    """A rule that splits trees of arrays into groups, as made by the functions of `grouping`.
 
     Attributes:
-      divide: (name for messages, tree of arrays) ↦ its `Groups`.
-      cut: (name, path, leaf) ↦ the `Cut` of one leaf; None where leaves are cut together.
+      split: (name for messages, tree of arrays) ↦ its `Groups`.
+      partition: (name, path, leaf) ↦ the `Partition` of one leaf; None where leaves are cut together.
     """
 
-    divide: Callable[[str, chex.ArrayTree], Groups]
-    cut: Callable[[str, _trees.Path, Any], Cut] | None = None
+    split: Callable[[str, chex.ArrayTree], Groups]
+    partition: Callable[[str, _trees.Path, Any], Partition] | None = None
 
 
-def whole(leaf: jax.Array, order: Sequence[int]) -> Cut:
-    """The cut that counts the given axes, index by index, and has all others inside.
+def counting(leaf: jax.Array, order: Sequence[int]) -> Partition:
+    """The partition that counts the given axes, index by index, and has all others inside.
 
-    >>> whole(jnp.ones((4, 3)), [1]).splits
+    >>> counting(jnp.ones((4, 3)), [1]).splits
     ((4, 1, 1), (1, 3, 1))
     """
     splits = [(1, n, 1) if i in order else (n, 1, 1) for i, n in enumerate(leaf.shape)]
-    return Cut(tuple(splits), tuple(order))
+    return Partition(tuple(splits), tuple(order))
 
 
-def counts(cut: Cut) -> tuple[int, ...]:
+def counts(partition: Partition) -> tuple[int, ...]:
     """The shape of a leaf's numbers a group: the leaf's rank, 1 for axes inside.
 
-    >>> counts(Cut(((3, 2, 4), (5, 1, 1)), (0,)))
+    >>> counts(Partition(((3, 2, 4), (5, 1, 1)), (0,)))
     (2, 1)
     """
-    return tuple(n for _, n, _ in cut.splits)
+    return tuple(n for _, n, _ in partition.splits)
 
 
-def size(cut: Cut) -> int:
+def size(partition: Partition) -> int:
     """The number of coordinates in a group.
 
-    >>> size(Cut(((3, 2, 4), (5, 1, 1)), (0,)))
+    >>> size(Partition(((3, 2, 4), (5, 1, 1)), (0,)))
     60
     """
-    return math.prod(a * b for a, _, b in cut.splits)
+    return math.prod(a * b for a, _, b in partition.splits)
 
 
-def reduce_leaf(reduction: Reduction, leaf: jax.Array, cut: Cut) -> jax.Array:
+def reduce_leaf(reduction: Reduction, leaf: jax.Array, partition: Partition) -> jax.Array:
     """Reduces the coordinates of each group to one number; the result has the shape `counts`.
 
-    >>> reduce_leaf(SUM, jnp.arange(8.0), Cut(((2, 2, 2),), (0,))).tolist()
+    >>> reduce_leaf(SUM, jnp.arange(8.0), Partition(((2, 2, 2),), (0,))).tolist()
     [10.0, 18.0]
     """
-    inside = tuple(i for i, (_, n, _) in enumerate(cut.splits) if n == 1)
+    inside = tuple(i for i, (_, n, _) in enumerate(partition.splits) if n == 1)
     left = reduction.whole(leaf, axis=inside, keepdims=True)
-    if not _mixed(cut):
+    if not _mixed(partition):
         return left
     # Neighbours by windows: on CPU a reduction of a reshaped array is ten times slower.
-    window = [1 if n == 1 else b for _, n, b in cut.splits]
+    window = [1 if n == 1 else b for _, n, b in partition.splits]
     left = jax.lax.reduce_window(left, reduction.start, reduction.join, window, window, "valid")
-    rest = [k for a, n, _ in cut.splits for k in ((1, 1) if n == 1 else (a, n))]
+    rest = [k for a, n, _ in partition.splits for k in ((1, 1) if n == 1 else (a, n))]
     return reduction.whole(left.reshape(rest), axis=tuple(range(0, len(rest), 2)))
 
 
-def apply_leaf(fn: Callable, cut: Cut, leaves: Sequence[jax.Array], groups: Sequence[jax.Array]) -> jax.Array:
+def apply_leaf(
+    fn: Callable, partition: Partition, leaves: Sequence[jax.Array], groups: Sequence[jax.Array]
+) -> jax.Array:
     """Computes fn (leaves, groups) with each group's number beside the group's coordinates.
 
-    >>> pair = Cut(((1, 2, 2),), (0,))
+    >>> pair = Partition(((1, 2, 2),), (0,))
     >>> apply_leaf(jnp.multiply, pair, [jnp.ones(4)], [jnp.array([2.0, 5.0])]).tolist()
     [2.0, 2.0, 5.0, 5.0]
     """
-    if not _mixed(cut):
+    if not _mixed(partition):
         return fn(*leaves, *groups)
-    view = [n for split in cut.splits for n in split]
-    shape = [n for _, count, _ in cut.splits for n in (1, count, 1)]
+    view = [n for split in partition.splits for n in split]
+    shape = [n for _, count, _ in partition.splits for n in (1, count, 1)]
     spread = lambda g: jnp.broadcast_to(g.reshape(shape), view).reshape(leaves[0].shape)
     return fn(*leaves, *map(spread, groups))
 
 
-def by_leaf(cut: Callable[[str, _trees.Path, Any], Cut]) -> Grouping:
+def by_leaf(partition: Callable[[str, _trees.Path, Any], Partition]) -> Grouping:
     """The grouping that cuts every leaf by itself; its trees of groups are built as x is.
 
-    >>> rows = by_leaf(lambda name, path, leaf: whole(leaf, [0]))
-    >>> rows.divide("doc", {"w": jnp.ones((4, 3))}).sizes
+    >>> rows = by_leaf(lambda name, path, leaf: counting(leaf, [0]))
+    >>> rows.split("doc", {"w": jnp.ones((4, 3))}).sizes
     {'w': 3}
     """
 
-    def divide(name, x):
+    def split(name, x):
         leaves, structure = jax.tree_util.tree_flatten_with_path(x)
-        pieces = [cut(name, *pair) for pair in leaves]
+        partitions = [partition(name, *pair) for pair in leaves]
         build = lambda values: jax.tree.unflatten(structure, list(values))
 
         def reduce(reduction, tree):
-            pairs = zip(jax.tree.leaves(tree), pieces, strict=True)
+            pairs = zip(jax.tree.leaves(tree), partitions, strict=True)
             return build(reduce_leaf(reduction, *pair) for pair in pairs)
 
         def apply(fn, given, groups):
-            columns, beside = _rows(given, len(pieces)), _rows(groups, len(pieces))
-            rows = zip(pieces, columns, beside, strict=True)
+            columns, beside = _rows(given, len(partitions)), _rows(groups, len(partitions))
+            rows = zip(partitions, columns, beside, strict=True)
             return build(apply_leaf(fn, *row) for row in rows)
 
-        return Groups(build(size(piece) for piece in pieces), reduce, apply)
+        return Groups(build(size(partition) for partition in partitions), reduce, apply)
 
-    return Grouping(divide, cut)
+    return Grouping(split, partition)
 
 
 def _rows(given, count):
@@ -164,5 +166,5 @@ def _rows(given, count):
     return [[column[i] for column in columns] for i in range(count)]
 
 
-def _mixed(cut):
-    return any(n > 1 and a * b > 1 for a, n, b in cut.splits)
+def _mixed(partition):
+    return any(n > 1 and a * b > 1 for a, n, b in partition.splits)

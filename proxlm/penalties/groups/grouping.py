@@ -25,16 +25,16 @@ def axes(axis: int | tuple[int, ...] | None = 0) -> Grouping:
       ValueError: if the axis is not an integer; and, on use, if a leaf does not have these axes.
 
     >>> import jax.numpy as jnp
-    >>> axes(0).divide("doc", jnp.ones((4, 3))).sizes
+    >>> axes(0).split("doc", jnp.ones((4, 3))).sizes
     4
     """
     given = _trees.axes_of("axes", axis)
 
-    def cut(name, path, leaf):
+    def partition(name, path, leaf):
         inside = _trees.inside(name, given, leaf, path)
-        return _partition.whole(leaf, [i for i in range(leaf.ndim) if i not in inside])
+        return _partition.counting(leaf, [i for i in range(leaf.ndim) if i not in inside])
 
-    return _partition.by_leaf(cut)
+    return _partition.by_leaf(partition)
 
 
 def slices(axis: int | tuple[int, ...] = 0) -> Grouping:
@@ -53,12 +53,12 @@ def slices(axis: int | tuple[int, ...] = 0) -> Grouping:
       ValueError: if the axis is not an integer; and, on use, if a leaf does not have these axes.
 
     >>> import jax.numpy as jnp
-    >>> slices(0).divide("doc", jnp.ones((2, 4, 3))).sizes
+    >>> slices(0).split("doc", jnp.ones((2, 4, 3))).sizes
     12
     """
     given = _trees.axes_of("slices", () if axis is None else axis)
     return _partition.by_leaf(
-        lambda name, path, leaf: _partition.whole(leaf, _trees.inside(name, given, leaf, path))
+        lambda name, path, leaf: _partition.counting(leaf, _trees.inside(name, given, leaf, path))
     )
 
 
@@ -83,22 +83,22 @@ def heads(num_heads: int, axis: int = -1, packed: int = 1, apart: int | tuple[in
       ValueError: if H or packed is no positive integer; and, on use, if the axis does not divide.
 
     >>> import jax.numpy as jnp
-    >>> heads(2, packed=3).divide("doc", jnp.ones((5, 12))).sizes
+    >>> heads(2, packed=3).split("doc", jnp.ones((5, 12))).sizes
     30
     """
     _validation.require_integer("heads", "num_heads", num_heads, least=1)
     _validation.require_integer("heads", "packed", packed, least=1)
     given = _trees.axes_of("heads", apart) + _trees.axes_of("heads", axis)
 
-    def cut(name, path, leaf):
+    def partition(name, path, leaf):
         order = _trees.inside(name, given, leaf, path)
-        splits = list(_partition.whole(leaf, order).splits)
+        splits = list(_partition.counting(leaf, order).splits)
         for i in order[-1:]:
             width = _share(name, path, leaf, i, packed * num_heads)
             splits[i] = (packed, num_heads, width)
-        return _partition.Cut(tuple(splits), order)
+        return _partition.Partition(tuple(splits), order)
 
-    return _partition.by_leaf(cut)
+    return _partition.by_leaf(partition)
 
 
 def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1) -> Grouping:
@@ -119,7 +119,7 @@ def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1)
         use, if an axis does not divide into blocks.
 
     >>> import jax.numpy as jnp
-    >>> blocks((2, 3), (0, 1)).divide("doc", jnp.ones((4, 6))).sizes
+    >>> blocks((2, 3), (0, 1)).split("doc", jnp.ones((4, 6))).sizes
     6
     """
     given = _trees.axes_of("blocks", axis) or ()
@@ -129,15 +129,15 @@ def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1)
     for k in sizes:
         _validation.require_integer("blocks", "size", 1 if k is None else k, least=1)
 
-    def cut(name, path, leaf):
+    def partition(name, path, leaf):
         splits = [(1, n, 1) for n in leaf.shape]
-        cut_axes = _trees.inside(name, given, leaf, path)
-        for i, k in zip(cut_axes, sizes[: leaf.ndim], strict=True):
+        blocked = _trees.inside(name, given, leaf, path)
+        for i, k in zip(blocked, sizes[: leaf.ndim], strict=True):
             count = 1 if k is None else _share(name, path, leaf, i, k)
             splits[i] = (1, count, leaf.shape[i] if k is None else k)
-        return _partition.Cut(tuple(splits), tuple(range(leaf.ndim)))
+        return _partition.Partition(tuple(splits), tuple(range(leaf.ndim)))
 
-    return _partition.by_leaf(cut)
+    return _partition.by_leaf(partition)
 
 
 def linked(
@@ -170,18 +170,18 @@ def linked(
 
     >>> import jax.numpy as jnp
     >>> mlp = {"up": jnp.ones((5, 7)), "down": jnp.ones((7, 5))}
-    >>> linked({"up": 1, "down": 0}).divide("doc", {"block_0": mlp, "head": jnp.ones(3)}).sizes
+    >>> linked({"up": 1, "down": 0}).split("doc", {"block_0": mlp, "head": jnp.ones(3)}).sizes
     {'block_0': 10}
     """
     if not kernels:
         raise ValueError("linked: kernels must name at least one path ending, got none.")
     single = {end: over if isinstance(over, Grouping) else slices(over) for end, over in kernels.items()}
-    together = [end for end, over in single.items() if over.cut is None]
+    together = [end for end, over in single.items() if over.partition is None]
     if together:
         raise ValueError(
             f"linked: the grouping of {together[0]} must be one of single leaves, such as heads(8)."
         )
-    return Grouping(lambda name, x: _across_leaves.divide(name, single, x))
+    return Grouping(lambda name, x: _across_leaves.split(name, single, x))
 
 
 def _share(name, path, leaf, axis, parts):

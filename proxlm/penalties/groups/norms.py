@@ -11,7 +11,7 @@ from proxlm.penalties.groups import penalties as groups
 def l2(strength: chex.ArrayTree = 1.0, axis: groups.Axis = None) -> base.Penalty:
     """The Euclidean norm, not squared: g(x) = λ |x|₂ of each leaf, or of slices along axes.
 
-    prox_tg(x) = x max(1 - t λ / |x|₂, 0). `whole(l2(λ))` is the norm of a whole tree.
+    prox_tg(x) = x max(1 - t λ / |x|₂, 0). `flattened(l2(λ))` is the norm of a whole tree.
 
     Convex: yes. Separable: by group. Metric: yes. Cost: two passes over x.
 

@@ -53,7 +53,7 @@ def group_lasso(strength: chex.ArrayTree = 1.0, axis: Axis = 0, weight: str = "s
     _validation.require_nonnegative("group_lasso", "strength", strength)
     over = _over("group_lasso", axis)
     slope = _norm_prox_in_metric.Slope(strength)
-    return _norm_prox.carry("group_lasso", convex.l1(strength), over, weight, slope)
+    return _norm_prox.lift_to_groups("group_lasso", convex.l1(strength), over, weight, slope)
 
 
 def sparse_group_lasso(
@@ -96,7 +96,7 @@ def sparse_group_lasso(
 
     def split(x):
         wide = _trees.widen("sparse_group_lasso", x)
-        groups = over.divide("sparse_group_lasso", wide)
+        groups = over.split("sparse_group_lasso", wide)
         given = _norm_prox.beside("sparse_group_lasso", "strength", strength, groups, wide)
         return wide, groups, jax.tree.map(lambda s: mix * s, given)
 
@@ -162,7 +162,7 @@ def group(
     [[1.5, 0.0], [2.0, 1.0]]
     """
     base.require_penalty("group: penalty", penalty)
-    return _norm_prox.carry("group", penalty, _over("group", axis), weight, slope)
+    return _norm_prox.lift_to_groups("group", penalty, _over("group", axis), weight, slope)
 
 
 def _over(name, axis):
