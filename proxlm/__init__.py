@@ -9,7 +9,7 @@
 - `losses`: smooth losses that Optax lacks
 - `checkpoint`, `settings`: saving and resuming, bit for bit; configurations as plain data
 
-From them: `Penalty`, `apply_prox`, `proximal`, `proximal_adam`.
+From them: `Penalty`, `apply_prox`, `proximal`, `proximal_adam`, `proximal_step`.
 
 Each is imported on first use, so that Flax is imported only when `lm` is.
 
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from proxlm import checkpoint, lm, losses, penalties, policy, settings, solvers, training, transforms
     from proxlm.penalties import Penalty
-    from proxlm.transforms import apply_prox, proximal, proximal_adam
+    from proxlm.transforms import apply_prox, proximal, proximal_adam, proximal_step
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ __all__ = [
     "policy",
     "proximal",
     "proximal_adam",
+    "proximal_step",
     "settings",
     "solvers",
     "training",
@@ -51,6 +52,7 @@ _ORIGINS = {
     "apply_prox": "proxlm.transforms",
     "proximal": "proxlm.transforms",
     "proximal_adam": "proxlm.transforms",
+    "proximal_step": "proxlm.transforms",
 }
 
 

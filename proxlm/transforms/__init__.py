@@ -1,7 +1,8 @@
 """Links of an `optax.chain` that know the penalties, and optimizers made of them.
 
-- proximal steps: `apply_prox` (last in a chain), `proximal` (around a whole chain, decoupled or
-  in its metric), `project` `snap`
+- proximal steps: `proximal_step` (last in a chain, in the place of `optax.scale_by_learning_rate`),
+  `apply_prox` (last in a chain that has its learning rate), `proximal` (around a whole chain, decoupled
+  or in its metric), `project` `snap`
 - optimizers: `proximal_sgd` `proximal_adam` `decoupled_proximal_adamw`
   `accelerated_proximal_gradient` `proximal_schedule_free(_adam)`
 - dual averaging: `rda` `adagrad_rda` `ftrl_proximal` `rmda` `ramda` `aprox`
@@ -14,6 +15,7 @@
 
 from proxlm.transforms import reports
 from proxlm.transforms._factored import adafactor_metric
+from proxlm.transforms._proximal import ProximalState
 from proxlm.transforms.accelerated import (
     AcceleratedState,
     accelerated_params,
@@ -44,8 +46,6 @@ from proxlm.transforms.preconditioners import (
     sophia_metric,
 )
 from proxlm.transforms.projecting import apply_prox_updates, project, snap
-from proxlm.transforms.proximal_links import ApplyProxState, apply_prox
-from proxlm.transforms.proximal_wrapper import ProximalState, proximal
 from proxlm.transforms.pruning import PruneState, prune, prune_to
 from proxlm.transforms.schedule_free import (
     ProximalScheduleFreeState,
@@ -54,13 +54,14 @@ from proxlm.transforms.schedule_free import (
     proximal_schedule_free_params,
 )
 from proxlm.transforms.scheduling import ScheduledState, cubic_sparsity, scheduled
+from proxlm.transforms.steps import apply_prox, proximal_step
 from proxlm.transforms.trust_region import SkipState, StopState, scale_by_kl, skip_on_kl, stop_on_kl
+from proxlm.transforms.wrapper import proximal
 
 __all__ = [
     "AProxState",
     "AcceleratedState",
     "AdagradRDAState",
-    "ApplyProxState",
     "DualAveragingAdamState",
     "FTRLProximalState",
     "HealState",
@@ -100,6 +101,7 @@ __all__ = [
     "proximal_schedule_free_adam",
     "proximal_schedule_free_params",
     "proximal_sgd",
+    "proximal_step",
     "prune",
     "prune_to",
     "ramda",

@@ -6,7 +6,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from optax._src import base as optax_base
 
 from proxlm.penalties import _validation, base
 from proxlm.penalties.groups import _partition
@@ -72,13 +71,16 @@ def require_link(name: str, argument: str, link: Any) -> None:
         )
 
 
-def require_params(params: chex.ArrayTree | None) -> None:
-    """Raises Optax's own ValueError where a link was not given the params.
+def require_params(name: str, params: chex.ArrayTree | None) -> None:
+    """Raises ValueError, with the message that Optax has for it, where a link was not given the params.
 
-    >>> require_params({"w": jnp.ones(2)})
+    >>> require_params("rda", {"w": jnp.ones(2)})
     """
     if params is None:
-        raise ValueError(optax_base.NO_PARAMS_MSG)
+        raise ValueError(
+            f"{name}: You are using a transformation that requires the current value of parameters, but you "
+            "are not passing `params` when calling `update`. Call tx.update(updates, state, params)."
+        )
 
 
 def require_rate(name: str, argument: str, learning_rate: optax.ScalarOrSchedule) -> None:

@@ -94,7 +94,7 @@ def _accelerate(penalty, learning_rate, restart):
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        _arguments.require_params(params)
+        _arguments.require_params("accelerated_proximal_gradient", params)
         rate = _updates.rate_at(learning_rate, state.count)
         wide, old = (_trees.widen("accelerated", tree) for tree in (params, state.point))
         target = jax.tree.map(jnp.add, wide, _trees.widen("accelerated", updates))

@@ -125,7 +125,7 @@ def dual_averaging_adam(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        _arguments.require_params(params)
+        _arguments.require_params(name, params)
         wide, gradients = _trees.widen(name, params), _trees.widen(name, updates)
         rate = _updates.rate_at(learning_rate, state.count)
         count = optax.safe_increment(state.count)

@@ -61,7 +61,7 @@ def freeze_zeros(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        _arguments.require_params(params)
+        _arguments.require_params("freeze_zeros", params)
         frozen = _freeze("freeze_zeros", updates, params, over)
         healing = state.count >= start
         updates = jax.tree.map(lambda a, b: jnp.where(healing, a, b), frozen, updates)
@@ -116,7 +116,7 @@ def heal(
         return HealState(jnp.zeros([], jnp.int32), link.init(params))
 
     def update(updates, state, params=None, **extra_args):
-        _arguments.require_params(params)
+        _arguments.require_params("heal", params)
 
         def healing():
             frozen = _freeze("heal", updates, params, over)

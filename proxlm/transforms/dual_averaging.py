@@ -71,7 +71,7 @@ def rda(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        _arguments.require_params(params)
+        _arguments.require_params("rda", params)
         rate = _updates.rate_at(learning_rate, state.count)
         count = optax.safe_increment(state.count)
         step_sum = state.step_sum + rate
@@ -151,7 +151,7 @@ def adagrad_rda(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        _arguments.require_params(params)
+        _arguments.require_params(name, params)
         rate = _updates.rate_at(learning_rate, state.count)
         step_sum = state.step_sum + rate
         gradients = _trees.widen(name, updates)
@@ -232,7 +232,7 @@ def ftrl_proximal(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        _arguments.require_params(params)
+        _arguments.require_params(name, params)
         wide, gradients = _trees.widen(name, params), _trees.widen(name, updates)
         rate = _updates.rate_at(learning_rate, state.count)
         active = jnp.where(rate > 0, optax.safe_increment(state.active), state.active)

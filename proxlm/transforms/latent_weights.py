@@ -79,7 +79,7 @@ def aprox(
         return AProxState(jnp.zeros([], jnp.int32), jnp.zeros([]), latent, inner.init(params))
 
     def update(updates, state, params=None, **extra_args):
-        _arguments.require_params(params)
+        _arguments.require_params(name, params)
         seen = _trees.narrow(state.latent, params)
         moves, inner_state = inner.update(updates, state.inner_state, seen, **extra_args)
         latent = jax.tree.map(jnp.add, state.latent, _trees.widen(name, moves))

@@ -132,7 +132,7 @@ def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        _arguments.require_params(params)
+        _arguments.require_params(name, params)
         wide, gradients = _trees.widen(name, params), _trees.widen(name, updates)
         if restart_every is not None:
             state = _restarted(state, wide, state.age == restart_every)

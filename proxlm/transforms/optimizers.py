@@ -10,7 +10,7 @@ import optax
 
 from proxlm.penalties import _validation, base
 from proxlm.transforms import _arguments, preconditioners
-from proxlm.transforms.proximal_wrapper import Rule, follow
+from proxlm.transforms._proximal import Rule, follow
 
 
 def proximal_sgd(
@@ -57,7 +57,7 @@ def proximal_sgd(
     if momentum is not None:
         _require_momentum(momentum)
         rate = _summed(learning_rate, momentum)
-    return follow(inner, Rule(penalty, rate, every=every, anchored=anchored))
+    return follow(inner, Rule("proximal_sgd", penalty, rate, every=every, anchored=anchored))
 
 
 def proximal_adam(
@@ -118,7 +118,8 @@ def proximal_adam(
     _validation.require_positive("proximal_adam", "cap", cap)
     inner = optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     metric = preconditioners.adam_metric(b2, eps, eps_root)
-    return follow(inner, Rule(penalty, learning_rate, metric, floor, cap, every, anchored))
+    rule = Rule("proximal_adam", penalty, learning_rate, False, metric, floor, cap, every, anchored)
+    return follow(inner, rule)
 
 
 def decoupled_proximal_adamw(
@@ -173,7 +174,9 @@ def decoupled_proximal_adamw(
     _arguments.require_step("decoupled_proximal_adamw", penalty, learning_rate, every)
     moments = (b1, b2, eps, eps_root, mu_dtype)
     inner = optax.adamw(learning_rate, *moments, weight_decay, mask, nesterov=nesterov)
-    return follow(inner, Rule(penalty, learning_rate, every=every, anchored=anchored))
+    return follow(
+        inner, Rule("decoupled_proximal_adamw", penalty, learning_rate, every=every, anchored=anchored)
+    )
 
 
 def _summed(learning_rate, momentum):

@@ -13,10 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from optax import contrib
-from optax._src import transform as optax_transform
-
-_RMS = (optax.ScaleByRmsState, optax_transform.ScaleByRmsWithCountState)
-_CENTRED = (optax.ScaleByRStdDevState, optax_transform.ScaleByRStdDevWithCountState)
 
 
 class Metric(NamedTuple):
@@ -155,12 +151,12 @@ def rms_metric(decay: chex.Numeric = 0.9, eps: chex.Numeric = 1e-8, eps_in_sqrt:
         if "count" in after._fields:
             hat = lambda moment: optax.tree.bias_correction(moment, decay, after.count)
         square = hat(after.nu)
-        if isinstance(after, _CENTRED):
+        if "mu" in after._fields:
             square = jax.tree.map(lambda v, m: v - jnp.square(m), square, hat(after.mu))
         inside, outside = (eps, 0.0) if eps_in_sqrt else (0.0, eps)
         return _roots(after.nu, square, outside, inside)
 
-    return Metric("rms_metric", _RMS + _CENTRED, diagonal)
+    return Metric("rms_metric", _rms_states(), diagonal)
 
 
 def adagrad_metric(eps: chex.Numeric = 1e-7) -> Metric:
@@ -220,3 +216,10 @@ def _roots(moment, hat, outside, inside):
     """√(hat + inside) + outside in Optax's own dtype, which is what the step was divided by."""
     root = lambda v, h: jnp.where(v > 0, jnp.sqrt(h + inside) + outside, -1.0)
     return jax.tree.map(root, moment, hat)
+
+
+def _rms_states():
+    """The states of RMSProp: plain or centred, without or with a count (no public name in Optax)."""
+    makers = (optax.scale_by_rms, optax.scale_by_stddev)
+    counted = lambda make: jax.eval_shape(make(bias_correction=True).init, jnp.zeros([]))
+    return (optax.ScaleByRmsState, optax.ScaleByRStdDevState, *(type(counted(make)) for make in makers))

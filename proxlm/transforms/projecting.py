@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import _trees, base
-from proxlm.transforms import _updates, proximal_links
+from proxlm.transforms import _updates, steps
 
 
 def project(constraint: base.Penalty, *, every: int = 1) -> optax.GradientTransformationExtraArgs:
@@ -39,7 +39,7 @@ def project(constraint: base.Penalty, *, every: int = 1) -> optax.GradientTransf
     [0.25, 1.0]
     """
     base.require_penalty("project: constraint", constraint)
-    return proximal_links.apply_prox(constraint, 1.0, every=every)
+    return steps.apply_prox(constraint, 1.0, every=every)
 
 
 def snap(params: chex.ArrayTree, penalty: base.Penalty) -> chex.ArrayTree:

@@ -123,7 +123,7 @@ def prune_to(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        _arguments.require_params(params)
+        _arguments.require_params("prune_to", params)
         share = sparsity(state.count) if callable(sparsity) else sparsity
 
         def choose():

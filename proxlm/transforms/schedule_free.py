@@ -217,7 +217,7 @@ def _averaged(
         return ProximalScheduleFreeState(start, *zeros, copy(), copy(), *sums, inner_state)
 
     def update(updates, state, params=None, **extra_args):
-        _arguments.require_params(params)
+        _arguments.require_params(name, params)
         rate = _updates.rate_at(learning_rate, state.count)
         moves, steps, inner_state = move(updates, state, params, rate, extra_args)
         largest = jnp.maximum(state.largest_rate, rate)

@@ -30,6 +30,12 @@ def _after_sgd(link):
 
 
 LINKS = {
+    "proximal_step": Link(
+        lambda rate: optax.chain(optax.scale_by_adam(), transforms.proximal_step(_l1, rate, every=2))
+    ),
+    "proximal_step anchored": Link(
+        lambda rate: transforms.proximal_step(_rows, rate, anchored=True), variant=True
+    ),
     "apply_prox": Link(_after_sgd(lambda rate: transforms.apply_prox(_l1, rate))),
     "apply_prox anchored": Link(
         _after_sgd(lambda rate: transforms.apply_prox(_rows, rate, anchored=True)), variant=True

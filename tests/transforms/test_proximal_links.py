@@ -269,6 +269,29 @@ def test_vmap_over_strength_and_learning_rate_is_the_loop(every):
     np.testing.assert_allclose(swept, looped, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"every": 2}, {"anchored": True}])
+def test_the_link_that_scales_is_the_rate_and_then_the_prox(options):
+    schedule = lambda count: 0.1 / (1 + count)
+    penalty, gradients = penalties.group_lasso(0.3), [tree(seed) for seed in range(4)]
+    once = proxlm.proximal_step(penalty, schedule, **options)
+    twice = optax.chain(
+        optax.scale_by_learning_rate(schedule), proxlm.apply_prox(penalty, schedule, **options)
+    )
+    adam = lambda last: path_of(optax.chain(optax.scale_by_adam(), last), tree(9), gradients)
+    assert_trees_close(adam(once), adam(twice), atol=1e-6)
+    plain = proxlm.proximal_step(penalties.l1(0.0), schedule)
+    assert_trees_close(path_of(plain, tree(9), gradients), path_of(optax.sgd(schedule), tree(9), gradients))
+
+
+def test_a_scaled_step_of_half_precision_is_rounded_once():
+    params, gradient = normal(0, (4000,)).astype(jnp.bfloat16), normal(1, (4000,)).astype(jnp.bfloat16)
+    tx = proxlm.proximal_step(penalties.l1(1.0), 0.1)
+    moved, _ = tx.update(gradient, tx.init(params), params)
+    wide = lambda x: x.astype(jnp.float32)
+    result = soft(wide(params) - jnp.float32(0.1) * wide(gradient), 0.1).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(moved, (wide(result) - wide(params)).astype(jnp.bfloat16))
+
+
 def test_an_update_can_be_differentiated():
     tx = proxlm.apply_prox(penalties.squared_l2(1.0), 1.0)
     update = lambda u: tx.update(u, tx.init(1.0 * u), jnp.zeros(()))[0]

@@ -289,7 +289,7 @@ REFUSED = {
             transforms.apply_prox(penalties.l1(), RATE),
             optax.scale(-RATE),
         ),
-        r"holds ApplyProxState: it has a prox already",
+        r"holds ProximalState: it has a prox already",
     ),
     "a dual averaging": (
         transforms.dual_averaging_adam(RATE, penalties.l1()),

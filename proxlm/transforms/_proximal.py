@@ -1,0 +1,167 @@
+"""The one proximal step that every link of this kind is made of."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from proxlm.penalties import _trees, base
+from proxlm.penalties.compose import calculus
+from proxlm.transforms import _arguments, _states, _updates, preconditioners
+
+
+class ProximalState(NamedTuple):
+    """State of `proximal_step`, `apply_prox`, `proximal` and of the optimizers made with them.
+
+    Attributes:
+      count: the updates that the inner optimizer has emitted, int32.
+      step_sum: the sum of their learning rates since the last prox.
+      anchor: the params at `init`, or None without an anchor.
+      inner_state: the state of the inner optimizer; empty without one.
+    """
+
+    count: jax.Array
+    step_sum: jax.Array
+    anchor: chex.ArrayTree | None
+    inner_state: optax.OptState
+
+
+class Rule(NamedTuple):
+    """How a prox follows its optimizer; the arguments of `proximal` go by the same names.
+
+    Attributes:
+      name: the function that the user called, for messages.
+      scales: whether the updates are still to be multiplied by -learning_rate.
+    """
+
+    name: str
+    penalty: base.Penalty
+    learning_rate: optax.ScalarOrSchedule
+    scales: bool = False
+    metric: preconditioners.Metric | None = None
+    floor: chex.Numeric = 0.0
+    cap: chex.Numeric = jnp.inf
+    every: int = 1
+    anchored: bool = False
+
+
+def follow(
+    inner: optax.GradientTransformation | optax.MultiSteps,
+    rule: Rule,
+    require: Callable[[optax.OptState], None] = lambda state: None,
+) -> optax.GradientTransformationExtraArgs:
+    """Follows an inner optimizer with a prox: x ↦ prox_tg(x + u), u the inner update.
+
+    `require` looks at the state that the inner optimizer begins with, and raises where no prox may follow.
+
+    >>> from proxlm import penalties
+    >>> tx = follow(optax.identity(), Rule("doc", penalties.l1(1.0), 0.5, scales=True))
+    >>> tx.update(jnp.ones(1), tx.init(jnp.full(1, 3.0)), jnp.full(1, 3.0))[0].tolist()
+    [-1.0]
+    """
+    inner = _as_transformation(rule.name, inner)
+
+    def init(params):
+        inner_state = inner.init(params)
+        require(inner_state)
+        if rule.metric is not None:
+            _states.require_readable(rule.metric, inner_state)
+            jax.eval_shape(lambda x: rule.penalty.prox(x, _trees.widen(rule.name, x)), params)
+        # A copy, so that the params may be donated.
+        anchor = jax.tree.map(jnp.array, params) if rule.anchored else None
+        return ProximalState(jnp.zeros([], jnp.int32), jnp.zeros([]), anchor, inner_state)
+
+    def update(updates, state, params=None, **extra_args):
+        _arguments.require_params(rule.name, params)
+        moved, after = inner.update(updates, state.inner_state, params, **extra_args)
+        emitted = _has_emitted(rule.name, state.inner_state, after)
+        rate = _updates.rate_at(rule.learning_rate, state.count)
+        if rule.scales:
+            scale = lambda u: -rate.astype(u.dtype) * u
+            moved = jax.tree.map(scale, _trees.widen(rule.name, moved))
+        step_sum = state.step_sum + jnp.where(emitted, rate, 0.0)
+        count = jnp.where(emitted, optax.safe_increment(state.count), state.count)
+        read = functools.partial(_read, rule, state.inner_state, after, params, updates)
+
+        def move():
+            step_size, shortened = read(moved, rate, step_sum)
+            goal = calculus.translate(rule.penalty, state.anchor) if rule.anchored else rule.penalty
+            target = _moved(rule.name, params, shortened)
+            return _updates.updates_to(goal.prox(target, step_size), params), jnp.zeros_like(step_sum)
+
+        def wait():
+            return _trees.narrow(read(moved, rate, step_sum)[1], params), step_sum
+
+        always = emitted is True and isinstance(rule.every, int) and rule.every == 1
+        due = jnp.logical_and(emitted, count % rule.every == 0)
+        result, step_sum = move() if always else jax.lax.cond(due, move, wait)
+        return result, ProximalState(count, step_sum, state.anchor, after)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _moved(name, params, updates):
+    """The point params + u, of which alone the prox is made, so that exact zeros stay exact."""
+    return jax.tree.map(jnp.add, _trees.widen(name, params), _trees.widen(name, updates))
+
+
+def _read(rule, before, after, params, gradients, moved, rate, step_sum):
+    """The step sizes, and the inner update shortened where these are bounded."""
+    if rule.metric is None:
+        return step_sum, moved
+    divisor = _states.diagonal(rule.metric, before, after, params, gradients)
+    divisor = _trees.widen(rule.name, divisor)
+    if preconditioners.unbounded(rule.floor, rule.cap):
+        return jax.tree.map(functools.partial(_free, step_sum), divisor), moved
+    bounded = functools.partial(_bounded, rule.floor, rule.cap)
+    # Lazy steps are as many equal ones, so that floor and cap mean the same.
+    mean = functools.partial(bounded, step_sum / rule.every)
+    total = jax.tree.map(lambda d: rule.every * mean(d), divisor)
+    shorten = lambda u, d: _shorten(u, bounded(rate, d), _free(rate, d))
+    return total, jax.tree.map(shorten, _trees.widen(rule.name, moved), divisor)
+
+
+def _free(rate, divisor):
+    return rate.astype(divisor.dtype) / jnp.abs(divisor)
+
+
+def _bounded(floor, cap, rate, divisor):
+    seen = divisor > 0
+    # D is the root of what the state holds, so that its square is in range.
+    known = jnp.where(seen, divisor, 0.0)
+    rms = jnp.sqrt(jnp.tensordot(known, known, divisor.ndim, precision="highest") / divisor.size)
+    bounded = jnp.where(seen, jnp.maximum(divisor, floor * rms), -divisor)
+    return jnp.minimum(rate / bounded, cap).astype(divisor.dtype)
+
+
+def _shorten(update, size, free):
+    """-t m for -(η/D) m where t < η/D; elsewhere the update as it is."""
+    bound = size < free
+    return jnp.where(bound, size / jnp.where(bound, free, 1.0) * update, update)
+
+
+def _as_transformation(name, inner):
+    if isinstance(inner, optax.MultiSteps):
+        # Its own gradient_transformation() would lose the extra arguments.
+        return optax.GradientTransformationExtraArgs(inner.init, inner.update)
+    if isinstance(inner, optax.GradientTransformation):
+        return optax.with_extra_args_support(inner)
+    raise ValueError(
+        f"{name}: inner must be an optax.GradientTransformation, got {inner!r}. Give the "
+        "optimizer itself, as in optax.adam(1e-3)."
+    )
+
+
+def _has_emitted(name, before, after):
+    """True, or whether the one MultiSteps inside has just emitted an update."""
+    old, new = (_states.find(state, optax.MultiStepsState) for state in (before, after))
+    if len(old) > 1:
+        raise ValueError(
+            f"{name}: inner holds {len(old)} MultiSteps, which may emit at different times. "
+            "Put one around them all."
+        )
+    return old[0].gradient_step != new[0].gradient_step if old else True

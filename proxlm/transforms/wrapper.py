@@ -1,0 +1,99 @@
+"""A proximal step around a whole optimizer, in Euclidean geometry or in the optimizer's own."""
+
+import chex
+import jax.numpy as jnp
+import optax
+
+from proxlm.penalties import _validation, base
+from proxlm.transforms import _arguments, _proximal, _states, preconditioners
+
+
+def proximal(
+    inner: optax.GradientTransformation | optax.MultiSteps,
+    penalty: base.Penalty,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    metric: preconditioners.Metric | str | None = None,
+    floor: chex.Numeric = 0.0,
+    cap: chex.Numeric = jnp.inf,
+    every: int = 1,
+    anchored: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Follows an optimizer with a prox: x ↦ prox_tg(x + u), u the inner update.
+
+    Without a metric t is the learning rate η, and this is `optax.chain(inner, apply_prox(...))`
+    that cannot be misordered. After plain SGD it solves min f + g; after a preconditioner it is
+    decoupled, as AdamW's decay is, and solves another problem. With the metric of a preconditioner
+    that divides by D, u = -η m/D, it solves min f + g: t is η/D, weight by weight.
+
+    Where the floor or the cap makes t smaller than η/D, the gradient's step is shortened to the
+    same -t m, so that fixed points stay right; there it is no longer the inner optimizer's step.
+    By default neither binds, and strength 0 is the inner optimizer. A weight that has never had a
+    gradient (the row of an unseen token, a dead expert) has no D yet: it takes t = η,
+    the decoupled one, and not η/ε, which would kill it at once. D is poorly known in the first
+    steps, from gradients that may be near 0 by chance: begin with a warm-up.
+
+    A `floor` costs another pass over each leaf, for its rms. Muon, Shampoo and their like
+    precondition by matrices: they have the decoupled form only.
+
+    Around `optax.MultiSteps` the prox runs when an update is emitted and at no other time:
+    `proximal(optax.MultiSteps(inner, k), ...)`. `optax.MultiSteps(proximal(inner, ...), k)` gives
+    the same at the price of a prox at every mini-step. Put `optax.apply_if_finite` and
+    `optax.inject_hyperparams` around the whole, not inside.
+
+    Args:
+      inner: the optimizer, its learning rate included.
+      penalty: g; its strengths may be traced.
+      learning_rate: η, the one that inner has: a number, a traced scalar or a schedule, which is
+        read at the number of earlier updates. `optax.trace` and its like make steps 1/(1 - μ)
+        times as long, and so they should be given; `proximal_sgd` does it for you.
+      metric: how D is read from the state of inner, as in `adam_metric(b2=0.95)`; by name, such as
+        "adam", with Optax's own defaults; None for the decoupled form. The state is found by its
+        type under chains, masks, partitions and wrappers.
+      floor: least D in units of the rms of D over the leaf; see `penalties.step_sizes`.
+      cap: largest t.
+      every: apply the prox at each `every`-th update only, with t from the sum of the learning
+        rates since the last time and D as it then is, which costs no tree in the state.
+      anchored: measure g from the params seen by `init`, kept in the state.
+
+    Returns:
+      The transformation. Extra arguments go to inner.
+
+    Raises:
+      ValueError: on construction, for arguments that are none; on init, if the metric's state is
+        not found or the penalty has no prox in a metric, if inner has a prox already, ends before
+        a learning rate, or shows another one; on update, without params.
+
+    Source: Yun, Lozano & Yang 2021 (ProxGen); Loshchilov & Hutter 2019 (decoupling).
+
+    >>> from proxlm import penalties
+    >>> tx = proximal(optax.adam(0.5), penalties.l1(1.0), 0.5, metric="adam")
+    >>> x = jnp.array([3.0, 0.5])
+    >>> updates, state = tx.update(jnp.array([2.0, 4.0]), tx.init(x), x)
+    >>> optax.apply_updates(x, updates).round(4).tolist()
+    [2.25, 0.0]
+    """
+    _arguments.require_step("proximal", penalty, learning_rate, every)
+    _validation.require_nonnegative("proximal", "floor", floor)
+    _validation.require_positive("proximal", "cap", cap)
+    metric = _metric_of(metric)
+    rule = _proximal.Rule(
+        "proximal", penalty, learning_rate, False, metric, floor, cap, every=every, anchored=anchored
+    )
+
+    def require(inner_state):
+        _states.require_sound("proximal", inner_state)
+        _states.require_rate("proximal", inner_state, learning_rate)
+
+    return _proximal.follow(inner, rule, require)
+
+
+def _metric_of(metric):
+    if isinstance(metric, str) and metric in _states.METRICS:
+        return _states.METRICS[metric]()
+    if metric is None or isinstance(metric, preconditioners.Metric):
+        return metric
+    raise ValueError(
+        f"proximal: metric must be a Metric, as adam_metric() makes one, None, or one of "
+        f"{', '.join(_states.METRICS)}; got {metric!r}."
+    )
