@@ -20,9 +20,8 @@ import optax
 
 from experiments.support.exact import report
 from experiments.support.run import cached_results, cli, runs
-from proxlm.policy import _validation, recipes, tabular
+from proxlm.policy import _validation, losses, recipes, tabular
 from proxlm.policy._partial import piece
-from proxlm.policy.losses import surrogates
 
 # Groups of 2 have no covariance to rank, no clip within one step, no answer that is best of 4.
 ALGORITHMS = (
@@ -138,7 +137,7 @@ def measure(config, problem, truth) -> dict[str, float]:
     def moments(logits):
         values = critic(config, problem, jax.nn.log_softmax(logits))
         return tabular.moments(
-            tabular.estimator(config, values),
+            tabular.minibatch_loss(config, values),
             logits,
             problem.rewards,
             problem.language,
@@ -186,11 +185,11 @@ def learn(algorithm, problem, config: Config) -> np.ndarray:
 
     def iteration(carry, _):
         old = jax.nn.log_softmax(carry[0])
-        loss = tabular.estimator(algorithm, critic(algorithm, problem, old))
+        loss = tabular.minibatch_loss(algorithm, critic(algorithm, problem, old))
 
         def step(carry, _):
             logits, state = carry
-            _, grads = tabular.expected(
+            _, grads = tabular.expected_value_and_grad(
                 loss,
                 logits,
                 problem.rewards,
@@ -236,8 +235,8 @@ def families(config: Config) -> dict[str, dict[str, Any]]:
         "KL(π‖π_old)": recipe("mdpo", size, gae_lambda=1.0, **with_kl),
     }
     penalty = {
-        "KL(π_old‖π)": piece(surrogates.kl_penalty, coef=inverse),
-        "KL(π‖π_old)": piece(surrogates.kl_penalty, coef=inverse, direction="reverse"),
+        "KL(π_old‖π)": piece(losses.kl_penalty, coef=inverse),
+        "KL(π‖π_old)": piece(losses.kl_penalty, coef=inverse, direction="reverse"),
     }
     for name, part in penalty.items():
         trust[name] = dataclasses.replace(trust[name], surrogate=part)

@@ -28,9 +28,8 @@ from experiments import overoptimisation
 from experiments.support.overoptimisation import gold_reward
 from experiments.support.run import cli, runs, supervised, tables
 from proxlm import lm
-from proxlm.policy import mirror_descent, ppo, recipes
+from proxlm.policy import losses, mirror_descent, ppo, recipes
 from proxlm.policy._partial import piece
-from proxlm.policy.losses import surrogates
 
 METHODS = ("clip", "KL(π_old‖π)", "KL(π‖π_old)", "regression")
 RATES = 2e-4, 4e-4, 8e-4  # of the policies; each method is shown at its best
@@ -96,7 +95,7 @@ def settings(method: str, config: Config) -> ppo.PPOConfig:
     if method in ("clip", "regression"):
         return recipes.make("ppo", **counts)
     directions = {"KL(π_old‖π)": "forward", "KL(π‖π_old)": "reverse"}
-    part = piece(surrogates.kl_penalty, coef=1.0 / config.step_size, direction=directions[method])
+    part = piece(losses.kl_penalty, coef=1.0 / config.step_size, direction=directions[method])
     whole = {"aggregation": "sequence_sum", "whiten_advantages": False}
     return recipes.make("ppo", surrogate=part, **whole, **counts)
 

@@ -117,7 +117,7 @@ def advantage(token_rewards, values, mask, config):
     (Array([[0.5]], dtype=float32), Array([[1.]], dtype=float32))
     """
     if config.advantage is None:
-        result = estimates.gae(token_rewards, values, mask, 1, config.discount, config.gae_lambda)
+        result = estimates.gae_advantages(token_rewards, values, mask, 1, config.discount, config.gae_lambda)
     else:
         result = config.advantage(token_rewards, values, mask, config.group_size)
     advantages, returns = result if isinstance(result, tuple) else (result, None)

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.policy import aggregation, diagnostics, kl
+from proxlm.policy import aggregation, diagnostics, kl, losses
 from proxlm.policy.advantages import group
-from proxlm.policy.losses import clipped, surrogates
 
 # the metrics that are means over the updates
 MEANS = (
@@ -191,7 +190,7 @@ def _loss(params, batch, weights, kl_coef, actor, config):
     total = aggregation.weighted_sum(per_token, weights["policy"])
     value_loss = jnp.zeros_like(policy_loss)
     if batch.returns is not None:
-        value_loss = clipped.clipped_value_loss(
+        value_loss = losses.clipped_value_loss(
             aggregation.select(scores.values, batch.mask),
             batch.values,
             batch.returns,
@@ -221,11 +220,7 @@ def surrogate(log_probs, old_log_probs, advantages, mask, config):
     if config.surrogate is not None:
         return config.surrogate(log_probs, old_log_probs, advantages, mask)
     clips = config.clip_low, config.clip_high, config.dual_clip
-    if config.ratio_level != "token":
-        level = config.ratio_level
-        return surrogates.clip(log_probs, old_log_probs, advantages, mask, *clips, level=level)
-    log_probs, old = (aggregation.select(x, mask) for x in (log_probs, old_log_probs))
-    return clipped.clipped_surrogate(log_probs, old, advantages, *clips)
+    return losses.clipped(log_probs, old_log_probs, advantages, mask, *clips, level=config.ratio_level)
 
 
 def _old_log_probs(batch):

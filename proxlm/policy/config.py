@@ -55,16 +55,16 @@ class PPOConfig:
       num_minibatches: optimizer steps per pass (static).
       num_microbatches: pieces of a minibatch, to bound memory; the sum is the same (static).
       group_size: responses sampled for each prompt (static).
-      ratio_level: of the clipped surrogate, as in `ratios.log_ratio` (static).
+      ratio_level: of the clipped surrogate, as in `losses.log_ratio` (static).
       greedy_baseline: take off every score that of the likeliest answer to its prompt (static);
         these answers, one a prompt, are the last rows of the samples that the reward sees.
-      advantage: as those of `estimates`; None is GAE.
-      surrogate: as those of `surrogates`; None is the clipped one.
+      advantage: as those of `advantages.batch`; None is GAE.
+      surrogate: as those of `losses`; None is the clipped one.
       keep: (rewards [G], valid [G]) -> bool [G], the responses of a group that teach, as
         `filters.varied`; None keeps all.
       length_price: (lengths [B], longest) -> [B], added to the scores, as
         `filters.overlong_share`.
-      correction: (old, sampler log-probs, mask) -> weights, as those of `corrections`; with it the
+      correction: (old, sampler log-probs, mask) -> weights, as those of `importance_weights`; with it the
         old log-probs are scored anew, those of the sampler its own.
 
     >>> PPOConfig(kl_placement="prior")

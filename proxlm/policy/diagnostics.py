@@ -5,8 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation, kl
-from proxlm.policy.losses import clipped
+from proxlm.policy import _validation, aggregation, kl, losses
 
 
 class PolicyDiagnostics(NamedTuple):
@@ -51,8 +50,8 @@ def policy_diagnostics(
       old_log_probs: nats, of the policy that sampled, the same shape.
       advantages: the same shape or a scalar.
       mask: bool, the same shape.
-      clip_low: as in `objectives.clipped_surrogate`.
-      clip_high: as in `objectives.clipped_surrogate`.
+      clip_low: as in `losses.clipped`.
+      clip_high: as in `losses.clipped`.
 
     Returns:
       A `PolicyDiagnostics`.
@@ -70,7 +69,7 @@ def policy_diagnostics(
     log_probs = aggregation.select(log_probs, mask, "log_probs")
     old_log_probs = aggregation.select(old_log_probs, mask, "old_log_probs")
     advantages = aggregation.select(advantages, mask, "advantages")
-    rho = clipped.ratio(log_probs, old_log_probs)  # 1 where masked
+    rho = jnp.exp(losses.log_ratio(log_probs, old_log_probs, mask))  # 1 where masked
     low, high = rho < 1.0 - clip_low, rho > 1.0 + clip_high
     active = (low & (advantages < 0)) | (high & (advantages > 0))
     return PolicyDiagnostics(

@@ -10,8 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation, kl
-from proxlm.policy.losses import _ratio
+from proxlm.policy import _validation, aggregation, kl, losses
 
 
 def truncated(
@@ -31,8 +30,8 @@ def truncated(
       mask: bool [..., T].
       low: least weight.
       high: largest weight.
-      max_log_ratio: as in `ratios.log_ratio`.
-      level: "token", "sequence" or "product", as in `ratios.log_ratio`; what verl and TRL call a
+      max_log_ratio: as in `losses.log_ratio`.
+      level: "token", "sequence" or "product", as in `losses.log_ratio`; what verl and TRL call a
         weight of the sequence is its "product".
 
     Returns:
@@ -68,7 +67,7 @@ def icepop(
       mask: bool [..., T].
       low: bound.
       high: bound.
-      max_log_ratio: as in `ratios.log_ratio`.
+      max_log_ratio: as in `losses.log_ratio`.
       level: as in `truncated`.
 
     Returns:
@@ -106,7 +105,7 @@ def sequence_mask(
       low: bound on the ratio of the sequence.
       high: bound on the ratio of the sequence.
       max_weight: bound on the weights of tokens, or None.
-      max_log_ratio: as in `ratios.log_ratio`.
+      max_log_ratio: as in `losses.log_ratio`.
       level: of the sequence's ratio: "sequence", the geometric mean, or "product".
 
     Returns:
@@ -128,7 +127,7 @@ def sequence_mask(
     return jnp.where(jnp.asarray(mask) & (whole >= low) & (whole <= high), weights, 0.0)
 
 
-def stale_mask(
+def off_policy_sequence_mask(
     log_probs: jax.typing.ArrayLike,
     sampler_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
@@ -153,15 +152,15 @@ def stale_mask(
     Source: DeepSeek-V3.2 (2025), the off-policy sequence mask; TRL's `off_policy_mask_threshold`.
 
     >>> log_probs, mask = jnp.array([[-2.0], [-2.0]]), jnp.ones((2, 1), bool)
-    >>> stale_mask(log_probs, log_probs + 1.0, jnp.array([[1.0], [-1.0]]), mask, 0.5).tolist()
+    >>> off_policy_sequence_mask(log_probs, log_probs + 1.0, jnp.array([[1.0], [-1.0]]), mask, 0.5).tolist()
     [[1.0], [0.0]]
     """
-    far = -_ratio.log_ratio(log_probs, sampler_log_probs, mask, "sequence", 88.0)
+    far = -losses.log_ratio(log_probs, sampler_log_probs, mask, "sequence", 88.0)
     keep = (aggregation.select(advantages, mask, "advantages") >= 0) | (far <= threshold)
     return jax.lax.stop_gradient(jnp.where(jnp.asarray(mask) & keep, 1.0, 0.0))
 
 
-def near_mask(
+def kl_rejection_mask(
     old_log_probs: jax.typing.ArrayLike,
     sampler_log_probs: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
@@ -193,11 +192,11 @@ def near_mask(
     ratios, so "0.5_2.0" is low=log 0.5, high=log 2.
 
     >>> old, mask = jnp.array([[0.0, -2.0], [0.0, 0.0]]), jnp.ones((2, 2), bool)
-    >>> near_mask(old, jnp.zeros((2, 2)), mask, high=1.5, kind="k1").tolist()
+    >>> kl_rejection_mask(old, jnp.zeros((2, 2)), mask, high=1.5, kind="k1").tolist()
     [[True, False], [True, True]]
     """
     _validation.one_of(("token", "sum", "mean", "max"), over=over)
-    d = _ratio.log_ratio(old_log_probs, sampler_log_probs, mask)
+    d = losses.log_ratio(old_log_probs, sampler_log_probs, mask)
     far = jax.lax.stop_gradient(kl.estimator(kind)(jnp.zeros_like(d), d))  # 0 where masked
     if over == "max":
         far = jnp.max(jnp.where(mask, far, -jnp.inf), axis=-1, keepdims=True)
@@ -242,5 +241,5 @@ def normalised(
 
 
 def _weights(old_log_probs, sampler_log_probs, mask, level, max_log_ratio):
-    log_weights = _ratio.log_ratio(old_log_probs, sampler_log_probs, mask, level, max_log_ratio)
+    log_weights = losses.log_ratio(old_log_probs, sampler_log_probs, mask, level, max_log_ratio)
     return jnp.exp(jax.lax.stop_gradient(log_weights))

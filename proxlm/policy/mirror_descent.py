@@ -65,7 +65,7 @@ def proximal_loss(
     """-Σᵥ π(v) A(v) + β KL(π‖π_ref) + KL(π‖π_old)/τ: what `proximal_step` minimises.
 
     For a policy that is a network: minimise its mean over prefixes of the old policy by gradients.
-    With sampled tokens alone, `surrogates.kl_penalty` in the reverse direction estimates it.
+    With sampled tokens alone, `losses.kl_penalty` in the reverse direction estimates it.
 
     Args:
       log_probs: nats [..., V], of the policy that learns.

@@ -12,11 +12,10 @@ of such parts is written in tests/policy/peer_losses.py.
 import dataclasses
 from typing import NamedTuple
 
-from proxlm.policy import _validation, filters, importance_weights
+from proxlm.policy import _validation, filters, importance_weights, losses
 from proxlm.policy._partial import piece
 from proxlm.policy.advantages import batch, group, pass_k
 from proxlm.policy.config import PPOConfig
-from proxlm.policy.losses import sequence_level, surrogates, token_level
 
 
 class Recipe(NamedTuple):
@@ -29,7 +28,7 @@ class Recipe(NamedTuple):
 def _groups(baseline, **settings):
     """Settings of methods that compare the answers to one prompt; no critic, no KL unless given."""
     base = {
-        "advantage": piece(batch.grouped, baseline=baseline),
+        "advantage": piece(batch.group_advantages, baseline=baseline),
         "group_size": 8,
         "kl_coef": 0.0,
         "whiten_advantages": False,
@@ -40,7 +39,7 @@ def _groups(baseline, **settings):
 _NORMALISED = piece(group.group_relative, epsilon=1e-4)
 _CENTRED = piece(group.centred)
 _ONE_STEP = {"num_epochs": 1, "num_minibatches": 1}
-_ON_POLICY = _ONE_STEP | {"surrogate": piece(surrogates.policy_gradient)}
+_ON_POLICY = _ONE_STEP | {"surrogate": piece(losses.policy_gradient)}
 
 RECIPES = {
     "ppo": Recipe(
@@ -48,16 +47,16 @@ RECIPES = {
         "Schulman et al. 2017; k1 in the reward, GAE with a critic, whitened advantages",
     ),
     "ppo_kl": Recipe(
-        PPOConfig(surrogate=piece(surrogates.kl_penalty, coef=1.0)),
+        PPOConfig(surrogate=piece(losses.kl_penalty, coef=1.0)),
         "Schulman et al. 2017, section 4: KL(π_old‖π) in place of the clip",
     ),
     "mdpo": Recipe(
-        PPOConfig(surrogate=piece(surrogates.kl_penalty, coef=1.0, direction="reverse")),
+        PPOConfig(surrogate=piece(losses.kl_penalty, coef=1.0, direction="reverse")),
         "Tomar et al. 2020: KL(π‖π_old), the proximal step by sampled gradients",
     ),
     "vapo": Recipe(
         PPOConfig(
-            advantage=piece(batch.length_adaptive, alpha=0.05),
+            advantage=piece(batch.length_adaptive_advantages, alpha=0.05),
             clip_high=0.28,
             kl_coef=0.0,
             whiten_advantages=False,
@@ -66,13 +65,16 @@ RECIPES = {
     ),
     "reinforce": Recipe(
         PPOConfig(
-            advantage=piece(batch.to_go), whiten_advantages=False, aggregation="sequence_sum", **_ON_POLICY
+            advantage=piece(batch.reward_to_go_advantages),
+            whiten_advantages=False,
+            aggregation="sequence_sum",
+            **_ON_POLICY,
         ),
         "Williams 1992: no baseline, k1 in the reward, sum over tokens",
     ),
     "remax": Recipe(
         PPOConfig(
-            advantage=piece(batch.to_go),
+            advantage=piece(batch.reward_to_go_advantages),
             greedy_baseline=True,
             whiten_advantages=False,
             aggregation="sequence_sum",
@@ -81,7 +83,7 @@ RECIPES = {
         "Li et al. 2023: against the greedy answer, k1 in the reward, sum over tokens",
     ),
     "reinforce++": Recipe(
-        PPOConfig(advantage=piece(batch.to_go), whiten_ddof=1, kl_coef=0.01),
+        PPOConfig(advantage=piece(batch.reward_to_go_advantages), whiten_ddof=1, kl_coef=0.01),
         "Hu 2025: reward to go, k1 in the reward, whitened over the batch (ddof 1), clip",
     ),
     "reinforce++_baseline": Recipe(
@@ -101,7 +103,9 @@ RECIPES = {
     ),
     "opo": Recipe(
         _groups(
-            _CENTRED, aggregation="sequence_sum", **_ON_POLICY | {"advantage": piece(batch.length_weighted)}
+            _CENTRED,
+            aggregation="sequence_sum",
+            **_ON_POLICY | {"advantage": piece(batch.length_weighted_advantages)},
         ),
         "Hao et al. 2025: length-weighted baseline, exactly on policy, no KL",
     ),
@@ -136,43 +140,41 @@ RECIPES = {
     "gmpo": Recipe(
         _groups(
             _NORMALISED,
-            surrogate=piece(sequence_level.geometric_mean, clip_low=0.4, clip_high=0.4),
+            surrogate=piece(losses.geometric_mean, clip_low=0.4, clip_high=0.4),
             aggregation="sequence",
         ),
         "Zhao et al. 2025: geometric mean of ratios, clipped at e^-0.4 and e^0.4 one by one",
     ),
     "cispo": Recipe(
-        _groups(_NORMALISED, surrogate=piece(surrogates.cispo, clip_low=1.0, clip_high=4.0)),
+        _groups(_NORMALISED, surrogate=piece(losses.cispo, clip_low=1.0, clip_high=4.0)),
         "MiniMax-M1 2025: weight clipped at 5 (TRL), none lost; token mean, no KL",
     ),
     "sapo": Recipe(
         _groups(
             _NORMALISED,
-            surrogate=piece(surrogates.sapo, tau_positive=1.0, tau_negative=1.05),
+            surrogate=piece(losses.sapo, tau_positive=1.0, tau_negative=1.05),
             aggregation="sequence",
         ),
         "Gao et al. 2025: soft gate, τ of 1 and 1.05; mean over sequences",
     ),
     "vespo": Recipe(
-        _groups(_NORMALISED, surrogate=piece(sequence_level.vespo, k_positive=2.0)),
+        _groups(_NORMALISED, surrogate=piece(losses.vespo, k_positive=2.0)),
         "VESPO 2026, as in TRL 1.16: gamma weight of the sequence's ratio; token mean",
     ),
     "topr": Recipe(
-        _groups(
-            _CENTRED, surrogate=piece(sequence_level.topr, high_negative=1.0), aggregation="sequence_sum"
-        ),
+        _groups(_CENTRED, surrogate=piece(losses.topr, high_negative=1.0), aggregation="sequence_sum"),
         "Le Roux et al. 2025: bad sequences weighed by their ratio, at most 1",
     ),
     "clip_cov": Recipe(
-        _groups(_NORMALISED, surrogate=piece(token_level.clip_cov, share=2e-4)),
+        _groups(_NORMALISED, surrogate=piece(losses.clip_cov, share=2e-4)),
         "Cui et al. 2025: 2 of 10,000 tokens of high covariance get no gradient",
     ),
     "kl_cov": Recipe(
-        _groups(_NORMALISED, surrogate=piece(token_level.kl_cov, share=2e-4, coef=1.0)),
+        _groups(_NORMALISED, surrogate=piece(losses.kl_cov, share=2e-4, coef=1.0)),
         "Cui et al. 2025: 2 of 10,000 tokens of high covariance pay for moving",
     ),
     "dppo": Recipe(
-        _groups(_NORMALISED, surrogate=piece(token_level.dppo, divergence="tv")),
+        _groups(_NORMALISED, surrogate=piece(losses.dppo, divergence="tv")),
         "DPPO 2026: tokens whose probability moved more than 0.2 get no gradient",
     ),
     "pass_at_k": Recipe(

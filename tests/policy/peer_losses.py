@@ -11,9 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm.policy import aggregation, filters, importance_weights, kl
-from proxlm.policy.losses import _ratio, clipped, surrogates
-from proxlm.policy.losses import sequence_level as of_sequences
-from proxlm.policy.losses import token_level as of_tokens
+from proxlm.policy import losses as loss_lib
 
 FREE = 88.0  # no bound on log-ratios
 part = functools.partial
@@ -43,24 +41,24 @@ def of_sampler(correction, **settings):
 def geometric_weights(x, g):
     """The geometric mean over a sequence of weights that were truncated token by token."""
     w = importance_weights.truncated(g.old, g.sampler, g.mask, high=1.5)
-    return jnp.exp(_ratio.log_ratio(jnp.log(w + 1e-10), jnp.zeros_like(w), g.mask, "sequence"))
+    return jnp.exp(loss_lib.log_ratio(jnp.log(w + 1e-10), jnp.zeros_like(w), g.mask, "sequence"))
 
 
 def bypass(correct, **settings):
     """No policy stands between the one that samples and the one that learns."""
     weigh = lambda x, g: correct(x, g.sampler, g.mask, **settings)
-    return batch(surrogates.policy_gradient, by_sum, weigh)
+    return batch(loss_lib.policy_gradient, by_sum, weigh)
 
 
 def bypass_of_what_is_near(x, g):
-    near = importance_weights.near_mask(x, g.sampler, g.mask, np.log(2.0), np.log(0.5), kind="k1")
-    near &= importance_weights.near_mask(x, g.sampler, g.mask, 0.2, over="mean")
+    near = importance_weights.kl_rejection_mask(x, g.sampler, g.mask, np.log(2.0), np.log(0.5), kind="k1")
+    near &= importance_weights.kl_rejection_mask(x, g.sampler, g.mask, 0.2, over="mean")
     return aggregation.weighted_sum(CLIP(x, g.sampler, g.advantages, near), by_token(near))
 
 
 def critic(weights):
     def total(values, g):
-        losses = clipped.clipped_value_loss(values, g.old_values, g.returns, 0.5)
+        losses = loss_lib.clipped_value_loss(values, g.old_values, g.returns, 0.5)
         return aggregation.weighted_sum(losses, weights(g.mask))
 
     return total
@@ -70,8 +68,8 @@ def divergence(estimate):
     return batch(lambda x, old, advantages, mask: estimate(x, old))
 
 
-CLIP = part(surrogates.clip, clip_high=0.28, dual_clip=3.0)
-GEOMETRIC = part(of_sequences.geometric_mean, clip_low=0.2, clip_high=0.3, max_log_ratio=FREE)
+CLIP = part(loss_lib.clipped, clip_high=0.28, dual_clip=3.0)
+GEOMETRIC = part(loss_lib.geometric_mean, clip_low=0.2, clip_high=0.3, max_log_ratio=FREE)
 DPPO = {"tv": {"clip_low": 0.06, "clip_high": 0.09}, "kl": {"clip_low": 0.01, "clip_high": 0.015}}
 K3 = part(kl.k3, max_value=10.0)
 VERL = {
@@ -88,19 +86,19 @@ VERL = {
     "vanilla weights": batch(CLIP, factor=of_sampler(importance_weights.truncated, high=1.5)),
     "gspo": batch(
         part(
-            surrogates.clip, clip_low=0.1, clip_high=0.15, level="sequence_token", max_log_ratio=(FREE, 10.0)
+            loss_lib.clipped, clip_low=0.1, clip_high=0.15, level="sequence_token", max_log_ratio=(FREE, 10.0)
         ),
         by_sequence,
     ),
-    "sapo": batch(part(surrogates.sapo, tau_positive=1.2, tau_negative=1.5), by_sequence),
+    "sapo": batch(part(loss_lib.sapo, tau_positive=1.2, tau_negative=1.5), by_sequence),
     "geo_mean": batch(GEOMETRIC, every_row),
     "geo_mean weights": batch(GEOMETRIC, every_row, geometric_weights),
-    "gpg": batch(surrogates.policy_gradient),
-    "dro": batch(part(surrogates.dro, beta=0.3)),
-    "cispo": batch(part(surrogates.cispo, clip_low=0.2, clip_high=0.28)),
-    "kl_cov": batch(part(of_tokens.kl_cov, share=0.25, coef=0.7, max_log_ratio=FREE)),
+    "gpg": batch(loss_lib.policy_gradient),
+    "dro": batch(part(loss_lib.dro, beta=0.3)),
+    "cispo": batch(part(loss_lib.cispo, clip_low=0.2, clip_high=0.28)),
+    "kl_cov": batch(part(loss_lib.kl_cov, share=0.25, coef=0.7, max_log_ratio=FREE)),
     # a share that takes every candidate leaves nothing to chance
-    "clip_cov": batch(part(of_tokens.clip_cov, share=0.5, low=0.15, high=2.0, max_log_ratio=FREE)),
+    "clip_cov": batch(part(loss_lib.clip_cov, share=0.5, low=0.15, high=2.0, max_log_ratio=FREE)),
     "bypass reinforce tis": bypass(importance_weights.truncated, high=1.2),
     "bypass reinforce sequence": bypass(
         importance_weights.normalised,
@@ -115,7 +113,7 @@ VERL = {
     "value seq-mean-token-mean": critic(by_sequence),
 }
 VERL |= {
-    f"dppo_{name}": batch(part(of_tokens.dppo, divergence=name, **bounds)) for name, bounds in DPPO.items()
+    f"dppo_{name}": batch(part(loss_lib.dppo, divergence=name, **bounds)) for name, bounds in DPPO.items()
 }
 VERL |= {
     f"kl {kind}": divergence(fn)
@@ -128,18 +126,18 @@ VERL |= {
 def trl_loss(kind, level="token", delta=None):
     options = {"level": level, "max_log_ratio": FREE}
     if kind == "cispo":
-        return part(surrogates.cispo, clip_high=0.4, **options)
+        return part(loss_lib.cispo, clip_high=0.4, **options)
     if kind == "sapo":
-        return part(surrogates.sapo, tau_positive=1.2, tau_negative=1.5, **options)
+        return part(loss_lib.sapo, tau_positive=1.2, tau_negative=1.5, **options)
     if kind == "vespo":
-        return of_sequences.vespo
-    return part(surrogates.clip, clip_high=0.28, dual_clip=delta, **options)
+        return loss_lib.vespo
+    return part(loss_lib.clipped, clip_high=0.28, dual_clip=delta, **options)
 
 
 def grpo(kind="grpo", level="token", delta=None, coef=0.0, corrected=False, **options):
     """The policy's loss plus k3 to the reference, which no factor touches."""
     policy = batch(trl_loss(kind, level, delta), BY[kind], **{"advantages": "scores"} | options)
-    ratio = lambda x, g: jnp.exp(_ratio.log_ratio(x, g.old, g.mask, level, FREE))
+    ratio = lambda x, g: jnp.exp(loss_lib.log_ratio(x, g.old, g.mask, level, FREE))
     k3 = batch(
         lambda x, ref, advantages, mask: kl.k3(x, ref, max_log_ratio=FREE),
         BY[kind],
@@ -155,7 +153,7 @@ def vespo_of_the_sampler(correction):
     def total(x, g):
         w = correction(g.old, g.sampler, g.mask, low=0.6, high=1.5)
         sampler = g.old - jnp.maximum(jnp.log(w), jnp.log(1e-8))
-        tokens = of_sequences.vespo(x, sampler, g.scores, g.mask)
+        tokens = loss_lib.vespo(x, sampler, g.scores, g.mask)
         return aggregation.weighted_sum(tokens, by_token(g.mask))
 
     return total
@@ -176,7 +174,7 @@ def uncertain(x, g):
 
 
 def not_stale(x, g):
-    return importance_weights.stale_mask(x, g.sampler, g.scores, g.mask, 0.05)
+    return importance_weights.off_policy_sequence_mask(x, g.sampler, g.scores, g.mask, 0.05)
 
 
 BY = {
@@ -221,7 +219,7 @@ TRL |= {
     "gmpo": batch(GEOMETRIC, every_row, advantages="scores"),
     "gmpo top entropy": gmpo_of_the_uncertain,
     "rloo": batch(
-        part(surrogates.clip, clip_high=0.28, level="product", max_log_ratio=FREE),
+        part(loss_lib.clipped, clip_high=0.28, level="product", max_log_ratio=FREE),
         every_row,
         advantages="scores",
     ),

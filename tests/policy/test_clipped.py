@@ -4,8 +4,19 @@ import numpy as np
 import pytest
 
 from proxlm.policy import aggregation
-from proxlm.policy.losses import clipped
+from proxlm.policy import losses as loss_lib
 from tests.policy import vectors_on_disk
+
+
+def clipped(log_probs, old, advantages, *bounds, **options):
+    """PPO's loss where every token counts."""
+    every = jnp.ones(jnp.shape(log_probs), bool)
+    return loss_lib.clipped(log_probs, old, advantages, every, *bounds, **options)
+
+
+def ratio(log_probs, old, max_log_ratio=20.0):
+    every = jnp.ones(jnp.shape(log_probs), bool)
+    return jnp.exp(loss_lib.log_ratio(log_probs, old, every, max_log_ratio=max_log_ratio))
 
 
 @pytest.mark.parametrize("index", range(2))
@@ -16,7 +27,7 @@ def test_surrogate_and_gradient_are_rlaxs(index, row):
 
     def loss(log_probs):
         old, advantages = given.logp_old[row], given.advantages[row]
-        return jnp.mean(clipped.clipped_surrogate(log_probs, old, advantages, clip, clip))
+        return jnp.mean(clipped(log_probs, old, advantages, clip, clip))
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(given.logp[row])
     np.testing.assert_allclose(value, expected["losses"][row], atol=1e-5)
@@ -39,7 +50,7 @@ def test_surrogate_and_gradient_are_openrlhfs(name, kind, variant):
 
     def loss(log_probs):
         old, advantages = given.logp_old, given.advantages
-        losses = clipped.clipped_surrogate(log_probs, old, advantages, **options)
+        losses = clipped(log_probs, old, advantages, **options)
         return aggregation.weighted_sum(losses, weights)
 
     value, gradient = variant(jax.value_and_grad(loss))(given.logp)
@@ -53,7 +64,7 @@ def test_value_loss_and_gradient_are_verls(index, variant):
     weights = aggregation.token_weights(given.mask)
 
     def loss(values):
-        losses = clipped.clipped_value_loss(values, given.values_old, given.returns, expected["clip"])
+        losses = loss_lib.clipped_value_loss(values, given.values_old, given.returns, expected["clip"])
         return aggregation.weighted_sum(losses, weights)
 
     value, gradient = variant(jax.value_and_grad(loss))(given.values)
@@ -67,7 +78,7 @@ def test_value_loss_is_openrlhfs_with_its_half(index):
         vectors_on_disk.inputs(),
         vectors_on_disk.load("openrlhf")["value_loss"][index],
     )
-    losses = clipped.clipped_value_loss(given.values, given.values_old, given.returns, expected["clip"])
+    losses = loss_lib.clipped_value_loss(given.values, given.values_old, given.returns, expected["clip"])
     ours = aggregation.masked_mean(losses, given.mask)
     np.testing.assert_allclose(ours, expected["loss"], rtol=1e-5)
 
@@ -77,9 +88,7 @@ def test_surrogate_by_hand(variant):
     advantages = jnp.array([2.0, 2.0, 2.0, -2.0, -2.0, -2.0])
 
     def losses(log_probs):
-        return clipped.clipped_surrogate(
-            log_probs, jnp.zeros(6), advantages, clip_low=0.2, clip_high=0.3, dual_clip=3.0
-        )
+        return clipped(log_probs, jnp.zeros(6), advantages, clip_low=0.2, clip_high=0.3, dual_clip=3.0)
 
     value, pull_back = jax.vjp(variant(losses), jnp.log(rho))
     np.testing.assert_allclose(value, [-2.6, -1.0, -2.2, 3.0, 1.6, 6.0], rtol=1e-6)
@@ -92,7 +101,7 @@ def test_value_loss_by_hand(variant):
     returns = jnp.array([2.0, -2.0, 2.0, -1.0])
 
     def losses(values):
-        return clipped.clipped_value_loss(values, old, returns, 0.5)
+        return loss_lib.clipped_value_loss(values, old, returns, 0.5)
 
     value, pull_back = jax.vjp(variant(losses), values)
     # towards R beyond the clip: no gradient; away from R, or inside: V - R
@@ -103,25 +112,25 @@ def test_value_loss_by_hand(variant):
 def test_value_loss_without_clip_is_half_the_square():
     values, returns = jnp.array([1.0, -2.0]), jnp.array([0.0, 1.0])
     np.testing.assert_array_equal(
-        clipped.clipped_value_loss(values, values + 9.0, returns, clip=None), [0.5, 4.5]
+        loss_lib.clipped_value_loss(values, values + 9.0, returns, clip=None), [0.5, 4.5]
     )
 
 
 def test_on_the_first_minibatch_the_gradient_is_the_policy_gradient(variant):
     given = vectors_on_disk.inputs()
     old, advantages = given.logp_old, given.advantages
-    loss = lambda x: jnp.sum(clipped.clipped_surrogate(x, old, advantages, dual_clip=3.0))
-    np.testing.assert_array_equal(clipped.ratio(old, old), jnp.ones_like(old))
+    loss = lambda x: jnp.sum(clipped(x, old, advantages, dual_clip=3.0))
+    np.testing.assert_array_equal(ratio(old, old), jnp.ones_like(old))
     np.testing.assert_allclose(variant(jax.grad(loss))(old), -advantages, rtol=1e-6)
     # also where the caller hands the same traced log-probs in twice
-    same = lambda x: jnp.sum(clipped.clipped_surrogate(x, x, advantages))
+    same = lambda x: jnp.sum(clipped(x, x, advantages))
     np.testing.assert_allclose(variant(jax.grad(same))(old), -advantages, rtol=1e-6)
 
 
 def test_no_gradient_flows_into_what_is_data():
     given = vectors_on_disk.inputs()
-    surrogate = lambda *xs: jnp.sum(clipped.clipped_surrogate(given.logp, *xs))
-    value_loss = lambda *xs: jnp.sum(clipped.clipped_value_loss(given.values, *xs))
+    surrogate = lambda *xs: jnp.sum(clipped(given.logp, *xs))
+    value_loss = lambda *xs: jnp.sum(loss_lib.clipped_value_loss(given.values, *xs))
     gradients = jax.grad(surrogate, (0, 1))(given.logp_old, given.advantages)
     gradients += jax.grad(value_loss, (0, 1))(given.values_old, given.returns)
     assert not any(jnp.any(gradient) for gradient in gradients)
@@ -131,21 +140,21 @@ def test_no_gradient_flows_into_what_is_data():
 @pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
 @pytest.mark.parametrize("dual_clip", [None, 3.0])
 def test_loss_and_gradient_stay_finite_at_any_distance(shift, advantage, dual_clip):
-    loss = lambda x: clipped.clipped_surrogate(x, -1.0, advantage, dual_clip=dual_clip)
+    loss = lambda x: clipped(x, -1.0, advantage, dual_clip=dual_clip)
     value, gradient = jax.value_and_grad(loss)(-1.0 + shift)
     assert jnp.isfinite(value) and jnp.isfinite(gradient)
 
 
 def test_a_token_the_policy_can_no_longer_say_has_ratio_near_0_and_no_nan():
-    value, gradient = jax.value_and_grad(clipped.ratio)(-jnp.inf, -1.0)
+    value, gradient = jax.value_and_grad(ratio)(-jnp.inf, -1.0)
     assert 0.0 < value < 1e-8 and gradient == 0.0
 
 
 def test_dual_clip_leaves_good_tokens_alone():
     log_probs, old = jnp.array([3.0, 0.1]), jnp.zeros(2)
     for advantage in (0.0, 0.7):
-        single = clipped.clipped_surrogate(log_probs, old, advantage)
-        dual = clipped.clipped_surrogate(log_probs, old, advantage, dual_clip=1.5)
+        single = clipped(log_probs, old, advantage)
+        dual = clipped(log_probs, old, advantage, dual_clip=1.5)
         np.testing.assert_array_equal(single, dual)
 
 
@@ -157,8 +166,8 @@ def test_selected_inputs_keep_poison_out_of_every_bit_of_loss_and_gradient(poiso
     def loss(log_probs, values, data):
         hide = lambda x: aggregation.select(x, given.mask)
         old, advantages, old_values, returns = map(hide, data)
-        policy = clipped.clipped_surrogate(hide(log_probs), old, advantages, dual_clip=3.0)
-        value = clipped.clipped_value_loss(hide(values), old_values, returns)
+        policy = clipped(hide(log_probs), old, advantages, dual_clip=3.0)
+        value = loss_lib.clipped_value_loss(hide(values), old_values, returns)
         return aggregation.weighted_sum(policy + value, weights)
 
     def at(fill):
@@ -173,31 +182,31 @@ def test_selected_inputs_keep_poison_out_of_every_bit_of_loss_and_gradient(poiso
 
 def test_settings_may_be_traced():
     clips = jnp.array([0.1, 0.2])
-    loss = lambda clip: clipped.clipped_surrogate(1.0, 0.0, 1.0, clip, clip, 3.0 + clip)
+    loss = lambda clip: clipped(1.0, 0.0, 1.0, clip, clip, 3.0 + clip)
     np.testing.assert_allclose(jax.vmap(loss)(clips), -(1.0 + clips), rtol=1e-6)
-    value_loss = lambda clip: clipped.clipped_value_loss(1.0, 0.0, 1.0, clip)
+    value_loss = lambda clip: loss_lib.clipped_value_loss(1.0, 0.0, 1.0, clip)
     np.testing.assert_allclose(jax.vmap(value_loss)(clips), 0.5 * (1.0 - clips) ** 2, rtol=1e-6)
 
 
 def test_ratios_of_half_precision_log_probs_are_float32():
-    rho = clipped.ratio(jnp.bfloat16(-1.0), jnp.float32(-1.0625))
+    rho = ratio(jnp.bfloat16(-1.0), jnp.float32(-1.0625))
     assert rho.dtype == jnp.float32
     np.testing.assert_allclose(rho, np.exp(0.0625), rtol=1e-6)
 
 
 def test_wrong_arguments_are_named():
     x = jnp.zeros((2, 3))
-    with pytest.raises(ValueError, match=r"advantages has shape \(2, 1\), but log_probs"):
-        clipped.clipped_surrogate(x, x, x[:, :1])
+    with pytest.raises(ValueError, match=r"advantages has shape \(2, 1\), but mask"):
+        clipped(x, x, x[:, :1])
     with pytest.raises(ValueError, match=r"clip_low is 1\.5; expected a number from 0\.0 to 1\.0"):
-        clipped.clipped_surrogate(x, x, x, clip_low=1.5)
+        clipped(x, x, x, clip_low=1.5)
     with pytest.raises(ValueError, match=r"clip_high is -0\.1"):
-        clipped.clipped_surrogate(x, x, x, clip_high=-0.1)
+        clipped(x, x, x, clip_high=-0.1)
     with pytest.raises(ValueError, match=r"dual_clip is 0\.5; expected a number of at least 1\.0"):
-        clipped.clipped_surrogate(x, x, x, dual_clip=0.5)
+        clipped(x, x, x, dual_clip=0.5)
     with pytest.raises(ValueError, match="max_log_ratio is 100"):
-        clipped.ratio(x, x, max_log_ratio=100)
+        ratio(x, x, max_log_ratio=100)
     with pytest.raises(ValueError, match=r"returns has shape \(3,\)"):
-        clipped.clipped_value_loss(x, x, x[0])
+        loss_lib.clipped_value_loss(x, x, x[0])
     with pytest.raises(ValueError, match="clip is nan"):
-        clipped.clipped_value_loss(x, x, x, clip=float("nan"))
+        loss_lib.clipped_value_loss(x, x, x, clip=float("nan"))

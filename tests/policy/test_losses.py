@@ -6,28 +6,28 @@ import numpy as np
 import pytest
 
 from proxlm.policy import aggregation
-from proxlm.policy.losses import _ratio, sequence_level, surrogates, token_level
+from proxlm.policy import losses as loss_lib
 from tests.policy import vectors_on_disk
 
 FAMILY = {
-    "clip": surrogates.clip,
-    "dual clip": functools.partial(surrogates.clip, dual_clip=3.0),
-    "gspo": functools.partial(surrogates.clip, level="sequence"),
-    "gspo by tokens": functools.partial(surrogates.clip, level="sequence_token"),
-    "product by tokens": functools.partial(surrogates.clip, level="product_token"),
-    "policy gradient": surrogates.policy_gradient,
-    "dro": functools.partial(surrogates.dro, beta=0.5),
-    "kl penalty": functools.partial(surrogates.kl_penalty, coef=0.5),
-    "reverse kl penalty": functools.partial(surrogates.kl_penalty, direction="reverse"),
-    "cispo": functools.partial(surrogates.cispo, clip_high=0.3),
-    "sapo": surrogates.sapo,
-    "geometric mean": sequence_level.geometric_mean,
-    "vespo": sequence_level.vespo,
-    "topr": sequence_level.topr,
-    "clip cov": functools.partial(token_level.clip_cov, share=0.2, low=0.09),
-    "kl cov": functools.partial(token_level.kl_cov, share=0.2),
-    "dppo tv": functools.partial(token_level.dppo, clip_low=0.1, clip_high=0.1),
-    "dppo kl": functools.partial(token_level.dppo, clip_high=0.01, divergence="kl"),
+    "clip": loss_lib.clipped,
+    "dual clip": functools.partial(loss_lib.clipped, dual_clip=3.0),
+    "gspo": functools.partial(loss_lib.clipped, level="sequence"),
+    "gspo by tokens": functools.partial(loss_lib.clipped, level="sequence_token"),
+    "product by tokens": functools.partial(loss_lib.clipped, level="product_token"),
+    "policy gradient": loss_lib.policy_gradient,
+    "dro": functools.partial(loss_lib.dro, beta=0.5),
+    "kl penalty": functools.partial(loss_lib.kl_penalty, coef=0.5),
+    "reverse kl penalty": functools.partial(loss_lib.kl_penalty, direction="reverse"),
+    "cispo": functools.partial(loss_lib.cispo, clip_high=0.3),
+    "sapo": loss_lib.sapo,
+    "geometric mean": loss_lib.geometric_mean,
+    "vespo": loss_lib.vespo,
+    "topr": loss_lib.topr,
+    "clip cov": functools.partial(loss_lib.clip_cov, share=0.2, low=0.09),
+    "kl cov": functools.partial(loss_lib.kl_cov, share=0.2),
+    "dppo tv": functools.partial(loss_lib.dppo, clip_low=0.1, clip_high=0.1),
+    "dppo kl": functools.partial(loss_lib.dppo, clip_high=0.01, divergence="kl"),
 }
 GIVEN = vectors_on_disk.inputs()
 MASK = np.asarray(GIVEN.mask)
@@ -70,7 +70,7 @@ def assert_vectors(surrogate, losses, gradient):
 def test_gspo_is_openrlhfs():
     expected = vectors_on_disk.load("openrlhf")["gspo"]
     weights = aggregation.sequence_weights(GIVEN.mask)
-    gspo = functools.partial(surrogates.clip, level="sequence")
+    gspo = functools.partial(loss_lib.clipped, level="sequence")
 
     def loss(log_probs):
         tokens = gspo(log_probs, GIVEN.logp_old, GIVEN.advantages, GIVEN.mask)
@@ -84,7 +84,7 @@ def test_gspo_is_openrlhfs():
 def test_cispo_weighs_every_token_by_its_clipped_ratio():
     d, log_probs, advantages = by_hand()
     weight = np.clip(np.exp(d), 0.8, 1.28)
-    cispo = functools.partial(surrogates.cispo, clip_low=0.2, clip_high=0.28)
+    cispo = functools.partial(loss_lib.cispo, clip_low=0.2, clip_high=0.28)
     assert_vectors(cispo, -weight * advantages * log_probs, -weight * advantages)
 
 
@@ -92,26 +92,26 @@ def test_sapo_is_a_gate_of_slope_one_at_ratio_one():
     d, _, advantages = by_hand()
     rho, tau = np.exp(d), np.where(advantages > 0, 1.0, 1.05)
     gate = 1 / (1 + np.exp(-tau * (rho - 1)))
-    assert_vectors(surrogates.sapo, -advantages * gate * 4 / tau, -advantages * 4 * gate * (1 - gate) * rho)
+    assert_vectors(loss_lib.sapo, -advantages * gate * 4 / tau, -advantages * 4 * gate * (1 - gate) * rho)
 
 
 def test_kl_penalties_are_estimates_of_the_divergence():
     d, _, advantages = by_hand()
     rho = np.exp(d)
-    forward = functools.partial(surrogates.kl_penalty, coef=0.5)
+    forward = functools.partial(loss_lib.kl_penalty, coef=0.5)
     loss = 0.5 * (rho - 1 - d) - advantages * rho
     assert_vectors(forward, loss, 0.5 * (rho - 1) - advantages * rho)
-    reverse = functools.partial(surrogates.kl_penalty, coef=0.5, direction="reverse")
+    reverse = functools.partial(loss_lib.kl_penalty, coef=0.5, direction="reverse")
     loss = 0.5 * (rho * d - rho + 1) - advantages * rho
     assert_vectors(reverse, loss, 0.5 * rho * d - advantages * rho)
 
 
 def test_dro_draws_the_log_ratio_to_the_advantage():
     d, log_probs, advantages = by_hand()
-    dro = functools.partial(surrogates.dro, beta=0.5)
+    dro = functools.partial(loss_lib.dro, beta=0.5)
     assert_vectors(dro, 0.25 * d**2 - advantages * log_probs, 0.5 * d - advantages)
     with pytest.raises(ValueError, match="beta is -1"):
-        surrogates.dro(GIVEN.logp, GIVEN.logp_old, GIVEN.advantages, GIVEN.mask, beta=-1)
+        loss_lib.dro(GIVEN.logp, GIVEN.logp_old, GIVEN.advantages, GIVEN.mask, beta=-1)
 
 
 def test_the_geometric_mean_is_clipped_token_by_token():
@@ -122,7 +122,7 @@ def test_the_geometric_mean_is_clipped_token_by_token():
     loss = -mean * np.exp(held.sum(1, keepdims=True) / count)
     # every valid token carries the loss, so the sum over tokens counts it n times
     gradient = np.where(held == d, loss, 0.0)
-    gmpo = functools.partial(sequence_level.geometric_mean, clip_low=0.2, clip_high=0.1)
+    gmpo = functools.partial(loss_lib.geometric_mean, clip_low=0.2, clip_high=0.1)
     assert_vectors(gmpo, np.broadcast_to(loss, d.shape), gradient)
 
 
@@ -132,14 +132,14 @@ def test_vespo_weighs_sequences_by_a_gamma_density():
     good = advantages >= 0
     k, rate = np.where(good, 2.0, 3.0), np.where(good, 3.0, 2.0)
     phi = np.exp(rate) * w**k * np.exp(-rate * w)
-    assert_vectors(sequence_level.vespo, -phi * advantages * log_probs, -phi * advantages)
+    assert_vectors(loss_lib.vespo, -phi * advantages * log_probs, -phi * advantages)
 
 
 def test_topr_imitates_the_good_and_tapers_the_bad():
     d, log_probs, advantages = by_hand()
     w = np.broadcast_to(np.exp(d.sum(1, keepdims=True)), d.shape)
     weight = np.where(advantages >= 0, 1.0, np.clip(w, 0, 1))
-    assert_vectors(sequence_level.topr, -weight * advantages * log_probs, -weight * advantages)
+    assert_vectors(loss_lib.topr, -weight * advantages * log_probs, -weight * advantages)
 
 
 def covariance():
@@ -154,7 +154,7 @@ def test_kl_cov_prices_the_tokens_of_largest_covariance():
     assert chosen.sum() == 4 == int(MASK.sum() * 0.2)
     loss = np.where(chosen, 0.7 * np.abs(d), 0.0) - advantages * np.exp(d)
     gradient = np.where(chosen, 0.7 * np.sign(d), 0.0) - advantages * np.exp(d)
-    kl_cov = functools.partial(token_level.kl_cov, share=0.2, coef=0.7)
+    kl_cov = functools.partial(loss_lib.kl_cov, share=0.2, coef=0.7)
     assert_vectors(kl_cov, loss, gradient)
 
 
@@ -169,7 +169,7 @@ def test_clip_cov_drops_tokens_inside_the_band(key):
     assert inside.sum() == 4
     gradient = np.where(clipped <= plain, plain, 0.0)
     largest = inside & (cov == cov[inside].max())
-    one = functools.partial(token_level.clip_cov, share=0.05, low=0.09, key=key)
+    one = functools.partial(loss_lib.clip_cov, share=0.05, low=0.09, key=key)
     if key is None:
         assert_vectors(one, np.where(largest, 0, loss), np.where(largest, 0, gradient))
     dropped = MASK & (on_vectors(one)[0] == 0)
@@ -187,7 +187,7 @@ def test_dppo_drops_tokens_that_have_moved_too_far(divergence):
     weight = np.array([1.0, 0.0, 5 / 9, 0.0, 0.9])
     bounds = {"clip_low": 0.2, "clip_high": 0.2, "divergence": divergence}
     losses, gradient = losses_and_gradient(
-        functools.partial(token_level.dppo, **bounds),
+        functools.partial(loss_lib.dppo, **bounds),
         *map(jnp.float32, (log_probs, old, advantages)),
         jnp.ones(5, bool),
     )
@@ -196,7 +196,7 @@ def test_dppo_drops_tokens_that_have_moved_too_far(divergence):
 
 
 def test_the_divergence_of_dppo_is_that_of_this_token_or_another():
-    loss = lambda bound: token_level.dppo(
+    loss = lambda bound: loss_lib.dppo(
         jnp.log(jnp.array([0.9])),
         jnp.log(jnp.array([0.5])),
         jnp.ones(1),
@@ -214,7 +214,7 @@ def test_levels_of_the_ratio():
     mean, total = d.sum(1, keepdims=True) / count, d.sum(1, keepdims=True)
     shared = {"sequence": mean, "sequence_token": mean, "product": total, "product_token": total}
     for level, value in shared.items():
-        fn = lambda x, level=level: _ratio.log_ratio(x, GIVEN.logp_old, GIVEN.mask, level)
+        fn = lambda x, level=level: loss_lib.log_ratio(x, GIVEN.logp_old, GIVEN.mask, level)
         expected = np.where(MASK, np.broadcast_to(value, d.shape), 0.0)
         np.testing.assert_allclose(fn(GIVEN.logp), expected, atol=1e-5)
         # every token of a product carries the sum, so it feels each of its n copies
@@ -225,12 +225,12 @@ def test_levels_of_the_ratio():
 
 def test_log_ratios_are_held_on_both_sides_or_on_each_by_its_own_bound():
     d = jnp.array([-90.0, -30.0, 5.0, 30.0])
-    np.testing.assert_array_equal(_ratio.hold(d, 20.0), [-20.0, -20.0, 5.0, 20.0])
-    np.testing.assert_array_equal(_ratio.hold(d, (88.0, 10.0)), [-88.0, -30.0, 5.0, 10.0])
-    gradient = jax.grad(lambda d: jnp.sum(jnp.exp(_ratio.hold(d, (88.0, 10.0)))))(d)
+    np.testing.assert_array_equal(loss_lib.clip_log_ratio(d, 20.0), [-20.0, -20.0, 5.0, 20.0])
+    np.testing.assert_array_equal(loss_lib.clip_log_ratio(d, (88.0, 10.0)), [-88.0, -30.0, 5.0, 10.0])
+    gradient = jax.grad(lambda d: jnp.sum(jnp.exp(loss_lib.clip_log_ratio(d, (88.0, 10.0)))))(d)
     np.testing.assert_allclose(gradient, [0.0, np.exp(-30.0), np.exp(5.0), 0.0], rtol=1e-6)
     with pytest.raises(ValueError, match="max_log_ratio is 89"):
-        _ratio.hold(d, (20.0, 89.0))
+        loss_lib.clip_log_ratio(d, (20.0, 89.0))
 
 
 def test_the_token_form_of_a_sequence_has_the_gradient_of_the_sequence():
@@ -244,7 +244,7 @@ def test_the_token_form_of_a_sequence_has_the_gradient_of_the_sequence():
         return jnp.sum(loss[:5]) / 5
 
     def token_form(log_probs):
-        loss = surrogates.clip(log_probs, GIVEN.logp_old, advantages, GIVEN.mask, level="sequence_token")
+        loss = loss_lib.clipped(log_probs, GIVEN.logp_old, advantages, GIVEN.mask, level="sequence_token")
         return aggregation.weighted_sum(loss, weights)
 
     ours, expected = (jax.value_and_grad(f)(GIVEN.logp) for f in (token_form, sequence_form))
@@ -298,22 +298,22 @@ def test_no_gradient_flows_into_what_is_data(surrogate):
 def test_wrong_arguments_are_named():
     x, mask = jnp.zeros((2, 3)), jnp.ones((2, 3), bool)
     with pytest.raises(ValueError, match="level is 'word'; expected one of 'token', 'sequence'"):
-        surrogates.clip(x, x, x, mask, level="word")
+        loss_lib.clipped(x, x, x, mask, level="word")
     with pytest.raises(ValueError, match=r"old_log_probs has shape \(3,\), but mask"):
-        surrogates.sapo(x, x[0], x, mask)
+        loss_lib.sapo(x, x[0], x, mask)
     with pytest.raises(ValueError, match=r"advantages has shape \(2,\)"):
-        surrogates.policy_gradient(x, x, x[:, 0], mask)
+        loss_lib.policy_gradient(x, x, x[:, 0], mask)
     with pytest.raises(ValueError, match="coef is -1"):
-        surrogates.kl_penalty(x, x, x, mask, coef=-1)
+        loss_lib.kl_penalty(x, x, x, mask, coef=-1)
     with pytest.raises(ValueError, match="direction is 'back'"):
-        surrogates.kl_penalty(x, x, x, mask, direction="back")
+        loss_lib.kl_penalty(x, x, x, mask, direction="back")
     with pytest.raises(ValueError, match="clip_low is 2"):
-        surrogates.cispo(x, x, x, mask, clip_low=2)
+        loss_lib.cispo(x, x, x, mask, clip_low=2)
     with pytest.raises(ValueError, match="tau_positive is 0"):
-        surrogates.sapo(x, x, x, mask, tau_positive=0)
+        loss_lib.sapo(x, x, x, mask, tau_positive=0)
     with pytest.raises(ValueError, match="share is 2"):
-        token_level.kl_cov(x, x, x, mask, share=2)
+        loss_lib.kl_cov(x, x, x, mask, share=2)
     with pytest.raises(ValueError, match="divergence is 'js'"):
-        token_level.dppo(x, x, x, mask, divergence="js")
+        loss_lib.dppo(x, x, x, mask, divergence="js")
     with pytest.raises(ValueError, match=r"mask has dtype float32; expected bool"):
-        surrogates.clip(x, x, x, x)
+        loss_lib.clipped(x, x, x, x)

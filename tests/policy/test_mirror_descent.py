@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from proxlm.policy import losses as loss_lib
 from proxlm.policy import mirror_descent, tabular
-from proxlm.policy.losses import surrogates
 
 LANGUAGE = tabular.Language(vocab_size=3, length=3)
 STOPPED = tabular.Language(vocab_size=3, length=3, stop_token=1)
@@ -139,7 +139,7 @@ def test_sampled_tokens_estimate_the_objective_of_the_step():
 
     def sampled(group):
         advantages = exact.advantages[group.states, group.tokens]
-        losses = surrogates.kl_penalty(
+        losses = loss_lib.kl_penalty(
             group.log_probs,
             group.old_log_probs,
             advantages,
@@ -153,7 +153,7 @@ def test_sampled_tokens_estimate_the_objective_of_the_step():
         losses = mirror_descent.proximal_loss(jax.nn.log_softmax(x), exact.advantages, old, step_size=TAU)
         return jnp.sum(tabular.occupancy(old, LANGUAGE) * losses)
 
-    run = lambda x: tabular.expected(sampled, x, reward, LANGUAGE, old_log_probs=old)
+    run = lambda x: tabular.expected_value_and_grad(sampled, x, reward, LANGUAGE, old_log_probs=old)
     value, gradient = jax.jit(run)(start)
     expected = jax.value_and_grad(full)(start)
     np.testing.assert_allclose(value, expected[0], atol=1e-12)

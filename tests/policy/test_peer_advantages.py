@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from proxlm.policy import aggregation, kl
+from proxlm.policy import losses as loss_lib
 from proxlm.policy.advantages import group, pass_k, returns, temporal, token
-from proxlm.policy.losses import clipped, surrogates
 from tests.policy import vectors_on_disk
 from tests.policy.table_actor import compiled
 
@@ -25,7 +25,7 @@ whiten = part(temporal.whiten, ddof=1)  # both peers' convention
 
 
 def grouped(baseline, *more):
-    """As `estimates.grouped`, but an answer without a token counts too, as it does for verl."""
+    """As `group_advantages`, but an answer without a token counts too, as it does for verl."""
 
     def estimate(g):
         extra = [fn(g) for fn in more]
@@ -176,9 +176,9 @@ def trl_ppo(g, kinds):
     tokens, longer, _, estimates, goals = shaped(g, "k1", False)
 
     def loss(new, values):
-        losses = surrogates.clip(new, g["log_probs"], estimates, tokens, 0.15, 0.15)
+        losses = loss_lib.clipped(new, g["log_probs"], estimates, tokens, 0.15, 0.15)
         policy = aggregation.weighted_sum(losses, aggregation.token_weights(tokens))
-        losses = clipped.clipped_value_loss(values, g["values"], goals, 0.2)
+        losses = loss_lib.clipped_value_loss(values, g["values"], goals, 0.2)
         critic = aggregation.weighted_sum(losses, aggregation.token_weights(longer))
         return policy + 0.1 * critic, (policy, critic)
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.policy.losses import preference, preference_variants, supervised
+from proxlm.policy import losses
+from proxlm.policy.losses import preference, preference_variants
 from tests.policy import vectors_on_disk
 from tests.policy.table_actor import compiled
 
@@ -79,7 +80,7 @@ def odds(good, bad):
 
 
 def chosen_alone(x, g):
-    return supervised.sft(x[:PAIRS], g["mask"][:PAIRS])
+    return losses.sft(x[:PAIRS], g["mask"][:PAIRS])
 
 
 RENAMED = {"nca_pair": "nca", "bco_pair": "bco", "sppo_hard": "sppo"}

@@ -278,7 +278,7 @@ def with_greedy(group_size):
 )
 def test_a_greedy_baseline_is_taken_off_every_token_of_the_answers_to_its_prompt(group_size, greedy, above):
     own = jnp.arange(1.0, 9.0)
-    settings = {"kl_coef": 0.3, "whiten_advantages": False, "advantage": piece(batch.to_go)}
+    settings = {"kl_coef": 0.3, "whiten_advantages": False, "advantage": piece(batch.reward_to_go_advantages)}
     config = ppo.PPOConfig(group_size=group_size, greedy_baseline=True, **settings)
     experience, summary = _prepare(config, with_greedy(group_size), jnp.append(own, jnp.array(greedy)))
     plain, _ = _prepare(ppo.PPOConfig(**settings), sampled(), own)
@@ -310,7 +310,7 @@ def test_a_greedy_answer_pays_for_its_length_and_its_missing_end_too():
         missing_eos_penalty=0.7,
         kl_coef=0.0,
         whiten_advantages=False,
-        advantage=piece(batch.to_go),
+        advantage=piece(batch.reward_to_go_advantages),
         length_price=by_length,
     )
     found = _prepare(config, with_greedy(4), jnp.zeros(BATCH + 2))[0].advantages[:, 0]

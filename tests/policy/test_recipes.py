@@ -11,10 +11,10 @@ import pytest
 
 from proxlm import lm
 from proxlm.policy import filters, ppo, recipes, tabular
+from proxlm.policy import losses as loss_lib
 from proxlm.policy._partial import piece
 from proxlm.policy.advantages import batch, pass_k
 from proxlm.policy.advantages import group as baselines
-from proxlm.policy.losses import surrogates
 from tests.arrays import normal
 from tests.policy import table_actor
 from tests.policy.table_actor import compiled
@@ -35,7 +35,7 @@ def config(name, **overrides):
     size = {"group_size": GROUP} if name in GROUPED else {}
     if name == "pass_at_k":  # the best of all 4 of a group is the same for each of them
         baseline = piece(pass_k.pass_at_k, k=1)
-        size["advantage"] = piece(batch.grouped, baseline=baseline)
+        size["advantage"] = piece(batch.group_advantages, baseline=baseline)
     return recipes.make(name, **ONE_STEP | size | overrides)
 
 
@@ -87,7 +87,7 @@ def test_one_step_is_the_gradient_of_the_recipes_loss_and_masked_slots_change_no
     step = PARAMS["policy"]["logits"] - new.params["policy"]["logits"]
 
     values = PARAMS["critic"]["values"] if name in CRITICS else None
-    loss = tabular.estimator(settings, values)
+    loss = tabular.minibatch_loss(settings, values)
     own_rewards = rewards() - GREEDY_REWARD * settings.greedy_baseline
     gradient = compiled(jax.grad(lambda logits: loss(group_of_samples(logits, own_rewards))))
     expected = gradient(PARAMS["policy"]["logits"])
@@ -198,18 +198,18 @@ def test_a_sampler_that_is_not_the_old_policy_is_corrected_for():
 
 def test_a_recipe_of_ones_own_is_a_function_and_a_config():
     def bold(log_probs, old_log_probs, advantages, mask):
-        return surrogates.kl_penalty(log_probs, old_log_probs, 2.0 * advantages, mask, coef=0.0)
+        return loss_lib.kl_penalty(log_probs, old_log_probs, 2.0 * advantages, mask, coef=0.0)
 
     own = ppo.PPOConfig(
         group_size=GROUP,
         surrogate=bold,
         kl_coef=0.0,
         aggregation="sequence_sum",
-        advantage=piece(batch.grouped, baseline=piece(baselines.centred)),
+        advantage=piece(batch.group_advantages, baseline=piece(baselines.centred)),
         whiten_advantages=False,
         **ONE_STEP,
     )
-    plain = dataclasses.replace(own, surrogate=piece(surrogates.policy_gradient))
+    plain = dataclasses.replace(own, surrogate=piece(loss_lib.policy_gradient))
     ends = [learn(each, sampled(), rewards())[0].params["policy"]["logits"] for each in (own, plain)]
     moved = [end - PARAMS["policy"]["logits"] for end in ends]
     np.testing.assert_allclose(moved[0], 2.0 * moved[1], atol=1e-6)
@@ -265,10 +265,11 @@ def mean_gradient(settings, values=None, size=2):
     """The expected step of a recipe on a language with a stop token, and the true gradient."""
     x, ref = normal64(0, 13, 3), jax.nn.log_softmax(normal64(1, 13, 3))
     scores = normal64(2, len(tabular.outcomes(LANGUAGE).tokens))
-    loss = tabular.estimator(dataclasses.replace(settings, **ONE_STEP), values)
+    loss = tabular.minibatch_loss(dataclasses.replace(settings, **ONE_STEP), values)
 
     def run(x):
-        return tabular.expected(loss, x, scores, LANGUAGE, group_size=size, ref_log_probs=ref)[1]
+        options = {"group_size": size, "ref_log_probs": ref}
+        return tabular.expected_value_and_grad(loss, x, scores, LANGUAGE, **options)[1]
 
     goal = lambda x: tabular.objective(jax.nn.log_softmax(x), scores, LANGUAGE, ref, settings.kl_coef)
     return -jax.jit(run)(x), jax.jit(jax.grad(goal))(x)
@@ -326,8 +327,8 @@ def test_wrong_recipes_are_named():
 
 
 def test_a_piece_is_a_pytree_of_its_numbers():
-    one = piece(batch.grouped, baseline=piece(baselines.group_relative, epsilon=0.1, ddof=0))
+    one = piece(batch.group_advantages, baseline=piece(baselines.group_relative, epsilon=0.1, ddof=0))
     assert jax.tree.leaves(one) == [0.1]
-    two = piece(batch.grouped, baseline=piece(baselines.group_relative, epsilon=0.2, ddof=0))
+    two = piece(batch.group_advantages, baseline=piece(baselines.group_relative, epsilon=0.2, ddof=0))
     assert jax.tree.structure(one) == jax.tree.structure(two)
     assert jax.tree.structure(one) != jax.tree.structure(one.replace(baseline=filters.varied))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from proxlm.policy import aggregation, importance_weights
+from proxlm.policy import losses as loss_lib
 from proxlm.policy.advantages import returns, temporal
-from proxlm.policy.losses import surrogates
 from tests.policy import vectors_on_disk
 
 GIVEN = vectors_on_disk.inputs()
@@ -47,6 +47,7 @@ def test_an_advantage_of_a_sequence_is_that_of_its_tokens():
     np.testing.assert_array_equal(ours, np.where(MASK, GIVEN.scores[:, None], 0.0))
 
 
+rejection = importance_weights.kl_rejection_mask
 CORRECTIONS = {
     "tis": lambda *xs: importance_weights.truncated(*xs, high=1.05),
     "icepop": lambda *xs: importance_weights.icepop(*xs, low=0.95, high=1.05),
@@ -56,8 +57,8 @@ CORRECTIONS = {
 
 OPENRLHFS = tuple(CORRECTIONS)
 CORRECTIONS |= {
-    "near": lambda *xs: importance_weights.near_mask(*xs, high=0.1, low=-0.1, kind="k1").astype(float),
-    "near on average": lambda *xs: importance_weights.near_mask(*xs, high=0.1, over="mean").astype(float),
+    "near": lambda *xs: rejection(*xs, high=0.1, low=-0.1, kind="k1").astype(float),
+    "near on average": lambda *xs: rejection(*xs, high=0.1, over="mean").astype(float),
     "normalised": importance_weights.normalised,
 }
 
@@ -69,7 +70,7 @@ def test_corrected_losses_are_openrlhfs(name):
     correction = CORRECTIONS[name](poison(GIVEN.logp_old), poison(GIVEN.logp_rollout), GIVEN.mask)
 
     def loss(log_probs):
-        tokens = surrogates.clip(log_probs, GIVEN.logp_old, GIVEN.advantages, GIVEN.mask)
+        tokens = loss_lib.clipped(log_probs, GIVEN.logp_old, GIVEN.advantages, GIVEN.mask)
         weights = aggregation.token_weights(GIVEN.mask)
         return aggregation.weighted_sum(tokens * correction, weights)
 
@@ -108,7 +109,7 @@ def test_what_is_near_lies_between_the_bounds(kind, over):
     elif over != "token":
         far = far.sum(1, keepdims=True) / (count if over == "mean" else 1)
     high, low = np.median(far[:5]) + 1e-5, np.quantile(far[:5], 0.1) + 1e-5
-    near = lambda **bounds: importance_weights.near_mask(
+    near = lambda **bounds: importance_weights.kl_rejection_mask(
         GIVEN.logp_old, GIVEN.logp_rollout, GIVEN.mask, kind=kind, over=over, **bounds
     )
     np.testing.assert_array_equal(near(high=high), MASK & (far <= high))
@@ -131,7 +132,9 @@ def test_only_stale_and_bad_sequences_are_dropped():
     log_probs = jnp.array([[-3.0, -1.0], [-3.0, -1.0], [-1.0, -1.0]])
     sampler, mask = jnp.full((3, 2), -1.0), jnp.ones((3, 2), bool)
     advantages = jnp.array([[1.0, 1.0], [-1.0, -1.0], [-1.0, -1.0]])
-    weigh = lambda bound: importance_weights.stale_mask(log_probs, sampler, advantages, mask, bound)
+    weigh = lambda bound: importance_weights.off_policy_sequence_mask(
+        log_probs, sampler, advantages, mask, bound
+    )
     assert weigh(0.9).tolist() == [[1, 1], [0, 0], [1, 1]] and weigh(1.1).tolist() == [[1, 1]] * 3
 
 

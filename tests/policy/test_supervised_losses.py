@@ -5,7 +5,7 @@ import pytest
 
 from proxlm import lm, losses
 from proxlm.policy import aggregation
-from proxlm.policy.losses import supervised
+from proxlm.policy import losses as loss_lib
 from tests.policy.table_actor import compiled
 
 LOG_PROBS = jnp.array([[-1.0, -2.0, -3.0], [-4.0, -5.0, -6.0]])
@@ -24,7 +24,7 @@ MASK = jnp.array([[False, True, True], [False, False, True]])
     ids=["token", "sequence", "sequence_sum", "constant", "a function"],
 )
 def test_the_loss_and_its_gradient_by_hand(kind, loss, gradient, variant):
-    fn = variant(jax.value_and_grad(lambda x: supervised.sft(x, MASK, kind)))
+    fn = variant(jax.value_and_grad(lambda x: loss_lib.sft(x, MASK, kind)))
     found = fn(LOG_PROBS)
     np.testing.assert_allclose(found[0], loss, rtol=1e-6)
     np.testing.assert_allclose(found[1], gradient, rtol=1e-6)
@@ -32,17 +32,17 @@ def test_the_loss_and_its_gradient_by_hand(kind, loss, gradient, variant):
 
 def test_masked_slots_may_hold_anything():
     poisoned = jnp.where(MASK, LOG_PROBS, jnp.nan)
-    fn = jax.value_and_grad(lambda x: supervised.sft(x, MASK))
+    fn = jax.value_and_grad(lambda x: loss_lib.sft(x, MASK))
     for a, b in zip(fn(poisoned), fn(LOG_PROBS), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert supervised.sft(poisoned, jnp.zeros((2, 3), bool)) == 0
+    assert loss_lib.sft(poisoned, jnp.zeros((2, 3), bool)) == 0
 
 
 def test_the_prompt_is_not_learnt_and_the_rest_is_next_token():
     model = lm.ModelConfig(7, num_layers=1, width=8, num_heads=2, hidden_width=8, init_scale=0.5)
     tokens = jnp.array([[1, 2, 3, 4, 5], [6, 5, 4, 3, 0]])
     mask = jnp.array([[True] * 5, [True] * 4 + [False]])
-    answers = supervised.answer_mask(mask, jnp.array([2, 3]))[:, 1:]
+    answers = loss_lib.completion_mask(mask, jnp.array([2, 3]))[:, 1:]
     assert answers.tolist() == [[False, True, True, True], [False, False, True, False]]
 
     @compiled
@@ -54,31 +54,31 @@ def test_the_prompt_is_not_learnt_and_the_rest_is_next_token():
     scores, logits = both(jax.random.key(0))
     each = losses.next_token(logits, tokens[:, 1:])
     expected = (each[0, 1:].sum() + each[1, 2]) / 4
-    np.testing.assert_allclose(supervised.sft(scores, answers), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss_lib.sft(scores, answers), expected, rtol=1e-5)
 
 
 def test_padding_on_either_side_leaves_the_same_answer():
     left = jnp.array([[False, False, True, True, True]])
-    found = supervised.answer_mask(left, jnp.array([1]))
+    found = loss_lib.completion_mask(left, jnp.array([1]))
     assert found.tolist() == [[False, False, False, True, True]]
-    found = supervised.answer_mask(left[:, ::-1], jnp.array([1]))
+    found = loss_lib.completion_mask(left[:, ::-1], jnp.array([1]))
     assert found.tolist() == [[False, True, True, False, False]]
 
 
 def test_a_response_ends_with_its_first_stop_token():
     tokens = jnp.array([[3, 2, 0, 1], [1, 4, 1, 4], [3, 4, 5, 2], [3, 4, 5, 6]])
-    of = lambda stop: jax.jit(supervised.until_stop, static_argnums=1)(tokens, stop).sum(1).tolist()
+    of = lambda stop: jax.jit(loss_lib.response_mask, static_argnums=1)(tokens, stop).sum(1).tolist()
     assert of(1) == [4, 1, 4, 4] and of((1, 2)) == [2, 1, 4, 4]
     with pytest.raises(ValueError, match="tokens have dtype float32; expected integers"):
-        supervised.until_stop(jnp.ones((1, 2)), 1)
+        loss_lib.response_mask(jnp.ones((1, 2)), 1)
 
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"prompt_lengths has shape \(\): expected \(2,\)"):
-        supervised.answer_mask(MASK, 2)
+        loss_lib.completion_mask(MASK, 2)
     with pytest.raises(ValueError, match="mask has dtype int32; expected bool"):
-        supervised.sft(LOG_PROBS, MASK.astype(jnp.int32))
+        loss_lib.sft(LOG_PROBS, MASK.astype(jnp.int32))
     with pytest.raises(ValueError, match=r"log_probs has shape \(2, 2\)"):
-        supervised.sft(LOG_PROBS[:, :2], MASK)
+        loss_lib.sft(LOG_PROBS[:, :2], MASK)
     with pytest.raises(ValueError, match="kind is 'mean'; expected one of 'token'"):
-        supervised.sft(LOG_PROBS, MASK, "mean")
+        loss_lib.sft(LOG_PROBS, MASK, "mean")

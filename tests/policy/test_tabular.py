@@ -62,7 +62,7 @@ def mean_gradient(estimator, language=LANGUAGE, group_size=1, reward=None):
     reward = rewards(language) if reward is None else reward
 
     def run(x):
-        return tabular.expected(
+        return tabular.expected_value_and_grad(
             estimator,
             x,
             reward,
@@ -338,7 +338,7 @@ def test_samples_of_another_policy_are_weighed_by_it():
         rho = jnp.exp(jnp.sum(group.log_probs - group.old_log_probs, axis=1))
         return -jnp.mean(rho * group.rewards)
 
-    run = lambda x: tabular.expected(estimator, x, rewards(), LANGUAGE, old_log_probs=old)
+    run = lambda x: tabular.expected_value_and_grad(estimator, x, rewards(), LANGUAGE, old_log_probs=old)
     value, gradient = jax.jit(run)(logits(0))
     assert_close(-value, tabular.expected_reward(log_probs(0), rewards(), LANGUAGE))
     assert_close(-gradient, truth(LANGUAGE, kl_coef=0.0))
@@ -362,4 +362,4 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"x has shape \(9, 2, 3\); expected \(9, 3, ...\)"):
         tabular.table(jnp.zeros((9, 2, 3)), LANGUAGE)
     with pytest.raises(ValueError, match="group_size is 9: 27 outcomes form"):
-        tabular.expected(lambda group: 0.0, logits(0), rewards(), LANGUAGE, group_size=9)
+        tabular.expected_value_and_grad(lambda group: 0.0, logits(0), rewards(), LANGUAGE, group_size=9)

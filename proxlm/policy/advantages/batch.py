@@ -13,7 +13,7 @@ from proxlm.policy.advantages import group, returns
 from proxlm.policy.advantages import temporal as advantage_lib
 
 
-def gae(rewards, values, mask, group_size=1, discount=1.0, gae_lambda=0.95, holes="skip"):
+def gae_advantages(rewards, values, mask, group_size=1, discount=1.0, gae_lambda=0.95, holes="skip"):
     """Generalised advantage estimates and their returns.
 
     Args:
@@ -23,16 +23,16 @@ def gae(rewards, values, mask, group_size=1, discount=1.0, gae_lambda=0.95, hole
       group_size: not used.
       discount: γ.
       gae_lambda: λ.
-      holes: as in `advantages.gae`.
+      holes: as in `gae`.
 
     Returns:
       Advantages and returns, [B, T] each.
 
     Raises:
-      ValueError: without a critic, and as `advantages.gae`.
+      ValueError: without a critic, and as `gae`.
 
     >>> rewards, values, mask = jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.ones((1, 2), bool)
-    >>> gae(rewards, values, mask, gae_lambda=0.5)[0].tolist()
+    >>> gae_advantages(rewards, values, mask, gae_lambda=0.5)[0].tolist()
     [[1.5, 1.0]]
     """
     check_critic(values)
@@ -40,7 +40,7 @@ def gae(rewards, values, mask, group_size=1, discount=1.0, gae_lambda=0.95, hole
     return jax.vmap(one)(rewards, values, mask)
 
 
-def length_adaptive(rewards, values, mask, group_size=1, alpha=0.05, critic_lambda=1.0):
+def length_adaptive_advantages(rewards, values, mask, group_size=1, alpha=0.05, critic_lambda=1.0):
     """VAPO: λ = 1 - 1/(α l) for the policy, another λ for the critic; γ = 1.
 
     Args:
@@ -60,7 +60,7 @@ def length_adaptive(rewards, values, mask, group_size=1, alpha=0.05, critic_lamb
     Source: Yue et al. (2025).
 
     >>> rewards, values, mask = jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.ones((1, 2), bool)
-    >>> length_adaptive(rewards, values, mask, alpha=1.0)[0].tolist()
+    >>> length_adaptive_advantages(rewards, values, mask, alpha=1.0)[0].tolist()
     [[1.5, 1.0]]
     """
     check_critic(values)
@@ -70,7 +70,7 @@ def length_adaptive(rewards, values, mask, group_size=1, alpha=0.05, critic_lamb
     return jax.vmap(one)(rewards, values, mask, returns.adaptive_lambda(mask, alpha))
 
 
-def grouped(rewards, values, mask, group_size, baseline=group.leave_one_out):
+def group_advantages(rewards, values, mask, group_size, baseline=group.leave_one_out):
     """Every token has the advantage of its sequence among those of its group.
 
     Args:
@@ -87,23 +87,23 @@ def grouped(rewards, values, mask, group_size, baseline=group.leave_one_out):
       ValueError: if the batch does not divide into groups.
 
     >>> rewards, mask = jnp.array([[0.0, 1.0], [3.0, 0.0]]), jnp.ones((2, 2), bool)
-    >>> grouped(rewards, None, mask, group_size=2)[0].tolist()
+    >>> group_advantages(rewards, None, mask, group_size=2)[0].tolist()
     [[-2.0, -2.0], [2.0, 2.0]]
     """
     scores, valid = _scores(rewards, mask)
     return returns.over_tokens(group.by_group(baseline, group_size, scores, valid), mask), None
 
 
-def batch_scaled(rewards, values, mask, group_size, epsilon=1e-4, ddof=1):
-    """As `grouped`, against the mean of the group, in units of the deviation over the batch.
+def batch_scaled_advantages(rewards, values, mask, group_size, epsilon=1e-4, ddof=1):
+    """As `group_advantages`, against the mean of the group, in units of the deviation over the batch.
 
     Args:
       rewards: [B, T].
       values: not used.
       mask: bool [B, T].
       group_size: G, at least 2.
-      epsilon: as in `baselines.batch_scaled`.
-      ddof: as in `baselines.batch_scaled`.
+      epsilon: as in `group.batch_scaled`.
+      ddof: as in `group.batch_scaled`.
 
     Returns:
       Advantages [B, T] and None.
@@ -114,7 +114,7 @@ def batch_scaled(rewards, values, mask, group_size, epsilon=1e-4, ddof=1):
     Source: Liu et al. (2025), tricks or traps; TRL's `scale_rewards="batch"`.
 
     >>> rewards, mask = jnp.array([[0.0, 1.0], [3.0, 0.0]]), jnp.ones((2, 2), bool)
-    >>> batch_scaled(rewards, None, mask, group_size=2, epsilon=1.0, ddof=0)[0].tolist()
+    >>> batch_scaled_advantages(rewards, None, mask, group_size=2, epsilon=1.0, ddof=0)[0].tolist()
     [[-0.5, -0.5], [0.5, 0.5]]
     """
     scores, valid = _scores(rewards, mask)
@@ -122,7 +122,7 @@ def batch_scaled(rewards, values, mask, group_size, epsilon=1e-4, ddof=1):
     return returns.over_tokens(per_sequence, mask), None
 
 
-def length_weighted(rewards, values, mask, group_size):
+def length_weighted_advantages(rewards, values, mask, group_size):
     """OPO: against the mean reward of the group, weighed by lengths.
 
     Args:
@@ -140,7 +140,7 @@ def length_weighted(rewards, values, mask, group_size):
     Source: Hao et al. (2025).
 
     >>> rewards, mask = jnp.array([[4.0, 0.0], [0.0, 0.0]]), jnp.array([[True] * 2, [True] * 2])
-    >>> length_weighted(rewards, None, mask, group_size=2)[0].tolist()
+    >>> length_weighted_advantages(rewards, None, mask, group_size=2)[0].tolist()
     [[2.0, 2.0], [-2.0, -2.0]]
     """
     scores, valid = _scores(rewards, mask)
@@ -149,7 +149,7 @@ def length_weighted(rewards, values, mask, group_size):
     return returns.over_tokens(per_sequence, mask), None
 
 
-def to_go(rewards, values, mask, group_size=1, discount=1.0):
+def reward_to_go_advantages(rewards, values, mask, group_size=1, discount=1.0):
     """REINFORCE: the reward still to come, without a baseline.
 
     Args:
@@ -165,7 +165,7 @@ def to_go(rewards, values, mask, group_size=1, discount=1.0):
     Raises:
       ValueError: as `returns.reward_to_go`.
 
-    >>> to_go(jnp.array([[0.5, 1.0]]), None, jnp.ones((1, 2), bool))[0].tolist()
+    >>> reward_to_go_advantages(jnp.array([[0.5, 1.0]]), None, jnp.ones((1, 2), bool))[0].tolist()
     [[1.5, 1.0]]
     """
     one = lambda *row: returns.reward_to_go(*row, discount)

@@ -1,12 +1,11 @@
-"""Log-ratios of the policy that learns to the one that sampled: of tokens or of whole sequences.
-
-All have one number per token, log ρₜ [..., T], so every trust region of `surrogates` takes any.
-"""
+"""Log-ratios of the policy that learns to the one that sampled: of tokens or of whole sequences."""
 
 import jax
 import jax.numpy as jnp
 
 from proxlm.policy import _validation, aggregation, kl
+
+__all__ = ["LEVELS", "clip_log_ratio", "log_ratio"]
 
 LEVELS = ("token", "sequence", "sequence_token", "product", "product_token")
 
@@ -18,7 +17,7 @@ def log_ratio(
     level: str = "token",
     max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
 ) -> jax.Array:
-    """The log-ratio of every token, at the level of tokens or of its whole sequence.
+    """The log-ratio log ρₜ of every token, at the level of tokens or of its whole sequence.
 
     With dₜ = log π(aₜ) - log π_old(aₜ), n valid tokens and sg the stopped gradient,
 
@@ -28,27 +27,25 @@ def log_ratio(
         product         log ρₜ = Σd, the ratio of the whole sequences
         product_token   log ρₜ = sg[Σd] + dₜ - sg[dₜ], the same with each token's own gradient
 
-    held within ±max_log_ratio, beyond which the gradient is 0.  Weigh "sequence" and "product" by
-    `aggregation.sequence_weights`; a token form has the gradient of its sequence's form if its
-    tokens weigh 1/n (sequence_token) or 1 (product_token).
+    clipped to ±max_log_ratio, beyond which the gradient is 0. All levels have one number per token, so every
+    policy loss takes any of them. Weigh "sequence" and "product" by `aggregation.sequence_weights`; a token
+    form has the gradient of its sequence's form if its tokens weigh 1/n, or 1 where it is the product.
 
     Args:
       log_probs: nats [..., T], of the policy that learns.
       old_log_probs: nats [..., T], of the policy that sampled; no gradient flows into it.
       mask: bool [..., T].
       level: "token", "sequence", "sequence_token", "product" or "product_token".
-      max_log_ratio: as in `hold`.
+      max_log_ratio: as in `clip_log_ratio`.
 
     Returns:
       Nats [..., T], 0 where masked.
 
     Raises:
-      ValueError: if shapes differ, the mask is not boolean, the level unknown or the bound out of
-        range.
+      ValueError: if shapes differ, the mask is not boolean, the level is unknown or the bound out of range.
 
-    Source: GSPO (Zheng et al. 2025) and its token form. Their gradients differ only where the
-    advantages do within a sequence; TRL and OpenRLHF take the former, verl the latter. TRL's RLOO
-    takes "product".
+    Source: GSPO (Zheng et al. 2025) and its token form. Their gradients differ only where the advantages do
+    within a sequence; TRL and OpenRLHF take the former, verl the latter. TRL's RLOO takes "product".
 
     >>> mask = jnp.array([True, True, False])
     >>> log_ratio(jnp.array([1.0, 2.0, 9.0]), jnp.zeros(3), mask, "sequence")
@@ -57,7 +54,7 @@ def log_ratio(
     _validation.one_of(LEVELS, level=level)
     current = aggregation.select(log_probs, mask, "log_probs")
     old = aggregation.select(jax.lax.stop_gradient(old_log_probs), mask, "old_log_probs")
-    difference = kl.log_ratio(current, old)
+    difference = kl.k1(current, old)
     if level != "token":
         total = jnp.sum(difference, axis=-1, keepdims=True)
         valid = jnp.sum(jnp.asarray(mask), axis=-1, keepdims=True)
@@ -66,18 +63,18 @@ def log_ratio(
             own = difference - jax.lax.stop_gradient(difference)
             shared = jax.lax.stop_gradient(shared) + own
         difference = jnp.where(mask, shared, 0.0)
-    return hold(difference, max_log_ratio)
+    return clip_log_ratio(difference, max_log_ratio)
 
 
-def hold(
+def clip_log_ratio(
     log_ratio: jax.typing.ArrayLike, max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO
 ) -> jax.Array:
-    """Holds log-ratios within ±max_log_ratio, so that no exponential overflows.
+    """Clips log-ratios to ±max_log_ratio, so that no exponential of them overflows.
 
     Args:
       log_ratio: nats, any shape.
-      max_log_ratio: nats, from 0 to 88, where float32 overflows; or a pair: how far below 0, and
-        how far above. 20 in verl and OpenRLHF, (88, 10) in verl's GSPO; 88 is TRL's "no bound".
+      max_log_ratio: nats, from 0 to 88, where float32 overflows; or a pair: how far below 0, and how far
+        above. 20 in verl and OpenRLHF, (88, 10) in verl's GSPO; 88 is TRL's "no bound".
 
     Returns:
       Nats of that shape.
@@ -85,7 +82,7 @@ def hold(
     Raises:
       ValueError: if a bound is out of range.
 
-    >>> hold(jnp.array([-30.0, 30.0])).tolist(), hold(-30.0, (88.0, 10.0)).item()
+    >>> clip_log_ratio(jnp.array([-30.0, 30.0])).tolist(), clip_log_ratio(-30.0, (88.0, 10.0)).item()
     ([-20.0, 20.0], -30.0)
     """
     pair = isinstance(max_log_ratio, tuple)

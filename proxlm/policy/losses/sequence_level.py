@@ -1,4 +1,4 @@
-"""Policy losses that weigh whole sequences; arguments and result as in `surrogates`."""
+"""Policy losses that weigh whole sequences; arguments and result as in the package's docstring."""
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,9 @@ def geometric_mean(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    clip_low: float = 0.4,
-    clip_high: float = 0.4,
-    max_log_ratio: float = kl.MAX_LOG_RATIO,
+    clip_low: jax.typing.ArrayLike = 0.4,
+    clip_high: jax.typing.ArrayLike = 0.4,
+    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
 ) -> jax.Array:
     """GMPO: -Ā exp(Σₜ d̂ₜ / n), the geometric mean of ratios that are clipped one by one.
 
@@ -23,19 +23,9 @@ def geometric_mean(
     weights "sequence" give the paper's mean over sequences (verl and TRL: with rows="all").
 
     Args:
-      log_probs: nats [..., T].
-      old_log_probs: nats [..., T].
-      advantages: [..., T] or a scalar.
-      mask: bool [..., T].
       clip_low: nats.
       clip_high: nats.
-      max_log_ratio: as in `ratios.log_ratio`.
-
-    Returns:
-      A loss per token [..., T].
-
-    Raises:
-      ValueError: if shapes differ or a bound is negative.
+      max_log_ratio: as in `clip_log_ratio`.
 
     Source: Zhao et al. (2025), geometric-mean policy optimisation.
 
@@ -57,32 +47,22 @@ def vespo(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    k_positive: float = 2.0,
-    lambda_positive: float = 3.0,
-    k_negative: float = 3.0,
-    lambda_negative: float = 2.0,
-    max_log_ratio: float = kl.MAX_LOG_RATIO,
-    min_log_weight: float = -18.420680743952367,
+    k_positive: jax.typing.ArrayLike = 2.0,
+    lambda_positive: jax.typing.ArrayLike = 3.0,
+    k_negative: jax.typing.ArrayLike = 3.0,
+    lambda_negative: jax.typing.ArrayLike = 2.0,
+    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
+    min_log_weight: jax.typing.ArrayLike = -18.420680743952367,
 ) -> jax.Array:
     """-sg[φ(w)] A log π with φ(w) = e^λ w^k e^(-λw), w the ratio of whole sequences; φ(1) = 1.
 
     Args:
-      log_probs: nats [..., T].
-      old_log_probs: nats [..., T].
-      advantages: [..., T] or a scalar.
-      mask: bool [..., T].
       k_positive: k where A ≥ 0.
       lambda_positive: λ where A ≥ 0.
       k_negative: k where A < 0.
       lambda_negative: λ where A < 0.
       max_log_ratio: nats, bound of every token's log-ratio and of their sum.
       min_log_weight: nats, bound of the sum below; log 1e-8 as in TRL 1.16.
-
-    Returns:
-      A loss per token [..., T].
-
-    Raises:
-      ValueError: if shapes differ or a k or λ is not positive.
 
     Source: VESPO (2026), as TRL 1.16 defines it; it corrects for another sampler by taking the
     correction's log-weights off `old_log_probs`.
@@ -108,11 +88,11 @@ def topr(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    low_positive: float = 1.0,
-    high_positive: float = 1.0,
-    low_negative: float = 0.0,
-    high_negative: float = 1.0,
-    max_log_ratio: float = kl.MAX_LOG_RATIO,
+    low_positive: jax.typing.ArrayLike = 1.0,
+    high_positive: jax.typing.ArrayLike = 1.0,
+    low_negative: jax.typing.ArrayLike = 0.0,
+    high_negative: jax.typing.ArrayLike = 1.0,
+    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
 ) -> jax.Array:
     """-sg[clip(w, low, high)] A log π, w the ratio of whole sequences, bounds by the sign of A.
 
@@ -120,21 +100,11 @@ def topr(
     policy still says them.
 
     Args:
-      log_probs: nats [..., T].
-      old_log_probs: nats [..., T].
-      advantages: [..., T] or a scalar.
-      mask: bool [..., T].
       low_positive: least weight where A ≥ 0.
       high_positive: largest weight where A ≥ 0.
       low_negative: least weight where A < 0.
       high_negative: largest weight where A < 0.
-      max_log_ratio: as in `ratios.log_ratio`.
-
-    Returns:
-      A loss per token [..., T].
-
-    Raises:
-      ValueError: if shapes differ or a bound is negative.
+      max_log_ratio: as in `clip_log_ratio`.
 
     Source: Le Roux et al. (2025), tapered off-policy REINFORCE.
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from proxlm.policy import _validation, aggregation
 
 
-def answer_mask(mask: jax.typing.ArrayLike, prompt_lengths: jax.typing.ArrayLike) -> jax.Array:
+def completion_mask(mask: jax.typing.ArrayLike, prompt_lengths: jax.typing.ArrayLike) -> jax.Array:
     """Which tokens are the answer's: valid ones after the first `prompt_lengths` valid ones.
 
     Args:
@@ -19,7 +19,7 @@ def answer_mask(mask: jax.typing.ArrayLike, prompt_lengths: jax.typing.ArrayLike
     Raises:
       ValueError: if the mask is not boolean, or there is not one length for each row.
 
-    >>> answer_mask(jnp.array([[False, True, True, True]]), jnp.array([2])).tolist()
+    >>> completion_mask(jnp.array([[False, True, True, True]]), jnp.array([2])).tolist()
     [[False, False, False, True]]
     """
     _validation.boolean(mask=mask)
@@ -60,7 +60,7 @@ def sft(log_probs: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, kind: str =
     return -aggregation.weighted_sum(log_probs, aggregation.weights(mask, kind))
 
 
-def until_stop(tokens: jax.typing.ArrayLike, stop_tokens: int | tuple[int, ...]) -> jax.Array:
+def response_mask(tokens: jax.typing.ArrayLike, stop_tokens: int | tuple[int, ...]) -> jax.Array:
     """Marks the tokens of responses up to the first stop token, itself included.
 
     The one mask to ask tokens for: after it, that a token is padding says nothing of another one.
@@ -77,7 +77,7 @@ def until_stop(tokens: jax.typing.ArrayLike, stop_tokens: int | tuple[int, ...])
 
     Source: Ziegler et al. (2019); TRL's `truncate_response`, verl's `get_response_mask`.
 
-    >>> until_stop(jnp.array([[5, 1, 7, 1], [5, 6, 7, 8]]), 1).tolist()
+    >>> response_mask(jnp.array([[5, 1, 7, 1], [5, 6, 7, 8]]), 1).tolist()
     [[True, True, False, False], [True, True, True, True]]
     """
     if not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):

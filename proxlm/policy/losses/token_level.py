@@ -1,4 +1,4 @@
-"""Policy losses that single out tokens; the four arguments and the result as in `surrogates`.
+"""Policy losses that single out tokens; the four arguments and the result as in the package's docstring.
 
 A high covariance of A and log π over the batch is what makes entropy collapse: `clip_cov` and
 `kl_cov` find those tokens among all that they are given, a minibatch or a microbatch of it.
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm.policy import _validation, aggregation, kl
-from proxlm.policy.losses import _ratio, clipped
+from proxlm.policy.losses import _ratio, clipping
 
 
 def clip_cov(
@@ -17,12 +17,12 @@ def clip_cov(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    share: float = 2e-4,
-    low: float = 1.0,
-    high: float = 5.0,
-    max_log_ratio: float = kl.MAX_LOG_RATIO,
+    clip_low: jax.typing.ArrayLike = 0.2,
+    clip_high: jax.typing.ArrayLike = 0.2,
+    share: jax.typing.ArrayLike = 2e-4,
+    low: jax.typing.ArrayLike = 1.0,
+    high: jax.typing.ArrayLike = 5.0,
+    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
     key: jax.Array | None = None,
 ) -> jax.Array:
     """The clipped surrogate without a few tokens whose covariance lies between low and high.
@@ -31,23 +31,13 @@ def clip_cov(
     with low < cov < high, and not clipped already, get neither loss nor gradient.
 
     Args:
-      log_probs: nats, any shape, of the whole batch.
-      old_log_probs: nats, the same shape.
-      advantages: the same shape or a scalar.
-      mask: bool, the same shape.
-      clip_low: as in `surrogates.clip`.
-      clip_high: as in `surrogates.clip`.
+      clip_low: as in `clipped`.
+      clip_high: as in `clipped`.
       share: of the valid tokens, in [0, 1].
       low: bound on the covariance.
       high: bound on the covariance.
-      max_log_ratio: as in `ratios.log_ratio`.
+      max_log_ratio: as in `clip_log_ratio`.
       key: chooses among the tokens at random, as the paper does; None takes the largest covariance.
-
-    Returns:
-      A loss per token.
-
-    Raises:
-      ValueError: if shapes differ or a setting is out of range.
 
     Source: Cui et al. (2025), the entropy mechanism.
 
@@ -56,11 +46,11 @@ def clip_cov(
     Array([ 0., -0.,  3.], dtype=float32)
     """
     _validation.within(0.0, 1.0, share=share)
+    loss = clipping.clipped(
+        log_probs, old_log_probs, advantages, mask, clip_low, clip_high, max_log_ratio=max_log_ratio
+    )
     log_rho = _ratio.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
     advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
-    loss = clipped.clipped_surrogate(
-        log_rho, jnp.zeros_like(log_rho), advantages, clip_low, clip_high, None, max_log_ratio
-    )
     cov = _covariance(log_probs, advantages, mask)
     free = loss <= -advantages * jnp.exp(log_rho)
     candidates = jnp.asarray(mask) & free & (cov > low) & (cov < high)
@@ -74,26 +64,16 @@ def kl_cov(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    share: float = 2e-4,
-    coef: float = 1.0,
-    max_log_ratio: float = kl.MAX_LOG_RATIO,
+    share: jax.typing.ArrayLike = 2e-4,
+    coef: jax.typing.ArrayLike = 1.0,
+    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
 ) -> jax.Array:
     """-A ρ, plus c |log ρ| at the max(1, ⌊share · n⌋) tokens of the largest covariance.
 
     Args:
-      log_probs: nats, any shape, of the whole batch.
-      old_log_probs: nats, the same shape.
-      advantages: the same shape or a scalar.
-      mask: bool, the same shape.
       share: of the valid tokens, in [0, 1].
       coef: c ≥ 0.
-      max_log_ratio: as in `ratios.log_ratio`.
-
-    Returns:
-      A loss per token.
-
-    Raises:
-      ValueError: if shapes differ or a setting is out of range.
+      max_log_ratio: as in `clip_log_ratio`.
 
     Source: Cui et al. (2025), the entropy mechanism.
 
@@ -116,10 +96,10 @@ def dppo(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    max_ratio: float = 20.0,
-    max_log_ratio: float = kl.MAX_LOG_RATIO,
+    clip_low: jax.typing.ArrayLike = 0.2,
+    clip_high: jax.typing.ArrayLike = 0.2,
+    max_ratio: jax.typing.ArrayLike = 20.0,
+    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
     divergence: str = "tv",
 ) -> jax.Array:
     """-sg[min(ρ, max_ratio)] A log π where the token's probability has not moved too far.
@@ -128,21 +108,11 @@ def dppo(
     clip_low; "kl" compares the divergence of "this token or another" with the same bounds, in nats.
 
     Args:
-      log_probs: nats [..., T].
-      old_log_probs: nats [..., T].
-      advantages: [..., T] or a scalar.
-      mask: bool [..., T].
       clip_low: bound where A ≤ 0.
       clip_high: bound where A > 0.
       max_ratio: bound of the weight; verl's `clip_ratio_c`, which its actor config sets to 3.
-      max_log_ratio: as in `ratios.log_ratio`.
+      max_log_ratio: as in `clip_log_ratio`.
       divergence: "tv" or "kl".
-
-    Returns:
-      A loss per token [..., T].
-
-    Raises:
-      ValueError: if shapes differ, a bound is negative or the divergence unknown.
 
     Source: DPPO (2026, arXiv 2602.04879), as verl 0.9.1 defines it.
 

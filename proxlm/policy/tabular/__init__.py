@@ -10,7 +10,7 @@ that can be jitted and differentiated, in float64 where that is enabled.
 """
 
 from proxlm.policy.tabular.dynamic import Values, optimum, proximal_point, values
-from proxlm.policy.tabular.estimators import Group, Moments, expected, moments
+from proxlm.policy.tabular.estimators import Group, Moments, expected_value_and_grad, moments
 from proxlm.policy.tabular.exact import (
     divergence,
     expected_reward,
@@ -19,7 +19,7 @@ from proxlm.policy.tabular.exact import (
     outcome_log_probs,
 )
 from proxlm.policy.tabular.language import Language, Outcomes, contexts, outcomes, table
-from proxlm.policy.tabular.losses import estimator
+from proxlm.policy.tabular.losses import minibatch_loss
 
 __all__ = [
     "Group",
@@ -29,9 +29,9 @@ __all__ = [
     "Values",
     "contexts",
     "divergence",
-    "estimator",
-    "expected",
     "expected_reward",
+    "expected_value_and_grad",
+    "minibatch_loss",
     "moments",
     "objective",
     "occupancy",

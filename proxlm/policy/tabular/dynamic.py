@@ -56,7 +56,7 @@ def values(
     price = jnp.zeros_like(log_probs)
     if ref_log_probs is not None:
         check_table(language, ref_log_probs=ref_log_probs)
-        price = -kl_coef * kl.log_ratio(log_probs, ref_log_probs)
+        price = -kl_coef * kl.k1(log_probs, ref_log_probs)
         price = jnp.where(ended(language)[:, None], 0.0, price)
     v, q = backward(log_probs, price, _on_grid(rewards, language), language)
     alive = ~ended(language)
@@ -148,7 +148,7 @@ def proximal_point(
     if ref_log_probs is not None:
         tokens, mask, states = outcomes(language)
         check_table(language, log_probs=log_probs, ref_log_probs=ref_log_probs)
-        ahead = kl.log_ratio(log_probs[states, tokens], ref_log_probs[states, tokens])
+        ahead = kl.k1(log_probs[states, tokens], ref_log_probs[states, tokens])
         rewards = rewards - kl_coef * jnp.sum(jnp.where(mask, ahead, 0.0), axis=1)
     return optimum(log_probs, rewards, kl_coef + 1.0 / step_size, language)[0]
 

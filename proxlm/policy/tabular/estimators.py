@@ -62,7 +62,7 @@ class Moments(NamedTuple):
     variance: jax.Array
 
 
-def expected(
+def expected_value_and_grad(
     estimator: Callable[[Group], jax.Array],
     params: Any,
     rewards: jax.Array,
@@ -93,7 +93,7 @@ def expected(
 
     >>> language = Language(vocab_size=2, length=1)
     >>> reinforce = lambda group: -jnp.sum(group.log_probs * group.rewards[:, None])
-    >>> expected(reinforce, jnp.zeros((1, 2)), jnp.array([0.0, 4.0]), language)[1]
+    >>> expected_value_and_grad(reinforce, jnp.zeros((1, 2)), jnp.array([0.0, 4.0]), language)[1]
     Array([[ 1., -1.]], dtype=float32)
     """
 
@@ -119,20 +119,20 @@ def moments(
     """Mean and variance of an estimator's gradient; a backward pass for each group.
 
     Args:
-      estimator: as in `expected`.
-      params: as in `expected`.
-      rewards: as in `expected`.
-      language: as in `expected`.
-      policy: as in `expected`.
-      group_size: as in `expected`.
-      old_log_probs: as in `expected`.
-      ref_log_probs: as in `expected`.
+      estimator: as in `expected_value_and_grad`.
+      params: as in `expected_value_and_grad`.
+      rewards: as in `expected_value_and_grad`.
+      language: as in `expected_value_and_grad`.
+      policy: as in `expected_value_and_grad`.
+      group_size: as in `expected_value_and_grad`.
+      old_log_probs: as in `expected_value_and_grad`.
+      ref_log_probs: as in `expected_value_and_grad`.
 
     Returns:
       `Moments`.
 
     Raises:
-      ValueError: as `expected`.
+      ValueError: as `expected_value_and_grad`.
 
     >>> language = Language(vocab_size=2, length=1)
     >>> reinforce = lambda group: -jnp.sum(group.log_probs * group.rewards[:, None])
@@ -140,7 +140,7 @@ def moments(
     Array(2., dtype=float32)
     """
     log_probs, pull_back = jax.vjp(policy, params)
-    value, mean = expected(
+    value, mean = expected_value_and_grad(
         estimator,
         params,
         rewards,

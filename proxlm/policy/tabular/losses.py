@@ -9,8 +9,8 @@ from proxlm.policy.advantages import temporal as advantage_lib
 from proxlm.policy.config import PPOConfig
 
 
-def estimator(config: PPOConfig, values: jax.Array | None = None):
-    """What one minibatch of that configuration would minimise, for `expected` and `moments`.
+def minibatch_loss(config: PPOConfig, values: jax.Array | None = None):
+    """What one minibatch of that configuration would minimise, for `expected_value_and_grad` and `moments`.
 
     The batch is the group itself: advantages are whitened over it, weights are those of it.
 
@@ -29,9 +29,9 @@ def estimator(config: PPOConfig, values: jax.Array | None = None):
 
     >>> from proxlm.policy import tabular
     >>> language = tabular.Language(vocab_size=2, length=1)
-    >>> loss = estimator(recipes.make("rloo", group_size=2, kl_coef=0.0))
+    >>> loss = minibatch_loss(recipes.make("rloo", group_size=2, kl_coef=0.0))
     >>> logits, rewards = jnp.zeros((1, 2)), jnp.array([0.0, 4.0])
-    >>> tabular.expected(loss, logits, rewards, language, group_size=2)[1]
+    >>> tabular.expected_value_and_grad(loss, logits, rewards, language, group_size=2)[1]
     Array([[ 1., -1.]], dtype=float32)
     """
 

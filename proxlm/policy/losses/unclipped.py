@@ -1,0 +1,85 @@
+"""Policy losses without a clip: the plain policy gradient, and those that pay for leaving the old policy."""
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.policy import _validation, aggregation, kl
+from proxlm.policy.losses import _ratio
+
+__all__ = ["dro", "kl_penalty", "policy_gradient"]
+
+
+def policy_gradient(
+    log_probs: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    advantages: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+) -> jax.Array:
+    """-A log π: REINFORCE, right for samples of the policy itself; the old log-probs are not read.
+
+    Source: Williams (1992).
+
+    >>> policy_gradient(jnp.array([-1.0]), jnp.zeros(1), jnp.array([2.0]), jnp.array([True]))
+    Array([2.], dtype=float32)
+    """
+    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    return -advantages * aggregation.select(log_probs, mask, "log_probs")
+
+
+def kl_penalty(
+    log_probs: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    advantages: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    coef: jax.typing.ArrayLike = 1.0,
+    direction: str = "forward",
+    level: str = "token",
+    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
+) -> jax.Array:
+    """-A ρ + c · KL to the policy that sampled; with c = 0 plain importance sampling.
+
+    "forward" adds ρ - 1 - log ρ, whose mean over samples is KL(π_old‖π), as PPO-KL has it;
+    "reverse" adds ρ log ρ - ρ + 1, whose mean is KL(π‖π_old), that of the proximal step.
+
+    Args:
+      coef: c ≥ 0.
+      direction: "forward" or "reverse".
+      level: as in `log_ratio`.
+      max_log_ratio: as in `clip_log_ratio`.
+
+    Source: Schulman et al. (2017), section 4; Tomar et al. (2020) for the reverse direction.
+
+    >>> kl_penalty(jnp.zeros(1), jnp.zeros(1), jnp.array([2.0]), jnp.array([True]))
+    Array([-2.], dtype=float32)
+    """
+    _validation.at_least(0.0, coef=coef)
+    _validation.one_of(("forward", "reverse"), direction=direction)
+    log_rho = _ratio.log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio)
+    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    rho = jnp.exp(log_rho)
+    divergence = rho - 1.0 - log_rho if direction == "forward" else rho * log_rho - rho + 1.0
+    return jnp.where(mask, coef * divergence - advantages * rho, 0.0)
+
+
+def dro(
+    log_probs: jax.typing.ArrayLike,
+    old_log_probs: jax.typing.ArrayLike,
+    advantages: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    beta: jax.typing.ArrayLike = 0.1,
+) -> jax.Array:
+    """-A log π + ½ β (log ρ)²: the square draws log ρ to A/β, whoever sampled; no ratio, no clip.
+
+    Args:
+      beta: β ≥ 0.
+
+    Source: Richemond et al. (2024), as verl 0.9.1 defines it.
+
+    >>> dro(jnp.array([-1.0]), jnp.array([-3.0]), jnp.ones(1), jnp.array([True]), beta=0.5)
+    Array([2.], dtype=float32)
+    """
+    _validation.at_least(0.0, beta=beta)
+    old = aggregation.select(jax.lax.stop_gradient(old_log_probs), mask, "old_log_probs")
+    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    log_probs = aggregation.select(log_probs, mask, "log_probs")
+    return beta * kl.k2(log_probs, old) - advantages * log_probs
