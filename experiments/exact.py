@@ -172,7 +172,7 @@ def gradient(problem, of_divergence: bool) -> jax.Array:
 def learn(algorithm, problem, config: Config) -> np.ndarray:
     """J* - J after every iteration of exact expected steps, the start included."""
     best = tabular.optimum(problem.ref, problem.rewards, problem.kl_coef, problem.language)[1]
-    tx = optax.adam(config.learning_rate)
+    optimizer = optax.adam(config.learning_rate)
 
     def gap(logits):
         return best - tabular.objective(
@@ -198,14 +198,14 @@ def learn(algorithm, problem, config: Config) -> np.ndarray:
                 group_size=algorithm.group_size,
                 ref_log_probs=problem.ref,
             )
-            updates, state = tx.update(grads, state)
+            updates, state = optimizer.update(grads, state)
             return (optax.apply_updates(logits, updates), state), None
 
         carry, _ = jax.lax.scan(step, carry, length=config.inner_steps)
         return carry, gap(carry[0])
 
     run = lambda start: jax.lax.scan(iteration, start, length=config.iterations)[1]
-    gaps = jax.jit(run)((problem.start, tx.init(problem.start)))
+    gaps = jax.jit(run)((problem.start, optimizer.init(problem.start)))
     return np.append(gap(problem.start), gaps)
 
 

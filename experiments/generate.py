@@ -122,7 +122,7 @@ def tokens(key, writer: model_store.Writer, prompt: list[int], config: Config) -
             np.array([recent], np.int32),
             writer.config,
             count,
-            sampling_config=sampling(config),
+            sampling=sampling(config),
         )
         for token in stream:
             if int(token[0]) in writer.stops:

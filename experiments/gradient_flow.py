@@ -60,7 +60,7 @@ class Variant(NamedTuple):
     """A kind of layer, and the chain that trains it."""
 
     kind: str
-    tx: optax.GradientTransformation
+    optimizer: optax.GradientTransformation
 
 
 def variants(config: Config) -> dict[str, Variant]:
@@ -114,7 +114,7 @@ def learn(key, data: deep_nets.Data, variant: Variant, scale: float, config: Con
     found = training.fit(
         functools.partial(deep_nets.loss, kind=variant.kind),
         start,
-        variant.tx,
+        variant.optimizer,
         lambda step: data.train[rows[step]],
         steps=config.steps,
         every=config.steps // config.checks,

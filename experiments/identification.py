@@ -111,7 +111,7 @@ def _solve(features, targets, strength):
 
 def train(config: Config, method: Method, rate, problem: Problem, key) -> Outcome:
     """One run; the gap is relative to the optimum."""
-    tx, penalty = method.make(rate, problem.strength), penalties.l1(problem.strength)
+    optimizer, penalty = method.make(rate, problem.strength), penalties.l1(problem.strength)
     support = problem.solution != 0
 
     def step(carry, key):
@@ -119,7 +119,7 @@ def train(config: Config, method: Method, rate, problem: Problem, key) -> Outcom
         rows = jax.random.randint(key, (config.batch,), 0, config.rows)
         features, targets = problem.features[rows], problem.targets[rows]
         slope = features.T @ (features @ weights - targets) / config.batch
-        updates, state = tx.update(slope, state, weights)
+        updates, state = optimizer.update(slope, state, weights)
         weights = optax.apply_updates(weights, updates)
         live = method.evaluate(state, weights, penalty) != 0
         return (weights, state, ever | live, always & live), None
@@ -136,7 +136,7 @@ def train(config: Config, method: Method, rate, problem: Problem, key) -> Outcom
 
     start = jnp.zeros(config.weights)
     keys = jax.random.split(key, config.steps // config.window)
-    (weights, state), history = jax.lax.scan(window, (start, tx.init(start)), keys)
+    (weights, state), history = jax.lax.scan(window, (start, optimizer.init(start)), keys)
     return Outcome(method.evaluate(state, weights, penalty), *history)
 
 

@@ -140,7 +140,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     model = small_lm.shape(config, alphabet)
     evaluate = language_model.make_evaluate(held_out, model)
     run = runs.open_run("inspect-lm", config, options.runs, options.resume)
-    print(f"run: {run.path}\n{lm.count(model):,} parameters")
+    print(f"run: {run.path}\n{lm.num_params(model):,} parameters")
     loss = functools.partial(language_model.loss, config=model)
     fit = supervised.make_fit_lanes(
         loss, lambda lane: chain(lane, config), small_lm.chunk_of(config.steps, 5)

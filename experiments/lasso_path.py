@@ -16,10 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.support.data import corpora, text_metrics
 from experiments.support.run import cached_results, cli, runs, tables
-from proxlm import losses, penalties, solvers
+from proxlm import penalties, solvers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def frequent_words(reviews, count: int) -> list[str]:
 
 def make_loss(features, labels):
     """Mean logistic loss of weights, `[words] -> scalar`."""
-    return lambda weights: jnp.mean(losses.logistic(features @ weights, labels))
+    return lambda weights: jnp.mean(optax.losses.sigmoid_binary_cross_entropy(features @ weights, labels))
 
 
 def duality_gap(features, labels, weights, strength) -> float:

@@ -124,7 +124,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     plays, reviews = alphabet.encode(plays), alphabet.encode(reviews)
     model = small_lm.shape(config, alphabet)
     run = runs.open_run("low-rank-anchor", config, options.runs, options.resume)
-    print(f"run: {run.path}\n{lm.count(model):,} parameters")
+    print(f"run: {run.path}\n{lm.num_params(model):,} parameters")
     border = int(0.9 * len(reviews))
     cut = functools.partial(train_lm.windows_of, length=config.context)
     held_out = cut(reviews[border:], seed=1, shape=(512,))

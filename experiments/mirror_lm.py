@@ -100,7 +100,7 @@ def settings(method: str, config: Config) -> ppo.PPOConfig:
     return recipes.make("ppo", surrogate=part, **whole, **counts)
 
 
-def regress(actor, tx, config: Config):
+def regress(actor, optimizer, config: Config):
     """`learn(state, key, samples, rewards)`: gradient steps on `mirror.proximal_regression`.
 
     All texts answer the same prompt, so that a minibatch is a group.
@@ -121,7 +121,7 @@ def regress(actor, tx, config: Config):
 
         def update(carry, rows):
             params, opt_state = carry
-            updates, opt_state = tx.update(jax.grad(loss)(params, rows), opt_state, params)
+            updates, opt_state = optimizer.update(jax.grad(loss)(params, rows), opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), None
 
         shuffle = lambda key: jax.random.permutation(key, len(rewards))

@@ -104,7 +104,7 @@ def begin(name: str, config, options: runs.Options):
     alphabet = tokenization.Characters(text)
     model = small_lm.shape(config, alphabet)
     run = runs.open_run(name, config, options.runs, options.resume)
-    print(f"run: {run.path}\n{lm.count(model):,} parameters")
+    print(f"run: {run.path}\n{lm.num_params(model):,} parameters")
     params, judge = learn_language(run, alphabet.encode(text), model, config)
     return run, params, judge, model, int(alphabet.encode("\n")[0])
 
@@ -131,11 +131,11 @@ def learn_rewards(run, start, model, compared, config: Config):
 
     `compared` is (chosen, rejected), each `[seeds, pairs, T]`.
     """
-    tx = optax.chain(
+    optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(language_model.ramp(1e-3, config.rm_steps), weight_decay=0.01),
     )
-    step = training.make_step(functools.partial(gold_reward.loss, model=model), tx)
+    step = training.make_step(functools.partial(gold_reward.loss, model=model), optimizer)
     chunk = config.rm_steps // PARTS
 
     def one(state, key, compared, size):
@@ -160,7 +160,7 @@ def learn_rewards(run, start, model, compared, config: Config):
         run,
         "reward models",
         run_chunk,
-        spread(training.init(start, tx), (len(config.pairs), config.seeds)),
+        spread(training.init(start, optimizer), (len(config.pairs), config.seeds)),
         PARTS,
         chunk,
         key=jax.random.key(config.seed + 4),
@@ -172,14 +172,14 @@ def learn_rewards(run, start, model, compared, config: Config):
 
 def learn_policies(run, params, model, proxies, golds, judge, first: int, config: Config):
     """PPO against every proxy, all lanes and seeds in one vmap; each iteration is logged."""
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.policy_rate, eps=1e-5))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.policy_rate, eps=1e-5))
     shape, chunk = (len(config.lanes), config.seeds), config.iterations // PARTS
     policy = dataclasses.replace(model, value_head=True)
     proxy_model = reward_model.from_language_model(params, model, model.num_layers)[1]
     actor = lm.make_actor(policy, config.context - 1)
     prompts = lm.Prompts(jnp.full((config.rollouts, 1), first))
 
-    collect, learn = ppo.make_halves(actor, tx, SETTINGS)
+    collect, learn = ppo.make_halves(actor, optimizer, SETTINGS)
 
     def one(state, key, proxy, gold):
         def iteration(state, key):
@@ -205,7 +205,7 @@ def learn_policies(run, params, model, proxies, golds, judge, first: int, config
 
     head = jax.tree.map(jnp.zeros_like, lm.init(jax.random.key(0), policy)["value"])
     kl_coefs = jnp.array([beta for _, beta in config.lanes], jnp.float32)
-    state = spread(ppo.init({"policy": params | {"value": head}}, tx, SETTINGS), shape)
+    state = spread(ppo.init({"policy": params | {"value": head}}, optimizer, SETTINGS), shape)
     # the weight of the KL is a part of the state, since it may adapt
     state = state._replace(kl_coef=jnp.tile(kl_coefs[:, None], (1, config.seeds)))
     supervised.go_on(

@@ -116,8 +116,8 @@ def learn(run, name: str, data, model, steps: int, enough: float, config: Config
     A seed stays as it is once its mean loss over a chunk is below `enough`.
     """
     ramp = functools.partial(language_model.ramp, steps=1500, warmup=0.03, last=0.1)
-    tx = language_model.muon(ramp(0.02), ramp(4e-3))
-    step = training.make_step(functools.partial(supervised_loss, model=model), tx)
+    optimizer = language_model.muon(ramp(0.02), ramp(4e-3))
+    step = training.make_step(functools.partial(supervised_loss, model=model), optimizer)
     seeds = jnp.arange(config.seed, config.seed + config.seeds)
     rows = jnp.stack([supervised.epochs(int(seed), len(data.prompts), config.batch, steps) for seed in seeds])
 
@@ -128,7 +128,7 @@ def learn(run, name: str, data, model, steps: int, enough: float, config: Config
     choose = lambda ended, *states: jax.tree.map(functools.partial(jnp.where, ended), *states)
     choose = jax.jit(jax.vmap(choose))
     advance = jax.jit(jax.vmap(advance, (0, 0, None)))
-    begin = jax.vmap(lambda seed: training.init(lm.init(jax.random.key(seed), model), tx))
+    begin = jax.vmap(lambda seed: training.init(lm.init(jax.random.key(seed), model), optimizer))
 
     def run_chunk(carry, _):
         old, losses = carry
@@ -157,13 +157,13 @@ def learn(run, name: str, data, model, steps: int, enough: float, config: Config
 def practise(run, name: str, task: questions.Task, data, model, params, iterations, config):
     """Lets the models answer and tells them which answers were right; no answer is shown."""
     rate = language_model.ramp(config.rl_rate, iterations, last=0.1)
-    tx = optax.chain(
+    optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(b2=0.98),
         optax.scale_by_learning_rate(rate),
     )
-    actor = lm.make_actor(model, task.response, critic=False, sampling_config=answering.SAMPLING)
-    collect, improve = ppo.make_halves(actor, tx, settings(config))
+    actor = lm.make_actor(model, task.response, critic=False, sampling=answering.SAMPLING)
+    collect, improve = ppo.make_halves(actor, optimizer, settings(config))
 
     def iterate(state, key, data):
         key_rows, key_sample, key_learn = jax.random.split(key, 3)
@@ -185,7 +185,7 @@ def practise(run, name: str, task: questions.Task, data, model, params, iteratio
     def advance_all(states, keys, data):
         return policy_training.each(lambda state, key: advance(state, key, data), states, keys)
 
-    begin = jax.jit(jax.vmap(lambda params: ppo.init({"policy": params}, tx, settings(config))))
+    begin = jax.jit(jax.vmap(lambda params: ppo.init({"policy": params}, optimizer, settings(config))))
 
     def run_chunk(state, key):
         state, numbers = advance_all(state, jax.random.split(key, config.seeds), data)
@@ -217,7 +217,7 @@ def answer_all(run, name: str, task: questions.Task, config, steps, iterations, 
     )
     print(
         f"{name}: {len(task.train):,} and {len(task.held_out):,} held-out questions, "
-        f"{lm.count(model):,} parameters"
+        f"{lm.num_params(model):,} parameters"
     )
     data = jax.device_put(task.encode(task.train))
     judge = functools.partial(answering.accuracy, task=task, model=model)

@@ -96,7 +96,7 @@ def settings_of(name: str) -> ppo.PPOConfig:
     return recipes.make(name, kl_coef=0.0)
 
 
-def optimizer(config: Config, settings: ppo.PPOConfig) -> optax.GradientTransformation:
+def make_optimizer(config: Config, settings: ppo.PPOConfig) -> optax.GradientTransformation:
     """The chain of every method: Adam, down to 0 at the end."""
     updates = config.iterations * settings.num_epochs * settings.num_minibatches
     return optax.chain(
@@ -121,7 +121,7 @@ def model_of(config: Config) -> lm.ModelConfig:
 
 def make_actor(config: Config) -> lm.Actor:
     """Walks on from one node, up to the goal."""
-    return lm.make_actor(model_of(config), config.longest - 1, sampling_config=SAMPLING)
+    return lm.make_actor(model_of(config), config.longest - 1, sampling=SAMPLING)
 
 
 def draw(config: Config):
@@ -147,10 +147,10 @@ def imitate(key, walks, config: Config):
         return -jnp.sum(jnp.where(mask, log_probs, 0.0)) / jnp.sum(mask)
 
     rate = language_model.ramp(config.sft_rate, config.sft_steps)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-    state = training.init(lm.init(key_init, model), tx)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+    state = training.init(lm.init(key_init, model), optimizer)
     keys = jax.random.split(key_batches, config.sft_steps)
-    state, metrics = jax.lax.scan(training.make_step(loss, tx), state, keys)
+    state, metrics = jax.lax.scan(training.make_step(loss, optimizer), state, keys)
     return {"params": state.params, "loss": metrics.loss}
 
 
@@ -168,7 +168,7 @@ def improve(key, params, graph, config: Config, name: str):
         jnp.arange(1, config.nodes)[:, None],
         actor=make_actor(config),
         reward=functools.partial(optimality, graph=graph),
-        tx=optimizer(config, settings),
+        optimizer=make_optimizer(config, settings),
         settings=settings,
         iterations=config.iterations,
         batch=config.batch,
@@ -181,7 +181,7 @@ def judge(key, params, graph, config: Config) -> dict[str, jax.Array]:
     actor, starts = make_actor(config), jnp.arange(1, config.nodes)[:, None]
     many = lm.Prompts(jnp.tile(starts, (REPEATS, 1)))
     policy = {"policy": params}
-    sampled = optimality(actor.sample(policy, key, many), graph)
+    sampled = optimality(actor.sample(key, policy, many), graph)
     greedy = optimality(actor.greedy(policy, lm.Prompts(starts)), graph)
     return {
         "optimality": jnp.mean(sampled),
@@ -251,7 +251,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
     config = smoke(config) if options.smoke else config
     with runs.compilation(quick=options.smoke):
         run = runs.open_run("randomwalks", config, options.runs, options.resume)
-        print(f"run: {run.path}\n{lm.count(model_of(config)):,} parameters")
+        print(f"run: {run.path}\n{lm.num_params(model_of(config)):,} parameters")
         return write(run, config, learn(run, config))
 
 

@@ -58,7 +58,7 @@ class Config:
     def __post_init__(self):
         """Finds out now what would otherwise stop the run at its last stage."""
         _update.check_batch(self.batch, ppo_settings(self))
-        optimizer(self)
+        make_optimizer(self)
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}: expected at least 0")
         units = {"width": 32, "lm_steps": 20, "rm_steps": 20, "iterations": CHUNK, "seeds": 1}
@@ -115,7 +115,7 @@ def learn_language(run, reviews: reviews_lib.Reviews, config: Config):
     }
     batch = 32
     rate = functools.partial(language_model.ramp, steps=config.lm_steps)
-    tx = language_model.muon(rate(0.02), rate(3e-3))
+    optimizer = language_model.muon(rate(0.02), rate(3e-3))
 
     def compute(folder):
         data = tokenization.windows(reviews.train, config.window, most=3)
@@ -124,7 +124,7 @@ def learn_language(run, reviews: reviews_lib.Reviews, config: Config):
             run,
             "language model",
             functools.partial(language_model.loss, config=model),
-            tx,
+            optimizer,
             lm.init(jax.random.key(config.seed), model),
             data,
             supervised.epochs(config.seed, len(data), batch, config.lm_steps),
@@ -144,7 +144,7 @@ def learn_reward(run, reviews, held_out, lm_params, model, parent, config: Confi
     """Stage (b): the label of a review from any piece of it, judged on held-out openings."""
     params, model = reward_model.from_language_model(lm_params, model, config.rm_layers)
     settings = {"model": model, "steps": config.rm_steps, "seed": config.seed}
-    tx = optax.chain(
+    optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(language_model.ramp(3e-3, config.rm_steps), b2=0.98, weight_decay=0.3),
     )
@@ -163,7 +163,7 @@ def learn_reward(run, reviews, held_out, lm_params, model, parent, config: Confi
             run,
             "reward model",
             functools.partial(reward_model.loss, config=model),
-            tx,
+            optimizer,
             params,
             data,
             rows,
@@ -187,7 +187,7 @@ def accuracy(params, held_out, model):
 
 def learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config: Config):
     """Stage (c): PPO, every seed in one call.  Returns the states, one row per seed."""
-    tx, settings = optimizer(config), ppo_settings(config)
+    optimizer, settings = make_optimizer(config), ppo_settings(config)
     actor = make_actor(model, rm_model, config)
 
     def one_seed(state, key, rm_params, prompts):
@@ -195,7 +195,7 @@ def learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config:
             reward_model.score(rm_params, samples.tokens, samples.mask, rm_model)
         )
         draw = lambda key: lm.Prompts(jax.random.choice(key, prompts, (config.batch,)))
-        step = ppo.make_step(actor, reward, draw, tx, settings)
+        step = ppo.make_step(actor, reward, draw, optimizer, settings)
         return jax.lax.scan(step, state, jax.random.split(key, CHUNK))
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -209,7 +209,7 @@ def learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config:
 
     # The reward model knows the value of every prefix, so the critic starts as its copy.
     params = {"policy": lm_params, "critic": rm_params}
-    state = jax.jit(ppo.init, static_argnums=(1, 2))(params, tx, settings)
+    state = jax.jit(ppo.init, static_argnums=(1, 2))(params, optimizer, settings)
     states = jax.tree.map(lambda x: jnp.repeat(x[None], config.seeds, axis=0), state)
     return supervised.go_on(
         run,
@@ -226,7 +226,7 @@ def learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config:
     )
 
 
-def optimizer(config: Config) -> optax.GradientTransformation:
+def make_optimizer(config: Config) -> optax.GradientTransformation:
     """The chain of PPO: Adam, then a pull of the policy's weights to where they began."""
     return optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -251,7 +251,7 @@ def make_actor(model, rm_model, config: Config):
     The critic's value of a prefix is P(positive) as a reward model would give it, so that at its
     start, a copy of the reward model, it is right about the untouched language model.
     """
-    actor = lm.make_actor(model, config.response, critic=rm_model, sampling_config=pages.SAMPLING)
+    actor = lm.make_actor(model, config.response, critic=rm_model, sampling=pages.SAMPLING)
 
     def score(params, samples, full=False):
         scores = actor.reference(params, samples, full)

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from experiments.support.run import cached_results, cli, plots, runs, tables
-from proxlm import losses, penalties, solvers, training
+from proxlm import penalties, solvers, training
 
 BEST = "logistic loss, labels {0, 1}"
 
@@ -75,9 +75,9 @@ def make_problem(key, config: Config) -> tuple[Problem, Problem]:
 
 # Name ↦ loss of the logits θ·x and the labels in {-1, 1}, one number an example.
 LOSSES = {
-    "sigmoid, labels {-1, 1}": lambda logits, y: losses.squared(jax.nn.sigmoid(logits), y),
-    "tanh, labels {-1, 1}": lambda logits, y: losses.squared(jnp.tanh(logits), y),
-    BEST: lambda logits, y: losses.logistic(logits, (y + 1) / 2),
+    "sigmoid, labels {-1, 1}": lambda logits, y: optax.losses.l2_loss(jax.nn.sigmoid(logits), y),
+    "tanh, labels {-1, 1}": lambda logits, y: optax.losses.l2_loss(jnp.tanh(logits), y),
+    BEST: lambda logits, y: optax.losses.sigmoid_binary_cross_entropy(logits, (y + 1) / 2),
 }
 # Name ↦ the probability of +1 that a unit of these logits stands for.
 CHANCES = {
@@ -92,7 +92,7 @@ def mean_loss(name: str, weights, problem: Problem):
     return jnp.mean(LOSSES[name](problem.inputs @ weights, problem.labels))
 
 
-def learn(name: str, problem: Problem, start, config: Config) -> training.Fit:
+def learn(name: str, problem: Problem, start, config: Config) -> training.FitResult:
     """Gradient descent from `start` until no weight moves; its history holds the path."""
     return training.fit(
         functools.partial(mean_loss, name),
@@ -105,7 +105,7 @@ def learn(name: str, problem: Problem, start, config: Config) -> training.Fit:
     )
 
 
-def judge(name: str, found: training.Fit, held_out: Problem) -> dict[str, jax.Array]:
+def judge(name: str, found: training.FitResult, held_out: Problem) -> dict[str, jax.Array]:
     """What is said of a unit on held-out points."""
     logits = held_out.inputs @ found.params
     chances = CHANCES[name](logits)

@@ -189,7 +189,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     model = small_lm.shape(config, alphabet)
     evaluate = language_model.make_evaluate(held_out, model)
     run = runs.open_run("sparse-lm", config, options.runs, options.resume)
-    print(f"run: {run.path}\n{lm.count(model):,} parameters")
+    print(f"run: {run.path}\n{lm.num_params(model):,} parameters")
     starts = []
     for seed in range(config.seed, config.seed + config.seeds):
         windows = cut(2 * seed + 2, (config.start_steps, config.batch))

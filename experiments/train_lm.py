@@ -122,7 +122,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
         max_length=config.context,
     )
     run = runs.open_run("train_lm", config, options.runs, options.resume)
-    print(f"run: {run.path}\n{len(text):,} characters, {lm.count(model):,} parameters")
+    print(f"run: {run.path}\n{len(text):,} characters, {lm.num_params(model):,} parameters")
     state = fit(run, windows, model, config)
     model_store.save(run.path / "lm", state.params, model, alphabet)
     rows = runs.read_log(run, "language model")
@@ -151,7 +151,7 @@ def fit(run, windows: Windows, model, config: Config):
         config.steps,
         0.1 * config.learning_rate,
     )
-    tx = optax.chain(
+    optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay, mask=decays),
     )
@@ -159,7 +159,7 @@ def fit(run, windows: Windows, model, config: Config):
         run,
         "language model",
         functools.partial(language_model.loss, config=model),
-        tx,
+        optimizer,
         lm.init(jax.random.key(config.seed), model),
         windows.train.reshape(-1, config.context + 1),
         np.arange(config.steps * config.batch, dtype=np.int32).reshape(config.steps, -1),

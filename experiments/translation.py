@@ -109,7 +109,7 @@ def learn_transformer(run, corpus: data_lib.Corpus, model: lm.ModelConfig, quali
     """Maximum likelihood of the targets, given the sources; its log stays with the stage."""
     settings = settings_of(config, model=model)
     rate = functools.partial(language_model.ramp, steps=config.steps)
-    tx = language_model.muon(rate(0.02), rate(3e-3))
+    optimizer = language_model.muon(rate(0.02), rate(3e-3))
     loss = functools.partial(transformer_loss, model=model)
 
     def compute(folder):
@@ -117,7 +117,7 @@ def learn_transformer(run, corpus: data_lib.Corpus, model: lm.ModelConfig, quali
             runs.Run(run.name, folder),
             "transformer",
             loss,
-            tx,
+            optimizer,
             lm.init(jax.random.key(config.seed), model),
             corpus.train.rows,
             supervised.epochs(config.seed, len(corpus.train.rows), config.batch, config.steps),
@@ -143,7 +143,7 @@ def transformer_loss(params, rows, model):
 def learn_luong(run, corpus: data_lib.Corpus, config: Config):
     """The baseline, from the same verses in the same order."""
     settings = settings_of(config, width=config.luong_width)
-    tx = optax.chain(
+    optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adam(language_model.ramp(4e-3, config.steps), b2=0.98),
     )
@@ -169,7 +169,7 @@ def learn_luong(run, corpus: data_lib.Corpus, config: Config):
             runs.Run(run.name, folder),
             pages.LSTM,
             loss,
-            tx,
+            optimizer,
             params,
             {"rows": corpus.train.rows[order.ravel()], "number": numbers},
             numbers.reshape(order.shape),
@@ -185,7 +185,7 @@ def learn_luong(run, corpus: data_lib.Corpus, config: Config):
     return checkpoint.restore(stage.path / "params", params, settings), stage
 
 
-def optimizer(config: Config) -> optax.GradientTransformation:
+def make_optimizer(config: Config) -> optax.GradientTransformation:
     """The chain of learning by reward: Adam at a constant rate, its second moment quick."""
     return optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -239,7 +239,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     quality = pages.make_quality(corpus, pages.make_greedy(model))
     params, stage = learn_transformer(run, corpus, model, quality, config)
     lstm, lstm_stage = learn_luong(run, corpus, config)
-    rewarded = rewards_lib.Setting(corpus, model, params, optimizer(config), quality, config)
+    rewarded = rewards_lib.Setting(corpus, model, params, make_optimizer(config), quality, config)
     by_ppo = rewards_lib.by_ppo(run, rewarded, ppo_settings(config))
     by_risk = rewards_lib.by_risk(run, rewarded)
     single = lambda tree: jax.tree.map(lambda x: x[None], tree)

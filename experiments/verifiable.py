@@ -96,7 +96,7 @@ def settings_of(name: str) -> ppo.PPOConfig:
     return dataclasses.replace(settings, num_epochs=1)
 
 
-def optimizer(config: Config, settings: ppo.PPOConfig) -> optax.GradientTransformation:
+def make_optimizer(config: Config, settings: ppo.PPOConfig) -> optax.GradientTransformation:
     """The chain of every recipe: Adam, down to 0 at the end."""
     updates = settings.num_epochs * settings.num_minibatches
     rate = config.learning_rate * (config.one_step_boost if updates == 1 else 1.0)
@@ -112,7 +112,7 @@ def imitate(run, config: Config, model, problems):
     settings = {"model": model} | {
         name: getattr(config, name) for name in ("sft_steps", "sft_batch", "sft_rate", "slips", "seed")
     }
-    tx = optax.chain(
+    optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adam(language_model.ramp(config.sft_rate, config.sft_steps), b2=0.98),
     )
@@ -131,7 +131,7 @@ def imitate(run, config: Config, model, problems):
             run,
             "imitation",
             functools.partial(solver.imitation_loss, model=model),
-            tx,
+            optimizer,
             lm.init(jax.random.key(config.seed), model),
             shown,
             rows.reshape(config.sft_steps, config.sft_batch),
@@ -167,7 +167,7 @@ def reinforce(run, config: Config, model, params, problems) -> dict[str, np.ndar
             prompts=prompts,
             actor=solver.make_actor(model),
             reward=solver.reward,
-            tx=optimizer(config, settings),
+            optimizer=make_optimizer(config, settings),
             settings=settings,
             iterations=config.iterations,
             batch=config.batch,
@@ -207,7 +207,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
     with runs.compilation(quick=options.smoke):
         run = runs.open_run("verifiable", config, options.runs, options.resume)
         model = solver.make_model(config.num_layers, config.width)
-        print(f"run: {run.path}\n{lm.count(model):,} parameters")
+        print(f"run: {run.path}\n{lm.num_params(model):,} parameters")
         problems = jax.jit(jax.vmap(tasks.draw))(jax.random.split(jax.random.key(config.seed + 3), JUDGED))
         params = imitate(run, config, model, problems)
         start = jax.jit(solver.make_judge(model))(

@@ -119,7 +119,7 @@ def test_every_module_imports_and_changes_no_setting():
         ("penalties/__init__.py", "from .. import losses", "proxlm.losses"),
         ("penalties/norms.py", "import proxlm", "proxlm"),
         ("losses.py", "def late():\n    import proxlm.lm.model", "proxlm.lm.model"),
-        ("lm/model.py", "from proxlm.policy import kl", "proxlm.policy.kl"),
+        ("lm/_model.py", "from proxlm.policy import kl", "proxlm.policy.kl"),
         ("policy/kl.py", "from proxlm import training", "proxlm.training"),
         ("policy/ppo.py", "from proxlm.lm import model", "proxlm.lm.model"),
         ("policy/ppo.py", "from proxlm import penalties", "proxlm.penalties"),
@@ -127,8 +127,8 @@ def test_every_module_imports_and_changes_no_setting():
         ("transforms/prox.py", "from proxlm import lm", "proxlm.lm"),
         ("training.py", "import flax.linen as nn", "flax.linen"),
         ("checkpoint.py", "from flax import struct", "flax"),
-        ("lm/model.py", "from experiments import corpora", "experiments"),
-        ("lm/model.py", "import matplotlib.pyplot as plt", "matplotlib.pyplot"),
+        ("lm/_model.py", "from experiments import corpora", "experiments"),
+        ("lm/_model.py", "import matplotlib.pyplot as plt", "matplotlib.pyplot"),
     ],
 )
 def test_an_import_the_wrong_way_is_seen(tmp_path, file, line, target):
@@ -145,7 +145,7 @@ def test_an_import_the_wrong_way_is_seen(tmp_path, file, line, target):
         ("penalties/norms.py", "from . import base"),
         ("transforms/prox.py", "from proxlm.penalties import norms"),
         ("solvers.py", "from proxlm import penalties"),
-        ("lm/model.py", "import flax.linen as nn"),
+        ("lm/_model.py", "import flax.linen as nn"),
         ("policy/objectives.py", "from proxlm.policy import kl"),
         ("policy/kl.py", "from proxlm import _validation"),
         ("training.py", "import flaxen, jax, optax"),

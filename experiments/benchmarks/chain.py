@@ -1,7 +1,7 @@
 """Proximal steps next to Adam: one donated update of a transformer's weights, as ratios to Adam's.
 
 The tree has the shapes of a small transformer; gradients are random numbers. What is timed is the
-optimizer alone, `tx.update` and `optax.apply_updates`, compiled together.
+optimizer alone, `optimizer.update` and `optax.apply_updates`, compiled together.
 
 On a CPU each array is one loop, so passes over memory decide: Adam makes 10 (read g, m, write m; g,
 v, v; x, m, v, x), its l1 in either geometry 10, dual averaging 14, clip_by_global_norm 15, group
@@ -104,7 +104,7 @@ def nuclear(every: int) -> optax.GradientTransformation:
 
 
 def stepping(
-    tx: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     params: chex.ArrayTree,
     gradients: chex.ArrayTree,
     steps: int = 1,
@@ -112,12 +112,12 @@ def stepping(
     """Takes so many steps in each call, on weights of its own whose memory is used again."""
 
     def step(params, state, gradients):
-        updates, state = tx.update(gradients, state, params)
+        updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state
 
     run = jax.jit(step, donate_argnums=(0, 1))
     held = jax.tree.map(jnp.copy, params)
-    held = (held, jax.jit(tx.init)(held))
+    held = (held, jax.jit(optimizer.init)(held))
 
     def call():
         nonlocal held

@@ -40,7 +40,7 @@ def settings_of(job: Job) -> dict[str, jax.Array]:
     return {name: jnp.asarray(rng.permutation(grid), jnp.float32) for name, grid in grids.items()}
 
 
-def optimizer(numbers) -> optax.GradientTransformation:
+def make_optimizer(numbers) -> optax.GradientTransformation:
     return optax.adam(numbers["learning_rate"], eps=ppo.ADAM_EPSILON)
 
 
@@ -53,7 +53,7 @@ def iteration(job: Job, state, numbers):
         clip_high=numbers["clip"],
         gae_lambda=numbers["gae_lambda"],
     )
-    step = ppo.make_step(job.ppo, optimizer(numbers), settings)
+    step = ppo.make_step(job.ppo, make_optimizer(numbers), settings)
     state, metrics = step(state, jax.random.fold_in(jax.random.key(1), state.iteration))
     return state, metrics.reward
 
@@ -61,7 +61,8 @@ def iteration(job: Job, state, numbers):
 def begin(job: Job, numbers) -> ppo_lib.PPOState:
     """The state before the first iteration of a run."""
     params = ppo.actor(job.ppo).init(jax.random.key(0))
-    return ppo_lib.init(params, optimizer(numbers), job.ppo.settings)._replace(kl_coef=numbers["kl_coef"])
+    state = ppo_lib.init(params, make_optimizer(numbers), job.ppo.settings)
+    return state._replace(kl_coef=numbers["kl_coef"])
 
 
 def together(job: Job, over=jax.vmap):

@@ -67,11 +67,11 @@ def loss(params, tokens, model: lm.ModelConfig):
 
 def ours(job: Job):
     """A function of no arguments that makes a call's steps and returns their losses."""
-    tx = optax.adamw(LEARNING_RATE, b2=B2, weight_decay=WEIGHT_DECAY)
-    step = training.make_step(functools.partial(loss, model=job.model), tx)
+    optimizer = optax.adamw(LEARNING_RATE, b2=B2, weight_decay=WEIGHT_DECAY)
+    step = training.make_step(functools.partial(loss, model=job.model), optimizer)
     run = jax.jit(functools.partial(jax.lax.scan, step), donate_argnums=0)
     batches = jnp.asarray(windows(job))
-    state = training.init(lm.init(jax.random.key(0), job.model), tx)
+    state = training.init(lm.init(jax.random.key(0), job.model), optimizer)
 
     def call():
         nonlocal state

@@ -4,46 +4,46 @@
 """
 
 from proxlm.lm import pretrained
-from proxlm.lm.actor import Actor, Prompts, make_actor
-from proxlm.lm.beam import Beams, beam_search
-from proxlm.lm.config import ModelConfig
-from proxlm.lm.distribution import SamplingConfig
-from proxlm.lm.forward import apply, encode, logits, states, values
-from proxlm.lm.inspection import Inspection, inspect, lens
-from proxlm.lm.model import Transformer, count, init, stack, unstack
-from proxlm.lm.sampling import Samples, sample
-from proxlm.lm.scoring import Scores, score
-from proxlm.lm.shrinking import Used, shrink, used
-from proxlm.lm.streaming import stream
+from proxlm.lm._actor import Actor, Prompts, make_actor
+from proxlm.lm._beam import Beams, beam_search
+from proxlm.lm._config import ModelConfig
+from proxlm.lm._distribution import SamplingConfig
+from proxlm.lm._forward import apply, encode, hidden_states, logits, values
+from proxlm.lm._inspection import Inspection, inspect, logit_lens
+from proxlm.lm._model import Transformer, init, num_params, stack, unstack
+from proxlm.lm._sampling import Samples, sample
+from proxlm.lm._scoring import Scores, score
+from proxlm.lm._shrinking import LiveUnits, live_units, shrink
+from proxlm.lm._streaming import stream
 
 __all__ = [
     "Actor",
     "Beams",
     "Inspection",
+    "LiveUnits",
     "ModelConfig",
     "Prompts",
     "Samples",
     "SamplingConfig",
     "Scores",
     "Transformer",
-    "Used",
     "apply",
     "beam_search",
-    "count",
     "encode",
+    "hidden_states",
     "init",
     "inspect",
-    "lens",
+    "live_units",
+    "logit_lens",
     "logits",
     "make_actor",
+    "num_params",
     "pretrained",
     "sample",
     "score",
     "shrink",
     "stack",
-    "states",
     "stream",
     "unstack",
-    "used",
     "values",
 ]

@@ -138,7 +138,7 @@ def make_halves(actor, optimizer, config, auxiliary=None):
         answered = prompts
         if config.group_size > 1:
             answered = jax.tree.map(lambda x: jnp.repeat(x, config.group_size, axis=0), prompts)
-        samples = actor.sample(state.params, key, answered)
+        samples = actor.sample(key, state.params, answered)
         # here already, so that a slow reward is not waited for in vain
         _update.check_batch(samples.tokens.shape[0], config)
         if config.greedy_baseline:

@@ -4,19 +4,19 @@ The loss and the Optax transformation are arguments, so this room knows neither 
 penalties. All of it runs inside jit and under vmap.
 """
 
-from proxlm.training.fitting import Fit, History, fit
-from proxlm.training.steps import Metrics, TrainState, init, make_step
-from proxlm.training.stopping import Best, none_yet, observe
+from proxlm.training._early_stopping import BestParams, init_best_params, update_best_params
+from proxlm.training._fitting import FitHistory, FitResult, fit
+from proxlm.training._steps import StepMetrics, TrainState, init, make_step
 
 __all__ = [
-    "Best",
-    "Fit",
-    "History",
-    "Metrics",
+    "BestParams",
+    "FitHistory",
+    "FitResult",
+    "StepMetrics",
     "TrainState",
     "fit",
     "init",
+    "init_best_params",
     "make_step",
-    "none_yet",
-    "observe",
+    "update_best_params",
 ]

@@ -280,14 +280,14 @@ def test_torch_learns_the_same_from_the_same_samples():
 
     # Plain descent shows every gradient as it is; at the second update the ratios are not 1.
     job = dataclasses.replace(PPO, epochs=2, minibatches=1)
-    actor, tx = ppo.actor(job), optax.sgd(0.5)
+    actor, optimizer = ppo.actor(job), optax.sgd(0.5)
     params = widened(actor.init(jax.random.key(0)))
     reference = widened(actor.init(jax.random.key(1)))
-    state = ppo_lib.init(params, tx, job.settings, reference)
+    state = ppo_lib.init(params, optimizer, job.settings, reference)
     prompts = lm.Prompts(jnp.arange(12).reshape(4, 3) % 11)
-    samples = actor.sample(params, jax.random.key(2), prompts)
+    samples = actor.sample(jax.random.key(2), params, prompts)
     scores = jnp.array([0.0, 1.0, 0.5, 0.25])
-    learn = ppo_lib.make_halves(actor, tx, job.settings)[1]
+    learn = ppo_lib.make_halves(actor, optimizer, job.settings)[1]
     new_params = learn(state, jax.random.key(3), samples, scores)[0].params
 
     models = torch_ppo.build(params, job.policy, job.critic)

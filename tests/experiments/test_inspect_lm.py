@@ -38,7 +38,7 @@ def test_habits_tell_where_attention_falls():
 
 def test_without_a_head_the_others_stay():
     params = arrays.rough(MODEL, scale=0.5)
-    found = lm.used(reporting.without_head(params, 1, 0), MODEL)
+    found = lm.live_units(reporting.without_head(params, 1, 0), MODEL)
     assert found.heads.tolist() == [[True, True], [False, True]]
     assert found.hidden.all()
 
@@ -55,7 +55,7 @@ def test_the_penalty_removes_small_neurons_and_heads_alone():
     np.testing.assert_allclose(sizes, [[1.0, 1.0], [1.0, 0.01]], rtol=1e-5)
     lane = inspect_lm.Lane(jnp.array(1.0), jnp.array(0.5), jnp.array(0.5))
     after = inspect_lm.group_penalty(lane, 25.0, CONFIG).prox(params, 1.0)
-    found = lm.used(after, MODEL)
+    found = lm.live_units(after, MODEL)
     assert found.heads.astype(int).tolist() == [[1, 1], [1, 0]]
     assert found.hidden.astype(int).tolist() == [[1, 1, 1, 0, 1, 1], [1] * 6]
 

@@ -57,12 +57,12 @@ def test_evaluation_on_less_than_a_batch_takes_all_there_is():
     assert numbers["held_out_loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def updates_of(tx, config=MODEL):
+def updates_of(optimizer, config=MODEL):
     """What a transformation makes of one gradient, of normal numbers."""
     params = params_of(config)
     leaves, structure = jax.tree.flatten(params)
     grads = [normal(i, leaf.shape) for i, leaf in enumerate(leaves)]
-    update = jax.jit(lambda grads: tx.update(grads, tx.init(params), params)[0])
+    update = jax.jit(lambda grads: optimizer.update(grads, optimizer.init(params), params)[0])
     return update(jax.tree.unflatten(structure, grads)), params
 
 
@@ -126,17 +126,17 @@ def test_the_shortest_ramp_warms_up_for_one_step():
 
 
 def test_muon_learns_a_sequence_by_heart():
-    tx = language_model.muon(0.02, 0.01)
+    optimizer = language_model.muon(0.02, 0.01)
     params = lm.init(jax.random.key(0), MODEL)
     rows = windows(4)
 
     def step(carry, _):
         params, state = carry
         loss, grads = jax.value_and_grad(language_model.loss)(params, rows, MODEL)
-        updates, state = tx.update(grads, state, params)
+        updates, state = optimizer.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), loss
 
-    advance = jax.jit(lambda params: jax.lax.scan(step, (params, tx.init(params)), length=80)[1])
+    advance = jax.jit(lambda params: jax.lax.scan(step, (params, optimizer.init(params)), length=80)[1])
     losses = advance(params)
     assert losses[0] == pytest.approx(np.log(11), rel=0.02)
     assert losses[-1] < 0.7

@@ -36,9 +36,9 @@ def test_the_phrases_of_a_text_count_one_together():
 def test_the_penalty_leaves_the_phrases_that_say_something():
     bag = jnp.array([[1, 3], [2, 3], [1, 3], [2, 3]])  # 3 is in every text
     batch = {"bag": bag, "label": jnp.array([0, 1, 0, 1])}
-    params, tx = ngrams.init(4, 2), ngrams.chain(0.3, 0.01)
+    params, optimizer = ngrams.init(4, 2), ngrams.chain(0.3, 0.01)
     gradient = jax.jit(jax.grad(lambda params: ngrams.loss(params, batch, jnp.ones(4))))
-    state, update = tx.init(params), jax.jit(tx.update)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
     for _ in range(50):
         updates, state = update(gradient(params), state, params)
         params = optax.apply_updates(params, updates)

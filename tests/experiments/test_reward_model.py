@@ -180,14 +180,14 @@ def documents_of(seed, count):
 def test_it_learns_what_a_token_means():
     train = reward_model.snippets(0, *documents_of(0, 200), length=15, count=60 * 16)
     batches = jax.tree.map(lambda x: x.reshape(60, 16, *x.shape[1:]), train)
-    tx = optax.adam(3e-2)
+    optimizer = optax.adam(3e-2)
 
     def step(carry, batch):
         params, state = carry
-        updates, state = tx.update(jax.grad(reward_model.loss)(params, batch, MODEL), state)
+        updates, state = optimizer.update(jax.grad(reward_model.loss)(params, batch, MODEL), state)
         return (optax.apply_updates(params, updates), state), None
 
-    learn = jax.jit(lambda params: jax.lax.scan(step, (params, tx.init(params)), batches)[0][0])
+    learn = jax.jit(lambda params: jax.lax.scan(step, (params, optimizer.init(params)), batches)[0][0])
     texts = reward_model.openings(*documents_of(1, 256), length=15)
     right = lambda params: (reward_model.judge(params, texts, MODEL) > 0) == texts["label"]
     assert np.mean(right(PARAMS)) < 0.7

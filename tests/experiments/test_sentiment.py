@@ -77,7 +77,7 @@ def actor_and_samples():
     actor = sentiment.make_actor(LANGUAGE, config, sentiment.Config(response=6))
     params = {"policy": language, "critic": critic}
     prompts = jax.random.randint(jax.random.key(2), (24, 4), 1, 16)
-    samples = jax.jit(actor.sample)(params, jax.random.key(3), lm.Prompts(prompts))
+    samples = jax.jit(actor.sample)(jax.random.key(3), params, lm.Prompts(prompts))
     return actor, params, config, samples
 
 

@@ -23,7 +23,7 @@ def test_texts_are_read_part_by_part_and_a_part_only_once(tmp_path, monkeypatch)
     monkeypatch.setattr(smollm_states, "PART", 2)
     read = lambda: smollm_states.texts("abc", 1, 4, tmp_path, tmp_path)
     first = read()
-    hidden = jax.jit(lm.states, static_argnums=2)(params, jnp.array([[0, 7, 8]]), config)
+    hidden = jax.jit(lm.hidden_states, static_argnums=2)(params, jnp.array([[0, 7, 8]]), config)
     hidden = np.asarray(hidden)[0].reshape(3, 8)[1:]
     expected = hidden / np.sqrt(np.mean(np.square(hidden), axis=1, keepdims=True) + 1e-6)
     assert np.allclose(first[2], expected.mean(axis=0), atol=1e-5)

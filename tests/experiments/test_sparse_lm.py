@@ -45,7 +45,7 @@ def params():
 
 def test_the_penalty_removes_small_neurons_and_heads_and_leaves_all_else_alone(params):
     after = sparse_lm.group_penalty(0.1, 0.5, CONFIG).prox(params, 1.0)
-    used = lm.used(after, MODEL)
+    used = lm.live_units(after, MODEL)
     assert used.hidden.astype(int).tolist() == [[1, 1, 1, 0, 1, 1], [1] * 6]
     assert used.heads.astype(int).tolist() == [[1, 1], [1, 0]]
     jax.tree.map(lambda new, old: np.testing.assert_array_equal(new[new != 0], old[new != 0]), after, params)

@@ -22,7 +22,7 @@ def quadratic(params, batch):
     return jnp.mean(jnp.sum(jnp.square(params["w"][None] - batch["row"]), axis=1)) / 2
 
 
-def fit(root, evaluate=lambda params: {}, rows=None, tx=None, resume=False, **options):
+def fit(root, evaluate=lambda params: {}, rows=None, optimizer=None, resume=False, **options):
     """Twelve steps of a quadratic, two a chunk, evaluated and saved after chunks 2, 4 and 6."""
     run = runs.open_run("quadratic", {}, root, resume)
     rows = supervised.epochs(0, 10, 3, 12) if rows is None else rows
@@ -31,7 +31,7 @@ def fit(root, evaluate=lambda params: {}, rows=None, tx=None, resume=False, **op
         run,
         "fit",
         quadratic,
-        optax.adam(0.1) if tx is None else tx,
+        optax.adam(0.1) if optimizer is None else optimizer,
         {"w": normal(0, (4,))},
         {"row": normal(1, (10, 4))},
         rows,
@@ -67,7 +67,7 @@ def test_a_batch_that_the_windows_do_not_fill_is_refused(batch):
 def test_gradient_descent_follows_its_closed_form(tmp_path):
     # All rows in every batch, so w − mean shrinks by 1 − 0.25 a step.
     rows = np.tile(np.arange(10, dtype=np.int32), (12, 1))
-    _, state = fit(tmp_path, rows=rows, tx=optax.sgd(0.25))
+    _, state = fit(tmp_path, rows=rows, optimizer=optax.sgd(0.25))
     mean = jnp.mean(normal(1, (10, 4)), axis=0)
     expected = mean + 0.75**12 * (normal(0, (4,)) - mean)
     np.testing.assert_allclose(state.params["w"], expected, rtol=1e-5, atol=1e-6)
@@ -95,8 +95,8 @@ def test_logs_a_line_a_chunk_and_evaluates_every_so_many_and_last(tmp_path):
 
 
 def test_a_line_holds_the_means_of_its_chunk(tmp_path):
-    tx, rows = optax.sgd(0.25), supervised.epochs(0, 10, 3, 2)
-    run, _ = fit(tmp_path, rows=rows, tx=tx)
+    optimizer, rows = optax.sgd(0.25), supervised.epochs(0, 10, 3, 2)
+    run, _ = fit(tmp_path, rows=rows, optimizer=optimizer)
     params, losses, norms = {"w": normal(0, (4,))}, [], []
     for batch in rows:
         loss, grads = jax.value_and_grad(quadratic)(params, {"row": normal(1, (10, 4))[batch]})

@@ -19,8 +19,8 @@ SAMPLING = lm.SamplingConfig(temperature=0.8, top_k=5, stop_token=3)
 BATCH, LENGTH, NUM_TOKENS = 12, 4, 6
 RAGGED = np.arange(LENGTH)[None] >= (np.arange(BATCH) % LENGTH)[:, None]
 ACTORS = {
-    "shared": lm.make_actor(SHARED, NUM_TOKENS, sampling_config=SAMPLING),
-    "separate": lm.make_actor(POLICY, NUM_TOKENS, critic=CRITIC, sampling_config=SAMPLING),
+    "shared": lm.make_actor(SHARED, NUM_TOKENS, sampling=SAMPLING),
+    "separate": lm.make_actor(POLICY, NUM_TOKENS, critic=CRITIC, sampling=SAMPLING),
 }
 
 
@@ -32,7 +32,7 @@ def case(name):
     head = params["critic" if name == "separate" else "policy"]["value"]
     head["kernel"], head["bias"] = normal(1, (8,)), jnp.float32(0.5)
     prompts = lm.Prompts(jax.random.randint(jax.random.key(2), (BATCH, LENGTH), 0, 7), RAGGED)
-    samples = compiled(actor.sample)(params, jax.random.key(3), prompts)
+    samples = compiled(actor.sample)(jax.random.key(3), params, prompts)
     return actor, params, samples
 
 
@@ -118,9 +118,9 @@ def test_policy_and_critic_start_from_keys_of_their_own():
 
 def test_an_early_exit_changes_no_token():
     _, params, samples = case("shared")
-    early = lm.make_actor(SHARED, NUM_TOKENS, sampling_config=SAMPLING, early_exit=True)
+    early = lm.make_actor(SHARED, NUM_TOKENS, sampling=SAMPLING, early_exit=True)
     prompts = lm.Prompts(jax.random.randint(jax.random.key(2), (BATCH, LENGTH), 0, 7), RAGGED)
-    again = compiled(early.sample)(params, jax.random.key(3), prompts)
+    again = compiled(early.sample)(jax.random.key(3), params, prompts)
     np.testing.assert_array_equal(again.tokens, samples.tokens)
     np.testing.assert_array_equal(again.response_mask, samples.response_mask)
 
@@ -141,4 +141,4 @@ def test_models_without_their_heads_are_refused(policy, critic, message):
 def test_a_stop_token_outside_the_vocabulary_is_refused_at_once():
     sampling_config = lm.SamplingConfig(stop_token=SHARED.vocab_size)
     with pytest.raises(ValueError, match=rf"stop_token={SHARED.vocab_size} is outside"):
-        lm.make_actor(SHARED, NUM_TOKENS, sampling_config=sampling_config)
+        lm.make_actor(SHARED, NUM_TOKENS, sampling=sampling_config)

@@ -16,7 +16,7 @@ PARAMS = arrays.rough(CONFIG, scale=0.35)
 MASK = jnp.arange(7)[None] >= jnp.array([[0], [3]])
 
 inspect = jax.jit(functools.partial(lm.inspect, config=CONFIG))
-lens = jax.jit(functools.partial(lm.lens, config=CONFIG))
+logit_lens = jax.jit(functools.partial(lm.logit_lens, config=CONFIG))
 apply = jax.jit(functools.partial(lm.apply, config=CONFIG))
 
 
@@ -34,7 +34,7 @@ def test_every_query_spends_its_whole_attention_on_what_it_may_see(seen):
 
 
 def test_the_lens_at_the_last_layer_gives_the_logits_of_the_model(seen):
-    logits = lens(PARAMS, seen.residual)
+    logits = logit_lens(PARAMS, seen.residual)
     assert logits.shape == (3, 2, 7, 19)
     np.testing.assert_allclose(logits[-1], apply(PARAMS, TOKENS, mask=MASK), rtol=1e-5, atol=1e-5)
     assert jnp.abs(logits[0] - logits[-1]).max() > 0.1
@@ -64,4 +64,4 @@ def test_what_does_not_fit_the_model_is_refused():
     with pytest.raises(ValueError, match=r"13 tokens do not fit the context of max_length=12"):
         lm.inspect(PARAMS, jnp.zeros((1, 13), int), CONFIG)
     with pytest.raises(ValueError, match=r"residual has shape \(2, 8\): expected \[..., D\] .* 16"):
-        lm.lens(PARAMS, jnp.zeros((2, 8)), CONFIG)
+        lm.logit_lens(PARAMS, jnp.zeros((2, 8)), CONFIG)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from proxlm import lm
-from proxlm.lm import layers
+from proxlm.lm import _layers as layers
 from tests import arrays
 
 CONFIG = lm.ModelConfig(vocab_size=19, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12)
@@ -217,7 +217,7 @@ def test_vmap_over_parameters_equals_a_loop(params):
 
 def test_smollm2_135m_has_its_number_of_parameters():
     config = lm.ModelConfig(49152, num_layers=30, width=576, num_heads=9, num_kv_heads=3, hidden_width=1536)
-    assert lm.count(config) == 134_515_008
+    assert lm.num_params(config) == 134_515_008
 
 
 def test_kernels_have_the_stated_scale_and_writers_less_by_the_depth():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from proxlm import lm
-from proxlm.lm import layers
+from proxlm.lm import _layers as layers
 from tests import arrays
 
 CONFIG = lm.ModelConfig(
@@ -131,7 +131,7 @@ def test_an_unknown_family_of_names_is_refused(params):
 
 
 def test_states_are_what_each_depth_would_end_with(params):
-    states = jax.jit(lm.states, static_argnames="config")(params, TOKENS[None], config=CONFIG)
+    states = jax.jit(lm.hidden_states, static_argnames="config")(params, TOKENS[None], config=CONFIG)
     for depth in (1, 2):
         config = dataclasses.replace(CONFIG, num_layers=depth)
         part = {**params, "blocks": jax.tree.map(lambda x, d=depth: x[:d], params["blocks"])}

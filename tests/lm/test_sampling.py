@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from proxlm import lm
-from proxlm.lm import distribution, sampling
+from proxlm.lm import _distribution as distribution
+from proxlm.lm import _sampling as sampling
 from tests import arrays
 
 # Every option of the model at once, and an epsilon that shows: decoding must know them all.

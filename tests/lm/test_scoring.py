@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from proxlm import lm
-from proxlm.lm import scoring
+from proxlm.lm import _scoring as scoring
 from tests import arrays
 
 CONFIG = lm.ModelConfig(

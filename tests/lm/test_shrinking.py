@@ -52,7 +52,7 @@ def test_a_model_without_zeros_keeps_its_bits_and_its_config():
     smaller, small = lm.shrink(params, CONFIG)
     assert small == CONFIG
     jax.tree.map(np.testing.assert_array_equal, smaller, params)
-    assert all(part.all() for part in lm.used(params, CONFIG))
+    assert all(part.all() for part in lm.live_units(params, CONFIG))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_layers_of_different_need_keep_what_the_neediest_has():
     zero(params, "mlp/down/kernel", np.s_[0, 1:])
     zero(params, "mlp/down/kernel", np.s_[1, ::2])
     zero(params, "mlp/down/kernel", np.s_[2])
-    assert lm.used(params, CONFIG).hidden.sum(axis=1).tolist() == [1, 5, 0]
+    assert lm.live_units(params, CONFIG).hidden.sum(axis=1).tolist() == [1, 5, 0]
     smaller, small = lm.shrink(params, CONFIG)
     assert small.hidden_width == 5
     np.testing.assert_array_equal(
@@ -96,7 +96,7 @@ def test_heads_of_a_group_go_alone_and_a_group_goes_when_all_its_heads_are_dead(
     zero(params, "attention/qkv/bias", np.s_[1, -2:])
     zero(params, "attention/out/kernel", (1, 0))
     zero(params, "attention/out/kernel", np.s_[2])
-    assert lm.used(params, CONFIG).heads.astype(int).tolist() == [
+    assert lm.live_units(params, CONFIG).heads.astype(int).tolist() == [
         [1, 0, 0, 0, 0, 1],
         [0, 1, 0, 0, 0, 0],
         [0] * 6,
@@ -109,16 +109,16 @@ def test_heads_of_a_group_go_alone_and_a_group_goes_when_all_its_heads_are_dead(
 def test_values_that_are_only_a_bias_keep_a_head_alive():
     params = drawn(CONFIG)
     zero(params, "attention/qkv/kernel", np.s_[:, :, -3:])
-    assert lm.used(params, CONFIG).heads.all()
+    assert lm.live_units(params, CONFIG).heads.all()
     zero(params, "attention/qkv/bias", np.s_[:, -3:])
-    assert not lm.used(params, CONFIG).heads.any()
+    assert not lm.live_units(params, CONFIG).heads.any()
 
 
 def test_zero_queries_and_keys_do_not_make_a_head_dead():
     params = drawn(CONFIG)
     zero(params, "attention/qkv/kernel", np.s_[:, :, :9])
     zero(params, "attention/qkv/bias", np.s_[:, :9])
-    assert lm.used(params, CONFIG).heads.all()
+    assert lm.live_units(params, CONFIG).heads.all()
 
 
 def test_one_unit_and_one_head_stay_where_nothing_is_used():
@@ -135,7 +135,7 @@ def test_the_smaller_model_samples_the_same_text():
     zero(params, "mlp/down/kernel", np.s_[:, 3:])
     zero(params, "attention/out/kernel", np.s_[:, 2:])
     smaller, small = lm.shrink(params, CONFIG)
-    assert lm.count(small) < lm.count(CONFIG)
+    assert lm.num_params(small) < lm.num_params(CONFIG)
     draw = jax.jit(lm.sample, static_argnames=("config", "num_tokens"))
     before = draw(jax.random.key(1), params, TOKENS[:, :3], config=CONFIG, num_tokens=6)
     after = draw(jax.random.key(1), smaller, TOKENS[:, :3], config=small, num_tokens=6)
@@ -151,5 +151,5 @@ def test_what_cannot_be_shrunk_is_refused():
         lm.shrink(unstacked, CONFIG)
     other = lm.ModelConfig(vocab_size=11, num_layers=3, width=12, num_heads=6)
     with pytest.raises(ValueError, match=r"attention/qkv/kernel has shape .* the config says"):
-        lm.used(params, other)
+        lm.live_units(params, other)
     assert jnp.isfinite(params["embedding"]["kernel"]).all()

@@ -27,7 +27,7 @@ def params():
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["plain", "truncated", "greedy"])
 def test_a_stream_is_what_sample_draws(params, settings):
-    tokens = [*lm.stream(jax.random.key(3), params, PROMPTS, CONFIG, 7, sampling_config=settings)]
+    tokens = [*lm.stream(jax.random.key(3), params, PROMPTS, CONFIG, 7, sampling=settings)]
     samples = lm.sample(jax.random.key(3), params, PROMPTS, CONFIG, 7, sampling=settings)
     assert np.array_equal(np.stack(tokens, axis=1), samples.tokens[:, 3:])
 
@@ -58,4 +58,4 @@ def test_a_stream_may_be_left_early(params):
 def test_bad_input_is_refused_when_called(params, prompts, num_tokens, settings, message):
     settings = dataclasses.replace(lm.SamplingConfig(), **settings)
     with pytest.raises(ValueError, match=message):
-        lm.stream(jax.random.key(0), params, prompts, CONFIG, num_tokens, sampling_config=settings)
+        lm.stream(jax.random.key(0), params, prompts, CONFIG, num_tokens, sampling=settings)

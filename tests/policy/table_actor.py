@@ -28,7 +28,7 @@ def params(seed, vocab, length, scale=0.7):
 def make(vocab, length, stop_token=None):
     """The actor of these tables; prompts are carried along and change nothing."""
 
-    def sample(tree, key, prompts):
+    def sample(key, tree, prompts):
         return walk(tree, jax.random.gumbel(key, (length, prompts.tokens.shape[0], vocab)), prompts)
 
     def greedy(tree, prompts):

@@ -50,14 +50,14 @@ def reward(samples):
 
 
 # The config is traced, so that settings which differ in numbers alone share a compilation.
-@functools.partial(compiled, static_argnames="tx")
-def _iterate(config, state, key, tx):
-    return ppo.make_step(ACTOR, reward, PROMPTS, tx, config)(state, key)
+@functools.partial(compiled, static_argnames="optimizer")
+def _iterate(config, state, key, optimizer):
+    return ppo.make_step(ACTOR, reward, PROMPTS, optimizer, config)(state, key)
 
 
-@functools.partial(compiled, static_argnames=("actor", "tx"))
-def _learn(config, state, key, samples, rewards, actor, tx):
-    return ppo.make_halves(actor, tx, config)[1](state, key, samples, rewards)
+@functools.partial(compiled, static_argnames=("actor", "optimizer"))
+def _learn(config, state, key, samples, rewards, actor, optimizer):
+    return ppo.make_halves(actor, optimizer, config)[1](state, key, samples, rewards)
 
 
 @compiled
@@ -73,14 +73,14 @@ def iterate(state=None, key=KEY):
     return _iterate(config, state, key, SGD)
 
 
-def learn(samples, rewards=None, key=KEY, actor=ACTOR, tx=COUNTED, start_coef=None, **overrides):
+def learn(samples, rewards=None, key=KEY, actor=ACTOR, optimizer=COUNTED, start_coef=None, **overrides):
     """The second half alone, from PARAMS: the state before it, the state after it, metrics."""
     config = ppo.PPOConfig(**SMALL | overrides)
-    state = ppo.init(PARAMS, tx, config, REFERENCE)
+    state = ppo.init(PARAMS, optimizer, config, REFERENCE)
     if start_coef is not None:
         state = state._replace(kl_coef=jnp.float32(start_coef))
     rewards = reward(samples) if rewards is None else rewards
-    return state, *_learn(config, state, key, samples, rewards, actor, tx)
+    return state, *_learn(config, state, key, samples, rewards, actor, optimizer)
 
 
 def prepared(rewards, **overrides):
@@ -91,7 +91,7 @@ def prepared(rewards, **overrides):
 
 @functools.cache
 def sampled(seed=5):
-    return compiled(ACTOR.sample)(PARAMS, jax.random.key(seed), PROMPTS(None))
+    return compiled(ACTOR.sample)(jax.random.key(seed), PARAMS, PROMPTS(None))
 
 
 # Ratios, steps and stops
@@ -114,7 +114,7 @@ RAGGED = np.arange(5)[None] >= (np.arange(16) % 5)[:, None]
 @compiled
 def first_ratio_error(sampling, scoring):
     """Samples and scores with settings that are traced where they are numbers."""
-    sampler, scorer = (lm.make_actor(MODEL, 6, sampling_config=x) for x in (sampling, scoring))
+    sampler, scorer = (lm.make_actor(MODEL, 6, sampling=x) for x in (sampling, scoring))
     prompts = lambda key: lm.Prompts(jax.random.randint(key, (16, 5), 0, 11), RAGGED)
     config = ppo.PPOConfig(num_epochs=1, num_minibatches=2)
     actor = scorer._replace(sample=sampler.sample)
@@ -164,10 +164,10 @@ def test_an_epoch_sees_each_row_once_and_the_next_one_in_another_order():
         value_coef=1.0,
         value_clip=None,
     )
-    tx = optax.GradientTransformation(init, update)
-    state = ppo.init(WORTHLESS, tx, config, REFERENCE)
+    optimizer = optax.GradientTransformation(init, update)
+    state = ppo.init(WORTHLESS, optimizer, config, REFERENCE)
     samples = sampled()._replace(response_mask=jnp.ones((BATCH, LENGTH), bool))
-    _, half = ppo.make_halves(ACTOR, tx, config)
+    _, half = ppo.make_halves(ACTOR, optimizer, config)
     new, _ = compiled(half)(state, KEY, samples, 2.0 ** jnp.arange(BATCH))
     # The value loss is a mean over 4 rows of 3 tokens: times 4, the sum of the rows' powers.
     halves = np.round(np.array(new.opt_state["seen"]) * 4).astype(int).reshape(3, 2)
@@ -185,7 +185,7 @@ def test_the_optimizer_is_handed_the_kl_of_its_minibatch():
 
 def test_a_kl_above_the_limit_drops_the_remaining_updates():
     first_only = optax.scale_by_schedule(lambda count: jnp.where(count == 0, 1.0, 0.0))
-    _, once, _ = learn(sampled(), tx=optax.chain(SGD, first_only))
+    _, once, _ = learn(sampled(), optimizer=optax.chain(SGD, first_only))
     _, stopped, metrics = learn(sampled(), max_kl=1e-5)
     assert metrics.num_updates == 1 == stopped.opt_state[0]["count"]
     assert metrics.approx_kl <= 1e-5 and metrics.ratio_max < 1.01
@@ -519,9 +519,9 @@ def test_hyperparameters_side_by_side_are_one_by_one_and_compile_once():
 
     def train(rate, numbers):
         traces.append(rate)
-        config, tx = ppo.PPOConfig(**SMALL | numbers), optax.sgd(rate)
-        state = ppo.init(PARAMS, tx, config, REFERENCE)
-        step = ppo.make_step(ACTOR, reward, PROMPTS, tx, config)
+        config, optimizer = ppo.PPOConfig(**SMALL | numbers), optax.sgd(rate)
+        state = ppo.init(PARAMS, optimizer, config, REFERENCE)
+        step = ppo.make_step(ACTOR, reward, PROMPTS, optimizer, config)
         return jax.lax.scan(step, state, jax.random.split(KEY, 2))
 
     rates, numbers = jnp.array([0.3, 1.0]), {name: jnp.array(x) for name, x in SWEEP.items()}
@@ -568,9 +568,9 @@ def test_metrics_are_scalars_with_readable_names():
 
 
 def host_iterate(host_reward, **overrides):
-    tx, config = ADAM, ppo.PPOConfig(**SMALL | overrides)
-    state = ppo.init(PARAMS, tx, config, REFERENCE)
-    return ppo.make_host_step(ACTOR, host_reward, PROMPTS, tx, config)(state, KEY)
+    optimizer, config = ADAM, ppo.PPOConfig(**SMALL | overrides)
+    state = ppo.init(PARAMS, optimizer, config, REFERENCE)
+    return ppo.make_host_step(ACTOR, host_reward, PROMPTS, optimizer, config)(state, KEY)
 
 
 def test_a_host_reward_gives_the_bits_of_a_traced_one():

@@ -35,10 +35,10 @@ def low_token_curve(key):
     critic = lm.ModelConfig(VOCAB, lm_head=False, value_head=True, **sizes)
     actor = lm.make_actor(policy, RESPONSE, critic=critic)
     prompts = lambda key: lm.Prompts(jax.random.randint(key, (BATCH, PROMPT), 0, VOCAB))
-    tx, config = optax.adam(1e-4, eps=1e-5), ppo.PPOConfig(kl_coef=0.05)
-    step = ppo.make_step(actor, low_tokens, prompts, tx, config)
+    optimizer, config = optax.adam(1e-4, eps=1e-5), ppo.PPOConfig(kl_coef=0.05)
+    step = ppo.make_step(actor, low_tokens, prompts, optimizer, config)
     key_init, key_steps = jax.random.split(key)
-    state = ppo.init(actor.init(key_init), tx, config)
+    state = ppo.init(actor.init(key_init), optimizer, config)
     return jax.lax.scan(step, state, jax.random.split(key_steps, 65))[1].reward
 
 
@@ -72,13 +72,13 @@ def test_ppo_approaches_the_optimum_of_an_enumerable_language():
     best = kl_coef * np.log(np.sum(np.exp(reference + scores / kl_coef)))
     config = ppo.PPOConfig(kl_coef=kl_coef, gae_lambda=1.0, value_clip=None, value_coef=1.0)
     iterations = 150
-    tx = optax.adam(optax.linear_schedule(0.05, 0.0, iterations * 16))
+    optimizer = optax.adam(optax.linear_schedule(0.05, 0.0, iterations * 16))
     prompts = lambda key: lm.Prompts(jnp.zeros((256, 1), jnp.int32))
     scores_of = jnp.array(table, jnp.float32)
     reward = lambda samples: scores_of[tuple(samples.tokens[:, -length:].T)]
-    step = ppo.make_step(actor, reward, prompts, tx, config)
+    step = ppo.make_step(actor, reward, prompts, optimizer, config)
     keys = jax.random.split(jax.random.key(1), iterations)
-    state = ppo.init(start, tx, config)
+    state = ppo.init(start, optimizer, config)
     end, metrics = jax.jit(lambda state: jax.lax.scan(step, state, keys))(state)
     first, last = objective(start), objective(end.params)
     assert first < best - 0.5

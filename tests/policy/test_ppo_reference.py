@@ -55,8 +55,8 @@ SETTINGS = {
 
 
 @functools.partial(compiled, static_argnames="actor")
-def sample(params, key, prompts, actor):
-    return actor.sample(params, key, prompts)
+def sample(key, params, prompts, actor):
+    return actor.sample(key, params, prompts)
 
 
 def check(actor, params, ref_params, prompts, overrides, adam=ADAM):
@@ -64,7 +64,7 @@ def check(actor, params, ref_params, prompts, overrides, adam=ADAM):
     rate, b1, b2, epsilon = adam
     optimizer = optax.adam(rate, b1=b1, b2=b2, eps=epsilon)
     state = ppo.init(params, optimizer, config, ref_params)
-    samples = sample(params, jax.random.key(1), prompts, actor)
+    samples = sample(jax.random.key(1), params, prompts, actor)
     rewards = 2.0 * normal(3, (BATCH,))
     _, learn = ppo.make_halves(actor, optimizer, config)
     new, metrics = compiled(learn)(state, jax.random.key(4), samples, rewards)
@@ -96,7 +96,7 @@ def test_an_iteration_of_a_transformer_is_what_plain_loops_make_of_it(separate):
     policy = lm.ModelConfig(6, value_head=not separate, **sizes)
     critic = lm.ModelConfig(6, lm_head=False, value_head=True, **sizes) if separate else None
     sampling = lm.SamplingConfig(temperature=0.8, stop_token=2)
-    actor = lm.make_actor(policy, 4, critic=critic, sampling_config=sampling)
+    actor = lm.make_actor(policy, 4, critic=critic, sampling=sampling)
     init = compiled(actor.init)
     params = init(jax.random.key(0))
     # A zero head values everything alike, and a comparison of zeros would prove little.

@@ -41,7 +41,7 @@ def config(name, **overrides):
 
 @functools.cache
 def sampled():
-    return compiled(ACTOR.sample)(PARAMS, jax.random.key(5), PROMPTS(None))
+    return compiled(ACTOR.sample)(jax.random.key(5), PARAMS, PROMPTS(None))
 
 
 def rewards():
@@ -144,9 +144,9 @@ def test_numbers_of_a_recipe_are_traced_whatever_part_they_are_in():
 @pytest.mark.parametrize("name", ["dapo", "cispo", "reinforce++"])
 def test_recipes_run_side_by_side_in_one_vmap(name):
     def end(rate, settings):
-        tx = optax.sgd(rate)
-        state = ppo.init(PARAMS, tx, settings, REFERENCE)
-        step = ppo.make_step(ACTOR, lambda samples: rewards(), PROMPTS_OF_GROUPS, tx, settings)
+        optimizer = optax.sgd(rate)
+        state = ppo.init(PARAMS, optimizer, settings, REFERENCE)
+        step = ppo.make_step(ACTOR, lambda samples: rewards(), PROMPTS_OF_GROUPS, optimizer, settings)
         return step(state, jax.random.key(2))[0].params["policy"]["logits"]
 
     settings = config(name) if name in GROUPED else config(name, group_size=GROUP)
@@ -246,7 +246,7 @@ def test_a_loss_beside_the_policys_is_added_to_every_minibatch():
 
     # without a finite reward it is alone
     first = optax.chain(SGD, optax.scale_by_schedule(lambda count: 1.0 * (count == 0)))
-    moved = [end(auxiliary, tx).params["policy"]["logits"] for tx in (first, SGD)]
+    moved = [end(auxiliary, optimizer).params["policy"]["logits"] for optimizer in (first, SGD)]
     slopes = [PARAMS["policy"]["logits"] - moved[0], moved[0] - moved[1]]
     assert all(jnp.linalg.norm(slope[0]) > 0.1 for slope in slopes)
     assert jnp.max(jnp.abs(slopes[0] - slopes[1])) > 0.1

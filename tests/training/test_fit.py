@@ -17,10 +17,10 @@ def quadratic(params, goal):
     return 0.5 * jnp.sum(jnp.square(params - goal))
 
 
-def fit(tx=None, batches=GOAL, params=None, **options):
-    tx = optax.sgd(0.5) if tx is None else tx
+def fit(optimizer=None, batches=GOAL, params=None, **options):
+    optimizer = optax.sgd(0.5) if optimizer is None else optimizer
     params = jnp.zeros(2) if params is None else params
-    return training.fit(quadratic, params, tx, batches, **{"steps": 12, **options})
+    return training.fit(quadratic, params, optimizer, batches, **{"steps": 12, **options})
 
 
 def test_a_budget_is_used_up_and_the_history_has_the_numbers_by_hand():
@@ -47,8 +47,8 @@ def test_it_converges_at_the_first_check_whose_steps_all_stay_within_the_toleran
 
 
 def test_a_proximal_chain_converges_where_the_gradient_does_not_vanish():
-    tx = optax.chain(optax.sgd(0.5), proxlm.apply_prox(penalties.l1(2.5), 0.5))
-    found = fit(tx, steps=100, tolerance=1e-6)
+    optimizer = optax.chain(optax.sgd(0.5), proxlm.apply_prox(penalties.l1(2.5), 0.5))
+    found = fit(optimizer, steps=100, tolerance=1e-6)
     assert found.converged
     np.testing.assert_allclose(found.params, [1.5, 0.0], atol=1e-5)
     assert found.params[1] == 0.0
@@ -146,7 +146,7 @@ def test_settings_no_loop_could_follow_are_refused(options, message):
 
 
 def test_a_loss_that_is_nan_is_never_the_best():
-    best = training.observe(training.none_yet(jnp.zeros(1)), jnp.ones(1), jnp.nan, 1)
+    best = training.update_best_params(training.init_best_params(jnp.zeros(1)), jnp.ones(1), jnp.nan, 1)
     assert best.waited == 1 and best.params[0] == 0.0 and best.loss == jnp.inf
-    best = training.observe(best, jnp.ones(1), 2.0, 2)
+    best = training.update_best_params(best, jnp.ones(1), 2.0, 2)
     assert best.waited == 0 and best.params[0] == 1.0 and best.step == 2

@@ -28,9 +28,9 @@ def regression_problem():
 
 
 def test_one_sgd_step_on_a_quadratic_has_the_numbers_by_hand(variant):
-    tx = optax.sgd(0.5)
-    step = variant(training.make_step(quadratic, tx))
-    state = training.init({"w": jnp.array([4.0, 2.0])}, tx)
+    optimizer = optax.sgd(0.5)
+    step = variant(training.make_step(quadratic, optimizer))
+    state = training.init({"w": jnp.array([4.0, 2.0])}, optimizer)
     state, metrics = step(state, jnp.array([[0.0, 0.0], [2.0, -4.0]]))
     # The rows' mean is (1, -2), so ∇L = (3, 4) with norm 5, and L = (20/2 + 40/2) / 2 = 15.
     np.testing.assert_array_equal(state.params["w"], [2.5, 0.0])
@@ -41,18 +41,18 @@ def test_one_sgd_step_on_a_quadratic_has_the_numbers_by_hand(variant):
 
 
 def test_gradient_norm_is_taken_before_the_chain():
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0))
-    state = training.init({"w": jnp.array([3.0, 4.0])}, tx)
-    state, metrics = training.make_step(quadratic, tx)(state, jnp.zeros((1, 2)))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0))
+    state = training.init({"w": jnp.array([3.0, 4.0])}, optimizer)
+    state, metrics = training.make_step(quadratic, optimizer)(state, jnp.zeros((1, 2)))
     assert metrics.grad_norm == 5.0
     np.testing.assert_allclose(state.params["w"], [2.4, 3.2], rtol=1e-6)
 
 
 def test_step_is_a_scan_body_that_equals_the_loop():
-    tx = optax.adam(0.1)
-    step = training.make_step(quadratic, tx)
+    optimizer = optax.adam(0.1)
+    step = training.make_step(quadratic, optimizer)
     batches = normal(0, (5, 4, 3))
-    first = training.init({"w": normal(1, (3,))}, tx)
+    first = training.init({"w": normal(1, (3,))}, optimizer)
     scanned, metrics = jax.jit(lambda state: jax.lax.scan(step, state, batches))(first)
     looped, losses = first, []
     for batch in batches:
@@ -64,29 +64,29 @@ def test_step_is_a_scan_body_that_equals_the_loop():
 
 
 def test_steps_of_many_seeds_run_under_vmap():
-    tx = optax.sgd(0.1)
-    step = training.make_step(quadratic, tx)
+    optimizer = optax.sgd(0.1)
+    step = training.make_step(quadratic, optimizer)
     starts, batch = normal(0, (3, 2)), normal(1, (4, 2))
-    together = jax.vmap(lambda w: step(training.init({"w": w}, tx), batch)[0].params["w"])(starts)
-    alone = [step(training.init({"w": w}, tx), batch)[0].params["w"] for w in starts]
+    together = jax.vmap(lambda w: step(training.init({"w": w}, optimizer), batch)[0].params["w"])(starts)
+    alone = [step(training.init({"w": w}, optimizer), batch)[0].params["w"] for w in starts]
     np.testing.assert_allclose(together, jnp.stack(alone), rtol=1e-6)
 
 
 def test_aux_reaches_the_metrics():
     loss_fn = lambda params, batch: (quadratic(params, batch), {"rows": jnp.sum(batch)})
-    tx = optax.sgd(0.1)
-    step = training.make_step(loss_fn, tx, has_aux=True)
-    _, metrics = step(training.init({"w": jnp.zeros(2)}, tx), jnp.ones((3, 2)))
+    optimizer = optax.sgd(0.1)
+    step = training.make_step(loss_fn, optimizer, has_aux=True)
+    _, metrics = step(training.init({"w": jnp.zeros(2)}, optimizer), jnp.ones((3, 2)))
     assert metrics.aux["rows"] == 6.0
 
 
 @pytest.mark.parametrize("microbatches", [2, 3, 12])
 def test_microbatches_equal_the_whole_batch(variant, microbatches):
     params, batch = regression_problem()
-    tx = optax.sgd(0.3)
-    state = training.init(params, tx)
-    whole, expected = training.make_step(regression, tx)(state, batch)
-    step = variant(training.make_step(regression, tx, microbatches=microbatches))
+    optimizer = optax.sgd(0.3)
+    state = training.init(params, optimizer)
+    whole, expected = training.make_step(regression, optimizer)(state, batch)
+    step = variant(training.make_step(regression, optimizer, microbatches=microbatches))
     pieces, metrics = step(state, batch)
     for name in params:
         np.testing.assert_allclose(pieces.params[name], whole.params[name], rtol=1e-6, atol=1e-6)
@@ -96,18 +96,18 @@ def test_microbatches_equal_the_whole_batch(variant, microbatches):
 
 def test_aux_of_microbatches_is_their_mean():
     loss_fn = lambda params, batch: (quadratic(params, batch), {"total": jnp.sum(batch)})
-    tx = optax.sgd(0.1)
-    step = training.make_step(loss_fn, tx, has_aux=True, microbatches=2)
-    _, metrics = step(training.init({"w": jnp.zeros(1)}, tx), jnp.array([[1.0], [2], [3], [4]]))
+    optimizer = optax.sgd(0.1)
+    step = training.make_step(loss_fn, optimizer, has_aux=True, microbatches=2)
+    _, metrics = step(training.init({"w": jnp.zeros(1)}, optimizer), jnp.array([[1.0], [2], [3], [4]]))
     assert metrics.aux["total"] == (3 + 7) / 2
 
 
 def test_bfloat16_gradients_add_up_in_float32():
     # Each of 512 pieces adds 1 to the sum; in bfloat16 that sum would stop growing at 256.
-    tx = optax.sgd(1.0)
+    optimizer = optax.sgd(1.0)
     loss_fn = lambda w, batch: jnp.sum(w) * jnp.mean(batch)
-    step = training.make_step(loss_fn, tx, microbatches=512)
-    state, _ = step(training.init(jnp.zeros(1, jnp.bfloat16), tx), jnp.ones((512, 1)))
+    step = training.make_step(loss_fn, optimizer, microbatches=512)
+    state, _ = step(training.init(jnp.zeros(1, jnp.bfloat16), optimizer), jnp.ones((512, 1)))
     assert state.params.dtype == jnp.bfloat16
     assert state.params[0] == -1.0
 
@@ -117,14 +117,14 @@ def test_the_loss_reaches_links_that_ask_for_the_value():
         return updates, value
 
     read = optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
-    tx = optax.chain(read, optax.sgd(0.1))
-    state = training.init({"w": jnp.array([3.0, 4.0])}, tx)
-    state, _ = training.make_step(quadratic, tx)(state, jnp.zeros((1, 2)))
+    optimizer = optax.chain(read, optax.sgd(0.1))
+    state = training.init({"w": jnp.array([3.0, 4.0])}, optimizer)
+    state, _ = training.make_step(quadratic, optimizer)(state, jnp.zeros((1, 2)))
     assert state.opt_state[0] == 12.5
 
 
 @pytest.mark.parametrize(
-    "tx",
+    "optimizer",
     [
         optax.apply_if_finite(optax.adam(0.1), 2),
         optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(),
@@ -133,19 +133,19 @@ def test_the_loss_reaches_links_that_ask_for_the_value():
     ],
     ids=["apply_if_finite", "multi_steps", "inject_hyperparams", "plateau"],
 )
-def test_optax_wrappers_run_in_a_scan(tx):
-    state = training.init({"w": jnp.array([3.0, 4.0])}, tx)
-    step = training.make_step(quadratic, tx)
+def test_optax_wrappers_run_in_a_scan(optimizer):
+    state = training.init({"w": jnp.array([3.0, 4.0])}, optimizer)
+    step = training.make_step(quadratic, optimizer)
     state, metrics = jax.lax.scan(step, state, jnp.zeros((6, 1, 2)))
     assert metrics.loss[-1] < metrics.loss[0]
 
 
 def test_a_batch_that_cannot_be_cut_is_named():
     params, (features, targets) = regression_problem()
-    tx = optax.sgd(0.1)
-    step = training.make_step(regression, tx, microbatches=5)
+    optimizer = optax.sgd(0.1)
+    step = training.make_step(regression, optimizer, microbatches=5)
     with pytest.raises(ValueError, match=r"microbatches=5 .* 0 has shape \(12, 3\)"):
-        step(training.init(params, tx), (features, targets))
+        step(training.init(params, optimizer), (features, targets))
 
 
 @pytest.mark.parametrize("microbatches", [0, -1, 2.0])

@@ -25,7 +25,7 @@ class Look(NamedTuple):
     by_layer: np.ndarray  # [L + 1] loss where the model would stop
     habits: np.ndarray  # [L, H, 5]
     needs: np.ndarray  # [L, H] rise of the loss without a head
-    used: lm.Used
+    live_units: lm.LiveUnits
 
 
 def habits(attention, tokens):
@@ -65,7 +65,7 @@ def look(params, windows, model: lm.ModelConfig) -> Look:
     def measure(params):
         tokens, targets = windows[:, :-1], windows[:, 1:]
         seen = lm.inspect(params, tokens, model)
-        said = jax.nn.log_softmax(lm.lens(params, seen.residual, model))
+        said = jax.nn.log_softmax(lm.logit_lens(params, seen.residual, model))
         chosen = jnp.take_along_axis(said, jnp.asarray(targets)[None, ..., None], axis=-1)
         whole = loss(params)
         rises = jax.lax.map(lambda pair: loss(without_head(params, *pair)) - whole, pairs.T)
@@ -73,7 +73,7 @@ def look(params, windows, model: lm.ModelConfig) -> Look:
 
     whole, by_layer, shares, rises = jax.device_get(measure(params))
     rises = rises.reshape(model.num_layers, model.num_heads)
-    return Look(float(whole), by_layer, shares, rises, lm.used(params, model))
+    return Look(float(whole), by_layer, shares, rises, lm.live_units(params, model))
 
 
 def write(run, ends, windows, model, alphabet):
@@ -89,8 +89,8 @@ def write(run, ends, windows, model, alphabet):
                 model=name,
                 loss=found.loss,
                 by_layer=found.by_layer,
-                heads=found.used.heads.sum(axis=1),
-                neurons=found.used.hidden.sum(axis=1),
+                heads=found.live_units.heads.sum(axis=1),
+                neurons=found.live_units.hidden.sum(axis=1),
                 needs=found.needs,
             )
     numbers = numbers_of(looks, [head_sizes(params[0]) for params in ends])
@@ -108,8 +108,8 @@ def write(run, ends, windows, model, alphabet):
 
 def numbers_of(looks, sizes):
     """Name ↦ one number a seed; a cut by size alone would keep "as many largest" heads."""
-    kept = lambda name: [float(getattr(pair[1].used, name).mean()) for pair in looks]
-    alive = lambda pair: pair[1].used.heads
+    kept = lambda name: [float(getattr(pair[1].live_units, name).mean()) for pair in looks]
+    alive = lambda pair: pair[1].live_units.heads
     mean = lambda values: float(values.mean()) if values.size else float("nan")
     rank = lambda size: np.argsort(np.argsort(-size, axis=None)).reshape(size.shape)
     return {
@@ -133,7 +133,7 @@ def page(looks, numbers, model) -> str:
     (dense, penalised), heads = looks[0], []
     for layer, head in np.ndindex(dense.needs.shape):
         shares = dense.habits[layer, head]
-        fate = "kept" if penalised.used.heads[layer, head] else "removed"
+        fate = "kept" if penalised.live_units.heads[layer, head] else "removed"
         heads.append([layer, head, habit(shares), f"{dense.needs[layer, head]:+.3f}", fate])
     rows = [[name, tables.mean_spread(values, 3)] for name, values in numbers.items()]
     return "\n\n".join(
@@ -163,7 +163,7 @@ def plot_attention(path, pair, looks, tokens, characters, model):
     axes = figure.subplots(2 * depth, heads, squeeze=False)
     for model_index, layer, head in np.ndindex(2, depth, heads):
         axis = axes[model_index * depth + layer, head]
-        kept = looks[model_index].used.heads[layer, head]
+        kept = looks[model_index].live_units.heads[layer, head]
         axis.set_xticks([])
         axis.set_yticks([])
         if head == 0:
@@ -192,7 +192,7 @@ def plot_lens(path, pair, window, model, alphabet):
     names = names_of(model)
     for axis, params, title in zip(figure.subplots(2, 1), pair, TITLES, strict=True):
         seen = lm.inspect(params, window[None, :-1], model)
-        said = np.asarray(jax.nn.softmax(lm.lens(params, seen.residual[:, 0], model)))
+        said = np.asarray(jax.nn.softmax(lm.logit_lens(params, seen.residual[:, 0], model)))
         truth = said[:, np.arange(len(window) - 1), window[1:]]
         image = axis.imshow(truth, cmap="Greens", vmin=0, vmax=1, aspect="auto", origin="lower")
         for layer, place in np.ndindex(truth.shape):
@@ -220,7 +220,7 @@ def plot_survivors(path, looks, ends):
     left, right = figure.subplots(1, 2)
     colours = {True: "#1f4e79", False: "#c8553d"}
     needs = np.concatenate([pair[0].needs.ravel() for pair in looks])
-    kept = np.concatenate([pair[1].used.heads.ravel() for pair in looks])
+    kept = np.concatenate([pair[1].live_units.heads.ravel() for pair in looks])
     sizes = np.concatenate([head_sizes(params[0]).ravel() for params in ends])
     for alive in (True, False):
         label = "kept under the penalty" if alive else "removed"
@@ -230,8 +230,8 @@ def plot_survivors(path, looks, ends):
     left.set_ylabel("rise of the loss without it, nats", fontsize=9)
     left.set_title("heads of the dense models", loc="left", fontsize=10)
     left.legend(frameon=False, fontsize=8)
-    hidden = np.array([pair[1].used.hidden.sum(axis=1) for pair in looks])
-    total = looks[0][1].used.hidden.shape[1]
+    hidden = np.array([pair[1].live_units.hidden.sum(axis=1) for pair in looks])
+    total = looks[0][1].live_units.hidden.shape[1]
     places = np.arange(hidden.shape[1])
     right.barh(places, [total] * len(places), color="#e4e4e4")
     right.barh(places, hidden.mean(axis=0), color=colours[True])

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import proxlm
-from proxlm import losses, penalties, solvers, training, transforms
+from proxlm import penalties, solvers, training, transforms
 
 
 class Problem(NamedTuple):
@@ -32,7 +32,7 @@ def features(inputs):
 
 def loss(weights, batch: Problem):
     """L(θ) = 1/(2N) Σ (y - ŷ)² of a linear unit with a bias."""
-    return jnp.mean(losses.squared(features(batch.inputs) @ weights, batch.labels))
+    return jnp.mean(optax.losses.l2_loss(features(batch.inputs) @ weights, batch.labels))
 
 
 def closed_form(problem: Problem, ridge) -> np.ndarray:
@@ -48,7 +48,8 @@ def by_hand(problem: Problem, ridge, rate, steps: int):
     design = features(problem.inputs)
 
     def move(_, weights):
-        slope = losses.squared_gradient(design @ weights, problem.labels, design)
+        errors = problem.labels - design @ weights
+        slope = -jnp.mean(errors[:, None] * design, axis=0)
         return weights - rate * (slope + ridge * weights)
 
     return jax.lax.fori_loop(0, steps, move, jnp.zeros(3))
@@ -72,11 +73,11 @@ def solve(problem: Problem, ridge, optimum, config: Any):
     def penalised(weights, batch):
         return loss(weights, batch) + 0.5 * ridge * jnp.sum(jnp.square(weights))
 
-    def fit(tx, holds_ridge):
+    def fit(optimizer, holds_ridge):
         found = training.fit(
             penalised if holds_ridge else loss,
             jnp.zeros(3),
-            tx,
+            optimizer,
             problem,
             steps=config.most_steps,
             tolerance=config.tolerance,

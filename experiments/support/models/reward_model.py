@@ -10,9 +10,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.support.data import tokenization
-from proxlm import lm, losses
+from proxlm import lm
 
 # Log-odds per unit of the head: small, so that the sum over a text starts out calm.
 UNIT = 0.25
@@ -75,7 +76,9 @@ def loss(params, batch, config: lm.ModelConfig, skip: int = 8):
     labels = jnp.broadcast_to(batch["label"][:, None], odds.shape)
     columns = jax.lax.broadcasted_iota(jnp.int32, odds.shape, 1)
     weights = batch["mask"] & (columns >= skip)
-    return jnp.sum(losses.logistic(odds, labels) * weights) / jnp.maximum(jnp.sum(weights), 1)
+    return jnp.sum(optax.losses.sigmoid_binary_cross_entropy(odds, labels) * weights) / jnp.maximum(
+        jnp.sum(weights), 1
+    )
 
 
 def judge(params, texts, config: lm.ModelConfig, batch: int = 128) -> np.ndarray:

@@ -60,12 +60,12 @@ def learn(run, name: str, seed: int, windows, model: lm.ModelConfig, config, eva
     """Trains a model by Adam on windows `[steps, batch, T + 1]`; returns its params."""
     steps, batch = windows.shape[:2]
     schedule = language_model.ramp(config.learning_rate, steps, warmup=0.1, last=last)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=B2))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=B2))
     return supervised.fit(
         run,
         name,
         functools.partial(language_model.loss, config=model),
-        tx,
+        optimizer,
         lm.init(jax.random.key(seed), model),
         windows.reshape(-1, windows.shape[2]),
         np.arange(steps * batch, dtype=np.int32).reshape(steps, batch),

@@ -17,7 +17,7 @@ def learn(
     *,
     actor: lm.Actor,
     reward: Callable,
-    tx: Any,
+    optimizer: Any,
     settings: ppo.PPOConfig,
     iterations: int,
     batch: int,
@@ -27,7 +27,7 @@ def learn(
 
     `watch(samples, rewards)` sees the responses of every iteration before the policy learns.
     """
-    collect, improve = ppo.make_halves(actor, tx, settings)
+    collect, improve = ppo.make_halves(actor, optimizer, settings)
 
     def iteration(state, key):
         key_prompts, key_sample, key_improve = jax.random.split(key, 3)
@@ -38,7 +38,7 @@ def learn(
         state, metrics = improve(state, key_improve, samples, rewards)
         return state, (metrics, seen)
 
-    state = ppo.init({"policy": params}, tx, settings)
+    state = ppo.init({"policy": params}, optimizer, settings)
     state, (metrics, seen) = jax.lax.scan(iteration, state, jax.random.split(key, iterations))
     return state.params["policy"], metrics, seen
 

@@ -26,7 +26,7 @@ def fit(
     run: runs.Run,
     name: str,
     loss_fn: Callable,
-    tx: Any,
+    optimizer: Any,
     params: Any,
     data: Any,
     rows: np.ndarray,
@@ -49,7 +49,7 @@ def fit(
         raise ValueError(f"{len(rows)} steps are not a multiple of chunk={chunk}")
     if patience < 0:
         raise ValueError(f"patience={patience}: expected at least 0, which takes all steps")
-    step = training.make_step(loss_fn, tx)
+    step = training.make_step(loss_fn, optimizer)
     num_chunks = len(rows) // chunk
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -69,7 +69,7 @@ def fit(
             numbers |= evaluate(state.params)
         return state, [numbers]
 
-    state = jax.jit(training.init, static_argnums=1)(jax.tree.map(jnp.copy, params), tx)
+    state = jax.jit(training.init, static_argnums=1)(jax.tree.map(jnp.copy, params), optimizer)
     finish = functools.partial(
         go_on,
         num_chunks=num_chunks,
@@ -82,7 +82,7 @@ def fit(
     if not patience:
         return finish(run, name, run_chunk, state)
     run_chunk = until_stalled(run_chunk, patience)
-    state, best = finish(run, name, run_chunk, (state, training.none_yet(params)))
+    state, best = finish(run, name, run_chunk, (state, training.init_best_params(params)))
     return state._replace(params=best.params)
 
 
@@ -99,7 +99,7 @@ def until_stalled(run_chunk: Callable, patience: int) -> Callable:
         state, lines = run_chunk(state, key)
         if "held_out_loss" in lines[-1]:
             held_out_loss = lines[-1]["held_out_loss"]
-            best = training.observe(best, state.params, held_out_loss, state.step)
+            best = training.update_best_params(best, state.params, held_out_loss, state.step)
         return (state, best), lines
 
     return watched

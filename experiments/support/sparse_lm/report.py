@@ -53,7 +53,7 @@ def measure(run, results, evaluate, model):
     for step, ((method, seed), params) in enumerate(results.items()):
         losses = np.asarray(evaluate(params)["held_out_loss"])
         lane = lambda i, params=params: jax.tree.map(lambda x: x[i], params)
-        lanes = [lm.used(lane(i), model) for i in range(len(losses))]
+        lanes = [lm.live_units(lane(i), model) for i in range(len(losses))]
         found = {
             "share": np.array([1 - found.hidden.mean() for found in lanes]),
             "loss": losses,
@@ -121,10 +121,10 @@ def speed(results, points, held_out, model):
         for name in run
     }
     return {
-        "neurons kept in each layer": lm.used(params, model).hidden.sum(axis=1).tolist(),
-        "heads kept in each layer": lm.used(params, model).heads.sum(axis=1).tolist(),
+        "neurons kept in each layer": lm.live_units(params, model).hidden.sum(axis=1).tolist(),
+        "heads kept in each layer": lm.live_units(params, model).heads.sum(axis=1).tolist(),
         "hidden width, padded to the fullest": f"{small.hidden_width} of {model.hidden_width}",
-        "parameters": f"{lm.count(small):,} of {lm.count(model):,}",
+        "parameters": f"{lm.num_params(small):,} of {lm.num_params(model):,}",
         "largest difference of logits": float(jnp.max(jnp.abs(difference))),
         **{f"{n} is faster by": round(s["whole"] / s["smaller"], 2) for n, s in seconds.items()},
     }

@@ -127,7 +127,7 @@ def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str,
     rows = supervised.epochs(config.seed, len(train), plan.batch, plan.steps)
     data = classifier.pieces(config.seed, train, task.train.labels, plan.length, rows, plan.drop)
     result = {}
-    for way, (params, tx) in starts.items():
+    for way, (params, optimizer) in starts.items():
         scores = functools.partial(
             classifier.judge, documents=validation, length=config.longest, config=model
         )
@@ -136,7 +136,7 @@ def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str,
             run,
             f"{task.name}, {way}",
             functools.partial(classifier.loss, config=model),
-            tx,
+            optimizer,
             params,
             data,
             np.arange(rows.size, dtype=np.int32).reshape(rows.shape),

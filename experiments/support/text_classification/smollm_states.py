@@ -74,7 +74,7 @@ def states(params, rows: Sequence[Sequence[int]], config, batch: int = 256) -> n
 
 @functools.partial(jax.jit, static_argnames="config")
 def _means(params, tokens, mask, config):
-    last = lm.states(params, tokens, config, mask=mask)[-1].reshape(*tokens.shape, -1)
+    last = lm.hidden_states(params, tokens, config, mask=mask)[-1].reshape(*tokens.shape, -1)
     last = last * jax.lax.rsqrt(jnp.mean(jnp.square(last), axis=-1, keepdims=True) + 1e-6)
     weights = mask.at[:, 0].set(False)[:, :, None]
     return jnp.sum(last * weights, axis=1) / jnp.sum(weights, axis=1)

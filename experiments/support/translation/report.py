@@ -29,7 +29,7 @@ def describe(corpus: data_lib.Corpus, model: lm.ModelConfig) -> str:
     return (
         f"verses of at most {corpus.longest} tokens on either side: {sizes[0]:,} to learn from, "
         f"{sizes[1]:,} of other books for the curves, {sizes[2]:,} of held-out books\n"
-        f"{lm.count(model):,} parameters"
+        f"{lm.num_params(model):,} parameters"
     )
 
 

@@ -26,7 +26,7 @@ class Setting(NamedTuple):
     corpus: data_lib.Corpus
     model: lm.ModelConfig
     params: Any
-    tx: optax.GradientTransformation
+    optimizer: optax.GradientTransformation
     quality: Callable  # of params, for the curves
     config: Any  # of `experiments.translation`
 
@@ -36,9 +36,9 @@ def by_ppo(run, setting: Setting, settings: ppo.PPOConfig):
 
     Returns the params of the policies, one row per seed.
     """
-    corpus, model, params, tx, _, config = setting
-    actor = lm.make_actor(model, corpus.longest + 1, critic=False, sampling_config=pages.SAMPLED)
-    collect, learn = ppo.make_halves(actor, tx, settings)
+    corpus, model, params, optimizer, _, config = setting
+    actor = lm.make_actor(model, corpus.longest + 1, critic=False, sampling=pages.SAMPLED)
+    collect, learn = ppo.make_halves(actor, optimizer, settings)
 
     def step(train, state, key):
         key_rows, key_sample, key_learn = jax.random.split(key, 3)
@@ -48,7 +48,7 @@ def by_ppo(run, setting: Setting, settings: ppo.PPOConfig):
         state, metrics = learn(state, key_learn, samples, judge(samples, references, train))
         return state, {name: getattr(metrics, name) for name in ("reward", "entropy", "length")}
 
-    state = ppo.init({"policy": params}, tx, settings)
+    state = ppo.init({"policy": params}, optimizer, settings)
     policy = lambda state: state.params["policy"]
     return policy(each_seed(run, "PPO", step, state, policy, setting))
 
@@ -59,14 +59,14 @@ def by_risk(run, setting: Setting):
     As many sources are seen as by PPO, and as many steps taken: its minibatches are batches here.
     Returns the params, one row per seed.
     """
-    advance = training.make_step(make_risk(setting.model, setting.config), setting.tx, has_aux=True)
+    advance = training.make_step(make_risk(setting.model, setting.config), setting.optimizer, has_aux=True)
 
     def step(train, state, key):
         keys = jax.random.split(key, MINIBATCHES)
         state, metrics = jax.lax.scan(lambda *carry: advance(carry[0], (carry[1], train)), state, keys)
         return state, jax.tree.map(jnp.mean, metrics.aux)
 
-    state = training.init(setting.params, setting.tx)
+    state = training.init(setting.params, setting.optimizer)
     policy = lambda state: state.params
     return policy(each_seed(run, "minimum risk", step, state, policy, setting))
 

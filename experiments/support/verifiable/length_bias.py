@@ -32,7 +32,7 @@ MODEL = lm.ModelConfig(
     max_length=tasks.PROMPT + ANSWER,
     value_head=True,
 )
-WHOLE = lm.make_actor(MODEL, ANSWER, sampling_config=lm.SamplingConfig(stop_token=END))
+WHOLE = lm.make_actor(MODEL, ANSWER, sampling=lm.SamplingConfig(stop_token=END))
 # the recipes as they are, but for their KL: it would hold back what is to be seen
 VARIANTS = {
     "grpo": recipes.make("grpo", kl_coef=0.0),
@@ -49,9 +49,9 @@ def draw(key: jax.Array, count: int) -> jax.Array:
     return digits.at[:, 0].set(tasks.FIRST_TASK)
 
 
-def sample(params, key, prompts):
+def sample(key, params, prompts):
     """Answers whose first token is judged but not learnt, as an observation would be."""
-    samples = WHOLE.sample(params, key, prompts)
+    samples = WHOLE.sample(key, params, prompts)
     return samples._replace(response_mask=samples.response_mask.at[:, 0].set(False))
 
 
@@ -89,16 +89,16 @@ def imitate(key: jax.Array, steps: int, batch: int = 64):
         return -jnp.sum(jnp.where(mask, log_probs, 0.0)) / jnp.sum(mask)
 
     rate = language_model.ramp(5e-3, steps)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-    state = training.init(lm.init(key_init, MODEL), tx)
-    step = training.make_step(loss, tx)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+    state = training.init(lm.init(key_init, MODEL), optimizer)
+    step = training.make_step(loss, optimizer)
     return jax.lax.scan(step, state, jax.random.split(key_steps, steps))[0].params
 
 
 def learn(keys, params, name: str, iterations: int, batch: int):
     """Lengths over the iterations of one variant, `[seeds, iterations]` by kind of answer."""
     settings = dataclasses.replace(VARIANTS[name], num_epochs=1)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(LEARNING_RATE, eps=1e-5))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(LEARNING_RATE, eps=1e-5))
 
     def one(key):
         key_prompts, key_learn = jax.random.split(key)
@@ -108,7 +108,7 @@ def learn(keys, params, name: str, iterations: int, batch: int):
             draw(key_prompts, 4096),
             actor=ACTOR,
             reward=reward,
-            tx=tx,
+            optimizer=optimizer,
             settings=settings,
             iterations=iterations,
             batch=batch,

@@ -24,7 +24,7 @@ def make_model(num_layers: int, width: int) -> lm.ModelConfig:
 
 def make_actor(model: lm.ModelConfig) -> lm.Actor:
     """The policy, sampled at temperature 1 up to END."""
-    return lm.make_actor(model, tasks.ANSWER, sampling_config=SAMPLING)
+    return lm.make_actor(model, tasks.ANSWER, sampling=SAMPLING)
 
 
 def demonstrations(key: jax.Array, count: int, slips: float) -> tuple[jax.Array, jax.Array]:
@@ -55,7 +55,7 @@ def make_judge(model: lm.ModelConfig):
 
     def judge(key, params, start, prompts):
         policy = {"policy": params}
-        samples = actor.sample(policy, key, lm.Prompts(prompts))
+        samples = actor.sample(key, policy, lm.Prompts(prompts))
         task = tasks.task_of(samples.tokens)[:, None] == jnp.arange(len(tasks.TASKS))
         right = lambda samples: jnp.sum(task * reward(samples)[:, None], axis=0) / jnp.sum(task, axis=0)
         reference = actor.reference({"policy": start}, samples).log_probs

@@ -7,8 +7,7 @@ the very same thing one token at a time.
 import jax
 import jax.numpy as jnp
 
-from proxlm.lm import config as config_lib
-from proxlm.lm import layers
+from proxlm.lm import _config, _layers
 
 
 def apply(params, tokens, config, *, positions=None, mask=None):
@@ -57,10 +56,10 @@ def encode(params, tokens, config, *, positions=None, mask=None):
     body = _block_of(tokens, config, positions, mask)
     step = lambda x, block: (body(x, block), None)
     x, _ = _over_layers(step, params, tokens, config)
-    return layers.rms_norm(x, params["norm"]["scale"], config.norm_epsilon)
+    return _layers.rms_norm(x, params["norm"]["scale"], config.norm_epsilon)
 
 
-def states(params, tokens, config, *, positions=None, mask=None):
+def hidden_states(params, tokens, config, *, positions=None, mask=None):
     """The residual stream after every block, not normalised: what a layer knows.
 
     The arguments are those of `apply`.  Returns `[L, B·T, D]` in the compute dtype, of which the
@@ -68,7 +67,7 @@ def states(params, tokens, config, *, positions=None, mask=None):
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2)
-    >>> states(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
+    >>> hidden_states(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
     (3, 10, 8)
     """
     body = _block_of(tokens, config, positions, mask)
@@ -99,7 +98,7 @@ def logits(params, hidden, config):
         raise ValueError("the model has no LM head: use values, or a config with lm_head=True")
     name = "embedding" if config.tie_embeddings else "head"
     kernel = params[name]["kernel"].astype(hidden.dtype)  # [V, D] in both cases
-    with config_lib.products(config):
+    with _config.products(config):
         return jnp.einsum("nd,vd->nv", hidden, kernel, preferred_element_type=jnp.float32)
 
 
@@ -125,7 +124,7 @@ def values(params, hidden, config):
     if not config.value_head:
         raise ValueError("the model has no value head: use a config with value_head=True")
     head = params["value"]
-    with config_lib.products(config):
+    with _config.products(config):
         return hidden.astype(jnp.float32) @ head["kernel"] + head["bias"]
 
 
@@ -161,16 +160,16 @@ def project(block, x, config, shape, turn):
     [(2, 4, 5, 2), (2, 2, 5, 2), (2, 2, 5, 2)]
     """
     attention = block["attention"]
-    x = layers.rms_norm(x, block["attention_norm"]["scale"], config.norm_epsilon)
+    x = _layers.rms_norm(x, block["attention_norm"]["scale"], config.norm_epsilon)
     kernel, bias = attention["qkv"]["kernel"], attention["qkv"].get("bias")
     sizes = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
     heads_first = lambda part: part.reshape(*shape, -1, config.head_width).transpose(0, 2, 1, 3)
-    with config_lib.products(config):
-        query, key, value = map(heads_first, layers.linear_parts(x, kernel, sizes, bias))
+    with _config.products(config):
+        query, key, value = map(heads_first, _layers.linear_parts(x, kernel, sizes, bias))
     if config.qk_norm:
-        query = layers.rms_norm(query, attention["query_norm"]["scale"], config.norm_epsilon)
-        key = layers.rms_norm(key, attention["key_norm"]["scale"], config.norm_epsilon)
-    return layers.rotate(query, *turn), layers.rotate(key, *turn), value
+        query = _layers.rms_norm(query, attention["query_norm"]["scale"], config.norm_epsilon)
+        key = _layers.rms_norm(key, attention["key_norm"]["scale"], config.norm_epsilon)
+    return _layers.rotate(query, *turn), _layers.rotate(key, *turn), value
 
 
 def finish(block, x, query, key, value, visible, config):
@@ -196,12 +195,12 @@ def finish(block, x, query, key, value, visible, config):
     (3, 8)
     """
     kernel, mlp = block["attention"]["out"]["kernel"], block["mlp"]
-    with config_lib.products(config):
-        mixed = layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
+    with _config.products(config):
+        mixed = _layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
         mixed = mixed.reshape(len(x), -1)
-        x = x + layers.linear(mixed, kernel.reshape(-1, kernel.shape[-1]))
-        normed = layers.rms_norm(x, block["mlp_norm"]["scale"], config.norm_epsilon)
-        return x + layers.swiglu(normed, mlp["gate_up"]["kernel"], mlp["down"]["kernel"])
+        x = x + _layers.linear(mixed, kernel.reshape(-1, kernel.shape[-1]))
+        normed = _layers.rms_norm(x, block["mlp_norm"]["scale"], config.norm_epsilon)
+        return x + _layers.swiglu(normed, mlp["gate_up"]["kernel"], mlp["down"]["kernel"])
 
 
 def visibility(mask, length):
@@ -222,7 +221,7 @@ def angles(positions, mask, length, config):
     >>> angles(None, None, 5, config)[0].shape
     (1, 1, 5, 2)
     """
-    rotation = lambda positions: layers.rotation(positions, config.head_width, config.rope_theta)
+    rotation = lambda positions: _layers.rotation(positions, config.head_width, config.rope_theta)
     if positions is not None:
         return rotation(positions[:, None])
     # XLA fuses what it can into every rotation of every head and layer. Cosines of counted
@@ -237,7 +236,7 @@ def angles(positions, mask, length, config):
 def _block_of(tokens, config, positions, mask):
     """`(x, block) -> x` for these tokens: all of a layer, on the flat residual stream."""
     batch, length = tokens.shape
-    config_lib.check_length(length, config)
+    _config.check_length(length, config)
     visible = visibility(mask, length)
     turn = angles(positions, mask, length, config)
 

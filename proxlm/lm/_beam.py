@@ -6,9 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.lm import cache as cache_lib
-from proxlm.lm import forward, model, sampling
-from proxlm.lm.distribution import SamplingConfig
+from proxlm.lm import _cache, _forward, _model, _sampling
+from proxlm.lm._distribution import SamplingConfig
 
 
 class Beams(NamedTuple):
@@ -73,14 +72,14 @@ def beam_search(
     >>> beams.tokens.shape, bool(jnp.all(beams.log_probs[:, 0] >= beams.log_probs[:, 3]))
     ((2, 4, 5), True)
     """
-    sampling.check(prompts, prompt_mask, num_tokens, config, SamplingConfig(stop_token=stop_token))
+    _sampling.check(prompts, prompt_mask, num_tokens, config, SamplingConfig(stop_token=stop_token))
     if width < 1:
         raise ValueError(f"width={width}: expected at least 1 beam")
     batch, length = prompts.shape
     if prompt_mask is not None:
-        prompts, prompt_mask = sampling.align(prompts, prompt_mask)
-    params = {**params, "blocks": model.unstack(params["blocks"])}
-    hidden, cache = cache_lib.prefill(params, prompts, prompt_mask, config)
+        prompts, prompt_mask = _sampling.align(prompts, prompt_mask)
+    params = {**params, "blocks": _model.unstack(params["blocks"])}
+    hidden, cache = _cache.prefill(params, prompts, prompt_mask, config)
     many = lambda x: jnp.repeat(x, width, axis=0)
     beams = Beams(
         tokens=jnp.zeros((batch, width, num_tokens), jnp.int32),
@@ -90,7 +89,7 @@ def beam_search(
         ended=jnp.zeros((batch, width), bool),
     )
     select = functools.partial(_select, stop_token=stop_token, length_penalty=length_penalty)
-    logits = functools.partial(forward.logits, params, config=config)
+    logits = functools.partial(_forward.logits, params, config=config)
     beams, _ = select(0, beams, logits(many(hidden)))
     step = functools.partial(
         _step,
@@ -99,12 +98,12 @@ def beam_search(
         length=length,
         select=select,
         logits=logits,
-        turns=cache_lib.turns(None if prompt_mask is None else many(prompt_mask), length, num_tokens, config),
-        valid=cache_lib.valid_columns(
+        turns=_cache.turns(None if prompt_mask is None else many(prompt_mask), length, num_tokens, config),
+        valid=_cache.valid_columns(
             None if prompt_mask is None else many(prompt_mask), length, length + num_tokens
         ),
     )
-    cache = jax.tree.map(many, cache_lib.grow(cache, length + num_tokens))
+    cache = jax.tree.map(many, _cache.grow(cache, length + num_tokens))
     beams, _ = jax.lax.fori_loop(1, num_tokens, step, (beams, cache))
     return beams
 
@@ -118,7 +117,7 @@ def _step(i, carry, *, params, config, length, select, logits, turns, valid):
     turn = [jax.lax.dynamic_index_in_dim(part, i - 1, keepdims=False) for part in turns]
     column = length + i - 1
     visible = valid & (jnp.arange(valid.shape[1])[None] <= column)
-    hidden, cache = cache_lib.decode(params, token, cache, column, turn, visible, config)
+    hidden, cache = _cache.decode(params, token, cache, column, turn, visible, config)
     beams, parent = select(i, beams, logits(hidden))
     rows = (jnp.arange(batch)[:, None] * width + parent).reshape(-1)
     return beams, jax.tree.map(lambda x: x[rows], cache)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.lm import forward, layers, model
+from proxlm.lm import _forward, _layers, _model
 
 
 class LayerCache(NamedTuple):
@@ -40,15 +40,15 @@ def prefill(params, tokens, mask, config):
     ((3, 8), 2, (3, 2, 5, 4))
     """
     batch, length = tokens.shape
-    visible = forward.visibility(mask, length)
-    turn = forward.angles(None, mask, length, config)
-    x = forward.embed(params, tokens, config)
+    visible = _forward.visibility(mask, length)
+    turn = _forward.angles(None, mask, length, config)
+    x = _forward.embed(params, tokens, config)
     cache = []
     for block in blocks_of(params):
         x, layer = fill(block, x, config, (batch, length), turn, visible)
         cache.append(layer)
     last = x.reshape(batch, length, -1)[:, -1]
-    return layers.rms_norm(last, params["norm"]["scale"], config.norm_epsilon), cache
+    return _layers.rms_norm(last, params["norm"]["scale"], config.norm_epsilon), cache
 
 
 def decode(params, tokens, cache, column, turn, visible, config):
@@ -70,17 +70,17 @@ def decode(params, tokens, cache, column, turn, visible, config):
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
     >>> _, cache = prefill(params, jnp.zeros((3, 5), int), None, config)
-    >>> turn = forward.angles(jnp.array([[5]]), None, 1, config)
+    >>> turn = _forward.angles(jnp.array([[5]]), None, 1, config)
     >>> args = grow(cache, 8), 5, turn, jnp.arange(8)[None] <= 5
     >>> decode(params, jnp.ones(3, int), *args, config)[0].shape
     (3, 8)
     """
-    x = forward.embed(params, tokens, config)
+    x = _forward.embed(params, tokens, config)
     new_cache = []
     for block, old in zip(blocks_of(params), cache, strict=True):
         x, layer = extend(block, x, old, column, turn, visible, config)
         new_cache.append(layer)
-    return layers.rms_norm(x, params["norm"]["scale"], config.norm_epsilon), new_cache
+    return _layers.rms_norm(x, params["norm"]["scale"], config.norm_epsilon), new_cache
 
 
 def fill(block, x, config, shape, turn, visible):
@@ -89,13 +89,13 @@ def fill(block, x, config, shape, turn, visible):
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
-    >>> how = forward.angles(None, None, 5, config), forward.visibility(None, 5)
+    >>> how = _forward.angles(None, None, 5, config), _forward.visibility(None, 5)
     >>> x, layer = fill(block, jnp.ones((15, 8)), config, (3, 5), *how)
     >>> x.shape, layer.key.shape
     ((15, 8), (3, 2, 5, 4))
     """
-    query, key, value = forward.project(block, x, config, shape, turn)
-    x = forward.finish(block, x, query, key, value, visible, config)
+    query, key, value = _forward.project(block, x, config, shape, turn)
+    x = _forward.finish(block, x, query, key, value, visible, config)
     return x, LayerCache(key, value)
 
 
@@ -106,15 +106,15 @@ def extend(block, x, layer, column, turn, visible, config):
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
     >>> empty = LayerCache(jnp.zeros((3, 2, 5, 4)), jnp.zeros((3, 2, 5, 4)))
-    >>> how = forward.angles(jnp.array([[0]]), None, 1, config), jnp.arange(5)[None] <= 0
+    >>> how = _forward.angles(jnp.array([[0]]), None, 1, config), jnp.arange(5)[None] <= 0
     >>> extend(block, jnp.ones((3, 8)), empty, 0, *how, config)[0].shape
     (3, 8)
     """
     batch, visible = x.shape[0], visible[:, None, None, :]
     write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new, (0, 0, column, 0))
-    query, key, value = forward.project(block, x, config, (batch, 1), turn)
+    query, key, value = _forward.project(block, x, config, (batch, 1), turn)
     layer = LayerCache(write(layer.key, key), write(layer.value, value))
-    return forward.finish(block, x, query, *layer, visible, config), layer
+    return _forward.finish(block, x, query, *layer, visible, config), layer
 
 
 def grow(cache, length):
@@ -138,7 +138,7 @@ def turns(prompt_mask, length, num_tokens, config):
     """
     before = jnp.array([length]) if prompt_mask is None else jnp.sum(prompt_mask, axis=1)
     positions = before[None] + jnp.arange(num_tokens)[:, None]
-    return layers.rotation(positions[:, :, None, None], config.head_width, config.rope_theta)
+    return _layers.rotation(positions[:, :, None, None], config.head_width, config.rope_theta)
 
 
 def valid_columns(prompt_mask, length, total):
@@ -159,4 +159,4 @@ def blocks_of(params):
     3
     """
     blocks = params["blocks"]
-    return blocks if isinstance(blocks, list) else model.unstack(blocks)
+    return blocks if isinstance(blocks, list) else _model.unstack(blocks)

@@ -20,7 +20,7 @@ class TrainState(NamedTuple):
     step: jax.Array
 
 
-class Metrics(NamedTuple):
+class StepMetrics(NamedTuple):
     """What a step saw at the params it began with: L, ‖∇L‖₂ before the chain, and aux."""
 
     loss: jax.Array
@@ -28,12 +28,12 @@ class Metrics(NamedTuple):
     aux: Any
 
 
-def init(params: Any, tx: optax.GradientTransformation) -> TrainState:
+def init(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """Starts training: the params as given, the optimizer's first state, step 0.
 
     Args:
       params: a pytree of arrays.
-      tx: an Optax transformation, usually an `optax.chain`.
+      optimizer: an Optax transformation, usually an `optax.chain`.
 
     Returns:
       The state from which the step of `make_step` goes on.
@@ -42,19 +42,19 @@ def init(params: Any, tx: optax.GradientTransformation) -> TrainState:
     >>> int(state.step)
     0
     """
-    return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
 def make_step(
     loss_fn: Callable[[Any, Any], Any],
-    tx: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     *,
     has_aux: bool = False,
     microbatches: int = 1,
-) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Any], tuple[TrainState, StepMetrics]]:
     """Builds `step(state, batch) -> (state, metrics)`, the body of a `lax.scan` over batches.
 
-    One step is θ ← θ + tx(∇L(θ, batch)). The chain is also given the loss, as Optax's extra
+    One step is θ ← θ + optimizer(∇L(θ, batch)). The chain is also given the loss, as Optax's extra
     argument `value`, for links that follow it (`optax.contrib.reduce_on_plateau`).
 
     With `microbatches` = n the batch [B, ...] is cut into n pieces of B/n rows that are seen one
@@ -64,12 +64,12 @@ def make_step(
 
     Args:
       loss_fn: maps (params, batch) to a scalar loss, or to (loss, aux) with `has_aux`.
-      tx: an Optax transformation, with extra arguments or without.
+      optimizer: an Optax transformation, with extra arguments or without.
       has_aux: whether `loss_fn` returns a pair; aux becomes its mean over the pieces.
       microbatches: the number of pieces n; divides the leading axis of each leaf of the batch.
 
     Returns:
-      The step. Its metrics are a `Metrics`, whose aux is {} without `has_aux`.
+      The step. Its metrics are a `StepMetrics`, whose aux is {} without `has_aux`.
 
     Raises:
       ValueError: `microbatches` is not a positive integer or, once the step sees a batch, does
@@ -84,7 +84,7 @@ def make_step(
         raise ValueError(
             f"microbatches={microbatches!r} must be a positive integer; 1 takes the batch whole."
         )
-    tx = optax.with_extra_args_support(tx)
+    optimizer = optax.with_extra_args_support(optimizer)
     evaluate = _evaluation(loss_fn, has_aux)
 
     def step(state, batch):
@@ -92,9 +92,9 @@ def make_step(
             loss, grads, aux = evaluate(state.params, batch)
         else:
             loss, grads, aux = _accumulate(evaluate, state.params, _cut(batch, microbatches))
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
-        metrics = Metrics(loss, optax.tree.norm(_widened(grads)), aux)
+        metrics = StepMetrics(loss, optax.tree.norm(_widened(grads)), aux)
         return TrainState(params, opt_state, state.step + 1), metrics
 
     return step

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.lm.config import ModelConfig
+from proxlm.lm._config import ModelConfig
 
 
-class Used(NamedTuple):
+class LiveUnits(NamedTuple):
     """What has an effect, layer by layer: NumPy booleans.
 
     Attributes:
@@ -26,7 +26,7 @@ class Used(NamedTuple):
     heads: np.ndarray
 
 
-def used(params: Any, config: ModelConfig) -> Used:
+def live_units(params: Any, config: ModelConfig) -> LiveUnits:
     """Says which hidden units and query heads can change the result.
 
     A unit f adds silu(x·G_f) (x·U_f) W_f, which is 0 for every x where G_f, U_f or W_f is zero; a
@@ -38,7 +38,7 @@ def used(params: Any, config: ModelConfig) -> Used:
       config: a `ModelConfig`.
 
     Returns:
-      `Used`.
+      `LiveUnits`.
 
     Raises:
       ValueError: the params are traced, or their shapes are not those of the config.
@@ -47,7 +47,7 @@ def used(params: Any, config: ModelConfig) -> Used:
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
     >>> params["blocks"]["mlp"]["down"]["kernel"] *= jnp.ones((2, 24, 1)).at[0, :20].set(0.0)
-    >>> used(params, config).hidden.sum(axis=1).tolist()
+    >>> live_units(params, config).hidden.sum(axis=1).tolist()
     [4, 24]
     """
     blocks = _blocks(params, config)
@@ -61,7 +61,7 @@ def used(params: Any, config: ModelConfig) -> Used:
         values |= nonzero(attention["qkv"]["bias"][:, first:], 2)
     served = config.num_heads // config.num_kv_heads
     heads = nonzero(attention["out"]["kernel"], (2, 3)) & np.repeat(values, served, axis=1)
-    return Used(hidden, heads)
+    return LiveUnits(hidden, heads)
 
 
 def shrink(params: Any, config: ModelConfig) -> tuple[Any, ModelConfig]:
@@ -83,7 +83,7 @@ def shrink(params: Any, config: ModelConfig) -> tuple[Any, ModelConfig]:
       The smaller params, and the config that describes them.
 
     Raises:
-      ValueError: as `used`.
+      ValueError: as `live_units`.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
@@ -93,7 +93,7 @@ def shrink(params: Any, config: ModelConfig) -> tuple[Any, ModelConfig]:
     >>> small.hidden_width, smaller["blocks"]["mlp"]["down"]["kernel"].shape
     (4, (2, 4, 8))
     """
-    live = used(params, config)
+    live = live_units(params, config)
     units = _first(live.hidden)
     queries, groups = _heads(live.heads, config)
     small = dataclasses.replace(

@@ -5,8 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.lm import config as config_lib
-from proxlm.lm import forward, layers
+from proxlm.lm import _config, _forward, _layers
 
 
 class Inspection(NamedTuple):
@@ -56,23 +55,23 @@ def inspect(params, tokens, config, *, positions=None, mask=None):
     [0.5, 0.5, 0.0, 0.0, 0.0]
     """
     batch, length = tokens.shape
-    config_lib.check_length(length, config)
-    visible = forward.visibility(mask, length)
-    turn = forward.angles(positions, mask, length, config)
+    _config.check_length(length, config)
+    visible = _forward.visibility(mask, length)
+    turn = _forward.angles(positions, mask, length, config)
 
     def body(x, block):
-        query, key, value = forward.project(block, x, config, (batch, length), turn)
-        x = forward.finish(block, x, query, key, value, visible, config)
-        with config_lib.products(config):
-            return x, (layers.attention(query, key, visible), x)
+        query, key, value = _forward.project(block, x, config, (batch, length), turn)
+        x = _forward.finish(block, x, query, key, value, visible, config)
+        with _config.products(config):
+            return x, (_layers.attention(query, key, visible), x)
 
-    start = forward.embed(params, tokens, config)
+    start = _forward.embed(params, tokens, config)
     _, (attention, after) = jax.lax.scan(body, start, params["blocks"])
     residual = jnp.concatenate([start[None], after])
     return Inspection(attention, residual.reshape(-1, batch, length, config.width))
 
 
-def lens(params, residual, config):
+def logit_lens(params, residual, config):
     """The logit lens: what the model would say if it stopped at a layer.
 
         logits_l = head(rms_norm(x_l)),
@@ -95,7 +94,7 @@ def lens(params, residual, config):
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
-    >>> lens(params, jnp.ones((4, 2, 5, 8)), config).shape
+    >>> logit_lens(params, jnp.ones((4, 2, 5, 8)), config).shape
     (4, 2, 5, 16)
     """
     if residual.shape[-1:] != (config.width,):
@@ -104,5 +103,5 @@ def lens(params, residual, config):
             f"{config.width}, as in Inspection.residual"
         )
     rows = residual.reshape(-1, config.width)
-    hidden = layers.rms_norm(rows, params["norm"]["scale"], config.norm_epsilon)
-    return forward.logits(params, hidden, config).reshape(*residual.shape[:-1], -1)
+    hidden = _layers.rms_norm(rows, params["norm"]["scale"], config.norm_epsilon)
+    return _forward.logits(params, hidden, config).reshape(*residual.shape[:-1], -1)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.lm import distribution, forward
-from proxlm.lm.distribution import SamplingConfig
+from proxlm.lm import _distribution, _forward
+from proxlm.lm._distribution import SamplingConfig
 
 
 class Scores(NamedTuple):
@@ -56,15 +56,15 @@ def score(
     >>> score(params, jnp.zeros((2, 8), int), config, start=3).log_probs.shape
     (2, 5)
     """
-    hidden = _states_before(params, tokens, config, mask, start)
+    hidden = _hidden_before(params, tokens, config, mask, start)
     shape = (tokens.shape[0], tokens.shape[1] - start)
     targets = tokens[:, start:].reshape(-1)
-    logits = forward.logits(params, hidden, config)
-    log_probs = distribution.log_probs(logits, sampling, keep=targets)
+    logits = _forward.logits(params, hidden, config)
+    log_probs = _distribution.log_probs(logits, sampling, keep=targets)
     return Scores(
         log_probs=select(log_probs, targets).reshape(shape),
         entropy=entropy(log_probs).reshape(shape),
-        values=forward.values(params, hidden, config).reshape(shape) if config.value_head else None,
+        values=_forward.values(params, hidden, config).reshape(shape) if config.value_head else None,
         distribution=log_probs.reshape(*shape, -1) if full else None,
     )
 
@@ -77,8 +77,8 @@ def values(params, tokens, config, *, mask=None, start=1):
     >>> values(lm.init(jax.random.key(0), config), jnp.zeros((2, 8), int), config).shape
     (2, 7)
     """
-    hidden = _states_before(params, tokens, config, mask, start)
-    return forward.values(params, hidden, config).reshape(tokens.shape[0], -1)
+    hidden = _hidden_before(params, tokens, config, mask, start)
+    return _forward.values(params, hidden, config).reshape(tokens.shape[0], -1)
 
 
 def select(log_probs, tokens):
@@ -103,11 +103,11 @@ def entropy(log_probs):
     return -jnp.sum(jnp.where(log_probs > -jnp.inf, jnp.exp(finite) * finite, 0.0), axis=1)
 
 
-def _states_before(params, tokens, config, mask, start):
+def _hidden_before(params, tokens, config, mask, start):
     """Hidden states that predict the columns from `start` on, `[B·R, D]`."""
     batch, length = tokens.shape
     if not 1 <= start < length:
         raise ValueError(f"start={start}: expected 1 to {length - 1}, inside the {length} columns")
-    hidden = forward.encode(params, tokens, config, mask=mask)
+    hidden = _forward.encode(params, tokens, config, mask=mask)
     hidden = hidden.reshape(batch, length, -1)[:, start - 1 : -1]
     return hidden.reshape(batch * (length - start), -1)

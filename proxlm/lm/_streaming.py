@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.lm import cache, forward, layers, sampling
-from proxlm.lm.distribution import SamplingConfig
+from proxlm.lm import _cache, _forward, _layers, _sampling
+from proxlm.lm._distribution import SamplingConfig
 
 
-def stream(key, params, prompts, config, num_tokens, *, sampling_config=SamplingConfig()):
+def stream(key, params, prompts, config, num_tokens, *, sampling=SamplingConfig()):
     """Continues prompts, and yields every token when it is drawn.
 
     With the same key these are the tokens of `sample`.  Nothing stops at a stop token: who
@@ -28,7 +28,7 @@ def stream(key, params, prompts, config, num_tokens, *, sampling_config=Sampling
       prompts: integers `[B, P]`, without padding.
       config: a `ModelConfig` with an LM head.
       num_tokens: how many to yield, at most.
-      sampling_config: a `SamplingConfig`.
+      sampling: a `SamplingConfig`.
 
     Returns:
       A generator of int32 NumPy arrays `[B]`.
@@ -43,21 +43,21 @@ def stream(key, params, prompts, config, num_tokens, *, sampling_config=Sampling
     >>> [token.shape for token in tokens]
     [(3,), (3,), (3,), (3,), (3,)]
     """
-    sampling.check(prompts, None, num_tokens, config, sampling_config)
-    return _tokens(key, params, prompts, config, num_tokens, sampling_config)
+    _sampling.check(prompts, None, num_tokens, config, sampling)
+    return _tokens(key, params, prompts, config, num_tokens, sampling)
 
 
-def _tokens(key, params, prompts, config, num_tokens, sampling_config):
+def _tokens(key, params, prompts, config, num_tokens, sampling):
     batch, length = prompts.shape
     uniform = jax.random.uniform(key, (num_tokens, batch))
-    blocks, outside = cache.blocks_of(params), {k: v for k, v in params.items() if k != "blocks"}
+    blocks, outside = _cache.blocks_of(params), {k: v for k, v in params.items() if k != "blocks"}
     x, layer_caches = _embed(outside, prompts, config), []
     for block in blocks:
         x, layer = _fill(block, x, config, (batch, length), length + num_tokens)
         layer_caches.append(layer)
     x = x.reshape(batch, length, -1)[:, -1]
     for i in range(num_tokens):
-        token = _draw(outside, x, uniform[i], config, sampling_config)
+        token = _draw(outside, x, uniform[i], config, sampling)
         yield np.asarray(token)
         if i + 1 == num_tokens:
             return
@@ -68,27 +68,27 @@ def _tokens(key, params, prompts, config, num_tokens, sampling_config):
 
 @functools.partial(jax.jit, static_argnames="config")
 def _embed(outside, tokens, config):
-    return forward.embed(outside, tokens, config)
+    return _forward.embed(outside, tokens, config)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _fill(block, x, config, shape, total):
     """A layer on the prompt, and its cache with room for the response."""
-    turn = forward.angles(None, None, shape[1], config)
-    x, layer = cache.fill(block, x, config, shape, turn, forward.visibility(None, shape[1]))
-    return x, cache.grow([layer], total)[0]
+    turn = _forward.angles(None, None, shape[1], config)
+    x, layer = _cache.fill(block, x, config, shape, turn, _forward.visibility(None, shape[1]))
+    return x, _cache.grow([layer], total)[0]
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnums=2)
 def _extend(block, x, layer, column, config):
     """A layer on the next token, which stands in this column and is there for all to see."""
-    turn = forward.angles(jnp.full((1, 1), column), None, 1, config)
+    turn = _forward.angles(jnp.full((1, 1), column), None, 1, config)
     visible = (jnp.arange(layer.key.shape[2]) <= column)[None]
-    return cache.extend(block, x, layer, column, turn, visible, config)
+    return _cache.extend(block, x, layer, column, turn, visible, config)
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _draw(outside, x, uniform, config, sampling_config):
-    hidden = layers.rms_norm(x, outside["norm"]["scale"], config.norm_epsilon)
-    how = {"params": outside, "config": config, "sampling": sampling_config}
-    return sampling.draw_tokens(hidden, uniform, **how)[0]
+def _draw(outside, x, uniform, config, sampling):
+    hidden = _layers.rms_norm(x, outside["norm"]["scale"], config.norm_epsilon)
+    how = {"params": outside, "config": config, "sampling": sampling}
+    return _sampling.draw_tokens(hidden, uniform, **how)[0]

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from proxlm.lm import forward
-from proxlm.lm.config import ModelConfig
+from proxlm.lm import _forward
+from proxlm.lm._config import ModelConfig
 
 
 class Transformer(nn.Module):
@@ -45,7 +45,7 @@ class Transformer(nn.Module):
 
     def __call__(self, tokens, positions=None, mask=None):
         """As `apply`."""
-        return forward.apply(self.declare(), tokens, self.config, positions=positions, mask=mask)
+        return _forward.apply(self.declare(), tokens, self.config, positions=positions, mask=mask)
 
 
 def init(key, config):
@@ -68,10 +68,10 @@ def init(key, config):
     return Transformer(config).init(key, method="declare")["params"]
 
 
-def count(config):
+def num_params(config):
     """Number of parameters, without making them.
 
-    >>> count(ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2))
+    >>> num_params(ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2))
     984
     """
     shapes = jax.eval_shape(functools.partial(init, config=config), jax.random.key(0))

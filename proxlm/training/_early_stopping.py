@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 
-class Best(NamedTuple):
+class BestParams(NamedTuple):
     """The best of the params judged so far.
 
     Attributes:
@@ -26,25 +26,25 @@ class Best(NamedTuple):
     waited: jax.Array
 
 
-def none_yet(params: Any) -> Best:
+def init_best_params(params: Any) -> BestParams:
     """Starts with no judgement: any finite loss is better.
 
     Args:
       params: a pytree of arrays, kept until the first judgement.
 
     Returns:
-      The `Best` that `observe` goes on from.
+      The `BestParams` that `update_best_params` goes on from.
 
-    >>> float(none_yet(jnp.ones(2)).loss)
+    >>> float(init_best_params(jnp.ones(2)).loss)
     inf
     """
     zero = jnp.zeros((), jnp.int32)
-    return Best(params, jnp.full((), jnp.inf, jnp.float32), zero, zero)
+    return BestParams(params, jnp.full((), jnp.inf, jnp.float32), zero, zero)
 
 
-def observe(
-    best: Best, params: Any, loss: chex.Numeric, step: chex.Numeric, margin: chex.Numeric = 0.0
-) -> Best:
+def update_best_params(
+    best: BestParams, params: Any, loss: chex.Numeric, step: chex.Numeric, margin: chex.Numeric = 0.0
+) -> BestParams:
     """Takes params whose held-out loss L beats the best: L < L_best − margin; otherwise waits.
 
     A loss that is NaN is never better.
@@ -59,14 +59,14 @@ def observe(
     Returns:
       The best of both.
 
-    >>> best = observe(none_yet(jnp.ones(1)), jnp.ones(1), 0.5, step=10)
-    >>> best = observe(best, jnp.zeros(1), 0.6, step=20)
+    >>> best = update_best_params(init_best_params(jnp.ones(1)), jnp.ones(1), 0.5, step=10)
+    >>> best = update_best_params(best, jnp.zeros(1), 0.6, step=20)
     >>> best.params.tolist(), float(best.loss), int(best.step), int(best.waited)
     ([1.0], 0.5, 10, 1)
     """
     loss = jnp.asarray(loss, jnp.float32)
     better = loss < best.loss - margin
     zero = jnp.zeros((), jnp.int32)
-    new = Best(params, loss, jnp.asarray(step, jnp.int32), zero)
+    new = BestParams(params, loss, jnp.asarray(step, jnp.int32), zero)
     old = best._replace(waited=best.waited + 1)
     return jax.tree.map(lambda one, other: jnp.where(better, one, other), new, old)

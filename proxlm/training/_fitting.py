@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.training import steps as steps_lib
-from proxlm.training import stopping
+from proxlm.training import _early_stopping, _steps
 
 CONVERGED, EXHAUSTED, NOT_FINITE, STALLED = 0, 1, 2, 3
 REASONS = (
@@ -20,7 +19,7 @@ REASONS = (
 )
 
 
-class History(NamedTuple):
+class FitHistory(NamedTuple):
     """What each check saw, `[checks, ...]`; NaN (0 for integers) after the last one made.
 
     Attributes:
@@ -34,7 +33,7 @@ class History(NamedTuple):
     recorded: Any
 
 
-class Fit(NamedTuple):
+class FitResult(NamedTuple):
     """What a fit found, and why it stopped.
 
     Attributes:
@@ -51,11 +50,11 @@ class Fit(NamedTuple):
     params: Any
     loss: jax.Array
     held_out_loss: jax.Array
-    state: steps_lib.TrainState
+    state: _steps.TrainState
     best_step: jax.Array
     change: jax.Array
     status: jax.Array
-    history: History
+    history: FitHistory
 
     @property
     def steps(self) -> jax.Array:
@@ -76,18 +75,18 @@ class Fit(NamedTuple):
 class _Carry(NamedTuple):
     """What goes from check to check."""
 
-    state: steps_lib.TrainState
-    best: stopping.Best | None
+    state: _steps.TrainState
+    best: _early_stopping.BestParams | None
     change: jax.Array
     status: jax.Array
     checks: jax.Array
-    history: History
+    history: FitHistory
 
 
 def fit(
     loss_fn: Callable[[Any, Any], jax.Array],
     params: Any,
-    tx: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     batches: Any,
     *,
     steps: int,
@@ -97,11 +96,11 @@ def fit(
     patience: int | None = None,
     margin: chex.Numeric = 0.0,
     record: Callable[[Any], Any] = lambda params: (),
-) -> Fit:
+) -> FitResult:
     """Minimises a loss by any Optax chain, until it has converged or its steps are used up.
 
     From the given params it repeats: the loss L(θ, batch), its gradient, the chain's update with
-    the proximal step that may end it, θ ← θ + tx(∇L). After every so many steps it checks:
+    the proximal step that may end it, θ ← θ + optimizer(∇L). After every so many steps it checks:
       - converged: in each of these steps, max_i |Δθ_i| ≤ tolerance. A proximal chain stands still
         at a minimum of L + g, where ∇L need not vanish; a learning rate that ends at zero stands
         still anywhere, and noisy batches nowhere while the rate is above it.
@@ -115,7 +114,7 @@ def fit(
     Args:
       loss_fn: maps (params, batch) to a scalar loss.
       params: a pytree of arrays to begin with.
-      tx: an Optax transformation, with extra arguments or without.
+      optimizer: an Optax transformation, with extra arguments or without.
       batches: a function from the step, int32 [], to its batch, traced once; or, when it is not
         callable, one batch that each step sees.
       steps: at most so many, static.
@@ -128,7 +127,7 @@ def fit(
       record: maps params to a pytree of arrays, kept for each check in `history.recorded`.
 
     Returns:
-      A `Fit`.
+      A `FitResult`.
 
     Raises:
       ValueError: `steps`, `every` or `patience` is not a positive integer, `every` does not divide
@@ -141,7 +140,7 @@ def fit(
     ([3.0, -1.0], 40, 'converged: no weight moves by more than the tolerance')
     """
     _require(steps, every, tolerance, held_out, patience, margin)
-    step = steps_lib.make_step(loss_fn, tx)
+    step = _steps.make_step(loss_fn, optimizer)
     batch_of = batches if callable(batches) else lambda _: batches
 
     def move(state, _):
@@ -155,14 +154,14 @@ def fit(
         held_out_loss = jnp.nan if held_out is None else held_out(state.params)
         best = carry.best
         if best is not None:
-            best = stopping.observe(best, state.params, held_out_loss, state.step, margin)
-        seen = History(jnp.mean(losses), held_out_loss, record(state.params))
+            best = _early_stopping.update_best_params(best, state.params, held_out_loss, state.step, margin)
+        seen = FitHistory(jnp.mean(losses), held_out_loss, record(state.params))
         history = jax.tree.map(lambda h, s: h.at[carry.checks].set(s), carry.history, seen)
         status = _judge(state.params, change, tolerance, best, patience)
         return _Carry(state, best, change, status, carry.checks + 1, history)
 
     count = steps // every
-    first = _begin(params, tx, held_out, record, count)
+    first = _begin(params, optimizer, held_out, record, count)
     if tolerance is None and patience is None:
         last = jax.lax.fori_loop(0, count, lambda _, carry: check(carry), first)
     else:
@@ -171,7 +170,7 @@ def fit(
     return _report(last)
 
 
-def _begin(params, tx, held_out, record, count):
+def _begin(params, optimizer, held_out, record, count):
     """The carry before the first check, its history still empty."""
     # A Python number becomes an array of a type that no step changes.
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), params)
@@ -179,11 +178,11 @@ def _begin(params, tx, held_out, record, count):
         (count, *leaf.shape), jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0, leaf.dtype
     )
     nothing = jnp.full((count,), jnp.nan, float)
-    history = History(nothing, nothing, jax.tree.map(empty, jax.eval_shape(record, params)))
-    best = None if held_out is None else stopping.none_yet(params)
+    history = FitHistory(nothing, nothing, jax.tree.map(empty, jax.eval_shape(record, params)))
+    best = None if held_out is None else _early_stopping.init_best_params(params)
     status, checks = jnp.full((), EXHAUSTED, jnp.int32), jnp.zeros((), jnp.int32)
     nan = jnp.full((), jnp.nan, jnp.float32)
-    return _Carry(steps_lib.init(params, tx), best, nan, status, checks, history)
+    return _Carry(_steps.init(params, optimizer), best, nan, status, checks, history)
 
 
 def _judge(params, change, tolerance, best, patience):
@@ -198,12 +197,12 @@ def _judge(params, change, tolerance, best, patience):
 
 
 def _report(carry):
-    """A `Fit` from the last carry."""
+    """A `FitResult` from the last carry."""
     state, best = carry.state, carry.best
     nan = jnp.full((), jnp.nan, jnp.float32)
     params, held_out_loss, best_step = (state.params, nan, state.step) if best is None else best[:3]
     loss = carry.history.loss[carry.checks - 1]
-    return Fit(params, loss, held_out_loss, state, best_step, carry.change, carry.status, carry.history)
+    return FitResult(params, loss, held_out_loss, state, best_step, carry.change, carry.status, carry.history)
 
 
 def _largest_move(old, new):

@@ -6,10 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.lm import cache as cache_lib
-from proxlm.lm import config as config_lib
-from proxlm.lm import distribution, forward, model
-from proxlm.lm.distribution import SamplingConfig
+from proxlm.lm import _cache, _config, _distribution, _forward, _model
+from proxlm.lm._distribution import SamplingConfig
 
 
 class Samples(NamedTuple):
@@ -89,8 +87,8 @@ def sample(
     if prompt_mask is not None:
         prompts, prompt_mask = align(prompts, prompt_mask)
     # Unstacked here and not in the loop, which would copy every layer at every token.
-    params = {**params, "blocks": model.unstack(params["blocks"])}
-    hidden, cache = cache_lib.prefill(params, prompts, prompt_mask, config)
+    params = {**params, "blocks": _model.unstack(params["blocks"])}
+    hidden, cache = _cache.prefill(params, prompts, prompt_mask, config)
     uniform = jax.random.uniform(key, (num_tokens, batch))
     draw = functools.partial(draw_tokens, params=params, config=config, sampling=sampling)
     token, log_prob = draw(hidden, uniform[0])
@@ -103,11 +101,11 @@ def sample(
         zeros().at[0].set(log_prob),
         zeros(bool).at[0].set(True),
     )
-    angles = cache_lib.turns(prompt_mask, length, num_tokens, config)
+    angles = _cache.turns(prompt_mask, length, num_tokens, config)
     start = 1
     for end in _segments(num_tokens, segment):
-        state = state._replace(cache=cache_lib.grow(state.cache, length + end))
-        valid = cache_lib.valid_columns(prompt_mask, length, length + end)
+        state = state._replace(cache=_cache.grow(state.cache, length + end))
+        valid = _cache.valid_columns(prompt_mask, length, length + end)
         step = functools.partial(
             _step,
             uniform=uniform,
@@ -148,7 +146,7 @@ def _step(i, state, *, uniform, valid, draw, angles, first, params, config, samp
     turn = [jax.lax.dynamic_index_in_dim(part, i - 1, keepdims=False) for part in angles]
     columns = jax.lax.broadcasted_iota(jnp.int32, valid.shape, 1)
     visible = valid & (columns <= column)
-    hidden, cache = cache_lib.decode(params, state.token, state.cache, column, turn, visible, config)
+    hidden, cache = _cache.decode(params, state.token, state.cache, column, turn, visible, config)
     token, log_prob = draw(hidden, uniform[i])
     token = jnp.where(state.done, 0, token)
     put = lambda rows, row: jax.lax.dynamic_update_index_in_dim(rows, row, i, 0)
@@ -175,14 +173,14 @@ def draw_tokens(hidden, uniform, *, params, config, sampling):
     >>> draw_tokens(params["embedding"]["kernel"][3:4], jnp.zeros(1), **how)[0].tolist()
     [3]
     """
-    logits = distribution.temper(forward.logits(params, hidden, config), sampling)
+    logits = _distribution.temper(_forward.logits(params, hidden, config), sampling)
     if sampling.greedy:
-        return distribution.argmax(logits), jnp.zeros(logits.shape[0])
-    support = distribution.truncation(logits, sampling)
+        return _distribution.argmax(logits), jnp.zeros(logits.shape[0])
+    support = _distribution.truncation(logits, sampling)
     shifted = logits - jnp.max(logits, axis=1, keepdims=True)
     weights = jnp.exp(shifted)
     weights = weights if support is None else jnp.where(support, weights, 0.0)
-    token = distribution.inverse_cdf(weights, uniform)
+    token = _distribution.inverse_cdf(weights, uniform)
     picked = jnp.take_along_axis(shifted, token[:, None], axis=1)[:, 0]
     return token, picked - jnp.log(jnp.sum(weights, axis=1))
 
@@ -229,5 +227,5 @@ def check(prompts, prompt_mask, num_tokens, config, sampling):
         )
     if num_tokens < 1:
         raise ValueError(f"num_tokens={num_tokens}: expected at least 1")
-    config_lib.check_length(prompts.shape[1] + num_tokens, config)
-    distribution.check_stop_token(sampling, config.vocab_size)
+    _config.check_length(prompts.shape[1] + num_tokens, config)
+    _distribution.check_stop_token(sampling, config.vocab_size)

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import jax
 
-from proxlm.lm import distribution, model, sampling, scoring
-from proxlm.lm.distribution import SamplingConfig
+from proxlm.lm import _distribution, _model, _sampling, _scoring
+from proxlm.lm._distribution import SamplingConfig
 
 
 class Prompts(NamedTuple):
@@ -22,7 +22,7 @@ class Actor(NamedTuple):
 
     Attributes:
       init: `(key) -> params`.
-      sample: `(params, key, Prompts) -> Samples`.
+      sample: `(key, params, Prompts) -> Samples`.
       score: `(params, Samples, full=False) -> Scores`, of the responses, values included.
       reference: `(params, Samples, full=False) -> Scores`, of the policy alone, no values.
       greedy: `(params, Prompts) -> Samples` of the likeliest tokens, or None: a baseline.
@@ -40,7 +40,7 @@ def make_actor(
     num_tokens,
     *,
     critic=None,
-    sampling_config=SamplingConfig(),
+    sampling=SamplingConfig(),
     early_exit=False,
 ):
     """Binds configurations: what is sampled is scored under the same distribution.
@@ -50,7 +50,7 @@ def make_actor(
       num_tokens: R, the length of the longest response.
       critic: a `ModelConfig` with a value head; None where the policy has one, or False where no
         values are wanted, as by recipes that compare the answers to one prompt.
-      sampling_config: a `SamplingConfig`, for sampling and for scoring.
+      sampling: a `SamplingConfig`, for sampling and for scoring.
       early_exit: as in `sample`.
 
     Returns:
@@ -65,24 +65,24 @@ def make_actor(
     >>> actor = make_actor(config, num_tokens=5)
     >>> params = actor.init(jax.random.key(0))
     >>> prompts = Prompts(jax.numpy.zeros((2, 3), int))
-    >>> samples = actor.sample(params, jax.random.key(1), prompts)
+    >>> samples = actor.sample(jax.random.key(1), params, prompts)
     >>> actor.score(params, samples).values.shape
     (2, 5)
     """
     _check(policy, critic)
-    distribution.check_stop_token(sampling_config, policy.vocab_size)
+    _distribution.check_stop_token(sampling, policy.vocab_size)
 
     critic = critic or None
 
     def init(key):
         key_policy, key_critic = jax.random.split(key)
-        params = {"policy": model.init(key_policy, policy)}
+        params = {"policy": _model.init(key_policy, policy)}
         if critic is not None:
-            params["critic"] = model.init(key_critic, critic)
+            params["critic"] = _model.init(key_critic, critic)
         return params
 
-    def sample(params, key, prompts, settings=sampling_config):
-        return sampling.sample(
+    def sample(key, params, prompts, settings=sampling):
+        return _sampling.sample(
             key,
             params["policy"],
             prompts.tokens,
@@ -95,18 +95,18 @@ def make_actor(
 
     def greedy(params, prompts):
         # the likeliest token needs no chance, so any key will do
-        settings = dataclasses.replace(sampling_config, greedy=True)
-        return sample(params, jax.random.key(0), prompts, settings)
+        settings = dataclasses.replace(sampling, greedy=True)
+        return sample(jax.random.key(0), params, prompts, settings)
 
     def reference(params, samples, full=False):
         start = samples.tokens.shape[1] - num_tokens
-        return scoring.score(
+        return _scoring.score(
             params["policy"],
             samples.tokens,
             policy,
             mask=samples.mask,
             start=start,
-            sampling=sampling_config,
+            sampling=sampling,
             full=full,
         )
 
@@ -117,7 +117,7 @@ def make_actor(
         start = samples.tokens.shape[1] - num_tokens
         tree = params["critic"]
         return scores._replace(
-            values=scoring.values(tree, samples.tokens, critic, mask=samples.mask, start=start)
+            values=_scoring.values(tree, samples.tokens, critic, mask=samples.mask, start=start)
         )
 
     return Actor(init, sample, score, reference, greedy)
