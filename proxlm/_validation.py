@@ -6,6 +6,7 @@ Shapes and dtypes are static and always checked. The value of a number is checke
 so that hyper-parameters may be traced by `jit`, `vmap` and `grad`. This module imports nothing of proxlm.
 """
 
+import operator
 from typing import Any
 
 import jax
@@ -82,9 +83,23 @@ def integer(least: int, function: str = "", remedy: str = "", **numbers: Any) ->
     ValueError: group_size must be an integer ≥ 1, got 2.0.
     """
     for argument, number in numbers.items():
-        is_integer = hasattr(number, "__index__") and not isinstance(number, bool | np.bool_)
-        if number is not None and not (is_integer and int(number) >= least):
+        if number is not None and not (is_integer(number) and operator.index(number) >= least):
             raise invalid(argument, number, f"an integer ≥ {least}", remedy, function)
+
+
+def is_integer(number: Any) -> bool:
+    """Whether something is an integer whose value is known: Python's, NumPy's or JAX's; no bool.
+
+    >>> is_integer(np.int64(3)), is_integer(3.0), is_integer(True)
+    (True, False, False)
+    """
+    if isinstance(number, bool | np.bool_) or getattr(number, "dtype", None) == np.bool_:
+        return False
+    try:
+        operator.index(number)
+    except TypeError:
+        return False
+    return True
 
 
 def one_of(names: Any, function: str = "", remedy: str = "", **choices: Any) -> None:

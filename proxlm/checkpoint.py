@@ -4,61 +4,93 @@ Orbax writes a step aside and commits it by a rename, so a kill at any moment le
 step whole. By itself it casts to another dtype without a word, drops weak types, commits every
 array to a device, and refuses empty arrays and NumPy scalars; a resume must do none of that. So it
 is handed a flat dict of plain arrays, and a description of the state and of the settings travels
-with each step and is compared before anything is read. Orbax takes seconds to import, so it is
-imported on first use.
+with each step and is compared before anything is read, as are the checksums of what was read.
+Orbax takes seconds to import, so it is imported on first use.
+
+- `save`: writes a state
+- `restore`: reads one
+- `latest`: the newest step in a folder
 """
 
 import contextlib
 import logging
+import operator
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import chex
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from proxlm import settings
+from proxlm import _checkpoint_leaves, _validation, settings
+
+__all__ = ["latest", "restore", "save"]
 
 _KEEP = 2
-_PYTHON_SCALARS = {bool: np.dtype(bool), int: np.dtype(np.int64), float: np.dtype(np.float64)}
 
 
-def save(folder: str | os.PathLike, step: int, state: Any, config: Any) -> None:
+def save(
+    folder: str | os.PathLike,
+    step: int,
+    state: chex.ArrayTree,
+    config: Any,
+    *,
+    allow_non_finite: bool = False,
+) -> None:
     """Writes the state at a step; returns when it is on disk, and keeps the newest two steps.
+
+    A leaf that was finite in the newest step and holds NaN or infinity now is refused, so that a
+    run that has diverged does not push out its last good state. A leaf that begins as NaN or
+    infinity, such as a loss not yet measured, passes.
 
     Args:
       folder: where the steps of one run live; made when missing.
-      step: a number that grows from save to save.
+      step: an integer ≥ 0 that grows from save to save.
       state: a pytree of JAX or NumPy arrays, typed keys, and Python or NumPy numbers.
       config: the settings of the run, a dataclass or a dict; `restore` asks for them again.
+      allow_non_finite: also write a state that is no longer finite.
 
     Raises:
-      ValueError: the folder cannot be written, or holds another config or a step as new; a leaf
-        of the state cannot be stored.
+      ValueError: the step is not an integer ≥ 0, or is not after the newest; the folder cannot be
+        written, or holds another config; a leaf of the state cannot be stored, or is no longer
+        finite.
 
     >>> import tempfile
+    >>> import jax.numpy as jnp
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(folder, 3, {"w": jnp.arange(2)}, {"seed": 0})
     ...     latest(folder)
     3
     """
-    about = {"config": settings.plain(config), "form": _form(state)}
-    arrays = {_slot(i): _as_array(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-    stored = {slot: array for slot, array in arrays.items() if array.size}
+    if not _validation.is_integer(step) or operator.index(step) < 0:
+        raise _validation.invalid(
+            "step", step, "an integer ≥ 0", "Count the steps from 0.", "checkpoint.save"
+        )
+    step = operator.index(step)
+    kinds = _checkpoint_leaves.kinds(state)
+    arrays = dict(zip(kinds, map(_checkpoint_leaves.as_array, jax.tree.leaves(state)), strict=True))
+    about = {
+        "config": settings.plain(config),
+        "form": kinds,
+        "checksums": {name: _checkpoint_leaves.checksum(array) for name, array in arrays.items()},
+        "non_finite": [name for name, array in arrays.items() if not _checkpoint_leaves.is_finite(array)],
+    }
     folder = _writable(folder)
     with _manager(folder, cleanup=True) as (ocp, manager):
         newest = manager.latest_step()
         if newest is not None:
-            _check_config(folder, _read_about(ocp, manager, newest), about["config"])
-        if newest is not None and step <= newest:
-            raise ValueError(
-                f"step={step} must exceed {newest}, the newest checkpoint in {folder}; restore that"
-                " one and go on from there, or use another folder."
-            )
+            before = _read_about(ocp, manager, folder, newest)
+            _check_config(folder, before, about["config"])
+            if step <= newest:
+                raise ValueError(
+                    f"step={step} must exceed {newest}, the newest checkpoint in {folder}; restore that one"
+                    " and go on from there, or use another folder."
+                )
+            if not allow_non_finite:
+                _check_finite(folder, newest, before["non_finite"], about["non_finite"])
         items = {"about": ocp.args.JsonSave(about)}
-        if stored:
+        if stored := _stored(arrays.values()):
             items["state"] = ocp.args.StandardSave(stored)
         manager.save(step, args=ocp.args.Composite(**items))
 
@@ -78,7 +110,9 @@ def latest(folder: str | os.PathLike) -> int | None:
         return manager.latest_step()
 
 
-def restore(folder: str | os.PathLike, like: Any, config: Any, step: int | None = None) -> Any:
+def restore(
+    folder: str | os.PathLike, like: chex.ArrayTree, config: Any, step: int | None = None
+) -> chex.ArrayTree:
     """Reads a state back, every leaf with the bits, the dtype and the kind it was saved with.
 
     Args:
@@ -93,35 +127,42 @@ def restore(folder: str | os.PathLike, like: Any, config: Any, step: int | None 
 
     Raises:
       ValueError: no such checkpoint; other settings, each differing field named with both values;
-        another shape, dtype or path, each named.
+        another shape, dtype or path, each named; a damaged step, with the older one to go on from.
 
     >>> import tempfile
+    >>> import jax.numpy as jnp
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(folder, 1, {"w": jnp.arange(2), "lr": 0.1}, {"seed": 0})
     ...     restore(folder, {"w": jnp.zeros(2, jnp.int32), "lr": 0.0}, {"seed": 0})
     {'lr': 0.1, 'w': Array([0, 1], dtype=int32)}
     """
-    given, form, leaves = settings.plain(config), _form(like), jax.tree.leaves(like)
-    arrays = {_slot(i): _target(leaf) for i, leaf in enumerate(leaves)}
-    stored = {slot: array for slot, array in arrays.items() if array.size}
+    given, kinds, leaves = settings.plain(config), _checkpoint_leaves.kinds(like), jax.tree.leaves(like)
     step = _existing_step(folder, step)
     with _manager(folder) as (ocp, manager):
-        about = _read_about(ocp, manager, step)
+        about = _read_about(ocp, manager, folder, step)
         _check_config(folder, about, given)
-        if found := settings.differences(about["form"], form):
+        if found := settings.differences(about["form"], kinds):
             raise ValueError(
                 f"like does not have the form of step {step} in {folder}: {'; '.join(found)}. Build"
                 " the model and optimizer of the saved run, or use another folder."
             )
-        if stored:
+        arrays = {_slot(i): _checkpoint_leaves.target(leaf) for i, leaf in enumerate(leaves)}
+        if stored := _stored(arrays.values()):
             args = ocp.args.Composite(state=ocp.args.StandardRestore(stored))
-            arrays |= manager.restore(step, args=args)["state"]
-    values = [_as_leaf(arrays[_slot(i)], leaf) for i, leaf in enumerate(leaves)]
+            with _damage_named(manager, folder, step):
+                arrays |= manager.restore(step, args=args)["state"]
+                _check_sums(about["checksums"], dict(zip(kinds, arrays.values(), strict=True)))
+    values = map(_checkpoint_leaves.as_leaf, arrays.values(), leaves)
     return jax.tree.unflatten(jax.tree.structure(like), values)
 
 
 def _slot(index):
     return f"{index:06d}"
+
+
+def _stored(arrays):
+    """Slot ↦ array, of those that are not empty, which Orbax refuses."""
+    return {_slot(i): array for i, array in enumerate(arrays) if array.size}
 
 
 def _check_config(folder, about, given):
@@ -132,79 +173,47 @@ def _check_config(folder, about, given):
         )
 
 
-def _form(state):
-    """Maps each leaf's path to its kind, such as `float32[2,3]`, `key<fry>[]` or `int`."""
-    pairs = jax.tree_util.tree_leaves_with_path(state)
-    named = [(jax.tree_util.keystr(path, simple=True, separator="/"), x) for path, x in pairs]
-    return {name or "the state": _kind(name, leaf) for name, leaf in named}
-
-
-def _kind(name, leaf):
-    if type(leaf) in _PYTHON_SCALARS:
-        return type(leaf).__name__
-    is_array = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic)
-    if not is_array or getattr(leaf.dtype, "kind", "V") in "OSUMm":
+def _check_finite(folder, newest, before, after):
+    if lost := [name for name in after if name not in before]:
+        more = f" and {len(lost) - 1} more leaves are" if len(lost) > 1 else " is"
         raise ValueError(
-            f"leaf {name!r} is a {type(leaf).__name__}, which a checkpoint cannot hold; keep"
-            " numeric arrays, typed keys and numbers in the state."
+            f"{lost[0]}{more} not finite, and step {newest} in {folder} was: that step stays the newest."
+            " Restore it and take a smaller learning rate or clip the gradient, or save with"
+            " allow_non_finite=True."
         )
-    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
 
 
-def _is_key(leaf):
-    return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
+def _check_sums(expected, arrays):
+    for name, array in arrays.items():
+        found = _checkpoint_leaves.checksum(array)
+        if None not in (found, expected[name]) and found != expected[name]:
+            raise ValueError(f"the checksum of {name} is {found}, and {expected[name]} was written")
 
 
-def _as_array(leaf):
-    if _is_key(leaf):
-        return jax.random.key_data(leaf)
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, _PYTHON_SCALARS.get(type(leaf)))
-
-
-def _target(leaf):
-    """What a leaf is read as: an array on the devices `like` was committed to, else NumPy's."""
-    if _is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    elif _has_place(leaf):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-    return np.empty(np.shape(leaf), _PYTHON_SCALARS.get(type(leaf)) or leaf.dtype)
-
-
-def _has_place(leaf):
-    """Whether a leaf sits on devices somebody chose; other arrays are left to go where needed."""
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf.sharding is not None
-    return isinstance(leaf, jax.Array) and leaf.committed
-
-
-def _as_leaf(value, like):
-    """Gives a restored array the kind of its leaf in `like`."""
-    if type(like) in _PYTHON_SCALARS:
-        return type(like)(value)
-    if isinstance(like, np.generic):
-        return like.dtype.type(value)
-    if isinstance(like, np.ndarray):
-        return value
-    if _is_key(like):
-        value = jax.random.wrap_key_data(
-            jnp.array(value), impl=jax.random.key_impl(jnp.zeros((), like.dtype))
-        )
-    elif like.weak_type:
-        # Assigning keeps the weak type, without which later arithmetic would promote otherwise.
-        zero = jnp.asarray(np.zeros((), like.dtype).item())
-        value = jnp.broadcast_to(zero, like.shape).at[...].set(value)
-    return jax.device_put(value, like.sharding) if _has_place(like) else jnp.asarray(value)
+@contextlib.contextmanager
+def _damage_named(manager, folder, step):
+    """Turns whatever reading a damaged step raises into one line that names it, and the remedy."""
+    try:
+        yield
+    except Exception as error:
+        older = [other for other in manager.all_steps() if other < step]
+        remedy = "there is no older one: start anew in another folder"
+        if older:
+            remedy = f"remove {pathlib.Path(folder) / str(step)} to go on from step {max(older)}"
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"step {step} in {folder} is damaged ({reason}); {remedy}.") from error
 
 
 def _existing_step(folder, step):
+    _validation.integer(0, "checkpoint.restore", step=step)
     newest = latest(folder)
     if newest is None:
         raise ValueError(
             f"folder={str(folder)!r} holds no checkpoint; start anew, or name the folder of one."
         )
-    if step is not None and not (pathlib.Path(folder) / str(step)).is_dir():
+    if step is not None and not (pathlib.Path(folder) / str(operator.index(step))).is_dir():
         raise ValueError(f"step={step} is not in {folder}, whose newest is {newest}; restore that.")
-    return newest if step is None else step
+    return newest if step is None else operator.index(step)
 
 
 def _writable(folder):
@@ -220,8 +229,12 @@ def _writable(folder):
     return folder
 
 
-def _read_about(ocp, manager, step):
-    return manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+def _read_about(ocp, manager, folder, step):
+    with _damage_named(manager, folder, step):
+        about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        if missing := {"config", "form", "checksums", "non_finite"} - set(about):
+            raise ValueError(f"its description has no {', '.join(sorted(missing))}")
+        return about
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,9 +31,9 @@ class State(NamedTuple):
 
 def example_state(seed=0):
     params = {"block": {"kernel": normal(seed, (3, 2)), "bias": jnp.zeros(0)}}
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
     extra = {"keys": jax.random.split(jax.random.key(seed, impl="rbg"), 3), "none": None, "n": 7}
-    return State(training.init(params, tx), jax.random.key(seed), extra)
+    return State(training.init(params, optimizer), jax.random.key(seed), extra)
 
 
 def bits(leaf):
@@ -148,6 +149,62 @@ def test_steps_must_grow(tmp_path, step):
     with pytest.raises(ValueError, match=f"step={step} must exceed 3"):
         checkpoint.save(tmp_path, step, jnp.zeros(2), CONFIG)
     assert checkpoint.restore(tmp_path, jnp.zeros(2), CONFIG)[0] == 1
+
+
+@pytest.mark.parametrize("step", [5.0, 1.5, -1, True, np.float32(5), jnp.float32(5), None, "5"])
+def test_a_step_is_an_integer(tmp_path, step):
+    with pytest.raises(ValueError, match="step must be an integer ≥ 0"):
+        checkpoint.save(tmp_path, step, jnp.zeros(2), CONFIG)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numpy_integers_are_steps(tmp_path):
+    checkpoint.save(tmp_path, np.int64(4), jnp.zeros(2), CONFIG)
+    assert checkpoint.latest(tmp_path) == 4
+
+
+def array_files(folder):
+    """The files of a step that hold its arrays, the largest first."""
+    files = [path for path in (folder / "state").rglob("*") if path.is_file()]
+    return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+def test_a_flipped_bit_is_found_and_the_older_step_offered(tmp_path):
+    like = {"w": jnp.zeros(1000), "n": 0}
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, {"w": normal(step, (1000,)), "n": step}, CONFIG)
+    largest = array_files(tmp_path / "2")[0]
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    with pytest.raises(ValueError, match=r"step 2 in .* is damaged .*remove .*/2 to go on from step 1\."):
+        checkpoint.restore(tmp_path, like, CONFIG)
+    assert checkpoint.restore(tmp_path, like, CONFIG, step=1)["n"] == 1
+    shutil.rmtree(tmp_path / "2")
+    assert checkpoint.restore(tmp_path, like, CONFIG)["n"] == 1
+    checkpoint.save(tmp_path, 2, like, CONFIG)
+
+
+@pytest.mark.parametrize("part", ["about", "state"])
+def test_a_cut_file_is_damage_and_not_a_foreign_error(tmp_path, part):
+    checkpoint.save(tmp_path, 1, {"w": normal(0, (100,))}, CONFIG)
+    for path in (tmp_path / "1" / part).rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"step 1 in .* is damaged .* start anew in another folder"):
+        checkpoint.restore(tmp_path, {"w": jnp.zeros(100)}, CONFIG)
+
+
+def test_a_state_that_has_diverged_does_not_replace_a_good_one(tmp_path):
+    state = {"best": jnp.inf * jnp.ones(()), "w": jnp.ones(2)}  # the best loss is not known yet
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, state, CONFIG)
+    diverged = {"best": jnp.zeros(()), "w": jnp.array([1.0, jnp.nan])}
+    with pytest.raises(ValueError, match=r"w is not finite, and step 2 in .* was"):
+        checkpoint.save(tmp_path, 3, diverged, CONFIG)
+    assert checkpoint.restore(tmp_path, state, CONFIG)["w"].tolist() == [1.0, 1.0]
+    checkpoint.save(tmp_path, 3, diverged, CONFIG, allow_non_finite=True)
+    assert checkpoint.latest(tmp_path) == 3
 
 
 def test_nothing_to_restore_is_said(tmp_path):
