@@ -153,7 +153,7 @@ def chains(config: Config):
     def pruned(ramp, until, every=1):
         def chain(lane):
             link = transforms.prune_to(ramp(lane.share), NEURONS, every=every)
-            return optax.chain(clip, adam, transforms.heal(link, until, NEURONS))
+            return optax.chain(clip, adam, transforms.debias(link, until, NEURONS))
 
         return chain
 

@@ -2,28 +2,37 @@
 
 - proximal steps: `proximal_step` (last in a chain, in the place of `optax.scale_by_learning_rate`),
   `apply_prox` (last in a chain that has its learning rate), `proximal` (around a whole chain, decoupled
-  or in its metric), `project` `snap`
+  or in its metric), `project` `project_exactly`
 - optimizers: `proximal_sgd` `proximal_adam` `decoupled_proximal_adamw`
   `accelerated_proximal_gradient` `proximal_schedule_free(_adam)`
 - dual averaging: `rda` `adagrad_rda` `ftrl_proximal` `rmda` `ramda` `aprox`
   `dual_averaging_adam`: zeros that do not flicker
-- over time: `scheduled` `cubic_sparsity` `prune_to` `freeze_zeros` `heal`, `reports` of sparsity,
+- over time: `scheduled` `cubic_sparsity` `prune_to` `freeze_zeros` `debias`, `reports` of sparsity,
   live groups and rank
-- trust: `stop_on_kl` `scale_by_kl` `skip_on_kl`, driven by the policy's KL; `check` says whether
+- trust: `scale_by_kl` `skip_on_kl`, driven by the policy's KL; `check` says whether
   exact zeros survive a chain
 """
 
 from proxlm.transforms import reports
-from proxlm.transforms._factored import adafactor_metric
 from proxlm.transforms._proximal import ProximalState
 from proxlm.transforms.accelerated import (
     AcceleratedState,
     accelerated_params,
     accelerated_proximal_gradient,
 )
-from proxlm.transforms.adaptive_dual_averaging import DualAveragingAdamState, dual_averaging_adam
+from proxlm.transforms.adam_dual_averaging import DualAveragingAdamState, dual_averaging_adam
+from proxlm.transforms.aggregate_prox import AProxState, aprox
 from proxlm.transforms.checking import Verdict, check
-from proxlm.transforms.debiasing import HealState, freeze_zeros, heal
+from proxlm.transforms.contrib_preconditioners import (
+    adafactor_preconditioner,
+    adagrad_preconditioner,
+    adamax_preconditioner,
+    amsgrad_preconditioner,
+    belief_preconditioner,
+    rms_preconditioner,
+    sophia_preconditioner,
+)
+from proxlm.transforms.debiasing import DebiasState, debias, freeze_zeros
 from proxlm.transforms.dual_averaging import (
     AdagradRDAState,
     FTRLProximalState,
@@ -32,20 +41,10 @@ from proxlm.transforms.dual_averaging import (
     ftrl_proximal,
     rda,
 )
-from proxlm.transforms.latent_weights import AProxState, aprox
 from proxlm.transforms.momentum_dual_averaging import RMDAState, ramda, rmda
 from proxlm.transforms.optimizers import decoupled_proximal_adamw, proximal_adam, proximal_sgd
-from proxlm.transforms.preconditioners import (
-    Metric,
-    adagrad_metric,
-    adam_metric,
-    adamax_metric,
-    amsgrad_metric,
-    belief_metric,
-    rms_metric,
-    sophia_metric,
-)
-from proxlm.transforms.projecting import apply_prox_updates, project, snap
+from proxlm.transforms.preconditioners import Preconditioner, adam_preconditioner
+from proxlm.transforms.projections import apply_prox_updates, project, project_exactly
 from proxlm.transforms.pruning import PruneState, prune, prune_to
 from proxlm.transforms.schedule_free import (
     ProximalScheduleFreeState,
@@ -55,17 +54,17 @@ from proxlm.transforms.schedule_free import (
 )
 from proxlm.transforms.scheduling import ScheduledState, cubic_sparsity, scheduled
 from proxlm.transforms.steps import apply_prox, proximal_step
-from proxlm.transforms.trust_region import SkipState, StopState, scale_by_kl, skip_on_kl, stop_on_kl
+from proxlm.transforms.trust_region import SkipState, scale_by_kl, skip_on_kl
 from proxlm.transforms.wrapper import proximal
 
 __all__ = [
     "AProxState",
     "AcceleratedState",
     "AdagradRDAState",
+    "DebiasState",
     "DualAveragingAdamState",
     "FTRLProximalState",
-    "HealState",
-    "Metric",
+    "Preconditioner",
     "ProximalScheduleFreeState",
     "ProximalState",
     "PruneState",
@@ -73,28 +72,28 @@ __all__ = [
     "RMDAState",
     "ScheduledState",
     "SkipState",
-    "StopState",
     "Verdict",
     "accelerated_params",
     "accelerated_proximal_gradient",
-    "adafactor_metric",
-    "adagrad_metric",
+    "adafactor_preconditioner",
+    "adagrad_preconditioner",
     "adagrad_rda",
-    "adam_metric",
-    "adamax_metric",
-    "amsgrad_metric",
+    "adam_preconditioner",
+    "adamax_preconditioner",
+    "amsgrad_preconditioner",
     "apply_prox",
     "apply_prox_updates",
     "aprox",
-    "belief_metric",
+    "belief_preconditioner",
     "check",
     "cubic_sparsity",
+    "debias",
     "decoupled_proximal_adamw",
     "dual_averaging_adam",
     "freeze_zeros",
     "ftrl_proximal",
-    "heal",
     "project",
+    "project_exactly",
     "proximal",
     "proximal_adam",
     "proximal_schedule_free",
@@ -108,11 +107,9 @@ __all__ = [
     "rda",
     "reports",
     "rmda",
-    "rms_metric",
+    "rms_preconditioner",
     "scale_by_kl",
     "scheduled",
     "skip_on_kl",
-    "snap",
-    "sophia_metric",
-    "stop_on_kl",
+    "sophia_preconditioner",
 ]

@@ -29,10 +29,10 @@ def require_count(name: str, argument: str, count: chex.Numeric, least: int, rem
 
     Under `optax.inject_hyperparams` it arrives as an array, which may be traced.
 
-    >>> require_count("heal", "start", 0.5, least=0)
+    >>> require_count("debias", "start", 0.5, least=0)
     Traceback (most recent call last):
         ...
-    ValueError: heal: start must be an integer ≥ 0, got 0.5.
+    ValueError: debias: start must be an integer ≥ 0, got 0.5.
     """
     if isinstance(count, jax.core.Tracer) and jnp.issubdtype(count.dtype, jnp.integer):
         return
@@ -59,10 +59,10 @@ def require_grouping(name: str, over: _partition.Grouping | None) -> None:
 def require_link(name: str, argument: str, link: Any) -> None:
     """Raises ValueError unless `link` is an Optax transformation.
 
-    >>> require_link("heal", "link", 0.1)
+    >>> require_link("debias", "link", 0.1)
     Traceback (most recent call last):
         ...
-    ValueError: heal: link must be an optax.GradientTransformation, got 0.1. Build one, as ...
+    ValueError: debias: link must be an optax.GradientTransformation, got 0.1. Build one, as ...
     """
     if not isinstance(link, optax.GradientTransformation):
         raise ValueError(

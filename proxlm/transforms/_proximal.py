@@ -42,7 +42,7 @@ class Rule(NamedTuple):
     penalty: base.Penalty
     learning_rate: optax.ScalarOrSchedule
     scales: bool = False
-    metric: preconditioners.Metric | None = None
+    preconditioner: preconditioners.Preconditioner | None = None
     floor: chex.Numeric = 0.0
     cap: chex.Numeric = jnp.inf
     every: int = 1
@@ -68,8 +68,8 @@ def follow(
     def init(params):
         inner_state = inner.init(params)
         require(inner_state)
-        if rule.metric is not None:
-            _states.require_readable(rule.metric, inner_state)
+        if rule.preconditioner is not None:
+            _states.require_readable(rule.preconditioner, inner_state)
             jax.eval_shape(lambda x: rule.penalty.prox(x, _trees.widen(rule.name, x)), params)
         # A copy, so that the params may be donated.
         anchor = jax.tree.map(jnp.array, params) if rule.anchored else None
@@ -111,9 +111,9 @@ def _moved(name, params, updates):
 
 def _read(rule, before, after, params, gradients, moved, rate, step_sum):
     """The step sizes, and the inner update shortened where these are bounded."""
-    if rule.metric is None:
+    if rule.preconditioner is None:
         return step_sum, moved
-    divisor = _states.diagonal(rule.metric, before, after, params, gradients)
+    divisor = _states.diagonal(rule.preconditioner, before, after, params, gradients)
     divisor = _trees.widen(rule.name, divisor)
     if preconditioners.unbounded(rule.floor, rule.cap):
         return jax.tree.map(functools.partial(_free, step_sum), divisor), moved

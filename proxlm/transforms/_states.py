@@ -8,21 +8,21 @@ import numpy as np
 import optax
 
 from proxlm.penalties import _trees
-from proxlm.transforms import _factored, preconditioners
-from proxlm.transforms.preconditioners import Metric
+from proxlm.transforms import contrib_preconditioners, preconditioners
+from proxlm.transforms.preconditioners import Preconditioner
 
-METRICS = {
-    "adam": preconditioners.adam_metric,
-    "adamax": preconditioners.adamax_metric,
-    "amsgrad": preconditioners.amsgrad_metric,
-    "adabelief": preconditioners.belief_metric,
-    "rmsprop": preconditioners.rms_metric,
-    "adagrad": preconditioners.adagrad_metric,
-    "adafactor": _factored.adafactor_metric,
-    "sophia": preconditioners.sophia_metric,
+PRECONDITIONERS = {
+    "adam": preconditioners.adam_preconditioner,
+    "adamax": contrib_preconditioners.adamax_preconditioner,
+    "amsgrad": contrib_preconditioners.amsgrad_preconditioner,
+    "adabelief": contrib_preconditioners.belief_preconditioner,
+    "rmsprop": contrib_preconditioners.rms_preconditioner,
+    "adagrad": contrib_preconditioners.adagrad_preconditioner,
+    "adafactor": contrib_preconditioners.adafactor_preconditioner,
+    "sophia": contrib_preconditioners.sophia_preconditioner,
 }
 
-_MATRIX_METRICS = ("Muon", "Shampoo", "SOAP", "Soap", "Kron", "GaLore", "LBFGS")
+_MATRIX_PRECONDITIONERS = ("Muon", "Shampoo", "SOAP", "Soap", "Kron", "GaLore", "LBFGS")
 _OWN_RATE = (
     "ProdigyState",
     "DAdaptAdamWState",
@@ -38,7 +38,7 @@ _OWN_RATE = (
 )
 _MIXERS = ("ScheduleFreeState", "MechanicState", "LookaheadState")
 # Records of this room's links that move no weight themselves; what they wrap may.
-_WRAPPERS = ("StopState", "SkipState", "HealState", "ScheduledState")
+_WRAPPERS = ("StopState", "SkipState", "DebiasState", "ScheduledState")
 _INJECTED = (optax.InjectStatefulHyperparamsState, optax.InjectHyperparamsState)
 
 
@@ -74,24 +74,24 @@ def makers(state: Any) -> list[str]:
 
 
 def diagonal(
-    metric: Metric,
+    preconditioner: Preconditioner,
     before: Any,
     after: Any,
     params: chex.ArrayTree,
     gradients: chex.ArrayTree,
 ) -> chex.ArrayTree:
-    """Gives a metric's D for every leaf of the params, out of the records that hold a part of it.
+    """Gives a preconditioner's D for every leaf of the params, out of the records that hold a part of it.
 
     Raises:
       ValueError: where no record, or more than one, has a leaf of the params.
 
     >>> tx, x = optax.adam(0.1), np.ones(2, np.float32)
     >>> state = tx.update(2 * x, tx.init(x))[1]
-    >>> diagonal(METRICS["adam"](), tx.init(x), state, x, 2 * x).round(3).tolist()
+    >>> diagonal(PRECONDITIONERS["adam"](), tx.init(x), state, x, 2 * x).round(3).tolist()
     [2.0, 2.0]
     """
-    pairs = zip(find(before, metric.types), find(after, metric.types), strict=True)
-    parts = [metric.diagonal(old, new, params, gradients) for old, new in pairs]
+    pairs = zip(find(before, preconditioner.types), find(after, preconditioner.types), strict=True)
+    parts = [preconditioner.diagonal(old, new, params, gradients) for old, new in pairs]
     flat = [pair for part in parts for pair in jax.tree.leaves_with_path(part)]
     leaves = dict(flat)
     wanted, structure = jax.tree_util.tree_flatten_with_path(params)
@@ -100,7 +100,7 @@ def diagonal(
         found = "no state has" if missing else "several states have"
         place = f" at {_trees.place(missing[0])}" if missing else ""
         raise ValueError(
-            f"proximal: {found} the diagonal of {metric.name}{place}. Give each part of the params "
+            f"proximal: {found} the diagonal of {preconditioner.name}{place}. Give each part of the params "
             "its own proximal, as in optax.partition({'a': proximal(...), 'b': ...}, labels)."
         )
     return jax.tree.unflatten(structure, [leaves[path] for path, _ in wanted])
@@ -160,26 +160,26 @@ def require_rate(name: str, state: Any, learning_rate: optax.ScalarOrSchedule) -
         _require_equal(name, record.hyperparams.get("learning_rate"), learning_rate)
 
 
-def require_readable(metric: Metric, state: Any) -> None:
-    """Raises ValueError unless a metric finds what it can read in a state.
+def require_readable(preconditioner: Preconditioner, state: Any) -> None:
+    """Raises ValueError unless a preconditioner finds what it can read in a state.
 
-    >>> require_readable(METRICS["adam"](), optax.sgd(0.1).init(np.ones(2)))
+    >>> require_readable(PRECONDITIONERS["adam"](), optax.sgd(0.1).init(np.ones(2)))
     Traceback (most recent call last):
         ...
-    ValueError: proximal: adam_metric reads ScaleByAdamState, and inner has EmptyState. ...
+    ValueError: proximal: adam_preconditioner reads ScaleByAdamState, and inner has EmptyState. ...
     """
     present = names(state)
-    matrices = [kind for kind in present if any(word in kind for word in _MATRIX_METRICS)]
+    matrices = [kind for kind in present if any(word in kind for word in _MATRIX_PRECONDITIONERS)]
     if matrices:
         raise ValueError(
             f"proximal: {matrices[0]} preconditions by matrices, and a prox in such a metric has "
-            "no closed form: only the decoupled form is possible, metric=None."
+            "no closed form: only the decoupled form is possible, preconditioner=None."
         )
-    if not find(state, metric.types):
-        wanted = " or ".join(kind.__name__ for kind in metric.types)
+    if not find(state, preconditioner.types):
+        wanted = " or ".join(kind.__name__ for kind in preconditioner.types)
         raise ValueError(
-            f"proximal: {metric.name} reads {wanted}, and inner has {', '.join(present)}. "
-            f"The metrics there are: {', '.join(METRICS)}."
+            f"proximal: {preconditioner.name} reads {wanted}, and inner has {', '.join(present)}. "
+            f"The preconditioners there are: {', '.join(PRECONDITIONERS)}."
         )
 
 

@@ -216,7 +216,7 @@ def _followers(chain):
 
 
 def _freezes(node):
-    return isinstance(node, debiasing.HealState) and node.inner == ()
+    return isinstance(node, debiasing.DebiasState) and node.inner == ()
 
 
 def _nodes(state: Any) -> Iterator[Any]:

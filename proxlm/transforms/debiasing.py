@@ -11,8 +11,8 @@ from proxlm.penalties.groups import _partition
 from proxlm.transforms import _arguments
 
 
-class HealState(NamedTuple):
-    """State of `heal` and `freeze_zeros`.
+class DebiasState(NamedTuple):
+    """State of `debias` and `freeze_zeros`.
 
     Attributes:
       count: the updates seen, int32.
@@ -35,7 +35,7 @@ def freeze_zeros(
 
     As the last link it may follow a prox, since it moves no weight. Behind a `proximal` optimizer
     whose penalty is to end at the same update, let the strength fall to 0 with `scheduled`; around
-    a link such as `apply_prox`, `heal` does both.
+    a link such as `apply_prox`, `debias` does both.
 
     Args:
       start: the number of updates that pass before. May be traced.
@@ -57,7 +57,7 @@ def freeze_zeros(
 
     def init(params):
         del params
-        return HealState(jnp.zeros([], jnp.int32), ())
+        return DebiasState(jnp.zeros([], jnp.int32), ())
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
@@ -65,12 +65,12 @@ def freeze_zeros(
         frozen = _freeze("freeze_zeros", updates, params, over)
         healing = state.count >= start
         updates = jax.tree.map(lambda a, b: jnp.where(healing, a, b), frozen, updates)
-        return _trees.narrow(updates, params), HealState(optax.safe_increment(state.count), ())
+        return _trees.narrow(updates, params), DebiasState(optax.safe_increment(state.count), ())
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def heal(
+def debias(
     link: optax.GradientTransformation, start: int, over: _partition.Grouping | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Drops a last link from update `start` on, and freezes the zeros it has made.
@@ -79,7 +79,7 @@ def heal(
     was, and the weights on it lose the bias of the penalty (debiasing, as in relaxed lasso). The
     link's state and its cost end there, too. The base optimizer, before it in the chain, goes on:
 
-        optax.chain(optax.adam(1e-3), heal(apply_prox(penalties.l1(1e-2), 1e-3), 5_000))
+        optax.chain(optax.adam(1e-3), debias(apply_prox(penalties.l1(1e-2), 1e-3), 5_000))
 
     Args:
       link: what ends a chain: `apply_prox`, `prune_to`, `scheduled` of these. Not a whole
@@ -99,7 +99,7 @@ def heal(
 
     >>> from proxlm import penalties
     >>> from proxlm.transforms import apply_prox
-    >>> tx = heal(apply_prox(penalties.l1(1.0), 0.5), start=1)
+    >>> tx = debias(apply_prox(penalties.l1(1.0), 0.5), start=1)
     >>> params = jnp.array([2.0, 0.25])
     >>> state = tx.init(params)
     >>> for _ in range(2):
@@ -108,18 +108,18 @@ def heal(
     >>> [round(x, 2) for x in params.tolist()]  # 2 + 0.1 - 0.5, and then + 0.1
     [1.7, 0.0]
     """
-    _arguments.require_link("heal", "link", link)
-    _require("heal", start, over)
+    _arguments.require_link("debias", "link", link)
+    _require("debias", start, over)
     link = optax.with_extra_args_support(link)
 
     def init(params):
-        return HealState(jnp.zeros([], jnp.int32), link.init(params))
+        return DebiasState(jnp.zeros([], jnp.int32), link.init(params))
 
     def update(updates, state, params=None, **extra_args):
-        _arguments.require_params("heal", params)
+        _arguments.require_params("debias", params)
 
         def healing():
-            frozen = _freeze("heal", updates, params, over)
+            frozen = _freeze("debias", updates, params, over)
             return _trees.narrow(frozen, params), state.inner
 
         def before():
@@ -127,7 +127,7 @@ def heal(
             return _trees.narrow(moved, params), inner
 
         updates, inner = jax.lax.cond(state.count >= start, healing, before)
-        return updates, HealState(optax.safe_increment(state.count), inner)
+        return updates, DebiasState(optax.safe_increment(state.count), inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

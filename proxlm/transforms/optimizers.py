@@ -117,8 +117,8 @@ def proximal_adam(
     _validation.require_nonnegative("proximal_adam", "floor", floor)
     _validation.require_positive("proximal_adam", "cap", cap)
     inner = optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
-    metric = preconditioners.adam_metric(b2, eps, eps_root)
-    rule = Rule("proximal_adam", penalty, learning_rate, False, metric, floor, cap, every, anchored)
+    read = preconditioners.adam_preconditioner(b2, eps, eps_root)
+    rule = Rule("proximal_adam", penalty, learning_rate, False, read, floor, cap, every, anchored)
     return follow(inner, rule)
 
 

@@ -83,7 +83,7 @@ def prune_to(
     search for the threshold, some thirty passes, is paid once in k updates.
 
     It must be the last link. What is kept passes with the bits of its update. After the ramp, a
-    chain that is to keep its zeros for good has `heal` around this link.
+    chain that is to keep its zeros for good has `debias` around this link.
 
     Args:
       sparsity: s in [0, 1], a number, or a schedule such as `cubic_sparsity`, read at the number of

@@ -52,6 +52,7 @@ def proximal_step(
     Source: Duchi & Singer 2009 (forward-backward splitting) and, for `every`, lazy updates as in Langford,
     Li & Zhang 2009.
 
+    >>> import jax.numpy as jnp
     >>> from proxlm import penalties
     >>> tx = proximal_step(penalties.l1(1.0), 0.5)
     >>> params = jnp.array([2.0, 0.3])
@@ -93,6 +94,7 @@ def apply_prox(
 
     Source: as `proximal_step`.
 
+    >>> import jax.numpy as jnp
     >>> from proxlm import penalties
     >>> tx = optax.chain(optax.sgd(0.5), apply_prox(penalties.l1(1.0), 0.5))
     >>> params = jnp.array([2.0, 0.3])

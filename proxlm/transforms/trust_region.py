@@ -1,10 +1,10 @@
-"""Links that heed how far the policy has gone from the one that sampled: its KL, an extra argument.
+"""Transformations that heed how far the policy has gone from the one that sampled: its KL, an extra argument.
 
-    optimizer = stop_on_kl(optax.chain(optax.adam(1e-3), apply_prox(...)), max_kl=0.02)
+    optimizer = skip_on_kl(optax.chain(optax.adam(1e-3), apply_prox(...)), max_kl=0.02)
 
-`policy.ppo` hands any optimizer two extra arguments: `approx_kl`, the KL in nats per token on the
-minibatch, before the update; and `first_update`, True at the first update of an iteration. Other
-loops do so by hand: optimizer.update(grads, state, params, approx_kl=kl, first_update=first).
+`policy.ppo` hands every optimizer the extra argument `approx_kl`, the KL in nats per token on the minibatch,
+before the update. Other loops do so by hand: optimizer.update(grads, state, params, approx_kl=kl). To end an
+iteration's updates at a limit, set `PPOConfig.max_kl`, which skips their gradients too.
 """
 
 from typing import Any, NamedTuple
@@ -18,18 +18,6 @@ from proxlm.penalties import _validation
 from proxlm.transforms import _arguments
 
 
-class StopState(NamedTuple):
-    """State of `stop_on_kl`.
-
-    Attributes:
-      stopped: whether this iteration's updates are over, bool scalar.
-      inner: the state of the optimizer.
-    """
-
-    stopped: jax.Array
-    inner: Any
-
-
 class SkipState(NamedTuple):
     """State of `skip_on_kl`.
 
@@ -40,59 +28,6 @@ class SkipState(NamedTuple):
 
     skipped: jax.Array
     inner: Any
-
-
-def stop_on_kl(
-    inner: optax.GradientTransformation, max_kl: chex.Numeric
-) -> optax.GradientTransformationExtraArgs:
-    """Drops an iteration's remaining updates once the KL exceeds a limit.
-
-    The update whose minibatch shows approx_kl > max_kl is itself dropped, as are all until the next
-    with first_update=True: updates are 0, and the optimizer's state, moments and counts included,
-    is what it was. A KL that is NaN exceeds any limit. With PPO it gives the params that
-    PPOConfig.max_kl gives; that one is cheaper, for it skips the gradients too, but belongs to
-    the iteration, where this one may guard a part of the params, through `optax.partition`.
-
-    It wraps the whole chain, prox included. With `optax.MultiSteps`, whose
-    `gradient_transformation()` drops extra arguments, it goes around that, not inside.
-
-    Args:
-      inner: the optimizer.
-      max_kl: the limit ≥ 0, in nats per token. May be traced.
-
-    Returns:
-      The transformation. Extra arguments are handed on.
-
-    Raises:
-      ValueError: if inner is no transformation or the limit negative or NaN; and, on update,
-        without `approx_kl` or `first_update`.
-
-    Source: early stopping of epochs as in OpenAI's Spinning Up (Achiam 2018), which lets the
-    update pass that shows the excess.
-
-    >>> tx = stop_on_kl(optax.sgd(1.0), 0.1)
-    >>> state = tx.init(jnp.ones(1))
-    >>> for kl, first in ((0.0, True), (0.2, False), (0.0, False), (0.0, True)):
-    ...     updates, state = tx.update(jnp.ones(1), state, approx_kl=kl, first_update=first)
-    ...     print(updates.item() + 0)
-    -1.0
-    0.0
-    0.0
-    -1.0
-    """
-    inner = _wrapped("stop_on_kl", inner, max_kl)
-
-    def init(params):
-        return StopState(jnp.zeros([], bool), inner.init(params))
-
-    def update(updates, state, params=None, **extra_args):
-        first = _given("stop_on_kl", "first_update", extra_args)
-        within = _given("stop_on_kl", "approx_kl", extra_args) <= max_kl
-        proceed = within & (first | ~state.stopped)
-        updates, kept = _guarded(inner, proceed, updates, state.inner, params, extra_args)
-        return updates, StopState(~proceed, kept)
-
-    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def skip_on_kl(

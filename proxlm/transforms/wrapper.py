@@ -13,7 +13,7 @@ def proximal(
     penalty: base.Penalty,
     learning_rate: optax.ScalarOrSchedule,
     *,
-    metric: preconditioners.Metric | str | None = None,
+    preconditioner: preconditioners.Preconditioner | str | None = None,
     floor: chex.Numeric = 0.0,
     cap: chex.Numeric = jnp.inf,
     every: int = 1,
@@ -21,7 +21,7 @@ def proximal(
 ) -> optax.GradientTransformationExtraArgs:
     """Follows an optimizer with a prox: x ↦ prox_tg(x + u), u the inner update.
 
-    Without a metric t is the learning rate η, and this is `optax.chain(inner, apply_prox(...))`
+    Without a preconditioner t is the learning rate η, and this is `optax.chain(inner, apply_prox(...))`
     that cannot be misordered. After plain SGD it solves min f + g; after a preconditioner it is
     decoupled, as AdamW's decay is, and solves another problem. With the metric of a preconditioner
     that divides by D, u = -η m/D, it solves min f + g: t is η/D, weight by weight.
@@ -47,9 +47,9 @@ def proximal(
       learning_rate: η, the one that inner has: a number, a traced scalar or a schedule, which is
         read at the number of earlier updates. `optax.trace` and its like make steps 1/(1 - μ)
         times as long, and so they should be given; `proximal_sgd` does it for you.
-      metric: how D is read from the state of inner, as in `adam_metric(b2=0.95)`; by name, such as
-        "adam", with Optax's own defaults; None for the decoupled form. The state is found by its
-        type under chains, masks, partitions and wrappers.
+      preconditioner: how D is read from the state of inner, as in `adam_preconditioner(b2=0.95)`; by name,
+        such as "adam", with Optax's own defaults; None for the decoupled form. The state is found by its type
+        under chains, masks, partitions and wrappers.
       floor: least D in units of the rms of D over the leaf; see `penalties.step_sizes`.
       cap: largest t.
       every: apply the prox at each `every`-th update only, with t from the sum of the learning
@@ -60,14 +60,14 @@ def proximal(
       The transformation. Extra arguments go to inner.
 
     Raises:
-      ValueError: on construction, for arguments that are none; on init, if the metric's state is
-        not found or the penalty has no prox in a metric, if inner has a prox already, ends before
+      ValueError: on construction, for arguments that are none; on init, if the preconditioner's state is
+        not found or the penalty has no prox in a diagonal metric, if inner has a prox already, ends before
         a learning rate, or shows another one; on update, without params.
 
     Source: Yun, Lozano & Yang 2021 (ProxGen); Loshchilov & Hutter 2019 (decoupling).
 
     >>> from proxlm import penalties
-    >>> tx = proximal(optax.adam(0.5), penalties.l1(1.0), 0.5, metric="adam")
+    >>> tx = proximal(optax.adam(0.5), penalties.l1(1.0), 0.5, preconditioner="adam")
     >>> x = jnp.array([3.0, 0.5])
     >>> updates, state = tx.update(jnp.array([2.0, 4.0]), tx.init(x), x)
     >>> optax.apply_updates(x, updates).round(4).tolist()
@@ -76,9 +76,9 @@ def proximal(
     _arguments.require_step("proximal", penalty, learning_rate, every)
     _validation.require_nonnegative("proximal", "floor", floor)
     _validation.require_positive("proximal", "cap", cap)
-    metric = _metric_of(metric)
+    read = _preconditioner_of(preconditioner)
     rule = _proximal.Rule(
-        "proximal", penalty, learning_rate, False, metric, floor, cap, every=every, anchored=anchored
+        "proximal", penalty, learning_rate, False, read, floor, cap, every=every, anchored=anchored
     )
 
     def require(inner_state):
@@ -88,12 +88,12 @@ def proximal(
     return _proximal.follow(inner, rule, require)
 
 
-def _metric_of(metric):
-    if isinstance(metric, str) and metric in _states.METRICS:
-        return _states.METRICS[metric]()
-    if metric is None or isinstance(metric, preconditioners.Metric):
-        return metric
+def _preconditioner_of(given):
+    if isinstance(given, str) and given in _states.PRECONDITIONERS:
+        return _states.PRECONDITIONERS[given]()
+    if given is None or isinstance(given, preconditioners.Preconditioner):
+        return given
     raise ValueError(
-        f"proximal: metric must be a Metric, as adam_metric() makes one, None, or one of "
-        f"{', '.join(_states.METRICS)}; got {metric!r}."
+        "proximal: preconditioner must be a Preconditioner, as adam_preconditioner() makes one, None, or one "
+        f"of {', '.join(_states.PRECONDITIONERS)}; got {given!r}."
     )

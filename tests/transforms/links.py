@@ -12,7 +12,7 @@ from proxlm import penalties, transforms
 
 _l1 = penalties.l1(0.3)
 _rows = penalties.group_lasso(0.2, axis=-1)
-_KL = {"approx_kl": 0.05, "first_update": True}
+_KL = {"approx_kl": 0.05}
 
 
 class Link(NamedTuple):
@@ -45,7 +45,9 @@ LINKS = {
     ),
     "proximal": Link(lambda rate: transforms.proximal(optax.sgd(rate), _rows, rate, anchored=True, every=2)),
     "proximal metric": Link(
-        lambda rate: transforms.proximal(optax.rmsprop(rate), _l1, rate, metric="rmsprop", floor=0.1, cap=5.0)
+        lambda rate: transforms.proximal(
+            optax.rmsprop(rate), _l1, rate, preconditioner="rmsprop", floor=0.1, cap=5.0
+        )
     ),
     "proximal_sgd": Link(lambda rate: transforms.proximal_sgd(rate, _l1, 0.9, nesterov=True)),
     "proximal_adam": Link(lambda rate: transforms.proximal_adam(rate, _l1)),
@@ -92,15 +94,12 @@ LINKS = {
         variant=True,
     ),
     "freeze_zeros": Link(_after_sgd(lambda rate: transforms.freeze_zeros(1))),
-    "heal": Link(_after_sgd(lambda rate: transforms.heal(transforms.apply_prox(_l1, rate), 2)), variant=True),
+    "debias": Link(
+        _after_sgd(lambda rate: transforms.debias(transforms.apply_prox(_l1, rate), 2)), variant=True
+    ),
     "project": Link(
         _after_sgd(lambda rate: transforms.project(penalties.box(-0.5, 0.5))), moves_at_zero=True
     ),
-    "stop_on_kl": Link(lambda rate: transforms.stop_on_kl(transforms.proximal_sgd(rate, _l1), 0.1), _KL),
-    "skip_on_kl": Link(
-        lambda rate: transforms.skip_on_kl(transforms.proximal_sgd(rate, _l1), 0.1),
-        _KL,
-        variant=True,
-    ),
+    "skip_on_kl": Link(lambda rate: transforms.skip_on_kl(transforms.proximal_sgd(rate, _l1), 0.1), _KL),
     "scale_by_kl": Link(_after_sgd(lambda rate: transforms.scale_by_kl(0.1)), _KL, needs_params=False),
 }

@@ -33,9 +33,9 @@ KEEP = {
     "every fourth": optax.chain(SGD, transforms.apply_prox(penalties.l1(0.01), RATE, every=4)),
     "a ramp": optax.chain(ADAM, transforms.prune_to(transforms.cubic_sparsity(0.5, 0, 6))),
     "groups": optax.chain(ADAM, transforms.prune_to(0.5, grouping.axes(0), every=3)),
-    "healed": optax.chain(ADAM, transforms.heal(PROX, 8)),
+    "healed": optax.chain(ADAM, transforms.debias(PROX, 8)),
     "frozen": optax.chain(ADAM, PROX, transforms.freeze_zeros(8)),
-    "guarded": transforms.stop_on_kl(optax.chain(ADAM, PROX), 0.1),
+    "guarded": transforms.skip_on_kl(optax.chain(ADAM, PROX), 0.1),
 }
 LOSE = {
     "a learning rate": (optax.chain(optax.scale_by_adam(), PROX, optax.scale(-RATE)), "link 2 of"),

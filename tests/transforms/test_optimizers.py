@@ -57,7 +57,9 @@ ENDS = {
     "nadam": lambda rate, lipschitz: transforms.proximal_adam(rate, l1(), nesterov=True),
     # A floor that binds most weights: without shorter steps the strength would come out less.
     "floor": lambda rate, lipschitz: transforms.proximal_adam(rate, l1(), floor=2.0),
-    "amsgrad": lambda rate, lipschitz: transforms.proximal(optax.amsgrad(rate), l1(), rate, metric="amsgrad"),
+    "amsgrad": lambda rate, lipschitz: transforms.proximal(
+        optax.amsgrad(rate), l1(), rate, preconditioner="amsgrad"
+    ),
     "sgd": lambda rate, lipschitz: transforms.proximal_sgd(1 / lipschitz, l1()),
     "momentum": lambda rate, lipschitz: transforms.proximal_sgd(0.2 / lipschitz, l1(), 0.9),
     "nesterov": lambda rate, lipschitz: transforms.proximal_sgd(0.2 / lipschitz, l1(), 0.9, nesterov=True),

@@ -267,7 +267,7 @@ def test_a_zero_in_a_live_group_is_free():
 def test_healing_is_the_prox_and_then_the_base_on_what_is_left(variant):
     prox = transforms.apply_prox(penalties.l1(0.5), 0.5)
     gradients, start = normal(0, (6, 30)), normal(1, (30,))
-    tx = optax.chain(optax.sgd(0.5), transforms.heal(prox, 3))
+    tx = optax.chain(optax.sgd(0.5), transforms.debias(prox, 3))
     path, state = variant(lambda start: walk(tx, start, gradients))(start)
     expected, _ = walk(optax.chain(optax.sgd(0.5), prox), start, gradients[:3])
     np.testing.assert_allclose(jnp.stack(path[:3]), jnp.stack(expected), atol=1e-6)
@@ -286,13 +286,13 @@ def test_healing_is_a_strength_that_falls_to_zero_and_frozen_zeros():
     make = lambda strength: transforms.apply_prox(penalties.l1(strength), 0.3)
     fall = lambda count: jnp.where(count < 2, 1.5, 0.0)
     apart = optax.chain(base, transforms.scheduled(make, fall), transforms.freeze_zeros(2))
-    together = optax.chain(base, transforms.heal(make(1.5), 2))
+    together = optax.chain(base, transforms.debias(make(1.5), 2))
     one, other = (walk(tx, tree(9), gradients)[0] for tx in (apart, together))
     assert_same_bits(one, other)
     assert any(jnp.any(leaf == 0) for leaf in jax.tree.leaves(one[-1]))
 
 
-@pytest.mark.parametrize("tx", [transforms.heal(optax.identity(), 1), transforms.freeze_zeros(1)])
+@pytest.mark.parametrize("tx", [transforms.debias(optax.identity(), 1), transforms.freeze_zeros(1)])
 def test_healing_emits_in_the_dtype_of_the_params(tx):
     params = jnp.array([1.0, 0.0], jnp.bfloat16)
     state = tx.init(params)
@@ -304,8 +304,8 @@ def test_healing_emits_in_the_dtype_of_the_params(tx):
 
 def test_healing_refuses_what_makes_no_sense():
     with pytest.raises(ValueError, match=r"link must be an optax.GradientTransformation"):
-        transforms.heal(penalties.l1(1.0), 3)
-    for make in (transforms.freeze_zeros, lambda s, *o: transforms.heal(optax.identity(), s, *o)):
+        transforms.debias(penalties.l1(1.0), 3)
+    for make in (transforms.freeze_zeros, lambda s, *o: transforms.debias(optax.identity(), s, *o)):
         for start in (-1, 0.5, None):
             with pytest.raises(ValueError, match=r"start must be an integer ≥ 0"):
                 make(start)
@@ -318,7 +318,7 @@ def test_healing_refuses_what_makes_no_sense():
     [
         transforms.prune_to(0.5),
         transforms.freeze_zeros(),
-        transforms.heal(optax.identity(), 1),
+        transforms.debias(optax.identity(), 1),
         transforms.project(penalties.box(0.0, 1.0)),
     ],
 )
@@ -359,10 +359,10 @@ def test_snapping_repairs_what_adding_an_update_misses(name, dtype, variant):
     missed = optax.apply_updates(start, updates)
     exact = constraint.prox(missed, 1.0)
     assert jnp.any(missed != exact)
-    snap = variant(lambda x: transforms.snap(x, constraint))
-    snapped = snap(missed)
+    project_exactly = variant(lambda x: transforms.project_exactly(x, constraint))
+    snapped = project_exactly(missed)
     np.testing.assert_array_equal(snapped, exact)
-    np.testing.assert_array_equal(snap(snapped), snapped)
+    np.testing.assert_array_equal(project_exactly(snapped), snapped)
     allowed = jnp.array(LEVELS, jnp.float32).astype(dtype)
     if name == "levels":
         assert set(np.unique(snapped)) == set(np.array(allowed))
@@ -395,7 +395,7 @@ def test_applying_takes_a_step_for_each_weight():
 
 def test_only_a_penalty_can_be_snapped_to():
     for use in (
-        lambda p: transforms.snap(jnp.ones(1), p),
+        lambda p: transforms.project_exactly(jnp.ones(1), p),
         transforms.project,
         lambda p: transforms.apply_prox_updates(jnp.ones(1), jnp.ones(1), p),
     ):

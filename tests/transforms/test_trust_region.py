@@ -17,13 +17,12 @@ CHAIN = optax.chain(optax.adam(0.1), PROX)
 NAN = float("nan")
 
 
-def walk(tx, kls, firsts=None, size=5):
+def walk(tx, kls, size=5):
     """Updates with the given KLs; gives params and states after each."""
     params, path = normal(0, (size,)), []
     state = tx.init(params)
     for i, kl in enumerate(kls):
-        extra = {} if firsts is None else {"first_update": firsts[i]}
-        updates, state = tx.update(normal(i, (size,)), state, params, approx_kl=kl, **extra)
+        updates, state = tx.update(normal(i, (size,)), state, params, approx_kl=kl)
         params = optax.apply_updates(params, updates)
         path.append((params, state))
     return path
@@ -46,17 +45,7 @@ def close(one, other, atol=0.0):
 
 
 KLS = jnp.array([0.0, 0.1, 0.11, 0.0, 0.3, 0.0, NAN, 0.0])
-FIRSTS = jnp.array([True, False, False, False, True, False, True, True])
-STOPPED = [True, True, False, False, False, False, False, True]
 SKIPPED = [True, True, False, True, False, True, False, True]
-
-
-def test_a_stop_lasts_until_the_next_iteration(variant):
-    tx = transforms.stop_on_kl(CHAIN, 0.1)
-    path = variant(lambda kls: walk(tx, kls, FIRSTS))(KLS)
-    for (params, state), (expected, inner), kept in zip(path, followed(STOPPED), STOPPED, strict=True):
-        close((params, state.inner), (expected, inner), atol=1e-6)
-        assert state.stopped != kept
 
 
 def test_a_skip_lasts_for_one_minibatch(variant):
@@ -67,13 +56,12 @@ def test_a_skip_lasts_for_one_minibatch(variant):
     assert [int(state.skipped) for _, state in path] == np.cumsum(np.invert(SKIPPED)).tolist()
 
 
-@pytest.mark.parametrize("make", [transforms.stop_on_kl, transforms.skip_on_kl])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_dropped_update_is_zero_in_its_own_dtype_and_changes_no_bit_of_the_state(make, dtype):
+def test_a_dropped_update_is_zero_in_its_own_dtype_and_changes_no_bit_of_the_state(dtype):
     params = normal(0, (5,)).astype(dtype)
-    tx = make(CHAIN, 0.1)
+    tx = transforms.skip_on_kl(CHAIN, 0.1)
     state = tx.init(params)
-    give = lambda kl, state: tx.update(params, state, params, approx_kl=kl, first_update=False)
+    give = lambda kl, state: tx.update(params, state, params, approx_kl=kl)
     kept, state = give(0.0, state)
     dropped, after = give(0.2, state)
     assert kept.dtype == dropped.dtype == dtype
@@ -81,27 +69,23 @@ def test_a_dropped_update_is_zero_in_its_own_dtype_and_changes_no_bit_of_the_sta
     table_actor.assert_equal(after.inner, state.inner)
 
 
-@pytest.mark.parametrize("make", [transforms.stop_on_kl, transforms.skip_on_kl])
-def test_zeros_of_the_prox_outlive_a_dropped_update(make):
-    path = walk(make(CHAIN, 0.1), [0.0, 0.0, 0.2, NAN], [True, False, False, True], size=200)
+def test_zeros_of_the_prox_outlive_a_dropped_update():
+    path = walk(transforms.skip_on_kl(CHAIN, 0.1), [0.0, 0.0, 0.2, NAN], size=200)
     zeros = [params == 0 for params, _ in path]
     assert 2 < jnp.sum(zeros[1]) < 100
     np.testing.assert_array_equal(zeros[2], zeros[1])
     np.testing.assert_array_equal(zeros[3], zeros[1])
 
 
-def test_guards_hand_the_extra_arguments_on():
-    inner = transforms.scale_by_kl(0.1)
-    for make in (transforms.stop_on_kl, transforms.skip_on_kl):
-        tx = make(inner, 1.0)
-        state = tx.init(jnp.ones(1))
-        updates, _ = tx.update(jnp.ones(1), state, approx_kl=0.4, first_update=True)
-        np.testing.assert_allclose(updates, 0.25)
+def test_a_guard_hands_the_extra_arguments_on():
+    tx = transforms.skip_on_kl(transforms.scale_by_kl(0.1), 1.0)
+    updates, _ = tx.update(jnp.ones(1), tx.init(jnp.ones(1)), approx_kl=0.4)
+    np.testing.assert_allclose(updates, 0.25)
 
 
 def test_many_limits_at_once_are_the_loop():
     limits = jnp.array([0.0, 0.1, 1.0])
-    run = lambda limit: walk(transforms.stop_on_kl(CHAIN, limit), KLS, FIRSTS)[-1]
+    run = lambda limit: walk(transforms.skip_on_kl(CHAIN, limit), KLS)[-1]
     swept = jax.vmap(run)(limits)
     for i, limit in enumerate(limits):
         close(jax.tree.map(lambda leaf: leaf[i], swept), run(limit), atol=1e-6)  # noqa: B023
@@ -138,7 +122,6 @@ ACTOR = table_actor.make(3, 3, 0)
 PARAMS = table_actor.params(0, 3, 3)
 PROMPTS = lambda key: lm.Prompts(jnp.zeros((8, 2), jnp.int32))
 SETTINGS = {"num_epochs": 4, "num_minibatches": 2}
-LIMIT = 0.006
 ADAM = optax.adam(0.05)
 
 
@@ -155,16 +138,6 @@ def iterations(tx, **overrides):
         state, metrics = step(state, jax.random.key(seed))
         path.append((state, metrics))
     return path
-
-
-def test_a_stop_is_what_the_config_of_ppo_stops():
-    own, link = iterations(ADAM, max_kl=LIMIT), iterations(transforms.stop_on_kl(ADAM, LIMIT))
-    for (one, metrics), (other, _) in zip(own, link, strict=True):
-        table_actor.assert_close(other.params, one.params, atol=1e-6)
-        table_actor.assert_close(other.opt_state.inner, one.opt_state, atol=1e-6)
-        assert 1 < metrics.num_updates < 8  # it went on, and stopped
-    done = [int(metrics.num_updates) for _, metrics in own]
-    assert [int(state.opt_state.inner[0].count) for state, _ in link] == np.cumsum(done).tolist()
 
 
 def test_ppo_says_which_update_is_the_first():
@@ -186,15 +159,14 @@ def test_scaling_keeps_the_policy_nearer():
 # Bad input
 
 
-@pytest.mark.parametrize("make", [transforms.stop_on_kl, transforms.skip_on_kl])
-def test_guards_refuse_what_makes_no_sense(make):
+def test_a_guard_refuses_what_makes_no_sense():
     with pytest.raises(ValueError, match=r"inner must be an optax.GradientTransformation, got 0.1"):
-        make(0.1, 0.1)
+        transforms.skip_on_kl(0.1, 0.1)
     for limit in (-0.1, NAN, None):
         with pytest.raises(ValueError, match=r"max_kl must be"):
-            make(CHAIN, limit)
+            transforms.skip_on_kl(CHAIN, limit)
     with pytest.raises(ValueError, match=r"max_kl must be one number, got shape \(2,\)"):
-        make(CHAIN, jnp.ones(2))
+        transforms.skip_on_kl(CHAIN, jnp.ones(2))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +188,6 @@ def test_scaling_refuses_what_makes_no_sense(bad, words):
 @pytest.mark.parametrize(
     "tx",
     [
-        transforms.stop_on_kl(CHAIN, 0.1),
         transforms.skip_on_kl(CHAIN, 0.1),
         transforms.scale_by_kl(0.1),
     ],
@@ -224,10 +195,4 @@ def test_scaling_refuses_what_makes_no_sense(bad, words):
 def test_a_kl_that_was_not_given_is_asked_for(tx):
     params = jnp.ones(2)
     with pytest.raises(ValueError, match=r"update was not given approx_kl.*approx_kl=\.\.\."):
-        tx.update(params, tx.init(params), params, first_update=True)
-
-
-def test_a_stop_asks_for_the_beginning_of_iterations():
-    params, tx = jnp.ones(2), transforms.stop_on_kl(CHAIN, 0.1)
-    with pytest.raises(ValueError, match=r"update was not given first_update"):
-        tx.update(params, tx.init(params), params, approx_kl=0.0)
+        tx.update(params, tx.init(params), params)

@@ -17,7 +17,7 @@ def project(constraint: base.Penalty, *, every: int = 1) -> optax.GradientTransf
 
     `optax.apply_updates` then computes p + (P - p), which is P where P = 0, and elsewhere up to
     rounding: zeros, groups and rank hold exactly, other bounds and levels to half a unit in the
-    last place. `snap` puts params on them exactly.
+    last place. `project_exactly` puts params on them exactly.
 
     Args:
       constraint: a set, such as `box`, `top_k`, `rank_ball` or `simplex`.
@@ -42,13 +42,13 @@ def project(constraint: base.Penalty, *, every: int = 1) -> optax.GradientTransf
     return steps.apply_prox(constraint, 1.0, every=every)
 
 
-def snap(params: chex.ArrayTree, penalty: base.Penalty) -> chex.ArrayTree:
+def project_exactly(params: chex.ArrayTree, penalty: base.Penalty) -> chex.ArrayTree:
     """Puts params on a set, such as levels, exactly: P(params), rounded to their dtype once.
 
-    For use after `optax.apply_updates`, and by what applies updates on its own, such as Flax's
-    TrainState: no update u makes p + u = 0.73 in float32 from p = 5. Snapping twice is snapping
-    once, bit for bit, for `box`, `levels` and all sets whose projection is. In bfloat16 a bound
-    that is no bfloat16 number is missed by its rounding, once for all.
+    For use after `optax.apply_updates`, and by what applies updates on its own, such as Flax's TrainState: no
+    update u makes p + u = 0.73 in float32 from p = 5. To do it twice is to do it once, bit for bit, for `box`,
+    `quantization_grid` and all sets of whose projection this holds. In bfloat16 a bound that is no bfloat16
+    number is missed by its rounding, once for all.
 
     Args:
       params: a tree of arrays.
@@ -61,11 +61,11 @@ def snap(params: chex.ArrayTree, penalty: base.Penalty) -> chex.ArrayTree:
       ValueError: if `penalty` is not a Penalty.
 
     >>> from proxlm import penalties
-    >>> snap({"w": jnp.array([0.74, -3.0])}, penalties.quantization_grid([-1.0, 0.0, 1.0]))["w"].tolist()
+    >>> project_exactly(jnp.array([0.74, -3.0]), penalties.quantization_grid([-1.0, 0.0, 1.0])).tolist()
     [1.0, -1.0]
     """
-    base.require_penalty("snap: penalty", penalty)
-    moved = penalty.prox(_trees.widen("snap", params), 1.0)
+    base.require_penalty("project_exactly: penalty", penalty)
+    moved = penalty.prox(_trees.widen("project_exactly", params), 1.0)
     return jax.tree.map(_rounded, moved, params)
 
 

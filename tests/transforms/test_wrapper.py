@@ -1,4 +1,4 @@
-"""A prox around an optimizer: its metric, exact zeros, wrappers around and inside, and misuse."""
+"""A prox around an optimizer: its preconditioner, exact zeros, wrappers around and inside, and misuse."""
 
 import jax
 import jax.numpy as jnp
@@ -44,17 +44,17 @@ PRECONDITIONED = {
     "adam": (optax.adam(RATE), "adam", first_moment(0.9)),
     "adam, other": (
         optax.adam(RATE, b2=0.9, eps=0.1, eps_root=0.2),
-        transforms.adam_metric(0.9, 0.1, 0.2),
+        transforms.adam_preconditioner(0.9, 0.1, 0.2),
         first_moment(0.9),
     ),
-    "yogi": (optax.yogi(RATE), transforms.adam_metric(eps=1e-3), first_moment(0.9)),
+    "yogi": (optax.yogi(RATE), transforms.adam_preconditioner(eps=1e-3), first_moment(0.9)),
     "adamax": (optax.adamax(RATE), "adamax", first_moment(0.9)),
     "amsgrad": (optax.amsgrad(RATE), "amsgrad", first_moment(0.9)),
     "adabelief": (optax.adabelief(RATE), "adabelief", first_moment(0.9)),
     "rmsprop": (optax.rmsprop(RATE), "rmsprop", gradient_itself),
     "rmsprop, outside": (
         optax.rmsprop(RATE, 0.8, 0.3, eps_in_sqrt=False, bias_correction=True),
-        transforms.rms_metric(0.8, 0.3, False),
+        transforms.rms_preconditioner(0.8, 0.3, False),
         gradient_itself,
     ),
     "rmsprop, centred": (
@@ -66,7 +66,7 @@ PRECONDITIONED = {
     "adafactor": (optax.adafactor(RATE, min_dim_size_to_factor=2), "adafactor", gradient_itself),
     "adafactor, plain": (
         optax.adafactor(RATE, factored=False, multiply_by_parameter_scale=False, clipping_threshold=0.5),
-        transforms.adafactor_metric(False, 0.5),
+        transforms.adafactor_preconditioner(False, 0.5),
         gradient_itself,
     ),
     "sophia": (SOPHIA, "sophia", first_moment(0.965)),
@@ -75,8 +75,10 @@ PRECONDITIONED = {
 
 @pytest.mark.parametrize("name", PRECONDITIONED)
 def test_the_diagonal_is_what_the_optimizer_divides_by(name):
-    inner, metric, numerator = PRECONDITIONED[name]
-    metric = _states.METRICS[metric]() if isinstance(metric, str) else metric
+    inner, preconditioner, numerator = PRECONDITIONED[name]
+    preconditioner = (
+        _states.PRECONDITIONERS[preconditioner]() if isinstance(preconditioner, str) else preconditioner
+    )
     inner = optax.with_extra_args_support(inner)
     params = tree()
     state = inner.init(params)
@@ -84,16 +86,16 @@ def test_the_diagonal_is_what_the_optimizer_divides_by(name):
         before, gradient = state, tree(seed)
         objective = lambda x: sum(jnp.sum(leaf**4) for leaf in jax.tree.leaves(x))
         updates, state = inner.update(gradient, before, params, obj_fn=objective)
-    divisor = _states.diagonal(metric, before, state, params, gradient)
-    (record,) = _states.find(state, metric.types)
+    divisor = _states.diagonal(preconditioner, before, state, params, gradient)
+    (record,) = _states.find(state, preconditioner.types)
     expected = jax.tree.map(lambda u, d: -u * d / RATE, updates, divisor)
     assert_close(expected, numerator(record, gradient), rtol=2e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop", "adafactor", "sophia", "amsgrad"])
 def test_weights_without_a_gradient_are_marked(name):
-    inner, metric, _ = PRECONDITIONED[name]
-    metric = _states.METRICS[metric]()
+    inner, preconditioner, _ = PRECONDITIONED[name]
+    preconditioner = _states.PRECONDITIONERS[preconditioner]()
     inner = optax.with_extra_args_support(inner)
     params = {"w": normal(0, (5, 4))}
     gradient = {"w": normal(1, (5, 4)).at[2].set(0.0)}
@@ -102,12 +104,12 @@ def test_weights_without_a_gradient_are_marked(name):
     for _ in range(2):
         before = after
         _, after = inner.update(gradient, before, params, obj_fn=objective)
-    marked = _states.diagonal(metric, before, after, params, gradient)["w"] == -1
+    marked = _states.diagonal(preconditioner, before, after, params, gradient)["w"] == -1
     np.testing.assert_array_equal(marked, jnp.zeros((5, 4), bool).at[2].set(True))
 
 
 def test_one_metric_step_by_hand():
-    tx = transforms.proximal(optax.adam(0.5), penalties.l1(1.0), 0.5, metric="adam")
+    tx = transforms.proximal(optax.adam(0.5), penalties.l1(1.0), 0.5, preconditioner="adam")
     params, gradient = jnp.array([3.0, 0.5, -2.0]), jnp.array([2.0, 4.0, -0.5])
     path, state = walk(tx, params, [gradient])
     # D = |gradient|: Adam moves by 0.5, the thresholds are 0.25, 0.125 and 1.
@@ -128,7 +130,7 @@ def test_without_a_metric_it_is_the_chain(penalty):
 
 def test_a_group_is_moved_in_the_metric():
     penalty = penalties.group_lasso(2.0, axis=-1)
-    tx = transforms.proximal(optax.adam(0.1), penalty, 0.1, metric="adam")
+    tx = transforms.proximal(optax.adam(0.1), penalty, 0.1, preconditioner="adam")
     params, gradient = normal(0, (5, 4)), normal(1, (5, 4))
     path, _ = walk(tx, params, [gradient])
     divisor = jnp.abs(gradient) + 1e-8
@@ -196,11 +198,11 @@ def counted(penalty, log):
     return penalty._replace(prox=prox)
 
 
-@pytest.mark.parametrize("metric", [None, "adam"])
-def test_around_multi_steps_the_prox_runs_once_an_emitted_update(metric):
+@pytest.mark.parametrize("preconditioner", [None, "adam"])
+def test_around_multi_steps_the_prox_runs_once_an_emitted_update(preconditioner):
     log = []
     rate = lambda count: 0.1 / (1 + count)
-    follow = lambda inner, penalty: transforms.proximal(inner, penalty, rate, metric=metric)
+    follow = lambda inner, penalty: transforms.proximal(inner, penalty, rate, preconditioner=preconditioner)
     penalty = penalties.l1(0.5)
     tx = follow(optax.MultiSteps(optax.adam(rate), 3), counted(penalty, log))
     gradients = jax.tree.map(lambda *g: jnp.stack(g), *[tree(seed) for seed in range(10, 16)])
@@ -255,7 +257,7 @@ WRAPPED = {
 def test_the_metric_is_found_under_wrappers(name):
     wrap = WRAPPED[name]
     gradients = [tree(seed) for seed in (10, 12)]
-    follow = lambda inner: transforms.proximal(inner, penalties.l1(0.5), RATE, metric="adam")
+    follow = lambda inner: transforms.proximal(inner, penalties.l1(0.5), RATE, preconditioner="adam")
     one, other = (walk(follow(tx), tree(), gradients)[0] for tx in (wrap(optax.adam(RATE)), optax.adam(RATE)))
     assert_close(one, other, atol=1e-5)
     assert any(jnp.any(leaf == 0) for leaf in jax.tree.leaves(other))
@@ -264,7 +266,7 @@ def test_the_metric_is_found_under_wrappers(name):
 def test_each_part_has_its_own_metric_under_partition():
     links = {
         "adam": transforms.proximal_adam(0.1, penalties.l1({"w": 0.5, "b": {"c": 9.0}})),
-        "rms": transforms.proximal(optax.rmsprop(0.1), penalties.l1(0.5), 0.1, metric="rmsprop"),
+        "rms": transforms.proximal(optax.rmsprop(0.1), penalties.l1(0.5), 0.1, preconditioner="rmsprop"),
     }
     tx = optax.partition(links, {"w": "adam", "b": {"c": "rms"}})
     path, _ = walk(tx, tree(), [tree(4)])
@@ -296,7 +298,7 @@ REFUSED = {
         r"holds DualAveragingAdamState: it has a prox already",
     ),
     "a pruning that ends": (
-        optax.chain(optax.sgd(RATE), transforms.heal(transforms.prune_to(0.5), 9)),
+        optax.chain(optax.sgd(RATE), transforms.debias(transforms.prune_to(0.5), 9)),
         r"holds PruneState",
     ),
     "a prox twice": (transforms.proximal_sgd(RATE, penalties.l1()), r"holds ProximalState"),
@@ -330,32 +332,32 @@ def test_learning_rates_that_differ_are_refused():
 def test_the_decoupled_form_alone_fits_matrix_metrics():
     muon = contrib.muon(RATE)
     init(muon)
-    with pytest.raises(ValueError, match=r"MuonState preconditions by matrices.*metric=None"):
-        init(muon, metric="adam")
+    with pytest.raises(ValueError, match=r"MuonState preconditions by matrices.*preconditioner=None"):
+        init(muon, preconditioner="adam")
 
 
 def test_a_metric_that_is_not_there_is_missed():
-    with pytest.raises(ValueError, match=r"adam_metric reads ScaleByAdamState, and inner has Scale"):
-        init(optax.rmsprop(RATE), metric="adam")
-    with pytest.raises(ValueError, match=r"metric must be a Metric.*got 'adm'"):
-        init(optax.adam(RATE), metric="adm")
+    with pytest.raises(ValueError, match=r"adam_preconditioner reads ScaleByAdamState, and inner has Scale"):
+        init(optax.rmsprop(RATE), preconditioner="adam")
+    with pytest.raises(ValueError, match=r"preconditioner must be a Preconditioner.*got 'adm'"):
+        init(optax.adam(RATE), preconditioner="adm")
     tx = transforms.proximal(
         optax.masked(optax.adam(RATE), {"w": True, "b": {"c": False}}),
         penalties.l1(),
         RATE,
-        metric="adam",
+        preconditioner="adam",
     )
-    with pytest.raises(ValueError, match=r"no state has the diagonal of adam_metric at b/c"):
+    with pytest.raises(ValueError, match=r"no state has the diagonal of adam_preconditioner at b/c"):
         tx.update(tree(), tx.init(tree()), tree())
     twice = optax.chain(optax.scale_by_adam(), optax.adam(RATE))
-    tx = transforms.proximal(twice, penalties.l1(), RATE, metric="adam")
+    tx = transforms.proximal(twice, penalties.l1(), RATE, preconditioner="adam")
     with pytest.raises(ValueError, match=r"several states have the diagonal"):
         tx.update(tree(), tx.init(tree()), tree())
 
 
 def test_a_penalty_without_a_metric_says_so_itself_at_init():
     with pytest.raises(ValueError, match=r"nuclear: step_size.*no prox in a diagonal metric"):
-        transforms.proximal(optax.adam(RATE), penalties.nuclear(), RATE, metric="adam").init(
+        transforms.proximal(optax.adam(RATE), penalties.nuclear(), RATE, preconditioner="adam").init(
             {"w": jnp.ones((3, 2))}
         )
 
@@ -363,7 +365,7 @@ def test_a_penalty_without_a_metric_says_so_itself_at_init():
 def test_schedules_where_a_number_is_needed_are_refused():
     for bound in ("floor", "cap"):
         with pytest.raises(ValueError, match=rf"{bound} must be a number.*inject_hyperparams"):
-            init(optax.adam(RATE), metric="adam", **{bound: lambda count: 0.1})
+            init(optax.adam(RATE), preconditioner="adam", **{bound: lambda count: 0.1})
     with pytest.raises(ValueError, match=r"proximal: cap must be > 0"):
         init(optax.adam(RATE), cap=0.0)
 
