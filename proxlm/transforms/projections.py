@@ -46,7 +46,7 @@ def project_exactly(params: chex.ArrayTree, penalty: base.Penalty) -> chex.Array
     """Puts params on a set, such as levels, exactly: P(params), rounded to their dtype once.
 
     For use after `optax.apply_updates`, and by what applies updates on its own, such as Flax's TrainState: no
-    update u makes p + u = 0.73 in float32 from p = 5. To do it twice is to do it once, bit for bit, for `box`,
+    update u makes p + u = 0.73 in float32 from p = 5. Twice is once, bit for bit, for `box`,
     `quantization_grid` and all sets of whose projection this holds. In bfloat16 a bound that is no bfloat16
     number is missed by its rounding, once for all.
 
