@@ -3,7 +3,9 @@
     function: argument must be <what was expected>, got <what was given>. <remedy>
 
 Shapes and dtypes are static and always checked. The value of a number is checked only when it is known,
-so that hyper-parameters may be traced by `jit`, `vmap` and `grad`. This module imports nothing of proxlm.
+so that hyper-parameters may be traced by `jit`, `vmap` and `grad`. `at_least`, `positive` and `within` take
+one number or array, and let None pass; `tree_at_least` and `tree_positive` take a tree of these, as strengths
+and step sizes may be, and refuse None. This module imports nothing of proxlm.
 """
 
 import operator
@@ -13,6 +15,18 @@ import jax
 import numpy as np
 
 NUMBERS = (int, float, np.number, np.ndarray, jax.Array)
+SCHEDULES = "A schedule goes through optax.inject_hyperparams around the function that builds this."
+
+
+class Verbatim(str):
+    """What was given, in words: `invalid` writes it without quotation marks.
+
+    >>> Verbatim("shape (2,)")
+    shape (2,)
+    """
+
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 def is_known(number: Any) -> bool:
@@ -115,9 +129,76 @@ def one_of(names: Any, function: str = "", remedy: str = "", **choices: Any) -> 
             raise invalid(argument, choice, f"one of {', '.join(map(repr, names))}", remedy, function)
 
 
+def known(function: str, argument: str, tree: Any) -> list[np.ndarray]:
+    """Lists the numbers of a tree whose value is known now; ValueError for a leaf that is not numeric.
+
+    >>> known("l1", "strength", {"w": 2.0, "b": 0.5})
+    [array(0.5), array(2.)]
+    """
+    return [number for _, number in _labelled(argument, tree, function)]
+
+
+def tree_at_least(bound: float, function: str = "", remedy: str = "", **trees: Any) -> None:
+    """Raises ValueError unless a tree holds numbers, of which those that are known are ≥ `bound`.
+
+    >>> tree_at_least(0, "l1", strength={"w": 1.0, "b": np.array([0.5, -1.0])})
+    Traceback (most recent call last):
+        ...
+    ValueError: l1: strength at b must be a number ≥ 0, got -1.0 at index (1,).
+    """
+    _require_trees(trees, lambda x: x >= bound, f"a number ≥ {bound}", remedy, function)
+
+
+def tree_positive(function: str = "", remedy: str = "", **trees: Any) -> None:
+    """Raises ValueError unless a tree holds numbers, of which those that are known are > 0.
+
+    >>> tree_positive("l2_ball", radius=0.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: l2_ball: radius must be a number > 0, got 0.0.
+    """
+    _require_trees(trees, lambda x: x > 0, "a number > 0", remedy, function)
+
+
+def _is_integer(number):
+    try:
+        return operator.index(number) is not None and not isinstance(number, bool | np.bool_)
+    except TypeError:
+        return False
+
+
 def _require(argument, number, holds, expected, remedy, function):
     if not is_known(number):
         return
     # Written so that NaN, which compares as False, is refused too.
     if not isinstance(number, NUMBERS) or not np.all(holds(np.asarray(number))):
         raise invalid(argument, number, expected, remedy, function)
+
+
+def _require_trees(trees, holds, expected, remedy, function):
+    for argument, tree in trees.items():
+        for label, number in _labelled(argument, tree, function):
+            refused = np.argwhere(~holds(number))
+            if len(refused):
+                index = tuple(map(int, refused[0]))
+                place = f" at index {index}" if index else ""
+                raise invalid(label, Verbatim(f"{number[index]}{place}"), expected, remedy, function)
+
+
+def _labelled(argument, tree, function):
+    """Lists (argument and path, number) for the leaves whose value is known."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: node is None)
+    if not leaves:
+        raise invalid(argument, tree, "a number, an array or a tree of these", "", function)
+    found = []
+    for path, leaf in leaves:
+        at = jax.tree_util.keystr(path, simple=True, separator="/")
+        label = f"{argument} at {at}" if path else argument
+        if leaf is None and path:
+            continue
+        if isinstance(leaf, jax.core.Tracer):
+            continue
+        if not isinstance(leaf, NUMBERS) or np.iscomplexobj(leaf) or np.asarray(leaf).dtype == object:
+            raise invalid(label, leaf, "a number, an array or a tree of these", SCHEDULES, function)
+        found.append((label, np.asarray(leaf)))
+    return found

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 import chex
 import jax
 
-from proxlm.penalties import _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _trees, base
 
 
 def constraint(
@@ -47,7 +48,7 @@ def constraint(
     [-1.0, 0.0]
     """
     if tolerance is not None:
-        _validation.require_nonnegative(name, "tolerance", tolerance)
+        _validation.tree_at_least(0, name, tolerance=tolerance)
 
     def inside(leaf, tolerance, **given):
         return base.indicator(violation(leaf, **given) if leaf.size else 0 * tolerance, tolerance)
@@ -61,4 +62,5 @@ def constraint(
         return base.leafwise(name, inside, move, extended).value(x)
 
     carried = base.leafwise(name, inside, move, parameters, step_slot, residual)
-    return carried._replace(value=value)
+    given = {key: numbers for key, (numbers, _) in parameters.items()}
+    return carried._replace(value=value).described(name, **given, tolerance=tolerance)

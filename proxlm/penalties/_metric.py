@@ -4,7 +4,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _trees, _validation
+from proxlm import _validation
+from proxlm.penalties import _trees
 
 
 def step_sizes(
@@ -46,10 +47,10 @@ def step_sizes(
     >>> step_sizes(0.5, jnp.array([2.0, 4.0])).tolist()
     [0.25, 0.125]
     """
-    _validation.require_nonnegative("step_sizes", "learning_rate", learning_rate)
-    _validation.require_nonnegative("step_sizes", "diagonal", diagonal)
-    _validation.require_nonnegative("step_sizes", "floor", floor)
-    _validation.require_positive("step_sizes", "cap", cap)
+    _validation.tree_at_least(0, "step_sizes", learning_rate=learning_rate)
+    _validation.tree_at_least(0, "step_sizes", diagonal=diagonal)
+    _validation.tree_at_least(0, "step_sizes", floor=floor)
+    _validation.tree_positive("step_sizes", cap=cap)
 
     def leaf_sizes(d):
         # In units of the largest entry, whose square may be out of range.

@@ -8,6 +8,16 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from proxlm import _validation
+
+METRIC_REMEDY = (
+    "This penalty has no prox in a diagonal metric: give one number, as the decoupled form "
+    "does, or take a penalty that allows it, such as l1 or group_lasso."
+)
+LEAVE_OUT = (
+    "leave this leaf out with penalties.masked; to freeze it, use optax.partition with optax.set_to_zero."
+)
+
 Path = tuple[Any, ...]
 Shape = tuple[int, ...]
 Axes = tuple[int, ...] | None
@@ -24,9 +34,9 @@ def widen(name: str, x: chex.ArrayTree) -> chex.ArrayTree:
     def widen_leaf(path, leaf):
         leaf = jnp.asarray(leaf)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(
-                f"{name}: expected real floating-point arrays, got {leaf.dtype} at {place(path)}. "
-                "Cast it, or leave it out with optax.masked."
+            expected = "a real floating-point array"
+            raise _validation.invalid(
+                label("x", path), leaf.dtype, expected, f"Cast it, or {LEAVE_OUT}", name
             )
         return leaf.astype(jnp.float32) if jnp.finfo(leaf.dtype).bits < 32 else leaf
 
@@ -62,7 +72,7 @@ def one_number(path: Path, leaf: jax.Array) -> Shape:
     return ()
 
 
-def axes_of(name: str, axis: int | Sequence[int] | None) -> Axes:
+def axes_of(name: str, axis: int | Sequence[int] | None, argument: str = "axis") -> Axes:
     """Gives an axis argument as a tuple, None for all axes; ValueError unless made of integers.
 
     >>> axes_of("l2_ball", -1), axes_of("l2_ball", None)
@@ -72,7 +82,7 @@ def axes_of(name: str, axis: int | Sequence[int] | None) -> Axes:
         return None
     axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     if not all(hasattr(i, "__index__") for i in axes):
-        raise ValueError(f"{name}: axis must be an integer, a tuple of integers or None, got {axis!r}.")
+        raise _validation.invalid(argument, axis, "an integer, a tuple of integers or None", "", name)
     return tuple(operator.index(i) for i in axes)
 
 
@@ -92,10 +102,8 @@ def inside(name: str, axes: Axes, leaf: jax.Array, path: Path = ()) -> tuple[int
     counted = tuple(i + leaf.ndim if i < 0 else i for i in axes)
     if len(set(counted)) == len(counted) and all(0 <= i < leaf.ndim for i in counted):
         return counted
-    raise ValueError(
-        f"{name}: axis {axes} does not name different axes of the leaf of shape {leaf.shape} "
-        f"at {place(path)}. Choose others, or leave this leaf out with optax.masked."
-    )
+    expected = f"different axes of the leaf of shape {leaf.shape} at {place(path)}"
+    raise _validation.invalid("axis", axes, expected, f"Choose others, or {LEAVE_OUT}", name)
 
 
 def per_group(name: str, axes: Axes) -> Slot:
@@ -130,10 +138,9 @@ def spread(
     paired = pair(name, argument, numbers, x)
     for (path, _), given, shape in zip(leaves, paired, slots, strict=True):
         if not _fits(jnp.shape(given), shape):
-            raise ValueError(
-                f"{name}: {argument} of shape {jnp.shape(given)} at {place(path)} does not "
-                f"broadcast to {shape}. {_remedy(argument, shape)}"
-            )
+            shown = _validation.Verbatim(f"shape {jnp.shape(given)}")
+            expected = f"of a shape that broadcasts to {shape}" if shape else "one number"
+            raise _validation.invalid(label(argument, path), shown, expected, _remedy(argument, shape), name)
     return [jnp.asarray(n, leaf.dtype) for n, (_, leaf) in zip(paired, leaves, strict=True)]
 
 
@@ -175,9 +182,8 @@ def pair(name: str, argument: str, tree: chex.ArrayTree, x: chex.ArrayTree) -> S
     extra = [path for path in given if path not in wanted and not over_hole(path)]
     for problem, paths in (("nothing", missing), ("a leaf unknown to x", extra)):
         if paths:
-            raise ValueError(
-                f"{name}: {argument} has {problem} at {place(paths[0])}. Give it the structure of x."
-            )
+            shown = _validation.Verbatim(f"{problem} at {place(paths[0])}")
+            raise _validation.invalid(argument, shown, "a tree like x", "Give it the structure of x.", name)
     return [given[path] for path in wanted]
 
 
@@ -188,6 +194,15 @@ def place(path: Path) -> str:
     'the root'
     """
     return jax.tree_util.keystr(path, simple=True, separator="/") or "the root"
+
+
+def label(argument: str, path: Path) -> str:
+    """Writes an argument with the place of a leaf in it, for a message.
+
+    >>> label("x", ()), label("x", (jax.tree_util.DictKey("w"),))
+    ('x', 'x at w')
+    """
+    return f"{argument} at {place(path)}" if path else argument
 
 
 def is_hole(node: Any) -> bool:
@@ -202,12 +217,7 @@ def is_hole(node: Any) -> bool:
 def _remedy(argument, shape):
     if shape:
         return "Give one number, or an array of that rank."
-    if argument != "step_size":
-        return "Give one number."
-    return (
-        "This penalty has no prox in a diagonal metric: give one number, as the decoupled form "
-        "does, or take a penalty that allows it, such as l1 or group_lasso."
-    )
+    return METRIC_REMEDY if argument == "step_size" else ""
 
 
 def _fits(given, shape):

@@ -1,23 +1,63 @@
-"""What a penalty is, and how one on a single array is carried over a tree of arrays."""
+"""The `Penalty`, and how a penalty on one array is carried over a tree of arrays."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from proxlm.penalties import _trees, _validation
+from proxlm import _validation
+from proxlm.penalties import _description, _trees
+
+__all__ = ["Penalty", "Prox", "Residual", "Strength", "Value"]
 
 # How far outside a set counts as inside, by default.
 TOLERANCE, HALF_TOLERANCE = 1e-5, 1e-2
 
+# A number, an array or a tree of these: strengths, radii, bounds and step sizes. May be traced.
+Strength: TypeAlias = float | jax.Array | np.ndarray | Mapping[Any, Any] | tuple[Any, ...] | list[Any]
 
-class Penalty(NamedTuple):
+Tree = TypeVar("Tree")
+
+
+class Value(Protocol):
+    """The type of x ↦ g(x)."""
+
+    def __call__(self, x: Any, /) -> jax.Array:
+        """Returns g(x)."""
+        ...
+
+
+class Prox(Protocol):
+    """The type of (x, step_size) ↦ a tree like x."""
+
+    def __call__(self, x: Tree, step_size: Strength, /) -> Tree:
+        """Returns the minimiser of g(z) + |z - x|²/2t."""
+        ...
+
+
+class Residual(Protocol):
+    """The type of (x, v) ↦ a tree like x."""
+
+    def __call__(self, x: Tree, v: Tree, /) -> Tree:
+        """Returns v less its projection on the subdifferential at x."""
+        ...
+
+
+class _Functions(NamedTuple):
+    value: Value
+    prox: Prox
+    residual: Residual | None = None
+
+
+class Penalty(_Functions):
     """A function g on weights, next to its proximal operator.
 
     The members are pure and take one array or a tree of arrays. The record itself cannot be
-    called, so that `optax.inject_hyperparams` does not mistake it for a schedule.
+    called, so that `optax.inject_hyperparams` does not mistake it for a schedule. A penalty made
+    by a function of `proxlm.penalties` prints as the call that made it.
 
     Attributes:
       value: x ↦ g(x), a scalar in at least float32; +inf outside a set.
@@ -26,18 +66,29 @@ class Penalty(NamedTuple):
         tree of such (a diagonal metric: argmin_z g(z) + Σ_i (z_i - x_i)²/2t_i).
       residual: (x, v) ↦ v - P(v), shaped like x, P the projection on the subdifferential ∂g(x): its
         norm is the distance of v to ∂g(x), which at a solution of min f + g is 0 for v = -∇f(x).
-        None where no closed form is at hand.
+        None where no closed form is known.
 
     Source: Moreau 1965; Parikh & Boyd, Proximal Algorithms, 2014.
 
-    >>> zero = Penalty(value=lambda x: 0.0, prox=lambda x, step_size: x)
+    >>> zero = Penalty(value=lambda x: jnp.zeros(()), prox=lambda x, step_size: x)
     >>> zero.prox(3.0, 0.1)
     3.0
     """
 
-    value: Callable[[chex.ArrayTree], chex.Numeric]
-    prox: Callable[[chex.ArrayTree, chex.ArrayTree], chex.ArrayTree]
-    residual: Callable[[chex.ArrayTree, chex.ArrayTree], chex.ArrayTree] | None = None
+    def described(self, name: str, *positional: Any, **arguments: Any) -> Self:
+        """Returns the same functions as a penalty that prints as the call of `name`.
+
+        >>> Penalty(jnp.sum, lambda x, t: x - t).described("total", axis=None, strength=1.0)
+        total(strength=1.0)
+        """
+        described = self._replace()
+        described._call = name, positional, arguments
+        return described
+
+    def __repr__(self) -> str:
+        """Returns the call that made the penalty, or the functions of one made by hand."""
+        call = getattr(self, "_call", None)
+        return _description.call(*call) if call else super().__repr__()
 
 
 def leafwise(
@@ -84,7 +135,7 @@ def leafwise(
         return sum((value(leaf, **given) for leaf, given in leaves), start=jnp.zeros(()))
 
     def tree_prox(x, step_size):
-        _validation.require_nonnegative(name, "step_size", step_size)
+        _validation.tree_at_least(0, name, step_size=step_size)
         wide = _trees.widen(name, x)
         steps = _trees.spread(name, "step_size", step_size, step_slot, wide)
         leaves = zip(jax.tree.leaves(wide), steps, spread(wide), strict=True)
@@ -97,23 +148,22 @@ def leafwise(
         left = [residual(leaf, other, **given) for leaf, other, given in leaves]
         return _trees.narrow(jax.tree.unflatten(jax.tree.structure(x), left), x)
 
-    return Penalty(tree_value, tree_prox, residual and tree_residual)
+    penalty = Penalty(tree_value, tree_prox, residual and tree_residual)
+    return penalty.described(name, **{key: numbers for key, (numbers, _) in parameters.items()})
 
 
-def require_penalty(argument: str, penalty: Penalty) -> None:
-    """Raises ValueError unless `penalty` is a `Penalty`.
+def require_penalty(function: str, **penalties: Any) -> None:
+    """Raises ValueError unless each argument is a `Penalty`.
 
-    >>> require_penalty("translate: penalty", 3.0)
+    >>> require_penalty("translate", penalty=3.0)
     Traceback (most recent call last):
         ...
-    ValueError: translate: penalty: expected a Penalty, got 3.0. Build one, as in penalties.l1(0.1), ...
+    ValueError: translate: penalty must be a Penalty, got 3.0. Build one, as in penalties.l1(0.1), ...
     """
-    if isinstance(penalty, Penalty):
-        return
-    raise ValueError(
-        f"{argument}: expected a Penalty, got {penalty!r}. Build one, as in penalties.l1(0.1), "
-        "or pair your own functions: Penalty(value, prox)."
-    )
+    remedy = "Build one, as in penalties.l1(0.1), or pair your own functions: Penalty(value, prox)."
+    for argument, penalty in penalties.items():
+        if not isinstance(penalty, Penalty):
+            raise _validation.invalid(argument, penalty, "a Penalty", remedy, function)
 
 
 @jax.custom_jvp

@@ -7,7 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _validation, base
+from proxlm import _validation
+from proxlm.penalties import base
 from proxlm.solvers import _problem as problem_lib
 from proxlm.solvers.proximal_gradient_method import Solution, proximal_gradient
 
@@ -88,7 +89,7 @@ def path(
     >>> path(fun, jnp.zeros(2), penalties.l1, jnp.array([3.0, 2.0, 0.25])).params.tolist()
     [[0.0, 0.0], [1.0, 0.0], [2.75, 0.25]]
     """
-    _validation.require_nonnegative("path", "strengths", strengths)
+    _validation.tree_at_least(0, "path", strengths=strengths)
     if jnp.ndim(strengths) != 1:
         raise ValueError(
             f"path: strengths must be a vector, got shape {jnp.shape(strengths)}. "

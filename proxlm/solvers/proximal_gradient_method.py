@@ -7,7 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _validation, base
+from proxlm import _validation
+from proxlm.penalties import base
 from proxlm.solvers import _problem as problem_lib
 from proxlm.solvers import _steps, rules
 
@@ -102,11 +103,11 @@ def proximal_gradient(
     >>> jax.jacobian(solve)(1.0).tolist()
     [-1.0, 0.0]
     """
-    base.require_penalty("proximal_gradient: penalty", penalty)
-    _validation.require_nonnegative("proximal_gradient", "tolerance", tolerance)
-    _validation.require_nonnegative("proximal_gradient", "max_iterations", max_iterations)
+    base.require_penalty("proximal_gradient", penalty=penalty)
+    _validation.tree_at_least(0, "proximal_gradient", tolerance=tolerance)
+    _validation.tree_at_least(0, "proximal_gradient", max_iterations=max_iterations)
     if step_size is not None:
-        _validation.require_positive("proximal_gradient", "step_size", step_size)
+        _validation.tree_positive("proximal_gradient", step_size=step_size)
     rule = rules.barzilai_borwein() if rule is None else rule
     problem, start = problem_lib.flatten(fun, params, penalty, has_aux)
     first = _first_step(problem, start) if step_size is None else jnp.asarray(step_size)

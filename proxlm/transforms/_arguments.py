@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import _validation, base
+from proxlm import _validation
+from proxlm.penalties import base
 from proxlm.penalties.groups import _partition
 
 
@@ -37,8 +38,8 @@ def require_count(name: str, argument: str, count: chex.Numeric, least: int, rem
     if isinstance(count, jax.core.Tracer) and jnp.issubdtype(count.dtype, jnp.integer):
         return
     if isinstance(count, jax.core.Tracer):
-        raise ValueError(f"{name}: {argument} must be an integer ≥ {least}, got {count!r}.{remedy}")
-    _validation.require_integer(name, argument, count, least, remedy)
+        raise ValueError(f"{name}: {argument} must be an integer ≥ {least}, got {count!r}. {remedy}")
+    _validation.integer(least, name, remedy, **{argument: count})
 
 
 def require_grouping(name: str, over: _partition.Grouping | None) -> None:
@@ -89,11 +90,11 @@ def require_rate(name: str, argument: str, learning_rate: optax.ScalarOrSchedule
     >>> require_rate("rda", "learning_rate", -0.1)
     Traceback (most recent call last):
         ...
-    ValueError: rda: learning_rate must be ≥ 0 everywhere, got -0.1. Use 0 to switch it off.
+    ValueError: rda: learning_rate must be a number ≥ 0, got -0.1.
     """
     if callable(learning_rate):
         return
-    _validation.require_nonnegative(name, argument, learning_rate)
+    _validation.tree_at_least(0, name, **{argument: learning_rate})
     if jnp.ndim(learning_rate) != 0:
         raise ValueError(
             f"{name}: {argument} must be one number, got shape {jnp.shape(learning_rate)}. "
@@ -112,11 +113,11 @@ def require_step(
     >>> require_step("rda", None, 0.1)
     Traceback (most recent call last):
         ...
-    ValueError: rda: penalty: expected a Penalty, got None. Build one, as in ...
+    ValueError: rda: penalty must be a Penalty, got None. Build one, as in ...
     """
-    base.require_penalty(f"{name}: penalty", penalty)
+    base.require_penalty(name, penalty=penalty)
     require_rate(name, "learning_rate", learning_rate)
-    require_count(name, "every", every, least=1, remedy=" Use 1 for always.")
+    require_count(name, "every", every, least=1, remedy="Use 1 for always.")
 
 
 def require_optimizer(name: str, inner: optax.GradientTransformation) -> None:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import _metric, _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _metric, _trees, base
 from proxlm.transforms import _arguments, _updates, preconditioners
 
 
@@ -168,8 +169,8 @@ def _step_sizes(rate, c, divisor, floor, cap):
 
 
 def _require(name, floor, cap, **settings):
-    _validation.require_nonnegative(name, "floor", floor)
-    _validation.require_positive(name, "cap", cap)
+    _validation.tree_at_least(0, name, floor=floor)
+    _validation.tree_positive(name, cap=cap)
     for argument, number in settings.items():
         if any((value < 1).any() for value in _validation.known(name, argument, number)):
             raise ValueError(f"{name}: {argument} must be ≥ 1, got {number}.")

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import _trees, _validation
+from proxlm import _validation
+from proxlm.penalties import _trees
 from proxlm.transforms import _arguments, _states, debiasing
 
 # From weights and gradients of size 1 down to where any threshold is larger than Adam's steps.
@@ -120,7 +121,7 @@ def check(
     False
     """
     _arguments.require_link("check", "optimizer", optimizer)
-    _validation.require_integer("check", "steps", steps, least=4)
+    _validation.integer(4, "check", steps=steps)
     wide = _trees.widen("check", params)
     if not sum(leaf.size for leaf in jax.tree.leaves(wide)):
         raise ValueError("check: params have no weights. Give a tree like those you train.")

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _trees, base
 from proxlm.transforms import _arguments, _updates
 
 
@@ -138,8 +139,8 @@ def adagrad_rda(
     """
     name = "adagrad_rda"
     _arguments.require_step(name, penalty, learning_rate)
-    _validation.require_nonnegative(name, "initial_accumulator_value", initial_accumulator_value)
-    _validation.require_nonnegative(name, "eps", eps)
+    _validation.tree_at_least(0, name, initial_accumulator_value=initial_accumulator_value)
+    _validation.tree_at_least(0, name, eps=eps)
 
     def init(params):
         wide = _trees.widen(name, params)
@@ -223,7 +224,7 @@ def ftrl_proximal(
     """
     name = "ftrl_proximal"
     _arguments.require_step(name, penalty, learning_rate)
-    _validation.require_positive(name, "beta", beta)
+    _validation.tree_positive(name, beta=beta)
 
     def init(params):
         zeros = lambda: jax.tree.map(jnp.zeros_like, _trees.widen(name, params))

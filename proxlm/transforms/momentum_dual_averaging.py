@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _trees, base
 from proxlm.transforms import _arguments, _updates
 
 
@@ -110,7 +111,7 @@ def ramda(
     >>> updates.round(4).tolist()
     [-1.75, 0.0]
     """
-    _validation.require_nonnegative("ramda", "eps", eps)
+    _validation.tree_at_least(0, "ramda", eps=eps)
     return _averaged("ramda", learning_rate, penalty, mixing, restart_every, eps)
 
 
@@ -119,7 +120,7 @@ def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
     _arguments.require_step(name, penalty, learning_rate)
     _arguments.require_rate(name, "mixing", mixing)
     if restart_every is not None:
-        _validation.require_integer(name, "restart_every", restart_every, least=1)
+        _validation.integer(1, name, restart_every=restart_every)
 
     def init(params):
         wide = _trees.widen(name, params)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import _validation, base
+from proxlm import _validation
+from proxlm.penalties import base
 from proxlm.transforms import _arguments, preconditioners
 from proxlm.transforms._proximal import Rule, follow
 
@@ -114,8 +115,8 @@ def proximal_adam(
     [2.25, 0.0]
     """
     _arguments.require_step("proximal_adam", penalty, learning_rate, every)
-    _validation.require_nonnegative("proximal_adam", "floor", floor)
-    _validation.require_positive("proximal_adam", "cap", cap)
+    _validation.tree_at_least(0, "proximal_adam", floor=floor)
+    _validation.tree_positive("proximal_adam", cap=cap)
     inner = optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     read = preconditioners.adam_preconditioner(b2, eps, eps_root)
     rule = Rule("proximal_adam", penalty, learning_rate, False, read, floor, cap, every, anchored)
@@ -190,7 +191,7 @@ def _summed(learning_rate, momentum):
 
 
 def _require_momentum(momentum):
-    _validation.require_nonnegative("proximal_sgd", "momentum", momentum)
+    _validation.tree_at_least(0, "proximal_sgd", momentum=momentum)
     known = not isinstance(momentum, jax.core.Tracer)
     if known and not momentum < 1:
         raise ValueError(

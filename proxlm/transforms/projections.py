@@ -38,7 +38,7 @@ def project(constraint: base.Penalty, *, every: int = 1) -> optax.GradientTransf
     >>> optax.apply_updates(params, updates).tolist()
     [0.25, 1.0]
     """
-    base.require_penalty("project: constraint", constraint)
+    base.require_penalty("project", constraint=constraint)
     return steps.apply_prox(constraint, 1.0, every=every)
 
 
@@ -64,7 +64,7 @@ def project_exactly(params: chex.ArrayTree, penalty: base.Penalty) -> chex.Array
     >>> project_exactly(jnp.array([0.74, -3.0]), penalties.quantization_grid([-1.0, 0.0, 1.0])).tolist()
     [1.0, -1.0]
     """
-    base.require_penalty("project_exactly: penalty", penalty)
+    base.require_penalty("project_exactly", penalty=penalty)
     moved = penalty.prox(_trees.widen("project_exactly", params), 1.0)
     return jax.tree.map(_rounded, moved, params)
 
@@ -102,7 +102,7 @@ def apply_prox_updates(
     >>> (new == jnp.array([0.73, 0.0])).tolist()
     [True, True]
     """
-    base.require_penalty("apply_prox_updates: penalty", penalty)
+    base.require_penalty("apply_prox_updates", penalty=penalty)
     wide = [_trees.widen("apply_prox_updates", tree) for tree in (params, updates)]
     moved = penalty.prox(jax.tree.map(jnp.add, *wide), step_size)
     return jax.tree.map(_rounded, moved, params)

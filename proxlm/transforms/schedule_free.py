@@ -28,7 +28,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _trees, base
 from proxlm.transforms import _arguments, _updates, preconditioners
 
 
@@ -187,7 +188,7 @@ def proximal_schedule_free_params(
     >>> proximal_schedule_free_params(tx.init(params), params, penalties.l1(1.0)).tolist()
     [1.0, 1.0]
     """
-    base.require_penalty("proximal_schedule_free_params: penalty", penalty)
+    base.require_penalty("proximal_schedule_free_params", penalty=penalty)
     if not isinstance(state, ProximalScheduleFreeState):
         raise ValueError(
             "proximal_schedule_free_params: state must be a ProximalScheduleFreeState, got "

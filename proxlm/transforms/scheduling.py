@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import _validation
+from proxlm import _validation
 from proxlm.transforms import _arguments
 
 
@@ -110,8 +110,8 @@ def cubic_sparsity(final: chex.Numeric, begin: int, end: int, initial: chex.Nume
     >>> [round(float(ramp(n)), 3) for n in (0, 100, 200, 300, 1000)]
     [0.0, 0.0, 0.7, 0.8, 0.8]
     """
-    begin = _validation.require_integer("cubic_sparsity", "begin", begin, least=0)
-    end = _validation.require_integer("cubic_sparsity", "end", end, least=1)
+    _validation.integer(0, "cubic_sparsity", begin=begin)
+    _validation.integer(1, "cubic_sparsity", end=end)
     if begin >= end:
         raise ValueError(f"cubic_sparsity: begin must be before end, got {begin} and {end}.")
     _arguments.require_share("cubic_sparsity", "final", final)

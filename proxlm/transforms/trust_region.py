@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import _validation
+from proxlm import _validation
 from proxlm.transforms import _arguments
 
 
@@ -110,9 +110,9 @@ def scale_by_kl(
     >>> [round(move(kl), 3) for kl in (0.0, 0.02, 0.04, 9.0)]
     [-1.0, -1.0, -0.5, -0.1]
     """
-    _validation.require_positive("scale_by_kl", "target", target)
+    _validation.tree_positive("scale_by_kl", target=target)
     for argument, bound in (("least", least), ("most", most)):
-        _validation.require_nonnegative("scale_by_kl", argument, bound)
+        _validation.tree_at_least(0, "scale_by_kl", **{argument: bound})
     for argument, number in (("target", target), ("least", least), ("most", most)):
         _require_one("scale_by_kl", argument, number)
     known = [_validation.known("scale_by_kl", "bounds", bound) for bound in (least, most)]
@@ -140,7 +140,7 @@ def _guarded(inner, proceed, updates, state, params, extra_args):
 
 def _wrapped(name, inner, max_kl):
     _arguments.require_link(name, "inner", inner)
-    _validation.require_nonnegative(name, "max_kl", max_kl)
+    _validation.tree_at_least(0, name, max_kl=max_kl)
     _require_one(name, "max_kl", max_kl)
     return optax.with_extra_args_support(inner)
 

@@ -120,21 +120,21 @@ def test_scalars_and_empty_leaves_pass():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x: top_k(4).prox(x, 1.0), "top_k: k must be at most .* 4 for groups of 3 at a/b"),
+        (lambda x: top_k(4).prox(x, 1.0), "top_k: k must be at most 3, .* at a/b, got 4"),
         (lambda x: top_k(4, axis=0).value(x), "top_k: k must .* groups of 3 at a/b"),
-        (lambda x: top_k(1, axis=1).value(x), r"top_k: axis \(1,\) .* at a/b"),
+        (lambda x: top_k(1, axis=1).value(x), r"top_k: axis must be .* at a/b, got \(1,\)"),
         (lambda x: top_k(-1), "top_k: k must be an integer ≥ 0, got -1"),
         (lambda x: top_k(2.0), "top_k: k must be an integer"),
         (
             lambda x: n_m(2, 4).prox(x, 1.0),
-            "n_m: expected a multiple of 4 along axis -1, got 3 at a/b",
+            "n_m: x at a/b must be of a size divisible by 4 along axis -1, got size 3",
         ),
         (lambda x: n_m(2, 4, axis=1).value(x), "n_m: axis .* at a/b"),
-        (lambda x: n_m(5, 4), "n_m: n must be at most m, got 5 of 4"),
+        (lambda x: n_m(5, 4), "n_m: n must be at most m = 4, got 5"),
         (lambda x: n_m(0, 0), "n_m: m must be an integer ≥ 1"),
         (lambda x: n_m(-1, 4), "n_m: n must be an integer ≥ 0"),
-        (lambda x: soft_two_four().value(x), "soft_two_four: expected a multiple of 4 .* at a/b"),
-        (lambda x: soft_two_four(-1.0), "soft_two_four: strength must be ≥ 0"),
+        (lambda x: soft_two_four().value(x), "soft_two_four: x at a/b must be of a size divisible by 4"),
+        (lambda x: soft_two_four(-1.0), "soft_two_four: strength must be a number ≥ 0"),
         (
             lambda x: soft_two_four().prox(jnp.ones(4), jnp.ones(4)),
             "soft_two_four: step_size .*one",

@@ -203,5 +203,5 @@ def test_an_example_of_the_wrong_size_is_refused(example, size):
 
 
 def test_what_is_no_penalty_is_refused():
-    with pytest.raises(ValueError, match=r"check: penalty: expected a Penalty"):
+    with pytest.raises(ValueError, match=r"check: penalty must be a Penalty"):
         penalties.check(penalties.l1, jnp.ones(3))

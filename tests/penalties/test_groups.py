@@ -215,12 +215,12 @@ def test_residual_is_zero_for_the_subgradient_that_the_prox_proves(name):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: groups.group_lasso(-1.0), r"group_lasso: strength must be ≥ 0"),
+        (lambda: groups.group_lasso(-1.0), r"group_lasso: strength must be a number ≥ 0"),
         (lambda: groups.group_lasso(axis=0.5), r"group_lasso: axis must be an integer"),
         (lambda: groups.group_lasso(weight="size"), r"weight must be one of .*sqrt_size"),
         (lambda: groups.sparse_group_lasso(float("nan")), r"sparse_group_lasso: strength must"),
-        (lambda: groups.sparse_group_lasso(1.0, 1.5), r"mix must be in \[0, 1\], got 1.5"),
-        (lambda: groups.group(norms.l1), r"group: penalty: expected a Penalty"),
+        (lambda: groups.sparse_group_lasso(1.0, 1.5), r"mix must be a number in \[0, 1\], got 1.5"),
+        (lambda: groups.group(norms.l1), r"group: penalty must be a Penalty"),
         (lambda: groups.group(norms.l1(), weight="size"), r"group: weight must be one of"),
     ],
 )
@@ -231,13 +231,13 @@ def test_nonsense_is_refused(make, message):
 
 def test_numbers_that_do_not_fit_are_refused():
     x = {"w": jnp.ones(SHAPE)}
-    with pytest.raises(ValueError, match=r"group_lasso: strength of shape \(4, 1\) at w .*\(1, 3\)"):
+    with pytest.raises(ValueError, match=r"group_lasso: strength at w must be .*\(1, 3\), got shape \(4, 1\)"):
         groups.group_lasso({"w": jnp.ones((4, 1))}).prox(x, 0.1)
-    with pytest.raises(ValueError, match=r"group_lasso: step_size of shape \(2,\) at w .*\(4, 3\)"):
+    with pytest.raises(ValueError, match=r"group_lasso: step_size at w must be .*\(4, 3\), got shape \(2,\)"):
         groups.group_lasso().prox(x, {"w": jnp.ones(2)})
     with pytest.raises(ValueError, match=r"group: step_size must be one number"):
         groups.group(norms.squared_l2()).prox(x, {"w": jnp.ones(SHAPE)})
-    with pytest.raises(ValueError, match=r"sparse_group_lasso: step_size must be ≥ 0"):
+    with pytest.raises(ValueError, match=r"sparse_group_lasso: step_size must be a number ≥ 0"):
         groups.sparse_group_lasso().prox(x, -0.1)
 
 

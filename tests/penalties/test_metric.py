@@ -287,10 +287,10 @@ def test_step_sizes_are_traced_and_scale():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"learning_rate": -1.0}, "learning_rate must be ≥ 0"),
-        ({"diagonal": jnp.array([-1.0])}, "diagonal must be ≥ 0"),
-        ({"floor": float("nan")}, "floor must be ≥ 0"),
-        ({"cap": 0.0}, "cap must be > 0"),
+        ({"learning_rate": -1.0}, "learning_rate must be a number ≥ 0"),
+        ({"diagonal": jnp.array([-1.0])}, "diagonal must be a number ≥ 0"),
+        ({"floor": float("nan")}, "floor must be a number ≥ 0"),
+        ({"cap": 0.0}, "cap must be a number > 0"),
     ],
 )
 def test_nonsense_step_sizes_are_refused(given, message):

@@ -235,14 +235,14 @@ def test_large_gamma_is_the_lasso():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nonconvex.l0(-1.0), "l0: strength must be ≥ 0"),
-        (lambda: powers.l_half(float("nan")), "l_half: strength must be ≥ 0"),
+        (lambda: nonconvex.l0(-1.0), "l0: strength must be a number ≥ 0"),
+        (lambda: powers.l_half(float("nan")), "l_half: strength must be a number ≥ 0"),
         (lambda: powers.l_two_thirds("1"), "l_two_thirds: strength must be a number"),
-        (lambda: nonconvex.mcp(1.0, gamma=0.0), "mcp: gamma must be > 0"),
-        (lambda: nonconvex.mcp(-1.0), "mcp: strength must be ≥ 0"),
-        (lambda: nonconvex.scad(1.0, a=2.0), "scad: a must be > 2"),
-        (lambda: nonconvex.scad(1.0, a=float("nan")), "scad: a must be > 2"),
-        (lambda: nonconvex.log_sum(1.0, epsilon=-1.0), "log_sum: epsilon must be > 0"),
+        (lambda: nonconvex.mcp(1.0, gamma=0.0), "mcp: gamma must be a number > 0"),
+        (lambda: nonconvex.mcp(-1.0), "mcp: strength must be a number ≥ 0"),
+        (lambda: nonconvex.scad(1.0, a=2.0), "scad: a must be a number > 2"),
+        (lambda: nonconvex.scad(1.0, a=float("nan")), "scad: a must be a number > 2"),
+        (lambda: nonconvex.log_sum(1.0, epsilon=-1.0), "log_sum: epsilon must be a number > 0"),
     ],
 )
 def test_bad_numbers_are_refused(make, message):

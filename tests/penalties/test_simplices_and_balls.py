@@ -370,17 +370,17 @@ def test_a_radius_that_is_none_is_refused(radius):
 
 def test_what_does_not_fit_a_leaf_is_refused_with_its_path():
     x = {"layer": {"bias": jnp.ones(3)}}
-    with pytest.raises(ValueError, match="k = 4, but a group at layer/bias has 3"):
+    with pytest.raises(ValueError, match="k must be at most 3, the size of a group at layer/bias, got 4"):
         simplices.sparse_simplex(4).prox(x, 1.0)
-    with pytest.raises(ValueError, match=r"3 coordinates of at most 0.25 .* at layer/bias"):
+    with pytest.raises(ValueError, match=r"radius must be at most the sum of 3 coordinates of at most 0.25 at layer/bias"):
         simplices.capped_simplex(0.25).prox(x, 1.0)
-    with pytest.raises(ValueError, match=r"axis .* at layer/bias"):
+    with pytest.raises(ValueError, match=r"axis must be .* at layer/bias"):
         simplices.simplex(axis=1).prox(x, 1.0)
-    with pytest.raises(ValueError, match=r"radius of shape \(2,\) at layer/bias"):
+    with pytest.raises(ValueError, match=r"radius at layer/bias must be .* got shape \(2,\)"):
         simplices.simplex({"layer": {"bias": np.ones(2)}}, axis=0).prox(x, 1.0)
     with pytest.raises(ValueError, match="k must be an integer ≥ 1"):
         simplices.sparse_simplex(0)
     with pytest.raises(ValueError, match="one number"):
         simplices.capped_simplex(1.0).prox(x, {"layer": {"bias": jnp.ones(3)}})
-    with pytest.raises(ValueError, match="tolerance must be ≥ 0"):
+    with pytest.raises(ValueError, match="tolerance must be a number ≥ 0"):
         simplices.simplex(tolerance=-1.0)

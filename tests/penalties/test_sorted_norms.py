@@ -174,13 +174,13 @@ def test_nothing_and_nan_pass(make):
 
 
 def test_nonsense_strengths_are_refused():
-    with pytest.raises(ValueError, match="linf: strength must be ≥ 0"):
+    with pytest.raises(ValueError, match="linf: strength must be a number ≥ 0"):
         sorted_norms.linf(-1.0)
-    with pytest.raises(ValueError, match="slope: strengths must be ≥ 0"):
+    with pytest.raises(ValueError, match="slope: strengths must be a number ≥ 0"):
         sorted_norms.slope(np.array([1.0, -1.0]))
-    with pytest.raises(ValueError, match=r"slope: strengths must not rise .* Sort them"):
+    with pytest.raises(ValueError, match=r"slope: strengths must be in descending order.* Sort them"):
         sorted_norms.slope({"w": np.array([1.0, 2.0])})
-    with pytest.raises(ValueError, match=r"strengths of shape \(2,\) at w .* \(3,\)"):
+    with pytest.raises(ValueError, match=r"strengths at w must be .*\(3,\), got shape \(2,\)"):
         sorted_norms.slope({"w": np.array([2.0, 1.0])}).prox({"w": jnp.ones(3)}, 1.0)
     with pytest.raises(ValueError, match=r"axis .* at norm/bias"):
         sorted_norms.linf(axis=1).prox({"norm": {"bias": jnp.ones(3)}}, 1.0)

@@ -219,10 +219,10 @@ def test_an_objective_that_is_not_finite_is_said():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"penalty": 0.1}, r"penalty: expected a Penalty"),
-        ({"tolerance": -1.0}, r"tolerance must be ≥ 0"),
-        ({"max_iterations": float("nan")}, r"max_iterations must be ≥ 0"),
-        ({"step_size": 0.0}, r"step_size must be > 0"),
+        ({"penalty": 0.1}, r"penalty must be a Penalty"),
+        ({"tolerance": -1.0}, r"tolerance must be a number ≥ 0"),
+        ({"max_iterations": float("nan")}, r"max_iterations must be a number ≥ 0"),
+        ({"step_size": 0.0}, r"step_size must be a number > 0"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -467,7 +467,7 @@ def test_bad_settings_are_refused_by_name(name):
     for rate in (-0.1, float("nan"), jnp.ones(2)):
         with pytest.raises(ValueError, match=rf"{name}: learning_rate must be"):
             link(rate, penalties.l1())
-    with pytest.raises(ValueError, match=rf"{name}: penalty: expected a Penalty"):
+    with pytest.raises(ValueError, match=rf"{name}: penalty must be a Penalty"):
         link(0.1, 0.1)
 
 

@@ -240,7 +240,7 @@ def test_the_point_of_another_state_is_missed():
 )
 def test_bad_settings_are_refused_in_the_name_of_the_optimizer(make):
     name = make.__name__
-    with pytest.raises(ValueError, match=rf"{name}: penalty: expected a Penalty"):
+    with pytest.raises(ValueError, match=rf"{name}: penalty must be a Penalty"):
         make(0.1, 0.1)
     with pytest.raises(ValueError, match=rf"{name}: learning_rate must be"):
         make(-0.1, penalties.l1())

@@ -399,5 +399,5 @@ def test_only_a_penalty_can_be_snapped_to():
         transforms.project,
         lambda p: transforms.apply_prox_updates(jnp.ones(1), jnp.ones(1), p),
     ):
-        with pytest.raises(ValueError, match=r"expected a Penalty, got 0\.5"):
+        with pytest.raises(ValueError, match=r"must be a Penalty, got 0\.5"):
             use(0.5)

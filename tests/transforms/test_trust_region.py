@@ -172,11 +172,11 @@ def test_a_guard_refuses_what_makes_no_sense():
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        ({"target": 0.0}, r"target must be > 0"),
-        ({"target": NAN}, r"target must be > 0"),
+        ({"target": 0.0}, r"target must be a number > 0"),
+        ({"target": NAN}, r"target must be a number > 0"),
         ({"target": jnp.ones(2)}, r"target must be one number, got shape \(2,\)"),
-        ({"least": -1.0}, r"least must be ≥ 0"),
-        ({"most": NAN}, r"most must be ≥ 0"),
+        ({"least": -1.0}, r"least must be a number ≥ 0"),
+        ({"most": NAN}, r"most must be a number ≥ 0"),
         ({"least": 2.0}, r"least must be at most most, got 2.0 and 1.0"),
     ],
 )

@@ -366,7 +366,7 @@ def test_schedules_where_a_number_is_needed_are_refused():
     for bound in ("floor", "cap"):
         with pytest.raises(ValueError, match=rf"{bound} must be a number.*inject_hyperparams"):
             init(optax.adam(RATE), preconditioner="adam", **{bound: lambda count: 0.1})
-    with pytest.raises(ValueError, match=r"proximal: cap must be > 0"):
+    with pytest.raises(ValueError, match=r"proximal: cap must be a number > 0"):
         init(optax.adam(RATE), cap=0.0)
 
 

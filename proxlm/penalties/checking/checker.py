@@ -126,7 +126,7 @@ def check(
     >>> check(wrong, jnp.ones(5)).broken
     ('optimality', 'envelope_gradient', 'stationarity')
     """
-    base.require_penalty("check: penalty", penalty)
+    base.require_penalty("check", penalty=penalty)
     subject = _subject(penalty, example, step_size, is_set, seed)
     asked = ["optimality", "symmetric_jacobian", "spectrum" if convex else "monotone"]
     asked += ["firm_nonexpansiveness"] * convex + ["envelope_gradient", "longer_steps"]

@@ -6,7 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _trees, base
 
 
 def scale(penalty: base.Penalty, factor: chex.Numeric) -> base.Penalty:
@@ -31,8 +32,8 @@ def scale(penalty: base.Penalty, factor: chex.Numeric) -> base.Penalty:
     >>> scale(convex.l1(0.5), 2.0).prox(jnp.array([3.0, 0.5]), 1.0).tolist()
     [2.0, 0.0]
     """
-    base.require_penalty("scale: penalty", penalty)
-    _validation.require_nonnegative("scale", "factor", factor)
+    base.require_penalty("scale", penalty=penalty)
+    _validation.tree_at_least(0, "scale", factor=factor)
     times = lambda tree: jax.tree.map(lambda leaf: factor * leaf, tree)
 
     def value(x):
@@ -44,9 +45,9 @@ def scale(penalty: base.Penalty, factor: chex.Numeric) -> base.Penalty:
         left = penalty.residual(x, jax.tree.map(lambda leaf: leaf / safe, v))
         return jax.tree.map(lambda a, b: jnp.where(factor == 0, b, safe * a), left, v)
 
-    return base.Penalty(
-        value, lambda x, step_size: penalty.prox(x, times(step_size)), penalty.residual and residual
-    )
+    prox = lambda x, step_size: penalty.prox(x, times(step_size))
+    scaled = base.Penalty(value, prox, penalty.residual and residual)
+    return scaled.described("scale", penalty, factor)
 
 
 def translate(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
@@ -78,7 +79,7 @@ def translate(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
     >>> float(near.value({"w": jnp.array([5.5, 8.0])}))
     3.5
     """
-    base.require_penalty("translate: penalty", penalty)
+    base.require_penalty("translate", penalty=penalty)
 
     def split(x):
         wide = _trees.widen("translate", x)
@@ -96,7 +97,8 @@ def translate(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
     def residual(x, v):
         return penalty.residual(split(x)[2], v)
 
-    return base.Penalty(value, prox, penalty.residual and residual)
+    translated = base.Penalty(value, prox, penalty.residual and residual)
+    return translated.described("translate", penalty, anchor)
 
 
 def add_linear(penalty: base.Penalty, slope: chex.ArrayTree) -> base.Penalty:
@@ -118,7 +120,7 @@ def add_linear(penalty: base.Penalty, slope: chex.ArrayTree) -> base.Penalty:
     >>> add_linear(convex.l1(1.0), jnp.array([0.5, -1.0])).prox(jnp.array([3.0, 1.0]), 1.0).tolist()
     [1.5, 1.0]
     """
-    base.require_penalty("add_linear: penalty", penalty)
+    base.require_penalty("add_linear", penalty=penalty)
     slope_of = lambda x: _beside("add_linear", "slope", slope, x)
 
     def value(x):
@@ -134,7 +136,8 @@ def add_linear(penalty: base.Penalty, slope: chex.ArrayTree) -> base.Penalty:
     def residual(x, v):
         return penalty.residual(x, jax.tree.map(jnp.subtract, v, slope_of(x)))
 
-    return base.Penalty(value, prox, penalty.residual and residual)
+    added = base.Penalty(value, prox, penalty.residual and residual)
+    return added.described("add_linear", penalty, slope)
 
 
 def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty:
@@ -159,8 +162,8 @@ def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty
     >>> add_quadratic(convex.l1(0.5), 1.0).prox(jnp.array([-3.0, 0.25]), 1.0).tolist()
     [-1.25, 0.0]
     """
-    base.require_penalty("add_quadratic: penalty", penalty)
-    _validation.require_nonnegative("add_quadratic", "strength", strength)
+    base.require_penalty("add_quadratic", penalty=penalty)
+    _validation.tree_at_least(0, "add_quadratic", strength=strength)
 
     def value(x):
         leaves = jax.tree.leaves(_trees.widen("add_quadratic", x))
@@ -177,7 +180,8 @@ def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty
     def residual(x, v):
         return penalty.residual(x, jax.tree.map(lambda leaf, b: b - strength * leaf, x, v))
 
-    return base.Penalty(value, prox, penalty.residual and residual)
+    added = base.Penalty(value, prox, penalty.residual and residual)
+    return added.described("add_quadratic", penalty, strength)
 
 
 def _beside(name, argument, tree, x):
@@ -186,10 +190,9 @@ def _beside(name, argument, tree, x):
     beside = _trees.pair(name, argument, tree, x)
     for (path, leaf), other in zip(leaves, beside, strict=True):
         if jnp.shape(other) != leaf.shape:
-            raise ValueError(
-                f"{name}: {argument} of shape {jnp.shape(other)} at {_trees.place(path)}, where x "
-                f"has shape {leaf.shape}. Give the {argument} the shapes of x."
-            )
+            shown = _validation.Verbatim(f"shape {jnp.shape(other)}")
+            expected = f"of shape {leaf.shape}, as x is"
+            raise _validation.invalid(_trees.label(argument, path), shown, expected, "", name)
     arrays = [jnp.asarray(b, leaf.dtype) for (_, leaf), b in zip(leaves, beside, strict=True)]
     return jax.tree.unflatten(structure, arrays)
 

@@ -7,7 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _trees, base
 
 
 def conjugate(
@@ -35,13 +36,11 @@ def conjugate(
     >>> conjugate(convex.l1(1.0)).prox(jnp.array([-3.0, 0.5]), 2.0).tolist()
     [-1.0, 0.5]
     """
-    base.require_penalty("conjugate: penalty", penalty)
+    base.require_penalty("conjugate", penalty=penalty)
 
     def unknown(y):
-        raise ValueError(
-            "conjugate: value was not given, and cannot be derived from a prox. Give it: "
-            "conjugate(penalty, value=...)."
-        )
+        remedy = "It cannot be derived from a prox: conjugate(penalty, value=...)."
+        raise _validation.invalid("value", None, "the function g*", remedy, "conjugate")
 
     def prox(y, step_size):
         wide = _trees.widen("conjugate", y)
@@ -55,7 +54,7 @@ def conjugate(
         )
         return _trees.narrow(moved, y)
 
-    return base.Penalty(value or unknown, prox)
+    return base.Penalty(value or unknown, prox).described("conjugate", penalty, value=value)
 
 
 def envelope(penalty: base.Penalty, smoothing: chex.Numeric) -> base.Penalty:
@@ -83,8 +82,8 @@ def envelope(penalty: base.Penalty, smoothing: chex.Numeric) -> base.Penalty:
     >>> huber.prox(jnp.array([5.0, 1.0]), 2.0).tolist()
     [3.0, 0.5]
     """
-    base.require_penalty("envelope: penalty", penalty)
-    _validation.require_positive("envelope", "smoothing", smoothing)
+    base.require_penalty("envelope", penalty=penalty)
+    _validation.tree_positive("envelope", smoothing=smoothing)
 
     def value(x):
         wide = _trees.widen("envelope", x)
@@ -104,4 +103,4 @@ def envelope(penalty: base.Penalty, smoothing: chex.Numeric) -> base.Penalty:
         nearest = penalty.prox(x, smoothing)
         return jax.tree.map(lambda leaf, goal, b: b - (leaf - goal) / smoothing, x, nearest, v)
 
-    return base.Penalty(value, prox, residual)
+    return base.Penalty(value, prox, residual).described("envelope", penalty, smoothing)

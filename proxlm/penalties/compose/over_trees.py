@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import flatten_util
 
+from proxlm import _validation
 from proxlm.penalties import _trees, base
 from proxlm.penalties.coordinatewise import convex
 
@@ -40,7 +41,7 @@ def separable_sum(penalties: Mapping[Hashable, base.Penalty], labels: Labels) ->
     {'bias': [0.5], 'kernel': [0.0, 2.0]}
     """
     for label, penalty in penalties.items():
-        base.require_penalty(f"separable_sum: penalties[{label!r}]", penalty)
+        base.require_penalty("separable_sum", **{f"penalties[{label!r}]": penalty})
 
     def parts(x):
         """Yields penalties with a function that makes holes of the leaves that are not theirs."""
@@ -63,7 +64,8 @@ def separable_sum(penalties: Mapping[Hashable, base.Penalty], labels: Labels) ->
         return merge(x, [(k, penalty.residual(own(x), own(v))) for k, penalty, own in parts(x)])
 
     known = all(penalty.residual for penalty in penalties.values())
-    return base.Penalty(value, prox, residual if known else None)
+    summed = base.Penalty(value, prox, residual if known else None)
+    return summed.described("separable_sum", penalties, labels)
 
 
 def masked(penalty: base.Penalty, mask: Labels) -> base.Penalty:
@@ -85,7 +87,9 @@ def masked(penalty: base.Penalty, mask: Labels) -> base.Penalty:
     >>> kernels.value(x).item()
     3.5
     """
-    return separable_sum({True: penalty, False: convex.zero()}, mask)
+    base.require_penalty("masked", penalty=penalty)
+    summed = separable_sum({True: penalty, False: convex.zero()}, mask)
+    return summed.described("masked", penalty, mask)
 
 
 def flattened(penalty: base.Penalty) -> base.Penalty:
@@ -108,7 +112,7 @@ def flattened(penalty: base.Penalty) -> base.Penalty:
     >>> norm.value({"a": jnp.array([3.0]), "b": jnp.array([[4.0]])}).item()
     5.0
     """
-    base.require_penalty("flattened: penalty", penalty)
+    base.require_penalty("flattened", penalty=penalty)
     ravel = lambda x: flatten_util.ravel_pytree(_trees.widen("flattened", x))
 
     def prox(x, step_size):
@@ -121,7 +125,8 @@ def flattened(penalty: base.Penalty) -> base.Penalty:
         vector, unravel = ravel(x)
         return _trees.narrow(unravel(penalty.residual(vector, ravel(v)[0])), x)
 
-    return base.Penalty(lambda x: penalty.value(ravel(x)[0]), prox, penalty.residual and residual)
+    joined = base.Penalty(lambda x: penalty.value(ravel(x)[0]), prox, penalty.residual and residual)
+    return joined.described("flattened", penalty)
 
 
 def _labels_of(labels, penalties, x):
@@ -133,10 +138,9 @@ def _labels_of(labels, penalties, x):
         given = _trees.pair("separable_sum", "labels", labels, x)
     for (path, _), label in zip(leaves, given, strict=True):
         if label not in penalties:
-            raise ValueError(
-                f"separable_sum: label {label!r} at {_trees.place(path)} has no penalty. Known are "
-                f"{list(penalties)}; penalties.zero() is for what is to be free."
-            )
+            expected = f"one of {list(penalties)}"
+            remedy = "penalties.zero() is for what is to be free."
+            raise _validation.invalid(_trees.label("label", path), label, expected, remedy, "separable_sum")
     return given
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from proxlm import _validation
 from proxlm.penalties import _trees, base
 
 
@@ -38,7 +39,7 @@ def change_basis(
     >>> [round(value, 4) for value in along.prox(jnp.array([3.0, 4.0]), 1.0).tolist()]
     [2.4, 3.2]
     """
-    base.require_penalty("change_basis: penalty", penalty)
+    base.require_penalty("change_basis", penalty=penalty)
     turned = lambda x: jax.tree.map(forward, _trees.widen("change_basis", x))
 
     def prox(x, step_size):
@@ -49,7 +50,8 @@ def change_basis(
         back = jax.tree.map(lambda *pair: _turn_back(backward, *pair), wide, turned_x, moved)
         return _trees.narrow(back, x)
 
-    return base.Penalty(lambda x: penalty.value(turned(x)), prox)
+    changed = base.Penalty(lambda x: penalty.value(turned(x)), prox)
+    return changed.described("change_basis", penalty, forward, backward)
 
 
 def _turn_back(backward, leaf, turned_leaf, moved):
@@ -76,7 +78,7 @@ def reshaped(penalty: base.Penalty, shape: Sequence[int]) -> base.Penalty:
     >>> pairs.prox(jnp.array([3.0, 4.0, 0.6, 0.8]), 2.5).tolist()
     [1.5, 2.0, 0.0, 0.0]
     """
-    base.require_penalty("reshaped: penalty", penalty)
+    base.require_penalty("reshaped", penalty=penalty)
     shape = tuple(shape)
 
     def view(x):
@@ -84,10 +86,9 @@ def reshaped(penalty: base.Penalty, shape: Sequence[int]) -> base.Penalty:
             try:
                 return leaf.reshape(shape)
             except TypeError as error:
-                raise ValueError(
-                    f"reshaped: the leaf of shape {leaf.shape} at {_trees.place(path)} cannot be "
-                    f"seen as {shape}. Give a shape of the same size, or leave this leaf out."
-                ) from error
+                expected = f"of as many coordinates as the leaf of shape {leaf.shape} at {_trees.place(path)}"
+                remedy = f"Give another, or {_trees.LEAVE_OUT}"
+                raise _validation.invalid("shape", shape, expected, remedy, "reshaped") from error
 
         return jax.tree_util.tree_map_with_path(one, _trees.widen("reshaped", x))
 
@@ -102,4 +103,5 @@ def reshaped(penalty: base.Penalty, shape: Sequence[int]) -> base.Penalty:
         return back(penalty.prox(view(x), step_size), x)
 
     residual = lambda x, v: back(penalty.residual(view(x), view(v)), x)
-    return base.Penalty(lambda x: penalty.value(view(x)), prox, penalty.residual and residual)
+    viewed = base.Penalty(lambda x: penalty.value(view(x)), prox, penalty.residual and residual)
+    return viewed.described("reshaped", penalty, shape)

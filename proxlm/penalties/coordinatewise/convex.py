@@ -1,9 +1,9 @@
 """Convex penalties that act on every coordinate by itself."""
 
-import chex
 import jax.numpy as jnp
 
-from proxlm.penalties import _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _trees, base
 
 
 def zero() -> base.Penalty:
@@ -22,7 +22,7 @@ def zero() -> base.Penalty:
     return base.leafwise("zero", value, prox, {}, _trees.coordinates, lambda x, v: v)
 
 
-def l1(strength: chex.ArrayTree = 1.0) -> base.Penalty:
+def l1(strength: base.Strength = 1.0) -> base.Penalty:
     """Sum of absolute values: g(x) = Σ_i λ_i |x_i|, the lasso.
 
     prox_tg(x)_i = sign(x_i) max(|x_i| - t λ_i, 0), computed as x - clip(x, -tλ, tλ), so that a
@@ -59,7 +59,7 @@ def l1(strength: chex.ArrayTree = 1.0) -> base.Penalty:
     return _coordinatewise("l1", value, prox, residual, strength=strength)
 
 
-def non_negative_l1(strength: chex.ArrayTree = 1.0) -> base.Penalty:
+def non_negative_l1(strength: base.Strength = 1.0) -> base.Penalty:
     """The lasso on x ≥ 0: g(x) = Σ_i λ_i x_i, and +∞ where a coordinate is negative.
 
     prox_tg(x)_i = max(x_i - t λ_i, 0).
@@ -95,7 +95,7 @@ def non_negative_l1(strength: chex.ArrayTree = 1.0) -> base.Penalty:
     return _coordinatewise("non_negative_l1", value, prox, residual, strength=strength)
 
 
-def squared_l2(strength: chex.ArrayTree = 1.0) -> base.Penalty:
+def squared_l2(strength: base.Strength = 1.0) -> base.Penalty:
     """Half the squared Euclidean norm: g(x) = ½ Σ_i λ_i x_i². Mind the half.
 
     prox_tg(x)_i = x_i / (1 + t λ_i): weight decay as an implicit step, which shrinks towards zero
@@ -130,7 +130,7 @@ def squared_l2(strength: chex.ArrayTree = 1.0) -> base.Penalty:
     return _coordinatewise("squared_l2", value, prox, residual, strength=strength)
 
 
-def elastic_net(l1_strength: chex.ArrayTree = 1.0, l2_strength: chex.ArrayTree = 1.0) -> base.Penalty:
+def elastic_net(l1_strength: base.Strength = 1.0, l2_strength: base.Strength = 1.0) -> base.Penalty:
     """Lasso plus ridge: g(x) = Σ_i λ_i |x_i| + ½ Σ_i μ_i x_i².
 
     prox_tg(x)_i = sign(x_i) max(|x_i| - t λ_i, 0) / (1 + t μ_i).
@@ -175,6 +175,6 @@ def _soft(x, threshold):
 
 def _coordinatewise(name, value, prox, residual, **strengths):
     for argument, strength in strengths.items():
-        _validation.require_nonnegative(name, argument, strength)
+        _validation.tree_at_least(0, name, **{argument: strength})
     parameters = {key: (strength, _trees.coordinates) for key, strength in strengths.items()}
     return base.leafwise(name, value, prox, parameters, _trees.coordinates, residual)

@@ -1,14 +1,14 @@
 """Penalties on single coordinates that, unlike the lasso, hardly shrink what they keep."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.penalties import _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _trees, base
 
 
-def l0(strength: chex.ArrayTree = 1.0) -> base.Penalty:
+def l0(strength: base.Strength = 1.0) -> base.Penalty:
     """Number of nonzero coordinates: g(x) = Σ_i λ_i [x_i ≠ 0].
 
     prox_tg(x)_i = x_i if |x_i| > √(2tλ_i), else 0: hard thresholding. A coordinate on the
@@ -44,12 +44,12 @@ def l0(strength: chex.ArrayTree = 1.0) -> base.Penalty:
         del strength
         return jnp.where(x == 0, 0.0, v)
 
-    _validation.require_nonnegative("l0", "strength", strength)
+    _validation.tree_at_least(0, "l0", strength=strength)
     parameters = {"strength": (strength, _trees.coordinates)}
     return base.leafwise("l0", value, prox, parameters, _trees.coordinates, residual)
 
 
-def mcp(strength: chex.ArrayTree = 1.0, gamma: chex.ArrayTree = 3.0) -> base.Penalty:
+def mcp(strength: base.Strength = 1.0, gamma: base.Strength = 3.0) -> base.Penalty:
     """Minimax concave penalty: g(x) = Σ_i λ|x_i| - x_i²/2γ where |x_i| ≤ γλ, else γλ²/2.
 
     For t < γ the prox is firm thresholding: 0 up to |x| = tλ, sign(x) (|x| - tλ) / (1 - t/γ) up to
@@ -96,13 +96,13 @@ def mcp(strength: chex.ArrayTree = 1.0, gamma: chex.ArrayTree = 3.0) -> base.Pen
         slope = jnp.maximum(strength - jnp.abs(x) / gamma, 0.0)
         return _subtract_slope(x, v, slope, strength)
 
-    _validation.require_nonnegative("mcp", "strength", strength)
-    _validation.require_positive("mcp", "gamma", gamma)
+    _validation.tree_at_least(0, "mcp", strength=strength)
+    _validation.tree_positive("mcp", gamma=gamma)
     parameters = {"strength": (strength, _trees.coordinates), "gamma": (gamma, _trees.coordinates)}
     return base.leafwise("mcp", value, prox, parameters, _trees.coordinates, residual)
 
 
-def scad(strength: chex.ArrayTree = 1.0, a: chex.ArrayTree = 3.7) -> base.Penalty:
+def scad(strength: base.Strength = 1.0, a: base.Strength = 3.7) -> base.Penalty:
     """Smoothly clipped absolute deviation: g(0) = 0, g'(s) = min(λ, (aλ - s)₊/(a - 1)) for s > 0.
 
     So g is λ|x| up to λ, (2aλ|x| - x² - λ²) / 2(a - 1) up to aλ, and λ²(a + 1)/2 beyond. Its prox
@@ -153,15 +153,14 @@ def scad(strength: chex.ArrayTree = 1.0, a: chex.ArrayTree = 3.7) -> base.Penalt
         slope = jnp.clip((a * strength - jnp.abs(x)) / (a - 1.0), 0.0, strength)
         return _subtract_slope(x, v, slope, strength)
 
-    _validation.require_nonnegative("scad", "strength", strength)
-    refused = [number for number in _validation.known("scad", "a", a) if not np.all(number > 2)]
-    if refused:
-        raise ValueError(f"scad: a must be > 2 everywhere, got {refused[0]}. Usual is 3.7.")
+    _validation.tree_at_least(0, "scad", strength=strength)
+    if not all(np.all(number > 2) for number in _validation.known("scad", "a", a)):
+        raise _validation.invalid("a", a, "a number > 2", "Usual is 3.7.", "scad")
     parameters = {"strength": (strength, _trees.coordinates), "a": (a, _trees.coordinates)}
     return base.leafwise("scad", value, prox, parameters, _trees.coordinates, residual)
 
 
-def log_sum(strength: chex.ArrayTree = 1.0, epsilon: chex.ArrayTree = 1.0) -> base.Penalty:
+def log_sum(strength: base.Strength = 1.0, epsilon: base.Strength = 1.0) -> base.Penalty:
     """Sum of logarithms: g(x) = Σ_i λ log(1 + |x_i|/ε), what reweighted l1 descends.
 
     With s = |x| + ε, the stationary point furthest from 0 has |z| = |x| - 2tλ/(s + √(s² - 4tλ)).
@@ -207,8 +206,8 @@ def log_sum(strength: chex.ArrayTree = 1.0, epsilon: chex.ArrayTree = 1.0) -> ba
     def residual(x, v, strength, epsilon):
         return _subtract_slope(x, v, strength / (epsilon + jnp.abs(x)), strength / epsilon)
 
-    _validation.require_nonnegative("log_sum", "strength", strength)
-    _validation.require_positive("log_sum", "epsilon", epsilon)
+    _validation.tree_at_least(0, "log_sum", strength=strength)
+    _validation.tree_positive("log_sum", epsilon=epsilon)
     parameters = {
         "strength": (strength, _trees.coordinates),
         "epsilon": (epsilon, _trees.coordinates),

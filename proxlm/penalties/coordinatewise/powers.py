@@ -1,15 +1,15 @@
 """Sums of powers below 1, which are sharper at zero than the lasso and flatter far from it."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _trees, base
 
 ITERATIONS = 5  # from the start at |x|, where Newton is monotone; enough for float64
 
 
-def l_half(strength: chex.ArrayTree = 1.0) -> base.Penalty:
+def l_half(strength: base.Strength = 1.0) -> base.Penalty:
     """Sum of square roots: g(x) = Σ_i λ_i √|x_i|.
 
     prox_tg(x)_i = 0 for |x_i| ≤ 3/2 (tλ_i)^(2/3), else sign(x_i) w², w the largest root of
@@ -38,7 +38,7 @@ def l_half(strength: chex.ArrayTree = 1.0) -> base.Penalty:
     return _power("l_half", strength, 2)
 
 
-def l_two_thirds(strength: chex.ArrayTree = 1.0) -> base.Penalty:
+def l_two_thirds(strength: base.Strength = 1.0) -> base.Penalty:
     """Sum of powers 2/3: g(x) = Σ_i λ_i |x_i|^(2/3).
 
     prox_tg(x)_i = 0 for |x_i| ≤ 2 (2tλ_i/3)^(3/4), else sign(x_i) w³, w the largest root of
@@ -103,6 +103,6 @@ def _power(name, strength, order):
         slope = strength * exponent * jnp.abs(jnp.where(x == 0, 1.0, x)) ** (exponent - 1.0)
         return jnp.where(x == 0, 0.0, v - jnp.sign(x) * slope)
 
-    _validation.require_nonnegative(name, "strength", strength)
+    _validation.tree_at_least(0, name, strength=strength)
     parameters = {"strength": (strength, _trees.coordinates)}
     return base.leafwise(name, value, prox, parameters, _trees.coordinates, residual)

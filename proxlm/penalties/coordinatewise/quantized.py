@@ -5,13 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.penalties import _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _trees, base
 
 LARGEST_CHAIN = 64  # number of levels up to which comparing with each is faster than a search
 TOLERANCE = 2e-3  # bfloat16 rounds by at most 2⁻⁹ of a number
 
 
-def binary(scale: chex.ArrayTree = 1.0, tolerance: float = TOLERANCE) -> base.Penalty:
+def binary(scale: base.Strength = 1.0, tolerance: float = TOLERANCE) -> base.Penalty:
     """Weights of one size: g(x) = 0 if all x_i ∈ {-s, s}, else +inf.
 
     prox_tg(x)_i = s if x_i ≥ 0, else -s, whatever the step size.
@@ -37,7 +38,7 @@ def binary(scale: chex.ArrayTree = 1.0, tolerance: float = TOLERANCE) -> base.Pe
     return _set("binary", np.array([-1.0, 1.0]), scale, tolerance)
 
 
-def ternary(scale: chex.ArrayTree = 1.0, tolerance: float = TOLERANCE) -> base.Penalty:
+def ternary(scale: base.Strength = 1.0, tolerance: float = TOLERANCE) -> base.Penalty:
     """Weights of one size or zero: g(x) = 0 if all x_i ∈ {-s, 0, s}, else +inf.
 
     prox_tg(x)_i is the nearest of the three, whatever the step size; of two equally near ones the
@@ -66,7 +67,7 @@ def ternary(scale: chex.ArrayTree = 1.0, tolerance: float = TOLERANCE) -> base.P
 
 
 def quantization_grid(
-    values: chex.Array, scale: chex.ArrayTree = 1.0, tolerance: float = TOLERANCE
+    values: chex.Array, scale: base.Strength = 1.0, tolerance: float = TOLERANCE
 ) -> base.Penalty:
     """Weights on given levels: g(x) = 0 if all x_i ∈ {s v_1, ..., s v_L}, else +inf.
 
@@ -94,10 +95,11 @@ def quantization_grid(
     >>> quantization_grid([-1.0, 0.0, 0.5], scale=2.0).prox(jnp.array([-3.0, -1.0, 0.4, 0.5]), 1.0).tolist()
     [-2.0, 0.0, 0.0, 1.0]
     """
-    return _set("quantization_grid", _ascending("quantization_grid", values), scale, tolerance)
+    made = _set("quantization_grid", _ascending("quantization_grid", values), scale, tolerance)
+    return made.described("quantization_grid", values=values, scale=scale, tolerance=tolerance)
 
 
-def prox_quant(strength: chex.ArrayTree, values: chex.Array, scale: chex.ArrayTree = 1.0) -> base.Penalty:
+def prox_quant(strength: base.Strength, values: chex.Array, scale: base.Strength = 1.0) -> base.Penalty:
     """Distance to given levels, the W of ProxQuant: g(x) = Σ_i λ min_l |x_i - s v_l|.
 
     prox_tg(x)_i moves towards the nearest level q by tλ, and stops there: the soft threshold of
@@ -143,10 +145,11 @@ def prox_quant(strength: chex.ArrayTree, values: chex.Array, scale: chex.ArrayTr
         on_level = v - jnp.clip(v, -strength, strength)
         return jnp.where(away == 0, on_level, v - strength * jnp.sign(away))
 
-    _validation.require_nonnegative("prox_quant", "strength", strength)
-    _validation.require_positive("prox_quant", "scale", scale)
+    _validation.tree_at_least(0, "prox_quant", strength=strength)
+    _validation.tree_positive("prox_quant", scale=scale)
     parameters = {"strength": (strength, _trees.coordinates), "scale": (scale, _trees.coordinates)}
-    return base.leafwise("prox_quant", value, prox, parameters, _trees.coordinates, residual)
+    made = base.leafwise("prox_quant", value, prox, parameters, _trees.coordinates, residual)
+    return made.described("prox_quant", strength=strength, values=values, scale=scale)
 
 
 def _set(name, values, scale, tolerance):
@@ -159,9 +162,10 @@ def _set(name, values, scale, tolerance):
         del step_size
         return _nearest(x, values, scale)
 
-    _validation.require_positive(name, "scale", scale)
+    _validation.tree_positive(name, scale=scale)
     parameters = {"scale": (scale, _trees.coordinates)}
-    return base.leafwise(name, value, prox, parameters, _trees.coordinates)
+    made = base.leafwise(name, value, prox, parameters, _trees.coordinates)
+    return made.described(name, scale=scale, tolerance=tolerance)
 
 
 def _nearest(x, values, scale):
@@ -190,8 +194,6 @@ def _ascending(name, values):
     array = jnp.asarray(values) if traced else np.asarray(values)
     line = array.ndim == 1 and array.size > 0
     if not line or not (traced or (np.isfinite(array).all() and np.all(np.diff(array) >= 0))):
-        raise ValueError(
-            f"{name}: values must be at least one finite number, in one dimension and in ascending "
-            f"order, got {values}. Sort them."
-        )
+        expected = "one or more finite numbers in ascending order"
+        raise _validation.invalid("values", values, expected, "Sort them.", name)
     return array

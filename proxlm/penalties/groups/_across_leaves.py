@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import chex
 import jax
 
+from proxlm import _validation
 from proxlm.penalties import _trees
 from proxlm.penalties.groups import _partition
 
@@ -61,20 +62,21 @@ def _members(name, kernels, places):
     for i, path in enumerate(places):
         ends = [end for end in kernels if path == end or path.endswith("/" + end)]
         if len(ends) > 1:
-            raise ValueError(f"{name}: {path} ends in both {ends[0]} and {ends[1]}. Make one longer.")
+            given = _validation.Verbatim(f"{ends[0]} and {ends[1]} for {path}")
+            raise _validation.invalid("kernels", given, "one ending for a path", "Make one longer.", name)
         for end in ends:
             members.setdefault(path.removesuffix(end).rstrip("/"), {})[end] = i
     unused = [end for end in kernels if not any(end in own for own in members.values())]
     if unused and places:
-        raise ValueError(f"{name}: no leaf ends in {unused[0]}; there are {', '.join(places[:8])}.")
+        expected = f"endings of paths, such as {', '.join(places[:8])}"
+        raise _validation.invalid("kernels", _validation.Verbatim(unused[0]), expected, "", name)
     for start, own in members.items():
         missing = [end for end in kernels if end not in own]
         if missing:
             there, gone = (f"{start}/{end}".lstrip("/") for end in (next(iter(own)), missing[0]))
-            raise ValueError(
-                f"{name}: {there} is there, but {gone}, which shares its groups, is not. Leave out "
-                "all leaves of a group or none."
-            )
+            given = _validation.Verbatim(f"{there} without {gone}, which shares its groups")
+            remedy = "Leave out all leaves of a group or none."
+            raise _validation.invalid("x", given, "whole in every group", remedy, name)
     return members
 
 
@@ -83,10 +85,9 @@ def _require_equal_counts(name, partitions):
     (first, shape), *others = shapes.items()
     for path, other in others:
         if other != shape:
-            raise ValueError(
-                f"{name}: {first} counts groups {shape}, but {path} counts {other}. Name the axes "
-                "that count the same thing, in the same order."
-            )
+            given = _validation.Verbatim(f"{shape} at {first} and {other} at {path}")
+            remedy = "Name the axes that count the same thing, in the same order."
+            raise _validation.invalid("kernels", given, "equal in their numbers of groups", remedy, name)
 
 
 def _counted(partition):

@@ -6,7 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _trees, base
 from proxlm.penalties.groups import _norm_prox_in_metric, _partition
 
 WEIGHTS = {"sqrt_size": lambda size: math.sqrt(max(size, 1)), "none": lambda size: 1.0}
@@ -28,8 +29,7 @@ def lift_to_groups(
     >>> lasso.prox(jnp.array([3.0, 4.0]), 2.5).tolist()
     [1.5, 2.0]
     """
-    if weight not in WEIGHTS:
-        raise ValueError(f"{name}: weight must be one of {list(WEIGHTS)}, got {weight!r}.")
+    _validation.one_of(WEIGHTS, name, weight=weight)
 
     def split(x):
         wide = _trees.widen(name, x)
@@ -47,7 +47,7 @@ def lift_to_groups(
         return sum((w**2 * penalty.value(alike(w)) for w in every), start=jnp.zeros(()))
 
     def prox(x, step_size):
-        _validation.require_nonnegative(name, "step_size", step_size)
+        _validation.tree_at_least(0, name, step_size=step_size)
         wide, groups, widths = split(x)
         if jax.tree_util.all_leaves([step_size]) and jnp.ndim(step_size) == 0:
             units = jax.tree.map(_floor, _units(groups, wide, widths))
@@ -83,13 +83,13 @@ def beside(
     return _spread(name, argument, given, like)
 
 
-def steps(name: str, step_size: chex.ArrayTree, x: chex.ArrayTree) -> chex.ArrayTree:
+def steps(name: str, step_size: base.Strength, x: chex.ArrayTree) -> chex.ArrayTree:
     """Gives a step size as a tree of arrays with the shapes of x; ValueError where it does not fit.
 
     >>> steps("doc", 2.0, {"w": jnp.ones(3)})["w"].tolist()
     [2.0, 2.0, 2.0]
     """
-    _validation.require_nonnegative(name, "step_size", step_size)
+    _validation.tree_at_least(0, name, step_size=step_size)
     return _spread(name, "step_size", step_size, x)
 
 
@@ -145,10 +145,8 @@ def _subtract(v, x, unit, length, left):
 def _steepen(name, slope, groups, x, widths):
     """φ' seen from the norms: (w² φ(s/w))' = w λ - κ s."""
     if slope is None:
-        raise ValueError(
-            f"{name}: step_size must be one number: this penalty has no prox in a diagonal metric. "
-            "Take one that has, such as group_lasso, or the decoupled form."
-        )
+        given = _validation.Verbatim("one for each coordinate")
+        raise _validation.invalid("step_size", given, "one number", _trees.METRIC_REMEDY, name)
     strength = beside(name, "strength", slope.strength, groups, x)
     curvature = slope.curvature
     if curvature is not None:

@@ -3,13 +3,13 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _trees
+from proxlm.penalties import _description, _trees
 
 
 class Reduction(NamedTuple):
@@ -59,7 +59,12 @@ class Partition(NamedTuple):
     order: tuple[int, ...]
 
 
-class Grouping(NamedTuple):
+class _Rules(NamedTuple):
+    split: Callable[[str, chex.ArrayTree], Groups]
+    partition: Callable[[str, _trees.Path, Any], Partition] | None = None
+
+
+class Grouping(_Rules):
     """A rule that splits trees of arrays into groups, as made by the functions of `grouping`.
 
     Attributes:
@@ -67,8 +72,20 @@ class Grouping(NamedTuple):
       partition: (name, path, leaf) ↦ the `Partition` of one leaf; None where leaves are cut together.
     """
 
-    split: Callable[[str, chex.ArrayTree], Groups]
-    partition: Callable[[str, _trees.Path, Any], Partition] | None = None
+    def described(self, name: str, *positional: Any, **arguments: Any) -> Self:
+        """Returns the same rule as a grouping that prints as the call of `name`.
+
+        >>> by_leaf(lambda name, path, leaf: counting(leaf, [])).described("axes", axis=0)
+        axes(axis=0)
+        """
+        described = self._replace()
+        described._call = name, positional, arguments
+        return described
+
+    def __repr__(self) -> str:
+        """Returns the call that made the grouping, or the functions of one made by hand."""
+        call = getattr(self, "_call", None)
+        return _description.call(*call) if call else super().__repr__()
 
 
 def counting(leaf: jax.Array, order: Sequence[int]) -> Partition:

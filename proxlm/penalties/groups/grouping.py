@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from proxlm.penalties import _trees, _validation
+from proxlm import _validation
+from proxlm.penalties import _trees
 from proxlm.penalties.groups import _across_leaves, _partition
 from proxlm.penalties.groups._partition import Grouping
 
@@ -34,7 +35,7 @@ def axes(axis: int | tuple[int, ...] | None = 0) -> Grouping:
         inside = _trees.inside(name, given, leaf, path)
         return _partition.counting(leaf, [i for i in range(leaf.ndim) if i not in inside])
 
-    return _partition.by_leaf(partition)
+    return _partition.by_leaf(partition).described("axes", axis=axis)
 
 
 def slices(axis: int | tuple[int, ...] = 0) -> Grouping:
@@ -57,9 +58,8 @@ def slices(axis: int | tuple[int, ...] = 0) -> Grouping:
     12
     """
     given = _trees.axes_of("slices", () if axis is None else axis)
-    return _partition.by_leaf(
-        lambda name, path, leaf: _partition.counting(leaf, _trees.inside(name, given, leaf, path))
-    )
+    count = lambda name, path, leaf: _partition.counting(leaf, _trees.inside(name, given, leaf, path))
+    return _partition.by_leaf(count).described("slices", axis=axis)
 
 
 def heads(num_heads: int, axis: int = -1, packed: int = 1, apart: int | tuple[int, ...] = ()) -> Grouping:
@@ -86,8 +86,8 @@ def heads(num_heads: int, axis: int = -1, packed: int = 1, apart: int | tuple[in
     >>> heads(2, packed=3).split("doc", jnp.ones((5, 12))).sizes
     30
     """
-    _validation.require_integer("heads", "num_heads", num_heads, least=1)
-    _validation.require_integer("heads", "packed", packed, least=1)
+    _validation.integer(1, "heads", num_heads=num_heads)
+    _validation.integer(1, "heads", packed=packed)
     given = _trees.axes_of("heads", apart) + _trees.axes_of("heads", axis)
 
     def partition(name, path, leaf):
@@ -98,7 +98,8 @@ def heads(num_heads: int, axis: int = -1, packed: int = 1, apart: int | tuple[in
             splits[i] = (packed, num_heads, width)
         return _partition.Partition(tuple(splits), order)
 
-    return _partition.by_leaf(partition)
+    made = _partition.by_leaf(partition)
+    return made.described("heads", num_heads=num_heads, axis=axis, packed=packed, apart=apart or None)
 
 
 def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1) -> Grouping:
@@ -125,9 +126,9 @@ def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1)
     given = _trees.axes_of("blocks", axis) or ()
     sizes = tuple(size) if isinstance(size, (tuple, list)) else (size,)
     if len(sizes) != len(given):
-        raise ValueError(f"blocks: size {size!r} must have one entry for each axis of {axis!r}.")
+        raise _validation.invalid("size", size, f"one entry for each axis of {axis!r}", "", "blocks")
     for k in sizes:
-        _validation.require_integer("blocks", "size", 1 if k is None else k, least=1)
+        _validation.integer(1, "blocks", size=1 if k is None else k)
 
     def partition(name, path, leaf):
         splits = [(1, n, 1) for n in leaf.shape]
@@ -137,7 +138,7 @@ def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1)
             splits[i] = (1, count, leaf.shape[i] if k is None else k)
         return _partition.Partition(tuple(splits), tuple(range(leaf.ndim)))
 
-    return _partition.by_leaf(partition)
+    return _partition.by_leaf(partition).described("blocks", size=size, axis=axis)
 
 
 def linked(
@@ -174,14 +175,16 @@ def linked(
     {'block_0': 10}
     """
     if not kernels:
-        raise ValueError("linked: kernels must name at least one path ending, got none.")
+        raise _validation.invalid("kernels", kernels, "a mapping with at least one path ending", "", "linked")
     single = {end: over if isinstance(over, Grouping) else slices(over) for end, over in kernels.items()}
     together = [end for end, over in single.items() if over.partition is None]
     if together:
-        raise ValueError(
-            f"linked: the grouping of {together[0]} must be one of single leaves, such as heads(8)."
+        given = _validation.Verbatim(f"a grouping across leaves for {together[0]}")
+        raise _validation.invalid(
+            "kernels", given, "groupings of single leaves, such as heads(8)", "", "linked"
         )
-    return Grouping(lambda name, x: _across_leaves.split(name, single, x))
+    made = Grouping(lambda name, x: _across_leaves.split(name, single, x))
+    return made.described("linked", kernels=kernels)
 
 
 def _share(name, path, leaf, axis, parts):
@@ -189,7 +192,6 @@ def _share(name, path, leaf, axis, parts):
     size = leaf.shape[axis]
     if size % parts == 0:
         return size // parts
-    raise ValueError(
-        f"{name}: {parts} does not divide axis {axis} of the leaf of shape {leaf.shape} at "
-        f"{_trees.place(path)}. Choose another size, or leave this leaf out with optax.masked."
-    )
+    given, expected = _validation.Verbatim(f"shape {leaf.shape}"), f"divisible by {parts} along axis {axis}"
+    remedy = f"Choose another size, or {_trees.LEAVE_OUT}"
+    raise _validation.invalid(_trees.label("x", path), given, expected, remedy, name)

@@ -8,7 +8,7 @@ from proxlm.penalties.groups import _norm_prox_in_metric
 from proxlm.penalties.groups import penalties as groups
 
 
-def l2(strength: chex.ArrayTree = 1.0, axis: groups.Axis = None) -> base.Penalty:
+def l2(strength: base.Strength = 1.0, axis: groups.Axis = None) -> base.Penalty:
     """The Euclidean norm, not squared: g(x) = λ |x|₂ of each leaf, or of slices along axes.
 
     prox_tg(x) = x max(1 - t λ / |x|₂, 0). `flattened(l2(λ))` is the norm of a whole tree.
@@ -31,7 +31,7 @@ def l2(strength: chex.ArrayTree = 1.0, axis: groups.Axis = None) -> base.Penalty
     >>> l2(1.0).prox(jnp.array([3.0, 4.0]), 2.5).tolist()
     [1.5, 2.0]
     """
-    return groups.group_lasso(strength, axis, weight="none")
+    return groups.group_lasso(strength, axis, "none").described("l2", strength=strength, axis=axis)
 
 
 def group_mcp(
@@ -68,7 +68,8 @@ def group_mcp(
     [[3.0, 0.0], [4.0, 0.0]]
     """
     over_norms = nonconvex.mcp(strength, gamma)
-    return groups.group(over_norms, axis, weight, _norm_prox_in_metric.Slope(strength, 1.0 / gamma))
+    made = groups.group(over_norms, axis, weight, _norm_prox_in_metric.Slope(strength, 1.0 / gamma))
+    return made.described("group_mcp", strength=strength, gamma=gamma, axis=axis, weight=weight)
 
 
 def group_l_half(
@@ -98,4 +99,5 @@ def group_l_half(
     >>> group_l_half(1.0, weight="none").prox(jnp.array([[0.3], [0.4]]), 1.0).tolist()
     [[0.0], [0.0]]
     """
-    return groups.group(powers.l_half(strength), axis, weight)
+    made = groups.group(powers.l_half(strength), axis, weight)
+    return made.described("group_l_half", strength=strength, axis=axis, weight=weight)

@@ -6,14 +6,15 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _trees, base
 from proxlm.penalties.coordinatewise import convex
 from proxlm.penalties.groups import _norm_prox, _norm_prox_in_metric, _partition, grouping
 
 Axis = int | Sequence[int] | _partition.Grouping | None
 
 
-def group_lasso(strength: chex.ArrayTree = 1.0, axis: Axis = 0, weight: str = "sqrt_size") -> base.Penalty:
+def group_lasso(strength: base.Strength = 1.0, axis: Axis = 0, weight: str = "sqrt_size") -> base.Penalty:
     """Sum of the norms of groups: g(x) = λ Σ_G w_G |x_G|₂.
 
     prox_tg(x)_G = x_G max(1 - t λ w_G / |x_G|₂, 0): a group within its threshold becomes zero as a
@@ -50,14 +51,15 @@ def group_lasso(strength: chex.ArrayTree = 1.0, axis: Axis = 0, weight: str = "s
     >>> float(group_lasso(2.0, axis=-1, weight="none").value(kernel[:, :1]))
     14.0
     """
-    _validation.require_nonnegative("group_lasso", "strength", strength)
+    _validation.tree_at_least(0, "group_lasso", strength=strength)
     over = _over("group_lasso", axis)
     slope = _norm_prox_in_metric.Slope(strength)
-    return _norm_prox.lift_to_groups("group_lasso", convex.l1(strength), over, weight, slope)
+    made = _norm_prox.lift_to_groups("group_lasso", convex.l1(strength), over, weight, slope)
+    return made.described("group_lasso", strength=strength, axis=axis, weight=weight)
 
 
 def sparse_group_lasso(
-    strength: chex.ArrayTree = 1.0,
+    strength: base.Strength = 1.0,
     mix: chex.Numeric = 0.5,
     axis: Axis = 0,
     weight: str = "sqrt_size",
@@ -89,8 +91,9 @@ def sparse_group_lasso(
     >>> float(penalty.value(jnp.array([3.0, 4.0])))
     30.0
     """
-    _validation.require_nonnegative("sparse_group_lasso", "strength", strength)
-    _require_mix(mix)
+    _validation.tree_at_least(0, "sparse_group_lasso", strength=strength)
+    _validation.known("sparse_group_lasso", "mix", mix)
+    _validation.within(0, 1, "sparse_group_lasso", mix=mix)
     over = _over("sparse_group_lasso", axis)
     whole = group_lasso(jax.tree.map(lambda s: s * (1.0 - mix), strength), over, weight)
 
@@ -119,7 +122,8 @@ def sparse_group_lasso(
         sparse = groups.apply(left, (_trees.widen("sparse_group_lasso", v), wide), (inner,))
         return _trees.narrow(whole.residual(wide, sparse), x)
 
-    return base.Penalty(value, prox, residual)
+    made = base.Penalty(value, prox, residual)
+    return made.described("sparse_group_lasso", strength=strength, mix=mix, axis=axis, weight=weight)
 
 
 def group(
@@ -161,8 +165,9 @@ def group(
     >>> ridge.prox(jnp.array([[3.0, 0.0], [4.0, 2.0]]), 1.0).tolist()
     [[1.5, 0.0], [2.0, 1.0]]
     """
-    base.require_penalty("group: penalty", penalty)
-    return _norm_prox.lift_to_groups("group", penalty, _over("group", axis), weight, slope)
+    base.require_penalty("group", penalty=penalty)
+    made = _norm_prox.lift_to_groups("group", penalty, _over("group", axis), weight, slope)
+    return made.described("group", penalty, axis=axis, weight=weight, slope=slope)
 
 
 def _over(name, axis):
@@ -170,9 +175,3 @@ def _over(name, axis):
     if isinstance(axis, _partition.Grouping):
         return axis
     return grouping.axes(_trees.axes_of(name, axis))
-
-
-def _require_mix(mix):
-    outside = [m for m in _validation.known("sparse_group_lasso", "mix", mix) if not 0 <= m <= 1]
-    if outside:
-        raise ValueError(f"sparse_group_lasso: mix must be in [0, 1], got {outside[0]}.")

@@ -2,16 +2,16 @@
 
 import math
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _indicator, _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _indicator, _trees, base
 from proxlm.penalties.sets import _threshold
 
 
 def l1_ball(
-    radius: chex.ArrayTree = 1.0,
+    radius: base.Strength = 1.0,
     axis: int | tuple[int, ...] | None = None,
     tolerance: float | None = None,
 ) -> base.Penalty:
@@ -45,7 +45,7 @@ def l1_ball(
 
 
 def l1_sphere(
-    radius: chex.ArrayTree = 1.0,
+    radius: base.Strength = 1.0,
     axis: int | tuple[int, ...] | None = None,
     tolerance: float | None = None,
 ) -> base.Penalty:
@@ -77,7 +77,7 @@ def l1_sphere(
 
 
 def l2_ball(
-    radius: chex.ArrayTree = 1.0,
+    radius: base.Strength = 1.0,
     axis: int | tuple[int, ...] | None = None,
     tolerance: float | None = None,
 ) -> base.Penalty:
@@ -107,7 +107,7 @@ def l2_ball(
 
 
 def l2_sphere(
-    radius: chex.ArrayTree = 1.0,
+    radius: base.Strength = 1.0,
     axis: int | tuple[int, ...] | None = None,
     tolerance: float | None = None,
 ) -> base.Penalty:
@@ -169,7 +169,7 @@ def _l2_set(name, radius, axis, tolerance, is_ball):
 
 
 def _set_of_norm(name, radius, axis, tolerance, is_ball, norm, project, step_slot):
-    _validation.require_positive(name, "radius", radius)
+    _validation.tree_positive(name, radius=radius)
     axes = _trees.axes_of(name, axis)
 
     def violation(x, radius):
@@ -180,7 +180,8 @@ def _set_of_norm(name, radius, axis, tolerance, is_ball, norm, project, step_slo
         return project(_trees.inside(name, axes, x), x, step_size, radius)
 
     parameters = {"radius": (radius, _trees.per_group(name, axes))}
-    return _indicator.constraint(name, violation, move, parameters, tolerance, step_slot)
+    made = _indicator.constraint(name, violation, move, parameters, tolerance, step_slot)
+    return made.described(name, radius=radius, axis=axis, tolerance=tolerance)
 
 
 def _in_lengths(axes, x):

@@ -2,17 +2,17 @@
 
 import itertools
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.penalties import _indicator, _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _indicator, _trees, base
 
 
 def box(
-    lower: chex.ArrayTree = -jnp.inf,
-    upper: chex.ArrayTree = jnp.inf,
+    lower: base.Strength = -jnp.inf,
+    upper: base.Strength = jnp.inf,
     tolerance: float | None = None,
 ) -> base.Penalty:
     """Indicator of a box: g(x) = 0 if l_i ≤ x_i ≤ u_i everywhere, else +inf.
@@ -66,10 +66,11 @@ def non_negative(tolerance: float | None = None) -> base.Penalty:
     >>> non_negative().prox(jnp.array([-1.0, 2.0]), 1.0).tolist()
     [0.0, 2.0]
     """
-    return _box("non_negative", 0.0, jnp.inf, tolerance)
+    box = _box("non_negative", 0.0, jnp.inf, tolerance)
+    return box.described("non_negative", tolerance=tolerance)
 
 
-def linf_ball(radius: chex.ArrayTree = 1.0, tolerance: float | None = None) -> base.Penalty:
+def linf_ball(radius: base.Strength = 1.0, tolerance: float | None = None) -> base.Penalty:
     """Indicator of the l∞ ball: g(x) = 0 if |x_i| ≤ r_i everywhere, else +inf.
 
     prox(x) = min(max(x, -r), r), the same in every diagonal metric.
@@ -93,12 +94,12 @@ def linf_ball(radius: chex.ArrayTree = 1.0, tolerance: float | None = None) -> b
     >>> linf_ball(2.0).prox(jnp.array([-3.0, 1.0]), 1.0).tolist()
     [-2.0, 1.0]
     """
-    _validation.require_positive("linf_ball", "radius", radius)
-    lower = jax.tree.map(lambda r: -r, radius)
-    return _box("linf_ball", lower, radius, tolerance)
+    _validation.tree_positive("linf_ball", radius=radius)
+    box = _box("linf_ball", jax.tree.map(lambda r: -r, radius), radius, tolerance)
+    return box.described("linf_ball", radius=radius, tolerance=tolerance)
 
 
-def halfspace(normal: chex.ArrayTree, offset: chex.ArrayTree, tolerance: float | None = None) -> base.Penalty:
+def halfspace(normal: base.Strength, offset: base.Strength, tolerance: float | None = None) -> base.Penalty:
     """Indicator of a halfspace: g(x) = 0 if Σ_i a_i x_i ≤ b in every leaf, else +inf.
 
     prox(x) = x - t a max(Σ_i a_i x_i - b, 0) / Σ_i t_i a_i², where a number t stands for 1.
@@ -130,9 +131,7 @@ def halfspace(normal: chex.ArrayTree, offset: chex.ArrayTree, tolerance: float |
     return _side("halfspace", normal, offset, tolerance, lambda over: jnp.maximum(over, 0.0))
 
 
-def hyperplane(
-    normal: chex.ArrayTree, offset: chex.ArrayTree, tolerance: float | None = None
-) -> base.Penalty:
+def hyperplane(normal: base.Strength, offset: base.Strength, tolerance: float | None = None) -> base.Penalty:
     """Indicator of a hyperplane: g(x) = 0 if Σ_i a_i x_i = b in every leaf, else +inf.
 
     prox(x) = x - t a (Σ_i a_i x_i - b) / Σ_i t_i a_i², where a number t stands for 1.
@@ -188,9 +187,9 @@ def _scale(bound):
 def _side(name, normal, offset, tolerance, part):
     for argument, given in (("normal", normal), ("offset", offset)):
         if not all(np.all(np.isfinite(leaf)) for leaf in _validation.known(name, argument, given)):
-            raise ValueError(f"{name}: {argument} must be finite, got {given}.")
+            raise _validation.invalid(argument, given, "finite", "", name)
     if not all(np.any(leaf) for leaf in _validation.known(name, "normal", normal) if leaf.size):
-        raise ValueError(f"{name}: normal must not be 0 throughout, got {normal}.")
+        raise _validation.invalid("normal", normal, "different from 0 somewhere", "", name)
 
     def project(x, step_size, normal, offset):
         # A side stays the same when normal and offset are divided by a number.
@@ -222,13 +221,13 @@ def _require_bounds(lower, upper):
         _validation.known("box", "upper", upper),
     )
     if any(np.any(np.isnan(bound)) for bound in (*lowers, *uppers)):
-        raise ValueError(f"box: bounds must not be NaN, got lower={lower}, upper={upper}.")
+        given = _validation.Verbatim(f"{lower} and {upper}")
+        raise _validation.invalid("lower and upper", given, "numbers other than NaN", "", "box")
     alike = jax.tree.structure(lower) == jax.tree.structure(upper)
     counts = [len(jax.tree.leaves(bound)) for bound in (lower, upper)]
     if [len(lowers), len(uppers)] != counts or not (alike or 1 in counts):
         return
     pairs = itertools.product(lowers, uppers) if 1 in counts else zip(lowers, uppers, strict=True)
     if any(np.any(low > high) for low, high in pairs):
-        raise ValueError(
-            f"box: lower must be ≤ upper everywhere, got lower={lower}, upper={upper}. Exchange them."
-        )
+        given = _validation.Verbatim(f"{lower} and {upper}")
+        raise _validation.invalid("lower", given, "≤ upper everywhere", "Exchange them.", "box")

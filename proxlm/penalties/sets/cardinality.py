@@ -6,7 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _trees, base
 
 LARGEST_PAIRED = 64  # m up to which comparing all pairs of a block is faster than bisection
 
@@ -41,16 +42,15 @@ def top_k(k: int, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
     >>> float(top_k(1, axis=0).value(jnp.array([[-3.0, 1.0], [0.0, 2.0]])))
     inf
     """
-    k = _validation.require_integer("top_k", "k", k, least=0)
+    _validation.integer(0, "top_k", k=k)
+    k = int(k)
     axes = _trees.axes_of("top_k", axis)
 
     def group(path, leaf):
         size = math.prod(leaf.shape[i] for i in _trees.inside("top_k", axes, leaf, path))
         if leaf.size and k > size:
-            raise ValueError(
-                f"top_k: k must be at most the size of a group, got {k} for groups of {size} at "
-                f"{_trees.place(path)}. Lower it, or leave this leaf out with optax.masked."
-            )
+            expected = f"at most {size}, the size of a group at {_trees.place(path)}"
+            raise _validation.invalid("k", k, expected, f"Lower it, or {_trees.LEAVE_OUT}", "top_k")
         return ()
 
     def value(x, k_as_float):
@@ -65,7 +65,8 @@ def top_k(k: int, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
         return jnp.where(keep | jnp.isnan(x), x, 0.0)
 
     # The slot is where a leaf meets its path: it checks k, which is the same for every leaf.
-    return base.leafwise("top_k", value, prox, {"k_as_float": (k, group)}, _trees.coordinates)
+    made = base.leafwise("top_k", value, prox, {"k_as_float": (k, group)}, _trees.coordinates)
+    return made.described("top_k", k=k, axis=axis)
 
 
 def n_m(n: int, m: int, axis: int = -1) -> base.Penalty:
@@ -99,10 +100,12 @@ def n_m(n: int, m: int, axis: int = -1) -> base.Penalty:
     >>> float(n_m(1, 2).value(jnp.array([-3.0, 0.0, 2.0, 1.0])))
     inf
     """
-    n = _validation.require_integer("n_m", "n", n, least=0)
-    m = _validation.require_integer("n_m", "m", m, least=1)
+    _validation.integer(0, "n_m", n=n)
+    n = int(n)
+    _validation.integer(1, "n_m", m=m)
+    m = int(m)
     if n > m:
-        raise ValueError(f"n_m: n must be at most m, got {n} of {m}. The order is n_m(n, m).")
+        raise _validation.invalid("n", n, f"at most m = {m}", "The order is n_m(n, m).", "n_m")
 
     def value(x, n_as_float):
         del n_as_float
@@ -118,7 +121,8 @@ def n_m(n: int, m: int, axis: int = -1) -> base.Penalty:
         return jnp.where(keep.reshape(x.shape) | jnp.isnan(x), x, 0.0)
 
     parameters = {"n_as_float": (n, blocks_slot("n_m", m, axis))}
-    return base.leafwise("n_m", value, prox, parameters, _trees.coordinates)
+    made = base.leafwise("n_m", value, prox, parameters, _trees.coordinates)
+    return made.described("n_m", n=n, m=m, axis=axis)
 
 
 def blocks_slot(name: str, m: int, axis: int) -> _trees.Slot:
@@ -133,10 +137,12 @@ def blocks_slot(name: str, m: int, axis: int) -> _trees.Slot:
         inside = _trees.inside(name, axes, leaf, path)
         size = leaf.shape[inside[0]] if inside else 1
         if size % m:
-            raise ValueError(
-                f"{name}: expected a multiple of {m} along axis {axis}, got {size} at "
-                f"{_trees.place(path)}. Choose another axis, or leave it out with optax.masked."
+            expected = f"of a size divisible by {m} along axis {axis}"
+            given, remedy = (
+                _validation.Verbatim(f"size {size}"),
+                f"Choose another axis, or {_trees.LEAVE_OUT}",
             )
+            raise _validation.invalid(_trees.label("x", path), given, expected, remedy, name)
         return ()
 
     return slot

@@ -2,17 +2,17 @@
 
 import math
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.penalties import _indicator, _rows, _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _indicator, _rows, _trees, base
 from proxlm.penalties.sets import _capped, _threshold
 
 
 def simplex(
-    radius: chex.ArrayTree = 1.0,
+    radius: base.Strength = 1.0,
     axis: int | tuple[int, ...] | None = None,
     tolerance: float | None = None,
 ) -> base.Penalty:
@@ -44,7 +44,7 @@ def simplex(
     >>> float(simplex(2.0, axis=-1).value(jnp.array([[0.5, 1.5], [2.0, 0.0]])))
     0.0
     """
-    _validation.require_positive("simplex", "radius", radius)
+    _validation.tree_positive("simplex", radius=radius)
     axes = _trees.axes_of("simplex", axis)
 
     def project(x, step_size, radius):
@@ -54,12 +54,14 @@ def simplex(
         return _off(x, radius, _trees.inside("simplex", axes, x))
 
     parameters = {"radius": (radius, _trees.per_group("simplex", axes))}
-    return _indicator.constraint("simplex", violation, project, parameters, tolerance, _trees.coordinates)
+    slot = _trees.coordinates
+    made = _indicator.constraint("simplex", violation, project, parameters, tolerance, slot)
+    return made.described("simplex", radius=radius, axis=axis, tolerance=tolerance)
 
 
 def capped_simplex(
-    cap: chex.ArrayTree,
-    radius: chex.ArrayTree = 1.0,
+    cap: base.Strength,
+    radius: base.Strength = 1.0,
     axis: int | tuple[int, ...] | None = None,
     tolerance: float | None = None,
 ) -> base.Penalty:
@@ -91,8 +93,8 @@ def capped_simplex(
     >>> capped_simplex(cap=1.0, radius=2.0).prox(jnp.array([3.0, 0.5, 0.0]), 1.0).tolist()
     [1.0, 0.75, 0.25]
     """
-    _validation.require_positive("capped_simplex", "cap", cap)
-    _validation.require_positive("capped_simplex", "radius", radius)
+    _validation.tree_positive("capped_simplex", cap=cap)
+    _validation.tree_positive("capped_simplex", radius=radius)
     axes = _trees.axes_of("capped_simplex", axis)
 
     def radius_slot(path, leaf):
@@ -108,12 +110,13 @@ def capped_simplex(
         return jnp.maximum(off, jnp.max((x - cap) / radius))
 
     parameters = {"cap": (cap, _trees.coordinates), "radius": (radius, radius_slot)}
-    return _indicator.constraint("capped_simplex", violation, project, parameters, tolerance)
+    made = _indicator.constraint("capped_simplex", violation, project, parameters, tolerance)
+    return made.described("capped_simplex", cap=cap, radius=radius, axis=axis, tolerance=tolerance)
 
 
 def sparse_simplex(
     k: int,
-    radius: chex.ArrayTree = 1.0,
+    radius: base.Strength = 1.0,
     axis: int | tuple[int, ...] | None = None,
     tolerance: float | None = None,
 ) -> base.Penalty:
@@ -142,17 +145,16 @@ def sparse_simplex(
     >>> sparse_simplex(k=2).prox(jnp.array([0.5, 0.25, 0.375]), 1.0).tolist()
     [0.5625, 0.0, 0.4375]
     """
-    k = _validation.require_integer("sparse_simplex", "k", k, least=1)
-    _validation.require_positive("sparse_simplex", "radius", radius)
+    _validation.integer(1, "sparse_simplex", k=k)
+    k = int(k)
+    _validation.tree_positive("sparse_simplex", radius=radius)
     axes = _trees.axes_of("sparse_simplex", axis)
 
     def radius_slot(path, leaf):
         size = math.prod(leaf.shape[i] for i in _trees.inside("sparse_simplex", axes, leaf, path))
         if 0 < size < k:
-            raise ValueError(
-                f"sparse_simplex: k = {k}, but a group at {_trees.place(path)} has {size} "
-                f"coordinates. Give k ≤ {size}, or leave this leaf out with optax.masked."
-            )
+            expected = f"at most {size}, the size of a group at {_trees.place(path)}"
+            raise _validation.invalid("k", k, expected, f"Lower it, or {_trees.LEAVE_OUT}", "sparse_simplex")
         return _trees.per_group("sparse_simplex", axes)(path, leaf)
 
     def project(x, step_size, radius):
@@ -165,7 +167,8 @@ def sparse_simplex(
         return _off(x, radius, inside) + jnp.where(too_many, jnp.inf, 0.0)
 
     parameters = {"radius": (radius, radius_slot)}
-    return _indicator.constraint("sparse_simplex", violation, project, parameters, tolerance)
+    made = _indicator.constraint("sparse_simplex", violation, project, parameters, tolerance)
+    return made.described("sparse_simplex", k=k, radius=radius, axis=axis, tolerance=tolerance)
 
 
 def _off(x, radius, inside):
@@ -180,10 +183,10 @@ def _require_room(cap, radius, size, path):
     if not (all(one_each) and caps and radii and caps[0].ndim == 0) or size == 0:
         return
     if np.max(radii[0]) > float(caps[0]) * size * (1 + 1e-6):
-        raise ValueError(
-            f"capped_simplex: {size} coordinates of at most {caps[0]} cannot sum to "
-            f"{np.max(radii[0])} at {_trees.place(path)}. Raise the cap or lower the radius."
-        )
+        place = _trees.place(path)
+        expected = f"at most the sum of {size} coordinates of at most {caps[0]} at {place}"
+        remedy = "Raise the cap or lower the radius."
+        raise _validation.invalid("radius", float(np.max(radii[0])), expected, remedy, "capped_simplex")
 
 
 def _on_largest(x, radius, k, inside):

@@ -2,16 +2,16 @@
 
 import math
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.penalties import _isotonic, _rows, _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _isotonic, _rows, _trees, base
 from proxlm.penalties.sets import _threshold
 
 
-def linf(strength: chex.ArrayTree = 1.0, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
+def linf(strength: base.Strength = 1.0, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
     """Sum of the largest magnitudes of groups: g(x) = Σ_G λ_G max_{i ∈ G} |x_i|.
 
     prox_tg(x)_i = min(max(x_i, -τ), τ), where the magnitudes above τ ≥ 0 exceed it by tλ in sum;
@@ -38,7 +38,7 @@ def linf(strength: chex.ArrayTree = 1.0, axis: int | tuple[int, ...] | None = No
     >>> float(linf(2.0, axis=0).value(jnp.array([[-3.0, 1.0], [0.0, 1.5]])))
     9.0
     """
-    _validation.require_nonnegative("linf", "strength", strength)
+    _validation.tree_at_least(0, "linf", strength=strength)
     axes = _trees.axes_of("linf", axis)
 
     def value(x, strength):
@@ -53,10 +53,11 @@ def linf(strength: chex.ArrayTree = 1.0, axis: int | tuple[int, ...] | None = No
         return jnp.where(_threshold.margin(x, tau, 1.0, kind) < 0, x, at_bound)
 
     parameters = {"strength": (strength, _trees.per_group("linf", axes))}
-    return base.leafwise("linf", value, prox, parameters)
+    made = base.leafwise("linf", value, prox, parameters)
+    return made.described("linf", strength=strength, axis=axis)
 
 
-def slope(strengths: chex.ArrayTree, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
+def slope(strengths: base.Strength, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
     """The sorted l1 norm: g(x) = Σ_i λ_i |x|_(i) by groups, |x|_(1) ≥ |x|_(2) ≥ ... sorted.
 
     prox_tg: the sorted magnitudes less tλ are made non-increasing by isotonic regression, cut at
@@ -83,12 +84,11 @@ def slope(strengths: chex.ArrayTree, axis: int | tuple[int, ...] | None = None) 
     >>> float(slope(jnp.array([2.0, 1.0])).value(jnp.array([-1.0, 5.0])))
     11.0
     """
-    _validation.require_nonnegative("slope", "strengths", strengths)
+    _validation.tree_at_least(0, "slope", strengths=strengths)
     for leaf in _validation.known("slope", "strengths", strengths):
         if np.any(np.diff(leaf, axis=-1) > 0 if leaf.ndim else False):
-            raise ValueError(
-                f"slope: strengths must not rise from one to the next, got {leaf}. Sort them, largest first."
-            )
+            expected, remedy = "in descending order", "Sort them, largest first."
+            raise _validation.invalid("strengths", leaf, expected, remedy, "slope")
     axes = _trees.axes_of("slope", axis)
 
     def strengths_slot(path, leaf):
@@ -108,7 +108,8 @@ def slope(strengths: chex.ArrayTree, axis: int | tuple[int, ...] | None = None) 
         return base.keep_bits(unmoved, x, _rows.back(moved, x, inside))
 
     parameters = {"strengths": (strengths, strengths_slot)}
-    return base.leafwise("slope", value, prox, parameters)
+    made = base.leafwise("slope", value, prox, parameters)
+    return made.described("slope", strengths=strengths, axis=axis)
 
 
 def _prox_sorted(x, thresholds):

@@ -1,17 +1,17 @@
 """The soft 2:4 penalty, which is zero on blocks of four with at most two nonzeros."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _validation, base
+from proxlm import _validation
+from proxlm.penalties import base
 from proxlm.penalties.sets import cardinality
 
 STAGES, POLISH = 12, 6  # Newton steps while the penalty grows, and after
 FLOOR = 1e-6  # of divisors, which are positive where a minimum is
 
 
-def soft_two_four(strength: chex.ArrayTree = 1.0, axis: int = -1) -> base.Penalty:
+def soft_two_four(strength: base.Strength = 1.0, axis: int = -1) -> base.Penalty:
     """Sum over blocks of four of the products of three: g(x) = λ Σ_blocks Σ_{i<j<k} |x_i x_j x_k|.
 
     It vanishes on a block exactly if at most two of its four coordinates are nonzero, and hardly
@@ -64,9 +64,10 @@ def soft_two_four(strength: chex.ArrayTree = 1.0, axis: int = -1) -> base.Penalt
         cut, (i,) = cardinality.blocks("soft_two_four", x, 4, axis)
         return jnp.sum(strength * _triples(jnp.moveaxis(jnp.abs(cut), i, 0)))
 
-    _validation.require_nonnegative("soft_two_four", "strength", strength)
+    _validation.tree_at_least(0, "soft_two_four", strength=strength)
     slot = cardinality.blocks_slot("soft_two_four", 4, axis)
-    return base.leafwise("soft_two_four", value, prox, {"strength": (strength, slot)})
+    made = base.leafwise("soft_two_four", value, prox, {"strength": (strength, slot)})
+    return made.described("soft_two_four", strength=strength, axis=axis)
 
 
 @jax.jit  # hundreds of small operations: one compilation also where the caller does not compile

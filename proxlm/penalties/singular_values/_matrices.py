@@ -7,7 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _trees, _validation, base
+from proxlm import _validation
+from proxlm.penalties import _trees, base
 from proxlm.penalties.singular_values import _functions
 
 Axis = int | Sequence[int]
@@ -47,8 +48,7 @@ def matrixwise(
     [[0.0, 2.0], [0.0, 0.0]]
     """
     axes = _axes(name, "rows", rows), _axes(name, "columns", columns)
-    if method not in _functions.ROUTES:
-        raise ValueError(f"{name}: method must be one of {list(_functions.ROUTES)}, got {method!r}.")
+    _validation.one_of(_functions.ROUTES, name, method=method)
 
     def value(x, **given):
         if not x.size:
@@ -80,7 +80,8 @@ def matrixwise(
 
     slots = {key: (given, slot) for key, given in parameters.items()}
     penalty = base.leafwise(name, value, prox, slots)
-    return base.Penalty(on_matrices(penalty.value), on_matrices(penalty.prox))
+    made = base.Penalty(on_matrices(penalty.value), on_matrices(penalty.prox))
+    return made.described(name, **parameters, rows=rows, columns=columns, method=method)
 
 
 def tolerant(
@@ -105,7 +106,7 @@ def tolerant(
     {'a': 1e-05, 'b': 0.01}
     """
     if tolerance is not None:
-        _validation.require_nonnegative(name, "tolerance", tolerance)
+        _validation.tree_at_least(0, name, tolerance=tolerance)
 
     def value(x):
         return make(jax.tree.map(lambda leaf: base.tolerance_of(leaf, tolerance), x)).value(x)
@@ -114,10 +115,9 @@ def tolerant(
 
 
 def _axes(name, argument, given):
-    axes = None if given is None else _trees.axes_of(f"{name}: {argument}", given)
-    if axes is None:
-        raise ValueError(f"{name}: {argument} must be an axis or a tuple of axes, got None.")
-    return axes
+    if given is None:
+        raise _validation.invalid(argument, None, "an integer or a tuple of integers", "", name)
+    return _trees.axes_of(name, given, argument)
 
 
 def _inside(name, axes, shape, path=()):
@@ -126,10 +126,10 @@ def _inside(name, axes, shape, path=()):
     every = sum(counted, ())
     if len(set(every)) == len(every) and all(0 <= i < len(shape) for i in every):
         return counted
-    raise ValueError(
-        f"{name}: rows {axes[0]} and columns {axes[1]} do not name different axes of the leaf of "
-        f"shape {shape} at {_trees.place(path)}. Name others, or leave this leaf out with "
-        "optax.masked."
+    expected = f"different axes of the leaf of shape {shape} at {_trees.place(path)}"
+    given = _validation.Verbatim(f"{axes[0]} and {axes[1]}")
+    raise _validation.invalid(
+        "rows and columns", given, expected, f"Name others, or {_trees.LEAVE_OUT}", name
     )
 
 

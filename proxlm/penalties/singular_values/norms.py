@@ -2,11 +2,11 @@
 
 import math
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _validation, base
+from proxlm import _validation
+from proxlm.penalties import base
 from proxlm.penalties.coordinatewise import convex, powers
 from proxlm.penalties.singular_values import _functions, _matrices
 
@@ -66,12 +66,13 @@ def spectral(
     >>> float(nuclear_norm.value(x))
     3.5
     """
-    base.require_penalty("spectral: penalty", penalty)
-    return _matrices.matrixwise("spectral", lambda: penalty, {}, rows, columns, method)
+    base.require_penalty("spectral", penalty=penalty)
+    made = _matrices.matrixwise("spectral", lambda: penalty, {}, rows, columns, method)
+    return made.described("spectral", penalty, rows=rows, columns=columns, method=method)
 
 
 def nuclear(
-    strength: chex.ArrayTree = 1.0,
+    strength: base.Strength = 1.0,
     rows: _matrices.Axis = -2,
     columns: _matrices.Axis = -1,
     method: str = "svd",
@@ -108,7 +109,7 @@ def nuclear(
 
 
 def spectral_norm(
-    strength: chex.ArrayTree = 1.0,
+    strength: base.Strength = 1.0,
     rows: _matrices.Axis = -2,
     columns: _matrices.Axis = -1,
     method: str = "svd",
@@ -145,7 +146,7 @@ def spectral_norm(
 
 
 def rank(
-    strength: chex.ArrayTree = 1.0,
+    strength: base.Strength = 1.0,
     rows: _matrices.Axis = -2,
     columns: _matrices.Axis = -1,
     method: str = "svd",
@@ -179,17 +180,18 @@ def rank(
     >>> float(rank(1.5).value(x))
     3.0
     """
-    _validation.require_nonnegative("rank", "strength", strength)
+    _validation.tree_at_least(0, "rank", strength=strength)
 
     def make(tolerance):
         parameters = {"strength": strength, "tolerance": tolerance}
         return _matrices.matrixwise("rank", _count, parameters, rows, columns, method)
 
-    return _matrices.tolerant("rank", make, tolerance)
+    settings = {"rows": rows, "columns": columns, "method": method, "tolerance": tolerance}
+    return _matrices.tolerant("rank", make, tolerance).described("rank", strength=strength, **settings)
 
 
 def schatten(
-    strength: chex.ArrayTree = 1.0,
+    strength: base.Strength = 1.0,
     p: float = 1,
     rows: _matrices.Axis = -2,
     columns: _matrices.Axis = -1,
@@ -225,15 +227,16 @@ def schatten(
     [[0.0, 4.0], [0.0, 0.0]]
     """
     if p == 2:
-        return convex.squared_l2(strength)
+        return convex.squared_l2(strength).described("schatten", strength=strength, p=p)
     if p != math.inf and p not in POWERS:
-        raise ValueError(f"schatten: p must be one of {[*POWERS, 2, math.inf]}, got {p!r}.")
+        raise _validation.invalid("p", p, f"one of {[*POWERS, 2, math.inf]}", "", "schatten")
     vector = _largest if p == math.inf else POWERS[p]
-    return _of_strength("schatten", vector, strength, rows, columns, method)
+    made = _of_strength("schatten", vector, strength, rows, columns, method)
+    return made.described("schatten", strength=strength, p=p, rows=rows, columns=columns, method=method)
 
 
 def _of_strength(name, vector, strength, rows, columns, method):
-    _validation.require_nonnegative(name, "strength", strength)
+    _validation.tree_at_least(0, name, strength=strength)
     return _matrices.matrixwise(name, vector, {"strength": strength}, rows, columns, method)
 
 

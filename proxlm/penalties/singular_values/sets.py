@@ -5,17 +5,17 @@ singular value would move by more than rounding, 16 ε σ_max: so projecting twi
 once.
 """
 
-import chex
 import jax.numpy as jnp
 
-from proxlm.penalties import _validation, base
+from proxlm import _validation
+from proxlm.penalties import base
 from proxlm.penalties.singular_values import _functions, _matrices
 
 ROUNDING = 16 * float(jnp.finfo(jnp.float32).eps)
 
 
 def nuclear_ball(
-    radius: chex.ArrayTree = 1.0,
+    radius: base.Strength = 1.0,
     rows: _matrices.Axis = -2,
     columns: _matrices.Axis = -1,
     method: str = "svd",
@@ -60,13 +60,13 @@ def nuclear_ball(
         far = lambda values: jnp.sum(values) / radius - 1.0
         return base.Penalty(lambda values: base.indicator(far(values), tolerance), project)
 
-    _validation.require_positive("nuclear_ball", "radius", radius)
+    _validation.tree_positive("nuclear_ball", radius=radius)
     axes = rows, columns
     return _set("nuclear_ball", vector, {"radius": radius}, axes, method, tolerance)
 
 
 def spectral_ball(
-    radius: chex.ArrayTree = 1.0,
+    radius: base.Strength = 1.0,
     rows: _matrices.Axis = -2,
     columns: _matrices.Axis = -1,
     method: str = "svd",
@@ -109,7 +109,7 @@ def spectral_ball(
             lambda values, step_size: jnp.where(values > radius, radius, values),
         )
 
-    _validation.require_positive("spectral_ball", "radius", radius)
+    _validation.tree_positive("spectral_ball", radius=radius)
     axes = rows, columns
     return _set("spectral_ball", vector, {"radius": radius}, axes, method, tolerance)
 
@@ -150,7 +150,8 @@ def rank_ball(
     >>> [float(rank_ball(r).value(x)) for r in (1, 2)]
     [inf, 0.0]
     """
-    r = _validation.require_integer("rank_ball", "r", r, least=0)
+    _validation.integer(0, "rank_ball", r=r)
+    r = int(r)
 
     def value(values, tolerance):
         # A zero matrix is of rank 0; NaN stays NaN.
@@ -163,7 +164,8 @@ def rank_ball(
         return jnp.where(_ranks(values) < r, values, 0.0)
 
     vector = lambda tolerance: base.Penalty(lambda values: value(values, tolerance), project)
-    return _set("rank_ball", vector, {}, (rows, columns), method, tolerance)
+    made = _set("rank_ball", vector, {}, (rows, columns), method, tolerance)
+    return made.described("rank_ball", r=r, rows=rows, columns=columns, method=method, tolerance=tolerance)
 
 
 def stiefel(
@@ -201,7 +203,8 @@ def stiefel(
         lambda values: base.indicator(far(values), tolerance),
         lambda values, step_size: jnp.ones_like(values),
     )
-    return _set("stiefel", vector, {}, (rows, columns), "svd", tolerance)
+    made = _set("stiefel", vector, {}, (rows, columns), "svd", tolerance)
+    return made.described("stiefel", rows=rows, columns=columns, tolerance=tolerance)
 
 
 def _ranks(values):
@@ -214,4 +217,5 @@ def _set(name, vector, parameters, axes, method, tolerance):
         extended = {**parameters, "tolerance": tolerance}
         return _matrices.matrixwise(name, vector, extended, *axes, method, ROUNDING)
 
-    return _matrices.tolerant(name, make, tolerance)
+    settings = dict(zip(("rows", "columns"), axes, strict=True)) | {"method": method, "tolerance": tolerance}
+    return _matrices.tolerant(name, make, tolerance).described(name, **parameters, **settings)
