@@ -4,7 +4,8 @@ import chex
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import _validation, base
+from proxlm import _validation
+from proxlm.penalties import base
 from proxlm.transforms import _arguments, _proximal, _states, preconditioners
 
 
@@ -74,8 +75,8 @@ def proximal(
     [2.25, 0.0]
     """
     _arguments.require_step("proximal", penalty, learning_rate, every)
-    _validation.require_nonnegative("proximal", "floor", floor)
-    _validation.require_positive("proximal", "cap", cap)
+    _validation.tree_at_least(0, "proximal", floor=floor)
+    _validation.tree_positive("proximal", cap=cap)
     read = _preconditioner_of(preconditioner)
     rule = _proximal.Rule(
         "proximal", penalty, learning_rate, False, read, floor, cap, every=every, anchored=anchored
