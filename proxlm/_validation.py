@@ -116,6 +116,19 @@ def is_integer(number: Any) -> bool:
     return True
 
 
+def to_int(least: int, function: str = "", remedy: str = "", **number: Any) -> int:
+    """Returns one number as a Python integer; ValueError unless it is an integer ≥ `least`, also for None.
+
+    >>> to_int(1, k=np.int64(2))
+    2
+    """
+    ((argument, given),) = number.items()
+    if given is None:
+        raise invalid(argument, given, f"an integer ≥ {least}", remedy, function)
+    integer(least, function, remedy, **number)
+    return int(given)
+
+
 def one_of(names: Any, function: str = "", remedy: str = "", **choices: Any) -> None:
     """Raises ValueError, with the known names, for a choice that is not among them.
 
@@ -160,13 +173,6 @@ def tree_positive(function: str = "", remedy: str = "", **trees: Any) -> None:
     _require_trees(trees, lambda x: x > 0, "a number > 0", remedy, function)
 
 
-def _is_integer(number):
-    try:
-        return operator.index(number) is not None and not isinstance(number, bool | np.bool_)
-    except TypeError:
-        return False
-
-
 def _require(argument, number, holds, expected, remedy, function):
     if not is_known(number):
         return
@@ -192,11 +198,10 @@ def _labelled(argument, tree, function):
         raise invalid(argument, tree, "a number, an array or a tree of these", "", function)
     found = []
     for path, leaf in leaves:
-        at = jax.tree_util.keystr(path, simple=True, separator="/")
-        label = f"{argument} at {at}" if path else argument
-        if leaf is None and path:
-            continue
-        if isinstance(leaf, jax.core.Tracer):
+        label = argument
+        if path:
+            label += " at " + jax.tree_util.keystr(path, simple=True, separator="/")
+        if isinstance(leaf, jax.core.Tracer) or (leaf is None and path):
             continue
         if not isinstance(leaf, NUMBERS) or np.iscomplexobj(leaf) or np.asarray(leaf).dtype == object:
             raise invalid(label, leaf, "a number, an array or a tree of these", SCHEDULES, function)

@@ -39,7 +39,7 @@ def require_count(name: str, argument: str, count: chex.Numeric, least: int, rem
         return
     if isinstance(count, jax.core.Tracer):
         raise ValueError(f"{name}: {argument} must be an integer ≥ {least}, got {count!r}. {remedy}")
-    _validation.integer(least, name, remedy, **{argument: count})
+    _validation.to_int(least, name, remedy, **{argument: count})
 
 
 def require_grouping(name: str, over: _partition.Grouping | None) -> None:

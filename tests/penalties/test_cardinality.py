@@ -121,7 +121,7 @@ def test_scalars_and_empty_leaves_pass():
     ("make", "message"),
     [
         (lambda x: top_k(4).prox(x, 1.0), "top_k: k must be at most 3, .* at a/b, got 4"),
-        (lambda x: top_k(4, axis=0).value(x), "top_k: k must .* groups of 3 at a/b"),
+        (lambda x: top_k(4, axis=0).value(x), "top_k: k must be at most 3, .* at a/b"),
         (lambda x: top_k(1, axis=1).value(x), r"top_k: axis must be .* at a/b, got \(1,\)"),
         (lambda x: top_k(-1), "top_k: k must be an integer ≥ 0, got -1"),
         (lambda x: top_k(2.0), "top_k: k must be an integer"),

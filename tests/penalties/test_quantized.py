@@ -145,7 +145,7 @@ def test_levels_that_are_none_are_refused(values):
 def test_bad_numbers_are_refused():
     with pytest.raises(ValueError, match="binary: scale must be a number > 0"):
         quantized.binary(0.0)
-    with pytest.raises(ValueError, match="ternary: scale must be a number > 0"):
+    with pytest.raises(ValueError, match="ternary: scale at a must be a number > 0"):
         quantized.ternary({"a": -1.0})
     with pytest.raises(ValueError, match="quantization_grid: scale must be a number > 0"):
         quantized.quantization_grid(LEVELS, float("nan"))

@@ -86,8 +86,8 @@ def heads(num_heads: int, axis: int = -1, packed: int = 1, apart: int | tuple[in
     >>> heads(2, packed=3).split("doc", jnp.ones((5, 12))).sizes
     30
     """
-    _validation.integer(1, "heads", num_heads=num_heads)
-    _validation.integer(1, "heads", packed=packed)
+    _validation.to_int(1, "heads", num_heads=num_heads)
+    _validation.to_int(1, "heads", packed=packed)
     given = _trees.axes_of("heads", apart) + _trees.axes_of("heads", axis)
 
     def partition(name, path, leaf):
@@ -128,7 +128,7 @@ def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1)
     if len(sizes) != len(given):
         raise _validation.invalid("size", size, f"one entry for each axis of {axis!r}", "", "blocks")
     for k in sizes:
-        _validation.integer(1, "blocks", size=1 if k is None else k)
+        _validation.to_int(1, "blocks", size=1 if k is None else k)
 
     def partition(name, path, leaf):
         splits = [(1, n, 1) for n in leaf.shape]

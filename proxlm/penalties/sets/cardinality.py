@@ -42,8 +42,7 @@ def top_k(k: int, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
     >>> float(top_k(1, axis=0).value(jnp.array([[-3.0, 1.0], [0.0, 2.0]])))
     inf
     """
-    _validation.integer(0, "top_k", k=k)
-    k = int(k)
+    k = _validation.to_int(0, "top_k", k=k)
     axes = _trees.axes_of("top_k", axis)
 
     def group(path, leaf):
@@ -100,10 +99,8 @@ def n_m(n: int, m: int, axis: int = -1) -> base.Penalty:
     >>> float(n_m(1, 2).value(jnp.array([-3.0, 0.0, 2.0, 1.0])))
     inf
     """
-    _validation.integer(0, "n_m", n=n)
-    n = int(n)
-    _validation.integer(1, "n_m", m=m)
-    m = int(m)
+    n = _validation.to_int(0, "n_m", n=n)
+    m = _validation.to_int(1, "n_m", m=m)
     if n > m:
         raise _validation.invalid("n", n, f"at most m = {m}", "The order is n_m(n, m).", "n_m")
 

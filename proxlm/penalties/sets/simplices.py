@@ -145,8 +145,7 @@ def sparse_simplex(
     >>> sparse_simplex(k=2).prox(jnp.array([0.5, 0.25, 0.375]), 1.0).tolist()
     [0.5625, 0.0, 0.4375]
     """
-    _validation.integer(1, "sparse_simplex", k=k)
-    k = int(k)
+    k = _validation.to_int(1, "sparse_simplex", k=k)
     _validation.tree_positive("sparse_simplex", radius=radius)
     axes = _trees.axes_of("sparse_simplex", axis)
 

@@ -150,8 +150,7 @@ def rank_ball(
     >>> [float(rank_ball(r).value(x)) for r in (1, 2)]
     [inf, 0.0]
     """
-    _validation.integer(0, "rank_ball", r=r)
-    r = int(r)
+    r = _validation.to_int(0, "rank_ball", r=r)
 
     def value(values, tolerance):
         # A zero matrix is of rank 0; NaN stays NaN.
