@@ -225,5 +225,5 @@ def test_nonsense_sets_are_refused():
         balls.l2_ball().prox(jnp.ones(SHAPE), ramp())
     with pytest.raises(ValueError, match="l2_sphere: tolerance must be a number ≥ 0"):
         balls.l2_sphere(tolerance=float("nan"))
-    with pytest.raises(ValueError, match="x at ids must be .*int32"):
+    with pytest.raises(ValueError, match=r"x at ids must be .*int32"):
         boxes_and_halfspaces.non_negative().value({"ids": jnp.arange(3)})

@@ -242,13 +242,17 @@ def test_what_cannot_be_composed_is_refused(make, message):
 
 def test_an_unknown_label_is_refused_with_its_path_and_the_known_ones():
     made = penalties.separable_sum({"matrix": penalties.l1()}, kind)
-    with pytest.raises(ValueError, match=r"label at block/bias must be one of \['matrix'\], got 'bias'.*penalties\.zero"):
+    with pytest.raises(
+        ValueError, match=r"label at block/bias must be one of \['matrix'\], got 'bias'.*penalties\.zero"
+    ):
         made.prox(tree(), 0.1)
 
 
 def test_an_anchor_of_another_shape_is_refused_with_its_path():
     made = penalties.translate(penalties.l1(), {"w": jnp.ones(3)})
-    with pytest.raises(ValueError, match=r"translate: anchor at w must be of shape \(2,\), .*got shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"translate: anchor at w must be of shape \(2,\), .*got shape \(3,\)"
+    ):
         made.prox({"w": jnp.ones(2)}, 0.1)
 
 

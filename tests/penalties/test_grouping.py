@@ -275,11 +275,20 @@ def test_sums_over_reshaped_axes_have_derivatives():
     ("over", "message"),
     [
         (grouping.blocks(4, 0), r"x at mlp/kernel must be divisible by 4 along axis 0, got shape \(6, 5\)"),
-        (grouping.heads(3, packed=2), r"x at mlp/kernel must be divisible by 6 along axis 1, got shape \(6, 5\)"),
+        (
+            grouping.heads(3, packed=2),
+            r"x at mlp/kernel must be divisible by 6 along axis 1, got shape \(6, 5\)",
+        ),
         (grouping.axes(2), r"axis must be .* at mlp/kernel, got \(2,\)"),
         (grouping.slices((0, 0)), r"axis must be .* at mlp/kernel, got \(0, 0\)"),
-        (grouping.linked({"kernel": 0, "up": 1}), r"kernels must be endings of paths, such as mlp/kernel, got up"),
-        (grouping.linked({"kernel": 0, "mlp/kernel": 1}), r"kernels must be one ending for a path, got .* for mlp/kernel"),
+        (
+            grouping.linked({"kernel": 0, "up": 1}),
+            r"kernels must be endings of paths, such as mlp/kernel, got up",
+        ),
+        (
+            grouping.linked({"kernel": 0, "mlp/kernel": 1}),
+            r"kernels must be one ending for a path, got .* for mlp/kernel",
+        ),
         (grouping.linked({"kernel": 2}), r"axis must be .* at mlp/kernel, got \(2,\)"),
     ],
 )

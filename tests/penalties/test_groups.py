@@ -231,7 +231,9 @@ def test_nonsense_is_refused(make, message):
 
 def test_numbers_that_do_not_fit_are_refused():
     x = {"w": jnp.ones(SHAPE)}
-    with pytest.raises(ValueError, match=r"group_lasso: strength at w must be .*\(1, 3\), got shape \(4, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"group_lasso: strength at w must be .*\(1, 3\), got shape \(4, 1\)"
+    ):
         groups.group_lasso({"w": jnp.ones((4, 1))}).prox(x, 0.1)
     with pytest.raises(ValueError, match=r"group_lasso: step_size at w must be .*\(4, 3\), got shape \(2,\)"):
         groups.group_lasso().prox(x, {"w": jnp.ones(2)})

@@ -372,7 +372,9 @@ def test_what_does_not_fit_a_leaf_is_refused_with_its_path():
     x = {"layer": {"bias": jnp.ones(3)}}
     with pytest.raises(ValueError, match="k must be at most 3, the size of a group at layer/bias, got 4"):
         simplices.sparse_simplex(4).prox(x, 1.0)
-    with pytest.raises(ValueError, match=r"radius must be at most the sum of 3 coordinates of at most 0.25 at layer/bias"):
+    with pytest.raises(
+        ValueError, match=r"radius must be at most the sum of 3 coordinates of at most 0.25 at layer/bias"
+    ):
         simplices.capped_simplex(0.25).prox(x, 1.0)
     with pytest.raises(ValueError, match=r"axis must be .* at layer/bias"):
         simplices.simplex(axis=1).prox(x, 1.0)

@@ -543,7 +543,9 @@ def test_a_tree_is_its_leaves_and_holes_are_passed_over():
 @pytest.mark.parametrize("name", ["nuclear", "spectral_of_l1", "rank_ball", "stiefel"])
 def test_a_leaf_without_these_axes_is_refused_with_its_path(name, leaf):
     x, penalty = {"norm": {"scale": leaf}}, CASES[name].make(0.7)
-    with pytest.raises(ValueError, match=r"rows and columns must be different .* at norm/scale.*penalties\.masked"):
+    with pytest.raises(
+        ValueError, match=r"rows and columns must be different .* at norm/scale.*penalties\.masked"
+    ):
         penalty.prox(x, 0.1)
     with pytest.raises(ValueError, match="at norm/scale"):
         penalty.value(x)
