@@ -120,7 +120,7 @@ def learn(key, data: deep_nets.Data, variant: Variant, scale: float, config: Con
         every=config.steps // config.checks,
         record=probe,
     )
-    value = deep_nets.loss(found.params, data.held_out, variant.kind)
+    value = deep_nets.loss(found.state.params, data.held_out, variant.kind)
     join = lambda first, later: jnp.concatenate([first[None], later])
     norms = jax.tree.map(join, probe(start), found.history.recorded)
     return Outcome(*norms, jnp.where(jnp.isfinite(value), value, jnp.inf))

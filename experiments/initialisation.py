@@ -64,7 +64,7 @@ def learn(key, start, data: deep_nets.Data, config: Config):
         steps=config.steps,
         every=config.steps,
     )
-    value = deep_nets.loss(found.params, data.held_out)
+    value = deep_nets.loss(found.state.params, data.held_out)
     return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
 

@@ -74,7 +74,7 @@ def checksum(array: Any) -> str | None:
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return None
     data = np.ascontiguousarray(np.asarray(array)).reshape(-1)
-    return f"{zlib.crc32(data.view(np.uint8)):08x}"
+    return f"{zlib.crc32(data.view(np.uint8).data):08x}"
 
 
 def is_finite(array: Any) -> bool:

@@ -1,6 +1,11 @@
 """Supervised training: a step as a scan body, and a fit that repeats it until it has converged.
 
-The loss and the Optax transformation are arguments, so this room knows neither the model nor the
+- `init`, `make_step`: a `TrainState`, and the step that takes it to the next with `StepMetrics`
+- `fit`: steps until the params stand still, the held-out loss stalls or the steps are used up; a
+  `FitResult` with its `FitHistory`
+- `init_best_params`, `update_best_params`: early stopping by hand, on `BestParams`
+
+The loss and the Optax transformation are arguments, so nothing here knows the model or the
 penalties. All of it runs inside jit and under vmap.
 """
 

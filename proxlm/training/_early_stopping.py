@@ -3,34 +3,35 @@
 Two pure functions, for a loop inside jit and for one on the host alike.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
 
 class BestParams(NamedTuple):
-    """The best of the params judged so far.
+    """The params with the lowest held-out loss so far.
 
     Attributes:
       params: those of the lowest held-out loss.
-      loss: that loss, float32 []; infinity before the first judgement.
-      step: the step after which they were judged, int32 [].
-      waited: judgements since then, int32 []; a fit stops where this reaches its patience.
+      loss: that loss, float32 []; infinity before the first update.
+      step: the step after which it was measured, int32 [].
+      waited: updates since then, int32 []; a fit stops where this reaches its patience.
     """
 
-    params: Any
+    params: optax.Params
     loss: jax.Array
     step: jax.Array
     waited: jax.Array
 
 
-def init_best_params(params: Any) -> BestParams:
-    """Starts with no judgement: any finite loss is better.
+def init_best_params(params: optax.Params) -> BestParams:
+    """A `BestParams` before any loss is known: the first finite one is better.
 
     Args:
-      params: a pytree of arrays, kept until the first judgement.
+      params: a pytree of arrays, kept until the first update.
 
     Returns:
       The `BestParams` that `update_best_params` goes on from.
@@ -43,15 +44,19 @@ def init_best_params(params: Any) -> BestParams:
 
 
 def update_best_params(
-    best: BestParams, params: Any, loss: chex.Numeric, step: chex.Numeric, margin: chex.Numeric = 0.0
+    best: BestParams,
+    params: optax.Params,
+    loss: chex.Numeric,
+    step: chex.Numeric,
+    margin: chex.Numeric = 0.0,
 ) -> BestParams:
-    """Takes params whose held-out loss L beats the best: L < L_best − margin; otherwise waits.
+    """Replaces the best params if the new held-out loss is lower: L < L_best − margin.
 
     A loss that is NaN is never better.
 
     Args:
-      best: what was seen before.
-      params: those judged now.
+      best: of `init_best_params` or of an update.
+      params: the new ones.
       loss: their held-out loss, a scalar.
       step: the steps taken so far, a scalar.
       margin: by how much a loss has to be lower to count as better, ≥ 0.

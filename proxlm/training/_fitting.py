@@ -1,53 +1,56 @@
-"""The five steps as one pure function: begin, loss, gradient, proximal update, repeat."""
+"""Training to convergence as one pure function: loss, gradient, proximal update, until a check says stop."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.training import _early_stopping, _steps
+from proxlm import _validation
+from proxlm.training import _batches, _early_stopping, _steps
 
 CONVERGED, EXHAUSTED, NOT_FINITE, STALLED = 0, 1, 2, 3
 REASONS = (
     "converged: no weight moves by more than the tolerance",
     "stopped after the last step: allow more of them, or a larger tolerance",
-    "stopped where the params were not finite: give a smaller learning rate, or clip the gradient",
+    "stopped where the params or the loss were not finite: give a smaller learning rate, or clip the"
+    " gradient; the params are the last finite ones",
     "stopped by the held-out loss, which had not improved for as long as the patience allows",
 )
 
 
 class FitHistory(NamedTuple):
-    """What each check saw, `[checks, ...]`; NaN (0 for integers) after the last one made.
+    """Measurements of every check, `[checks, ...]`; NaN (0 for integers) after the last one made.
 
     Attributes:
       loss: the mean loss of the steps since the check before.
-      held_out_loss: after them; NaN without a held-out loss.
-      recorded: record(params) after them, or ().
+      held_out_loss: of the params after these steps; NaN without a held-out loss.
+      recorded: record(params) after these steps, or ().
     """
 
     loss: jax.Array
     held_out_loss: jax.Array
-    recorded: Any
+    recorded: chex.ArrayTree
 
 
 class FitResult(NamedTuple):
-    """What a fit found, and why it stopped.
+    """The params that a fit returns, their losses, and why it stopped.
 
     Attributes:
-      params: the best by the held-out loss, or the last where there is none.
+      params: the best by the held-out loss; where there is none, the last that were finite at a
+        check (those that the fit began with, if none were).
       loss: the mean of the last `every` steps, each at the params it began with.
       held_out_loss: of `params`; NaN without one.
-      state: the last `TrainState`; its `step` is the number of steps taken.
+      state: the last `TrainState`, finite or not; its `step` is the number of steps taken.
       best_step: after which step `params` were found.
       change: the largest move of a weight in one of the last `every` steps; NaN without tolerance.
       status: 0 converged, 1 out of steps, 2 not finite, 3 stalled; `reason` says it in words.
-      history: what the checks saw.
+      history: the measurements of every check.
     """
 
-    params: Any
+    params: optax.Params
     loss: jax.Array
     held_out_loss: jax.Array
     state: _steps.TrainState
@@ -68,14 +71,15 @@ class FitResult(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Why it stopped, in words; of a concrete fit."""
+        """The reason for stopping, in words; needs a result outside of jit."""
         return REASONS[int(self.status)]
 
 
 class _Carry(NamedTuple):
-    """What goes from check to check."""
+    """The loop's carry from check to check."""
 
     state: _steps.TrainState
+    finite: optax.Params  # the params of the last check at which they were finite
     best: _early_stopping.BestParams | None
     change: jax.Array
     status: jax.Array
@@ -84,18 +88,18 @@ class _Carry(NamedTuple):
 
 
 def fit(
-    loss_fn: Callable[[Any, Any], jax.Array],
-    params: Any,
+    loss_fn: Callable[[optax.Params, chex.ArrayTree], jax.Array],
+    params: optax.Params,
     optimizer: optax.GradientTransformation,
-    batches: Any,
+    batches: _batches.Batches,
     *,
     steps: int,
     every: int = 1,
     tolerance: chex.Numeric | None = None,
-    held_out: Callable[[Any], jax.Array] | None = None,
+    held_out: Callable[[optax.Params], jax.Array] | None = None,
     patience: int | None = None,
     margin: chex.Numeric = 0.0,
-    record: Callable[[Any], Any] = lambda params: (),
+    record: Callable[[optax.Params], chex.ArrayTree] = lambda params: (),
 ) -> FitResult:
     """Minimises a loss by any Optax chain, until it has converged or its steps are used up.
 
@@ -105,7 +109,8 @@ def fit(
         at a minimum of L + g, where ∇L need not vanish; a learning rate that ends at zero stands
         still anywhere, and noisy batches nowhere while the rate is above it.
       - stalled: the last `patience` checks found no held-out loss below the best.
-      - not finite: a weight is NaN or infinite.
+      - not finite: a weight is NaN or infinite, or the loss is NaN. The params of the check before
+        are kept.
 
     May be jitted, and vmapped over whatever loss, params, chain and batches hold: lanes that have
     stopped keep their result while others go on. Without tolerance and patience the loop has a
@@ -115,8 +120,8 @@ def fit(
       loss_fn: maps (params, batch) to a scalar loss.
       params: a pytree of arrays to begin with.
       optimizer: an Optax transformation, with extra arguments or without.
-      batches: a function from the step, int32 [], to its batch, traced once; or, when it is not
-        callable, one batch that each step sees.
+      batches: a pure function from the step, int32 [], to its batch, traced and not called at each
+        step; or, when it is not callable, one batch that each step sees.
       steps: at most so many, static.
       every: steps between checks, static; divides `steps`. For a chain that updates at each k-th
         step alone, or whose rate starts at zero, take more steps than it stands still.
@@ -124,14 +129,15 @@ def fit(
       held_out: maps params to a scalar; the params it likes best are returned.
       patience: checks without a better held-out loss after which to stop, static; None for all.
       margin: by how much a held-out loss has to be lower to be better.
-      record: maps params to a pytree of arrays, kept for each check in `history.recorded`.
+      record: maps params to a pytree of arrays, recorded at each check in `history.recorded`.
 
     Returns:
       A `FitResult`.
 
     Raises:
       ValueError: `steps`, `every` or `patience` is not a positive integer, `every` does not divide
-        `steps`, a tolerance or margin is negative, or a patience has no held-out loss to judge by.
+        `steps`, a tolerance or margin is negative, a patience has no held-out loss to judge by, or
+        `batches` is an iterator or gives something else when called again.
 
     >>> goal = jnp.array([3.0, -1.0])
     >>> loss_fn = lambda w, rows: jnp.mean(jnp.square(rows @ (w - goal)))
@@ -141,7 +147,7 @@ def fit(
     """
     _require(steps, every, tolerance, held_out, patience, margin)
     step = _steps.make_step(loss_fn, optimizer)
-    batch_of = batches if callable(batches) else lambda _: batches
+    batch_of = _batches.as_function(batches)
 
     def move(state, _):
         new, metrics = step(state, batch_of(state.step))
@@ -151,14 +157,16 @@ def fit(
     def check(carry):
         state, (losses, changes) = jax.lax.scan(move, carry.state, length=every)
         change = jnp.max(changes).astype(jnp.float32)
-        held_out_loss = jnp.nan if held_out is None else held_out(state.params)
+        held_out_loss = jnp.asarray(jnp.nan if held_out is None else held_out(state.params))
         best = carry.best
         if best is not None:
             best = _early_stopping.update_best_params(best, state.params, held_out_loss, state.step, margin)
         seen = FitHistory(jnp.mean(losses), held_out_loss, record(state.params))
         history = jax.tree.map(lambda h, s: h.at[carry.checks].set(s), carry.history, seen)
-        status = _judge(state.params, change, tolerance, best, patience)
-        return _Carry(state, best, change, status, carry.checks + 1, history)
+        is_finite = _is_finite(state.params) & ~jnp.isnan(seen.loss)
+        finite = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), state.params, carry.finite)
+        status = jnp.where(is_finite, _judge(change, tolerance, best, patience), NOT_FINITE)
+        return _Carry(state, finite, best, change, status, carry.checks + 1, history)
 
     count = steps // every
     first = _begin(params, optimizer, held_out, record, count)
@@ -182,25 +190,28 @@ def _begin(params, optimizer, held_out, record, count):
     best = None if held_out is None else _early_stopping.init_best_params(params)
     status, checks = jnp.full((), EXHAUSTED, jnp.int32), jnp.zeros((), jnp.int32)
     nan = jnp.full((), jnp.nan, jnp.float32)
-    return _Carry(_steps.init(params, optimizer), best, nan, status, checks, history)
+    return _Carry(_steps.init(params, optimizer), params, best, nan, status, checks, history)
 
 
-def _judge(params, change, tolerance, best, patience):
-    """Says whether to stop, and why: what is worse counts first."""
-    finite = jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)])
+def _is_finite(params):
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+
+
+def _judge(change, tolerance, best, patience):
+    """The status of finite params: stalled, converged, or to be continued."""
     status = jnp.full((), EXHAUSTED, jnp.int32)
     if patience is not None:
         status = jnp.where(best.waited >= patience, STALLED, status)
     if tolerance is not None:
         status = jnp.where(change <= tolerance, CONVERGED, status)
-    return jnp.where(jnp.all(finite), status, NOT_FINITE)
+    return status
 
 
 def _report(carry):
     """A `FitResult` from the last carry."""
     state, best = carry.state, carry.best
     nan = jnp.full((), jnp.nan, jnp.float32)
-    params, held_out_loss, best_step = (state.params, nan, state.step) if best is None else best[:3]
+    params, held_out_loss, best_step = (carry.finite, nan, state.step) if best is None else best[:3]
     loss = carry.history.loss[carry.checks - 1]
     return FitResult(params, loss, held_out_loss, state, best_step, carry.change, carry.status, carry.history)
 
@@ -212,20 +223,15 @@ def _largest_move(old, new):
 
 
 def _require(steps, every, tolerance, held_out, patience, margin):
-    """Refuses settings that no loop could follow."""
-    counts = {"steps": steps, "every": every, "patience": 1 if patience is None else patience}
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name}={count!r}: expected a positive integer")
+    """Raises ValueError for settings that no loop could follow."""
+    for name, count in {"steps": steps, "every": every}.items():
+        if not _validation.is_integer(count) or count < 1:
+            raise _validation.invalid(name, count, "an integer ≥ 1", function="fit")
+    _validation.integer(1, "fit", patience=patience)
     if steps % every:
-        raise ValueError(
-            f"every={every}: expected a divisor of steps={steps}, so that the last step is checked"
-        )
-    for name, number in {"tolerance": tolerance, "margin": margin}.items():
-        if isinstance(number, int | float) and not number >= 0:
-            raise ValueError(f"{name}={number}: expected a number ≥ 0")
+        expected = f"a divisor of steps={steps}"
+        raise _validation.invalid("every", every, expected, "The last step is then checked too.", "fit")
+    _validation.at_least(0, "fit", tolerance=tolerance, margin=margin)
     if patience is not None and held_out is None:
-        raise ValueError(
-            f"patience={patience} waits for a better held-out loss, and held_out is None: give a"
-            " function of the params, or leave patience out"
-        )
+        remedy = "It waits for a better one: give a function of the params, or leave patience out."
+        raise _validation.invalid("held_out", held_out, f"given with patience={patience}", remedy, "fit")

@@ -5,30 +5,33 @@ A run is `jax.lax.scan(step, state, batches)`; a sweep is `jax.vmap` of that.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 
+from proxlm import _validation
+
 
 class TrainState(NamedTuple):
-    """What goes from step to step: params, the optimizer's state, steps taken so far (int32 [])."""
+    """Params, the optimizer's state and the number of steps taken so far, int32 []."""
 
-    params: Any
-    opt_state: Any
+    params: optax.Params
+    opt_state: optax.OptState
     step: jax.Array
 
 
 class StepMetrics(NamedTuple):
-    """What a step saw at the params it began with: L, ‖∇L‖₂ before the chain, and aux."""
+    """The loss L, the norm ‖∇L‖₂ before the chain, and aux, at the params a step began with."""
 
     loss: jax.Array
     grad_norm: jax.Array
-    aux: Any
+    aux: chex.ArrayTree
 
 
-def init(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def init(params: optax.Params, optimizer: optax.GradientTransformation) -> TrainState:
     """Starts training: the params as given, the optimizer's first state, step 0.
 
     Args:
@@ -46,12 +49,12 @@ def init(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
 
 
 def make_step(
-    loss_fn: Callable[[Any, Any], Any],
+    loss_fn: Callable[[optax.Params, chex.ArrayTree], jax.Array | tuple[jax.Array, chex.ArrayTree]],
     optimizer: optax.GradientTransformation,
     *,
     has_aux: bool = False,
     microbatches: int = 1,
-) -> Callable[[TrainState, Any], tuple[TrainState, StepMetrics]]:
+) -> Callable[[TrainState, chex.ArrayTree], tuple[TrainState, StepMetrics]]:
     """Builds `step(state, batch) -> (state, metrics)`, the body of a `lax.scan` over batches.
 
     One step is θ ← θ + optimizer(∇L(θ, batch)). The chain is also given the loss, as Optax's extra
@@ -72,22 +75,22 @@ def make_step(
       The step. Its metrics are a `StepMetrics`, whose aux is {} without `has_aux`.
 
     Raises:
-      ValueError: `microbatches` is not a positive integer or, once the step sees a batch, does
-        not divide it.
+      ValueError: `microbatches` is not an integer ≥ 1; from the step, if it does not divide the
+        batch, or the batch has no rows.
 
     >>> step = make_step(lambda w, x: jnp.mean((w - x) ** 2), optax.sgd(0.25))
     >>> state, metrics = jax.lax.scan(step, init(jnp.zeros(()), optax.sgd(0.25)), jnp.ones((3, 4)))
     >>> metrics.loss.tolist()
     [1.0, 0.25, 0.0625]
     """
-    if not isinstance(microbatches, int) or microbatches < 1:
-        raise ValueError(
-            f"microbatches={microbatches!r} must be a positive integer; 1 takes the batch whole."
-        )
+    if not _validation.is_integer(microbatches) or microbatches < 1:
+        remedy = "1 takes the batch whole."
+        raise _validation.invalid("microbatches", microbatches, "an integer ≥ 1", remedy, "make_step")
     optimizer = optax.with_extra_args_support(optimizer)
     evaluate = _evaluation(loss_fn, has_aux)
 
-    def step(state, batch):
+    def step(state: TrainState, batch: chex.ArrayTree) -> tuple[TrainState, StepMetrics]:
+        _check_rows(batch)
         if microbatches == 1:
             loss, grads, aux = evaluate(state.params, batch)
         else:
@@ -131,16 +134,26 @@ def _widened(tree):
     return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
+def _check_rows(batch):
+    """Raises ValueError for a batch without rows, whose mean loss would be NaN."""
+    shapes = {_name(path): jnp.shape(x) for path, x in jax.tree_util.tree_leaves_with_path(batch)}
+    empty = [name for name, shape in shapes.items() if shape[:1] == (0,)]
+    if empty and len(empty) == len(shapes):
+        remedy = "Leave empty batches out."
+        raise _validation.invalid(empty[0], shapes[empty[0]], "an array with rows", remedy, "step")
+
+
+def _name(path):
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "batch"
+
+
 def _cut(batch, microbatches):
     """Reshapes each leaf of the batch from [B, ...] to [microbatches, B / microbatches, ...]."""
 
     def cut(path, leaf):
         if jnp.ndim(leaf) == 0 or leaf.shape[0] % microbatches:
-            name = jax.tree_util.keystr(path, simple=True, separator="/") or "the batch"
-            raise ValueError(
-                f"microbatches={microbatches} must divide the leading axis of every leaf, but"
-                f" {name} has shape {jnp.shape(leaf)}; choose a divisor of the batch size."
-            )
+            expected = f"a divisor of the rows of {_name(path)}, of shape {jnp.shape(leaf)}"
+            raise _validation.invalid("microbatches", microbatches, expected, function="step")
         return leaf.reshape((microbatches, leaf.shape[0] // microbatches, *leaf.shape[1:]))
 
     return jax.tree_util.tree_map_with_path(cut, batch)

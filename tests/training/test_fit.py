@@ -93,8 +93,16 @@ def test_a_fit_that_leaves_the_numbers_stops_and_says_so():
     found = fit(optax.sgd(1e30), tolerance=1e-6)
     assert found.status == 2 and "not finite" in found.reason
     assert found.steps < 12 and not found.converged
+    assert not np.isfinite(found.state.params).all() and np.isfinite(found.params).all()
     # A fixed number of steps runs on, and says the same.
-    assert fit(optax.sgd(1e30)).status == 2
+    found = fit(optax.sgd(1e30))
+    assert found.status == 2 and np.isfinite(found.params).all()
+
+
+def test_a_loss_that_is_nan_is_no_result_although_the_params_are_finite():
+    loss_fn = lambda params, _: jnp.sum(params) * 0.0 + jnp.nan
+    found = training.fit(loss_fn, jnp.ones(2), optax.set_to_zero(), (), steps=3, tolerance=1.0)
+    assert found.status == 2 and not found.converged and found.steps == 1
 
 
 def test_the_held_out_loss_keeps_the_params_of_before_the_divergence():
@@ -108,6 +116,26 @@ def test_each_step_sees_the_batch_of_its_number():
     # A step size of one jumps to the batch itself.
     found = fit(optax.sgd(1.0), lambda step: rows[step], steps=3, record=lambda params: params)
     np.testing.assert_array_equal(found.history.recorded, rows)
+
+
+def loader():
+    """A Python iterator behind a function of the step: traced once, it would give one batch forever."""
+    batches = iter([GOAL, 2 * GOAL, 3 * GOAL, 4 * GOAL])
+    return lambda step: next(batches)
+
+
+def test_functions_that_are_not_pure_are_refused():
+    generator = np.random.default_rng(0)
+    for impure in (loader(), lambda step: GOAL * generator.normal(), lambda step: [generator.normal()]):
+        with pytest.raises(ValueError, match=r"a pure function of the step: .* two batches, .*for batch in"):
+            fit(batches=impure)
+
+
+def test_pure_functions_may_close_over_arrays_and_traced_values():
+    rows = np.stack([GOAL] * 12)
+    assert fit(batches=lambda step: jnp.asarray(rows)[step], steps=4).steps == 4
+    found = jax.jit(lambda goal: fit(batches=lambda step: goal + 0 * step, steps=2).params)(GOAL)
+    np.testing.assert_array_equal(found, [3.0, -1.5])
 
 
 def test_a_fit_of_fixed_length_can_be_differentiated():
@@ -129,15 +157,21 @@ def test_numbers_and_half_precision_keep_their_type():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps=0: expected a positive integer"),
-        ({"steps": 10.0}, r"steps=10\.0: expected a positive integer"),
-        ({"every": 5}, "every=5: expected a divisor of steps=12"),
-        ({"every": 0}, "every=0: expected a positive integer"),
-        ({"tolerance": -1e-3}, r"tolerance=-0\.001: expected a number ≥ 0"),
-        ({"tolerance": float("nan")}, "tolerance=nan"),
-        ({"margin": -1.0}, r"margin=-1\.0"),
-        ({"patience": 0, "held_out": jnp.sum}, "patience=0: expected a positive integer"),
-        ({"patience": 3}, "patience=3 waits for a better held-out loss, and held_out is None"),
+        ({"steps": 0}, "steps must be an integer ≥ 1, got 0"),
+        ({"steps": 10.0}, r"steps must be an integer ≥ 1, got 10\.0"),
+        ({"steps": None}, "steps must be an integer ≥ 1, got None"),
+        ({"every": 5}, "every must be a divisor of steps=12, got 5"),
+        ({"every": 0}, "every must be an integer ≥ 1, got 0"),
+        ({"tolerance": -1e-3}, r"tolerance must be a number ≥ 0, got -0\.001"),
+        ({"tolerance": float("nan")}, "tolerance must be a number ≥ 0, got nan"),
+        ({"margin": -1.0}, r"margin must be a number ≥ 0, got -1\.0"),
+        ({"patience": 0, "held_out": jnp.sum}, "patience must be an integer ≥ 1, got 0"),
+        ({"patience": 3}, "held_out must be given with patience=3, got None"),
+        (
+            {"batches": iter([GOAL, GOAL])},
+            "batches must be one batch .* not an iterator.*for batch in loader",
+        ),
+        ({"batches": object()}, "batches must be one batch, a pytree of arrays, .*Stack the batches"),
     ],
 )
 def test_settings_no_loop_could_follow_are_refused(options, message):

@@ -144,11 +144,20 @@ def test_a_batch_that_cannot_be_cut_is_named():
     params, (features, targets) = regression_problem()
     optimizer = optax.sgd(0.1)
     step = training.make_step(regression, optimizer, microbatches=5)
-    with pytest.raises(ValueError, match=r"microbatches=5 .* 0 has shape \(12, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"microbatches must be a divisor of the rows of 0, of shape \(12, 3\), got 5"
+    ):
         step(training.init(params, optimizer), (features, targets))
 
 
-@pytest.mark.parametrize("microbatches", [0, -1, 2.0])
+def test_a_batch_without_rows_is_refused():
+    optimizer = optax.sgd(0.1)
+    step = training.make_step(quadratic, optimizer)
+    with pytest.raises(ValueError, match=r"batch must be an array with rows, got \(0, 2\)"):
+        step(training.init({"w": jnp.zeros(2)}, optimizer), jnp.zeros((0, 2)))
+
+
+@pytest.mark.parametrize("microbatches", [0, -1, 2.0, None, True])
 def test_microbatches_must_be_a_positive_integer(microbatches):
     with pytest.raises(ValueError, match="microbatches"):
         training.make_step(quadratic, optax.sgd(0.1), microbatches=microbatches)
