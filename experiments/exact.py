@@ -21,7 +21,7 @@ import optax
 from experiments.support.exact import report
 from experiments.support.run import cached_results, cli, runs
 from proxlm.policy import _validation, losses, recipes, tabular
-from proxlm.policy._partial import piece
+from proxlm.policy._partial import partial
 
 # Groups of 2 have no covariance to rank, no clip within one step, no answer that is best of 4.
 ALGORITHMS = (
@@ -108,9 +108,9 @@ def recipe(name: str, group_size: int, **overrides):
     """A named algorithm with groups of this size; alone where it does not compare."""
     config = recipes.RECIPES[name].config
     size = group_size if config.group_size > 1 else 1
-    overrides = {"length_price": None, "group_size": size} | overrides
+    overrides = {"length_penalty": None, "group_size": size} | overrides
     if name in ("ppo", "ppo_kl", "mdpo"):  # one sentence has no spread to be whitened by
-        overrides = {"whiten_advantages": False} | overrides
+        overrides = {"whitening": None} | overrides
     return recipes.make(name, **overrides)
 
 
@@ -125,7 +125,7 @@ def critic(config, problem, log_probs):
     """The exact critic of algorithms that want one, with the KL that is in their reward."""
     if config.group_size > 1:
         return None
-    coef = config.kl_coef if config.kl_placement == "reward" else 0.0
+    coef = config.kl.coef if config.kl.placement == "reward" else 0.0
     args = problem.rewards, problem.language, problem.ref, coef
     return jax.lax.stop_gradient(tabular.values(log_probs, *args).v)
 
@@ -235,11 +235,11 @@ def families(config: Config) -> dict[str, dict[str, Any]]:
         "KL(π‖π_old)": recipe("mdpo", size, gae_lambda=1.0, **with_kl),
     }
     penalty = {
-        "KL(π_old‖π)": piece(losses.kl_penalty, coef=inverse),
-        "KL(π‖π_old)": piece(losses.kl_penalty, coef=inverse, direction="reverse"),
+        "KL(π_old‖π)": partial(losses.kl_penalty, coef=inverse),
+        "KL(π‖π_old)": partial(losses.kl_penalty, coef=inverse, direction="reverse"),
     }
     for name, part in penalty.items():
-        trust[name] = dataclasses.replace(trust[name], surrogate=part)
+        trust[name] = dataclasses.replace(trust[name], loss=part)
     return {
         "algorithms": {n: recipe(n, size, **with_kl) for n in config.algorithms if n in own},
         "where the KL is": {p: placed(p, beta, size) for p in PLACEMENTS if "exact" not in p},

@@ -29,7 +29,7 @@ from experiments.support.overoptimisation import gold_reward
 from experiments.support.run import cli, runs, supervised, tables
 from proxlm import lm
 from proxlm.policy import losses, mirror_descent, ppo, recipes
-from proxlm.policy._partial import piece
+from proxlm.policy._partial import partial
 
 METHODS = ("clip", "KL(π_old‖π)", "KL(π‖π_old)", "regression")
 RATES = 2e-4, 4e-4, 8e-4  # of the policies; each method is shown at its best
@@ -95,9 +95,9 @@ def settings(method: str, config: Config) -> ppo.PPOConfig:
     if method in ("clip", "regression"):
         return recipes.make("ppo", **counts)
     directions = {"KL(π_old‖π)": "forward", "KL(π‖π_old)": "reverse"}
-    part = piece(losses.kl_penalty, coef=1.0 / config.step_size, direction=directions[method])
-    whole = {"aggregation": "sequence_sum", "whiten_advantages": False}
-    return recipes.make("ppo", surrogate=part, **whole, **counts)
+    part = partial(losses.kl_penalty, coef=1.0 / config.step_size, direction=directions[method])
+    whole = {"aggregation": "sequence_sum", "whitening": None}
+    return recipes.make("ppo", loss=part, **whole, **counts)
 
 
 def regress(actor, optimizer, config: Config):
@@ -143,7 +143,7 @@ def learn_policies(run, method: str, params, model, golds, judge, first: int, co
     rates = jnp.array(RATES)
 
     def one(state, key, rate, gold):
-        collect, learn = ppo.make_halves(actor, chain(rate), settings(method, config))
+        collect, learn = ppo.make_collect_and_learn(actor, chain(rate), settings(method, config))
         if method == "regression":
             learn = regress(actor, chain(rate), config)
 

@@ -179,7 +179,7 @@ def learn_policies(run, params, model, proxies, golds, judge, first: int, config
     actor = lm.make_actor(policy, config.context - 1)
     prompts = lm.Prompts(jnp.full((config.rollouts, 1), first))
 
-    collect, learn = ppo.make_halves(actor, optimizer, SETTINGS)
+    collect, learn = ppo.make_collect_and_learn(actor, optimizer, SETTINGS)
 
     def one(state, key, proxy, gold):
         def iteration(state, key):

@@ -163,7 +163,7 @@ def practise(run, name: str, task: questions.Task, data, model, params, iteratio
         optax.scale_by_learning_rate(rate),
     )
     actor = lm.make_actor(model, task.response, critic=False, sampling=answering.SAMPLING)
-    collect, improve = ppo.make_halves(actor, optimizer, settings(config))
+    collect, improve = ppo.make_collect_and_learn(actor, optimizer, settings(config))
 
     def iterate(state, key, data):
         key_rows, key_sample, key_learn = jax.random.split(key, 3)

@@ -91,7 +91,7 @@ def settings_of(name: str) -> ppo.PPOConfig:
     A critic that is still to learn blames the walks from nodes that are far; without a KL these
     end for good at steps without an edge.  So its KL stays, and its loss counts as the policy's.
     """
-    if recipes.make(name).advantage is None:  # GAE
+    if recipes.make(name).value is not None:
         return recipes.make(name, value_coef=1.0)
     return recipes.make(name, kl_coef=0.0)
 

@@ -27,7 +27,7 @@ from experiments.support.run import cli, runs, supervised
 from experiments.support.sentiment import report as pages
 from experiments.support.sentiment import reviews as reviews_lib
 from proxlm import apply_prox, lm, penalties
-from proxlm.policy import _update, ppo
+from proxlm.policy import _update, ppo, recipes
 
 CHUNK = 2  # iterations of PPO a call
 FEWEST = 64  # reviews that fill a batch of every stage
@@ -242,7 +242,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 def ppo_settings(config: Config) -> ppo.PPOConfig:
     """Two epochs of four minibatches an iteration; the rest as the library has it."""
-    return ppo.PPOConfig(num_epochs=2, num_minibatches=4, kl_coef=config.kl_coef)
+    return recipes.make("ppo", num_epochs=2, num_minibatches=4, kl_coef=config.kl_coef)
 
 
 def make_actor(model, rm_model, config: Config):

@@ -92,8 +92,8 @@ def settings_of(name: str) -> ppo.PPOConfig:
     """A recipe as it is, with one pass over a batch."""
     settings = recipes.make(name)
     if name == "vapo":  # its 0.05 is made for thousands of tokens: λ would be 0 below 20
-        settings = recipes.make(name, advantage=settings.advantage.replace(alpha=2.0))
-    return dataclasses.replace(settings, num_epochs=1)
+        settings = settings.replace(alpha=2.0)
+    return settings.replace(num_epochs=1)
 
 
 def make_optimizer(config: Config, settings: ppo.PPOConfig) -> optax.GradientTransformation:

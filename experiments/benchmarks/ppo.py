@@ -13,7 +13,7 @@ import optax
 from experiments.benchmarks import clock, matmul
 from experiments.support.run import tables
 from proxlm import lm
-from proxlm.policy import ppo
+from proxlm.policy import ppo, recipes
 from proxlm.policy.config import PPOConfig
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -56,7 +56,8 @@ class Job:
 
     @property
     def settings(self) -> PPOConfig:
-        return PPOConfig(kl_coef=self.kl_coef, num_epochs=self.epochs, num_minibatches=self.minibatches)
+        counts = {"num_epochs": self.epochs, "num_minibatches": self.minibatches}
+        return recipes.make("ppo", kl_coef=self.kl_coef, **counts)
 
     @property
     def flops(self) -> int:

@@ -46,8 +46,7 @@ def make_optimizer(numbers) -> optax.GradientTransformation:
 
 def iteration(job: Job, state, numbers):
     """An iteration with settings that are traced: `(state, mean reward)`."""
-    settings = dataclasses.replace(
-        job.ppo.settings,
+    settings = job.ppo.settings.replace(
         kl_coef=numbers["kl_coef"],
         clip_low=numbers["clip"],
         clip_high=numbers["clip"],

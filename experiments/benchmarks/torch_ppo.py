@@ -41,27 +41,27 @@ def adam(models: Models, learning_rate: float, epsilon: float) -> torch.optim.Ad
     return torch.optim.Adam(params, learning_rate, eps=epsilon, fused=True)
 
 
-def iterate(models: Models, optimizer, shape, num_tokens: int, settings) -> float:
+def iterate(models: Models, optimizer, shape, num_tokens: int, config) -> float:
     """Samples after random prompts of `shape` [B, P], learns, and returns the mean score."""
     vocab_size = models.policy.config.vocab_size
     prompts = torch.randint(vocab_size, shape, device=models.policy.embedding.device)
     with torch.no_grad():
         tokens, log_probs = torch_peer.extend(models.policy, prompts, num_tokens)
         scores = (tokens[:, shape[1] :] < vocab_size // 2).float().mean(dim=1)
-        experience = prepare(models, tokens, log_probs, scores, settings)
-    learn(models, optimizer, experience, settings)
+        experience = prepare(models, tokens, log_probs, scores, config)
+    learn(models, optimizer, experience, config)
     return scores.mean().item()
 
 
-def prepare(models: Models, tokens, log_probs, scores, settings) -> Experience:
+def prepare(models: Models, tokens, log_probs, scores, config) -> Experience:
     """Rewards with the KL in them, values, whitened advantages, returns."""
     start = tokens.shape[1] - log_probs.shape[1]
-    rewards = settings.kl_coef * (log_probs_of(models.reference, tokens, start) - log_probs)
+    rewards = config.kl.coef * (log_probs_of(models.reference, tokens, start) - log_probs)
     rewards[:, -1] += scores
     values = values_of(models.critic, tokens, start)
-    advantages = gae(rewards, values, settings.discount, settings.gae_lambda)
+    advantages = gae(rewards, values, config.settings["discount"], config.settings["gae_lambda"])
     centred = advantages - advantages.mean()
-    whitened = centred * torch.rsqrt(centred.square().mean() + settings.whiten_epsilon)
+    whitened = centred * torch.rsqrt(centred.square().mean() + config.whitening.epsilon)
     return Experience(tokens, log_probs, values, whitened, advantages + values)
 
 
@@ -76,29 +76,29 @@ def gae(rewards, values, discount: float, gae_lambda: float):
     return advantages
 
 
-def learn(models: Models, optimizer, experience: Experience, settings) -> None:
+def learn(models: Models, optimizer, experience: Experience, config) -> None:
     """Epochs of shuffled minibatches."""
     batch = len(experience.tokens)
-    for _ in range(settings.num_epochs):
+    for _ in range(config.num_epochs):
         order = torch.randperm(batch, device=experience.tokens.device)
-        for rows in order.view(settings.num_minibatches, -1):
+        for rows in order.view(config.num_minibatches, -1):
             optimizer.zero_grad()
-            piece = Experience(*(part[rows] for part in experience))
-            loss(models, piece, settings).backward()
+            part = Experience(*(x[rows] for x in experience))
+            loss(models, part, config).backward()
             optimizer.step()
 
 
-def loss(models: Models, experience: Experience, settings):
+def loss(models: Models, experience: Experience, config):
     """The clipped surrogate plus the clipped value loss, means over tokens."""
     tokens, old_log_probs, old_values, advantages, returns = experience
     start = tokens.shape[1] - old_log_probs.shape[1]
     ratio = (log_probs_of(models.policy, tokens, start) - old_log_probs).exp()
-    clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    clipped = ratio.clamp(1 - config.settings["clip_low"], 1 + config.settings["clip_high"])
     policy_loss = -torch.minimum(ratio * advantages, clipped * advantages).mean()
     values = values_of(models.critic, tokens, start)
-    near = old_values + (values - old_values).clamp(-settings.value_clip, settings.value_clip)
+    near = old_values + (values - old_values).clamp(-config.value.clip, config.value.clip)
     worse = torch.maximum((values - returns).square(), (near - returns).square())
-    return policy_loss + settings.value_coef * 0.5 * worse.mean()
+    return policy_loss + config.value.coef * 0.5 * worse.mean()
 
 
 def log_probs_of(model, tokens, start: int):

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from proxlm import _validation
 from proxlm.policy import aggregation, diagnostics, kl
-from proxlm.policy.advantages import batch as estimates
 from proxlm.policy.advantages import group
 from proxlm.policy.advantages import temporal as advantage_lib
 
@@ -76,15 +76,22 @@ def prepare(state, samples, rewards, actor, config):
         samples, rewards, given = _above_greedy(samples, rewards, given, config.group_size)
     finite = jnp.isfinite(rewards)
     mask = samples.response_mask & finite[:, None]
-    in_loss = config.kl_placement == "loss"
-    exact = config.kl_estimator == "exact"
+    in_loss = config.kl is not None and config.kl.placement == "loss"
+    exact = config.kl is not None and config.kl.estimator == "exact"
     scores = actor.score(state.params, samples, full=exact and not in_loss)
-    reference = actor.reference(state.ref_params, samples, full=exact)
     old = samples if config.correction is None else scores
-    k1 = kl.k1(old.log_probs, reference.log_probs)
-    penalty = jnp.zeros_like(k1) if in_loss else _token_kl(config, old, scores, reference)
+    k1 = penalty = jnp.zeros_like(old.log_probs)
+    reference = None
+    if config.kl is not None:
+        reference = actor.reference(state.ref_params, samples, full=exact)
+        k1 = kl.k1(old.log_probs, reference.log_probs)
+        penalty = penalty if in_loss else _token_kl(config, old, scores, reference)
     token_rewards = _token_rewards(given, penalty, mask, state.kl_coef, config)
     advantages, returns = advantage(token_rewards, scores.values, mask, config)
+    if returns is None and config.value is not None:
+        raise _validation.invalid(
+            "value", config.value, "None", "These advantages give no returns for a critic.", "PPOConfig"
+        )
     kept = (reference.distribution if exact else reference.log_probs) if in_loss else None
     values = None if returns is None else scores.values
     experience = Experience(samples, mask, values, advantages, returns, kept)
@@ -113,22 +120,21 @@ def advantage(token_rewards, values, mask, config):
 
     >>> from proxlm.policy import ppo
     >>> rewards, mask = jnp.array([[1.0]]), jnp.array([[True]])
-    >>> advantage(rewards, rewards - 0.5, mask, ppo.PPOConfig(whiten_advantages=False))
+    >>> advantage(rewards, rewards - 0.5, mask, ppo.PPOConfig(whitening=None))
     (Array([[0.5]], dtype=float32), Array([[1.]], dtype=float32))
     """
-    if config.advantage is None:
-        result = estimates.gae_advantages(token_rewards, values, mask, 1, config.discount, config.gae_lambda)
-    else:
-        result = config.advantage(token_rewards, values, mask, config.group_size)
+    result = config.advantage(token_rewards, values, mask, config.group_size)
     advantages, returns = result if isinstance(result, tuple) else (result, None)
-    return (_whiten(advantages, mask, config) if config.whiten_advantages else advantages), returns
+    if config.whitening is not None and config.whitening.advantages:
+        advantages = _whiten(advantages, mask, config.whitening)
+    return advantages, returns
 
 
 def _teaching(experience, rewards, scores, config):
     """What the recipe leaves out and corrects, once advantages are known."""
-    if config.keep is not None:
+    if config.group_filter is not None:
         valid = jnp.any(experience.mask, axis=1)
-        keep = group.by_group(config.keep, config.group_size, rewards, valid)
+        keep = group.by_group(config.group_filter, config.group_size, rewards, valid)
         experience = experience._replace(mask=experience.mask & keep[:, None])
     if config.correction is None:
         return experience
@@ -144,16 +150,16 @@ def _explained(values, returns, mask):
 
 def _token_kl(config, old, scores, reference):
     """The KL penalty of each token, for the reward."""
-    if config.kl_estimator == "exact":
+    if config.kl.estimator == "exact":
         return kl.exact(scores.distribution, reference.distribution)
-    return kl.estimator(config.kl_estimator)(old.log_probs, reference.log_probs)
+    return kl.estimator(config.kl.estimator)(old.log_probs, reference.log_probs)
 
 
 def _given(rewards, samples, config):
     """The score of each response: its reward, without what its length or a missing end costs."""
     score, mask = jnp.where(jnp.isfinite(rewards), rewards, 0.0), samples.response_mask
-    if config.length_price is not None:
-        score = score + config.length_price(jnp.sum(mask, axis=1), mask.shape[1])
+    if config.length_penalty is not None:
+        score = score + config.length_penalty(jnp.sum(mask, axis=1), mask.shape[1])
     if config.missing_eos_penalty is not None:
         score = advantage_lib.missing_eos(score, samples.ended, config.missing_eos_penalty)
     return score
@@ -175,9 +181,11 @@ def _token_rewards(score, penalty, mask, kl_coef, config):
     """−β·KL at every token, plus the score at the last one."""
     shape = lambda *row: advantage_lib.shape_rewards(*row, kl_coef)
     shaped = jax.vmap(shape)(score, penalty, mask)
-    return _whiten(shaped, mask, config, shift_mean=False) if config.whiten_rewards else shaped
+    if config.whitening is None or not config.whitening.rewards:
+        return shaped
+    return _whiten(shaped, mask, config.whitening, shift_mean=False)
 
 
-def _whiten(x, mask, config, **options):
+def _whiten(x, mask, whitening, **options):
     """Whitening over the whole batch, by the configured convention."""
-    return advantage_lib.whiten(x, mask, ddof=config.whiten_ddof, epsilon=config.whiten_epsilon, **options)
+    return advantage_lib.whiten(x, mask, ddof=whitening.ddof, epsilon=whitening.epsilon, **options)

@@ -31,8 +31,9 @@ class Metrics(NamedTuple):
       value_loss: clipped, a mean over tokens.
       entropy: nats per token.
       approx_kl: nats per token from the sampling policy (k3).
-      clip_fraction_low: share of the ratios below 1 − clip_low.
-      clip_fraction_high: share of the ratios above 1 + clip_high.
+      clip_fraction_low: share of the tokens whose ratio is below the bound of the loss; NaN for a
+        loss that does not clip the ratio.
+      clip_fraction_high: share of those above its bound; NaN likewise.
       ratio_min: the smallest ratio of the iteration.
       ratio_max: the largest.
       first_ratio_error: max |ρ − 1| on the first minibatch; not about 0 means a mismatch between
@@ -164,8 +165,7 @@ def _gradient(params, batch, kl_coef, actor, config):
         _old_log_probs(batch),
         batch.advantages,
         batch.mask,
-        config.clip_low,
-        config.clip_high,
+        *diagnostics.clip_bounds(config.loss),
     )._asdict()
     report["policy_loss"] = aggregation.weighted_sum(aux["policy_loss"], weights["policy"])
     report["value_loss"] = aggregation.weighted_sum(aux["value_loss"], weights["value"])
@@ -176,51 +176,31 @@ def _gradient(params, batch, kl_coef, actor, config):
 
 def _loss(params, batch, weights, kl_coef, actor, config):
     """Σ w·(policy − c_e·entropy + β·KL) + c_v·Σ w·value over a minibatch, or a piece of one."""
-    exact = config.kl_placement == "loss" and config.kl_estimator == "exact"
+    in_loss = config.kl is not None and config.kl.placement == "loss"
+    exact = in_loss and config.kl.estimator == "exact"
     scores = actor.score(params, batch.samples, full=exact)
     old_log_probs = _old_log_probs(batch)
-    policy_loss = surrogate(scores.log_probs, old_log_probs, batch.advantages, batch.mask, config)
+    policy_loss = config.loss(scores.log_probs, old_log_probs, batch.advantages, batch.mask)
     if batch.correction is not None:
         policy_loss = policy_loss * batch.correction
     per_token = policy_loss
     if not (isinstance(config.entropy_coef, (int, float)) and config.entropy_coef == 0):
         per_token = per_token - config.entropy_coef * scores.entropy
-    if config.kl_placement == "loss":
+    if in_loss:
         per_token = per_token + kl_coef * _reference_kl(scores, batch, config)
     total = aggregation.weighted_sum(per_token, weights["policy"])
     value_loss = jnp.zeros_like(policy_loss)
-    if batch.returns is not None:
+    if config.value is not None:
         value_loss = losses.clipped_value_loss(
             aggregation.select(scores.values, batch.mask),
             batch.values,
             batch.returns,
-            config.value_clip,
+            config.value.clip,
         )
-        total += config.value_coef * aggregation.weighted_sum(value_loss, weights["value"])
+        total += config.value.coef * aggregation.weighted_sum(value_loss, weights["value"])
     aux = {"log_probs": scores.log_probs, "entropy": scores.entropy}
     aux |= {"policy_loss": policy_loss, "value_loss": value_loss}
     return total, jax.lax.stop_gradient(aux)
-
-
-def surrogate(log_probs, old_log_probs, advantages, mask, config):
-    """The configured policy loss per token, `[B, R]`; masked slots may hold anything.
-
-    Args:
-      log_probs: nats `[B, R]`.
-      old_log_probs: nats `[B, R]`.
-      advantages: `[B, R]`, 0 where masked.
-      mask: bool `[B, R]`.
-      config: a `PPOConfig`.
-
-    >>> from proxlm.policy import ppo
-    >>> x, mask = jnp.zeros((1, 1)), jnp.ones((1, 1), bool)
-    >>> surrogate(x, x, x + 2.0, mask, ppo.PPOConfig()).tolist()
-    [[-2.0]]
-    """
-    if config.surrogate is not None:
-        return config.surrogate(log_probs, old_log_probs, advantages, mask)
-    clips = config.clip_low, config.clip_high, config.dual_clip
-    return losses.clipped(log_probs, old_log_probs, advantages, mask, *clips, level=config.ratio_level)
 
 
 def _old_log_probs(batch):
@@ -229,8 +209,8 @@ def _old_log_probs(batch):
 
 def _reference_kl(scores, batch, config):
     """The KL penalty of each token, differentiable; masked before it is computed."""
-    if config.kl_estimator != "exact":
-        fn, current, mask = kl.estimator(config.kl_estimator), scores.log_probs, batch.mask
+    if config.kl.estimator != "exact":
+        fn, current, mask = kl.estimator(config.kl.estimator), scores.log_probs, batch.mask
     else:
         fn, current = kl.exact, scores.distribution
         mask = jnp.broadcast_to(batch.mask[:, :, None], current.shape)

@@ -1,130 +1,298 @@
-"""The settings of an iteration: PPO's, and the parts that make its relatives."""
+"""The settings of an iteration: PPO's, and the parts that make other algorithms of it."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from proxlm.policy import _validation
-from proxlm.policy._partial import Piece, piece
+from proxlm import _validation
+from proxlm.policy import _overrides, losses
+from proxlm.policy._partial import Partial, partial
+from proxlm.policy.advantages import batch
 from proxlm.policy.aggregation import WEIGHTS
 from proxlm.policy.kl import ESTIMATORS
-from proxlm.policy.losses._ratio import LEVELS
+
+# By these the answers to one prompt are compared, so that a group has at least two.
+COMPARISONS = (batch.group_advantages, batch.batch_scaled_advantages, batch.length_weighted_advantages)
+CRITICLESS = (*COMPARISONS, batch.reward_to_go_advantages)
+
+_PARTS = ("advantage", "loss", "length_penalty", "group_filter", "correction")
+# What is certainly no part, while JAX may put placeholders of its own into a pytree.
+_PLAIN = (bool, int, float, str, dict, list, tuple)
 
 
-def _static(default):
+def _static(default: Any) -> Any:
     """A field that decides the structure of the program and cannot be traced."""
     return dataclasses.field(default=default, metadata={"static": True})
+
+
+def _plain(settings: Any, *names: str) -> dict[str, Any]:
+    """The fields that are plain numbers: JAX also makes configs of gradients and of placeholders."""
+    return {name: x for name in names if isinstance(x := getattr(settings, name), int | float | str)}
+
+
+_GAE = partial(batch.gae_advantages, discount=1.0, gae_lambda=0.95)
+_CLIP = partial(losses.clipped, clip_low=0.2, clip_high=0.2, dual_clip=None, level="token")
+_TOKEN_MEAN = _static("token")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KL:
+    """The penalty on the KL divergence from the reference policy.
+
+    Attributes:
+      coef: β ≥ 0, its weight; the initial one if it adapts. At 0 the KL is measured all the same.
+      placement: "reward" or "loss" (static).
+      estimator: "k1", "k2", "k3", "exact" over the whole vocabulary, or another of `kl.ESTIMATORS`
+        (static). In the loss, k1 has an expected gradient of 0. In the reward, "exact" teaches
+        what a token does to the KL after it, but nothing of the KL at its own place, which does
+        not depend on the token drawn: that part of the gradient is missing, and k1 has both.
+      target: nats per response that β adapts to, or None for a constant β.
+      horizon: sequences over which β adapts; None is 10,000 if there is a target.
+
+    >>> KL(placement="prior")
+    Traceback (most recent call last):
+        ...
+    ValueError: KL: placement must be one of 'reward', 'loss', got 'prior'.
+    """
+
+    coef: float | jax.Array = 0.05
+    placement: str = _static("reward")
+    estimator: str = _static("k1")
+    target: float | jax.Array | None = None
+    horizon: float | jax.Array | None = None
+
+    def __post_init__(self):
+        """Checks what is a plain number; traced values cannot be checked."""
+        _validation.one_of(("reward", "loss"), "KL", placement=self.placement)
+        names = dict.fromkeys(("k1", "k2", "k3", "exact", *ESTIMATORS))
+        _validation.one_of(tuple(names), "KL", estimator=self.estimator)
+        _validation.at_least(0, "KL", **_plain(self, "coef"))
+        _validation.positive("KL", **_plain(self, "target", "horizon"))
+        if self.target is None and self.horizon is not None:
+            raise _validation.invalid(
+                "horizon", self.horizon, "None without a target", "Give a target, or leave it out.", "KL"
+            )
+        if self.target is not None and _plain(self, "coef").get("coef") == 0:
+            raise _validation.invalid(
+                "coef",
+                self.coef,
+                "a number > 0 with a target",
+                "The controller multiplies it, so that it would stay 0: give a positive initial kl_coef.",
+                "KL",
+            )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """The loss of the critic.
+
+    Attributes:
+      coef: its weight beside the policy's loss.
+      clip: how far a value may move from the old one before its loss stops helping, or None.
+
+    >>> Value(coef=0.5).clip
+    0.2
+    """
+
+    coef: float | jax.Array = 0.1
+    clip: float | jax.Array | None = 0.2
+
+    def __post_init__(self):
+        """Checks what is a plain number; traced values cannot be checked."""
+        _validation.at_least(0, "Value", **_plain(self, "coef", "clip"))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Whitening:
+    """What is whitened over the whole batch, (x - μ) / √(σ² + ε), and by which convention.
+
+    Attributes:
+      advantages: to mean 0 and variance 1 (static).
+      rewards: to variance 1, the mean kept (static).
+      ddof: 0 divides by n, 1 by n - 1 (static).
+      epsilon: added to the variance inside the root.
+
+    >>> Whitening(advantages=False)
+    Traceback (most recent call last):
+        ...
+    ValueError: Whitening: advantages must be True where rewards is False, got False. For no ...
+    """
+
+    advantages: bool = _static(True)
+    rewards: bool = _static(False)
+    ddof: int = _static(0)
+    epsilon: float | jax.Array = 1e-8
+
+    def __post_init__(self):
+        """Checks what is a plain number; traced values cannot be checked."""
+        _validation.one_of((True, False), "Whitening", advantages=self.advantages, rewards=self.rewards)
+        _validation.integer(0, "Whitening", ddof=self.ddof)
+        _validation.positive("Whitening", **_plain(self, "epsilon"))
+        if not (self.advantages or self.rewards):
+            raise _validation.invalid(
+                "advantages",
+                self.advantages,
+                "True where rewards is False",
+                "For no whitening give whitening=None.",
+                "Whitening",
+            )
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PPOConfig:
-    """The settings of PPO.  None switches a part off; static fields are marked.
+    """The settings of PPO and its relatives, each with the part that uses it. None switches a part off.
 
-    The last eight make other algorithms of it; `recipes` holds those that have a name.  A function
-    given for one becomes a `Piece`, whose numbers are traced like the others.
+    `recipes` holds the algorithms that have a name. Numbers are leaves of a pytree and may be
+    traced; the fields marked static decide the structure of the program. A function given for a
+    part becomes a `Partial`, whose numbers are traced like the others.
 
     Attributes:
-      discount: γ per token.
-      gae_lambda: λ of generalised advantage estimation.
-      clip_low: the ratio's bound below, 1 − clip_low.
-      clip_high: the ratio's bound above, 1 + clip_high.
-      dual_clip: the bound c > 1 of the loss where the advantage is negative, or None.
-      value_clip: how far a value may move from the old one before its loss stops helping, or None.
-      value_coef: weight of the value loss.
+      advantage: (rewards [B, T], values [B, T] or None, mask [B, T], group_size) -> advantages and
+        returns, as those of `advantages.batch`.
+      loss: (log_probs, old_log_probs, advantages, mask), [B, T] each -> loss per token [B, T].
+      kl: the penalty on the KL from the reference; None without a reference policy, which is then
+        neither kept nor evaluated.
+      value: the critic's loss; None for an advantage that has no critic.
+      whitening: of advantages and rewards, or None.
       entropy_coef: weight of the entropy bonus; a plain 0 costs nothing.
-      kl_coef: β, weight of the KL to the reference; the initial one if it adapts.
-      kl_target: nats per response that β adapts to, or None for a constant β.
-      kl_horizon: sequences over which β adapts.
       max_kl: nats per token from the sampling policy beyond which the iteration's remaining
         updates are dropped, or None.
       missing_eos_penalty: taken off the score of a response without a stop token, or None.
-      whiten_epsilon: added to the variance inside the root.
-      kl_placement: "reward" or "loss" (static).
-      kl_estimator: "k1", "k2", "k3", "exact" over the whole vocabulary, or another of `kl`
-        (static).  In the loss, k1 has an expected gradient of 0.  In the reward, "exact" teaches
-        what a token does to the KL after it, but nothing of the KL at its own place, which does
-        not depend on the token drawn: that part of the gradient is missing, and k1 has both.
-      whiten_advantages: to mean 0 and variance 1 over the whole batch (static).
-      whiten_rewards: to variance 1 over the batch, the mean kept (static).
-      whiten_ddof: 0 divides by n, 1 by n − 1 (static).
+      length_penalty: (lengths [B], longest) -> [B], added to the scores, as
+        `filters.overlong_share`; or None.
+      group_filter: (rewards [G], valid [G]) -> bool [G], the responses of a group that teach, as
+        `filters.reward_varies`; None keeps all.
+      correction: (old, sampler log-probs, mask) -> weights, as those of `importance_weights`; with
+        it the old log-probs are scored anew, those of the sampler its own. None without.
       aggregation: "token", "sequence", "sequence_sum", "constant", or a function of the mask to
         weights (static).
       num_epochs: passes over the batch (static).
       num_minibatches: optimizer steps per pass (static).
-      num_microbatches: pieces of a minibatch, to bound memory; the sum is the same (static).
+      num_microbatches: slices of a minibatch, to bound memory; the sum is the same (static).
       group_size: responses sampled for each prompt (static).
-      ratio_level: of the clipped surrogate, as in `losses.log_ratio` (static).
       greedy_baseline: take off every score that of the likeliest answer to its prompt (static);
         these answers, one a prompt, are the last rows of the samples that the reward sees.
-      advantage: as those of `advantages.batch`; None is GAE.
-      surrogate: as those of `losses`; None is the clipped one.
-      keep: (rewards [G], valid [G]) -> bool [G], the responses of a group that teach, as
-        `filters.varied`; None keeps all.
-      length_price: (lengths [B], longest) -> [B], added to the scores, as
-        `filters.overlong_share`.
-      correction: (old, sampler log-probs, mask) -> weights, as those of `importance_weights`; with it the
-        old log-probs are scored anew, those of the sampler its own.
 
-    >>> PPOConfig(kl_placement="prior")
-    Traceback (most recent call last):
-        ...
-    ValueError: kl_placement is 'prior'; expected one of 'reward', 'loss'.
+    >>> config = PPOConfig(loss=partial(losses.clipped, clip_high=0.28), kl=KL(coef=0.01))
+    >>> config.replace(clip_low=0.1, num_epochs=1).loss.settings["clip_low"]
+    0.1
     """
 
-    discount: float = 1.0
-    gae_lambda: float = 0.95
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = None
-    value_clip: float | None = 0.2
-    value_coef: float = 0.1
-    entropy_coef: float = 0.0
-    kl_coef: float = 0.05
-    kl_target: float | None = None
-    kl_horizon: float = 10_000.0
-    max_kl: float | None = None
-    missing_eos_penalty: float | None = None
-    whiten_epsilon: float = 1e-8
-    kl_placement: str = _static("reward")
-    kl_estimator: str = _static("k1")
-    whiten_advantages: bool = _static(True)
-    whiten_rewards: bool = _static(False)
-    whiten_ddof: int = _static(0)
-    aggregation: str = _static("token")
+    advantage: Callable[..., Any] = _GAE
+    loss: Callable[..., jax.Array] = _CLIP
+    kl: KL | None = KL()
+    value: Value | None = Value()
+    whitening: Whitening | None = Whitening()
+    entropy_coef: float | jax.Array = 0.0
+    max_kl: float | jax.Array | None = None
+    missing_eos_penalty: float | jax.Array | None = None
+    length_penalty: Callable[..., jax.Array] | None = None
+    group_filter: Callable[..., jax.Array] | None = None
+    correction: Callable[..., jax.Array] | None = None
+    aggregation: str | Callable[[jax.Array], jax.Array] = _TOKEN_MEAN
     num_epochs: int = _static(4)
     num_minibatches: int = _static(4)
     num_microbatches: int = _static(1)
     group_size: int = _static(1)
-    ratio_level: str = _static("token")
     greedy_baseline: bool = _static(False)
-    advantage: Callable | None = None
-    surrogate: Callable | None = None
-    keep: Callable | None = None
-    length_price: Callable | None = None
-    correction: Callable | None = None
 
     def __post_init__(self):
-        """Checks what is a plain number; traced values are the caller's word."""
-        _validation.one_of(("reward", "loss"), kl_placement=self.kl_placement)
-        names = dict.fromkeys(("k1", "k2", "k3", "exact", *ESTIMATORS))
-        _validation.one_of(tuple(names), kl_estimator=self.kl_estimator)
-        _validation.one_of(LEVELS, ratio_level=self.ratio_level)
-        if not callable(self.aggregation):
-            _validation.one_of(tuple(WEIGHTS), aggregation=self.aggregation)
-        for name in ("advantage", "surrogate", "keep", "length_price", "correction"):
+        """Makes partials of functions, and checks what is known; traced values cannot be checked."""
+        for name in _PARTS:
             part = getattr(self, name)
-            if callable(part) and not isinstance(part, Piece):
-                object.__setattr__(self, name, piece(part))
-        # only plain numbers: JAX also makes configs of gradients and of placeholders
-        known = lambda *names: {
-            name: x for name in names if isinstance(x := getattr(self, name), (int, float))
-        }
-        _validation.at_least(1, **known("num_epochs", "num_minibatches", "num_microbatches"))
-        _validation.at_least(1, **known("group_size"))
-        _validation.at_least(0, **known("kl_coef", "clip_high", "value_coef", "value_clip", "max_kl"))
-        _validation.at_least(0, **known("missing_eos_penalty", "whiten_ddof"))
-        _validation.at_least(1, **known("dual_clip"))
-        _validation.within(0, 1, **known("discount", "gae_lambda", "clip_low"))
-        _validation.positive(**known("kl_target", "kl_horizon", "whiten_epsilon"))
+            if part is not None and not isinstance(part, Partial) and callable(part):
+                part = partial(part)
+            if isinstance(part, Partial):
+                object.__setattr__(self, name, _overrides.complete(part, name))
+            elif isinstance(part, _PLAIN):
+                raise _validation.invalid(name, part, "a function or None", "", "PPOConfig")
+        for name, kind in {"kl": KL, "value": Value, "whitening": Whitening}.items():
+            if isinstance(part := getattr(self, name), _PLAIN):
+                remedy = f"Import {kind.__name__} from proxlm.policy."
+                raise _validation.invalid(name, part, f"a {kind.__name__} or None", remedy, "PPOConfig")
+        if not callable(self.aggregation):
+            _validation.one_of(tuple(WEIGHTS), "PPOConfig", aggregation=self.aggregation)
+        counts = ("num_epochs", "num_minibatches", "num_microbatches", "group_size")
+        _validation.integer(1, "PPOConfig", **{name: getattr(self, name) for name in counts})
+        _validation.one_of((True, False), "PPOConfig", greedy_baseline=self.greedy_baseline)
+        _validation.at_least(0, "PPOConfig", **_plain(self, "max_kl", "missing_eos_penalty"))
+        _check_together(self)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The value of every setting by its flat name, as `recipes.make` takes it.
+
+        >>> PPOConfig().settings["clip_low"], PPOConfig().settings["kl_coef"]
+        (0.2, 0.05)
+        """
+        return _overrides.settings(self)
+
+    def replace(self, **overrides: Any) -> "PPOConfig":
+        """The same configuration with some settings changed, by flat names too; see `recipes.make`.
+
+        >>> PPOConfig().replace(discount=0.9, kl_coef=0.2).kl.coef
+        0.2
+        """
+        return override(self, overrides, "this configuration")
+
+
+def override(config: PPOConfig, overrides: dict[str, Any], whose: str) -> PPOConfig:
+    """A configuration with settings changed by flat name, checked before any compute.
+
+    >>> override(PPOConfig(), {"clip_low": 1.5}, "ppo")
+    Traceback (most recent call last):
+        ...
+    ValueError: clip_low ...
+    """
+    changed = _overrides.override(config, overrides, whose)
+    check_parts(changed)
+    return changed
+
+
+def check_parts(config: PPOConfig) -> None:
+    """Raises the ValueErrors of parts that are the library's own, by tracing them on shapes alone.
+
+    Parts of one's own may expect what only a real batch has, and stacked numbers await a vmap:
+    neither is traced here.
+
+    >>> check_parts(PPOConfig())
+    """
+    shape = (config.group_size, 2)
+    x, mask = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, jnp.bool_)
+    row, valid = jax.ShapeDtypeStruct(shape[:1], jnp.float32), jax.ShapeDtypeStruct(shape[:1], jnp.bool_)
+    calls = {
+        "advantage": lambda part: jax.eval_shape(lambda *data: part(*data, config.group_size), x, x, mask),
+        "loss": lambda part: jax.eval_shape(part, x, x, x, mask),
+        "correction": lambda part: jax.eval_shape(part, x, x, mask),
+        "length_penalty": lambda part: jax.eval_shape(lambda lengths: part(lengths, shape[1]), row),
+        "group_filter": lambda part: jax.eval_shape(part, row, valid),
+    }
+    for name, call in calls.items():
+        part = getattr(config, name)
+        own = getattr(getattr(part, "fn", None), "__module__", "").startswith("proxlm.policy.")
+        if own and all(isinstance(number, float) for number in jax.tree.leaves(part)):
+            call(part)
+
+
+def _check_together(config: PPOConfig) -> None:
+    """Raises ValueError where one setting makes another one do nothing."""
+    advantage = getattr(config.advantage, "fn", None)
+    compares = advantage in COMPARISONS
+    if config.group_size < 2 and (compares or config.group_filter is not None):
+        reason = "The answers of a group are each other's baseline: sample more per prompt, or use a critic."
+        if not compares:
+            reason = "group_filter looks at the answers to one prompt: sample more, or leave it out."
+        raise _validation.invalid("group_size", config.group_size, "an integer ≥ 2", reason, "PPOConfig")
+    if compares and config.greedy_baseline:
+        remedy = "A baseline that a whole group shares cancels in the comparison of its answers."
+        raise _validation.invalid("greedy_baseline", True, "False with group advantages", remedy, "PPOConfig")
+    if config.value is not None and advantage in CRITICLESS:
+        remedy = "These advantages have no critic: give value=None, or take advantages.gae_advantages."
+        raise _validation.invalid("value", config.value, "None", remedy, "PPOConfig")

@@ -1,11 +1,14 @@
 """What to watch while a policy learns: plain numbers over the valid tokens of a batch."""
 
+import inspect
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from proxlm.policy import _validation, aggregation, kl, losses
+from proxlm.policy.losses._ratio import ClipBounds
 
 
 class PolicyDiagnostics(NamedTuple):
@@ -14,7 +17,8 @@ class PolicyDiagnostics(NamedTuple):
     Attributes:
       approx_kl: nats per token, mean of ρ - 1 - log ρ, an unbiased estimate of KL(π_old‖π).
       approx_kl_k2: nats per token, mean of ½ (log ρ)².
-      clip_fraction_low: share of the tokens whose ratio is below 1 - clip_low, whatever A.
+      clip_fraction_low: share of the tokens whose ratio is below 1 - clip_low, whatever A; NaN
+        without a bound, as the next two are.
       clip_fraction_high: share of the tokens whose ratio is above 1 + clip_high, whatever A.
       clip_fraction_active: share of the tokens whose gradient the clip removes: beyond the bound on
         the side that the sign of A asks for.
@@ -38,8 +42,9 @@ def policy_diagnostics(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
+    clip_low: jax.typing.ArrayLike | None = 0.2,
+    clip_high: jax.typing.ArrayLike | None = 0.2,
+    level: str = "token",
 ) -> PolicyDiagnostics:
     """Masked means over all valid tokens of a batch; see `PolicyDiagnostics`.
 
@@ -50,8 +55,9 @@ def policy_diagnostics(
       old_log_probs: nats, of the policy that sampled, the same shape.
       advantages: the same shape or a scalar.
       mask: bool, the same shape.
-      clip_low: as in `losses.clipped`.
-      clip_high: as in `losses.clipped`.
+      clip_low: as in the loss; None for a loss that does not clip the ratio.
+      clip_high: as in the loss, or None.
+      level: of the ratio that the loss clips.
 
     Returns:
       A `PolicyDiagnostics`.
@@ -70,19 +76,46 @@ def policy_diagnostics(
     old_log_probs = aggregation.select(old_log_probs, mask, "old_log_probs")
     advantages = aggregation.select(advantages, mask, "advantages")
     rho = jnp.exp(losses.log_ratio(log_probs, old_log_probs, mask))  # 1 where masked
-    low, high = rho < 1.0 - clip_low, rho > 1.0 + clip_high
-    active = (low & (advantages < 0)) | (high & (advantages > 0))
+    clipped_low = clipped_high = active = jnp.full(rho.shape, jnp.nan)
+    if clip_low is not None and clip_high is not None:
+        judged = rho if level == "token" else jnp.exp(losses.log_ratio(log_probs, old_log_probs, mask, level))
+        clipped_low, clipped_high = judged < 1.0 - clip_low, judged > 1.0 + clip_high
+        active = (clipped_low & (advantages < 0)) | (clipped_high & (advantages > 0))
     return PolicyDiagnostics(
         # the samples came from the old policy, so it is the first argument
         approx_kl=aggregation.masked_mean(kl.k3(old_log_probs, log_probs), mask),
         approx_kl_k2=aggregation.masked_mean(kl.k2(log_probs, old_log_probs), mask),
-        clip_fraction_low=aggregation.masked_mean(low, mask),
-        clip_fraction_high=aggregation.masked_mean(high, mask),
+        clip_fraction_low=aggregation.masked_mean(clipped_low, mask),
+        clip_fraction_high=aggregation.masked_mean(clipped_high, mask),
         clip_fraction_active=aggregation.masked_mean(active, mask),
         ratio_min=_extreme(jnp.min, rho, mask, jnp.inf),
         ratio_max=_extreme(jnp.max, rho, mask, 0.0),
         effective_sample_size=effective_sample_size(rho, mask),
     )
+
+
+def clip_bounds(loss: Callable[..., jax.Array]) -> ClipBounds:
+    """The bounds by which a loss clips the ratio: what it says of itself by `clips_ratio`.
+
+    Args:
+      loss: a function, or a `Partial` of one.
+
+    Returns:
+      `ClipBounds`; without bounds for a loss that clips no ratio.
+
+    >>> from proxlm.policy import losses
+    >>> clip_bounds(losses.clipped)
+    ClipBounds(clip_low=0.2, clip_high=0.2, level='token')
+    >>> clip_bounds(losses.sapo)
+    ClipBounds(clip_low=None, clip_high=None, level='token')
+    """
+    fn = getattr(loss, "fn", loss)
+    bounds = getattr(fn, "clip_bounds", None)
+    if bounds is None:
+        return ClipBounds()
+    settings = {x.name: x.default for x in inspect.signature(fn).parameters.values()}
+    settings |= getattr(loss, "settings", {})
+    return bounds(**{name: settings[name] for name in inspect.signature(bounds).parameters})
 
 
 def effective_sample_size(weights: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array:

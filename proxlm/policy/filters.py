@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from proxlm.policy import _validation, aggregation
 
 
-def varied(
+def reward_varies(
     rewards: jax.typing.ArrayLike,
     valid: jax.typing.ArrayLike | None = None,
     tolerance: float = 0.0,
@@ -29,7 +29,7 @@ def varied(
 
     Source: DAPO (Yu et al. 2025).
 
-    >>> varied(jnp.array([1.0, 0.0])).tolist(), varied(jnp.array([1.0, 1.0])).tolist()
+    >>> reward_varies(jnp.array([1.0, 0.0])).tolist(), reward_varies(jnp.array([1.0, 1.0])).tolist()
     ([True, True], [False, False])
     """
     _validation.one_sequence(rewards=rewards)
@@ -95,7 +95,9 @@ def overlong_share(
     return overlong(lengths, longest, share * longest, penalty)
 
 
-def uncertain(entropies: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, share: float = 0.2) -> jax.Array:
+def high_entropy_mask(
+    entropies: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, share: float = 0.2
+) -> jax.Array:
     """Marks the tokens where the policy was least certain: those that fork the reasoning.
 
     A token counts if its entropy is at least the (1 - share)-quantile of the valid ones. Multiply
@@ -114,7 +116,7 @@ def uncertain(entropies: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, share
 
     Source: Wang et al. (2025), beyond the 80/20 rule; TRL's `top_entropy_quantile`.
 
-    >>> uncertain(jnp.array([0.1, 2.0, 0.3, 9.0]), jnp.array([True, True, True, False]), 0.5)
+    >>> high_entropy_mask(jnp.array([0.1, 2.0, 0.3, 9.0]), jnp.array([True, True, True, False]), 0.5)
     Array([False,  True,  True, False], dtype=bool)
     """
     _validation.within(0.0, 1.0, share=share)

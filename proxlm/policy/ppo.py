@@ -24,11 +24,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from proxlm import _validation
 from proxlm.policy import _experience as experience_lib
 from proxlm.policy import _update, kl
-from proxlm.policy.config import PPOConfig
+from proxlm.policy.config import KL, PPOConfig, Value, Whitening, check_parts
 
-__all__ = ["PPOConfig", "PPOState", "init", "make_halves", "make_host_step", "make_step"]
+__all__ = [
+    "KL",
+    "PPOConfig",
+    "PPOState",
+    "Value",
+    "Whitening",
+    "init",
+    "make_collect_and_learn",
+    "make_host_step",
+    "make_step",
+]
 
 
 class PPOState(NamedTuple):
@@ -62,11 +73,16 @@ def init(params, optimizer, config, ref_params=None):
       A `PPOState`.
 
     >>> import optax
-    >>> init({"policy": jnp.ones(2)}, optax.sgd(0.1), PPOConfig(kl_coef=0.2)).kl_coef.item()
-    0.20000000298023224
+    >>> init({"policy": jnp.ones(2)}, optax.sgd(0.1), PPOConfig()).kl_coef.item()
+    0.05000000074505806
     """
-    ref_params = jax.tree.map(jnp.copy, params) if ref_params is None else ref_params
-    kl_coef = jnp.asarray(config.kl_coef, jnp.float32)
+    if config.kl is None and ref_params is not None:
+        raise _validation.invalid(
+            "ref_params", type(ref_params), "None with kl=None", "Give the config a KL.", "ppo.init"
+        )
+    if config.kl is not None and ref_params is None:
+        ref_params = jax.tree.map(jnp.copy, params)
+    kl_coef = jnp.float32(0.0) if config.kl is None else jnp.asarray(config.kl.coef, jnp.float32)
     return PPOState(params, optimizer.init(params), ref_params, kl_coef, jnp.int32(0))
 
 
@@ -101,7 +117,7 @@ def make_step(actor, reward, prompts, optimizer, config, auxiliary=None):
     >>> metrics.num_updates.item(), state.iteration.item()
     (4, 1)
     """
-    collect, learn = make_halves(actor, optimizer, config, auxiliary)
+    collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
 
     def step(state, key):
         key_prompts, key_sample, key_learn = jax.random.split(key, 3)
@@ -111,7 +127,7 @@ def make_step(actor, reward, prompts, optimizer, config, auxiliary=None):
     return step
 
 
-def make_halves(actor, optimizer, config, auxiliary=None):
+def make_collect_and_learn(actor, optimizer, config, auxiliary=None):
     """The two halves of an iteration, around the reward.
 
     Args:
@@ -130,9 +146,10 @@ def make_halves(actor, optimizer, config, auxiliary=None):
     >>> import optax
     >>> from proxlm import lm
     >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8, value_head=True), 4)
-    >>> collect, learn = make_halves(actor, optax.sgd(0.1), PPOConfig())
+    >>> collect, learn = make_collect_and_learn(actor, optax.sgd(0.1), PPOConfig())
     """
     check_greedy(actor, config)
+    check_parts(config)
 
     def collect(state, key, prompts):
         answered = prompts
@@ -152,13 +169,13 @@ def make_halves(actor, optimizer, config, auxiliary=None):
         experience, summary = experience_lib.prepare(state, samples, rewards, actor, config)
         params, opt_state, report = _update.run(state, experience, key, actor, optimizer, config, auxiliary)
         kl_coef = state.kl_coef
-        if config.kl_target is not None:
+        if config.kl is not None and config.kl.target is not None:
             kl_coef = kl.adapt(
                 kl_coef,
                 summary.kl,
                 experience.mask.shape[0],
-                target=config.kl_target,
-                horizon=config.kl_horizon,
+                target=config.kl.target,
+                horizon=10_000.0 if config.kl.horizon is None else config.kl.horizon,
             )
         metrics = _update.Metrics(**summary._asdict(), kl_coef=state.kl_coef, **report)
         return PPOState(params, opt_state, state.ref_params, kl_coef, state.iteration + 1), metrics
@@ -196,7 +213,7 @@ def make_host_step(actor, reward, prompts, optimizer, config, auxiliary=None):
         ...
     ValueError: reward returned nan for row 0 (8 of 8 not finite): expected a finite number for ...
     """
-    collect, learn = make_halves(actor, optimizer, config, auxiliary)
+    collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
     first = jax.jit(lambda state, key, key_prompts: collect(state, key, prompts(key_prompts)))
     second = jax.jit(learn)
 

@@ -287,7 +287,7 @@ def test_torch_learns_the_same_from_the_same_samples():
     prompts = lm.Prompts(jnp.arange(12).reshape(4, 3) % 11)
     samples = actor.sample(jax.random.key(2), params, prompts)
     scores = jnp.array([0.0, 1.0, 0.5, 0.25])
-    learn = ppo_lib.make_halves(actor, optimizer, job.settings)[1]
+    learn = ppo_lib.make_collect_and_learn(actor, optimizer, job.settings)[1]
     new_params = learn(state, jax.random.key(3), samples, scores)[0].params
 
     models = torch_ppo.build(params, job.policy, job.critic)

@@ -26,10 +26,10 @@ def test_the_step_size_is_the_weight_of_the_kl_to_the_old_policy():
     config = mirror_lm.Config(step_size=4.0)
     for method in ("KL(π_old‖π)", "KL(π‖π_old)"):
         part = mirror_lm.settings(method, config)
-        assert part.kl_coef == config.kl_coef
+        assert part.kl.coef == config.kl_coef
         # ρ = e, A = 0: the forward price is e - 2, the reverse one 1.
         price = {"KL(π_old‖π)": np.e - 2, "KL(π‖π_old)": 1.0}[method]
-        found = part.surrogate(np.ones(1), np.zeros(1), np.zeros(1), np.ones(1, bool))
+        found = part.loss(np.ones(1), np.zeros(1), np.zeros(1), np.ones(1, bool))
         np.testing.assert_allclose(found, [price / 4.0], rtol=1e-5)
 
 

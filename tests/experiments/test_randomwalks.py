@@ -61,8 +61,8 @@ def test_a_goal_that_cannot_be_reached_is_said():
 
 def test_only_the_method_with_a_critic_pays_for_leaving_the_walks_it_imitated():
     settings = {name: randomwalks.settings_of(name) for name in ("ppo", "rloo", "grpo")}
-    assert [x.kl_coef for x in settings.values()] == [0.05, 0.0, 0.0]
-    assert settings["ppo"].value_coef == 1.0
+    assert [x.kl.coef for x in settings.values()] == [0.05, 0.0, 0.0]
+    assert settings["ppo"].value.coef == 1.0
 
 
 @pytest.mark.parametrize(

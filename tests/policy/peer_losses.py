@@ -165,12 +165,12 @@ def bonus(log_probs, entropies, g):
 
 
 def gmpo_of_the_uncertain(x, g):
-    keep = filters.uncertain(g.entropies, g.mask, 0.6)
+    keep = filters.high_entropy_mask(g.entropies, g.mask, 0.6)
     return aggregation.weighted_sum(GEOMETRIC(x, g.old, g.scores, keep), every_row(keep))
 
 
 def uncertain(x, g):
-    return filters.uncertain(g.entropies, g.mask, 0.35)
+    return filters.high_entropy_mask(g.entropies, g.mask, 0.35)
 
 
 def not_stale(x, g):

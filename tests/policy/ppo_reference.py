@@ -11,14 +11,14 @@ def learn(params, ref_params, key, samples, rewards, actor, config, adam):
     """Returns the parameters after all epochs, starting Adam at rest; adam = (lr, b1, b2, eps)."""
     samples, rewards = jax.tree.map(np.array, (samples, rewards))
     mask = samples.response_mask & np.isfinite(rewards)[:, None]
-    full = config.kl_estimator == "exact"
+    full = config.kl.estimator == "exact"
     score = table_actor.compiled(lambda tree: actor.score(tree, samples, full))
     refer = table_actor.compiled(lambda tree: actor.reference(tree, samples, full))
     old, reference = jax.tree.map(np.array, (score(params), refer(ref_params)))
     token_rewards = _rewards(samples, rewards, old, reference, mask, config)
     values = old.values.astype(float)
     advantages, returns = _gae(token_rewards, values, mask, config)
-    if config.whiten_advantages:
+    if config.whitening is not None:
         advantages = (advantages - advantages[mask].mean()) / _scale(advantages[mask], config)
     data = jax.tree.map(np.float32, {"gain": advantages, "goal": returns, "old": values})
     gradient = table_actor.compiled(jax.grad(lambda *args: _loss(*args, actor, config)))
@@ -36,16 +36,16 @@ def learn(params, ref_params, key, samples, rewards, actor, config, adam):
 
 def _rewards(samples, rewards, old, reference, mask, config):
     gap = samples.log_probs - reference.log_probs
-    penalty = np.array(_kl(config.kl_estimator, gap, old, reference))
+    penalty = np.array(_kl(config.kl.estimator, gap, old, reference))
     result = np.zeros(mask.shape)
     for b, t in zip(*np.nonzero(mask), strict=True):
-        if config.kl_placement == "reward":
-            result[b, t] -= config.kl_coef * penalty[b, t]
+        if config.kl.placement == "reward":
+            result[b, t] -= config.kl.coef * penalty[b, t]
         if t + 1 == mask.shape[1] or not mask[b, t + 1 :].any():
             result[b, t] += rewards[b]
             if config.missing_eos_penalty is not None and not samples.ended[b]:
                 result[b, t] -= config.missing_eos_penalty
-    if config.whiten_rewards:
+    if config.whitening is not None and config.whitening.rewards:
         mean = result[mask].mean()
         result = (result - mean) / _scale(result[mask], config) + mean
     return result
@@ -72,36 +72,37 @@ def _weights(mask, aggregation):
 
 
 def _scale(x, config):
-    return np.sqrt(x.var(ddof=config.whiten_ddof) + config.whiten_epsilon)
+    return np.sqrt(x.var(ddof=config.whitening.ddof) + config.whitening.epsilon)
 
 
 def _gae(rewards, values, mask, config):
     advantages = np.zeros(mask.shape)
+    discount, gae_lambda = config.settings["discount"], config.settings["gae_lambda"]
     for b in range(mask.shape[0]):
         next_value = next_advantage = 0.0
         for t in np.nonzero(mask[b])[0][::-1]:
-            error = rewards[b, t] + config.discount * next_value - values[b, t]
-            advantages[b, t] = error + config.discount * config.gae_lambda * next_advantage
+            error = rewards[b, t] + discount * next_value - values[b, t]
+            advantages[b, t] = error + discount * gae_lambda * next_advantage
             next_value, next_advantage = values[b, t], advantages[b, t]
     return advantages, advantages + values
 
 
 def _loss(params, samples, reference, data, policy_weights, value_weights, actor, config):
-    scores = actor.score(params, samples, config.kl_estimator == "exact")
+    scores = actor.score(params, samples, config.kl.estimator == "exact")
     rho, gain = jnp.exp(scores.log_probs - samples.log_probs), data["gain"]
-    near = jnp.clip(rho, 1 - config.clip_low, 1 + config.clip_high)
+    near = jnp.clip(rho, 1 - config.settings["clip_low"], 1 + config.settings["clip_high"])
     token = -jnp.minimum(gain * rho, gain * near)
-    if config.dual_clip is not None:
-        token = jnp.where(gain < 0, jnp.minimum(token, -config.dual_clip * gain), token)
+    if config.settings["dual_clip"] is not None:
+        token = jnp.where(gain < 0, jnp.minimum(token, -config.settings["dual_clip"] * gain), token)
     token -= config.entropy_coef * scores.entropy
-    if config.kl_placement == "loss":
+    if config.kl.placement == "loss":
         gap = scores.log_probs - reference.log_probs
-        token += config.kl_coef * _kl(config.kl_estimator, gap, scores, reference)
+        token += config.kl.coef * _kl(config.kl.estimator, gap, scores, reference)
     error, old = (scores.values - data["goal"]) ** 2, data["old"]
-    if config.value_clip is not None:
-        short = old + jnp.clip(scores.values - old, -config.value_clip, config.value_clip)
+    if config.value.clip is not None:
+        short = old + jnp.clip(scores.values - old, -config.value.clip, config.value.clip)
         error = jnp.maximum(error, (short - data["goal"]) ** 2)
-    return (policy_weights * token + value_weights * config.value_coef * error / 2).sum()
+    return (policy_weights * token + value_weights * config.value.coef * error / 2).sum()
 
 
 def _adam(params, moments, gradient, step, rate, b1, b2, epsilon):

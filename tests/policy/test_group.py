@@ -109,20 +109,20 @@ def test_equal_rewards_teach_nothing_and_have_finite_gradients(baseline, value):
 def test_dynamic_sampling_keeps_groups_that_vary():
     rewards = jnp.array([1.0, 1.0, 0.0, 1.0, jnp.nan, 2.0])
     valid = jnp.array([True, True, True, True, False, True])
-    keep = group.by_group(filters.varied, 2, rewards, valid)
+    keep = group.by_group(filters.reward_varies, 2, rewards, valid)
     assert keep.tolist() == [False, False, True, True, False, False]
-    assert filters.varied(jnp.array([0.0, 0.1]), tolerance=0.2).tolist() == [False, False]
+    assert filters.reward_varies(jnp.array([0.0, 0.1]), tolerance=0.2).tolist() == [False, False]
 
 
 def test_the_uncertain_tokens_are_those_of_highest_entropy(variant):
     mask = jnp.array([[True, True, False], [True, True, True]])
     entropies = jnp.array([[0.1, 0.5, jnp.nan], [0.4, 0.2, 0.3]])
     for share, least in ((1.0, 0.0), (0.5, 0.3), (0.3, 0.4), (0.2, 0.42), (0.0, 0.5)):
-        keep = variant(filters.uncertain)(entropies, mask, share)
+        keep = variant(filters.high_entropy_mask)(entropies, mask, share)
         np.testing.assert_array_equal(keep, mask & (entropies >= least))
-    assert not jnp.any(filters.uncertain(entropies, jnp.zeros((2, 3), bool)))
+    assert not jnp.any(filters.high_entropy_mask(entropies, jnp.zeros((2, 3), bool)))
     with pytest.raises(ValueError, match="share is 2"):
-        filters.uncertain(entropies, mask, 2)
+        filters.high_entropy_mask(entropies, mask, 2)
 
 
 def test_the_price_of_length_is_linear_inside_the_buffer(variant):

@@ -154,13 +154,13 @@ TRL = {
 # ---- TRL's PPO: the score one slot behind the last token, where the critic learns too
 
 
-def shaped(g, estimator, whiten_rewards):
+def shaped(g, estimator, whitening_rewards):
     slots = jnp.arange(g["values"].shape[1])[None]
     tokens, longer = slots < g["lengths"][:, None], slots <= g["lengths"][:, None]
     estimate = {"k1": kl.k1, "k3": kl.k3}[estimator](g["log_probs"], g["ref"])
     place = jax.vmap(part(temporal.place_score, place="after"))
     rewards = place(g["scores"], tokens) - 0.2 * jnp.where(tokens, estimate, 0.0)
-    if whiten_rewards:
+    if whitening_rewards:
         rewards = whiten(rewards, longer, shift_mean=False)
     one = lambda r, v, m: temporal.gae(r, v, m, 0.98, 0.9)
     estimates, goals = jax.vmap(one)(rewards, g["values"], longer)

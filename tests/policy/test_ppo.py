@@ -1,6 +1,5 @@
 """Laws of the iteration: what it counts, skips, repeats and refuses."""
 
-import dataclasses
 import functools
 
 import jax
@@ -10,8 +9,8 @@ import optax
 import pytest
 
 from proxlm import lm
-from proxlm.policy import _experience, ppo
-from proxlm.policy._partial import piece
+from proxlm.policy import _experience, ppo, recipes
+from proxlm.policy._partial import partial
 from proxlm.policy.advantages import batch, returns
 from tests.arrays import normal
 from tests.policy import table_actor
@@ -57,7 +56,7 @@ def _iterate(config, state, key, optimizer):
 
 @functools.partial(compiled, static_argnames=("actor", "optimizer"))
 def _learn(config, state, key, samples, rewards, actor, optimizer):
-    return ppo.make_halves(actor, optimizer, config)[1](state, key, samples, rewards)
+    return ppo.make_collect_and_learn(actor, optimizer, config)[1](state, key, samples, rewards)
 
 
 @compiled
@@ -68,14 +67,14 @@ def _prepare(config, samples, rewards):
 
 def iterate(state=None, key=KEY):
     """One iteration with every part that watches the KL: the state after it, and metrics."""
-    config = ppo.PPOConfig(**SMALL | WATCHFUL)
+    config = recipes.make("ppo", **SMALL | WATCHFUL)
     state = ppo.init(PARAMS, SGD, config, REFERENCE) if state is None else state
     return _iterate(config, state, key, SGD)
 
 
 def learn(samples, rewards=None, key=KEY, actor=ACTOR, optimizer=COUNTED, start_coef=None, **overrides):
     """The second half alone, from PARAMS: the state before it, the state after it, metrics."""
-    config = ppo.PPOConfig(**SMALL | overrides)
+    config = recipes.make("ppo", **SMALL | overrides)
     state = ppo.init(PARAMS, optimizer, config, REFERENCE)
     if start_coef is not None:
         state = state._replace(kl_coef=jnp.float32(start_coef))
@@ -85,8 +84,8 @@ def learn(samples, rewards=None, key=KEY, actor=ACTOR, optimizer=COUNTED, start_
 
 def prepared(rewards, **overrides):
     """Experience and summary, with λ = 0 and values 0: the advantages are the rewards."""
-    plain = {"kl_coef": 0.0, "gae_lambda": 0.0, "whiten_advantages": False}
-    return _prepare(ppo.PPOConfig(**plain | overrides), sampled(), rewards)
+    plain = {"kl_coef": 0.0, "gae_lambda": 0.0, "whitening": None}
+    return _prepare(recipes.make("ppo", **plain | overrides), sampled(), rewards)
 
 
 @functools.cache
@@ -116,7 +115,7 @@ def first_ratio_error(sampling, scoring):
     """Samples and scores with settings that are traced where they are numbers."""
     sampler, scorer = (lm.make_actor(MODEL, 6, sampling=x) for x in (sampling, scoring))
     prompts = lambda key: lm.Prompts(jax.random.randint(key, (16, 5), 0, 11), RAGGED)
-    config = ppo.PPOConfig(num_epochs=1, num_minibatches=2)
+    config = recipes.make("ppo", num_epochs=1, num_minibatches=2)
     actor = scorer._replace(sample=sampler.sample)
     step = ppo.make_step(actor, lambda samples: samples.tokens[:, -1] % 3, prompts, SGD, config)
     return step(ppo.init(actor.init(KEY), SGD, config), KEY)[1].first_ratio_error
@@ -167,7 +166,7 @@ def test_an_epoch_sees_each_row_once_and_the_next_one_in_another_order():
     optimizer = optax.GradientTransformation(init, update)
     state = ppo.init(WORTHLESS, optimizer, config, REFERENCE)
     samples = sampled()._replace(response_mask=jnp.ones((BATCH, LENGTH), bool))
-    _, half = ppo.make_halves(ACTOR, optimizer, config)
+    _, half = ppo.make_collect_and_learn(ACTOR, optimizer, config)
     new, _ = compiled(half)(state, KEY, samples, 2.0 ** jnp.arange(BATCH))
     # The value loss is a mean over 4 rows of 3 tokens: times 4, the sum of the rows' powers.
     halves = np.round(np.array(new.opt_state["seen"]) * 4).astype(int).reshape(3, 2)
@@ -226,12 +225,12 @@ def test_one_plain_update_is_the_reinforce_gradient():
         kl_coef=0.0,
         gae_lambda=1.0,
         value_coef=0.0,
-        whiten_advantages=False,
+        whitening=None,
         aggregation="sequence_sum",
     )
     state = ppo.init(WORTHLESS, SGD, config)
     samples, rewards = sampled(), normal(2, (BATCH,))
-    new, _ = compiled(ppo.make_halves(ACTOR, SGD, config)[1])(state, KEY, samples, rewards)
+    new, _ = compiled(ppo.make_collect_and_learn(ACTOR, SGD, config)[1])(state, KEY, samples, rewards)
 
     logits = np.array(PARAMS["policy"]["logits"], float)
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -278,10 +277,15 @@ def with_greedy(group_size):
 )
 def test_a_greedy_baseline_is_taken_off_every_token_of_the_answers_to_its_prompt(group_size, greedy, above):
     own = jnp.arange(1.0, 9.0)
-    settings = {"kl_coef": 0.3, "whiten_advantages": False, "advantage": piece(batch.reward_to_go_advantages)}
-    config = ppo.PPOConfig(group_size=group_size, greedy_baseline=True, **settings)
+    settings = {
+        "kl_coef": 0.3,
+        "whitening": None,
+        "value": None,
+        "advantage": partial(batch.reward_to_go_advantages),
+    }
+    config = recipes.make("ppo", group_size=group_size, greedy_baseline=True, **settings)
     experience, summary = _prepare(config, with_greedy(group_size), jnp.append(own, jnp.array(greedy)))
-    plain, _ = _prepare(ppo.PPOConfig(**settings), sampled(), own)
+    plain, _ = _prepare(recipes.make("ppo", **settings), sampled(), own)
     mask = np.asarray(sampled().response_mask)
     difference = np.asarray(plain.advantages - experience.advantages)
     expected = np.where(mask, (np.asarray(own) - above)[:, None], 0.0)
@@ -296,7 +300,7 @@ def test_a_greedy_baseline_is_taken_off_every_token_of_the_answers_to_its_prompt
 
 def _prepare_rewards(scores):
     """The token rewards of `prepare`: an estimator of λ = 0 and no values gives them back."""
-    config = ppo.PPOConfig(kl_coef=0.3, gae_lambda=0.0, whiten_advantages=False, discount=0.0)
+    config = recipes.make("ppo", kl_coef=0.3, gae_lambda=0.0, whitening=None, discount=0.0)
     return _prepare(config, sampled(), scores)[0].advantages
 
 
@@ -309,9 +313,10 @@ def test_a_greedy_answer_pays_for_its_length_and_its_missing_end_too():
         greedy_baseline=True,
         missing_eos_penalty=0.7,
         kl_coef=0.0,
-        whiten_advantages=False,
-        advantage=piece(batch.reward_to_go_advantages),
-        length_price=by_length,
+        whitening=None,
+        value=None,
+        advantage=partial(batch.reward_to_go_advantages),
+        length_penalty=by_length,
     )
     found = _prepare(config, with_greedy(4), jnp.zeros(BATCH + 2))[0].advantages[:, 0]
     price = lambda samples: 0.1 * jnp.sum(samples.response_mask, axis=1) - 0.7 * ~samples.ended
@@ -325,22 +330,22 @@ def by_length(lengths, longest):
 
 def test_a_greedy_answer_without_a_finite_reward_leaves_its_group_out():
     rewards = jnp.ones(BATCH + 2).at[BATCH].set(jnp.inf)
-    config = ppo.PPOConfig(group_size=4, greedy_baseline=True)
+    config = recipes.make("ppo", group_size=4, greedy_baseline=True)
     experience, summary = _prepare(config, with_greedy(4), rewards)
     assert summary.invalid_rewards == 4
     assert not jnp.any(experience.mask[:4]) and jnp.any(experience.mask[4:], axis=1).all()
 
 
 def test_the_greedy_answers_are_the_last_rows_of_what_is_collected():
-    config = ppo.PPOConfig(**SMALL, group_size=2, greedy_baseline=True)
-    collect, _ = ppo.make_halves(ACTOR, SGD, config)
+    config = recipes.make("ppo", **SMALL, group_size=2, greedy_baseline=True)
+    collect, _ = ppo.make_collect_and_learn(ACTOR, SGD, config)
     asked = jnp.arange(BATCH).reshape(BATCH // 2, 2)
     state = ppo.init(PARAMS, SGD, config, REFERENCE)
     answers = compiled(collect)(state, KEY, lm.Prompts(asked)).tokens
     np.testing.assert_array_equal(answers[:, :2], [*np.repeat(asked, 2, axis=0), *asked])
     np.testing.assert_array_equal(answers[BATCH:, 2:], answers[-1:, 2:].repeat(4, axis=0))
     with pytest.raises(ValueError, match=r"actor\.greedy is None: expected \(params, prompts\)"):
-        ppo.make_halves(ACTOR._replace(greedy=None), SGD, config)
+        ppo.make_collect_and_learn(ACTOR._replace(greedy=None), SGD, config)
 
 
 def test_the_penalty_for_a_missing_end_meets_unended_responses_alone():
@@ -356,7 +361,7 @@ def test_the_penalty_for_a_missing_end_meets_unended_responses_alone():
 
 def test_whitened_rewards_have_variance_1_and_their_old_mean():
     rewards = 4 * normal(3, (BATCH,))
-    before, after = prepared(rewards)[0], prepared(rewards, whiten_rewards=True)[0]
+    before, after = prepared(rewards)[0], prepared(rewards, whitening_rewards=True)[0]
     raw, white = (np.array(data.advantages)[np.array(data.mask)] for data in (before, after))
     np.testing.assert_allclose(white.var(), 1.0, rtol=1e-5)
     np.testing.assert_allclose(white, (raw - raw.mean()) / raw.std() + raw.mean(), atol=1e-5)
@@ -383,7 +388,7 @@ def test_the_coefficient_in_use_is_the_one_in_the_state(placement):
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"entropy_coef": 0.1, "whiten_rewards": True},
+        {"entropy_coef": 0.1, "whitening_rewards": True},
         {"kl_estimator": "exact"},
         {"kl_placement": "loss", "kl_estimator": "k3", "num_microbatches": 2},
         {"kl_placement": "loss", "kl_estimator": "exact", "aggregation": "sequence"},
@@ -457,7 +462,7 @@ def test_the_same_key_gives_the_same_bits_and_another_key_another_rollout():
 
 
 def test_no_key_is_used_twice():
-    config = ppo.PPOConfig(**SMALL)
+    config = recipes.make("ppo", **SMALL)
     state = ppo.init(PARAMS, SGD, config, REFERENCE)
     with jax.debug_key_reuse(True):
         compiled(ppo.make_step(ACTOR, reward, PROMPTS, SGD, config))(state, jax.random.key(0))
@@ -465,9 +470,9 @@ def test_no_key_is_used_twice():
 
 @pytest.mark.slow
 def test_eager_and_compiled_iterations_agree():
-    config = ppo.PPOConfig(**SMALL)
+    config = recipes.make("ppo", **SMALL)
     state = ppo.init(PARAMS, COUNTED, config, REFERENCE)
-    collect, half = ppo.make_halves(ACTOR, COUNTED, config)
+    collect, half = ppo.make_collect_and_learn(ACTOR, COUNTED, config)
     samples = collect(state, KEY, PROMPTS(KEY))
     table_actor.assert_close(samples, sampled(), atol=1e-6)
     eager = half(state, KEY, samples, reward(samples))
@@ -475,7 +480,7 @@ def test_eager_and_compiled_iterations_agree():
 
 
 def test_a_scan_over_iterations_is_a_loop():
-    config = ppo.PPOConfig(**SMALL | WATCHFUL)
+    config = recipes.make("ppo", **SMALL | WATCHFUL)
     step = ppo.make_step(ACTOR, reward, PROMPTS, SGD, config)
     state, keys = ppo.init(PARAMS, SGD, config, REFERENCE), jax.random.split(KEY, 3)
     end, metrics = compiled(lambda state: jax.lax.scan(step, state, keys))(state)
@@ -488,7 +493,7 @@ def test_a_scan_over_iterations_is_a_loop():
 
 
 def test_seeds_side_by_side_are_seeds_one_by_one():
-    config = ppo.PPOConfig(**SMALL | WATCHFUL)
+    config = recipes.make("ppo", **SMALL | WATCHFUL)
     step = ppo.make_step(ACTOR, reward, PROMPTS, SGD, config)
     state, keys = ppo.init(PARAMS, SGD, config, REFERENCE), jax.random.split(KEY, 3)
     many = compiled(jax.vmap(step, in_axes=(None, 0)))(state, keys)
@@ -510,7 +515,7 @@ SWEEP = {
     "value_clip": [0.1, 0.4],
     "max_kl": [0.1, 0.2],
     "missing_eos_penalty": [0.0, 1.0],
-    "whiten_epsilon": [1e-8, 0.1],
+    "whitening_epsilon": [1e-8, 0.1],
 }
 
 
@@ -519,7 +524,7 @@ def test_hyperparameters_side_by_side_are_one_by_one_and_compile_once():
 
     def train(rate, numbers):
         traces.append(rate)
-        config, optimizer = ppo.PPOConfig(**SMALL | numbers), optax.sgd(rate)
+        config, optimizer = recipes.make("ppo", **SMALL | numbers), optax.sgd(rate)
         state = ppo.init(PARAMS, optimizer, config, REFERENCE)
         step = ppo.make_step(ACTOR, reward, PROMPTS, optimizer, config)
         return jax.lax.scan(step, state, jax.random.split(KEY, 2))
@@ -537,11 +542,11 @@ def test_hyperparameters_side_by_side_are_one_by_one_and_compile_once():
 def test_a_config_passes_through_vmap_as_a_pytree():
     def params_of(config):
         state = ppo.init(PARAMS, COUNTED, config, REFERENCE)
-        half = ppo.make_halves(ACTOR, COUNTED, config)[1]
+        half = ppo.make_collect_and_learn(ACTOR, COUNTED, config)[1]
         return half(state, KEY, sampled(), reward(sampled()))[0].params
 
-    many = jax.tree.map(lambda x: jnp.full(2, x), ppo.PPOConfig(**SMALL))
-    many = dataclasses.replace(many, clip_high=jnp.array([0.01, 0.5]))
+    many = jax.tree.map(lambda x: jnp.full(2, x), recipes.make("ppo", **SMALL))
+    many = many.replace(clip_high=jnp.array([0.01, 0.5]))
     both = compiled(jax.vmap(params_of))(many)
     for i, clip_high in enumerate([0.01, 0.5]):
         one = learn(sampled(), clip_high=clip_high)[1].params
@@ -551,9 +556,9 @@ def test_a_config_passes_through_vmap_as_a_pytree():
 
 
 def test_a_config_may_hold_gradients_of_itself():
-    config = ppo.PPOConfig(kl_coef=0.1)
-    gradient = jax.grad(lambda config: -3.0 * config.kl_coef)(config)
-    assert gradient.kl_coef == -3.0
+    config = recipes.make("ppo", kl_coef=0.1)
+    gradient = jax.grad(lambda config: -3.0 * config.kl.coef)(config)
+    assert gradient.kl.coef == -3.0
     assert jax.tree.structure(gradient) == jax.tree.structure(config)
 
 
@@ -568,7 +573,7 @@ def test_metrics_are_scalars_with_readable_names():
 
 
 def host_iterate(host_reward, **overrides):
-    optimizer, config = ADAM, ppo.PPOConfig(**SMALL | overrides)
+    optimizer, config = ADAM, recipes.make("ppo", **SMALL | overrides)
     state = ppo.init(PARAMS, optimizer, config, REFERENCE)
     return ppo.make_host_step(ACTOR, host_reward, PROMPTS, optimizer, config)(state, KEY)
 
@@ -581,7 +586,7 @@ def test_a_host_reward_gives_the_bits_of_a_traced_one():
         assert all(isinstance(array, np.ndarray) for array in samples)
         return [float(table[tuple(row)]) for row in samples.tokens[:, -LENGTH:]]
 
-    config = ppo.PPOConfig(**SMALL)
+    config = recipes.make("ppo", **SMALL)
     state = ppo.init(PARAMS, ADAM, config, REFERENCE)
     # jitted as the halves are, for other options make other bits
     step = jax.jit(ppo.make_step(ACTOR, traced, PROMPTS, ADAM, config))
@@ -613,7 +618,7 @@ def test_a_host_reward_that_is_not_finite_is_named(bad):
 )
 def test_a_reward_of_another_shape_is_refused(wrong, shape):
     with pytest.raises(ValueError, match=f"reward returned shape {shape}: expected one number"):
-        config = ppo.PPOConfig(**SMALL)
+        config = recipes.make("ppo", **SMALL)
         step = ppo.make_step(ACTOR, wrong, PROMPTS, ADAM, config)
         jax.eval_shape(step, ppo.init(PARAMS, ADAM, config), KEY)
     with pytest.raises(ValueError, match=f"reward returned shape {shape}: expected one number"):
@@ -626,7 +631,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_the_reward(counts):
     overrides = {"num_minibatches": minibatches, "num_microbatches": microbatches}
     message = f"batch of 8 .* num_minibatches={minibatches} times num_microbatches={microbatches}"
     unreached = lambda samples: pytest.fail("the reward was asked")
-    config = ppo.PPOConfig(**SMALL | overrides)
+    config = recipes.make("ppo", **SMALL | overrides)
     step = ppo.make_step(ACTOR, unreached, PROMPTS, ADAM, config)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(step, ppo.init(PARAMS, ADAM, config), KEY)
@@ -639,28 +644,33 @@ def test_a_batch_that_does_not_divide_is_refused_before_the_reward(counts):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"aggregation": "mean"}, "aggregation is 'mean'; expected one of 'token', 'sequence'"),
-        ({"kl_estimator": "k4"}, "kl_estimator is 'k4'; expected one of 'k1', 'k2', 'k3', 'exact'"),
-        ({"kl_placement": "both"}, "kl_placement is 'both'; expected one of 'reward', 'loss'"),
-        ({"kl_coef": -0.1}, "kl_coef is -0.1; expected a number of at least 0"),
-        ({"kl_coef": float("nan")}, "kl_coef is nan"),
+        ({"aggregation": "mean"}, "aggregation must be one of 'token', 'sequence', .*, got 'mean'"),
+        ({"kl_estimator": "k4"}, "KL: estimator must be one of 'k1', 'k2', 'k3', 'exact', .*, got 'k4'"),
+        ({"kl_placement": "both"}, "KL: placement must be one of 'reward', 'loss', got 'both'"),
+        ({"kl_coef": -0.1}, "KL: coef must be a number ≥ 0, got -0.1"),
+        ({"kl_coef": float("nan")}, "coef must be a number ≥ 0, got nan"),
+        ({"value_clip": -0.2}, "Value: clip must be a number ≥ 0, got -0.2"),
+        ({"max_kl": -1}, "max_kl must be a number ≥ 0, got -1"),
+        ({"num_epochs": 0}, "num_epochs must be an integer ≥ 1, got 0"),
+        ({"num_minibatches": 2.5}, "num_minibatches must be an integer ≥ 1, got 2.5"),
+        ({"num_microbatches": -2}, "num_microbatches must be an integer ≥ 1, got -2"),
         ({"clip_low": -1.0}, "clip_low is -1.0"),
-        ({"value_clip": -0.2}, "value_clip is -0.2"),
-        ({"max_kl": -1}, "max_kl is -1"),
-        ({"num_epochs": 0}, "num_epochs is 0; expected a number of at least 1"),
-        ({"num_minibatches": 0}, "num_minibatches is 0"),
-        ({"num_microbatches": -2}, "num_microbatches is -2"),
-        ({"gae_lambda": 1.5}, "gae_lambda is 1.5; expected a number from 0"),
+        ({"gae_lambda": 1.5}, "gae_lambda is 1.5"),
         ({"discount": -0.1}, "discount is -0.1"),
         ({"clip_low": 1.5}, "clip_low is 1.5"),
-        ({"dual_clip": 0.5}, "dual_clip is 0.5; expected a number of at least 1"),
-        ({"missing_eos_penalty": -1.0}, "is -1.0; expected a number of at least 0"),
-        ({"kl_target": 0.0}, "target is 0.0; expected a number above 0"),
-        ({"kl_horizon": 0.0, "kl_target": 1.0}, "horizon is 0.0; expected a number above 0"),
-        ({"whiten_epsilon": 0.0}, "epsilon is 0.0; expected a number above 0"),
-        ({"whiten_ddof": -1}, "ddof is -1"),
+        ({"dual_clip": 0.5}, "dual_clip is 0.5"),
+        ({"missing_eos_penalty": -1.0}, "missing_eos_penalty must be a number ≥ 0, got -1.0"),
+        ({"kl_target": 0.0}, "target must be a number > 0, got 0.0"),
+        ({"kl_horizon": 0.0, "kl_target": 1.0}, "horizon must be a number > 0, got 0.0"),
+        ({"kl_horizon": 10.0}, "horizon must be None without a target, got 10.0"),
+        ({"kl_target": 1.0, "kl_coef": 0}, "coef must be a number > 0 with a target, got 0"),
+        ({"whitening_epsilon": 0.0}, "epsilon must be a number > 0, got 0.0"),
+        ({"whitening_ddof": -1}, "ddof must be an integer ≥ 0, got -1"),
+        ({"whitening_advantages": False}, "For no whitening give whitening=None"),
+        ({"advantage": "gae"}, "advantage must be a function or None, got 'gae'"),
+        ({"kl": 0.1}, "kl must be a KL or None, got 0.1"),
     ],
 )
 def test_settings_out_of_range_are_refused_when_the_config_is_made(overrides, message):
     with pytest.raises(ValueError, match=message):
-        ppo.PPOConfig(**overrides)
+        recipes.make("ppo", **overrides)

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from proxlm import lm
-from proxlm.policy import ppo
+from proxlm.policy import ppo, recipes
 from tests.policy import table_actor
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def low_token_curve(key):
     critic = lm.ModelConfig(VOCAB, lm_head=False, value_head=True, **sizes)
     actor = lm.make_actor(policy, RESPONSE, critic=critic)
     prompts = lambda key: lm.Prompts(jax.random.randint(key, (BATCH, PROMPT), 0, VOCAB))
-    optimizer, config = optax.adam(1e-4, eps=1e-5), ppo.PPOConfig(kl_coef=0.05)
+    optimizer, config = optax.adam(1e-4, eps=1e-5), recipes.make("ppo", kl_coef=0.05)
     step = ppo.make_step(actor, low_tokens, prompts, optimizer, config)
     key_init, key_steps = jax.random.split(key)
     state = ppo.init(actor.init(key_init), optimizer, config)
@@ -70,7 +70,7 @@ def test_ppo_approaches_the_optimum_of_an_enumerable_language():
         return np.sum(np.exp(log_probs) * (scores - kl_coef * (log_probs - reference)))
 
     best = kl_coef * np.log(np.sum(np.exp(reference + scores / kl_coef)))
-    config = ppo.PPOConfig(kl_coef=kl_coef, gae_lambda=1.0, value_clip=None, value_coef=1.0)
+    config = recipes.make("ppo", kl_coef=kl_coef, gae_lambda=1.0, value_clip=None, value_coef=1.0)
     iterations = 150
     optimizer = optax.adam(optax.linear_schedule(0.05, 0.0, iterations * 16))
     prompts = lambda key: lm.Prompts(jnp.zeros((256, 1), jnp.int32))

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from proxlm import lm
-from proxlm.policy import ppo
+from proxlm.policy import ppo, recipes
 from tests.arrays import normal
 from tests.policy import ppo_reference, table_actor
 from tests.policy.table_actor import compiled
@@ -23,14 +23,14 @@ SETTINGS = {
     "as it comes": {},
     "k3 in the reward": {
         "kl_estimator": "k3",
-        "whiten_rewards": True,
-        "whiten_ddof": 1,
+        "whitening_rewards": True,
+        "whitening_ddof": 1,
         "missing_eos_penalty": 0.5,
     },
     "exact in the reward": {
         "kl_estimator": "exact",
         "kl_coef": 0.3,
-        "whiten_advantages": False,
+        "whitening": None,
         "value_clip": None,
         "aggregation": "sequence_sum",
     },
@@ -47,7 +47,7 @@ SETTINGS = {
         "value_clip": 0.1,
         "value_coef": 0.7,
         "entropy_coef": 0.2,
-        "whiten_epsilon": 0.1,
+        "whitening_epsilon": 0.1,
         "num_minibatches": 3,
         "num_microbatches": 2,
     },
@@ -60,13 +60,13 @@ def sample(key, params, prompts, actor):
 
 
 def check(actor, params, ref_params, prompts, overrides, adam=ADAM):
-    config = ppo.PPOConfig(**{"num_epochs": 2, "num_minibatches": 2, "kl_coef": 0.2} | overrides)
+    config = recipes.make("ppo", **{"num_epochs": 2, "num_minibatches": 2, "kl_coef": 0.2} | overrides)
     rate, b1, b2, epsilon = adam
     optimizer = optax.adam(rate, b1=b1, b2=b2, eps=epsilon)
     state = ppo.init(params, optimizer, config, ref_params)
     samples = sample(jax.random.key(1), params, prompts, actor)
     rewards = 2.0 * normal(3, (BATCH,))
-    _, learn = ppo.make_halves(actor, optimizer, config)
+    _, learn = ppo.make_collect_and_learn(actor, optimizer, config)
     new, metrics = compiled(learn)(state, jax.random.key(4), samples, rewards)
     expected = ppo_reference.learn(
         params, ref_params, jax.random.key(4), samples, rewards, actor, config, adam

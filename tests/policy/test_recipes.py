@@ -12,7 +12,7 @@ import pytest
 from proxlm import lm
 from proxlm.policy import filters, ppo, recipes, tabular
 from proxlm.policy import losses as loss_lib
-from proxlm.policy._partial import piece
+from proxlm.policy._partial import partial
 from proxlm.policy.advantages import batch, pass_k
 from proxlm.policy.advantages import group as baselines
 from tests.arrays import normal
@@ -28,14 +28,19 @@ SGD = optax.sgd(1.0)
 PROMPTS = lambda key: lm.Prompts(jnp.zeros((BATCH, 2), jnp.int32))
 ONE_STEP = {"num_epochs": 1, "num_minibatches": 1}
 GROUPED = [name for name, recipe in recipes.RECIPES.items() if recipe.config.group_size > 1]
+CLIPPED = {
+    name
+    for name, recipe in recipes.RECIPES.items()
+    if recipe.config.loss.fn in (loss_lib.clipped, loss_lib.cispo, loss_lib.clip_cov, loss_lib.geometric_mean)
+}
 CRITICS = ("ppo", "ppo_kl", "mdpo", "vapo")
 
 
 def config(name, **overrides):
     size = {"group_size": GROUP} if name in GROUPED else {}
     if name == "pass_at_k":  # the best of all 4 of a group is the same for each of them
-        baseline = piece(pass_k.pass_at_k, k=1)
-        size["advantage"] = piece(batch.group_advantages, baseline=baseline)
+        baseline = partial(pass_k.pass_at_k, k=1)
+        size["advantage"] = partial(batch.group_advantages, baseline=baseline)
     return recipes.make(name, **ONE_STEP | size | overrides)
 
 
@@ -65,7 +70,7 @@ def rows(settings):
 @compiled
 def learn(config, samples, rewards):
     state = ppo.init(PARAMS, SGD, config, REFERENCE)
-    half = ppo.make_halves(LEAKING, SGD, config)[1]
+    half = ppo.make_collect_and_learn(LEAKING, SGD, config)[1]
     return half(state, jax.random.key(4), samples, rewards)
 
 
@@ -82,7 +87,10 @@ def test_one_step_is_the_gradient_of_the_recipes_loss_and_masked_slots_change_no
     settings = config(name)
     samples, given = rows(settings)
     new, metrics = learn(settings, samples, given)
-    assert all(np.isfinite(value) for value in metrics)
+    assert all(np.isfinite(value) for name, value in metrics._asdict().items() if "clip_" not in name)
+    assert (
+        np.isfinite(metrics.clip_fraction_low) == np.isfinite(metrics.clip_fraction_high) == (name in CLIPPED)
+    )
     np.testing.assert_allclose(metrics.first_ratio_error, 0.0, atol=1e-6)
     step = PARAMS["policy"]["logits"] - new.params["policy"]["logits"]
 
@@ -126,18 +134,12 @@ def test_numbers_of_a_recipe_are_traced_whatever_part_they_are_in():
     def run(config):
         traces.append(config)
         state = ppo.init(PARAMS, SGD, config, REFERENCE)
-        half = ppo.make_halves(ACTOR, SGD, config)[1]
+        half = ppo.make_collect_and_learn(ACTOR, SGD, config)[1]
         return half(state, jax.random.key(4), sampled(), rewards())[0].params["policy"]["logits"]
 
     ends = []
     for tau in (1.0, 2.0):
-        ends.append(
-            run(
-                dataclasses.replace(
-                    settings, surrogate=settings.surrogate.replace(tau_positive=tau), kl_coef=tau / 10
-                )
-            )
-        )
+        ends.append(run(settings.replace(tau_positive=tau, kl_coef=tau / 10)))
     assert len(traces) == 1 and jnp.any(ends[0] != ends[1])
 
 
@@ -163,7 +165,7 @@ PROMPTS_OF_GROUPS = lambda key: lm.Prompts(jax.random.randint(key, (BATCH // GRO
 
 def test_every_prompt_is_answered_by_its_group():
     settings = config("grpo")
-    collect, _ = ppo.make_halves(ACTOR, SGD, settings)
+    collect, _ = ppo.make_collect_and_learn(ACTOR, SGD, settings)
     state = ppo.init(PARAMS, SGD, settings)
     samples = collect(state, jax.random.key(0), PROMPTS_OF_GROUPS(jax.random.key(7)))
     prompts = np.asarray(samples.tokens[:, :2]).reshape(BATCH // GROUP, GROUP, 2)
@@ -174,10 +176,10 @@ def test_every_prompt_is_answered_by_its_group():
 def test_groups_without_variety_are_left_out_of_the_mean():
     same = jnp.arange(BATCH) < GROUP
     scores = jnp.where(same, 1.0, rewards())
-    settings = config("dapo", length_price=None)
+    settings = config("dapo", length_penalty=None)
     half, whole = (
-        learn(dataclasses.replace(settings, keep=keep), sampled(), scores)[0]
-        for keep in (settings.keep, None)
+        learn(settings.replace(group_filter=keep), sampled(), scores)[0]
+        for keep in (settings.group_filter, None)
     )
     moved = lambda state: state.params["policy"]["logits"] - PARAMS["policy"]["logits"]
     tokens = jnp.sum(sampled().response_mask, axis=1)
@@ -202,14 +204,15 @@ def test_a_recipe_of_ones_own_is_a_function_and_a_config():
 
     own = ppo.PPOConfig(
         group_size=GROUP,
-        surrogate=bold,
-        kl_coef=0.0,
+        loss=bold,
+        kl=ppo.KL(coef=0.0),
+        value=None,
         aggregation="sequence_sum",
-        advantage=piece(batch.group_advantages, baseline=piece(baselines.centred)),
-        whiten_advantages=False,
+        advantage=partial(batch.group_advantages, baseline=partial(baselines.centred)),
+        whitening=None,
         **ONE_STEP,
     )
-    plain = dataclasses.replace(own, surrogate=piece(loss_lib.policy_gradient))
+    plain = dataclasses.replace(own, loss=partial(loss_lib.policy_gradient))
     ends = [learn(each, sampled(), rewards())[0].params["policy"]["logits"] for each in (own, plain)]
     moved = [end - PARAMS["policy"]["logits"] for end in ends]
     np.testing.assert_allclose(moved[0], 2.0 * moved[1], atol=1e-6)
@@ -241,7 +244,7 @@ def test_a_loss_beside_the_policys_is_added_to_every_minibatch():
 
     def end(auxiliary, optimizer=SGD):
         state = ppo.init(PARAMS, optimizer, settings, REFERENCE)
-        half = ppo.make_halves(ACTOR, optimizer, settings, auxiliary)[1]
+        half = ppo.make_collect_and_learn(ACTOR, optimizer, settings, auxiliary)[1]
         return compiled(half)(state, KEY, sampled(), jnp.full(BATCH, jnp.nan))[0]
 
     # without a finite reward it is alone
@@ -287,7 +290,7 @@ def test_recipes_that_are_unbiased(name, size):
 def test_ppo_with_a_long_sight_is_unbiased_whatever_its_critic():
     with jax.enable_x64(True):
         settings = recipes.make(
-            "ppo", gae_lambda=1.0, whiten_advantages=False, aggregation="sequence_sum", kl_coef=0.3
+            "ppo", gae_lambda=1.0, whitening=None, aggregation="sequence_sum", kl_coef=0.3
         )
         ours, truth = mean_gradient(settings, values=normal64(3, 13), size=1)
         np.testing.assert_allclose(ours, truth, atol=1e-10)
@@ -311,24 +314,39 @@ def test_recipes_that_are_tilted(name):
 # Bad input
 
 
-def test_wrong_recipes_are_named():
-    with pytest.raises(ValueError, match=r"name is 'gppo'; expected one of 'ppo', .*'dapo'"):
-        recipes.make("gppo")
-    with pytest.raises(ValueError, match="ratio_level is 'word'; expected one of 'token'"):
-        recipes.make("gspo", ratio_level="word")
-    with pytest.raises(ValueError, match="group_size is 0"):
-        recipes.make("grpo", group_size=0)
-    with pytest.raises(ValueError, match=r"kl_coef is -0\.1"):
-        recipes.make("grpo", kl_coef=-0.1)
-    with pytest.raises(ValueError, match="group_size is 1; expected at least 2"):
-        learn(config("grpo", group_size=1), sampled(), rewards())
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("gppo", {}, r"name must be one of 'ppo', .*'dapo', .*, got 'gppo'"),
+        ("gspo", {"level": "word"}, "level is 'word'; expected one of 'token'"),
+        ("grpo", {"group_size": 0}, "group_size must be an integer ≥ 1, got 0"),
+        ("grpo", {"group_size": 1}, "group_size must be an integer ≥ 2, got 1. The answers of a group"),
+        ("ppo", {"group_filter": filters.reward_varies}, "group_size must be an integer ≥ 2, got 1"),
+        ("grpo", {"greedy_baseline": True}, "greedy_baseline must be False with group advantages"),
+        ("grpo", {"kl_coef": -0.1}, r"coef must be a number ≥ 0, got -0\.1"),
+        ("grpo", {"beta": 0.1}, r"beta must be a setting of 'grpo', got 0\.1\. Say kl_coef\. .* clip_low, "),
+        ("grpo", {"discount": 0.9}, r"discount must be a setting of 'grpo', got 0\.9"),
+        ("grpo", {"value_coef": 0.1}, r"value_coef must be .* It has value=None: give it a Value first"),
+        ("grpo", {"value": ppo.Value()}, r"value must be None, got Value\(.* take advantages.gae_advantages"),
+        ("sapo", {"clip_low": 0.1}, "clip_low must be a setting of 'sapo'"),
+        ("tis", {"level": "product"}, "Say correction_level or loss_level"),
+        ("dapo", {"kl_target": 1.0}, "coef must be a number > 0 with a target, got 0.0"),
+        ("cispo", {"clip_high": -2.0}, r"clip_high is -2\.0"),
+    ],
+)
+def test_what_a_recipe_does_not_have_is_refused_and_what_it_has_is_named(name, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        recipes.make(name, **overrides)
+
+
+def test_a_batch_that_does_not_divide_into_groups_is_refused():
     with pytest.raises(ValueError, match="batch of 8 does not divide into groups of group_size=3"):
         learn(config("grpo", group_size=3), sampled(), rewards())
 
 
-def test_a_piece_is_a_pytree_of_its_numbers():
-    one = piece(batch.group_advantages, baseline=piece(baselines.group_relative, epsilon=0.1, ddof=0))
+def test_a_partial_is_a_pytree_of_its_numbers():
+    one = partial(batch.group_advantages, baseline=partial(baselines.group_relative, epsilon=0.1, ddof=0))
     assert jax.tree.leaves(one) == [0.1]
-    two = piece(batch.group_advantages, baseline=piece(baselines.group_relative, epsilon=0.2, ddof=0))
+    two = partial(batch.group_advantages, baseline=partial(baselines.group_relative, epsilon=0.2, ddof=0))
     assert jax.tree.structure(one) == jax.tree.structure(two)
-    assert jax.tree.structure(one) != jax.tree.structure(one.replace(baseline=filters.varied))
+    assert jax.tree.structure(one) != jax.tree.structure(one.replace(baseline=filters.reward_varies))

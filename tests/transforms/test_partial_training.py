@@ -9,12 +9,12 @@ import optax
 import pytest
 
 from proxlm import apply_prox, lm, penalties
-from proxlm.policy import ppo
+from proxlm.policy import ppo, recipes
 from tests.policy.table_actor import compiled
 
 MODEL = lm.ModelConfig(8, num_layers=1, width=8, num_heads=2, hidden_width=8, value_head=True, init_scale=0.3)
 ACTOR = lm.make_actor(MODEL, num_tokens=4)
-CONFIG = ppo.PPOConfig(num_epochs=2, num_minibatches=2)
+CONFIG = recipes.make("ppo", num_epochs=2, num_minibatches=2)
 PROMPTS = lambda key: lm.Prompts(jax.random.randint(key, (8, 2), 0, 8))
 RATE = 0.02
 

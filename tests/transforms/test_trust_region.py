@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from proxlm import lm, penalties, transforms
-from proxlm.policy import ppo
+from proxlm.policy import ppo, recipes
 from tests.arrays import normal
 from tests.policy import table_actor
 from tests.policy.table_actor import compiled
@@ -131,7 +131,7 @@ def reward(samples):
 
 def iterations(tx, **overrides):
     """Two iterations; gives the state after each and metrics."""
-    config, path = ppo.PPOConfig(**SETTINGS | overrides), []
+    config, path = recipes.make("ppo", **SETTINGS | overrides), []
     step = compiled(ppo.make_step(ACTOR, reward, PROMPTS, tx, config))
     state = ppo.init(PARAMS, tx, config)
     for seed in (0, 1):

@@ -27,7 +27,7 @@ def learn(
 
     `watch(samples, rewards)` sees the responses of every iteration before the policy learns.
     """
-    collect, improve = ppo.make_halves(actor, optimizer, settings)
+    collect, improve = ppo.make_collect_and_learn(actor, optimizer, settings)
 
     def iteration(state, key):
         key_prompts, key_sample, key_improve = jax.random.split(key, 3)

@@ -38,7 +38,7 @@ def by_ppo(run, setting: Setting, settings: ppo.PPOConfig):
     """
     corpus, model, params, optimizer, _, config = setting
     actor = lm.make_actor(model, corpus.longest + 1, critic=False, sampling=pages.SAMPLED)
-    collect, learn = ppo.make_halves(actor, optimizer, settings)
+    collect, learn = ppo.make_collect_and_learn(actor, optimizer, settings)
 
     def step(train, state, key):
         key_rows, key_sample, key_learn = jax.random.split(key, 3)

@@ -37,7 +37,7 @@ WHOLE = lm.make_actor(MODEL, ANSWER, sampling=lm.SamplingConfig(stop_token=END))
 VARIANTS = {
     "grpo": recipes.make("grpo", kl_coef=0.0),
     "dr_grpo": recipes.make("dr_grpo"),
-    "dapo, no price": recipes.make("dapo", length_price=None),
+    "dapo, no price": recipes.make("dapo", length_penalty=None),
     "dapo": recipes.make("dapo"),
     "dr_grpo, END or -1": recipes.make("dr_grpo", missing_eos_penalty=1.0),
 }

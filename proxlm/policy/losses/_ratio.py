@@ -1,13 +1,52 @@
 """Log-ratios of the policy that learns to the one that sampled: of tokens or of whole sequences."""
 
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
 import jax
 import jax.numpy as jnp
 
 from proxlm.policy import _validation, aggregation, kl
 
-__all__ = ["LEVELS", "clip_log_ratio", "log_ratio"]
+Loss = TypeVar("Loss", bound=Callable[..., jax.Array])
+__all__ = ["LEVELS", "ClipBounds", "clip_log_ratio", "clips_ratio", "log_ratio"]
 
 LEVELS = ("token", "sequence", "sequence_token", "product", "product_token")
+
+
+class ClipBounds(NamedTuple):
+    """Where a loss clips a ratio: below 1 - clip_low and above 1 + clip_high, or nowhere.
+
+    Attributes:
+      clip_low: how far the ratio may fall below 1, or None.
+      clip_high: how far it may rise above 1, or None.
+      level: which ratio, as in `log_ratio`.
+    """
+
+    clip_low: jax.typing.ArrayLike | None = None
+    clip_high: jax.typing.ArrayLike | None = None
+    level: str = "token"
+
+
+def clips_ratio(bounds: Callable[..., ClipBounds] = ClipBounds) -> Callable[[Loss], Loss]:
+    """Marks a loss as one that clips the ratio, so that diagnostics can report how often it does.
+
+    Args:
+      bounds: settings of the loss, by name -> `ClipBounds`.
+
+    Returns:
+      A decorator.
+
+    >>> marked = clips_ratio()(lambda log_probs, clip_low=0.1, clip_high=0.1, level="token": 0.0)
+    >>> marked.clip_bounds is ClipBounds
+    True
+    """
+
+    def mark(loss):
+        loss.clip_bounds = bounds
+        return loss
+
+    return mark
 
 
 def log_ratio(

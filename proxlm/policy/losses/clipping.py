@@ -9,6 +9,7 @@ from proxlm.policy.losses import _ratio
 __all__ = ["cispo", "clipped", "clipped_value_loss", "sapo"]
 
 
+@_ratio.clips_ratio()
 def clipped(
     log_probs: jax.typing.ArrayLike,
     old_log_probs: jax.typing.ArrayLike,
@@ -53,6 +54,7 @@ def clipped(
     return jnp.where(advantages < 0, jnp.minimum(loss, -dual_clip * advantages), loss)
 
 
+@_ratio.clips_ratio()
 def cispo(
     log_probs: jax.typing.ArrayLike,
     old_log_probs: jax.typing.ArrayLike,

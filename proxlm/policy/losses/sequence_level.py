@@ -7,6 +7,9 @@ from proxlm.policy import _validation, aggregation, kl
 from proxlm.policy.losses import _ratio
 
 
+@_ratio.clips_ratio(
+    lambda clip_low, clip_high: _ratio.ClipBounds(-jnp.expm1(-clip_low), jnp.expm1(clip_high))
+)
 def geometric_mean(
     log_probs: jax.typing.ArrayLike,
     old_log_probs: jax.typing.ArrayLike,

@@ -12,6 +12,7 @@ from proxlm.policy import _validation, aggregation, kl
 from proxlm.policy.losses import _ratio, clipping
 
 
+@_ratio.clips_ratio(lambda clip_low, clip_high: _ratio.ClipBounds(clip_low, clip_high))
 def clip_cov(
     log_probs: jax.typing.ArrayLike,
     old_log_probs: jax.typing.ArrayLike,

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _experience, _update, aggregation, kl
+from proxlm.policy import _experience, aggregation, kl
 from proxlm.policy.advantages import group as baselines
 from proxlm.policy.advantages import temporal as advantage_lib
 from proxlm.policy.config import PPOConfig
@@ -37,22 +37,26 @@ def minibatch_loss(config: PPOConfig, values: jax.Array | None = None):
 
     def loss(group):
         mask = group.mask
-        in_loss = config.kl_placement == "loss"
-        price = _reference_kl(group, config, jax.lax.stop_gradient)
-        price = jnp.zeros_like(price) if in_loss else price
+        in_loss = config.kl is not None and config.kl.placement == "loss"
+        price = jnp.zeros_like(group.log_probs)
+        if config.kl is not None and not in_loss:
+            price = _reference_kl(group, config, jax.lax.stop_gradient)
+        coef = 0.0 if config.kl is None else config.kl.coef
         score = group.rewards
-        if config.length_price is not None:
-            score = score + config.length_price(jnp.sum(mask, axis=1), mask.shape[1])
-        shape = lambda *row: advantage_lib.shape_rewards(*row, config.kl_coef)
+        if config.length_penalty is not None:
+            score = score + config.length_penalty(jnp.sum(mask, axis=1), mask.shape[1])
+        shape = lambda *row: advantage_lib.shape_rewards(*row, coef)
         token_rewards = jax.vmap(shape)(score, price, mask)
         critic = None if values is None else values[group.states]
         advantages, _ = _experience.advantage(token_rewards, critic, mask, config)
-        if config.keep is not None:
-            keep = baselines.by_group(config.keep, config.group_size, group.rewards, jnp.any(mask, axis=1))
+        if config.group_filter is not None:
+            keep = baselines.by_group(
+                config.group_filter, config.group_size, group.rewards, jnp.any(mask, axis=1)
+            )
             mask = mask & keep[:, None]
-        tokens = _update.surrogate(group.log_probs, group.old_log_probs, advantages, mask, config)
+        tokens = config.loss(group.log_probs, group.old_log_probs, advantages, mask)
         if in_loss:
-            tokens = tokens + config.kl_coef * _reference_kl(group, config, lambda x: x)
+            tokens = tokens + coef * _reference_kl(group, config, lambda x: x)
         return aggregation.weighted_sum(tokens, aggregation.weights(mask, config.aggregation))
 
     return loss
@@ -60,6 +64,6 @@ def minibatch_loss(config: PPOConfig, values: jax.Array | None = None):
 
 def _reference_kl(group, config, watched):
     """The KL penalty of each token, of what `watched` lets the gradient see."""
-    if config.kl_estimator == "exact":
+    if config.kl.estimator == "exact":
         return kl.exact(watched(group.distribution), group.ref_distribution)
-    return kl.estimator(config.kl_estimator)(watched(group.log_probs), group.ref_log_probs)
+    return kl.estimator(config.kl.estimator)(watched(group.log_probs), group.ref_log_probs)
