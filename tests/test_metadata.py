@@ -1,0 +1,26 @@
+"""The package's metadata: one version, one set of lower bounds."""
+
+import pathlib
+import re
+import tomllib
+
+import proxlm
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def pins(name):
+    lines = (ROOT / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_the_oldest_environment_is_the_lower_bounds():
+    bounds = dict(dependency.split(">=") for dependency in PROJECT["dependencies"])
+    # pip takes 2.0 for 2.0.0 as a bound and as a pin.
+    assert {name: pin.removesuffix(".0") for name, pin in pins(".github/oldest.txt").items()} == bounds
+
+
+def test_the_citation_has_the_version():
+    citation = (ROOT / ".github" / "CITATION.cff").read_text()
+    assert re.search(r"^version: (.*)$", citation, re.MULTILINE).group(1) == proxlm.__version__
