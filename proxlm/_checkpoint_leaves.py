@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from proxlm import _tree_paths
+
 _PYTHON_SCALARS = {bool: np.dtype(bool), int: np.dtype(np.int64), float: np.dtype(np.float64)}
 
 
@@ -17,8 +19,7 @@ def paths(state: chex.ArrayTree) -> list[str]:
     >>> paths({"block": {"w": 1, "b": 2}}), paths(3)
     (['block/b', 'block/w'], ['the state'])
     """
-    pairs = jax.tree_util.tree_leaves_with_path(state)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") or "the state" for path, _ in pairs]
+    return [_tree_paths.place(path, "the state") for path, _ in _tree_paths.flatten(state)[0]]
 
 
 def kinds(state: chex.ArrayTree) -> dict[str, str]:

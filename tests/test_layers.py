@@ -19,7 +19,7 @@ MAY_KNOW = {
     "proxlm.solvers": ("proxlm.penalties",),
 }
 # Every subpackage may import these, which import nothing of proxlm themselves.
-SHARED = ("proxlm._validation", "proxlm.sharding")
+SHARED = ("proxlm._validation", "proxlm._tree_paths", "proxlm.sharding")
 # These take functions as arguments, so they import neither the model nor the penalties.
 TAKE_FUNCTIONS = {"proxlm.policy", "proxlm.training"}
 NOT_IMPORTED = ("proxlm.lm", "proxlm.penalties")

@@ -8,7 +8,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm import _validation
+from proxlm import _tree_paths, _validation
+from proxlm._tree_paths import Path, flatten, map_with_path, place
 
 METRIC_REMEDY = (
     "This penalty has no prox in a diagonal metric: give one number, as the decoupled form "
@@ -18,7 +19,6 @@ LEAVE_OUT = (
     "leave this leaf out with penalties.masked; to freeze it, use optax.partition with optax.set_to_zero."
 )
 
-Path = tuple[Any, ...]
 Shape = tuple[int, ...]
 Axes = tuple[int, ...] | None
 Slot = Callable[[Path, jax.Array], Shape]
@@ -40,7 +40,7 @@ def widen(name: str, x: chex.ArrayTree) -> chex.ArrayTree:
             )
         return leaf.astype(jnp.float32) if jnp.finfo(leaf.dtype).bits < 32 else leaf
 
-    return jax.tree_util.tree_map_with_path(widen_leaf, x)
+    return map_with_path(widen_leaf, x)
 
 
 def narrow(x: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
@@ -131,7 +131,7 @@ def spread(
     >>> spread("l1", "strength", 2.0, coordinates, {"a": jnp.ones(2), "b": jnp.ones(3)})
     [Array(2., dtype=float32), Array(2., dtype=float32)]
     """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(x)
+    leaves, _ = flatten(x)
     slots = [slot(path, leaf) for path, leaf in leaves]
     if jax.tree_util.all_leaves([numbers]) and jnp.ndim(numbers) == 0:
         return [jnp.asarray(numbers, leaf.dtype) for _, leaf in leaves]
@@ -167,33 +167,24 @@ def steps_like(name: str, step_size: chex.ArrayTree, x: chex.ArrayTree) -> chex.
 def pair(name: str, argument: str, tree: chex.ArrayTree, x: chex.ArrayTree) -> Sequence[Any]:
     """Lists the leaves of `tree` that sit where x has leaves.
 
-    Places are compared by path, because inside `optax.masked` and `optax.partition` x has holes
-    where a tree made from all the parameters has leaves.
+    Places are compared by the names in their paths, because inside `optax.masked` and `optax.partition` x has
+    holes where a tree made from all the parameters has leaves, and Flax may box the leaves of one of the two.
 
     >>> pair("l1", "strength", {"a": 1.0, "b": 2.0}, {"a": jnp.ones(2), "b": None})
     [1.0]
     """
-    nodes, _ = jax.tree_util.tree_flatten_with_path(x, is_leaf=is_hole)
+    nodes = [(_tree_paths.names(path), node) for path, node in flatten(x, is_leaf=is_hole)[0]]
     holes = [path for path, node in nodes if is_hole(node)]
     wanted = {path: None for path, node in nodes if not is_hole(node)}
-    given = dict(jax.tree_util.tree_flatten_with_path(tree)[0])
+    given = {_tree_paths.names(path): leaf for path, leaf in flatten(tree)[0]}
     missing = [path for path in wanted if path not in given]
     over_hole = lambda path: any(path[: len(hole)] == hole for hole in holes)
     extra = [path for path in given if path not in wanted and not over_hole(path)]
     for problem, paths in (("nothing", missing), ("a leaf unknown to x", extra)):
         if paths:
-            shown = _validation.Verbatim(f"{problem} at {place(paths[0])}")
+            shown = _validation.Verbatim(f"{problem} at {'/'.join(paths[0]) or place(())}")
             raise _validation.invalid(argument, shown, "a tree like x", "Give it the structure of x.", name)
     return [given[path] for path in wanted]
-
-
-def place(path: Path) -> str:
-    """Writes a key path for a message: block_0/mlp/kernel.
-
-    >>> place(())
-    'the root'
-    """
-    return jax.tree_util.keystr(path, simple=True, separator="/") or "the root"
 
 
 def label(argument: str, path: Path) -> str:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from proxlm.penalties import _trees
+from proxlm import _tree_paths
 from proxlm.transforms import contrib_preconditioners, preconditioners
 from proxlm.transforms.preconditioners import Preconditioner
 
@@ -92,18 +92,19 @@ def diagonal(
     """
     pairs = zip(find(before, preconditioner.types), find(after, preconditioner.types), strict=True)
     parts = [preconditioner.diagonal(old, new, params, gradients) for old, new in pairs]
-    flat = [pair for part in parts for pair in jax.tree.leaves_with_path(part)]
+    flat = [(_tree_paths.names(path), leaf) for part in parts for path, leaf in _tree_paths.flatten(part)[0]]
     leaves = dict(flat)
-    wanted, structure = jax.tree_util.tree_flatten_with_path(params)
-    missing = [path for path, _ in wanted if path not in leaves]
+    given, structure = _tree_paths.flatten(params)
+    wanted = [_tree_paths.names(path) for path, _ in given]
+    missing = [path for path in wanted if path not in leaves]
     if missing or len(flat) > len(leaves):
         found = "no state has" if missing else "several states have"
-        place = f" at {_trees.place(missing[0])}" if missing else ""
+        place = f" at {'/'.join(missing[0]) or 'the root'}" if missing else ""
         raise ValueError(
             f"proximal: {found} the diagonal of {preconditioner.name}{place}. Give each part of the params "
             "its own proximal, as in optax.partition({'a': proximal(...), 'b': ...}, labels)."
         )
-    return jax.tree.unflatten(structure, [leaves[path] for path, _ in wanted])
+    return jax.tree.unflatten(structure, [leaves[path] for path in wanted])
 
 
 def require_sound(name: str, state: Any) -> None:

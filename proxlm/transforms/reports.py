@@ -156,8 +156,7 @@ def report(params: chex.ArrayTree, over: _partition.Grouping | None = None, with
 
 def _by_path(tree):
     """Lists pairs of path and array."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [(_trees.place(path), jnp.asarray(leaf)) for path, leaf in leaves]
+    return [(_trees.place(path), jnp.asarray(leaf)) for path, leaf in _trees.flatten(tree)[0]]
 
 
 def _rounding(leaf):

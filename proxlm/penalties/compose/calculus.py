@@ -186,7 +186,7 @@ def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty
 
 def _beside(name, argument, tree, x):
     """Gives arrays shaped like those of x, in its structure and widened dtypes."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(_trees.widen(name, x))
+    leaves, structure = _trees.flatten(_trees.widen(name, x))
     beside = _trees.pair(name, argument, tree, x)
     for (path, leaf), other in zip(leaves, beside, strict=True):
         if jnp.shape(other) != leaf.shape:

@@ -131,7 +131,7 @@ def flattened(penalty: base.Penalty) -> base.Penalty:
 
 def _labels_of(labels, penalties, x):
     """Lists the label of each leaf of x; ValueError for one that has no penalty."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(x)
+    leaves, _ = _trees.flatten(x)
     if callable(labels):
         given = [labels(_trees.place(path), leaf) for path, leaf in leaves]
     else:

@@ -90,7 +90,7 @@ def reshaped(penalty: base.Penalty, shape: Sequence[int]) -> base.Penalty:
                 remedy = f"Give another, or {_trees.LEAVE_OUT}"
                 raise _validation.invalid("shape", shape, expected, remedy, "reshaped") from error
 
-        return jax.tree_util.tree_map_with_path(one, _trees.widen("reshaped", x))
+        return _trees.map_with_path(one, _trees.widen("reshaped", x))
 
     def back(moved, x):
         like = lambda leaf, other: leaf.reshape(jnp.shape(other))

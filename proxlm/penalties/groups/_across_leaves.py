@@ -22,7 +22,7 @@ def split(name: str, kernels: Mapping[str, _partition.Grouping], x: chex.ArrayTr
     >>> split("doc", {"up": column, "gate": column}, x).reduce(_partition.SUM, x)["a"].tolist()
     [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0]
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(x)
+    leaves, structure = _trees.flatten(x)
     members = _members(name, kernels, [_trees.place(path) if path else "" for path, _ in leaves])
     partitions = {
         i: kernels[end].partition(name, *leaves[i]) for own in members.values() for end, i in own.items()

@@ -159,7 +159,7 @@ def by_leaf(partition: Callable[[str, _trees.Path, Any], Partition]) -> Grouping
     """
 
     def split(name, x):
-        leaves, structure = jax.tree_util.tree_flatten_with_path(x)
+        leaves, structure = _trees.flatten(x)
         partitions = [partition(name, *pair) for pair in leaves]
         build = lambda values: jax.tree.unflatten(structure, list(values))
 

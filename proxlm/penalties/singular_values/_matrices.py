@@ -72,7 +72,7 @@ def matrixwise(
 
     def on_matrices(function):
         def checked(x, *others):
-            for path, leaf in jax.tree_util.tree_flatten_with_path(x)[0]:
+            for path, leaf in _trees.flatten(x)[0]:
                 _inside(name, axes, jnp.shape(leaf), path)
             return function(x, *others)
 
