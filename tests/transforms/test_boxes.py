@@ -34,9 +34,7 @@ TRANSFORMATIONS = {
     "proximal_step": lambda g: optax.chain(optax.scale_by_adam(), transforms.proximal_step(g, RATE)),
     "proximal_adam": lambda g: transforms.proximal_adam(RATE, g),
     "dual averaging": lambda g: transforms.dual_averaging_adam(RATE, g),
-    "debias": lambda g: optax.chain(
-        optax.sgd(RATE), transforms.debias(transforms.apply_prox(g, RATE), 1)
-    ),
+    "debias": lambda g: optax.chain(optax.sgd(RATE), transforms.debias(transforms.apply_prox(g, RATE), 1)),
     "prune_to": lambda g: optax.chain(optax.sgd(RATE), transforms.prune_to(0.5, NEURONS, every=2)),
 }
 # Each once; the rest of the table is among the slow proofs.
