@@ -22,7 +22,7 @@ PENALTIES = {
     "l1": lambda box: penalties.l1(0.3),
     "masked by path": lambda box: penalties.masked(penalties.l1(0.5), IS_KERNEL),
     "linked neurons": lambda box: penalties.group_lasso(2.0, NEURONS),
-    "heads": lambda box: penalties.masked(penalties.group_lasso(4.0, grouping.heads(2, 0)), IS_KERNEL),
+    "heads": lambda box: penalties.masked(penalties.group_lasso(8.0, grouping.heads(2, 0)), IS_KERNEL),
     "strength tree": lambda box: penalties.l1(STRENGTHS),
     "boxed strengths": lambda box: penalties.l1(box(jax.tree.map(lambda w: 0.3 + 0 * w, weights()))),
     "anchor": lambda box: penalties.translate(penalties.l1(0.5), weights(3)),
