@@ -12,6 +12,7 @@ import operator
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 
 NUMBERS = (int, float, np.number, np.ndarray, jax.Array)

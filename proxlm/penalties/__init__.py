@@ -17,12 +17,12 @@ that may be traced, so that a sweep over strengths is a `jax.vmap`.
 
 >>> import jax.numpy as jnp
 >>> penalty = l1(0.5)
->>> penalty.prox({"w": jnp.array([2.0, -0.1])}, step_size=1.0)["w"].tolist()
+>>> penalty.prox({"w": jnp.array([2.0, -0.1])}, 1.0)["w"].tolist()
 [1.5, 0.0]
 """
 
 from proxlm.penalties._metric import step_sizes
-from proxlm.penalties.base import Penalty
+from proxlm.penalties.base import Penalty, Strength
 from proxlm.penalties.checking.checker import Law, Report, check
 from proxlm.penalties.compose.calculus import add_linear, add_quadratic, scale, translate
 from proxlm.penalties.compose.moreau import conjugate, envelope
@@ -60,6 +60,7 @@ __all__ = [
     "Law",
     "Penalty",
     "Report",
+    "Strength",
     "add_linear",
     "add_quadratic",
     "binary",

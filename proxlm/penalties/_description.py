@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 
 LONGEST = 4  # entries of an array, or of a tree, that are written out

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-import chex
 import jax
 
 from proxlm import _validation
@@ -13,7 +12,7 @@ def constraint(
     name: str,
     violation: Callable[..., jax.Array],
     project: Callable[..., jax.Array],
-    parameters: Mapping[str, tuple[chex.ArrayTree, _trees.Slot]],
+    parameters: Mapping[str, tuple[base.Strength, _trees.Slot]],
     tolerance: float | None = None,
     step_slot: _trees.Slot = _trees.one_number,
     residual: Callable[..., jax.Array] | None = None,

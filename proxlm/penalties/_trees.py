@@ -1,8 +1,8 @@
 """Trees of arrays with holes: dtypes, axes, and numbers laid beside the leaves they belong to."""
 
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeGuard
 
 import chex
 import jax
@@ -19,6 +19,8 @@ LEAVE_OUT = (
     "leave this leaf out with penalties.masked; to freeze it, use optax.partition with optax.set_to_zero."
 )
 
+# A number, an array or a tree of these: strengths, radii, bounds and step sizes. May be traced.
+Numbers: TypeAlias = chex.Numeric | Mapping[Any, Any] | tuple[Any, ...] | list[Any]
 Shape = tuple[int, ...]
 Axes = tuple[int, ...] | None
 Slot = Callable[[Path, jax.Array], Shape]
@@ -80,7 +82,7 @@ def axes_of(name: str, axis: int | Sequence[int] | None, argument: str = "axis")
     """
     if axis is None:
         return None
-    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    axes = tuple(axis) if isinstance(axis, Sequence) else (axis,)
     if not all(hasattr(i, "__index__") for i in axes):
         raise _validation.invalid(argument, axis, "an integer, a tuple of integers or None", "", name)
     return tuple(operator.index(i) for i in axes)
@@ -120,9 +122,7 @@ def per_group(name: str, axes: Axes) -> Slot:
     return slot
 
 
-def spread(
-    name: str, argument: str, numbers: chex.ArrayTree, slot: Slot, x: chex.ArrayTree
-) -> list[jax.Array]:
+def spread(name: str, argument: str, numbers: Numbers, slot: Slot, x: chex.ArrayTree) -> list[jax.Array]:
     """Lists one number or array for each leaf of a widened x, in the leaf's dtype.
 
     Raises:
@@ -133,7 +133,7 @@ def spread(
     """
     leaves, _ = flatten(x)
     slots = [slot(path, leaf) for path, leaf in leaves]
-    if jax.tree_util.all_leaves([numbers]) and jnp.ndim(numbers) == 0:
+    if is_number(numbers):
         return [jnp.asarray(numbers, leaf.dtype) for _, leaf in leaves]
     paired = pair(name, argument, numbers, x)
     for (path, _), given, shape in zip(leaves, paired, slots, strict=True):
@@ -144,7 +144,7 @@ def spread(
     return [jnp.asarray(n, leaf.dtype) for n, (_, leaf) in zip(paired, leaves, strict=True)]
 
 
-def spread_tree(name: str, argument: str, numbers: chex.ArrayTree, x: chex.ArrayTree) -> chex.ArrayTree:
+def spread_tree(name: str, argument: str, numbers: Numbers, x: chex.ArrayTree) -> chex.ArrayTree:
     """The tree of what `spread` lists, for numbers that may differ between coordinates.
 
     >>> spread_tree("add_linear", "step_size", 2.0, {"a": jnp.ones(2)})
@@ -153,7 +153,7 @@ def spread_tree(name: str, argument: str, numbers: chex.ArrayTree, x: chex.Array
     return jax.tree.unflatten(jax.tree.structure(x), spread(name, argument, numbers, coordinates, x))
 
 
-def steps_like(name: str, step_size: chex.ArrayTree, x: chex.ArrayTree) -> chex.ArrayTree:
+def steps_like(name: str, step_size: Numbers, x: chex.ArrayTree) -> chex.ArrayTree:
     """Gives every coordinate of x its own step size.
 
     >>> steps_like("flattened", {"a": jnp.ones(1), "b": 2.0}, {"a": jnp.ones(2), "b": jnp.ones(1)})
@@ -164,7 +164,7 @@ def steps_like(name: str, step_size: chex.ArrayTree, x: chex.ArrayTree) -> chex.
     return jax.tree.map(lambda t, leaf: jnp.broadcast_to(t, leaf.shape), steps, wide)
 
 
-def pair(name: str, argument: str, tree: chex.ArrayTree, x: chex.ArrayTree) -> Sequence[Any]:
+def pair(name: str, argument: str, tree: Any, x: chex.ArrayTree) -> Sequence[Any]:
     """Lists the leaves of `tree` that sit where x has leaves.
 
     Places are compared by the names in their paths, because inside `optax.masked` and `optax.partition` x has
@@ -194,6 +194,15 @@ def label(argument: str, path: Path) -> str:
     ('x', 'x at w')
     """
     return f"{argument} at {place(path)}" if path else argument
+
+
+def is_number(numbers: Any) -> TypeGuard[chex.Numeric]:
+    """Says whether numbers are one number, and neither an array nor a tree.
+
+    >>> is_number(0.5), is_number(jnp.ones(1)), is_number({"w": 0.5})
+    (True, False, False)
+    """
+    return jax.tree_util.all_leaves([numbers]) and jnp.ndim(numbers) == 0
 
 
 def is_hole(node: Any) -> bool:

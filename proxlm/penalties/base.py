@@ -1,12 +1,11 @@
 """The `Penalty`, and how a penalty on one array is carried over a tree of arrays."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from proxlm import _validation
 from proxlm.penalties import _description, _trees
@@ -16,10 +15,7 @@ __all__ = ["Penalty", "Prox", "Residual", "Strength", "Value"]
 # How far outside a set counts as inside, by default.
 TOLERANCE, HALF_TOLERANCE = 1e-5, 1e-2
 
-# A number, an array or a tree of these: strengths, radii, bounds and step sizes. May be traced.
-Strength: TypeAlias = float | jax.Array | np.ndarray | Mapping[Any, Any] | tuple[Any, ...] | list[Any]
-
-Tree = TypeVar("Tree")
+Strength: TypeAlias = _trees.Numbers
 
 
 class Value(Protocol):
@@ -33,7 +29,7 @@ class Value(Protocol):
 class Prox(Protocol):
     """The type of (x, step_size) ↦ a tree like x."""
 
-    def __call__(self, x: Tree, step_size: Strength, /) -> Tree:
+    def __call__(self, x: Any, step_size: Any, /) -> Any:
         """Returns the minimiser of g(z) + |z - x|²/2t."""
         ...
 
@@ -41,7 +37,7 @@ class Prox(Protocol):
 class Residual(Protocol):
     """The type of (x, v) ↦ a tree like x."""
 
-    def __call__(self, x: Tree, v: Tree, /) -> Tree:
+    def __call__(self, x: Any, v: Any, /) -> Any:
         """Returns v less its projection on the subdifferential at x."""
         ...
 
@@ -75,6 +71,8 @@ class Penalty(_Functions):
     3.0
     """
 
+    _call: tuple[str, tuple[Any, ...], dict[str, Any]] | None = None
+
     def described(self, name: str, *positional: Any, **arguments: Any) -> Self:
         """Returns the same functions as a penalty that prints as the call of `name`.
 
@@ -87,15 +85,14 @@ class Penalty(_Functions):
 
     def __repr__(self) -> str:
         """Returns the call that made the penalty, or the functions of one made by hand."""
-        call = getattr(self, "_call", None)
-        return _description.call(*call) if call else super().__repr__()
+        return _description.call(*self._call) if self._call else super().__repr__()
 
 
 def leafwise(
     name: str,
     value: Callable[..., jax.Array],
     prox: Callable[..., jax.Array],
-    parameters: Mapping[str, tuple[chex.ArrayTree, _trees.Slot]],
+    parameters: Mapping[str, tuple[Strength, _trees.Slot]],
     step_slot: _trees.Slot = _trees.one_number,
     residual: Callable[..., jax.Array] | None = None,
 ) -> Penalty:
@@ -142,14 +139,30 @@ def leafwise(
         moved = [prox(leaf, t, **given) for leaf, t, given in leaves]
         return _trees.narrow(jax.tree.unflatten(jax.tree.structure(x), moved), x)
 
-    def tree_residual(x, v):
-        wide, v = _trees.widen(name, x), _trees.widen(name, v)
-        leaves = zip(jax.tree.leaves(wide), jax.tree.leaves(v), spread(wide), strict=True)
-        left = [residual(leaf, other, **given) for leaf, other, given in leaves]
-        return _trees.narrow(jax.tree.unflatten(jax.tree.structure(x), left), x)
+    made = Penalty(tree_value, tree_prox)
+    if residual is not None:
 
-    penalty = Penalty(tree_value, tree_prox, residual and tree_residual)
-    return penalty.described(name, **{key: numbers for key, (numbers, _) in parameters.items()})
+        def tree_residual(x, v):
+            wide, v = _trees.widen(name, x), _trees.widen(name, v)
+            leaves = zip(jax.tree.leaves(wide), jax.tree.leaves(v), spread(wide), strict=True)
+            left = [residual(leaf, other, **given) for leaf, other, given in leaves]
+            return _trees.narrow(jax.tree.unflatten(jax.tree.structure(x), left), x)
+
+        made = made._replace(residual=tree_residual)
+    return made.described(name, **{key: numbers for key, (numbers, _) in parameters.items()})
+
+
+def residual_of(penalty: Penalty) -> Residual:
+    """Returns the residual of a penalty; ValueError if it has none.
+
+    >>> residual_of(Penalty(jnp.sum, lambda x, t: x - t))
+    Traceback (most recent call last):
+        ...
+    ValueError: penalty must be a Penalty with a residual, got ...
+    """
+    if penalty.residual is None:
+        raise _validation.invalid("penalty", penalty, "a Penalty with a residual")
+    return penalty.residual
 
 
 def require_penalty(function: str, **penalties: Any) -> None:

@@ -9,7 +9,7 @@ import optax
 
 from proxlm.penalties import _trees
 from proxlm.penalties.groups import _partition
-from proxlm.penalties.sets import cardinality
+from proxlm.penalties.sets import _ranking
 from proxlm.transforms import _arguments
 
 BUDGETS = ("leaf", "tree")
@@ -169,8 +169,8 @@ def _largest(scores, sparsity):
         return jnp.ones(scores.shape, bool)
     zeros = jnp.round(jnp.asarray(sparsity, scores.dtype) * scores.size).astype(jnp.int32)
     keep = scores.size - jnp.clip(zeros, 0, scores.size)
-    bits = cardinality.bits_of_size(scores, jnp.ones([], scores.dtype))
-    chosen = cardinality.largest(bits, jnp.maximum(keep, 1), tuple(range(scores.ndim)))
+    bits = _ranking.bits_of_size(scores, jnp.ones([], scores.dtype))
+    chosen = _ranking.largest(bits, jnp.maximum(keep, 1), tuple(range(scores.ndim)))
     return (chosen & (keep > 0)) | jnp.isnan(scores)
 
 

@@ -9,7 +9,7 @@ from proxlm.policy import ppo
 
 def wrong() -> None:
     proxlm.penalty.l1(0.1)  # wrong
-    penalties.l1()  # wrong
+    penalties.l1(strenght=0.1)  # wrong
     penalties.l1("0.1")  # wrong
     penalties.l1(0.1).prox(step=0.1)  # wrong
     optax.chain(proxlm.apply_prox(penalties.l1, 0.1))  # wrong

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from proxlm import _validation
 from proxlm.penalties import _trees, base
 
+__all__ = ["add_linear", "add_quadratic", "scale", "translate"]
+
 
 def scale(penalty: base.Penalty, factor: chex.Numeric) -> base.Penalty:
     """A multiple of a penalty: h(x) = c·g(x), with prox_th = prox_(tc)g.
@@ -42,7 +44,7 @@ def scale(penalty: base.Penalty, factor: chex.Numeric) -> base.Penalty:
 
     def residual(x, v):
         safe = jnp.where(factor == 0, 1.0, factor)
-        left = penalty.residual(x, jax.tree.map(lambda leaf: leaf / safe, v))
+        left = base.residual_of(penalty)(x, jax.tree.map(lambda leaf: leaf / safe, v))
         return jax.tree.map(lambda a, b: jnp.where(factor == 0, b, safe * a), left, v)
 
     prox = lambda x, step_size: penalty.prox(x, times(step_size))
@@ -95,7 +97,7 @@ def translate(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
         return _trees.narrow(jax.tree.map(_join, wide, centre, displacement, moved), x)
 
     def residual(x, v):
-        return penalty.residual(split(x)[2], v)
+        return base.residual_of(penalty)(split(x)[2], v)
 
     translated = base.Penalty(value, prox, penalty.residual and residual)
     return translated.described("translate", penalty, anchor)
@@ -134,7 +136,7 @@ def add_linear(penalty: base.Penalty, slope: chex.ArrayTree) -> base.Penalty:
         return _trees.narrow(penalty.prox(lowered, step_size), x)
 
     def residual(x, v):
-        return penalty.residual(x, jax.tree.map(jnp.subtract, v, slope_of(x)))
+        return base.residual_of(penalty)(x, jax.tree.map(jnp.subtract, v, slope_of(x)))
 
     added = base.Penalty(value, prox, penalty.residual and residual)
     return added.described("add_linear", penalty, slope)
@@ -178,7 +180,7 @@ def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty
         return _trees.narrow(penalty.prox(shrunk, shorter), x)
 
     def residual(x, v):
-        return penalty.residual(x, jax.tree.map(lambda leaf, b: b - strength * leaf, x, v))
+        return base.residual_of(penalty)(x, jax.tree.map(lambda leaf, b: b - strength * leaf, x, v))
 
     added = base.Penalty(value, prox, penalty.residual and residual)
     return added.described("add_quadratic", penalty, strength)

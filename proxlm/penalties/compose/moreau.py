@@ -1,7 +1,7 @@
 """New penalties out of old ones by Moreau's decomposition."""
 
 import operator
-from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from proxlm import _validation
 from proxlm.penalties import _trees, base
 
+__all__ = ["conjugate", "envelope"]
 
-def conjugate(
-    penalty: base.Penalty, value: Callable[[chex.ArrayTree], chex.Numeric] | None = None
-) -> base.Penalty:
+
+def conjugate(penalty: base.Penalty, value: base.Value | None = None) -> base.Penalty:
     """The convex conjugate: g*(y) = sup_x ⟨x, y⟩ - g(x).
 
     prox_tg*(y) = y - t prox_(g/t)(y/t), Moreau's identity. The prox is computed; the value has no
@@ -38,7 +38,7 @@ def conjugate(
     """
     base.require_penalty("conjugate", penalty=penalty)
 
-    def unknown(y):
+    def unknown(y: Any) -> jax.Array:
         remedy = "It cannot be derived from a prox: conjugate(penalty, value=...)."
         raise _validation.invalid("value", None, "the function g*", remedy, "conjugate")
 

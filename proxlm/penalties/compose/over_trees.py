@@ -11,6 +11,8 @@ from proxlm import _validation
 from proxlm.penalties import _trees, base
 from proxlm.penalties.coordinatewise import convex
 
+__all__ = ["flattened", "masked", "separable_sum"]
+
 Labels = chex.ArrayTree | Callable[[str, jax.Array], Hashable]
 
 
@@ -61,7 +63,7 @@ def separable_sum(penalties: Mapping[Hashable, base.Penalty], labels: Labels) ->
         return merge(x, [(k, penalty.prox(own(x), step_size)) for k, penalty, own in parts(x)])
 
     def residual(x, v):
-        return merge(x, [(k, penalty.residual(own(x), own(v))) for k, penalty, own in parts(x)])
+        return merge(x, [(k, base.residual_of(penalty)(own(x), own(v))) for k, penalty, own in parts(x)])
 
     known = all(penalty.residual for penalty in penalties.values())
     summed = base.Penalty(value, prox, residual if known else None)
@@ -117,13 +119,13 @@ def flattened(penalty: base.Penalty) -> base.Penalty:
 
     def prox(x, step_size):
         vector, unravel = ravel(x)
-        if not (jax.tree_util.all_leaves([step_size]) and jnp.ndim(step_size) == 0):
+        if not _trees.is_number(step_size):
             step_size, _ = flatten_util.ravel_pytree(_trees.steps_like("flattened", step_size, x))
         return _trees.narrow(unravel(penalty.prox(vector, step_size)), x)
 
     def residual(x, v):
         vector, unravel = ravel(x)
-        return _trees.narrow(unravel(penalty.residual(vector, ravel(v)[0])), x)
+        return _trees.narrow(unravel(base.residual_of(penalty)(vector, ravel(v)[0])), x)
 
     joined = base.Penalty(lambda x: penalty.value(ravel(x)[0]), prox, penalty.residual and residual)
     return joined.described("flattened", penalty)

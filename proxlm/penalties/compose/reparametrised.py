@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from proxlm import _validation
 from proxlm.penalties import _trees, base
 
+__all__ = ["change_basis", "reshaped"]
+
 
 def change_basis(
     penalty: base.Penalty,
@@ -102,6 +104,6 @@ def reshaped(penalty: base.Penalty, shape: Sequence[int]) -> base.Penalty:
             step_size = jax.tree.map(lambda t: t.reshape(shape), steps)
         return back(penalty.prox(view(x), step_size), x)
 
-    residual = lambda x, v: back(penalty.residual(view(x), view(v)), x)
+    residual = lambda x, v: back(base.residual_of(penalty)(view(x), view(v)), x)
     viewed = base.Penalty(lambda x: penalty.value(view(x)), prox, penalty.residual and residual)
     return viewed.described("reshaped", penalty, shape)

@@ -1,1 +1,7 @@
-"""Penalties that act on each coordinate by itself."""
+"""Penalties that act on every coordinate by itself.
+
+- `convex`: `zero` `l1` `non_negative_l1` `squared_l2` `elastic_net`
+- `nonconvex`: `l0` `mcp` `scad` `log_sum`
+- `powers`: `l_half` `l_two_thirds`
+- `quantized`: `binary` `ternary` `quantization_grid` `prox_quant`
+"""

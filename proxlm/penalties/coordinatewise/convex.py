@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from proxlm import _validation
 from proxlm.penalties import _trees, base
 
+__all__ = ["elastic_net", "l1", "non_negative_l1", "squared_l2", "zero"]
+
 
 def zero() -> base.Penalty:
     """No penalty: g(x) = 0, whose prox is the identity.

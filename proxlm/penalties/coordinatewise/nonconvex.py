@@ -7,6 +7,8 @@ import numpy as np
 from proxlm import _validation
 from proxlm.penalties import _trees, base
 
+__all__ = ["l0", "log_sum", "mcp", "scad"]
+
 
 def l0(strength: base.Strength = 1.0) -> base.Penalty:
     """Number of nonzero coordinates: g(x) = Σ_i λ_i [x_i ≠ 0].

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from proxlm import _validation
 from proxlm.penalties import _trees, base
 
+__all__ = ["l_half", "l_two_thirds"]
+
 ITERATIONS = 5  # from the start at |x|, where Newton is monotone; enough for float64
 
 

@@ -2,11 +2,14 @@
 
 import chex
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
 from proxlm.penalties import _trees, base
+
+__all__ = ["binary", "prox_quant", "quantization_grid", "ternary"]
 
 LARGEST_CHAIN = 64  # number of levels up to which comparing with each is faster than a search
 TOLERANCE = 2e-3  # bfloat16 rounds by at most 2⁻⁹ of a number

@@ -11,22 +11,20 @@ from proxlm.penalties import _trees
 from proxlm.penalties.groups import _partition
 
 
-def split(name: str, kernels: Mapping[str, _partition.Grouping], x: chex.ArrayTree) -> _partition.Groups:
+def split(name: str, kernels: Mapping[str, _partition.Partitioner], x: chex.ArrayTree) -> _partition.Groups:
     """Joins the groups of leaves whose paths begin alike and end as `kernels` says.
 
     See `grouping.linked`, which this does the work of.
 
     >>> import jax.numpy as jnp
-    >>> column = _partition.by_leaf(lambda name, path, leaf: _partition.counting(leaf, [1]))
+    >>> column = lambda name, path, leaf: _partition.counting(leaf, [1])
     >>> x = {"a": {"up": jnp.ones((5, 7)), "gate": jnp.ones((4, 7))}}
     >>> split("doc", {"up": column, "gate": column}, x).reduce(_partition.SUM, x)["a"].tolist()
     [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0]
     """
     leaves, structure = _trees.flatten(x)
     members = _members(name, kernels, [_trees.place(path) if path else "" for path, _ in leaves])
-    partitions = {
-        i: kernels[end].partition(name, *leaves[i]) for own in members.values() for end, i in own.items()
-    }
+    partitions = {i: kernels[end](name, *leaves[i]) for own in members.values() for end, i in own.items()}
     members = {start: list(own.values()) for start, own in members.items()}
     for own in members.values():
         _require_equal_counts(name, {_trees.place(leaves[i][0]): partitions[i] for i in own})

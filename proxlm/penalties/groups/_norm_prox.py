@@ -49,7 +49,7 @@ def lift_to_groups(
     def prox(x, step_size):
         _validation.tree_at_least(0, name, step_size=step_size)
         wide, groups, widths = split(x)
-        if jax.tree_util.all_leaves([step_size]) and jnp.ndim(step_size) == 0:
+        if _trees.is_number(step_size):
             units = jax.tree.map(_floor, _units(groups, wide, widths))
             scales = jax.tree.map(_quotient, penalty.prox(units, step_size), units)
             moved = groups.apply(_scale, (wide,), (scales,))
@@ -63,14 +63,14 @@ def lift_to_groups(
         v = _trees.widen(name, v)
         lengths = [_units(groups, z, widths) for z in (wide, v)]
         inner = lambda u, length: jnp.where(u == 0, length, 0.0)
-        left = penalty.residual(lengths[0], jax.tree.map(inner, *lengths))
+        left = base.residual_of(penalty)(lengths[0], jax.tree.map(inner, *lengths))
         return _trees.narrow(groups.apply(_subtract, (v, wide), (*lengths, left)), x)
 
     return base.Penalty(value, prox, penalty.residual and residual)
 
 
 def beside(
-    name: str, argument: str, given: chex.ArrayTree, groups: _partition.Groups, x: chex.ArrayTree
+    name: str, argument: str, given: base.Strength, groups: _partition.Groups, x: chex.ArrayTree
 ) -> chex.ArrayTree:
     """Lays numbers beside the groups of x: a tree of groups; ValueError where they do not fit.
 

@@ -1,7 +1,7 @@
 """Groups in a diagonal metric: their new length is the root of a secular equation."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -25,8 +25,8 @@ class Slope(NamedTuple):
     Slope(strength=0.5, curvature=None)
     """
 
-    strength: chex.ArrayTree
-    curvature: chex.ArrayTree | None = None
+    strength: Any
+    curvature: Any = None
 
 
 def shorten(

@@ -59,9 +59,12 @@ class Partition(NamedTuple):
     order: tuple[int, ...]
 
 
+Partitioner = Callable[[str, _trees.Path, Any], Partition]
+
+
 class _Rules(NamedTuple):
     split: Callable[[str, chex.ArrayTree], Groups]
-    partition: Callable[[str, _trees.Path, Any], Partition] | None = None
+    partition: Partitioner | None = None
 
 
 class Grouping(_Rules):
@@ -71,6 +74,8 @@ class Grouping(_Rules):
       split: (name for messages, tree of arrays) ↦ its `Groups`.
       partition: (name, path, leaf) ↦ the `Partition` of one leaf; None where leaves are cut together.
     """
+
+    _call: tuple[str, tuple[Any, ...], dict[str, Any]] | None = None
 
     def described(self, name: str, *positional: Any, **arguments: Any) -> Self:
         """Returns the same rule as a grouping that prints as the call of `name`.
@@ -84,8 +89,7 @@ class Grouping(_Rules):
 
     def __repr__(self) -> str:
         """Returns the call that made the grouping, or the functions of one made by hand."""
-        call = getattr(self, "_call", None)
-        return _description.call(*call) if call else super().__repr__()
+        return _description.call(*self._call) if self._call else super().__repr__()
 
 
 def counting(leaf: jax.Array, order: Sequence[int]) -> Partition:
@@ -150,7 +154,7 @@ def apply_leaf(
     return fn(*leaves, *map(spread, groups))
 
 
-def by_leaf(partition: Callable[[str, _trees.Path, Any], Partition]) -> Grouping:
+def by_leaf(partition: Partitioner) -> Grouping:
     """The grouping that cuts every leaf by itself; its trees of groups are built as x is.
 
     >>> rows = by_leaf(lambda name, path, leaf: counting(leaf, [0]))

@@ -88,7 +88,7 @@ def heads(num_heads: int, axis: int = -1, packed: int = 1, apart: int | tuple[in
     """
     _validation.to_int(1, "heads", num_heads=num_heads)
     _validation.to_int(1, "heads", packed=packed)
-    given = _trees.axes_of("heads", apart) + _trees.axes_of("heads", axis)
+    given = (_trees.axes_of("heads", apart, "apart") or ()) + (_trees.axes_of("heads", axis) or ())
 
     def partition(name, path, leaf):
         order = _trees.inside(name, given, leaf, path)
@@ -176,14 +176,14 @@ def linked(
     """
     if not kernels:
         raise _validation.invalid("kernels", kernels, "a mapping with at least one path ending", "", "linked")
-    single = {end: over if isinstance(over, Grouping) else slices(over) for end, over in kernels.items()}
-    together = [end for end, over in single.items() if over.partition is None]
-    if together:
-        given = _validation.Verbatim(f"a grouping across leaves for {together[0]}")
-        raise _validation.invalid(
-            "kernels", given, "groupings of single leaves, such as heads(8)", "", "linked"
-        )
-    made = Grouping(lambda name, x: _across_leaves.split(name, single, x))
+    partitions = {}
+    for end, over in kernels.items():
+        partitions[end] = (over if isinstance(over, Grouping) else slices(over)).partition
+        if partitions[end] is None:
+            given = _validation.Verbatim(f"a grouping across leaves for {end}")
+            expected = "groupings of single leaves, such as heads(8)"
+            raise _validation.invalid("kernels", given, expected, "", "linked")
+    made = Grouping(lambda name, x: _across_leaves.split(name, partitions, x))
     return made.described("linked", kernels=kernels)
 
 

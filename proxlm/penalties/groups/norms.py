@@ -7,6 +7,8 @@ from proxlm.penalties.coordinatewise import nonconvex, powers
 from proxlm.penalties.groups import _norm_prox_in_metric
 from proxlm.penalties.groups import penalties as groups
 
+__all__ = ["group_l_half", "group_mcp", "l2"]
+
 
 def l2(strength: base.Strength = 1.0, axis: groups.Axis = None) -> base.Penalty:
     """The Euclidean norm, not squared: g(x) = λ |x|₂ of each leaf, or of slices along axes.

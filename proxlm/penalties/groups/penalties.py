@@ -11,6 +11,8 @@ from proxlm.penalties import _trees, base
 from proxlm.penalties.coordinatewise import convex
 from proxlm.penalties.groups import _norm_prox, _norm_prox_in_metric, _partition, grouping
 
+__all__ = ["group", "group_lasso", "sparse_group_lasso"]
+
 Axis = int | Sequence[int] | _partition.Grouping | None
 
 
@@ -120,7 +122,7 @@ def sparse_group_lasso(
         wide, groups, inner = split(x)
         left = lambda v, x, s: v - jnp.where(x == 0, jnp.clip(v, -s, s), s * jnp.sign(x))
         sparse = groups.apply(left, (_trees.widen("sparse_group_lasso", v), wide), (inner,))
-        return _trees.narrow(whole.residual(wide, sparse), x)
+        return _trees.narrow(base.residual_of(whole)(wide, sparse), x)
 
     made = base.Penalty(value, prox, residual)
     return made.described("sparse_group_lasso", strength=strength, mix=mix, axis=axis, weight=weight)

@@ -1,1 +1,8 @@
-"""Indicators of sets, whose proximal operators are projections, and their dual norms."""
+"""Indicators of sets, whose proximal operators are projections, and the norms dual to them.
+
+- `boxes_and_halfspaces`: `box` `non_negative` `linf_ball` `halfspace` `hyperplane`
+- `balls`: `l1_ball` `l2_ball` `l1_sphere` `l2_sphere`
+- `simplices`: `simplex` `capped_simplex` `sparse_simplex`
+- `cardinality`: `top_k` `n_m`; `two_four`: `soft_two_four`
+- `sorted_norms`: `linf` `slope`
+"""

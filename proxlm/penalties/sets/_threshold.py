@@ -42,7 +42,7 @@ class Kind:
     floored: bool = False
 
 
-def project(x: jax.Array, total: jax.Array, step_size: jax.Array, kind: Kind) -> jax.Array:
+def project(x: jax.Array, total: jax.Array, step_size: jax.Array | float, kind: Kind) -> jax.Array:
     """max(u - t τ, 0) in every group, with the τ at which it sums to s.
 
     Args:
@@ -164,12 +164,12 @@ def _search(kind):
 
     @search.def_vmap
     def sweep(axis_size, batched, x, *rest):
-        arguments, all_batched = (x, *rest), Threshold(True, True)
+        total, metric, start, settled = rest
+        arguments, all_batched = (x, *rest), jax.tree.map(lambda _: True, start)
         if any(jax.tree.leaves((batched[0], batched[2]))) or x.size < LARGE:
             in_axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, tuple(batched))
             return jax.vmap(newton, in_axes)(*arguments), all_batched
         rows = lambda v, is_batched: v if is_batched else jnp.broadcast_to(v, (axis_size, *v.shape))
-        total, metric, start, settled = rest
         swept = jax.tree.map(rows, (total, start, settled), (batched[1], *batched[3:]))
         return jax.lax.map(lambda row: search(x, row[0], metric, *row[1:]), swept), all_batched
 

@@ -9,6 +9,8 @@ from proxlm import _validation
 from proxlm.penalties import _indicator, _trees, base
 from proxlm.penalties.sets import _threshold
 
+__all__ = ["l1_ball", "l1_sphere", "l2_ball", "l2_sphere"]
+
 
 def l1_ball(
     radius: base.Strength = 1.0,

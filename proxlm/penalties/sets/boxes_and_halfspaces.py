@@ -9,6 +9,8 @@ import numpy as np
 from proxlm import _validation
 from proxlm.penalties import _indicator, _trees, base
 
+__all__ = ["box", "halfspace", "hyperplane", "linf_ball", "non_negative"]
+
 
 def box(
     lower: base.Strength = -jnp.inf,

@@ -10,6 +10,8 @@ from proxlm import _validation
 from proxlm.penalties import _indicator, _rows, _trees, base
 from proxlm.penalties.sets import _capped, _threshold
 
+__all__ = ["capped_simplex", "simplex", "sparse_simplex"]
+
 
 def simplex(
     radius: base.Strength = 1.0,

@@ -10,6 +10,8 @@ from proxlm import _validation
 from proxlm.penalties import _isotonic, _rows, _trees, base
 from proxlm.penalties.sets import _threshold
 
+__all__ = ["linf", "slope"]
+
 
 def linf(strength: base.Strength = 1.0, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
     """Sum of the largest magnitudes of groups: g(x) = Σ_G λ_G max_{i ∈ G} |x_i|.

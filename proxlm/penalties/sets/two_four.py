@@ -5,7 +5,9 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.penalties import base
-from proxlm.penalties.sets import cardinality
+from proxlm.penalties.sets import _ranking
+
+__all__ = ["soft_two_four"]
 
 STAGES, POLISH = 12, 6  # Newton steps while the penalty grows, and after
 FLOOR = 1e-6  # of divisors, which are positive where a minimum is
@@ -54,18 +56,18 @@ def soft_two_four(strength: base.Strength = 1.0, axis: int = -1) -> base.Penalty
     """
 
     def prox(x, step_size, strength):
-        cut, (i,) = cardinality.blocks("soft_two_four", x, 4, axis)
+        cut, (i,) = _ranking.blocks("soft_two_four", x, 4, axis)
         signed = jnp.moveaxis(cut, i, 0)
         moved = _move(signed, step_size * strength)
         moved = jnp.where(jnp.isnan(signed), signed, moved)
         return jnp.moveaxis(moved, 0, i).reshape(x.shape)
 
     def value(x, strength):
-        cut, (i,) = cardinality.blocks("soft_two_four", x, 4, axis)
+        cut, (i,) = _ranking.blocks("soft_two_four", x, 4, axis)
         return jnp.sum(strength * _triples(jnp.moveaxis(jnp.abs(cut), i, 0)))
 
     _validation.tree_at_least(0, "soft_two_four", strength=strength)
-    slot = cardinality.blocks_slot("soft_two_four", 4, axis)
+    slot = _ranking.blocks_slot("soft_two_four", 4, axis)
     made = base.leafwise("soft_two_four", value, prox, {"strength": (strength, slot)})
     return made.described("soft_two_four", strength=strength, axis=axis)
 
@@ -73,7 +75,7 @@ def soft_two_four(strength: base.Strength = 1.0, axis: int = -1) -> base.Penalty
 @jax.jit  # hundreds of small operations: one compilation also where the caller does not compile
 def _move(x, pull):
     """The prox of blocks [4, ...], pull = tλ."""
-    rank = cardinality.ranks_in_block(cardinality.bits_of_size(x, jnp.zeros(())), 0)
+    rank = _ranking.ranks_in_block(_ranking.bits_of_size(x, jnp.zeros(())), 0)
     size = jnp.abs(x)
     # In units of the largest coordinate, so that neither large nor small weights leave the range.
     largest = jax.lax.stop_gradient(jnp.max(size, axis=0, keepdims=True))

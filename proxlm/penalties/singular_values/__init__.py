@@ -1,1 +1,5 @@
-"""Penalties and sets that act on the singular values of matrices."""
+"""Penalties and sets that act on the singular values of matrices.
+
+- `norms`: `nuclear` `spectral_norm` `schatten` `rank`, and `spectral` for any penalty on the values
+- `sets`: `nuclear_ball` `spectral_ball` `rank_ball` `stiefel`
+"""

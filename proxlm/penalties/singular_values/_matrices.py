@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -17,7 +17,7 @@ Axis = int | Sequence[int]
 def matrixwise(
     name: str,
     vector: Callable[..., base.Penalty],
-    parameters: Mapping[str, chex.ArrayTree],
+    parameters: Mapping[str, base.Strength],
     rows: Axis,
     columns: Axis,
     method: str = "svd",
@@ -84,9 +84,7 @@ def matrixwise(
     return made.described(name, **parameters, rows=rows, columns=columns, method=method)
 
 
-def tolerant(
-    name: str, make: Callable[[chex.ArrayTree], base.Penalty], tolerance: float | None
-) -> base.Penalty:
+def tolerant(name: str, make: Callable[[Any], base.Penalty], tolerance: float | None) -> base.Penalty:
     """Gives each leaf the tolerance of its dtype, for a value that asks for one.
 
     Args:

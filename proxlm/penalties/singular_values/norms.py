@@ -10,6 +10,8 @@ from proxlm.penalties import base
 from proxlm.penalties.coordinatewise import convex, powers
 from proxlm.penalties.singular_values import _functions, _matrices
 
+__all__ = ["nuclear", "rank", "schatten", "spectral", "spectral_norm"]
+
 POWERS = {1: convex.l1, 1 / 2: powers.l_half, 2 / 3: powers.l_two_thirds}
 
 

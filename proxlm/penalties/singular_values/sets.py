@@ -11,6 +11,8 @@ from proxlm import _validation
 from proxlm.penalties import base
 from proxlm.penalties.singular_values import _functions, _matrices
 
+__all__ = ["nuclear_ball", "rank_ball", "spectral_ball", "stiefel"]
+
 ROUNDING = 16 * float(jnp.finfo(jnp.float32).eps)
 
 
@@ -212,9 +214,11 @@ def _ranks(values):
 
 
 def _set(name, vector, parameters, axes, method, tolerance):
+    rows, columns = axes
+
     def make(tolerance):
         extended = {**parameters, "tolerance": tolerance}
-        return _matrices.matrixwise(name, vector, extended, *axes, method, ROUNDING)
+        return _matrices.matrixwise(name, vector, extended, rows, columns, method, ROUNDING)
 
-    settings = dict(zip(("rows", "columns"), axes, strict=True)) | {"method": method, "tolerance": tolerance}
+    settings = {"rows": rows, "columns": columns, "method": method, "tolerance": tolerance}
     return _matrices.tolerant(name, make, tolerance).described(name, **parameters, **settings)
