@@ -20,7 +20,8 @@ import optax
 
 from experiments.support.exact import report
 from experiments.support.run import cached_results, cli, runs
-from proxlm.policy import _validation, losses, recipes, tabular
+from proxlm import _validation
+from proxlm.policy import losses, recipes, tabular
 from proxlm.policy._partial import partial
 
 # Groups of 2 have no covariance to rank, no clip within one step, no answer that is best of 4.

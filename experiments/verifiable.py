@@ -28,8 +28,8 @@ from experiments.support.run import cached_results, cli, policy_training, runs, 
 from experiments.support.verifiable import length_bias, tasks
 from experiments.support.verifiable import policy as solver
 from experiments.support.verifiable import report as pages
-from proxlm import lm
-from proxlm.policy import _update, _validation, ppo, recipes
+from proxlm import _validation, lm
+from proxlm.policy import _update, ppo, recipes
 
 PROMPTS = 4096  # that RL draws from
 JUDGED = 1000  # problems on which policies are judged

@@ -1,28 +1,50 @@
-"""From one value per token to one number: masked sums and the weights of a batch.
+"""Masked sums, means and variances, and the weights that turn a loss per token into one number.
 
-How tokens are weighed is part of the objective. A weight function looks at the mask of the *whole*
-batch once; a microbatch then takes its slice of the weights, so however the batch is cut, the parts
-add up to the same loss and the same gradient.
+How tokens are weighed is part of the objective. A weight function looks at the mask of the *whole* batch
+once; a microbatch then takes its slice of the weights, so that the parts add up to the same loss and the same
+gradient however the batch is cut.
+
+Means and variances are taken about an entry of x, the largest one: if all valid entries are equal, what is
+left is exactly 0 and not a rounding error, which an ε below it would blow up; and of entries that are nearly
+equal the differences are those of the numbers given.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation
+from proxlm import _validation
+
+__all__ = [
+    "WEIGHTS",
+    "constant_weights",
+    "masked_deviation",
+    "masked_mean",
+    "masked_scale",
+    "masked_sum",
+    "masked_var",
+    "select",
+    "sequence_sum_weights",
+    "sequence_weights",
+    "token_weights",
+    "weighted_sum",
+    "weights",
+]
 
 Rows = str | jax.typing.ArrayLike
 
 
 def select(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, name: str = "x") -> jax.Array:
-    """Keeps x where the mask is True and puts 0 elsewhere, NaN or not.
+    """Replaces the masked entries of x by 0, whatever they hold.
 
-    Selecting the *inputs* of a formula, and not only its output, is what keeps a NaN under the mask
-    out of the gradient too: later, the zero cotangent of a masked slot would meet 0 · NaN = NaN.
+    Selecting the *inputs* of a formula, and not only its output, keeps a NaN under the mask out of the
+    gradient too: the zero cotangent of a masked slot would otherwise meet 0 · NaN = NaN on its way back.
 
     Args:
       x: array of any shape, or a scalar.
       mask: bool, the shape of x.
-      name: what to call x in an error.
+      name: of x in an error message.
 
     Returns:
       An array of the mask's shape, float32 (or float64 if x is).
@@ -35,7 +57,7 @@ def select(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, name: str = "x")
     """
     _validation.boolean(mask=mask)
     _validation.same_shape(mask=mask, **{name: x})
-    x = jnp.asarray(x, jnp.result_type(x, jnp.float32))
+    (x,) = _validation.floats(x)
     return jnp.where(mask, x, jnp.zeros((), x.dtype))
 
 
@@ -77,6 +99,44 @@ def masked_mean(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Arra
     return masked_sum(x, mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
+def masked_deviation(
+    x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, weights: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+    """Deviations x - μ from the mean μ = Σ w x / Σ w over the mask: exactly 0 if all valid entries are equal.
+
+    Args:
+      x: array of any shape.
+      mask: bool, the shape of x.
+      weights: w ≥ 0, the shape of x; None weighs every entry the same. If all are 0, so is μ.
+
+    Returns:
+      The shape of x, 0 where masked; finite wherever x is.
+
+    Raises:
+      ValueError: if the mask is not boolean or the shapes differ.
+
+    >>> masked_deviation(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])).tolist()
+    [-1.0, 1.0, 0.0]
+    >>> masked_deviation(jnp.full(3, 0.1), jnp.ones(3, bool)).tolist()
+    [0.0, 0.0, 0.0]
+    """
+    x, mask = select(x, mask), jnp.asarray(mask)
+    weights = mask.astype(x.dtype) if weights is None else select(weights, mask, "weights")
+    unit = _unit(x)
+    x = x / unit
+    highest = jnp.max(jax.lax.stop_gradient(x), initial=-jnp.inf, where=mask)
+    lowest = jnp.min(jax.lax.stop_gradient(x), initial=jnp.inf, where=mask)
+    total = jnp.sum(weights)
+    reference = jnp.where(total > 0, highest, 0.0)
+    distance = jnp.where(mask, x - reference, 0.0)
+    mean = jnp.sum(weights * distance) / jnp.where(total > 0, total, 1.0)
+    deviation = jnp.where(mask, distance - mean, 0.0)
+    # a compiler may round x in the difference other than in the maximum: equal is what is equal here
+    noise = jnp.where((highest == lowest) & (total > 0), jax.lax.stop_gradient(deviation), 0.0)
+    largest = jnp.finfo(x.dtype).max / unit
+    return jnp.clip(deviation - noise, -largest, largest) * unit
+
+
 def masked_var(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, ddof: int = 0) -> jax.Array:
     """Variance of x over the mask, Σ (x - μ)² / (n - ddof); 0 where n ≤ ddof.
 
@@ -86,7 +146,7 @@ def masked_var(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, ddof: int
       ddof: 0 divides by n, 1 by n - 1.
 
     Returns:
-      A scalar.
+      A scalar; exactly 0 where all valid entries are equal.
 
     Raises:
       ValueError: if the mask is not boolean, the shapes differ, or ddof is negative.
@@ -94,24 +154,64 @@ def masked_var(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, ddof: int
     >>> masked_var(jnp.array([1.0, 3.0, jnp.inf]), jnp.array([True, True, False]), ddof=1)
     Array(2., dtype=float32)
     """
-    _validation.at_least(0, ddof=ddof)
-    x = select(x, mask)
-    squares = jnp.square(x - masked_mean(x, mask))
-    return masked_sum(squares, mask) / jnp.maximum(jnp.sum(mask) - ddof, 1)
+    unit, variance = _variance(masked_deviation(x, mask), mask, ddof)
+    return jnp.square(unit) * variance
 
 
-def token_weights(mask: jax.typing.ArrayLike, total: float | None = None) -> jax.Array:
-    """Every token counts the same: w = 1/N, N the valid tokens of the batch.
+def masked_scale(
+    deviation: jax.Array, mask: jax.typing.ArrayLike, ddof: int, epsilon: jax.typing.ArrayLike, inside: bool
+) -> jax.Array:
+    """The number that normalises deviations from a mean: σ + ε, or √(σ² + ε); its slope at σ = 0 is 0.
+
+    Args:
+      deviation: of any shape, as `masked_deviation` gives it.
+      mask: bool, the same shape.
+      ddof: 0 divides the variance by n, 1 by n - 1.
+      epsilon: ε > 0.
+      inside: True puts ε inside the root.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      ValueError: if ε is not positive or ddof is negative.
+
+    >>> masked_scale(jnp.array([-1.0, 1.0]), jnp.ones(2, bool), 0, 0.5, inside=False).item()
+    1.5
+    """
+    _validation.positive(epsilon=epsilon)
+    unit, variance = _variance(deviation, mask, ddof)
+    if inside:
+        return unit * jnp.sqrt(variance + epsilon / unit / unit)
+    varies = variance > 0
+    return unit * jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1.0)), 0.0) + epsilon
+
+
+def _variance(deviation, mask, ddof):
+    """(u, v) with variance u² v: u is 1 unless the squares would overflow."""
+    _validation.integer(0, ddof=ddof)
+    deviation = select(deviation, mask, "deviation")
+    unit = _unit(deviation)
+    return unit, masked_sum(jnp.square(deviation / unit), mask) / jnp.maximum(jnp.sum(mask) - ddof, 1)
+
+
+def _unit(x):
+    """A power of two, which rounds nothing, where sums or squares of x could overflow; otherwise 1."""
+    return jnp.where(jnp.max(jnp.abs(jax.lax.stop_gradient(x)), initial=0.0) > 1e15, 2.0**80, 1.0)
+
+
+def token_weights(mask: jax.typing.ArrayLike, total: jax.typing.ArrayLike | None = None) -> jax.Array:
+    """Weights that count every token the same, w = 1/N with N the valid tokens of the batch.
 
     Args:
       mask: bool [..., T].
-      total: N, above 0, where the mask is a part of the batch; 1 sums. None counts the mask.
+      total: N > 0, where the mask is a part of the batch; 1 sums. None counts the mask.
 
     Returns:
       float32 weights of the mask's shape, 0 where masked, that sum to 1.
 
     Raises:
-      ValueError: if the mask is not boolean or N not positive.
+      ValueError: if the mask is not boolean or N is not positive.
 
     Source: the token mean of PPO as in CleanRL and TRL; DAPO (Yu et al. 2025) returns to it. N is
     verl's `batch_num_tokens` and TRL's `num_items_in_batch`; verl's "token-sum" has N = 1.
@@ -125,7 +225,7 @@ def token_weights(mask: jax.typing.ArrayLike, total: float | None = None) -> jax
 
 
 def sequence_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> jax.Array:
-    """Every sequence counts the same: w = 1/(B · n_b), so a token of a long answer counts less.
+    """Weights that count every sequence the same, w = 1/(B · n_b): a token of a long one counts less.
 
     Args:
       mask: bool [..., T].
@@ -135,7 +235,7 @@ def sequence_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> jax.Ar
       float32 weights of the mask's shape, 0 where masked, that sum to 1.
 
     Raises:
-      ValueError: if the mask is not boolean or `rows` unknown.
+      ValueError: if the mask is not boolean or `rows` is unknown.
 
     Source: GRPO (Shao et al. 2024); verl's "seq-mean-token-mean", TRL's "grpo" with rows="all".
 
@@ -147,21 +247,21 @@ def sequence_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> jax.Ar
 
 
 def sequence_sum_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> jax.Array:
-    """The mean over sequences of the sum over tokens: w = 1/B.
+    """Weights of the mean over sequences of the sum over tokens, w = 1/B.
 
     Args:
       mask: bool [..., T].
-      rows: "valid" counts in B the sequences with a valid token (verl), "all" every one (TRL); or
-        B itself, above 0, where the mask is a part of the batch (verl's `global_batch_size`).
+      rows: "valid" counts in B the sequences with a valid token (verl), "all" every one (TRL); or B itself,
+        a number > 0, where the mask is a part of the batch (verl's `global_batch_size`).
 
     Returns:
       float32 weights of the mask's shape, 0 where masked.
 
     Raises:
-      ValueError: if the mask is not boolean, the name unknown or B not positive.
+      ValueError: if the mask is not boolean, the name is unknown or B is not positive.
 
-    Source: the policy gradient of a whole sequence, and with a sequence's ratio the length-unbiased
-    LUSPO; verl's "seq-mean-token-sum".
+    Source: the policy gradient of a whole sequence; LUSPO with a sequence's ratio; verl's
+    "seq-mean-token-sum".
 
     >>> sequence_sum_weights(jnp.array([[True, True], [False, True]])).tolist()
     [[0.5, 0.5], [0.0, 0.5]]
@@ -175,20 +275,20 @@ def sequence_sum_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> ja
 
 
 def constant_weights(
-    mask: jax.typing.ArrayLike, length: float | None = None, rows: Rows = "valid"
+    mask: jax.typing.ArrayLike, length: jax.typing.ArrayLike | None = None, rows: Rows = "valid"
 ) -> jax.Array:
-    """The sum over tokens divided by one constant: w = 1/(B · length), free of length bias.
+    """Weights of the sum over tokens divided by one constant, w = 1/(B · length): no bias by length.
 
     Args:
       mask: bool [..., T].
-      length: tokens; None takes T, the padded length.
+      length: tokens, a number > 0; None takes T, the padded length.
       rows: as in `sequence_sum_weights`.
 
     Returns:
       float32 weights of the mask's shape, 0 where masked.
 
     Raises:
-      ValueError: if the mask is not boolean or the length not positive.
+      ValueError: if the mask is not boolean or the length is not positive.
 
     Source: Dr. GRPO (Liu et al. 2025); TRL's "dr_grpo" with rows="all", verl's
     "seq-mean-token-sum-norm".
@@ -200,7 +300,7 @@ def constant_weights(
     return sequence_sum_weights(mask, rows) / (jnp.shape(mask)[-1] if length is None else length)
 
 
-WEIGHTS = {
+WEIGHTS: dict[str, Callable[..., jax.Array]] = {
     "token": token_weights,
     "sequence": sequence_weights,
     "sequence_sum": sequence_sum_weights,
@@ -208,7 +308,7 @@ WEIGHTS = {
 }
 
 
-def weights(mask: jax.typing.ArrayLike, kind: str = "token") -> jax.Array:
+def weights(mask: jax.typing.ArrayLike, kind: str | Callable[..., jax.Array] = "token") -> jax.Array:
     """The weights of a batch by name, one of `WEIGHTS`, or by a function of the mask.
 
     Args:
@@ -219,7 +319,7 @@ def weights(mask: jax.typing.ArrayLike, kind: str = "token") -> jax.Array:
       float32 weights of the mask's shape; the loss is `weighted_sum(x, weights)`.
 
     Raises:
-      ValueError: if the mask is not boolean or the kind unknown.
+      ValueError: if the mask is not boolean or the kind is unknown.
 
     >>> weights(jnp.array([[True, False], [True, True]]), "sequence").tolist()
     [[0.5, 0.0], [0.25, 0.25]]
@@ -231,7 +331,7 @@ def weights(mask: jax.typing.ArrayLike, kind: str = "token") -> jax.Array:
 
 
 def weighted_sum(x: jax.typing.ArrayLike, weights: jax.Array) -> jax.Array:
-    """Σ w · x over the slots whose weight is not 0, so that x may be NaN elsewhere.
+    """Σ w x over the slots whose weight is not 0; x may be NaN elsewhere.
 
     Args:
       x: one value per token, any shape.

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation
+from proxlm import _validation
 
 
 def best(rewards: jax.typing.ArrayLike, n: int) -> jax.Array:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation, kl, losses
+from proxlm import _validation
+from proxlm.policy import aggregation, kl, losses
 from proxlm.policy.losses._ratio import ClipBounds
 
 

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation
+from proxlm import _validation
+from proxlm.policy import aggregation
 
 
 def reward_varies(

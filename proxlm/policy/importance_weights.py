@@ -1,8 +1,12 @@
-"""Weights for tokens that another policy sampled than the one that is said to be old.
+"""Importance weights for a mismatch between the policy that sampled and the old policy of the loss.
 
-A sampler with other kernels, quantised or late, says log μ(a) where the trainer says log π_old(a).
-Every function gives weights [..., T] that multiply a loss per token before it is aggregated; no
-gradient flows through them, and they are 0 where masked.
+A sampler with other kernels, of lower precision or out of date, has log μ(a) where the trainer has log
+π_old(a). Every function takes these two, nats [..., T], and a mask, bool [..., T]; `old_log_probs` and
+`sampler_log_probs` carry no gradient. It gives weights [..., T], 0 where masked, that multiply a loss per
+token before it is aggregated. All raise ValueError if shapes differ or a setting is out of range.
+
+A log-prob of -inf counts as -1e9, and log-ratios are clipped to ±`max_log_ratio` before they are
+exponentiated, so that every weight is a number.
 """
 
 from collections.abc import Callable
@@ -10,42 +14,44 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation, kl, losses
+from proxlm import _validation
+from proxlm.policy import aggregation, kl, losses
+from proxlm.policy._finite import MAX_LOG_RATIO
+
+__all__ = [
+    "icepop",
+    "kl_rejection_mask",
+    "normalised",
+    "off_policy_sequence_mask",
+    "sequence_mask",
+    "truncated",
+]
 
 
 def truncated(
     old_log_probs: jax.typing.ArrayLike,
     sampler_log_probs: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    low: float = 0.0,
-    high: float = 2.0,
-    max_log_ratio: float = kl.MAX_LOG_RATIO,
+    low: jax.typing.ArrayLike = 0.0,
+    high: jax.typing.ArrayLike = 2.0,
+    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
     level: str = "token",
 ) -> jax.Array:
     """Truncated importance sampling, w = clip(π_old/μ, low, high).
 
     Args:
-      old_log_probs: nats [..., T].
-      sampler_log_probs: nats [..., T].
-      mask: bool [..., T].
       low: least weight.
       high: largest weight.
-      max_log_ratio: as in `losses.log_ratio`.
-      level: "token", "sequence" or "product", as in `losses.log_ratio`; what verl and TRL call a
-        weight of the sequence is its "product".
-
-    Returns:
-      Weights [..., T].
-
-    Raises:
-      ValueError: if shapes differ or a setting is out of range.
+      max_log_ratio: as in `losses.clip_log_ratio`.
+      level: "token", "sequence" or "product", as in `losses.log_ratio`; verl and TRL call "product" the
+        weight of the sequence.
 
     Source: Yao et al. (2025), TIS; Ionides (2008).
 
     >>> truncated(jnp.log(jnp.array([3.0, 0.5])), jnp.zeros(2), jnp.ones(2, bool)).tolist()
     [2.0, 0.5]
     """
-    _validation.at_least(0.0, low=low, high=high)
+    _validation.at_least(0, "truncated", low=low, high=high)
     weights = _weights(old_log_probs, sampler_log_probs, mask, level, max_log_ratio)
     return jnp.where(mask, jnp.clip(weights, low, high), 0.0)
 
@@ -54,34 +60,25 @@ def icepop(
     old_log_probs: jax.typing.ArrayLike,
     sampler_log_probs: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    low: float = 0.5,
-    high: float = 5.0,
-    max_log_ratio: float = kl.MAX_LOG_RATIO,
+    low: jax.typing.ArrayLike = 0.5,
+    high: jax.typing.ArrayLike = 5.0,
+    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
     level: str = "token",
 ) -> jax.Array:
-    """What is far off teaches nothing: w = π_old/μ where it lies in [low, high], else 0.
+    """IcePop, w = π_old/μ where it lies in [low, high] and 0 elsewhere.
 
     Args:
-      old_log_probs: nats [..., T].
-      sampler_log_probs: nats [..., T].
-      mask: bool [..., T].
-      low: bound.
-      high: bound.
-      max_log_ratio: as in `losses.log_ratio`.
+      low: least weight that is kept.
+      high: largest weight that is kept.
+      max_log_ratio: as in `losses.clip_log_ratio`.
       level: as in `truncated`.
-
-    Returns:
-      Weights [..., T].
-
-    Raises:
-      ValueError: if shapes differ or a setting is out of range.
 
     Source: IcePop (Ant Ling team, 2025).
 
     >>> icepop(jnp.log(jnp.array([6.0, 0.5])), jnp.zeros(2), jnp.ones(2, bool)).tolist()
     [0.0, 0.5]
     """
-    _validation.at_least(0.0, low=low, high=high)
+    _validation.at_least(0, "icepop", low=low, high=high)
     weights = _weights(old_log_probs, sampler_log_probs, mask, level, max_log_ratio)
     return jnp.where(jnp.asarray(mask) & (weights >= low) & (weights <= high), weights, 0.0)
 
@@ -90,29 +87,20 @@ def sequence_mask(
     old_log_probs: jax.typing.ArrayLike,
     sampler_log_probs: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    low: float = 0.5,
-    high: float = 5.0,
-    max_weight: float | None = None,
-    max_log_ratio: float = kl.MAX_LOG_RATIO,
+    low: jax.typing.ArrayLike = 0.5,
+    high: jax.typing.ArrayLike = 5.0,
+    max_weight: jax.typing.ArrayLike | None = None,
+    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
     level: str = "sequence",
 ) -> jax.Array:
-    """Per token w = π_old/μ, in sequences whose own ratio lies in [low, high]; 0 in the others.
+    """Weights w = π_old/μ per token in sequences whose own ratio lies in [low, high]; 0 in the others.
 
     Args:
-      old_log_probs: nats [..., T].
-      sampler_log_probs: nats [..., T].
-      mask: bool [..., T].
       low: bound on the ratio of the sequence.
       high: bound on the ratio of the sequence.
       max_weight: bound on the weights of tokens, or None.
-      max_log_ratio: as in `losses.log_ratio`.
+      max_log_ratio: as in `losses.clip_log_ratio`.
       level: of the sequence's ratio: "sequence", the geometric mean, or "product".
-
-    Returns:
-      Weights [..., T].
-
-    Raises:
-      ValueError: if shapes differ or a setting is out of range.
 
     Source: OpenRLHF's "seq-mask-tis" (2026).
 
@@ -120,7 +108,7 @@ def sequence_mask(
     >>> sequence_mask(old, jnp.zeros((2, 2)), mask).round(4).tolist()
     [[0.0, 0.0], [4.0, 1.0]]
     """
-    _validation.at_least(0.0, low=low, high=high, max_weight=max_weight)
+    _validation.at_least(0, "sequence_mask", low=low, high=high, max_weight=max_weight)
     whole = _weights(old_log_probs, sampler_log_probs, mask, level, max_log_ratio)
     weights = _weights(old_log_probs, sampler_log_probs, mask, "token", max_log_ratio)
     weights = weights if max_weight is None else jnp.minimum(weights, max_weight)
@@ -132,22 +120,14 @@ def off_policy_sequence_mask(
     sampler_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    threshold: float,
+    threshold: jax.typing.ArrayLike,
 ) -> jax.Array:
-    """1, but 0 in sequences of negative advantage whose mean log μ/π is above the threshold.
+    """Weights 1, but 0 in sequences of negative advantage whose mean log μ/π is above the threshold.
 
     Args:
       log_probs: nats [..., T], of the policy that learns.
-      sampler_log_probs: nats [..., T].
       advantages: [..., T] or a scalar.
-      mask: bool [..., T].
       threshold: nats per token.
-
-    Returns:
-      Weights [..., T].
-
-    Raises:
-      ValueError: if shapes differ or the mask is not boolean.
 
     Source: DeepSeek-V3.2 (2025), the off-policy sequence mask; TRL's `off_policy_mask_threshold`.
 
@@ -164,29 +144,20 @@ def kl_rejection_mask(
     old_log_probs: jax.typing.ArrayLike,
     sampler_log_probs: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    high: float,
-    low: float | None = None,
+    high: jax.typing.ArrayLike,
+    low: jax.typing.ArrayLike | None = None,
     kind: str = "k3",
     over: str = "token",
 ) -> jax.Array:
-    """Marks the tokens, or all of the sequences, whose estimate of KL(μ‖π_old) lies in [low, high].
+    """Marks the tokens, or all tokens of the sequences, whose estimate of KL(μ‖π_old) lies in [low, high].
 
-    Use it as the mask, and what is far off leaves the denominators too.
+    Take the result, bool [..., T], as the mask: what is rejected leaves the denominators too.
 
     Args:
-      old_log_probs: nats [..., T].
-      sampler_log_probs: nats [..., T].
-      mask: bool [..., T].
       high: nats.
       low: nats, or None; for k1 = log μ/π_old, which may be negative.
-      kind: an estimator of `kl`; log-ratios are held within ±20.
+      kind: an estimator of `kl`; log-ratios are clipped to ±20.
       over: "token", or the "sum", "mean" or "max" over a sequence.
-
-    Returns:
-      bool [..., T], False where masked.
-
-    Raises:
-      ValueError: if shapes differ or a name is unknown.
 
     Source: verl's rejection sampling: "seq_mean_k3" is kind="k3", over="mean"; its bounds of k1 are
     ratios, so "0.5_2.0" is low=log 0.5, high=log 2.
@@ -195,11 +166,11 @@ def kl_rejection_mask(
     >>> kl_rejection_mask(old, jnp.zeros((2, 2)), mask, high=1.5, kind="k1").tolist()
     [[True, False], [True, True]]
     """
-    _validation.one_of(("token", "sum", "mean", "max"), over=over)
+    _validation.one_of(("token", "sum", "mean", "max"), "kl_rejection_mask", over=over)
     d = losses.log_ratio(old_log_probs, sampler_log_probs, mask)
     far = jax.lax.stop_gradient(kl.estimator(kind)(jnp.zeros_like(d), d))  # 0 where masked
     if over == "max":
-        far = jnp.max(jnp.where(mask, far, -jnp.inf), axis=-1, keepdims=True)
+        far = jnp.max(jnp.where(mask, far, -jnp.inf), axis=-1, keepdims=True, initial=-jnp.inf)
     elif over != "token":
         far = jnp.sum(far, axis=-1, keepdims=True)
         count = jnp.sum(jnp.asarray(mask), axis=-1, keepdims=True)
@@ -212,32 +183,29 @@ def normalised(
     old_log_probs: jax.typing.ArrayLike,
     sampler_log_probs: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    correction: Callable = truncated,
+    correction: Callable[..., jax.Array] = truncated,
     over: str = "token",
 ) -> jax.Array:
-    """The weights of another correction divided by their mean over the batch, so that it is 1.
+    """The weights of another correction divided by their mean over the batch, so that the mean is 1.
+
+    The mask is that of the whole batch. Equal weights become exactly 1.
 
     Args:
-      old_log_probs: nats [..., T].
-      sampler_log_probs: nats [..., T].
-      mask: bool [..., T], of the whole batch.
-      correction: a function of these three, as those above.
-      over: the mean's weights, as in `aggregation.weights`: "token" or "sequence".
-
-    Returns:
-      Weights [..., T].
-
-    Raises:
-      ValueError: as the correction, or if the mean is unknown.
+      correction: (old_log_probs, sampler_log_probs, mask) -> weights, as the functions above.
+      over: "token" or "sequence", what counts the same in the mean.
 
     Source: self-normalised importance sampling; verl's `rollout_is_batch_normalize`.
 
     >>> normalised(jnp.log(jnp.array([0.25, 0.75])), jnp.zeros(2), jnp.ones(2, bool)).round(2)
     Array([0.5, 1.5], dtype=float32)
     """
+    _validation.one_of(("token", "sequence"), "normalised", over=over)
     weights = correction(old_log_probs, sampler_log_probs, mask)
-    mean = aggregation.weighted_sum(weights, aggregation.weights(mask, over))
-    return weights / jnp.where(mean > 1e-8, mean, 1.0)
+    highest = jnp.max(weights, initial=0.0)
+    relative = weights / jnp.where(highest > 0, highest, 1.0)
+    mean = aggregation.weighted_sum(relative, aggregation.weights(mask, over))
+    equal = jnp.min(jnp.where(mask, relative, 1.0), initial=1.0) == 1.0
+    return relative / jnp.where(equal | (mean <= 0), 1.0, mean)
 
 
 def _weights(old_log_probs, sampler_log_probs, mask, level, max_log_ratio):

@@ -1,4 +1,4 @@
-"""Kullback-Leibler divergence from a reference policy: sampled, exact, and the price that adapts.
+"""Kullback-Leibler divergence from a reference policy: sampled, exact, and a coefficient that adapts.
 
 With a ~ π and d = log π(a) - log π_ref(a), three estimators of KL(π‖π_ref) per token:
 
@@ -6,50 +6,36 @@ With a ~ π and d = log π(a) - log π_ref(a), three estimators of KL(π‖π_re
     k2 = ½ d²         biased, but its gradient is that of the exact KL in expectation
     k3 = e^-d - 1 + d unbiased, never negative, heavy-tailed where π forgets what π_ref knows
 
-Where they are used matters more than which is nicer. In the *reward*, k1: its policy gradient is
-the gradient of the KL of whole sequences. In the *loss*, `exact` or k2: the expected gradient of k1
-is 0, so a coefficient in front of it does nothing, and that of k3 is the one of KL(π_ref‖π).
+Where an estimator is used matters more than which one. In the *reward* take k1: its policy gradient is the
+gradient of the KL of whole sequences. In the *loss* take `exact` or k2: the expected gradient of k1 is 0, so
+that a coefficient in front of it does nothing, and the expected gradient of k3 is that of KL(π_ref‖π).
+
+A log-prob of -inf counts as -1e9 nats, with gradient 0, so that every estimate is a number.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from proxlm.policy import _validation
+from proxlm import _validation
+from proxlm.policy._finite import MAX_LOG_RATIO, finite
 
-# log-ratios beyond this are as good as infinite, and e^20 squared still fits float32
-MAX_LOG_RATIO = 20.0
+__all__ = ["ESTIMATORS", "absolute", "adapt", "estimator", "exact", "k1", "k2", "k3", "straight_through"]
 
-
-def log_ratio(log_probs: jax.typing.ArrayLike, other_log_probs: jax.typing.ArrayLike) -> jax.Array:
-    """The log-ratio d = log π(a) - log π'(a), subtracted in float32 or better.
-
-    Args:
-      log_probs: nats, any shape.
-      other_log_probs: nats, the same shape.
-
-    Returns:
-      An array of that shape, float32 (or float64 if an input is).
-
-    Raises:
-      ValueError: if the shapes differ.
-
-    >>> log_ratio(jnp.array([-1.0, -2.0]), jnp.array([-1.5, -2.0]))
-    Array([0.5, 0. ], dtype=float32)
-    """
-    _validation.same_shape(log_probs=log_probs, other_log_probs=other_log_probs)
-    dtype = jnp.result_type(log_probs, other_log_probs, jnp.float32)
-    return jnp.asarray(log_probs, dtype) - jnp.asarray(other_log_probs, dtype)
+Estimator = Callable[[jax.typing.ArrayLike, jax.typing.ArrayLike], jax.Array]
 
 
 def k1(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
-    """k1 = log π(a) - log π_ref(a).
+    """k1 = log π(a) - log π_ref(a), the log-ratio, subtracted in float32 or better.
 
     Args:
       log_probs: nats, of sampled tokens, any shape.
       ref_log_probs: nats, the same shape.
 
     Returns:
-      One estimate per token.
+      One estimate per token, float32 (or float64 if an input is).
 
     Raises:
       ValueError: if the shapes differ.
@@ -59,7 +45,9 @@ def k1(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> 
     >>> k1(jnp.array([-1.0]), jnp.array([-1.5]))
     Array([0.5], dtype=float32)
     """
-    return log_ratio(log_probs, ref_log_probs)
+    _validation.same_shape(log_probs=log_probs, ref_log_probs=ref_log_probs)
+    log_probs, ref_log_probs = finite(log_probs, ref_log_probs)
+    return log_probs - ref_log_probs
 
 
 def k2(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
@@ -80,19 +68,19 @@ def k2(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> 
     >>> k2(jnp.array([-1.0]), jnp.array([-1.5]))
     Array([0.125], dtype=float32)
     """
-    return 0.5 * jnp.square(log_ratio(log_probs, ref_log_probs))
+    return 0.5 * jnp.square(k1(log_probs, ref_log_probs))
 
 
 def k3(
     log_probs: jax.typing.ArrayLike,
     ref_log_probs: jax.typing.ArrayLike,
-    max_log_ratio: float = MAX_LOG_RATIO,
-    max_value: float | None = None,
+    max_log_ratio: jax.typing.ArrayLike = MAX_LOG_RATIO,
+    max_value: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """k3 = eˣ - 1 - x with x = log π_ref(a) - log π(a), x held below `max_log_ratio`.
+    """k3 = eˣ - 1 - x with x = log π_ref(a) - log π(a), clipped above at `max_log_ratio`.
 
-    Beyond the bound value and gradient stay finite (the gradient is 0). It is the argument that is
-    held: holding only the result would leave 0 · ∞ = NaN in the gradient.
+    Beyond the bound value and gradient stay finite (the gradient is 0). It is the argument that is clipped:
+    clipping the result would leave 0 · ∞ = NaN in the gradient.
 
     Args:
       log_probs: nats, of sampled tokens, any shape.
@@ -111,26 +99,42 @@ def k3(
     >>> f"{k3(-1.0, -2.0):.4f}", f"{k3(-1e4, 0.0):.1e}"
     ('0.3679', '4.9e+08')
     """
-    _validation.within(0.0, 88.0, max_log_ratio=max_log_ratio)
-    _validation.at_least(0.0, max_value=max_value)
-    x = jnp.minimum(log_ratio(ref_log_probs, log_probs), max_log_ratio)
+    _validation.within(0, 88, "k3", max_log_ratio=max_log_ratio)
+    _validation.at_least(0, "k3", max_value=max_value)
+    x = jnp.minimum(-k1(log_probs, ref_log_probs), max_log_ratio)
     estimate = jnp.expm1(x) - x
     return estimate if max_value is None else jnp.minimum(estimate, max_value)
 
 
 def absolute(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
-    """|log π(a) - log π_ref(a)|: verl's "abs", a price that estimates no KL; otherwise as `k1`.
+    """|log π(a) - log π_ref(a)|: verl's "abs", a penalty that estimates no KL.
+
+    Args:
+      log_probs: nats, of sampled tokens, any shape.
+      ref_log_probs: nats, the same shape.
+
+    Returns:
+      One number per token, never negative; its slope at 0 is 0.
+
+    Raises:
+      ValueError: if the shapes differ.
 
     >>> absolute(jnp.array([-1.5]), jnp.array([-1.0]))
     Array([0.5], dtype=float32)
     """
-    difference = log_ratio(log_probs, ref_log_probs)
+    difference = k1(log_probs, ref_log_probs)
     # a slope of 0 at 0, which jnp.abs does not have
     return difference * jax.lax.stop_gradient(jnp.sign(difference))
 
 
-def straight_through(value_of):
-    """sg[x - k2] + k2: the value of an estimator x and the gradient of k2, right in the loss.
+def straight_through(value_of: Estimator) -> Estimator:
+    """An estimator with the value of another one and the gradient of k2: sg[x - k2] + k2.
+
+    Args:
+      value_of: (log_probs, ref_log_probs) -> x, one estimate per token.
+
+    Returns:
+      A function of the same arguments.
 
     Source: verl's "k1+", "k3+" and "abs+".
 
@@ -138,7 +142,7 @@ def straight_through(value_of):
     (Array(0.5, dtype=float32), Array(0.5, dtype=float32, weak_type=True))
     """
 
-    def estimate(log_probs, ref_log_probs):
+    def estimate(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
         square = k2(log_probs, ref_log_probs)
         value = value_of(log_probs, ref_log_probs)
         return square + jax.lax.stop_gradient(value - square)
@@ -146,7 +150,7 @@ def straight_through(value_of):
     return estimate
 
 
-ESTIMATORS = {
+ESTIMATORS: dict[str, Estimator] = {
     "k1": k1,
     "k2": k2,
     "k3": k3,
@@ -157,7 +161,7 @@ ESTIMATORS = {
 }
 
 
-def estimator(kind: str):
+def estimator(kind: str) -> Estimator:
     """The sampled estimator of that name, one of `ESTIMATORS`.
 
     Args:
@@ -167,20 +171,20 @@ def estimator(kind: str):
       A function (log_probs, ref_log_probs) -> one estimate per token.
 
     Raises:
-      ValueError: listing the known names.
+      ValueError: with the known names.
 
     >>> estimator("k2") is k2
     True
     """
-    _validation.one_of(tuple(ESTIMATORS), kind=kind)
+    _validation.one_of(tuple(ESTIMATORS), "kl.estimator", kind=kind)
     return ESTIMATORS[kind]
 
 
 def exact(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
     """KL(π‖π_ref) = Σᵥ π(v) (log π(v) - log π_ref(v)) over the whole vocabulary.
 
-    A token that π cannot say (log π(v) = -inf, or so low that π(v) is 0 in this precision) adds 0
-    to value and gradient, whatever π_ref says. One that only π can say makes the KL infinite.
+    A token that π cannot say (log π(v) = -inf, or so low that π(v) is 0 in this precision) adds 0 to value
+    and gradient, whatever π_ref says. One that only π can say makes the KL infinite, with gradient 0.
 
     Args:
       log_probs: nats [..., V], normalised.
@@ -196,13 +200,15 @@ def exact(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) 
     >>> f"{exact(log_probs, jnp.log(jnp.array([0.25, 0.75, 0.0]))):.4f}"
     '0.1438'
     """
-    _validation.same_shape(log_probs=log_probs, ref_log_probs=ref_log_probs)
-    dtype = jnp.result_type(log_probs, ref_log_probs, jnp.float32)
-    log_probs, ref_log_probs = jnp.asarray(log_probs, dtype), jnp.asarray(ref_log_probs, dtype)
+    _validation.same_shape("kl.exact", log_probs=log_probs, ref_log_probs=ref_log_probs)
+    log_probs, ref_log_probs = _validation.floats(log_probs, ref_log_probs)
     possible = jnp.exp(log_probs) != 0  # also NaN, which must show
+    infinite = jnp.any(possible & (ref_log_probs == -jnp.inf), axis=-1)
     # the inner selection keeps inf - inf out of the backward pass, the outer one e^0 out of the sum
-    d = jnp.where(possible, log_probs, 0.0) - jnp.where(possible, ref_log_probs, 0.0)
-    return jnp.sum(jnp.where(possible, jnp.exp(log_probs), 0.0) * d, axis=-1)
+    log_probs = jnp.where(possible, log_probs, 0.0)
+    d = k1(log_probs, jnp.where(possible, ref_log_probs, 0.0))
+    divergence = jnp.sum(jnp.where(possible, jnp.exp(log_probs), 0.0) * d, axis=-1)
+    return jnp.where(infinite, jnp.inf, divergence)
 
 
 def adapt(
@@ -210,37 +216,42 @@ def adapt(
     observed_kl: jax.typing.ArrayLike,
     num_sequences: jax.typing.ArrayLike,
     *,
-    target: float = 6.0,
-    horizon: float = 10_000.0,
-    max_error: float = 0.2,
+    target: jax.typing.ArrayLike = 6.0,
+    horizon: jax.typing.ArrayLike = 10_000.0,
+    max_error: jax.typing.ArrayLike = 0.2,
 ) -> jax.Array:
     """A proportional controller of the KL coefficient: β ← β (1 + e · n / horizon).
 
     With the error e = clip(KL / target - 1, ±max_error).
 
     Args:
-      coef: β, at least 0.
-      observed_kl: nats per sequence, the mean over sequences of the sum of k1 over tokens (verl
-        takes the mean over tokens, so its target is one per token).
+      coef: β ≥ 0.
+      observed_kl: nats per sequence, the mean over sequences of the sum of k1 over tokens (verl takes the
+        mean over tokens, so its target is one per token). Where a traced one is NaN, β stays.
       num_sequences: n, sequences seen in this step.
       target: nats per sequence.
-      horizon: sequences.
+      horizon: sequences, at least max_error · n, since β could otherwise lose its sign.
       max_error: bound on the relative error.
 
     Returns:
       The next β, a float32 scalar.
 
     Raises:
-      ValueError: if a known argument is out of range, or so large that β could lose its sign.
+      ValueError: if a known argument is out of range or NaN.
 
     Source: Ziegler et al., "Fine-tuning language models from human preferences" (2019).
 
     >>> f"{adapt(0.15, observed_kl=12.0, num_sequences=512):.6f}"
     '0.151536'
     """
-    _validation.at_least(0.0, coef=coef, num_sequences=num_sequences, max_error=max_error)
-    _validation.positive(target=target, horizon=horizon)
-    step = num_sequences / horizon
-    _validation.at_least(0.0, **{"1 - max_error * num_sequences / horizon": 1.0 - max_error * step})
+    _validation.at_least(0, "adapt", coef=coef, num_sequences=num_sequences, max_error=max_error)
+    _validation.positive("adapt", target=target, horizon=horizon)
+    if _validation.is_known(observed_kl) and np.any(np.isnan(observed_kl)):
+        remedy = "The log-probs of one of the two policies are NaN."
+        raise _validation.invalid("observed_kl", observed_kl, "a number", remedy, "adapt")
+    if all(map(_validation.is_known, (max_error, num_sequences))):
+        remedy = "It is below max_error times num_sequences, where β could lose its sign."
+        _validation.at_least(float(max_error * num_sequences), "adapt", remedy, horizon=horizon)
     error = jnp.clip(jnp.asarray(observed_kl, jnp.float32) / target - 1.0, -max_error, max_error)
-    return coef * (1.0 + error * step)
+    error = jnp.where(jnp.isnan(error), 0.0, error)
+    return coef * (1.0 + error * (num_sequences / horizon))

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.policy import _validation, kl
+from proxlm import _validation
+from proxlm.policy import kl
 
 
 def proximal_step(

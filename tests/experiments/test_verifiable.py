@@ -102,7 +102,7 @@ def test_lengths_are_those_of_right_and_wrong_answers():
         ({"seeds": 0}, "seeds=0: expected at least 1"),
         ({"recipes": ()}, "recipes is empty"),
         ({"recipes": ("gppo",)}, "name is 'gppo'; expected one of 'ppo'"),
-        ({"batch": 12}, "batch of 12 does not divide into groups of group_size=8"),
+        ({"batch": 12}, "batch size must be a multiple of group_size=8, got 12"),
     ],
 )
 def test_bad_settings_are_refused_at_once(settings, message):

@@ -36,7 +36,7 @@ def test_the_denominator_may_be_that_of_a_larger_batch():
     np.testing.assert_allclose(aggregation.sequence_weights(MASK, 8.0) * 8, per_token)
     np.testing.assert_allclose(aggregation.constant_weights(MASK, 5.0, 8.0) * 5 * 8, MASK)
     for fn in (aggregation.token_weights, aggregation.sequence_weights):
-        with pytest.raises(ValueError, match=r"is 0\.0; expected a number above 0"):
+        with pytest.raises(ValueError, match=r"must be a number > 0, got 0\.0"):
             fn(MASK, 0.0)
 
 
@@ -133,11 +133,11 @@ def test_sums_of_half_precision_are_taken_in_float32():
 
 def test_wrong_masks_are_named():
     x = jnp.zeros((2, 3))
-    with pytest.raises(ValueError, match="mask has dtype float32; expected bool"):
+    with pytest.raises(ValueError, match=r"mask\.dtype must be bool, got dtype\('float32'\)"):
         aggregation.masked_mean(x, jnp.ones((2, 3)))
-    with pytest.raises(ValueError, match=r"x has shape \(2, 3\), but mask has \(3,\)"):
+    with pytest.raises(ValueError, match=r"x\.shape must be .*, got \(2, 3\)"):
         aggregation.masked_mean(x, jnp.ones((3,), bool))
-    with pytest.raises(ValueError, match="kind is 'mean'; expected one of 'token', 'sequence'"):
+    with pytest.raises(ValueError, match=r"kind must be one of 'token', 'sequence'.*, got 'mean'"):
         aggregation.weights(x == 0, "mean")
-    with pytest.raises(ValueError, match="length is 0"):
+    with pytest.raises(ValueError, match=r"length must be .*, got 0"):
         aggregation.constant_weights(x == 0, length=0)

@@ -196,17 +196,17 @@ def test_ratios_of_half_precision_log_probs_are_float32():
 
 def test_wrong_arguments_are_named():
     x = jnp.zeros((2, 3))
-    with pytest.raises(ValueError, match=r"advantages has shape \(2, 1\), but mask"):
+    with pytest.raises(ValueError, match=r"advantages\.shape must be .*, got \(2, 1\)"):
         clipped(x, x, x[:, :1])
-    with pytest.raises(ValueError, match=r"clip_low is 1\.5; expected a number from 0\.0 to 1\.0"):
+    with pytest.raises(ValueError, match=r"clip_low must be .*, got 1\.5"):
         clipped(x, x, x, clip_low=1.5)
-    with pytest.raises(ValueError, match=r"clip_high is -0\.1"):
+    with pytest.raises(ValueError, match=r"clip_high must be .*, got -0\.1"):
         clipped(x, x, x, clip_high=-0.1)
-    with pytest.raises(ValueError, match=r"dual_clip is 0\.5; expected a number of at least 1\.0"):
+    with pytest.raises(ValueError, match=r"dual_clip must be .*, got 0\.5"):
         clipped(x, x, x, dual_clip=0.5)
-    with pytest.raises(ValueError, match="max_log_ratio is 100"):
+    with pytest.raises(ValueError, match=r"max_log_ratio must be .*, got 100"):
         ratio(x, x, max_log_ratio=100)
-    with pytest.raises(ValueError, match=r"returns has shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"returns\.shape must be .*, got \(3,\)"):
         loss_lib.clipped_value_loss(x, x, x[0])
-    with pytest.raises(ValueError, match="clip is nan"):
+    with pytest.raises(ValueError, match=r"clip must be .*, got nan"):
         loss_lib.clipped_value_loss(x, x, x, clip=float("nan"))

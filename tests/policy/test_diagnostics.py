@@ -113,9 +113,9 @@ def test_diagnostics_can_be_batched():
 
 def test_wrong_arguments_are_named():
     x = jnp.zeros((2, 3))
-    with pytest.raises(ValueError, match=r"advantages has shape \(2,\), but mask has \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"advantages\.shape must be .*, got \(2,\)"):
         diagnostics.policy_diagnostics(x, x, x[:, 0], x == 0)
-    with pytest.raises(ValueError, match="mask has dtype float32"):
+    with pytest.raises(ValueError, match=r"mask\.dtype must be bool, got dtype\('float32'\)"):
         diagnostics.explained_variance(x, x, x)
-    with pytest.raises(ValueError, match="clip_low is -1"):
+    with pytest.raises(ValueError, match=r"clip_low must be .*, got -1"):
         diagnostics.policy_diagnostics(x, x, x, x == 0, clip_low=-1)

@@ -121,7 +121,7 @@ def test_the_uncertain_tokens_are_those_of_highest_entropy(variant):
         keep = variant(filters.high_entropy_mask)(entropies, mask, share)
         np.testing.assert_array_equal(keep, mask & (entropies >= least))
     assert not jnp.any(filters.high_entropy_mask(entropies, jnp.zeros((2, 3), bool)))
-    with pytest.raises(ValueError, match="share is 2"):
+    with pytest.raises(ValueError, match=r"share must be .*, got 2"):
         filters.high_entropy_mask(entropies, mask, 2)
 
 
@@ -131,15 +131,15 @@ def test_the_price_of_length_is_linear_inside_the_buffer(variant):
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="group_size is 1; expected at least 2"):
+    with pytest.raises(ValueError, match=r"group_size must be .*, got 1"):
         group.leave_one_out(jnp.zeros(1))
-    with pytest.raises(ValueError, match="a batch of 7 does not divide into groups of group_size"):
+    with pytest.raises(ValueError, match="batch size must be a multiple of group_size=2, got 7"):
         group.by_group(group.centred, 2, jnp.zeros(7))
-    with pytest.raises(ValueError, match=r"rewards has shape \(2, 2\); expected one sequence"):
+    with pytest.raises(ValueError, match=r"rewards\.shape must be .*, got \(2, 2\)"):
         group.centred(jnp.zeros((2, 2)))
-    with pytest.raises(ValueError, match="epsilon is 0"):
+    with pytest.raises(ValueError, match=r"epsilon must be .*, got 0"):
         group.group_relative(jnp.zeros(2), epsilon=0)
-    with pytest.raises(ValueError, match="k is 5; expected a number from 1 to 4"):
+    with pytest.raises(ValueError, match=r"k must be .*, got 5"):
         pass_k.pass_at_k(REWARDS, k=5)
-    with pytest.raises(ValueError, match="buffer is 0"):
+    with pytest.raises(ValueError, match=r"buffer must be .*, got 0"):
         filters.overlong(jnp.zeros(2), 4, 0)

@@ -126,15 +126,15 @@ def test_adaptive_coefficient_is_clipped_and_still_at_the_target():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="kind is 'k4'; expected one of 'k1', 'k2', 'k3'"):
+    with pytest.raises(ValueError, match=r"kind must be one of 'k1', 'k2', 'k3'.*, got 'k4'"):
         kl.estimator("k4")
-    with pytest.raises(ValueError, match=r"other_log_probs has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"ref_log_probs\.shape must be .*, got \(2,\)"):
         kl.k1(jnp.zeros((3, 2)), jnp.zeros((2,)))
-    with pytest.raises(ValueError, match=r"coef is -0\.1"):
+    with pytest.raises(ValueError, match=r"coef must be .*, got -0\.1"):
         kl.adapt(-0.1, 6.0, 8)
-    with pytest.raises(ValueError, match="coef is nan"):
+    with pytest.raises(ValueError, match=r"coef must be .*, got nan"):
         kl.adapt(float("nan"), 6.0, 8)
-    with pytest.raises(ValueError, match=r"target is 0\.0"):
+    with pytest.raises(ValueError, match=r"target must be .*, got 0\.0"):
         kl.adapt(0.1, 6.0, 8, target=0.0)
-    with pytest.raises(ValueError, match="1 - max_error"):
+    with pytest.raises(ValueError, match=r"horizon must be a number ≥ 20000\.0, got 10000\.0"):
         kl.adapt(0.1, 6.0, 100_000)

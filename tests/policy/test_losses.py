@@ -110,7 +110,7 @@ def test_dro_draws_the_log_ratio_to_the_advantage():
     d, log_probs, advantages = by_hand()
     dro = functools.partial(loss_lib.dro, beta=0.5)
     assert_vectors(dro, 0.25 * d**2 - advantages * log_probs, 0.5 * d - advantages)
-    with pytest.raises(ValueError, match="beta is -1"):
+    with pytest.raises(ValueError, match=r"beta must be .*, got -1"):
         loss_lib.dro(GIVEN.logp, GIVEN.logp_old, GIVEN.advantages, GIVEN.mask, beta=-1)
 
 
@@ -229,7 +229,7 @@ def test_log_ratios_are_held_on_both_sides_or_on_each_by_its_own_bound():
     np.testing.assert_array_equal(loss_lib.clip_log_ratio(d, (88.0, 10.0)), [-88.0, -30.0, 5.0, 10.0])
     gradient = jax.grad(lambda d: jnp.sum(jnp.exp(loss_lib.clip_log_ratio(d, (88.0, 10.0)))))(d)
     np.testing.assert_allclose(gradient, [0.0, np.exp(-30.0), np.exp(5.0), 0.0], rtol=1e-6)
-    with pytest.raises(ValueError, match="max_log_ratio is 89"):
+    with pytest.raises(ValueError, match=r"max_log_ratio must be .*, got 89"):
         loss_lib.clip_log_ratio(d, (20.0, 89.0))
 
 
@@ -297,23 +297,23 @@ def test_no_gradient_flows_into_what_is_data(surrogate):
 
 def test_wrong_arguments_are_named():
     x, mask = jnp.zeros((2, 3)), jnp.ones((2, 3), bool)
-    with pytest.raises(ValueError, match="level is 'word'; expected one of 'token', 'sequence'"):
+    with pytest.raises(ValueError, match=r"level must be one of 'token', 'sequence'.*, got 'word'"):
         loss_lib.clipped(x, x, x, mask, level="word")
-    with pytest.raises(ValueError, match=r"old_log_probs has shape \(3,\), but mask"):
+    with pytest.raises(ValueError, match=r"old_log_probs\.shape must be .*, got \(3,\)"):
         loss_lib.sapo(x, x[0], x, mask)
-    with pytest.raises(ValueError, match=r"advantages has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"advantages\.shape must be .*, got \(2,\)"):
         loss_lib.policy_gradient(x, x, x[:, 0], mask)
-    with pytest.raises(ValueError, match="coef is -1"):
+    with pytest.raises(ValueError, match=r"coef must be .*, got -1"):
         loss_lib.kl_penalty(x, x, x, mask, coef=-1)
-    with pytest.raises(ValueError, match="direction is 'back'"):
+    with pytest.raises(ValueError, match=r"direction must be .*, got 'back'"):
         loss_lib.kl_penalty(x, x, x, mask, direction="back")
-    with pytest.raises(ValueError, match="clip_low is 2"):
+    with pytest.raises(ValueError, match=r"clip_low must be .*, got 2"):
         loss_lib.cispo(x, x, x, mask, clip_low=2)
-    with pytest.raises(ValueError, match="tau_positive is 0"):
+    with pytest.raises(ValueError, match=r"tau_positive must be .*, got 0"):
         loss_lib.sapo(x, x, x, mask, tau_positive=0)
-    with pytest.raises(ValueError, match="share is 2"):
+    with pytest.raises(ValueError, match=r"share must be .*, got 2"):
         loss_lib.kl_cov(x, x, x, mask, share=2)
-    with pytest.raises(ValueError, match="divergence is 'js'"):
+    with pytest.raises(ValueError, match=r"divergence must be .*, got 'js'"):
         loss_lib.dppo(x, x, x, mask, divergence="js")
-    with pytest.raises(ValueError, match=r"mask has dtype float32; expected bool"):
+    with pytest.raises(ValueError, match=r"mask\.dtype must be bool, got dtype\('float32'\)"):
         loss_lib.clipped(x, x, x, x)

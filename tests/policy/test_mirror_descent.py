@@ -162,11 +162,11 @@ def test_sampled_tokens_estimate_the_objective_of_the_step():
 
 def test_wrong_arguments_are_named():
     x = jnp.zeros((2, 3))
-    with pytest.raises(ValueError, match="step_size is 0; expected a number above 0"):
+    with pytest.raises(ValueError, match=r"step_size must be .*, got 0"):
         mirror_descent.proximal_step(x, x, step_size=0)
     with pytest.raises(ValueError, match=r"kl_coef is 0\.1, but there are no ref_log_probs"):
         mirror_descent.proximal_step(x, x, kl_coef=0.1)
-    with pytest.raises(ValueError, match=r"old_log_probs has shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"old_log_probs\.shape must be .*, got \(3,\)"):
         mirror_descent.proximal_loss(x, x, x[0])
-    with pytest.raises(ValueError, match=r"kl_coef is -1\.0"):
+    with pytest.raises(ValueError, match=r"kl_coef must be .*, got -1\.0"):
         tabular.proximal_point(jnp.zeros((13, 3)), jnp.zeros(27), LANGUAGE, None, -1.0)

@@ -239,7 +239,7 @@ def test_advantages_are_theirs(peer, quick):
 
 def test_a_token_baseline_asks_for_one_group():
     x, mask = jnp.zeros((1, 3)), jnp.ones((1, 3), bool)
-    with pytest.raises(ValueError, match="group_size is 1; expected at least 2"):
+    with pytest.raises(ValueError, match=r"group_size must be .*, got 1"):
         token.optimal_token(x, x, mask)
-    with pytest.raises(ValueError, match=r"mask has shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"mask\.shape must be .*, got \(3,\)"):
         token.optimal_token(x[0], x[0], mask[0])

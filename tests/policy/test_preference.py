@@ -170,21 +170,21 @@ def test_the_expected_best_is_the_mean_over_all_groups_that_can_be_drawn(n, vari
 
 def test_wrong_arguments_are_named():
     x = jnp.zeros(3)
-    with pytest.raises(ValueError, match="beta is 0; expected a number above 0"):
+    with pytest.raises(ValueError, match=r"beta must be .*, got 0"):
         preference.dpo(x, x, x, x, beta=0)
-    with pytest.raises(ValueError, match=r"ref_chosen has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"ref_chosen\.shape must be .*, got \(2,\)"):
         preference.ipo(x, x, x[:2], x)
-    with pytest.raises(ValueError, match=r"label_smoothing is 0\.7"):
+    with pytest.raises(ValueError, match=r"label_smoothing must be .*, got 0\.7"):
         preference.dpo(x, x, x, x, label_smoothing=0.7)
-    with pytest.raises(ValueError, match="desirable has dtype float32; expected bool"):
+    with pytest.raises(ValueError, match=r"desirable\.dtype must be bool, got dtype\('float32'\)"):
         preference.kto(x, x)
-    with pytest.raises(ValueError, match=r"margin has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"margin\.shape must be .*, got \(2,\)"):
         preference.bradley_terry(x, x, x[:2])
-    with pytest.raises(ValueError, match="coef is -1"):
+    with pytest.raises(ValueError, match=r"coef must be .*, got -1"):
         preference.orpo(x, x, coef=-1)
     with pytest.raises(ValueError, match="expected a multiple of n=2"):
         best_of_n.best(x, 2)
-    with pytest.raises(ValueError, match="n is 4; expected a number from 1 to 3"):
+    with pytest.raises(ValueError, match=r"n must be .*, got 4"):
         best_of_n.expected(x, x, 4)
-    with pytest.raises(ValueError, match=r"n is 0\.5"):
+    with pytest.raises(ValueError, match=r"n must be .*, got 0\.5"):
         best_of_n.kl_bound(0.5)

@@ -340,7 +340,7 @@ def test_what_a_recipe_does_not_have_is_refused_and_what_it_has_is_named(name, o
 
 
 def test_a_batch_that_does_not_divide_into_groups_is_refused():
-    with pytest.raises(ValueError, match="batch of 8 does not divide into groups of group_size=3"):
+    with pytest.raises(ValueError, match="batch size must be a multiple of group_size=3, got 8"):
         learn(config("grpo", group_size=3), sampled(), rewards())
 
 

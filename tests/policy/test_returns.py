@@ -124,7 +124,7 @@ def test_normalised_weights_are_1_on_average_over_tokens_or_sequences():
     np.testing.assert_allclose(weigh("token"), plain / plain[MASK].mean(), rtol=1e-5)
     of_rows = [row[valid].mean() for row, valid in zip(plain, MASK, strict=True) if valid.any()]
     np.testing.assert_allclose(weigh("sequence"), plain / np.mean(of_rows), rtol=1e-5)
-    with pytest.raises(ValueError, match="kind is 'batch'"):
+    with pytest.raises(ValueError, match=r"over must be .*, got 'batch'"):
         weigh("batch")
 
 
@@ -152,13 +152,13 @@ def test_rows_without_tokens_may_count(variant):
 
 def test_wrong_arguments_are_named():
     x, mask = jnp.zeros((2, 3)), jnp.ones((2, 3), bool)
-    with pytest.raises(ValueError, match=r"per_sequence has shape \(3,\), but mask has \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"per_sequence\.shape must be .*, got \(3,\)"):
         returns.over_tokens(x[0], mask)
-    with pytest.raises(ValueError, match="alpha is 0"):
+    with pytest.raises(ValueError, match=r"alpha must be .*, got 0"):
         returns.adaptive_lambda(mask, 0)
-    with pytest.raises(ValueError, match="high is -1"):
+    with pytest.raises(ValueError, match=r"high must be .*, got -1"):
         importance_weights.truncated(x, x, mask, high=-1)
-    with pytest.raises(ValueError, match=r"sampler|old_log_probs has shape"):
+    with pytest.raises(ValueError, match=r"sampler_log_probs\.shape|old_log_probs\.shape"):
         importance_weights.icepop(x, x[0], mask)
-    with pytest.raises(ValueError, match="rows is 'some'; expected one of 'valid', 'all'"):
+    with pytest.raises(ValueError, match=r"rows must be one of 'valid', 'all'.*, got 'some'"):
         aggregation.sequence_weights(mask, rows="some")

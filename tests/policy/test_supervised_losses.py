@@ -69,16 +69,16 @@ def test_a_response_ends_with_its_first_stop_token():
     tokens = jnp.array([[3, 2, 0, 1], [1, 4, 1, 4], [3, 4, 5, 2], [3, 4, 5, 6]])
     of = lambda stop: jax.jit(loss_lib.response_mask, static_argnums=1)(tokens, stop).sum(1).tolist()
     assert of(1) == [4, 1, 4, 4] and of((1, 2)) == [2, 1, 4, 4]
-    with pytest.raises(ValueError, match="tokens have dtype float32; expected integers"):
+    with pytest.raises(ValueError, match=r"tokens\.dtype must be an integer type"):
         loss_lib.response_mask(jnp.ones((1, 2)), 1)
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match=r"prompt_lengths has shape \(\): expected \(2,\)"):
+    with pytest.raises(ValueError, match=r"prompt_lengths\.shape must be .*, got \(\)"):
         loss_lib.completion_mask(MASK, 2)
-    with pytest.raises(ValueError, match="mask has dtype int32; expected bool"):
+    with pytest.raises(ValueError, match=r"mask\.dtype must be bool, got dtype\('int32'\)"):
         loss_lib.sft(LOG_PROBS, MASK.astype(jnp.int32))
-    with pytest.raises(ValueError, match=r"log_probs has shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"log_probs\.shape must be .*, got \(2, 2\)"):
         loss_lib.sft(LOG_PROBS[:, :2], MASK)
-    with pytest.raises(ValueError, match="kind is 'mean'; expected one of 'token'"):
+    with pytest.raises(ValueError, match=r"kind must be one of 'token'.*, got 'mean'"):
         loss_lib.sft(LOG_PROBS, MASK, "mean")

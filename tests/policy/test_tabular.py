@@ -345,21 +345,21 @@ def test_samples_of_another_policy_are_weighed_by_it():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="vocab_size=8 and length=6 give 262144 sequences"):
+    with pytest.raises(ValueError, match=r"vocab_size \*\* length must be at most 65536, got 262144"):
         tabular.Language(vocab_size=8, length=6)
-    with pytest.raises(ValueError, match="length is 0"):
+    with pytest.raises(ValueError, match=r"length must be .*, got 0"):
         tabular.Language(vocab_size=3, length=0)
-    with pytest.raises(ValueError, match="stop_token is 3; expected None or a token from 0 to 2"):
+    with pytest.raises(ValueError, match=r"stop_token must be .*, got 3"):
         tabular.Language(vocab_size=3, length=3, stop_token=3)
-    with pytest.raises(ValueError, match=r"log_probs has shape \(13, 2\); expected \(13, 3\)"):
+    with pytest.raises(ValueError, match=r"log_probs\.shape must be .*, got \(13, 2\)"):
         tabular.occupancy(log_probs(0)[:, :2], LANGUAGE)
-    with pytest.raises(ValueError, match=r"rewards has shape \(9,\); expected \(27,\)"):
+    with pytest.raises(ValueError, match=r"rewards\.shape must be .*, got \(9,\)"):
         tabular.expected_reward(log_probs(0), jnp.zeros(9), LANGUAGE)
-    with pytest.raises(ValueError, match=r"kl_coef is -1.0"):
+    with pytest.raises(ValueError, match=r"kl_coef must be .*, got -1.0"):
         tabular.objective(log_probs(0), rewards(), LANGUAGE, log_probs(1), -1.0)
-    with pytest.raises(ValueError, match="kl_coef is 0; expected a number above 0"):
+    with pytest.raises(ValueError, match=r"kl_coef must be .*, got 0"):
         tabular.optimum(log_probs(1), rewards(), 0, LANGUAGE)
-    with pytest.raises(ValueError, match=r"x has shape \(9, 2, 3\); expected \(9, 3, ...\)"):
+    with pytest.raises(ValueError, match=r"x\.shape\[:2\] must be \(9, 3\), got \(9, 2\)"):
         tabular.table(jnp.zeros((9, 2, 3)), LANGUAGE)
-    with pytest.raises(ValueError, match="group_size is 9: 27 outcomes form"):
+    with pytest.raises(ValueError, match=r"group_size must be so small that 27 outcomes form .*, got 9"):
         tabular.expected_value_and_grad(lambda group: 0.0, logits(0), rewards(), LANGUAGE, group_size=9)

@@ -1,61 +1,75 @@
-"""Advantages of a whole batch, from its token rewards: what a recipe asks for.
+"""Advantages of a whole batch, from its rewards per token, in the form that a recipe takes.
 
-Each is `(rewards [B, T], values [B, T] or None, mask [B, T], group_size) -> (advantages, returns)`;
-returns are None where no critic is to learn.  The sequences of one prompt lie side by side. One of
-your own is a function of the same arguments.
+Each is a function
+
+    (rewards, values, mask, group_size, **settings) -> (advantages, returns)
+
+of rewards [B, T]; values [B, T] of a critic, or None without one; a mask, bool [B, T]; and the number of
+responses to each prompt, which lie side by side. The results are [B, T], 0 where masked; returns are None
+where no critic is trained. All raise ValueError if the batch does not divide into groups or a setting is out
+of range. Advantages of your own are a function of the same arguments.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from proxlm import _validation
 from proxlm.policy import aggregation
 from proxlm.policy.advantages import group, returns
-from proxlm.policy.advantages import temporal as advantage_lib
+from proxlm.policy.advantages.temporal import gae
+
+__all__ = [
+    "batch_scaled_advantages",
+    "check_critic",
+    "gae_advantages",
+    "group_advantages",
+    "length_adaptive_advantages",
+    "length_weighted_advantages",
+    "reward_to_go_advantages",
+]
+
+Estimate = tuple[jax.Array, jax.Array | None]
 
 
-def gae_advantages(rewards, values, mask, group_size=1, discount=1.0, gae_lambda=0.95, holes="skip"):
-    """Generalised advantage estimates and their returns.
+def gae_advantages(
+    rewards: jax.Array,
+    values: jax.Array | None,
+    mask: jax.Array,
+    group_size: int = 1,
+    discount: jax.typing.ArrayLike = 1.0,
+    gae_lambda: jax.typing.ArrayLike = 0.95,
+    holes: str = "skip",
+) -> Estimate:
+    """Generalised advantage estimates and their returns, as `gae`; the size of groups is not read.
 
     Args:
-      rewards: [B, T].
-      values: [B, T], of a critic.
-      mask: bool [B, T].
-      group_size: not used.
-      discount: γ.
-      gae_lambda: λ.
+      discount: γ in [0, 1].
+      gae_lambda: λ in [0, 1].
       holes: as in `gae`.
-
-    Returns:
-      Advantages and returns, [B, T] each.
-
-    Raises:
-      ValueError: without a critic, and as `gae`.
 
     >>> rewards, values, mask = jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.ones((1, 2), bool)
     >>> gae_advantages(rewards, values, mask, gae_lambda=0.5)[0].tolist()
     [[1.5, 1.0]]
     """
-    check_critic(values)
-    one = lambda *row: advantage_lib.gae(*row, discount, gae_lambda, holes=holes)
-    return jax.vmap(one)(rewards, values, mask)
+    one = lambda *row: gae(*row, discount, gae_lambda, holes=holes)
+    return jax.vmap(one)(rewards, check_critic(values), mask)
 
 
-def length_adaptive_advantages(rewards, values, mask, group_size=1, alpha=0.05, critic_lambda=1.0):
-    """VAPO: λ = 1 - 1/(α l) for the policy, another λ for the critic; γ = 1.
+def length_adaptive_advantages(
+    rewards: jax.Array,
+    values: jax.Array | None,
+    mask: jax.Array,
+    group_size: int = 1,
+    alpha: jax.typing.ArrayLike = 0.05,
+    critic_lambda: jax.typing.ArrayLike = 1.0,
+) -> Estimate:
+    """VAPO's advantages: λ = 1 - 1/(α l) for the policy, another λ for the critic; γ = 1.
 
     Args:
-      rewards: [B, T].
-      values: [B, T], of a critic.
-      mask: bool [B, T].
-      group_size: not used.
-      alpha: as in `returns.adaptive_lambda`.
-      critic_lambda: λ of the returns.
-
-    Returns:
-      Advantages and returns, [B, T] each.
-
-    Raises:
-      ValueError: without a critic, and as `returns.decoupled_gae`.
+      alpha: as in `adaptive_lambda`.
+      critic_lambda: λ of the returns, in [0, 1].
 
     Source: Yue et al. (2025).
 
@@ -63,28 +77,25 @@ def length_adaptive_advantages(rewards, values, mask, group_size=1, alpha=0.05, 
     >>> length_adaptive_advantages(rewards, values, mask, alpha=1.0)[0].tolist()
     [[1.5, 1.0]]
     """
-    check_critic(values)
     one = lambda reward, value, valid, gae_lambda: returns.decoupled_gae(
         reward, value, valid, 1.0, gae_lambda, critic_lambda
     )
-    return jax.vmap(one)(rewards, values, mask, returns.adaptive_lambda(mask, alpha))
+    return jax.vmap(one)(rewards, check_critic(values), mask, returns.adaptive_lambda(mask, alpha))
 
 
-def group_advantages(rewards, values, mask, group_size, baseline=group.leave_one_out):
-    """Every token has the advantage of its sequence among those of its group.
+def group_advantages(
+    rewards: jax.Array,
+    values: jax.Array | None,
+    mask: jax.Array,
+    group_size: int,
+    baseline: Callable[..., jax.Array] = group.leave_one_out,
+) -> Estimate:
+    """The advantage of a sequence among those of its group, at each of its tokens.
+
+    The reward of a sequence is the sum over its valid tokens; one without a valid token leaves its group.
 
     Args:
-      rewards: [B, T]; a sequence is worth their sum over its valid tokens.
-      values: not used.
-      mask: bool [B, T]; a sequence without a valid token leaves its group.
-      group_size: G, at least 2.
-      baseline: (rewards [G], valid [G]) -> advantages [G].
-
-    Returns:
-      Advantages [B, T] and None.
-
-    Raises:
-      ValueError: if the batch does not divide into groups.
+      baseline: (rewards [G], valid [G]) -> advantages [G], as in `group`.
 
     >>> rewards, mask = jnp.array([[0.0, 1.0], [3.0, 0.0]]), jnp.ones((2, 2), bool)
     >>> group_advantages(rewards, None, mask, group_size=2)[0].tolist()
@@ -94,22 +105,19 @@ def group_advantages(rewards, values, mask, group_size, baseline=group.leave_one
     return returns.over_tokens(group.by_group(baseline, group_size, scores, valid), mask), None
 
 
-def batch_scaled_advantages(rewards, values, mask, group_size, epsilon=1e-4, ddof=1):
+def batch_scaled_advantages(
+    rewards: jax.Array,
+    values: jax.Array | None,
+    mask: jax.Array,
+    group_size: int,
+    epsilon: jax.typing.ArrayLike = 1e-4,
+    ddof: int = 1,
+) -> Estimate:
     """As `group_advantages`, against the mean of the group, in units of the deviation over the batch.
 
     Args:
-      rewards: [B, T].
-      values: not used.
-      mask: bool [B, T].
-      group_size: G, at least 2.
-      epsilon: as in `group.batch_scaled`.
-      ddof: as in `group.batch_scaled`.
-
-    Returns:
-      Advantages [B, T] and None.
-
-    Raises:
-      ValueError: if the batch does not divide into groups.
+      epsilon: as in `batch_scaled`.
+      ddof: as in `batch_scaled`.
 
     Source: Liu et al. (2025), tricks or traps; TRL's `scale_rewards="batch"`.
 
@@ -122,20 +130,10 @@ def batch_scaled_advantages(rewards, values, mask, group_size, epsilon=1e-4, ddo
     return returns.over_tokens(per_sequence, mask), None
 
 
-def length_weighted_advantages(rewards, values, mask, group_size):
-    """OPO: against the mean reward of the group, weighed by lengths.
-
-    Args:
-      rewards: [B, T].
-      values: not used.
-      mask: bool [B, T].
-      group_size: G, at least 2.
-
-    Returns:
-      Advantages [B, T] and None.
-
-    Raises:
-      ValueError: if the batch does not divide into groups.
+def length_weighted_advantages(
+    rewards: jax.Array, values: jax.Array | None, mask: jax.Array, group_size: int
+) -> Estimate:
+    """OPO's advantages, as `group_advantages` against the mean reward weighted by lengths.
 
     Source: Hao et al. (2025).
 
@@ -149,21 +147,17 @@ def length_weighted_advantages(rewards, values, mask, group_size):
     return returns.over_tokens(per_sequence, mask), None
 
 
-def reward_to_go_advantages(rewards, values, mask, group_size=1, discount=1.0):
-    """REINFORCE: the reward still to come, without a baseline.
+def reward_to_go_advantages(
+    rewards: jax.Array,
+    values: jax.Array | None,
+    mask: jax.Array,
+    group_size: int = 1,
+    discount: jax.typing.ArrayLike = 1.0,
+) -> Estimate:
+    """REINFORCE's advantages: the reward still to come, without a baseline; the size of groups is not read.
 
     Args:
-      rewards: [B, T].
-      values: not used.
-      mask: bool [B, T].
-      group_size: not used.
-      discount: γ.
-
-    Returns:
-      Advantages [B, T] and None.
-
-    Raises:
-      ValueError: as `returns.reward_to_go`.
+      discount: γ in [0, 1].
 
     >>> reward_to_go_advantages(jnp.array([[0.5, 1.0]]), None, jnp.ones((1, 2), bool))[0].tolist()
     [[1.5, 1.0]]
@@ -172,19 +166,19 @@ def reward_to_go_advantages(rewards, values, mask, group_size=1, discount=1.0):
     return jax.vmap(one)(rewards, mask), None
 
 
-def check_critic(values) -> None:
-    """Asks for values.
+def check_critic(values: jax.Array | None) -> jax.Array:
+    """Gives the values of a critic, or raises ValueError where there are none.
 
-    Raises:
-      ValueError: saying how to come by them.
-
-    >>> check_critic(jnp.zeros((1, 2)))
+    >>> check_critic(jnp.zeros((1, 2))).shape
+    (1, 2)
     """
     if values is None:
-        raise ValueError(
-            "values is None, but these advantages need a critic: give the actor one (a policy with "
-            "value_head=True, or a critic of its own), or take a recipe without."
+        remedy = (
+            "These advantages need a critic: give the actor one (a policy with value_head=True, or a critic "
+            "of its own), or take a recipe without."
         )
+        raise _validation.invalid("values", values, "an array [B, T]", remedy)
+    return values
 
 
 def _scores(rewards, mask):

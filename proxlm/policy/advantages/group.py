@@ -1,8 +1,9 @@
-"""Advantages by comparison: the rewards of one group, G answers to one prompt, against each other.
+"""Advantages of a group: the rewards of the G responses to one prompt, compared with each other.
 
-Written for one group, [G]; `by_group` runs one over a batch whose groups lie side by side.  `valid`
-leaves answers out as if the group were smaller; an advantage without enough others is 0 (verl's is
-the reward itself).  verl and TRL count an answer without a token too: give no `valid` for that.
+Written for one group, [G]; `by_group` runs a function of this module over a batch whose groups lie side by
+side. `valid` leaves responses out as if the group were smaller. An advantage without enough others is 0
+(verl's is the reward itself), and equal rewards give exactly 0. verl and TRL count a response without a
+token too: give no `valid` for that.
 """
 
 from collections.abc import Callable
@@ -10,11 +11,23 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation
+from proxlm import _validation
+from proxlm.policy import aggregation
+
+__all__ = [
+    "batch_scaled",
+    "by_group",
+    "centred",
+    "check_group",
+    "check_groups",
+    "group_relative",
+    "leave_one_out",
+    "length_weighted",
+]
 
 
 def centred(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = None) -> jax.Array:
-    """A = r - mean(r): the expected gradient is (G - 1)/G of the true one, its direction right.
+    """A = r - mean(r), as in Dr. GRPO: the expected gradient is (G - 1)/G of the true one.
 
     Args:
       rewards: [G].
@@ -31,23 +44,22 @@ def centred(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = 
     >>> centred(jnp.array([1.0, 0.0, 2.0]))
     Array([ 0., -1.,  1.], dtype=float32)
     """
-    rewards, valid = check_group(rewards, valid)
-    return jnp.where(valid, rewards - aggregation.masked_mean(rewards, valid), 0.0)
+    return aggregation.masked_deviation(*check_group(rewards, valid))
 
 
 def group_relative(
     rewards: jax.typing.ArrayLike,
     valid: jax.typing.ArrayLike | None = None,
-    epsilon: float = 1e-4,
+    epsilon: jax.typing.ArrayLike = 1e-4,
     ddof: int = 1,
     epsilon_inside: bool = False,
 ) -> jax.Array:
-    """A = (r - mean(r)) / (std(r) + ε), which tilts the gradient towards easy and hard prompts.
+    """A = (r - mean(r)) / (std(r) + ε), as in GRPO: very easy and very hard prompts gain weight.
 
     Args:
       rewards: [G].
       valid: bool [G], or None: all.
-      epsilon: above 0; 1e-4 in TRL, 1e-6 in verl and tunix, 1e-9 in OpenRLHF.
+      epsilon: ε > 0; 1e-4 in TRL, 1e-6 in verl and tunix, 1e-9 in OpenRLHF.
       ddof: 1 divides the variance by G - 1, as all of them do; 0 by G.
       epsilon_inside: True divides by √(σ² + ε) instead.
 
@@ -55,54 +67,55 @@ def group_relative(
       [G], 0 where not valid and where all rewards are equal.
 
     Raises:
-      ValueError: if shapes are wrong, G is below 2, ε not positive or ddof negative.
+      ValueError: if shapes are wrong, G is below 2, ε is not positive or ddof is negative.
 
     Source: GRPO (Shao et al. 2024).
 
     >>> group_relative(jnp.array([1.0, 0.0, 2.0]), epsilon=1.0)
     Array([ 0. , -0.5,  0.5], dtype=float32)
     """
-    _validation.positive(epsilon=epsilon)
-    difference = centred(rewards, valid)
-    _, valid = check_group(rewards, valid)
-    return difference / deviation(difference, valid, ddof, epsilon, epsilon_inside)
+    _validation.positive("group_relative", epsilon=epsilon)
+    rewards, valid = check_group(rewards, valid)
+    deviation = aggregation.masked_deviation(rewards, valid)
+    return deviation / aggregation.masked_scale(deviation, valid, ddof, epsilon, epsilon_inside)
 
 
 def batch_scaled(
     rewards: jax.typing.ArrayLike,
     group_size: int,
     valid: jax.typing.ArrayLike | None = None,
-    epsilon: float = 1e-4,
+    epsilon: jax.typing.ArrayLike = 1e-4,
     ddof: int = 1,
 ) -> jax.Array:
-    """A = (r - mean of the group) / (std of the batch + ε): scaled, but no prompt is favoured.
+    """A = (r - mean of the group) / (std of the batch + ε): scaled, and all prompts weigh the same.
 
     Args:
       rewards: [B], of groups that lie side by side.
       group_size: G.
       valid: bool [B], or None: all.
-      epsilon: above 0.
+      epsilon: ε > 0.
       ddof: 1 divides the variance by B - 1, 0 by B.
 
     Returns:
       [B], 0 where not valid.
 
     Raises:
-      ValueError: if shapes are wrong, B is not a multiple of G, G below 2 or ε not positive.
+      ValueError: if shapes are wrong, B is not a multiple of G, G is below 2 or ε is not positive.
 
     Source: Liu et al. (2025), tricks or traps; TRL's `scale_rewards="batch"`.
 
     >>> batch_scaled(jnp.array([1.0, -1.0, 1.0, -1.0]), 2, epsilon=1.0, ddof=0).tolist()
     [0.5, -0.5, 0.5, -0.5]
     """
-    _validation.positive(epsilon=epsilon)
+    _validation.positive("batch_scaled", epsilon=epsilon)
     rewards, valid = check_group(rewards, valid)
-    scale = deviation(rewards, valid, ddof, epsilon, inside=False)
+    deviation = aggregation.masked_deviation(rewards, valid)
+    scale = aggregation.masked_scale(deviation, valid, ddof, epsilon, inside=False)
     return by_group(centred, group_size, rewards, valid) / scale
 
 
 def leave_one_out(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = None) -> jax.Array:
-    """A = r - the mean of the others: the expected gradient is the true one.
+    """A = r - the mean of the others, as in RLOO: the expected gradient is the true one.
 
     Args:
       rewards: [G].
@@ -119,10 +132,9 @@ def leave_one_out(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | N
     >>> leave_one_out(jnp.array([1.0, 0.0, 2.0]))
     Array([ 0. , -1.5,  1.5], dtype=float32)
     """
-    difference = centred(rewards, valid)
-    _, valid = check_group(rewards, valid)
+    rewards, valid = check_group(rewards, valid)
     count = jnp.sum(valid)
-    return difference * (count / jnp.maximum(count - 1, 1))
+    return aggregation.masked_deviation(rewards, valid) * (count / jnp.maximum(count - 1, 1))
 
 
 def length_weighted(
@@ -130,7 +142,7 @@ def length_weighted(
     lengths: jax.typing.ArrayLike,
     valid: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """A = r - Σ l r / Σ l: OPO's baseline, of least variance if a score grows with its length.
+    """A = r - Σ l r / Σ l, as in OPO: of least variance if the gradient's square grows with the length.
 
     Args:
       rewards: [G].
@@ -149,13 +161,10 @@ def length_weighted(
     Array([ 0.25, -0.75], dtype=float32)
     """
     rewards, valid = check_group(rewards, valid)
-    lengths = aggregation.select(lengths, valid, "lengths")
-    total = jnp.sum(lengths)
-    baseline = jnp.sum(lengths * rewards) / jnp.where(total > 0, total, 1.0)
-    return jnp.where(valid, rewards - baseline, 0.0)
+    return aggregation.masked_deviation(rewards, valid, lengths)
 
 
-def by_group(baseline: Callable, group_size: int, *arrays: jax.Array) -> jax.Array:
+def by_group(baseline: Callable[..., jax.Array], group_size: int, *arrays: jax.Array) -> jax.Array:
     """Runs a function of one group over a batch of groups that lie side by side.
 
     Args:
@@ -167,7 +176,7 @@ def by_group(baseline: Callable, group_size: int, *arrays: jax.Array) -> jax.Arr
       [B].
 
     Raises:
-      ValueError: if B is not a multiple of G, or G below 2.
+      ValueError: if B is not a multiple of G, or G is below 2.
 
     >>> by_group(centred, 2, jnp.array([1.0, 3.0, 5.0, 5.0]))
     Array([-1.,  1.,  0.,  0.], dtype=float32)
@@ -179,46 +188,35 @@ def by_group(baseline: Callable, group_size: int, *arrays: jax.Array) -> jax.Arr
 
 
 def check_groups(batch: int, group_size: int) -> None:
-    """Asks that a batch divides into groups of at least 2.
+    """Raises ValueError unless a batch divides into groups of at least 2.
 
-    Raises:
-      ValueError: saying which number does not fit.
-
-    >>> check_groups(8, 4)
+    >>> check_groups(9, 4)
+    Traceback (most recent call last):
+        ...
+    ValueError: batch size must be a multiple of group_size=4, got 9. The responses to one prompt lie ...
     """
     if group_size < 2:
-        raise ValueError(
-            f"group_size is {group_size}; expected at least 2: the answers of a group are each "
-            "other's baseline. Sample more answers per prompt, or take a critic."
+        remedy = (
+            "The responses of a group are each other's baseline: sample more per prompt, or use a critic."
         )
+        raise _validation.invalid("group_size", group_size, "an integer ≥ 2", remedy)
     if batch % group_size:
-        raise ValueError(
-            f"a batch of {batch} does not divide into groups of group_size={group_size}; expected "
-            f"a multiple of {group_size}."
-        )
+        remedy = "The responses to one prompt lie side by side."
+        raise _validation.invalid("batch size", batch, f"a multiple of group_size={group_size}", remedy)
 
 
 def check_group(
     rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Asks for one group of at least 2; gives rewards, 0 where not valid, and the mask.
+    """Raises ValueError unless given one group of at least 2; gives rewards, 0 where not valid, and the mask.
 
     >>> check_group(jnp.array([1.0, jnp.nan]), jnp.array([True, False]))[0].tolist()
     [1.0, 0.0]
     """
     _validation.one_sequence(rewards=rewards)
     check_groups(jnp.size(rewards), jnp.size(rewards))
-    valid = jnp.ones(jnp.shape(rewards), bool) if valid is None else jnp.asarray(valid)
-    return aggregation.select(rewards, valid, "rewards"), valid
-
-
-def deviation(difference, valid, ddof, epsilon, inside):
-    """σ + ε, or √(σ² + ε), of the valid differences; its slope at σ = 0 is 0.
-
-    >>> deviation(jnp.array([-1.0, 1.0]), jnp.ones(2, bool), 0, 0.5, inside=False).item()
-    1.5
-    """
-    variance = aggregation.masked_var(difference, valid, ddof=ddof)
-    if inside:
-        return jnp.sqrt(variance + epsilon)
-    return jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0) + epsilon
+    if valid is None:
+        return _validation.floats(rewards)[0], jnp.ones(jnp.shape(rewards), bool)
+    _validation.boolean(valid=valid)
+    _validation.same_shape(rewards=rewards, valid=valid)
+    return aggregation.select(rewards, valid, "rewards"), jnp.asarray(valid)

@@ -1,19 +1,22 @@
-"""Advantages of answers that are judged by the best of their group, [G] each."""
+"""Advantages of responses that are judged by the best of their group, [G] each."""
 
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation
+from proxlm import _validation
+from proxlm.policy import aggregation
 from proxlm.policy.advantages import group
+
+__all__ = ["best_minus_second", "pass_at_k"]
 
 
 def best_minus_second(
     rewards: jax.typing.ArrayLike,
     valid: jax.typing.ArrayLike | None = None,
-    epsilon: float | None = 1e-6,
+    epsilon: jax.typing.ArrayLike | None = 1e-6,
     ddof: int = 1,
 ) -> jax.Array:
-    """A = r_max - r_second for the best answer, 0 for the others: what it adds to best-of-G.
+    """A = r_max - r_second for the best response, 0 for the others: the gain of best-of-G by this one.
 
     Args:
       rewards: [G].
@@ -25,14 +28,14 @@ def best_minus_second(
       [G].
 
     Raises:
-      ValueError: if shapes are wrong, G is below 2 or ε not positive.
+      ValueError: if shapes are wrong, G is below 2 or ε is not positive.
 
     Source: Tang et al. (2025, arXiv 2503.19595), as verl 0.9.1's pass@k defines it.
 
     >>> best_minus_second(jnp.array([1.0, 0.0, 3.0]), epsilon=None)
     Array([0., 0., 2.], dtype=float32)
     """
-    _validation.positive(epsilon=epsilon)
+    _validation.positive("best_minus_second", epsilon=epsilon)
     rewards, valid = group.check_group(rewards, valid)
     known = jnp.where(valid, rewards, -jnp.inf)
     best = jnp.argmax(known)
@@ -40,7 +43,8 @@ def best_minus_second(
     second = jnp.max(jnp.where(is_best, -jnp.inf, known))
     gap = jnp.where(jnp.isfinite(second), known[best] - second, 0.0)
     if epsilon is not None:
-        gap = gap / group.deviation(group.centred(rewards, valid), valid, ddof, epsilon, inside=False)
+        deviation = aggregation.masked_deviation(rewards, valid)
+        gap = gap / aggregation.masked_scale(deviation, valid, ddof, epsilon, inside=False)
     return jnp.where(is_best & valid, gap, 0.0)
 
 
@@ -49,25 +53,25 @@ def pass_at_k(
     valid: jax.typing.ArrayLike | None = None,
     *,
     k: int,
-    epsilon: float = 1e-6,
+    epsilon: jax.typing.ArrayLike = 1e-6,
 ) -> jax.Array:
-    """The advantage of being right or wrong when k answers of the group are judged by their best.
+    """The advantage of a right or wrong response if k drawn ones are judged by the best of them.
 
-    With n answers of which w are wrong, R = 1 - C(w, k) / C(n, k) is the chance that k drawn ones
-    hold a right one and σ = √(R (1 - R)); a right answer has A = (1 - R) / σ, a wrong one
-    A = (1 - R - C(w-1, k-1) / C(n-1, k-1)) / σ.
+    With n responses of which w are wrong, R = 1 - C(w, k) / C(n, k) is the chance that k drawn ones hold a
+    right one, and σ = √(R (1 - R)). A right response has A = (1 - R) / σ, a wrong one A = (1 - R - C(w-1,
+    k-1) / C(n-1, k-1)) / σ.
 
     Args:
-      rewards: [G]; an answer is right if its reward is above 0.
+      rewards: [G]; a response is right if its reward is above 0.
       valid: bool [G], or None: all.
       k: from 1 to G.
-      epsilon: added to σ, above 0.
+      epsilon: ε > 0, added to σ.
 
     Returns:
       [G], 0 where all are right or all wrong.
 
     Raises:
-      ValueError: if shapes are wrong, G is below 2 or k not in 1 to G.
+      ValueError: if shapes are wrong, G is below 2, k is not an integer from 1 to G or ε is not positive.
 
     Source: Chen et al. (2025), pass@k training.
 
@@ -75,14 +79,18 @@ def pass_at_k(
     Array([ 1.41, -0.71, -0.71], dtype=float32)
     """
     rewards, valid = group.check_group(rewards, valid)
-    _validation.within(1, rewards.size, k=k)
-    _validation.positive(epsilon=epsilon)
+    _validation.integer(1, "pass_at_k", k=k)
+    _validation.within(1, rewards.size, "pass_at_k", "Sample larger groups, or lower k.", k=k)
+    _validation.positive("pass_at_k", epsilon=epsilon)
     right = valid & (rewards > 0)
     n, wrong = jnp.sum(valid), jnp.sum(valid & ~right)
     miss = _all_among(wrong, n, k)
-    sigma = jnp.sqrt(jnp.maximum(miss * (1.0 - miss), 0.0))
+    mixed = (wrong > 0) & (wrong < n)
+    variance = miss * (1.0 - miss)
+    varies = mixed & (variance > 0)
+    sigma = jnp.sqrt(jnp.where(varies, variance, 1.0))
     gain = jnp.where(right, miss, miss - _all_among(wrong - 1, n - 1, k - 1))
-    return jnp.where(valid & (sigma > 0), gain / (sigma + epsilon), 0.0)
+    return jnp.where(valid & varies, gain / (sigma + epsilon), 0.0)
 
 
 def _all_among(some, n, k):

@@ -1,53 +1,55 @@
-"""Advantages without a critic, and the λ of a critic that looks further the longer the answer."""
+"""Advantages of one sequence [T] without a critic, or with one whose λ depends on the length."""
 
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation
-from proxlm.policy.advantages import temporal as advantage_lib
+from proxlm import _validation
+from proxlm.policy import aggregation
+from proxlm.policy.advantages.temporal import gae
+
+__all__ = ["adaptive_lambda", "decoupled_gae", "over_tokens", "remax", "reward_to_go"]
 
 
 def reward_to_go(
     rewards: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    discount: float = 1.0,
+    discount: jax.typing.ArrayLike = 1.0,
     *,
     holes: str = "skip",
 ) -> jax.Array:
-    """Gₜ = rₜ + γ Gₜ₊₁ over the valid tokens: generalised advantages without values.
+    """The reward still to come, Gₜ = rₜ + γ Gₜ₊₁ over the valid tokens.
 
     Args:
       rewards: [T].
       mask: bool [T].
       discount: γ in [0, 1].
-      holes: as in `advantages.gae`.
+      holes: as in `gae`.
 
     Returns:
       [T], 0 where masked.
 
     Raises:
-      ValueError: as `advantages.gae`.
+      ValueError: as `gae`.
 
     Source: Williams (1992); REINFORCE++ (Hu 2025) whitens it over the batch.
 
     >>> reward_to_go(jnp.array([0.0, jnp.nan, 1.0]), jnp.array([True, False, True]), 0.5)
     Array([0.5, 0. , 1. ], dtype=float32)
     """
-    nothing = jnp.zeros(jnp.shape(rewards))
-    return advantage_lib.gae(rewards, nothing, mask, discount, 1.0, holes=holes)[0]
+    return gae(rewards, jnp.zeros(jnp.shape(rewards)), mask, discount, 1.0, holes=holes)[0]
 
 
 def remax(
     rewards: jax.typing.ArrayLike,
     greedy_score: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    discount: float = 1.0,
+    discount: jax.typing.ArrayLike = 1.0,
 ) -> jax.Array:
-    """Gₜ - r(greedy answer): the baseline is what the most probable answer earns.
+    """The reward to come minus that of the greedy response, Gₜ - r(greedy).
 
     Args:
       rewards: [T].
-      greedy_score: a scalar.
+      greedy_score: a scalar, the reward of the response of most probable tokens.
       mask: bool [T].
       discount: γ in [0, 1].
 
@@ -66,7 +68,7 @@ def remax(
 
 
 def over_tokens(per_sequence: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array:
-    """Gives every valid token the advantage of its sequence.
+    """Spreads one number per sequence over its valid tokens.
 
     Args:
       per_sequence: [...].
@@ -81,35 +83,34 @@ def over_tokens(per_sequence: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) 
     >>> over_tokens(jnp.array([2.0]), jnp.array([[True, False]])).tolist()
     [[2.0, 0.0]]
     """
-    if jnp.shape(per_sequence) != jnp.shape(mask)[:-1]:
-        raise ValueError(
-            f"per_sequence has shape {jnp.shape(per_sequence)}, but mask has {jnp.shape(mask)}; "
-            "expected one number for each sequence."
-        )
+    given, expected = jnp.shape(per_sequence), jnp.shape(mask)[:-1]
+    if given != expected:
+        expected = f"{expected}, one number for each row of the mask"
+        raise _validation.invalid("per_sequence.shape", given, expected, "", "over_tokens")
     spread = jnp.broadcast_to(jnp.asarray(per_sequence)[..., None], jnp.shape(mask))
     return aggregation.select(spread, mask, "per_sequence")
 
 
-def adaptive_lambda(mask: jax.typing.ArrayLike, alpha: float = 0.05) -> jax.Array:
-    """λ = 1 - 1 / (α l), at least 0: an answer of l tokens is looked through to its end.
+def adaptive_lambda(mask: jax.typing.ArrayLike, alpha: jax.typing.ArrayLike = 0.05) -> jax.Array:
+    """The λ of a sequence of l tokens, max(0, 1 - 1 / (α l)): longer ones are discounted less.
 
     Args:
       mask: bool [..., T]; l is its count.
-      alpha: above 0.
+      alpha: α > 0.
 
     Returns:
       [...].
 
     Raises:
-      ValueError: if the mask is not boolean or α not positive.
+      ValueError: if the mask is not boolean or α is not positive.
 
     Source: VAPO (Yue et al. 2025).
 
     >>> adaptive_lambda(jnp.ones((1, 40), bool), alpha=0.05).tolist()
     [0.5]
     """
-    _validation.boolean(mask=mask)
-    _validation.positive(alpha=alpha)
+    _validation.boolean("adaptive_lambda", mask=mask)
+    _validation.positive("adaptive_lambda", alpha=alpha)
     length = jnp.maximum(jnp.sum(jnp.asarray(mask), axis=-1), 1)
     return jnp.maximum(1.0 - 1.0 / (alpha * length), 0.0)
 
@@ -118,13 +119,13 @@ def decoupled_gae(
     rewards: jax.typing.ArrayLike,
     values: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    discount: float = 1.0,
+    discount: jax.typing.ArrayLike = 1.0,
     policy_lambda: jax.typing.ArrayLike = 0.95,
     critic_lambda: jax.typing.ArrayLike = 1.0,
     *,
     holes: str = "skip",
 ) -> tuple[jax.Array, jax.Array]:
-    """Advantages by one λ and returns by another: the critic learns without bias, λ = 1.
+    """Generalised advantages by one λ and returns by another: the critic learns without bias by λ = 1.
 
     Args:
       rewards: [T].
@@ -133,13 +134,13 @@ def decoupled_gae(
       discount: γ in [0, 1].
       policy_lambda: λ of the advantages, in [0, 1]; `adaptive_lambda` gives VAPO's.
       critic_lambda: λ of the returns, in [0, 1].
-      holes: as in `advantages.gae`.
+      holes: as in `gae`.
 
     Returns:
       Advantages [T] and returns [T], 0 where masked.
 
     Raises:
-      ValueError: as `advantages.gae`.
+      ValueError: as `gae`.
 
     Source: VC-PPO (Yuan et al. 2025); VAPO (Yue et al. 2025).
 
@@ -147,5 +148,5 @@ def decoupled_gae(
     >>> decoupled_gae(rewards, jnp.array([0.0, 0.5]), mask, policy_lambda=0.0)
     (Array([0.5, 0.5], dtype=float32), Array([1., 1.], dtype=float32))
     """
-    one = lambda gae_lambda: advantage_lib.gae(rewards, values, mask, discount, gae_lambda, holes=holes)
+    one = lambda gae_lambda: gae(rewards, values, mask, discount, gae_lambda, holes=holes)
     return one(policy_lambda)[0], one(critic_lambda)[1]

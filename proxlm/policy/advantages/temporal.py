@@ -1,25 +1,29 @@
-"""Rewards, advantages and returns of one sequence of tokens.
+"""Rewards, advantages and returns of one sequence of tokens [T].
 
-A mask marks the tokens the policy chose. It may have holes (the output of a tool, an observation),
-and what lies in a hole or behind the end may hold anything: it is never read.
+A mask marks the tokens that the policy chose. It may have holes (the output of a tool, an observation).
+Masked slots may hold anything: they are not read.
 """
 
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation
+from proxlm import _validation
+from proxlm.policy import aggregation
+from proxlm.policy._finite import scaled
+
+__all__ = ["gae", "missing_eos", "place_score", "shape_rewards", "whiten"]
 
 
 def gae(
     rewards: jax.typing.ArrayLike,
     values: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    discount: float = 1.0,
-    gae_lambda: float = 0.95,
+    discount: jax.typing.ArrayLike = 1.0,
+    gae_lambda: jax.typing.ArrayLike = 0.95,
     *,
     holes: str = "skip",
 ) -> tuple[jax.Array, jax.Array]:
-    """Generalised advantage estimates of one sequence, and the returns the critic regresses on.
+    """Generalised advantage estimates of one sequence, and the returns that its critic is trained on.
 
     δₜ = rₜ + γ Vₜ₊₁ - Vₜ,  Aₜ = δₜ + γ λ Aₜ₊₁,  Rₜ = Aₜ + Vₜ, where t + 1 is the next *valid* token
     and V and A are 0 after the last one: a sequence cut at its maximum length counts as ended.
@@ -30,15 +34,15 @@ def gae(
       mask: bool [T].
       discount: γ in [0, 1].
       gae_lambda: λ in [0, 1].
-      holes: "skip" steps over a hole as if its tokens did not exist; "zero" walks through it as
-        through tokens of reward 0 and value 0 (OpenRLHF's convention), which discounts by each.
+      holes: "skip" leaves the tokens of a hole out; "zero" counts them as tokens of reward 0 and value 0
+        (OpenRLHF's convention), each of which discounts.
 
     Returns:
       Advantages [T] and returns [T], not whitened, 0 where masked.
 
     Raises:
-      ValueError: on arrays that are not [T], a mask that is not boolean, γ or λ outside [0, 1], or
-        an unknown convention.
+      ValueError: if an array is not [T], the mask is not boolean, γ or λ is not a number in [0, 1], or the
+        convention is unknown.
 
     Source: Schulman et al. (2015); skipping holes as verl, tunix and NeMo-RL do.
 
@@ -46,9 +50,10 @@ def gae(
     >>> gae(rewards, values, jnp.array([True, False, True]), gae_lambda=0.5)
     (Array([0.25, 0.  , 0.5 ], dtype=float32), Array([0.75, 0.  , 1.  ], dtype=float32))
     """
-    _validation.one_of(("skip", "zero"), holes=holes)
-    _validation.one_sequence(mask=mask)
-    _validation.within(0.0, 1.0, discount=discount, gae_lambda=gae_lambda)
+    _validation.one_of(("skip", "zero"), "gae", holes=holes)
+    _validation.one_sequence("gae", mask=mask)
+    _validation.scalar("gae", discount=discount, gae_lambda=gae_lambda)
+    _validation.within(0, 1, "gae", discount=discount, gae_lambda=gae_lambda)
     rewards = aggregation.select(rewards, mask, "rewards")
     values = aggregation.select(values, mask, "values")
     counts = jnp.ones_like(mask) if holes == "zero" else mask
@@ -74,81 +79,71 @@ def whiten(
     *,
     shift_mean: bool = True,
     ddof: int = 0,
-    epsilon: float = 1e-8,
+    epsilon: jax.typing.ArrayLike = 1e-8,
     epsilon_inside: bool = True,
 ) -> jax.Array:
-    """(x - μ) / √(σ² + ε) over every valid entry of x; with `shift_mean=False`, + μ.
+    """Whitens all valid entries of x, (x - μ) / √(σ² + ε); with `shift_mean=False`, adds μ again.
 
-    The scope is the array it is given: a minibatch, or the whole rollout. Peers differ: ddof 0 in
-    OpenAI's and OpenRLHF's code, 1 in TRL, verl and tunix.
+    Mean and variance are those of the array given: of a minibatch, or of the whole rollout. Conventions
+      differ:
+    ddof is 0 in OpenAI's and OpenRLHF's code, 1 in TRL, verl and tunix.
 
     Args:
       x: any shape.
       mask: bool, the shape of x.
-      shift_mean: False keeps the mean, as rewards want it.
+      shift_mean: False keeps the mean, as for rewards.
       ddof: 0 divides the variance by n, 1 by n - 1.
-      epsilon: above 0.
+      epsilon: ε > 0.
       epsilon_inside: False divides by σ + ε instead.
 
     Returns:
-      The shape of x, 0 where masked; finite also for a single valid entry, whose deviation is 0.
+      The shape of x, 0 where masked. Equal entries give exactly 0 (their mean, if it is kept).
 
     Raises:
-      ValueError: if the shapes differ, the mask is not boolean, or ε is not positive.
+      ValueError: if the shapes differ, the mask is not boolean or ε is not positive.
 
     Source: Ziegler et al. (2019), `whiten` of lm-human-preferences.
 
     >>> whiten(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False]))
     Array([-1.,  1.,  0.], dtype=float32)
     """
-    _validation.positive(epsilon=epsilon)
-    x = aggregation.select(x, mask)
-    mean = aggregation.masked_mean(x, mask)
-    variance = aggregation.masked_var(x, mask, ddof=ddof)
-    if epsilon_inside:
-        scale = jax.lax.rsqrt(variance + epsilon)
-    else:
-        # the square root has no finite slope at 0, so a constant x takes the other branch
-        spread = variance > 0
-        scale = 1.0 / (jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1.0)), 0.0) + epsilon)
-    whitened = (x - mean) * scale + (0.0 if shift_mean else mean)
-    return jnp.where(mask, whitened, 0.0)
+    _validation.positive("whiten", epsilon=epsilon)
+    deviation = aggregation.masked_deviation(x, mask)
+    whitened = deviation / aggregation.masked_scale(deviation, mask, ddof, epsilon, epsilon_inside)
+    if shift_mean:
+        return whitened
+    return jnp.where(mask, whitened + aggregation.masked_mean(x, mask), 0.0)
 
 
 def place_score(score: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, place: str = "last") -> jax.Array:
-    """The reward of a sequence that is judged once: its score at the last valid token, 0 elsewhere.
+    """Rewards per token of a sequence that has one score: the score at its last valid token, 0 elsewhere.
 
     The last valid token is the one that ended the sequence, or the last before it was cut.
 
     Args:
       score: a scalar of any number type; it is not rounded.
-      mask: bool [T]. Without a valid token the score has no place and is dropped.
-      place: "last", or "after": one slot later where there is one, on padding, as TRL 1.12's PPO
-        has it (issue 3750); its advantages then need a mask that is one token longer.
+      mask: bool [T]. Without a valid token the score is dropped.
+      place: "last", or "after": one slot later where there is one, on padding, as in TRL 1.12's PPO (issue
+        3750); its advantages then need a mask that is one token longer.
 
     Returns:
       Rewards [T].
 
     Raises:
-      ValueError: if the score is not a scalar, the mask not a boolean vector or the place unknown;
-        use jax.vmap for batches.
+      ValueError: if the score is not a scalar, the mask is not a boolean vector or the place is unknown.
 
     Source: Ziegler et al. (2019).
 
     >>> place_score(0.7, jnp.array([True, True, False]))
     Array([0. , 0.7, 0. ], dtype=float32)
     """
-    _validation.one_of(("last", "after"), place=place)
-    _validation.boolean(mask=mask)
-    _validation.one_sequence(mask=mask)
-    if jnp.ndim(score) != 0:
-        raise ValueError(
-            f"score has shape {jnp.shape(score)}; expected a scalar, the score of one sequence. "
-            "Use jax.vmap for a batch."
-        )
+    _validation.one_of(("last", "after"), "place_score", place=place)
+    _validation.boolean("place_score", mask=mask)
+    _validation.one_sequence("place_score", mask=mask)
+    _validation.scalar("place_score", "It is of one sequence: use jax.vmap for a batch.", score=score)
     mask = jnp.asarray(mask)
     is_last = mask & (jnp.cumsum(mask[::-1])[::-1] == 1)
-    if place == "after":
+    if place == "after" and mask.size:
         is_last = jnp.append(False, is_last[:-1]).at[-1].max(is_last[-1])
     return aggregation.select(score, is_last, "score")
 
@@ -159,19 +154,19 @@ def shape_rewards(
     mask: jax.typing.ArrayLike,
     kl_coef: jax.typing.ArrayLike,
 ) -> jax.Array:
-    """rₜ = -β klₜ at every valid token, plus the score at the last one.
+    """Rewards per token with a KL penalty: rₜ = -β klₜ at every valid token, plus the score at the last one.
 
     Args:
       score: a scalar.
-      kl: nats [T], one sampled estimate per token; k1 is the one whose policy gradient is right.
+      kl: nats [T], one estimate per token; with k1 the policy gradient is that of the KL of sequences.
       mask: bool [T].
-      kl_coef: β ≥ 0, reward per nat.
+      kl_coef: β ≥ 0, reward per nat; 0 gives 0 even where the KL is infinite.
 
     Returns:
       Rewards [T], 0 where masked. No gradient is stopped here.
 
     Raises:
-      ValueError: if the shapes differ, the mask is not boolean, or β is negative.
+      ValueError: if the shapes differ, the mask is not boolean or β is negative.
 
     Source: Ziegler et al. (2019).
 
@@ -179,8 +174,8 @@ def shape_rewards(
     >>> shape_rewards(1.0, kl, jnp.array([True, True, False]), kl_coef=0.5)
     Array([-0.25,  1.25,  0.  ], dtype=float32)
     """
-    _validation.at_least(0.0, kl_coef=kl_coef)
-    return place_score(score, mask) - kl_coef * aggregation.select(kl, mask, "kl")
+    _validation.at_least(0, "shape_rewards", kl_coef=kl_coef)
+    return place_score(score, mask) - scaled(kl_coef, aggregation.select(kl, mask, "kl"))
 
 
 def missing_eos(
@@ -189,12 +184,12 @@ def missing_eos(
     penalty: jax.typing.ArrayLike,
     mode: str = "subtract",
 ) -> jax.Array:
-    """Lowers the score of a sequence that was cut before it ended itself.
+    """Lowers the score of a sequence that was cut before its end-of-sequence token.
 
     Args:
       score: any shape.
-      ended: bool, the shape of score: whether the end-of-sequence token was sampled.
-      penalty: at least 0.
+      ended: bool, the shape of score: True where the end-of-sequence token was sampled.
+      penalty: ≥ 0.
       mode: "subtract" gives score - penalty (TRL); "replace" gives -penalty whatever the score
         (OpenAI with 1, EasyLM with 10).
 
@@ -202,16 +197,16 @@ def missing_eos(
       The scores, float32.
 
     Raises:
-      ValueError: if the shapes differ, `ended` is not boolean, the penalty is negative or the mode
+      ValueError: if the shapes differ, `ended` is not boolean, the penalty is negative or the mode is
         unknown.
 
     >>> missing_eos(jnp.array([2.0, 2.0]), jnp.array([True, False]), penalty=0.5)
     Array([2. , 1.5], dtype=float32)
     """
-    _validation.one_of(("subtract", "replace"), mode=mode)
-    _validation.boolean(ended=ended)
-    _validation.same_shape(score=score, ended=ended)
-    _validation.at_least(0.0, penalty=penalty)
-    score = jnp.asarray(score, jnp.result_type(score, jnp.float32))
+    _validation.one_of(("subtract", "replace"), "missing_eos", mode=mode)
+    _validation.boolean("missing_eos", ended=ended)
+    _validation.same_shape("missing_eos", score=score, ended=ended)
+    _validation.at_least(0, "missing_eos", penalty=penalty)
+    (score,) = _validation.floats(score)
     base = score if mode == "subtract" else jnp.zeros_like(score)
     return jnp.where(ended, score, base - penalty)

@@ -1,17 +1,20 @@
-"""Baselines that differ from token to token, for the answers of one group."""
+"""Advantages of one group [G, T] with a baseline that differs from token to token."""
 
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation
+from proxlm import _validation
+from proxlm.policy import aggregation
 from proxlm.policy.advantages import group, returns
+
+__all__ = ["optimal_token", "score_energy"]
 
 
 def score_energy(log_probs: jax.typing.ArrayLike, sum_of_squares: jax.typing.ArrayLike) -> jax.Array:
-    """‖∇ log π(a)‖² = 1 - 2 π(a) + Σᵥ π(v)², with respect to the logits.
+    """The squared norm of the score, ‖∇ log π(a)‖² = 1 - 2 π(a) + Σᵥ π(v)², with respect to the logits.
 
     Args:
-      log_probs: nats, log π(a) of the tokens that were drawn, any shape.
+      log_probs: nats, log π(a) of the sampled tokens, any shape.
       sum_of_squares: Σᵥ π(v)² over the vocabulary, the same shape.
 
     Returns:
@@ -23,36 +26,34 @@ def score_energy(log_probs: jax.typing.ArrayLike, sum_of_squares: jax.typing.Arr
     >>> f"{score_energy(jnp.log(0.5), 0.5):.2f}"
     '0.50'
     """
-    _validation.same_shape(log_probs=log_probs, sum_of_squares=sum_of_squares)
+    _validation.same_shape("score_energy", log_probs=log_probs, sum_of_squares=sum_of_squares)
     log_probs, sum_of_squares = _validation.floats(log_probs, sum_of_squares)
-    return 1.0 - 2.0 * jnp.exp(log_probs) + sum_of_squares
+    return jnp.maximum(1.0 - 2.0 * jnp.exp(log_probs) + sum_of_squares, 0.0)
 
 
 def optimal_token(
     rewards: jax.typing.ArrayLike,
     energies: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    epsilon: float = 1e-8,
     free_tail: bool = True,
 ) -> jax.Array:
-    """Aₜ = Gₜ - Bₜ with Bₜ = Σ Wₜ Gₜ / (Σ Wₜ + ε): the baseline of least variance at every token.
+    """Aₜ = Gₜ - Bₜ with the baseline of least variance at every token, Bₜ = Σ Wₜ Gₜ / Σ Wₜ.
 
-    Sums run over the group, t counts valid tokens, G is the reward still to come and Wₜ = Σₛ≤ₜ eₛ
-    the energy that the answer's gradient has gathered so far.
+    Sums run over the group, t counts valid tokens, G is the reward still to come and Wₜ = Σₛ≤ₜ eₛ the energy
+    of the response's gradient up to token t.
 
     Args:
       rewards: [G, T].
       energies: e ≥ 0, [G, T], as `score_energy`; times w² where weights w correct the sampler.
       mask: bool [G, T].
-      epsilon: above 0.
-      free_tail: no baseline where only the longest answer still goes on; False takes its own
-        return, which leaves an advantage of 0 there.
+      free_tail: True takes no baseline where only the longest response goes on; False takes its own return,
+        which leaves an advantage of 0 there.
 
     Returns:
       Advantages [G, T], 0 where masked.
 
     Raises:
-      ValueError: if shapes are wrong, G is below 2 or ε not positive.
+      ValueError: if shapes are wrong or G is below 2.
 
     Source: the optimal token baseline as verl 0.9.1 defines it ("tir_optimal_token_baseline", and
     without holes "optimal_token_baseline").
@@ -61,20 +62,19 @@ def optimal_token(
     >>> optimal_token(rewards, jnp.ones((2, 2)), mask).round(2).tolist()
     [[0.5, 0.0], [-0.5, 0.0]]
     """
-    _validation.positive(epsilon=epsilon)
     mask = jnp.asarray(mask)
     if mask.ndim != 2:
-        raise ValueError(f"mask has shape {mask.shape}; expected [G, T], the answers of one group.")
+        remedy = "Use jax.vmap for several."
+        raise _validation.invalid("mask.shape", mask.shape, "[G, T], of one group", remedy, "optimal_token")
     group.check_groups(mask.shape[0], mask.shape[0])
     to_go = jax.vmap(returns.reward_to_go)(rewards, mask)
     gathered = jnp.cumsum(aggregation.select(energies, mask, "energies"), axis=1)
-    # holes out: the valid tokens of every row side by side, at its left end
+    # without holes: the valid tokens of every row side by side, at its left end
     order = jnp.argsort(~mask, axis=1, stable=True)
     pack = lambda x: jnp.take_along_axis(x, order, axis=1)
     here, weights = pack(mask), jnp.where(pack(mask), pack(gathered), 0.0)
-    baseline = jnp.sum(weights * pack(to_go), axis=0) / (jnp.sum(weights, axis=0) + epsilon)
+    packed = jax.vmap(aggregation.masked_deviation, 1, 1)(pack(to_go), here, weights)
     if free_tail:
-        baseline = jnp.where(jnp.sum(here, axis=0) > 1, baseline, 0.0)
-    packed = pack(to_go) - baseline[None]
+        packed = jnp.where(jnp.sum(here, axis=0, keepdims=True) > 1, packed, pack(to_go))
     advantages = jnp.take_along_axis(packed, jnp.argsort(order, axis=1), axis=1)
     return jnp.where(mask, advantages, 0.0)

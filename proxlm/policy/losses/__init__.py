@@ -26,7 +26,8 @@ gradient. A loss of your own is a function of the same four arrays.
 `log_ratio` and `clip_log_ratio` are what the policy losses are built on.
 """
 
-from proxlm.policy.losses._ratio import clip_log_ratio, log_ratio
+from proxlm.policy._finite import clip_log_ratio
+from proxlm.policy.losses._ratio import log_ratio
 from proxlm.policy.losses.clipping import cispo, clipped, clipped_value_loss, sapo
 from proxlm.policy.losses.preference import bradley_terry, dpo, ipo, kto, orpo, sequence_log_probs, simpo
 from proxlm.policy.losses.preference_variants import f_score, pair_loss

@@ -6,10 +6,13 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation, kl
+from proxlm import _validation
+from proxlm.policy import aggregation, kl
+from proxlm.policy._finite import MAX_LOG_RATIO, clip_log_ratio, finite
+
+__all__ = ["LEVELS", "ClipBounds", "clips_ratio", "log_ratio"]
 
 Loss = TypeVar("Loss", bound=Callable[..., jax.Array])
-__all__ = ["LEVELS", "ClipBounds", "clip_log_ratio", "clips_ratio", "log_ratio"]
 
 LEVELS = ("token", "sequence", "sequence_token", "product", "product_token")
 
@@ -54,7 +57,7 @@ def log_ratio(
     old_log_probs: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
     level: str = "token",
-    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
+    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
 ) -> jax.Array:
     """The log-ratio log ρₜ of every token, at the level of tokens or of its whole sequence.
 
@@ -90,7 +93,7 @@ def log_ratio(
     >>> log_ratio(jnp.array([1.0, 2.0, 9.0]), jnp.zeros(3), mask, "sequence")
     Array([1.5, 1.5, 0. ], dtype=float32)
     """
-    _validation.one_of(LEVELS, level=level)
+    _validation.one_of(LEVELS, "log_ratio", level=level)
     current = aggregation.select(log_probs, mask, "log_probs")
     old = aggregation.select(jax.lax.stop_gradient(old_log_probs), mask, "old_log_probs")
     difference = kl.k1(current, old)
@@ -105,27 +108,14 @@ def log_ratio(
     return clip_log_ratio(difference, max_log_ratio)
 
 
-def clip_log_ratio(
-    log_ratio: jax.typing.ArrayLike, max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO
-) -> jax.Array:
-    """Clips log-ratios to ±max_log_ratio, so that no exponential of them overflows.
+def given(
+    log_probs: jax.typing.ArrayLike, advantages: jax.typing.ArrayLike, mask: jax.typing.ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probs and advantages as a loss reads them: 0 where masked, finite, no gradient into advantages.
 
-    Args:
-      log_ratio: nats, any shape.
-      max_log_ratio: nats, from 0 to 88, where float32 overflows; or a pair: how far below 0, and how far
-        above. 20 in verl and OpenRLHF, (88, 10) in verl's GSPO; 88 is TRL's "no bound".
-
-    Returns:
-      Nats of that shape.
-
-    Raises:
-      ValueError: if a bound is out of range.
-
-    >>> clip_log_ratio(jnp.array([-30.0, 30.0])).tolist(), clip_log_ratio(-30.0, (88.0, 10.0)).item()
-    ([-20.0, 20.0], -30.0)
+    >>> log_probs, advantages = given(jnp.array([-jnp.inf, jnp.nan]), 2.0, jnp.array([True, False]))
+    >>> log_probs.tolist(), advantages.tolist()
+    ([-1000000000.0, 0.0], [2.0, 0.0])
     """
-    pair = isinstance(max_log_ratio, tuple)
-    below, above = max_log_ratio if pair else (max_log_ratio, max_log_ratio)
-    for bound in (below, above):
-        _validation.within(0.0, 88.0, max_log_ratio=bound)
-    return jnp.clip(log_ratio, -below, above)
+    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    return finite(aggregation.select(log_probs, mask, "log_probs"))[0], advantages

@@ -3,13 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation, kl
-from proxlm.policy.losses import _ratio
+from proxlm import _validation
+from proxlm.policy._finite import MAX_LOG_RATIO
+from proxlm.policy.losses._ratio import clips_ratio, given, log_ratio
 
 __all__ = ["cispo", "clipped", "clipped_value_loss", "sapo"]
 
 
-@_ratio.clips_ratio()
+@clips_ratio()
 def clipped(
     log_probs: jax.typing.ArrayLike,
     old_log_probs: jax.typing.ArrayLike,
@@ -19,7 +20,7 @@ def clipped(
     clip_high: jax.typing.ArrayLike = 0.2,
     dual_clip: jax.typing.ArrayLike | None = None,
     level: str = "token",
-    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
+    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
 ) -> jax.Array:
     """PPO's loss per token, max(-A ρ, -A clip(ρ, 1 - clip_low, 1 + clip_high)), at any level of the ratio.
 
@@ -42,11 +43,11 @@ def clipped(
     >>> " ".join(f"{loss:.1f}" for loss in losses)
     '-1.2 1.5 0.8 3.0'
     """
-    _validation.within(0.0, 1.0, clip_low=clip_low)
-    _validation.at_least(0.0, clip_high=clip_high)
-    _validation.at_least(1.0, dual_clip=dual_clip)
-    rho = jnp.exp(_ratio.log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio))
-    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    _validation.within(0, 1, "clipped", clip_low=clip_low)
+    _validation.at_least(0, "clipped", clip_high=clip_high)
+    _validation.at_least(1, "clipped", dual_clip=dual_clip)
+    rho = jnp.exp(log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio))
+    _, advantages = given(log_probs, advantages, mask)
     near = jnp.clip(rho, 1.0 - clip_low, 1.0 + clip_high)
     loss = jnp.maximum(-advantages * rho, -advantages * near)
     if dual_clip is None:
@@ -54,7 +55,7 @@ def clipped(
     return jnp.where(advantages < 0, jnp.minimum(loss, -dual_clip * advantages), loss)
 
 
-@_ratio.clips_ratio()
+@clips_ratio()
 def cispo(
     log_probs: jax.typing.ArrayLike,
     old_log_probs: jax.typing.ArrayLike,
@@ -63,7 +64,7 @@ def cispo(
     clip_low: jax.typing.ArrayLike = 1.0,
     clip_high: jax.typing.ArrayLike = 4.0,
     level: str = "token",
-    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
+    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
 ) -> jax.Array:
     """-sg[clip(ρ, 1 - clip_low, 1 + clip_high)] A log π: the weight is clipped, no token loses its gradient.
 
@@ -79,12 +80,12 @@ def cispo(
     >>> cispo(jnp.array([-1.0]), jnp.array([-9.0]), jnp.ones(1), mask, clip_high=1.0)
     Array([2.], dtype=float32)
     """
-    _validation.within(0.0, 1.0, clip_low=clip_low)
-    _validation.at_least(0.0, clip_high=clip_high)
-    rho = jnp.exp(_ratio.log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio))
+    _validation.within(0, 1, "cispo", clip_low=clip_low)
+    _validation.at_least(0, "cispo", clip_high=clip_high)
+    rho = jnp.exp(log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio))
     weight = jax.lax.stop_gradient(jnp.clip(rho, 1.0 - clip_low, 1.0 + clip_high))
-    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
-    return -weight * advantages * aggregation.select(log_probs, mask, "log_probs")
+    log_probs, advantages = given(log_probs, advantages, mask)
+    return -weight * advantages * log_probs
 
 
 def sapo(
@@ -95,7 +96,7 @@ def sapo(
     tau_positive: jax.typing.ArrayLike = 1.0,
     tau_negative: jax.typing.ArrayLike = 1.05,
     level: str = "token",
-    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
+    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
 ) -> jax.Array:
     """-A (4/τ) σ(τ (ρ - 1)): a soft gate, of slope 1 at ρ = 1, in place of the clip.
 
@@ -110,9 +111,9 @@ def sapo(
     >>> sapo(jnp.zeros(1), jnp.zeros(1), jnp.array([0.5]), jnp.array([True]))
     Array([-1.], dtype=float32)
     """
-    _validation.positive(tau_positive=tau_positive, tau_negative=tau_negative)
-    rho = jnp.exp(_ratio.log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio))
-    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    _validation.positive("sapo", tau_positive=tau_positive, tau_negative=tau_negative)
+    rho = jnp.exp(log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio))
+    _, advantages = given(log_probs, advantages, mask)
     tau = jnp.where(advantages > 0, tau_positive, tau_negative)
     return -advantages * jax.nn.sigmoid(tau * (rho - 1.0)) * (4.0 / tau)
 
@@ -147,8 +148,8 @@ def clipped_value_loss(
     >>> clipped_value_loss(values, old, jnp.array([1.0, -1.0]), clip=0.5)
     Array([0.125, 2.   ], dtype=float32)
     """
-    _validation.same_shape(values=values, old_values=old_values, returns=returns)
-    _validation.at_least(0.0, clip=clip)
+    _validation.same_shape("clipped_value_loss", values=values, old_values=old_values, returns=returns)
+    _validation.at_least(0, "clipped_value_loss", clip=clip)
     dtype = jnp.result_type(values, jnp.float32)
     values = jnp.asarray(values, dtype)
     old_values, returns = jax.lax.stop_gradient((jnp.asarray(old_values, dtype), jnp.asarray(returns, dtype)))

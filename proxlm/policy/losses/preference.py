@@ -1,24 +1,29 @@
-"""Learning from comparisons: reward models, and policies without one.
+"""Losses of preferences: of a reward model, and of a policy that is trained without one.
 
-Losses take what a whole answer scores, one number per pair or answer: rewards, or log π(y) as
-`sequence_log_probs` sums it.  All are written with log σ and softplus, so no distance overflows.
+They take one number per response: its reward, or log π(y) as `sequence_log_probs` sums it. A number beyond
+±1e9, such as the log-prob -inf of a response that cannot be said, counts as ±1e9 with gradient 0; all losses
+are written with log σ and softplus, so that none overflows.
 """
 
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation
+from proxlm import _validation
+from proxlm.policy import aggregation
+from proxlm.policy._finite import finite
+
+__all__ = ["bradley_terry", "dpo", "ipo", "kto", "orpo", "sequence_log_probs", "simpo"]
 
 
 def sequence_log_probs(
     log_probs: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, average: bool = False
 ) -> jax.Array:
-    """What a whole answer scores, log π(y) = Σₜ log π(yₜ), or its mean over the tokens of y.
+    """The log-probability of a whole response, log π(y) = Σₜ log π(yₜ), or its mean over the tokens of y.
 
     Args:
       log_probs: nats [..., T].
       mask: bool [..., T].
-      average: over valid tokens, as ORPO, SimPO and often IPO want it.
+      average: True divides by the number of valid tokens, as ORPO, SimPO and often IPO need it.
 
     Returns:
       Nats [...], 0 without a valid token.
@@ -30,7 +35,8 @@ def sequence_log_probs(
     >>> sequence_log_probs(jnp.array([-1.0, -2.0, jnp.nan]), mask, average=True)
     Array(-1.5, dtype=float32)
     """
-    total = jnp.sum(aggregation.select(log_probs, mask, "log_probs"), axis=-1)
+    (log_probs,) = finite(aggregation.select(log_probs, mask, "log_probs"))
+    total = jnp.sum(log_probs, axis=-1)
     return total / jnp.maximum(jnp.sum(jnp.asarray(mask), axis=-1), 1) if average else total
 
 
@@ -38,15 +44,15 @@ def bradley_terry(
     chosen: jax.typing.ArrayLike,
     rejected: jax.typing.ArrayLike,
     margin: jax.typing.ArrayLike = 0.0,
-    centre_coef: float = 0.0,
+    centre_coef: jax.typing.ArrayLike = 0.0,
 ) -> jax.Array:
-    """-log σ(r₊ - r₋ - margin) + c (r₊ + r₋)²: the loss of a reward model.
+    """The loss of a reward model, -log σ(r₊ - r₋ - margin) + c (r₊ + r₋)².
 
     Args:
-      chosen: r₊, rewards of the preferred answers, any shape.
+      chosen: r₊, rewards of the preferred responses, any shape.
       rejected: r₋, the same shape.
-      margin: the same shape or a scalar; how much better the preferred one was said to be.
-      centre_coef: c ≥ 0, holds the rewards of a pair around 0.
+      margin: the same shape or a scalar; how much better the preferred one was judged to be.
+      centre_coef: c ≥ 0; draws the sum of the rewards of a pair to 0.
 
     Returns:
       A loss per pair.
@@ -59,9 +65,9 @@ def bradley_terry(
     >>> f"{bradley_terry(1.0, 0.0):.4f} {bradley_terry(1.0, 0.0, margin=1.0):.4f}"
     '0.3133 0.6931'
     """
-    _validation.same_shape(chosen=chosen, rejected=rejected, margin=margin)
-    _validation.at_least(0.0, centre_coef=centre_coef)
-    chosen, rejected = _validation.floats(chosen, rejected)
+    _validation.same_shape("bradley_terry", chosen=chosen, rejected=rejected, margin=margin)
+    _validation.at_least(0, "bradley_terry", centre_coef=centre_coef)
+    chosen, rejected = finite(chosen, rejected)
     loss = jax.nn.softplus(margin - (chosen - rejected))
     return loss + centre_coef * jnp.square(chosen + rejected)
 
@@ -71,19 +77,19 @@ def dpo(
     rejected: jax.typing.ArrayLike,
     ref_chosen: jax.typing.ArrayLike,
     ref_rejected: jax.typing.ArrayLike,
-    beta: float = 0.1,
-    label_smoothing: float = 0.0,
+    beta: jax.typing.ArrayLike = 0.1,
+    label_smoothing: jax.typing.ArrayLike = 0.0,
 ) -> jax.Array:
-    """-(1 - s) log σ(β h) - s log σ(-β h), h = log π/π_ref(y₊) - log π/π_ref(y₋).
+    """Direct preference optimisation, -(1 - s) log σ(β h) - s log σ(-β h).
 
-    With s > 0 it is cDPO: a share s of the preferences may be the wrong way round.
+    h = log π/π_ref(y₊) - log π/π_ref(y₋). With s > 0 it is cDPO: a share s of the labels may be wrong.
 
     Args:
       chosen: nats, log π(y₊), any shape.
       rejected: nats, log π(y₋), the same shape.
       ref_chosen: nats, log π_ref(y₊), the same shape.
       ref_rejected: nats, log π_ref(y₋), the same shape.
-      beta: above 0.
+      beta: β > 0.
       label_smoothing: s in [0, ½].
 
     Returns:
@@ -97,8 +103,8 @@ def dpo(
     >>> f"{dpo(-1.0, -2.0, -1.0, -1.0, beta=1.0):.4f}"
     '0.3133'
     """
-    _validation.positive(beta=beta)
-    _validation.within(0.0, 0.5, label_smoothing=label_smoothing)
+    _validation.positive("dpo", beta=beta)
+    _validation.within(0, 0.5, "dpo", label_smoothing=label_smoothing)
     h = beta * _log_ratio_gap(chosen, rejected, ref_chosen, ref_rejected)
     right, wrong = jax.nn.softplus(-h), jax.nn.softplus(h)
     return (1.0 - label_smoothing) * right + label_smoothing * wrong
@@ -109,16 +115,16 @@ def ipo(
     rejected: jax.typing.ArrayLike,
     ref_chosen: jax.typing.ArrayLike,
     ref_rejected: jax.typing.ArrayLike,
-    beta: float = 0.1,
+    beta: jax.typing.ArrayLike = 0.1,
 ) -> jax.Array:
-    """(h - 1/(2β))² with h as in `dpo`: the gap is drawn to a finite one.
+    """Identity preference optimisation, (h - 1/(2β))² with h as in `dpo`: h is drawn to a finite number.
 
     Args:
       chosen: nats, log π(y₊), any shape.
       rejected: nats, log π(y₋), the same shape.
       ref_chosen: nats, log π_ref(y₊), the same shape.
       ref_rejected: nats, log π_ref(y₋), the same shape.
-      beta: above 0.
+      beta: β > 0.
 
     Returns:
       A loss per pair.
@@ -131,7 +137,7 @@ def ipo(
     >>> ipo(-1.0, -2.0, -1.0, -1.0, beta=0.25).item()
     1.0
     """
-    _validation.positive(beta=beta)
+    _validation.positive("ipo", beta=beta)
     h = _log_ratio_gap(chosen, rejected, ref_chosen, ref_rejected)
     return jnp.square(h - 1.0 / (2.0 * beta))
 
@@ -140,23 +146,23 @@ def kto(
     log_ratio: jax.typing.ArrayLike,
     desirable: jax.typing.ArrayLike,
     kl: jax.typing.ArrayLike = 0.0,
-    beta: float = 0.1,
-    desirable_weight: float = 1.0,
-    undesirable_weight: float = 1.0,
+    beta: jax.typing.ArrayLike = 0.1,
+    desirable_weight: jax.typing.ArrayLike = 1.0,
+    undesirable_weight: jax.typing.ArrayLike = 1.0,
 ) -> jax.Array:
-    """λ₊ (1 - σ(β (h - z))) for a good answer, λ₋ (1 - σ(β (z - h))) for a bad one: no pairs.
+    """KTO, a loss without pairs: λ₊ (1 - σ(β (h - z))) for a desirable response, λ₋ (1 - σ(β (z - h))) else.
 
     Args:
       log_ratio: nats, h = log π/π_ref(y), any shape.
       desirable: bool, the same shape.
-      kl: z, nats, an estimate of KL(π‖π_ref), such as the mean h of answers to other prompts; taken
-        as at least 0, and no gradient flows into it.
-      beta: above 0.
+      kl: z, nats, an estimate of KL(π‖π_ref), such as the mean h of responses to other prompts; a negative
+        one counts as 0, and no gradient flows into it.
+      beta: β > 0.
       desirable_weight: λ₊ ≥ 0.
       undesirable_weight: λ₋ ≥ 0.
 
     Returns:
-      A loss per answer.
+      A loss per response.
 
     Raises:
       ValueError: if shapes differ, `desirable` is not boolean or a setting is out of range.
@@ -166,20 +172,23 @@ def kto(
     >>> kto(jnp.array([0.0, 0.0]), jnp.array([True, False]), undesirable_weight=2.0)
     Array([0.5, 1. ], dtype=float32)
     """
-    _validation.boolean(desirable=desirable)
-    _validation.same_shape(log_ratio=log_ratio, desirable=desirable, kl=kl)
-    _validation.positive(beta=beta)
-    _validation.at_least(0.0, desirable_weight=desirable_weight)
-    _validation.at_least(0.0, undesirable_weight=undesirable_weight)
-    (h,) = _validation.floats(log_ratio)
-    z = jax.lax.stop_gradient(jnp.maximum(kl, 0.0))
+    _validation.boolean("kto", desirable=desirable)
+    _validation.same_shape("kto", log_ratio=log_ratio, desirable=desirable, kl=kl)
+    _validation.positive("kto", beta=beta)
+    _validation.at_least(0, "kto", desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
+    h, z = finite(log_ratio, jax.lax.stop_gradient(kl))
+    z = jnp.maximum(z, 0.0)
     sign = jnp.where(desirable, 1.0, -1.0)
     weight = jnp.where(desirable, desirable_weight, undesirable_weight)
     return weight * jax.nn.sigmoid(-beta * sign * (h - z))
 
 
-def orpo(chosen: jax.typing.ArrayLike, rejected: jax.typing.ArrayLike, coef: float = 0.1) -> jax.Array:
-    """-log p₊ - λ log σ(log odds(p₊) - log odds(p₋)), odds(p) = p / (1 - p): no reference.
+def orpo(
+    chosen: jax.typing.ArrayLike, rejected: jax.typing.ArrayLike, coef: jax.typing.ArrayLike = 0.1
+) -> jax.Array:
+    """ORPO, a loss without a reference: -log p₊ - λ log σ(log odds(p₊) - log odds(p₋)).
+
+    The odds of p are p / (1 - p).
 
     Args:
       chosen: nats, log p₊, the *mean* log-probability of a token of y₊, any shape.
@@ -187,7 +196,7 @@ def orpo(chosen: jax.typing.ArrayLike, rejected: jax.typing.ArrayLike, coef: flo
       coef: λ ≥ 0.
 
     Returns:
-      A loss per pair, the likelihood of the preferred answer included.
+      A loss per pair, the negative log-likelihood of the preferred response included.
 
     Raises:
       ValueError: if shapes differ or λ is negative.
@@ -197,24 +206,24 @@ def orpo(chosen: jax.typing.ArrayLike, rejected: jax.typing.ArrayLike, coef: flo
     >>> f"{orpo(jnp.log(0.5), jnp.log(0.5), coef=1.0) / jnp.log(2.0):.4f}"
     '2.0000'
     """
-    _validation.same_shape(chosen=chosen, rejected=rejected)
-    _validation.at_least(0.0, coef=coef)
-    chosen, rejected = _validation.floats(chosen, rejected)
+    _validation.same_shape("orpo", chosen=chosen, rejected=rejected)
+    _validation.at_least(0, "orpo", coef=coef)
+    chosen, rejected = finite(chosen, rejected)
     return coef * jax.nn.softplus(_log_odds(rejected) - _log_odds(chosen)) - chosen
 
 
 def simpo(
     chosen: jax.typing.ArrayLike,
     rejected: jax.typing.ArrayLike,
-    beta: float = 2.0,
+    beta: jax.typing.ArrayLike = 2.0,
     margin: jax.typing.ArrayLike = 1.0,
 ) -> jax.Array:
-    """-log σ(β (log p₊ - log p₋) - γ), with mean log-probabilities of tokens: no reference.
+    """SimPO, a loss without a reference: -log σ(β (log p₊ - log p₋) - γ), p the mean of a response's tokens.
 
     Args:
       chosen: nats, log p₊, the *mean* log-probability of a token of y₊, any shape.
       rejected: nats, log p₋, the same shape.
-      beta: above 0.
+      beta: β > 0.
       margin: γ.
 
     Returns:
@@ -228,20 +237,20 @@ def simpo(
     >>> f"{simpo(-1.0, -2.0, beta=1.0, margin=1.0):.4f}"
     '0.6931'
     """
-    _validation.same_shape(chosen=chosen, rejected=rejected, margin=margin)
-    _validation.positive(beta=beta)
-    chosen, rejected = _validation.floats(chosen, rejected)
+    _validation.same_shape("simpo", chosen=chosen, rejected=rejected, margin=margin)
+    _validation.positive("simpo", beta=beta)
+    chosen, rejected = finite(chosen, rejected)
     return jax.nn.softplus(margin - beta * (chosen - rejected))
 
 
 def _log_ratio_gap(chosen, rejected, ref_chosen, ref_rejected):
     refs = {"ref_chosen": ref_chosen, "ref_rejected": ref_rejected}
     _validation.same_shape(chosen=chosen, rejected=rejected, **refs)
-    chosen, rejected, *refs = _validation.floats(chosen, rejected, *refs.values())
-    return (chosen - refs[0]) - (rejected - refs[1])
+    chosen, rejected, ref_chosen, ref_rejected = finite(chosen, rejected, ref_chosen, ref_rejected)
+    return (chosen - ref_chosen) - (rejected - ref_rejected)
 
 
 def _log_odds(log_p):
-    """The log-odds, log p - log(1 - p); p is held below 1, where the odds end."""
+    """The log-odds log p - log(1 - p); a p of 1, whose odds are infinite, counts as 1 - 1e-7."""
     log_p = jnp.minimum(log_p, -1e-7)
     return log_p - jnp.log(-jnp.expm1(log_p))

@@ -1,7 +1,7 @@
-"""Relatives of DPO: losses of the log-ratios h = log π/π_ref(y) of a preferred and another answer.
+"""Nine relatives of DPO: losses of the log-ratios h = log π/π_ref(y) of a preferred and a rejected response.
 
-With h₊ and h₋ of the pair, x = β (h₊ - h₋), σ the logistic function and s the share of preferences
-that may be the wrong way round,
+With h₊ and h₋ of the pair, x = β (h₊ - h₋), σ the logistic function and s the share of labels that may be
+wrong,
 
     hinge     max(0, 1 - x)                                                 SLiC, Zhao et al. 2023
     robust    (-(1 - s) log σ(x) + s log σ(-x)) / (1 - 2s)                 Chowdhury et al. 2024
@@ -13,92 +13,125 @@ that may be the wrong way round,
     apo_down  σ(βh₊) + σ(-x): both down, the worse one further             D'Oosterlinck et al. 2024
     discopop  -(1 - m) log σ(x) + m e^-x, m = σ(x / 0.05)                  Lu et al. 2024
 
-as TRL 1.16 defines them.  `preference` has DPO itself, IPO, KTO, ORPO and SimPO.
+as TRL 1.16 defines them. `preference` has DPO itself, IPO, KTO, ORPO and SimPO.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from proxlm.policy import _validation
+from proxlm import _validation
+from proxlm.policy._finite import finite
 
-_KINDS = (
-    "hinge",
-    "robust",
-    "exo",
-    "nca",
-    "bco",
-    "sppo",
-    "apo_zero",
-    "apo_down",
-    "discopop",
-)
-_DIVERGENCES = ("reverse_kl", "forward_kl", "js", "alpha")
+__all__ = ["PAIR_LOSSES", "f_score", "pair_loss"]
+
+DIVERGENCES = ("reverse_kl", "forward_kl", "js", "alpha")
 
 
 def pair_loss(
     chosen: jax.typing.ArrayLike,
     rejected: jax.typing.ArrayLike,
     kind: str,
-    beta: float = 0.1,
-    label_smoothing: float = 0.0,
+    beta: jax.typing.ArrayLike = 0.1,
+    label_smoothing: jax.typing.ArrayLike = 0.0,
 ) -> jax.Array:
-    """The loss of that name, per pair.
+    """The loss of that name, one of `PAIR_LOSSES`, per pair.
 
     Args:
-      chosen: nats, h₊ = log π/π_ref of the preferred answers, any shape.
-      rejected: nats, h₋ of the others, the same shape.
-      kind: as above.
+      chosen: nats, h₊ = log π/π_ref of the preferred responses, any shape.
+      rejected: nats, h₋ of the rejected ones, the same shape.
+      kind: "hinge", "robust", "exo", "nca", "bco", "sppo", "apo_zero", "apo_down" or "discopop".
       beta: β > 0.
-      label_smoothing: s in [0, ½), of "robust" and "exo".
+      label_smoothing: s in [0, ½), of "robust" and "exo"; 0 for the others.
 
     Returns:
       A loss per pair.
 
     Raises:
-      ValueError: if shapes differ, the kind is unknown or a setting out of range.
+      ValueError: if shapes differ, the kind is unknown, or a setting is out of range or not one of that kind.
 
     >>> f"{pair_loss(1.0, 0.0, 'hinge', beta=0.25):.2f} {pair_loss(0.0, 0.0, 'apo_zero'):.2f}"
     '0.75 1.00'
     """
-    _validation.one_of(_KINDS, kind=kind)
-    _validation.same_shape(chosen=chosen, rejected=rejected)
-    _validation.positive(beta=beta)
-    _validation.within(0.0, 0.499, label_smoothing=label_smoothing)
+    _validation.one_of(tuple(PAIR_LOSSES), "pair_loss", kind=kind)
+    _validation.same_shape("pair_loss", chosen=chosen, rejected=rejected)
+    _validation.positive("pair_loss", beta=beta)
+    _validation.within(0, 0.499, "pair_loss", label_smoothing=label_smoothing)
     if kind == "exo":
-        _validation.positive(label_smoothing=label_smoothing)
-    chosen, rejected = _validation.floats(chosen, rejected)
-    return _loss(kind, beta * chosen, beta * rejected, beta, label_smoothing)
+        _validation.positive(
+            "pair_loss", 'It is a logarithm\'s argument in "exo".', label_smoothing=label_smoothing
+        )
+    elif kind != "robust" and _validation.is_known(label_smoothing) and np.any(np.asarray(label_smoothing)):
+        remedy = 'Only "robust" and "exo" read it.'
+        raise _validation.invalid("label_smoothing", label_smoothing, "0", remedy, "pair_loss")
+    chosen, rejected = finite(chosen, rejected)
+    return PAIR_LOSSES[kind](beta * chosen, beta * rejected, beta, label_smoothing)
 
 
-def _loss(kind, good, bad, beta, s):
-    """The formulas, of βh₊ and βh₋."""
-    x, log_sigmoid, sigmoid = good - bad, jax.nn.log_sigmoid, jax.nn.sigmoid
-    if kind == "hinge":
-        return jnp.maximum(1.0 - x, 0.0)
-    if kind == "robust":
-        return (s * log_sigmoid(-x) - (1.0 - s) * log_sigmoid(x)) / (1.0 - 2.0 * s)
-    if kind == "exo":
-        right = sigmoid(x) * (log_sigmoid(x) - jnp.log1p(-s))
-        return right + sigmoid(-x) * (log_sigmoid(-x) - jnp.log(s))
-    if kind == "nca":
-        return -log_sigmoid(good) - 0.5 * (log_sigmoid(-good) + log_sigmoid(-bad))
-    if kind == "bco":
-        return -log_sigmoid(good) - log_sigmoid(-bad)
-    if kind == "sppo":
-        return (jnp.square(good - 0.5) + jnp.square(bad + 0.5)) / beta**2
-    if kind == "apo_zero":
-        return sigmoid(-good) + sigmoid(bad)
-    if kind == "apo_down":
-        return sigmoid(good) + sigmoid(-x)
+def _hinge(good, bad, beta, s):
+    return jnp.maximum(1.0 - (good - bad), 0.0)
+
+
+def _robust(good, bad, beta, s):
+    right, wrong = jax.nn.log_sigmoid(good - bad), jax.nn.log_sigmoid(bad - good)
+    return (s * wrong - (1.0 - s) * right) / (1.0 - 2.0 * s)
+
+
+def _exo(good, bad, beta, s):
+    x = good - bad
+    right = jax.nn.sigmoid(x) * (jax.nn.log_sigmoid(x) - jnp.log1p(-s))
+    return right + jax.nn.sigmoid(-x) * (jax.nn.log_sigmoid(-x) - jnp.log(s))
+
+
+def _nca(good, bad, beta, s):
+    log_sigmoid = jax.nn.log_sigmoid
+    return -log_sigmoid(good) - 0.5 * (log_sigmoid(-good) + log_sigmoid(-bad))
+
+
+def _bco(good, bad, beta, s):
+    return -jax.nn.log_sigmoid(good) - jax.nn.log_sigmoid(-bad)
+
+
+def _sppo(good, bad, beta, s):
+    return (jnp.square(good - 0.5) + jnp.square(bad + 0.5)) / beta**2
+
+
+def _apo_zero(good, bad, beta, s):
+    return jax.nn.sigmoid(-good) + jax.nn.sigmoid(bad)
+
+
+def _apo_down(good, bad, beta, s):
+    return jax.nn.sigmoid(good) + jax.nn.sigmoid(bad - good)
+
+
+def _discopop(good, bad, beta, s):
     # m e^-x in one exponential, so that 0 · ∞ does not come up
-    return jnp.exp(log_sigmoid(x / 0.05) - x) - sigmoid(-x / 0.05) * log_sigmoid(x)
+    x, log_sigmoid = good - bad, jax.nn.log_sigmoid
+    return jnp.exp(log_sigmoid(x / 0.05) - x) - jax.nn.sigmoid(-x / 0.05) * log_sigmoid(x)
 
 
-def f_score(log_ratio: jax.typing.ArrayLike, divergence: str = "reverse_kl", alpha: float = 0.5) -> jax.Array:
-    """f'(u) of u = π/π_ref(y), what stands for log u if another divergence holds π to π_ref.
+# (βh₊, βh₋, β, s) -> loss
+PAIR_LOSSES = {
+    "hinge": _hinge,
+    "robust": _robust,
+    "exo": _exo,
+    "nca": _nca,
+    "bco": _bco,
+    "sppo": _sppo,
+    "apo_zero": _apo_zero,
+    "apo_down": _apo_down,
+    "discopop": _discopop,
+}
 
-    reverse_kl: log u; forward_kl: 1 - 1/u; js: log(2u/(1 + u)); alpha: (u^(α-1) - 1)/(α - 1).
-    Hand two of them, with references of 0, to `preference.dpo`.
+
+def f_score(
+    log_ratio: jax.typing.ArrayLike, divergence: str = "reverse_kl", alpha: jax.typing.ArrayLike = 0.5
+) -> jax.Array:
+    """The slope f'(u) at u = π/π_ref(y), which replaces log u in DPO if f is the divergence from π_ref.
+
+    reverse_kl: log u; forward_kl: 1 - 1/u; js: log(2u/(1 + u)); alpha: (u^(α-1) - 1)/(α - 1). Give the two
+      of a
+    pair to `dpo`, with references of 0.
 
     Args:
       log_ratio: nats, log u, any shape.
@@ -106,7 +139,7 @@ def f_score(log_ratio: jax.typing.ArrayLike, divergence: str = "reverse_kl", alp
       alpha: α, not 1.
 
     Returns:
-      An array of that shape; exponents are held below 80.
+      An array of that shape; exponents are clipped at 80.
 
     Raises:
       ValueError: if the divergence is unknown or α is 1.
@@ -116,13 +149,14 @@ def f_score(log_ratio: jax.typing.ArrayLike, divergence: str = "reverse_kl", alp
     >>> f_score(0.0, "js").item(), f_score(jnp.log(2.0), "forward_kl").item()
     (0.0, 0.5)
     """
-    _validation.one_of(_DIVERGENCES, divergence=divergence)
-    (log_ratio,) = _validation.floats(log_ratio)
+    _validation.one_of(DIVERGENCES, "f_score", divergence=divergence)
+    (log_ratio,) = finite(log_ratio)
     if divergence == "reverse_kl":
         return log_ratio
     if divergence == "js":
         return jnp.log(2.0) + jax.nn.log_sigmoid(log_ratio)
     power = -1.0 if divergence == "forward_kl" else alpha - 1.0
-    if not isinstance(power, jax.core.Tracer) and power == 0:
-        raise ValueError('alpha is 1; expected another number. Take "reverse_kl", its limit.')
+    if _validation.is_known(power) and power == 0:
+        remedy = 'Take divergence="reverse_kl", its limit.'
+        raise _validation.invalid("alpha", alpha, "a number other than 1", remedy, "f_score")
     return jnp.expm1(jnp.minimum(power * log_ratio, 80.0)) / power

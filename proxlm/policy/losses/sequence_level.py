@@ -3,13 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation, kl
-from proxlm.policy.losses import _ratio
+from proxlm import _validation
+from proxlm.policy._finite import MAX_LOG_RATIO
+from proxlm.policy.losses._ratio import ClipBounds, clips_ratio, given, log_ratio
 
 
-@_ratio.clips_ratio(
-    lambda clip_low, clip_high: _ratio.ClipBounds(-jnp.expm1(-clip_low), jnp.expm1(clip_high))
-)
+@clips_ratio(lambda clip_low, clip_high: ClipBounds(-jnp.expm1(-clip_low), jnp.expm1(clip_high)))
 def geometric_mean(
     log_probs: jax.typing.ArrayLike,
     old_log_probs: jax.typing.ArrayLike,
@@ -17,7 +16,7 @@ def geometric_mean(
     mask: jax.typing.ArrayLike,
     clip_low: jax.typing.ArrayLike = 0.4,
     clip_high: jax.typing.ArrayLike = 0.4,
-    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
+    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
 ) -> jax.Array:
     """GMPO: -Ā exp(Σₜ d̂ₜ / n), the geometric mean of ratios that are clipped one by one.
 
@@ -36,9 +35,9 @@ def geometric_mean(
     >>> (geometric_mean(log_probs, jnp.zeros(3), jnp.ones(3), mask) / jnp.exp(0.35)).tolist()
     [-1.0, -1.0, 0.0]
     """
-    _validation.at_least(0.0, clip_low=clip_low, clip_high=clip_high)
-    d = _ratio.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
-    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    _validation.at_least(0, "geometric_mean", clip_low=clip_low, clip_high=clip_high)
+    d = log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
+    _, advantages = given(log_probs, advantages, mask)
     sign = jnp.sign(advantages)
     held = sign * jnp.minimum(sign * d, sign * jnp.clip(d, -clip_low, clip_high))
     rho = jnp.exp(_mean(held, mask))
@@ -54,7 +53,7 @@ def vespo(
     lambda_positive: jax.typing.ArrayLike = 3.0,
     k_negative: jax.typing.ArrayLike = 3.0,
     lambda_negative: jax.typing.ArrayLike = 2.0,
-    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
+    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
     min_log_weight: jax.typing.ArrayLike = -18.420680743952367,
 ) -> jax.Array:
     """-sg[φ(w)] A log π with φ(w) = e^λ w^k e^(-λw), w the ratio of whole sequences; φ(1) = 1.
@@ -73,12 +72,11 @@ def vespo(
     >>> vespo(jnp.array([-1.0]), jnp.array([-1.0]), jnp.array([2.0]), jnp.array([True]))
     Array([2.], dtype=float32)
     """
-    _validation.positive(k_positive=k_positive, k_negative=k_negative)
-    _validation.positive(lambda_positive=lambda_positive, lambda_negative=lambda_negative)
-    d = _ratio.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
+    _validation.positive("vespo", k_positive=k_positive, k_negative=k_negative)
+    _validation.positive("vespo", lambda_positive=lambda_positive, lambda_negative=lambda_negative)
+    d = log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
     log_w = jnp.clip(jnp.sum(d, axis=-1, keepdims=True), min_log_weight, max_log_ratio)
-    log_probs = aggregation.select(log_probs, mask, "log_probs")
-    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    log_probs, advantages = given(log_probs, advantages, mask)
     good = advantages >= 0
     k = jnp.where(good, k_positive, k_negative)
     rate = jnp.where(good, lambda_positive, lambda_negative)
@@ -95,7 +93,7 @@ def topr(
     high_positive: jax.typing.ArrayLike = 1.0,
     low_negative: jax.typing.ArrayLike = 0.0,
     high_negative: jax.typing.ArrayLike = 1.0,
-    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
+    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
 ) -> jax.Array:
     """-sg[clip(w, low, high)] A log π, w the ratio of whole sequences, bounds by the sign of A.
 
@@ -115,11 +113,10 @@ def topr(
     >>> topr(log_probs, log_probs + jnp.log(2.0), jnp.array([[1.0], [-1.0]]), mask).tolist()
     [[3.0], [-1.5]]
     """
-    _validation.at_least(0.0, low_positive=low_positive, high_positive=high_positive)
-    _validation.at_least(0.0, low_negative=low_negative, high_negative=high_negative)
-    w = jnp.exp(_ratio.log_ratio(log_probs, old_log_probs, mask, "product", max_log_ratio))
-    log_probs = aggregation.select(log_probs, mask, "log_probs")
-    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    _validation.at_least(0, "topr", low_positive=low_positive, high_positive=high_positive)
+    _validation.at_least(0, "topr", low_negative=low_negative, high_negative=high_negative)
+    w = jnp.exp(log_ratio(log_probs, old_log_probs, mask, "product", max_log_ratio))
+    log_probs, advantages = given(log_probs, advantages, mask)
     good = advantages >= 0
     low = jnp.where(good, low_positive, low_negative)
     high = jnp.where(good, high_positive, high_negative)

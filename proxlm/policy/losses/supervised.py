@@ -1,17 +1,23 @@
-"""Learning from answers that someone else gave: supervised fine-tuning, the prompt left out."""
+"""Supervised fine-tuning on given responses, and masks of the tokens that belong to a response."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation
+from proxlm import _validation
+from proxlm.policy import aggregation
+from proxlm.policy._finite import finite
+
+__all__ = ["completion_mask", "response_mask", "sft"]
 
 
 def completion_mask(mask: jax.typing.ArrayLike, prompt_lengths: jax.typing.ArrayLike) -> jax.Array:
-    """Which tokens are the answer's: valid ones after the first `prompt_lengths` valid ones.
+    """Marks the tokens after a prompt: the valid ones after the first `prompt_lengths` valid ones.
 
     Args:
-      mask: bool [..., T], the tokens of prompt and answer, wherever the padding is.
-      prompt_lengths: integers [...], how many of them are the prompt's.
+      mask: bool [..., T], the tokens of prompt and response, wherever the padding is.
+      prompt_lengths: integers [...], how many of these are the prompt's.
 
     Returns:
       bool [..., T]. `lm.score(..., start=1)` scores the tokens from the second on: take [..., 1:].
@@ -22,25 +28,30 @@ def completion_mask(mask: jax.typing.ArrayLike, prompt_lengths: jax.typing.Array
     >>> completion_mask(jnp.array([[False, True, True, True]]), jnp.array([2])).tolist()
     [[False, False, False, True]]
     """
-    _validation.boolean(mask=mask)
+    _validation.boolean("completion_mask", mask=mask)
     mask, lengths = jnp.asarray(mask), jnp.asarray(prompt_lengths)
     if lengths.shape != mask.shape[:-1]:
-        raise ValueError(
-            f"prompt_lengths has shape {lengths.shape}: expected {mask.shape[:-1]}, a length for "
-            f"each row of the mask {mask.shape}"
+        expected = f"{mask.shape[:-1]}, one length for each row of the mask"
+        raise _validation.invalid(
+            "prompt_lengths.shape", lengths.shape, expected, "Use jnp.full for one length.", "completion_mask"
         )
     return mask & (jnp.cumsum(mask, axis=-1) > lengths[..., None])
 
 
-def sft(log_probs: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, kind: str = "token") -> jax.Array:
-    """-Σ w log π(yₜ | x, y₍<t₎) over the answers' tokens: the loss of supervised fine-tuning.
+def sft(
+    log_probs: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
+    kind: str | Callable[..., jax.Array] = "token",
+) -> jax.Array:
+    """The loss of supervised fine-tuning, -Σ w log π(yₜ | x, y₍<t₎) over the tokens of the responses.
 
-    The prompt is not learnt. The weights w say what counts the same: every token ("token", the
-    usual one), every answer ("sequence"), or log π of whole answers is summed ("sequence_sum").
+    The prompt is not learnt. By the weights w every token counts the same ("token", the usual choice), or
+    every response ("sequence"), or log π of whole responses is summed ("sequence_sum").
 
     Args:
       log_probs: nats [..., T], as `lm.score` gives them; masked ones may hold anything.
-      mask: bool [..., T], True at the answer's tokens, its stop token among them.
+      mask: bool [..., T], True at the tokens of the response, its stop token among them. With labels of -100
+        at what is not learnt, it is `labels != -100`.
       kind: as in `aggregation.weights`: a name, or a function of the mask.
 
     Returns:
@@ -56,18 +67,18 @@ def sft(log_probs: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, kind: str =
     >>> sft(log_probs, mask).item(), sft(log_probs, mask, "sequence").item()
     (3.0, 3.75)
     """
-    log_probs = aggregation.select(log_probs, mask, "log_probs")
+    (log_probs,) = finite(aggregation.select(log_probs, mask, "log_probs"))
     return -aggregation.weighted_sum(log_probs, aggregation.weights(mask, kind))
 
 
 def response_mask(tokens: jax.typing.ArrayLike, stop_tokens: int | tuple[int, ...]) -> jax.Array:
     """Marks the tokens of responses up to the first stop token, itself included.
 
-    The one mask to ask tokens for: after it, that a token is padding says nothing of another one.
+    Use this mask rather than a comparison with a padding token: a stop token may also be the padding.
 
     Args:
       tokens: integers [..., T], of responses alone.
-      stop_tokens: one, or several that stop alike.
+      stop_tokens: one id, or several that stop alike.
 
     Returns:
       bool [..., T]; all True where nothing stopped.
@@ -80,9 +91,10 @@ def response_mask(tokens: jax.typing.ArrayLike, stop_tokens: int | tuple[int, ..
     >>> response_mask(jnp.array([[5, 1, 7, 1], [5, 6, 7, 8]]), 1).tolist()
     [[True, True, False, False], [True, True, True, True]]
     """
-    if not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
-        raise ValueError(
-            f"tokens have dtype {jnp.result_type(tokens)}; expected integers, the ids of tokens."
+    dtype = jnp.result_type(tokens)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise _validation.invalid(
+            "tokens.dtype", dtype, "an integer type", "Give the ids of tokens.", "response_mask"
         )
     is_stop = jnp.isin(jnp.asarray(tokens), jnp.atleast_1d(jnp.array(stop_tokens)))
     return jnp.cumsum(is_stop, axis=-1) - is_stop == 0

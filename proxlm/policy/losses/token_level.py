@@ -8,11 +8,14 @@ A high covariance of A and log π over the batch is what makes entropy collapse:
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation, kl
-from proxlm.policy.losses import _ratio, clipping
+from proxlm import _validation
+from proxlm.policy import aggregation, kl
+from proxlm.policy._finite import MAX_LOG_RATIO, finite
+from proxlm.policy.losses import clipping
+from proxlm.policy.losses._ratio import ClipBounds, clips_ratio, given, log_ratio
 
 
-@_ratio.clips_ratio(lambda clip_low, clip_high: _ratio.ClipBounds(clip_low, clip_high))
+@clips_ratio(lambda clip_low, clip_high: ClipBounds(clip_low, clip_high))
 def clip_cov(
     log_probs: jax.typing.ArrayLike,
     old_log_probs: jax.typing.ArrayLike,
@@ -23,7 +26,7 @@ def clip_cov(
     share: jax.typing.ArrayLike = 2e-4,
     low: jax.typing.ArrayLike = 1.0,
     high: jax.typing.ArrayLike = 5.0,
-    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
+    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
     key: jax.Array | None = None,
 ) -> jax.Array:
     """The clipped surrogate without a few tokens whose covariance lies between low and high.
@@ -46,12 +49,12 @@ def clip_cov(
     >>> clip_cov(log_probs, log_probs, advantages, jnp.ones(3, bool))
     Array([ 0., -0.,  3.], dtype=float32)
     """
-    _validation.within(0.0, 1.0, share=share)
+    _validation.within(0, 1, "clip_cov", share=share)
     loss = clipping.clipped(
         log_probs, old_log_probs, advantages, mask, clip_low, clip_high, max_log_ratio=max_log_ratio
     )
-    log_rho = _ratio.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
-    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    log_rho = log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
+    log_probs, advantages = given(log_probs, advantages, mask)
     cov = _covariance(log_probs, advantages, mask)
     free = loss <= -advantages * jnp.exp(log_rho)
     candidates = jnp.asarray(mask) & free & (cov > low) & (cov < high)
@@ -67,7 +70,7 @@ def kl_cov(
     mask: jax.typing.ArrayLike,
     share: jax.typing.ArrayLike = 2e-4,
     coef: jax.typing.ArrayLike = 1.0,
-    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
+    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
 ) -> jax.Array:
     """-A ρ, plus c |log ρ| at the max(1, ⌊share · n⌋) tokens of the largest covariance.
 
@@ -82,14 +85,14 @@ def kl_cov(
     >>> kl_cov(log_probs, log_probs - jnp.log(2.0), advantages, jnp.ones(3, bool), coef=0.0)
     Array([-6.,  0.,  2.], dtype=float32)
     """
-    _validation.within(0.0, 1.0, share=share)
-    _validation.at_least(0.0, coef=coef)
-    log_rho = _ratio.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
-    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    _validation.within(0, 1, "kl_cov", share=share)
+    _validation.at_least(0, "kl_cov", coef=coef)
+    log_rho = log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
+    log_probs, advantages = given(log_probs, advantages, mask)
     cov = jnp.where(mask, _covariance(log_probs, advantages, mask), -jnp.inf)
-    price = coef * kl.absolute(log_rho, jnp.zeros_like(log_rho))
-    price = jnp.where(_largest(cov, share, mask), price, 0.0)
-    return price - advantages * jnp.exp(log_rho)
+    penalty = coef * kl.absolute(log_rho, jnp.zeros_like(log_rho))
+    penalty = jnp.where(_largest(cov, share, mask), penalty, 0.0)
+    return penalty - advantages * jnp.exp(log_rho)
 
 
 def dppo(
@@ -100,7 +103,7 @@ def dppo(
     clip_low: jax.typing.ArrayLike = 0.2,
     clip_high: jax.typing.ArrayLike = 0.2,
     max_ratio: jax.typing.ArrayLike = 20.0,
-    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
+    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
     divergence: str = "tv",
 ) -> jax.Array:
     """-sg[min(ρ, max_ratio)] A log π where the token's probability has not moved too far.
@@ -122,12 +125,11 @@ def dppo(
     >>> f"{losses[0]:.3f} {losses[1]:.0f}"
     '0.693 0'
     """
-    _validation.one_of(("tv", "kl"), divergence=divergence)
-    _validation.at_least(0.0, clip_low=clip_low, clip_high=clip_high, max_ratio=max_ratio)
-    rho = jnp.exp(_ratio.log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio))
-    log_probs = aggregation.select(log_probs, mask, "log_probs")
-    old = aggregation.select(jax.lax.stop_gradient(old_log_probs), mask, "old_log_probs")
-    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    _validation.one_of(("tv", "kl"), "dppo", divergence=divergence)
+    _validation.at_least(0, "dppo", clip_low=clip_low, clip_high=clip_high, max_ratio=max_ratio)
+    rho = jnp.exp(log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio))
+    (old,) = finite(aggregation.select(jax.lax.stop_gradient(old_log_probs), mask, "old_log_probs"))
+    log_probs, advantages = given(log_probs, advantages, mask)
     rise, bound = jnp.exp(log_probs) - jnp.exp(old), jnp.where(advantages > 0, clip_high, clip_low)
     towards = jnp.where(advantages > 0, rise, -rise)
     moved = towards if divergence == "tv" else _binary_kl(old, log_probs)
@@ -144,9 +146,8 @@ def _binary_kl(old, new, epsilon=1e-8):
 
 
 def _covariance(log_probs, advantages, mask):
-    log_probs = aggregation.select(jax.lax.stop_gradient(log_probs), mask, "log_probs")
-    centre = lambda x: x - aggregation.masked_mean(x, mask)
-    return centre(advantages) * centre(log_probs)
+    of = aggregation.masked_deviation
+    return of(advantages, mask) * of(jax.lax.stop_gradient(log_probs), mask)
 
 
 def _largest(x, share, mask):

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, aggregation, kl
-from proxlm.policy.losses import _ratio
+from proxlm import _validation
+from proxlm.policy import aggregation, kl
+from proxlm.policy._finite import MAX_LOG_RATIO
+from proxlm.policy.losses._ratio import given, log_ratio
 
 __all__ = ["dro", "kl_penalty", "policy_gradient"]
 
@@ -22,8 +24,8 @@ def policy_gradient(
     >>> policy_gradient(jnp.array([-1.0]), jnp.zeros(1), jnp.array([2.0]), jnp.array([True]))
     Array([2.], dtype=float32)
     """
-    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
-    return -advantages * aggregation.select(log_probs, mask, "log_probs")
+    log_probs, advantages = given(log_probs, advantages, mask)
+    return -advantages * log_probs
 
 
 def kl_penalty(
@@ -34,7 +36,7 @@ def kl_penalty(
     coef: jax.typing.ArrayLike = 1.0,
     direction: str = "forward",
     level: str = "token",
-    max_log_ratio: jax.typing.ArrayLike | tuple = kl.MAX_LOG_RATIO,
+    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
 ) -> jax.Array:
     """-A ρ + c · KL to the policy that sampled; with c = 0 plain importance sampling.
 
@@ -52,10 +54,10 @@ def kl_penalty(
     >>> kl_penalty(jnp.zeros(1), jnp.zeros(1), jnp.array([2.0]), jnp.array([True]))
     Array([-2.], dtype=float32)
     """
-    _validation.at_least(0.0, coef=coef)
-    _validation.one_of(("forward", "reverse"), direction=direction)
-    log_rho = _ratio.log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio)
-    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
+    _validation.at_least(0, "kl_penalty", coef=coef)
+    _validation.one_of(("forward", "reverse"), "kl_penalty", direction=direction)
+    log_rho = log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio)
+    _, advantages = given(log_probs, advantages, mask)
     rho = jnp.exp(log_rho)
     divergence = rho - 1.0 - log_rho if direction == "forward" else rho * log_rho - rho + 1.0
     return jnp.where(mask, coef * divergence - advantages * rho, 0.0)
@@ -78,8 +80,7 @@ def dro(
     >>> dro(jnp.array([-1.0]), jnp.array([-3.0]), jnp.ones(1), jnp.array([True]), beta=0.5)
     Array([2.], dtype=float32)
     """
-    _validation.at_least(0.0, beta=beta)
+    _validation.at_least(0, "dro", beta=beta)
     old = aggregation.select(jax.lax.stop_gradient(old_log_probs), mask, "old_log_probs")
-    advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
-    log_probs = aggregation.select(log_probs, mask, "log_probs")
+    log_probs, advantages = given(log_probs, advantages, mask)
     return beta * kl.k2(log_probs, old) - advantages * log_probs

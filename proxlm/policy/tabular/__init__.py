@@ -1,12 +1,18 @@
-"""A language so small that every answer of policy optimisation is a finite sum.
+"""Exact policy optimisation on a language so small that every expectation is a finite sum.
 
-    language = Language(vocab_size=3, length=3)
-    goal = lambda logits: objective(jax.nn.log_softmax(logits), rewards, language)
-    truth = jax.grad(goal)(logits)
+    language = tabular.Language(vocab_size=3, length=3)
+    goal = lambda logits: tabular.objective(jax.nn.log_softmax(logits), rewards, language)
+    gradient = jax.grad(goal)(logits)
 
-A policy is a table of log-probabilities, a row for every prefix, `[S, V]`; a transformer becomes
-one by `table`.  Rewards are one number for every outcome, `[N]`.  Everything is a pure function
-that can be jitted and differentiated, in float64 where that is enabled.
+A policy is a table of log-probabilities, a row for every prefix, `[S, V]`; a transformer becomes one by
+`table`. Rewards are one number for every outcome, `[N]`. Everything is a pure function that can be jitted and
+differentiated, in float64 where that is enabled.
+
+  language    `Language`, its `outcomes` and `contexts`; `table`
+  exact       `objective`, `expected_reward`, `divergence`, `outcome_log_probs`, `occupancy`
+  dynamic     `values`, `optimum`, `proximal_point`, by dynamic programming
+  estimators  `expected_value_and_grad` and `moments` of any loss of a `Group` of sampled sequences
+  losses      `minibatch_loss`: the loss that a `PPOConfig` minimises, as such an estimator
 """
 
 from proxlm.policy.tabular.dynamic import Values, optimum, proximal_point, values

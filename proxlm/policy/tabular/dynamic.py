@@ -5,16 +5,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, kl
+from proxlm import _validation
+from proxlm.policy import kl
 from proxlm.policy.tabular.language import Language, check_rewards, check_table, ended, outcomes
+
+__all__ = ["Values", "optimum", "proximal_point", "values"]
 
 
 class Values(NamedTuple):
-    """What the future is worth under a policy, exactly.
+    """The exact value functions of a policy.
 
     Attributes:
       v: [S], of a prefix.
-      q: [S, V], of a prefix and the token after it, this token's price included.
+      q: [S, V], of a prefix and the token after it, with the KL penalty of this token.
       advantages: [S, V], q - v; their mean under the policy is 0 in every row.
     """
 
@@ -30,7 +33,7 @@ def values(
     ref_log_probs: jax.Array | None = None,
     kl_coef: jax.typing.ArrayLike = 0.0,
 ) -> Values:
-    """V, Q and A of every prefix: Q(s, v) = -β log π/π_ref(v|s) + V(sv), V(s) = Σᵥ π(v|s) Q(s, v).
+    """V, Q and A of every prefix, by Q(s, v) = -β log π/π_ref(v|s) + V(sv) and V(s) = Σᵥ π(v|s) Q(s, v).
 
     Σ_s π(s) Σᵥ ∇π(v|s) A(s, v) is the gradient of `objective`.
 
@@ -45,20 +48,20 @@ def values(
       `Values`; 0 for prefixes that have ended.
 
     Raises:
-      ValueError: if a shape is wrong or β negative.
+      ValueError: if a shape is wrong or β is negative.
 
     >>> language = Language(vocab_size=2, length=1)
     >>> values(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0.0, 4.0]), language).advantages
     Array([[-3.,  1.]], dtype=float32)
     """
-    _validation.at_least(0.0, kl_coef=kl_coef)
+    _validation.at_least(0, "values", kl_coef=kl_coef)
     check_table(language, log_probs=log_probs)
-    price = jnp.zeros_like(log_probs)
+    penalty = jnp.zeros_like(log_probs)
     if ref_log_probs is not None:
         check_table(language, ref_log_probs=ref_log_probs)
-        price = -kl_coef * kl.k1(log_probs, ref_log_probs)
-        price = jnp.where(ended(language)[:, None], 0.0, price)
-    v, q = backward(log_probs, price, _on_grid(rewards, language), language)
+        penalty = -kl_coef * kl.k1(log_probs, ref_log_probs)
+        penalty = jnp.where(ended(language)[:, None], 0.0, penalty)
+    v, q = backward(log_probs, penalty, _on_grid(rewards, language), language)
     alive = ~ended(language)
     v, q = jnp.where(alive, v, 0.0), jnp.where(alive[:, None], q, 0.0)
     return Values(v, q, q - v[:, None])
@@ -70,10 +73,10 @@ def optimum(
     kl_coef: jax.typing.ArrayLike,
     language: Language,
 ) -> tuple[jax.Array, jax.Array]:
-    """π* = π_ref e^(r/β) / Z, the best policy, and its objective J* = β log Z.
+    """The optimal policy π* = π_ref e^(r/β) / Z, and its objective J* = β log Z.
 
     Z(s) = Σᵥ π_ref(v|s) Z(sv) with Z = e^(r/β) at the end; π*(v|s) = π_ref(v|s) Z(sv) / Z(s).
-    Whatever the policy, J* - J(π) = β KL(π‖π*).
+    For every policy, J* - J(π) = β KL(π‖π*).
 
     Args:
       ref_log_probs: nats [S, V].
@@ -85,7 +88,7 @@ def optimum(
       log π*, nats [S, V], and J*, a scalar.
 
     Raises:
-      ValueError: if a shape is wrong or β not positive.
+      ValueError: if a shape is wrong or β is not positive.
 
     Source: Levine (2018); Korbak et al. (2022).
 
@@ -95,7 +98,7 @@ def optimum(
     >>> jnp.exp(best).round(2).tolist(), f"{jnp.exp(value):.2f}"
     ([[0.25, 0.75]], '2.00')
     """
-    _validation.positive(kl_coef=kl_coef)
+    _validation.positive("optimum", kl_coef=kl_coef)
     check_table(language, ref_log_probs=ref_log_probs)
     following = _on_grid(rewards, language) / kl_coef
     over, levels = ended(language), []
@@ -120,7 +123,7 @@ def proximal_point(
 ) -> jax.Array:
     """The exact proximal step on whole sequences, π⁺ ∝ (π_ref^β π^(1/τ) e^r)^(1/(β + 1/τ)).
 
-    Every step multiplies log π/π* by (1/τ)/(β + 1/τ), up to what normalises.
+    Every step multiplies log π/π* by (1/τ)/(β + 1/τ), up to a constant that normalises.
 
     Args:
       log_probs: nats [S, V], of the policy π to step from.
@@ -134,7 +137,7 @@ def proximal_point(
       Nats [S, V].
 
     Raises:
-      ValueError: if a shape is wrong, β negative or τ not positive.
+      ValueError: if a shape is wrong, β is negative or τ is not positive.
 
     Source: Nemirovski and Yudin (1983), mirror descent with the entropy.
 
@@ -143,18 +146,18 @@ def proximal_point(
     >>> jnp.exp(proximal_point(uniform, rewards, language)).round(2).tolist()
     [[0.25, 0.75]]
     """
-    _validation.at_least(0.0, kl_coef=kl_coef)
-    _validation.positive(step_size=step_size)
+    _validation.at_least(0, "proximal_point", kl_coef=kl_coef)
+    _validation.positive("proximal_point", step_size=step_size)
     if ref_log_probs is not None:
         tokens, mask, states = outcomes(language)
         check_table(language, log_probs=log_probs, ref_log_probs=ref_log_probs)
-        ahead = kl.k1(log_probs[states, tokens], ref_log_probs[states, tokens])
-        rewards = rewards - kl_coef * jnp.sum(jnp.where(mask, ahead, 0.0), axis=1)
+        log_ratio = kl.k1(log_probs[states, tokens], ref_log_probs[states, tokens])
+        rewards = rewards - kl_coef * jnp.sum(jnp.where(mask, log_ratio, 0.0), axis=1)
     return optimum(log_probs, rewards, kl_coef + 1.0 / step_size, language)[0]
 
 
 def rows(level: int, language: Language) -> slice:
-    """Where a table holds the prefixes of `level` tokens.
+    """The rows of a table that belong to the prefixes of `level` tokens.
 
     >>> rows(1, Language(vocab_size=3, length=2))
     slice(1, 4, None)
@@ -163,21 +166,23 @@ def rows(level: int, language: Language) -> slice:
 
 
 def _on_grid(rewards, language):
-    """Rewards of outcomes put among all V^T sequences; what cannot be said earns 0."""
+    """Rewards of outcomes put among all V^T sequences; sequences that are no outcome have 0."""
     check_rewards(language, rewards)
     powers = language.vocab_size ** jnp.arange(language.length)[::-1]
     code = outcomes(language).tokens @ powers
-    rewards = jnp.asarray(rewards, jnp.result_type(rewards, jnp.float32))
+    (rewards,) = _validation.floats(rewards)
     return jnp.zeros(language.vocab_size**language.length, rewards.dtype).at[code].set(rewards)
 
 
-def backward(log_probs, price, last, language):
-    """Q = price + V of the child, V = E[Q], from the last tokens back to the first.
+def backward(
+    log_probs: jax.Array, immediate: jax.Array, last: jax.Array, language: Language
+) -> tuple[jax.Array, jax.Array]:
+    """The recursion Q = immediate reward + V of the child, V = E[Q], from the last tokens to the first.
 
     Args:
       log_probs: nats [S, V].
-      price: [S, V] or [S, 1].
-      last: [V^T], what every full sequence is worth.
+      immediate: [S, V] or [S, 1].
+      last: [V^T], the value of every full sequence.
       language: a `Language`.
 
     Returns:
@@ -191,10 +196,10 @@ def backward(log_probs, price, last, language):
     over, levels = ended(language), []
     for level in reversed(range(language.length)):
         here = rows(level, language)
-        q = price[here] + last.reshape(-1, language.vocab_size)
-        # no 0 · ∞ where a token cannot be said
-        said = jnp.exp(log_probs[here])
-        v = jnp.sum(jnp.where(said > 0, said * jnp.where(said > 0, q, 0.0), 0.0), axis=1)
+        q = immediate[here] + last.reshape(-1, language.vocab_size)
+        # no 0 · ∞ where a token has probability 0
+        probs = jnp.exp(log_probs[here])
+        v = jnp.sum(jnp.where(probs > 0, probs * jnp.where(probs > 0, q, 0.0), 0.0), axis=1)
         last = jnp.where(over[here], q[:, language.stop_token or 0], v)
         levels.append((last, q))
     v, q = zip(*levels[::-1], strict=True)

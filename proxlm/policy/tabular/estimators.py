@@ -1,7 +1,7 @@
-"""What an estimator gives on average: its sum over every outcome, or every group of outcomes.
+"""Exact mean and variance of an estimator, by summing over every outcome or group of outcomes.
 
-An estimator is any loss of sampled sequences, `(Group) -> scalar`.  Its gradient in a training step
-is a random vector; here are the mean of that vector and its variance, without sampling.
+An estimator is any loss of sampled sequences, `(Group) -> scalar`. Its gradient in a training step is a
+random vector; here are the mean of that vector and its variance, without sampling.
 """
 
 import functools
@@ -14,19 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.policy import _validation
+from proxlm import _validation
 from proxlm.policy.tabular.exact import outcome_log_probs
 from proxlm.policy.tabular.language import Language, check_rewards, check_table, outcomes
+
+__all__ = ["Group", "Moments", "expected_value_and_grad", "groups", "moments"]
 
 # 27 outcomes in groups of 4 are 27,405 multisets
 MAX_GROUPS = 2**18
 
 
 class Group(NamedTuple):
-    """G sequences drawn independently, as an estimator sees them.
+    """G independently sampled sequences, the argument of an estimator.
 
     Attributes:
-      log_probs: nats [G, T], of the policy that learns: what the gradient flows through.
+      log_probs: nats [G, T], of the policy that learns; gradient flows into these.
       distribution: nats [G, T, V], of the same.
       old_log_probs: nats [G, T], of the policy that sampled.
       ref_log_probs: nats [G, T], of the reference.
@@ -34,7 +36,7 @@ class Group(NamedTuple):
       rewards: [G].
       tokens: int [G, T].
       mask: bool [G, T].
-      states: int [G, T], the prefix before each token: where a table of values is read.
+      states: int [G, T], the prefix before each token, the row of a table.
     """
 
     log_probs: jax.Array
@@ -49,7 +51,7 @@ class Group(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Mean and spread of an estimator.
+    """Mean and variance of an estimator.
 
     Attributes:
       value: E[loss], a scalar.
@@ -81,7 +83,7 @@ def expected_value_and_grad(
       rewards: [N].
       language: a `Language`.
       policy: (params) -> log-probabilities [S, V].
-      group_size: G, sequences that an estimator sees together.
+      group_size: G, sequences in a `Group`.
       old_log_probs: nats [S, V], of the policy that samples; None is the policy itself.
       ref_log_probs: nats [S, V], of the reference; None is the policy that samples.
 
@@ -165,30 +167,29 @@ def moments(
 
 @functools.lru_cache(maxsize=16)
 def groups(language: Language, group_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every multiset of G outcomes, and in how many orders it can be drawn.
+    """Every multiset of G outcomes, and the number of orders in which it can be drawn.
 
     Args:
       language: a `Language`.
       group_size: G.
 
     Returns:
-      Numbers of outcomes, int [M, G], and counts, float [M].
+      Indices of outcomes, int [M, G], and counts, float [M].
 
     Raises:
-      ValueError: if G is below 1 or M above 262144.
+      ValueError: if G is below 1 or M is above 262144.
 
     >>> members, counts = groups(Language(vocab_size=2, length=1), 2)
     >>> members.tolist(), counts.tolist()
     ([[0, 0], [0, 1], [1, 1]], [1.0, 2.0, 1.0])
     """
-    _validation.at_least(1, group_size=group_size)
+    _validation.integer(1, "groups", group_size=group_size)
     size = len(outcomes(language).tokens)
     total = math.comb(size + group_size - 1, group_size)
     if total > MAX_GROUPS:
-        raise ValueError(
-            f"group_size is {group_size}: {size} outcomes form {total} groups; expected at most "
-            f"{MAX_GROUPS}. Take smaller groups or a smaller language."
-        )
+        remedy = f"There are {total} groups: take smaller ones or a smaller language."
+        expected = f"so small that {size} outcomes form at most {MAX_GROUPS} groups"
+        raise _validation.invalid("group_size", group_size, expected, remedy, "groups")
     members = np.array(list(itertools.combinations_with_replacement(range(size), group_size)))
     repeats = np.ones(total)
     run = np.ones(total)
@@ -199,7 +200,7 @@ def groups(language: Language, group_size: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _tables(log_probs, rewards, language, old_log_probs, ref_log_probs):
-    """Rewards, old policy and reference, with what is not given filled in and no gradient."""
+    """Rewards, old policy and reference: defaults filled in, without gradient."""
     check_rewards(language, rewards)
     old = jax.lax.stop_gradient(log_probs) if old_log_probs is None else old_log_probs
     ref = old if ref_log_probs is None else ref_log_probs
@@ -221,15 +222,15 @@ def _weights(tables, language, group_size):
 
 
 def _group(log_probs, tables, language, row):
-    """Sequences number `row`, int [G], as a `Group`."""
+    """The sequences of indices `row`, int [G], as a `Group`."""
     rewards, old, ref = tables
     tokens, mask, states = (jnp.asarray(x)[row] for x in outcomes(language))
-    said = lambda table: table[states, tokens]
+    sampled = lambda table: table[states, tokens]
     return Group(
-        said(log_probs),
+        sampled(log_probs),
         log_probs[states],
-        said(old),
-        said(ref),
+        sampled(old),
+        sampled(ref),
         ref[states],
         rewards[row],
         tokens,

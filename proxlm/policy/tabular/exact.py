@@ -8,9 +8,13 @@ A sequence earns its reward r at the end and pays β log π/π_ref at every toke
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _validation, kl
+from proxlm import _validation
+from proxlm.policy import kl
+from proxlm.policy._finite import scaled
 from proxlm.policy.tabular.dynamic import backward, rows
 from proxlm.policy.tabular.language import Language, check_rewards, check_table, ended, outcomes
+
+__all__ = ["divergence", "expected_reward", "objective", "occupancy", "outcome_log_probs"]
 
 
 def outcome_log_probs(log_probs: jax.Array, language: Language) -> jax.Array:
@@ -47,7 +51,7 @@ def expected_reward(log_probs: jax.Array, rewards: jax.Array, language: Language
       A scalar.
 
     Raises:
-      ValueError: if table or rewards have another shape.
+      ValueError: if the table or the rewards have another shape.
 
     >>> language = Language(vocab_size=2, length=1)
     >>> expected_reward(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0.0, 4.0]), language)
@@ -58,7 +62,7 @@ def expected_reward(log_probs: jax.Array, rewards: jax.Array, language: Language
 
 
 def divergence(log_probs: jax.Array, ref_log_probs: jax.Array, language: Language) -> jax.Array:
-    """KL(π‖π_ref) of whole sequences, K(s) = KL(π(·|s)‖π_ref(·|s)) + Σᵥ π(v|s) K(sv).
+    """The KL divergence of whole sequences, KL(π‖π_ref), by K(s) = KL(π(·|s)‖π_ref(·|s)) + Σᵥ π(v|s) K(sv).
 
     Args:
       log_probs: nats [S, V].
@@ -77,9 +81,9 @@ def divergence(log_probs: jax.Array, ref_log_probs: jax.Array, language: Languag
     '0.3466'
     """
     check_table(language, log_probs=log_probs, ref_log_probs=ref_log_probs)
-    price = jnp.where(ended(language), 0.0, kl.exact(log_probs, ref_log_probs))
-    last = jnp.zeros(language.vocab_size**language.length, price.dtype)
-    return backward(log_probs, price[:, None], last, language)[0][0]
+    here = jnp.where(ended(language), 0.0, kl.exact(log_probs, ref_log_probs))
+    last = jnp.zeros(language.vocab_size**language.length, here.dtype)
+    return backward(log_probs, here[:, None], last, language)[0][0]
 
 
 def objective(
@@ -89,7 +93,7 @@ def objective(
     ref_log_probs: jax.Array | None = None,
     kl_coef: jax.typing.ArrayLike = 0.0,
 ) -> jax.Array:
-    """J(π) = E[r] - β KL(π‖π_ref), differentiable: its gradient is the truth.
+    """The objective J(π) = E[r] - β KL(π‖π_ref), which can be differentiated exactly.
 
     Args:
       log_probs: nats [S, V].
@@ -102,22 +106,22 @@ def objective(
       A scalar.
 
     Raises:
-      ValueError: if a shape is wrong or β negative.
+      ValueError: if a shape is wrong or β is negative.
 
     >>> language = Language(vocab_size=2, length=1)
     >>> log_probs = jnp.log(jnp.array([[0.25, 0.75]]))
     >>> objective(log_probs, jnp.array([0.0, 4.0]), language, log_probs, kl_coef=1.0)
     Array(3., dtype=float32)
     """
-    _validation.at_least(0.0, kl_coef=kl_coef)
+    _validation.at_least(0, "objective", kl_coef=kl_coef)
     reward = expected_reward(log_probs, rewards, language)
     if ref_log_probs is None:
         return reward
-    return reward - kl_coef * divergence(log_probs, ref_log_probs, language)
+    return reward - scaled(kl_coef, divergence(log_probs, ref_log_probs, language))
 
 
 def occupancy(log_probs: jax.Array, language: Language) -> jax.Array:
-    """The probability π(s) that a sequence passes through each prefix and goes on from it.
+    """The probability π(s) that a sequence passes through each prefix and continues.
 
     Args:
       log_probs: nats [S, V].

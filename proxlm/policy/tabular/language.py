@@ -1,13 +1,18 @@
-"""What can be said: the prefixes and the outcomes of a small language, in one fixed order."""
+"""A small language: its prefixes and its outcomes, all complete sequences, in one fixed order."""
 
 import dataclasses
 import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-# beyond this many sequences the tables no longer fit the word small
+from proxlm import _validation
+
+__all__ = ["Language", "Outcomes", "contexts", "outcomes", "table"]
+
+# Beyond this many sequences the sums would take long and much memory.
 MAX_SEQUENCES = 2**16
 
 
@@ -21,10 +26,10 @@ class Language:
     Attributes:
       vocab_size: V.
       length: T, of the longest sequence.
-      stop_token: ends a sequence where it is said, or None: all sequences have T tokens.
+      stop_token: ends a sequence where it occurs, or None: all sequences have T tokens.
 
     Raises:
-      ValueError: if a size is below 1, V^T above 65536 or the stop token not in the vocabulary.
+      ValueError: if a size is below 1, V^T is above 65536 or the stop token is not in the vocabulary.
 
     >>> Language(vocab_size=3, length=3).num_states
     13
@@ -35,20 +40,17 @@ class Language:
     stop_token: int | None = None
 
     def __post_init__(self):
-        """Refuses what cannot be enumerated."""
-        for name in ("vocab_size", "length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        """Raises ValueError for a language that cannot be enumerated."""
+        _validation.integer(1, "Language", vocab_size=self.vocab_size, length=self.length)
         if self.vocab_size**self.length > MAX_SEQUENCES:
-            raise ValueError(
-                f"vocab_size={self.vocab_size} and length={self.length} give "
-                f"{self.vocab_size**self.length} sequences; expected at most {MAX_SEQUENCES}. "
-                "Take a smaller vocabulary or shorter sequences."
-            )
-        if self.stop_token is not None and not 0 <= self.stop_token < self.vocab_size:
-            raise ValueError(
-                f"stop_token is {self.stop_token}; expected None or a token from 0 to {self.vocab_size - 1}."
-            )
+            count = f"at most {MAX_SEQUENCES}, got {self.vocab_size**self.length}"
+            remedy = "Take a smaller vocabulary or shorter sequences."
+            raise ValueError(f"Language: vocab_size ** length must be {count}. {remedy}")
+        last = self.vocab_size - 1
+        _validation.integer(0, "Language", stop_token=self.stop_token)
+        _validation.within(
+            0, last, "Language", "It is a token of the vocabulary.", stop_token=self.stop_token
+        )
 
     @property
     def num_states(self) -> int:
@@ -56,15 +58,15 @@ class Language:
         return self.start(self.length)
 
     def start(self, level: int) -> int:
-        """The number of the first prefix of `level` tokens."""
+        """The index of the first prefix of `level` tokens."""
         return sum(self.vocab_size**t for t in range(level))
 
 
 class Outcomes(NamedTuple):
-    """Everything that can be said, NumPy arrays, a row for each of the N outcomes.
+    """All complete sequences, NumPy arrays with a row for each of the N outcomes.
 
     Attributes:
-      tokens: int32 [N, T]; the stop token also fills what lies behind it.
+      tokens: int32 [N, T]; the stop token also fills the slots after it.
       mask: bool [N, T]: tokens up to the stop token, this included.
       states: int32 [N, T]: the prefix before each token.
     """
@@ -76,7 +78,7 @@ class Outcomes(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def outcomes(language: Language) -> Outcomes:
-    """The outcomes of a language, in the order in which rewards are given.
+    """The outcomes of a language, in the order of the rewards.
 
     Args:
       language: a `Language`.
@@ -100,7 +102,7 @@ def outcomes(language: Language) -> Outcomes:
 
 
 def contexts(language: Language) -> np.ndarray:
-    """Sequences that pass through every prefix: what a model is asked, to become a table.
+    """Sequences that pass through every prefix: the inputs that turn a model into a `table`.
 
     Args:
       language: a `Language`.
@@ -117,10 +119,10 @@ def contexts(language: Language) -> np.ndarray:
 
 
 def table(x: jax.Array, language: Language) -> jax.Array:
-    """Picks the row of each prefix from what a causal model says along `contexts`.
+    """Selects the row of each prefix from the outputs of a causal model along `contexts`.
 
     Args:
-      x: [V^(T-1), T, ...], at t what follows the first t tokens of a context.
+      x: [V^(T-1), T, ...], at t the output after the first t tokens of a context.
       language: a `Language`.
 
     Returns:
@@ -129,23 +131,21 @@ def table(x: jax.Array, language: Language) -> jax.Array:
     Raises:
       ValueError: if x has another shape.
 
-    >>> import jax.numpy as jnp
     >>> table(jnp.arange(4).reshape(2, 2), Language(vocab_size=2, length=2)).tolist()
     [0, 1, 3]
     """
     vocab, length = language.vocab_size, language.length
-    if x.shape[:2] != (vocab ** (length - 1), length):
-        raise ValueError(
-            f"x has shape {x.shape}; expected ({vocab ** (length - 1)}, {length}, ...): one row "
-            "for each of `contexts`, and one column more than they have tokens."
-        )
+    expected = (vocab ** (length - 1), length)
+    if x.shape[:2] != expected:
+        remedy = "Give one row for each of `contexts`, with one column more than they have tokens."
+        raise _validation.invalid("x.shape[:2]", x.shape[:2], f"{expected}", remedy, "table")
     levels = [x[:: vocab ** (length - 1 - t), t] for t in range(length)]
-    return jax.numpy.concatenate(levels)
+    return jnp.concatenate(levels)
 
 
 @functools.lru_cache(maxsize=16)
 def ended(language: Language) -> np.ndarray:
-    """Which prefixes hold the stop token and are never left: bool [S].
+    """Marks the prefixes that hold the stop token, at which no token is sampled: bool [S].
 
     >>> ended(Language(vocab_size=2, length=2, stop_token=0)).tolist()
     [False, True, False]
@@ -158,36 +158,27 @@ def ended(language: Language) -> np.ndarray:
     return result
 
 
-def check_table(language: Language, **tables) -> None:
-    """Asks that every table is [S, V].
-
-    Raises:
-      ValueError: naming the table that is not.
+def check_table(language: Language, **tables: jax.typing.ArrayLike) -> None:
+    """Raises ValueError for a table that is not [S, V].
 
     >>> check_table(Language(vocab_size=2, length=2), log_probs=np.zeros((3, 2)))
     """
     expected = (language.num_states, language.vocab_size)
     for name, x in tables.items():
         if np.shape(x) != expected:
-            raise ValueError(
-                f"{name} has shape {np.shape(x)}; expected {expected}: a row of log-probabilities "
-                "for every prefix. A model that takes tokens becomes one by `table`."
-            )
+            remedy = "It has a row of log-probabilities for every prefix; a model becomes one by `table`."
+            raise _validation.invalid(f"{name}.shape", np.shape(x), f"{expected}, [S, V]", remedy)
 
 
-def check_rewards(language: Language, rewards: jax.Array) -> None:
-    """Asks for one reward for every outcome, [N].
-
-    Raises:
-      ValueError: if it has another shape.
+def check_rewards(language: Language, rewards: jax.typing.ArrayLike) -> None:
+    """Raises ValueError unless there is one reward for every outcome, [N].
 
     >>> check_rewards(Language(vocab_size=2, length=2), np.zeros(4))
     """
     expected = (len(outcomes(language).tokens),)
     if np.shape(rewards) != expected:
-        raise ValueError(
-            f"rewards has shape {np.shape(rewards)}; expected {expected}: one for each of `outcomes`."
-        )
+        remedy = "Give one for each of `outcomes`."
+        raise _validation.invalid("rewards.shape", np.shape(rewards), f"{expected}, [N]", remedy)
 
 
 def _all_sequences(language):

@@ -1,23 +1,29 @@
-"""The loss of a whole iteration's recipe on one group, as an estimator of a small language."""
+"""The loss that a `PPOConfig` minimises on one group, as an estimator on a small language."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from proxlm.policy import _experience, aggregation, kl
+from proxlm.policy._finite import scaled
 from proxlm.policy.advantages import group as baselines
 from proxlm.policy.advantages import temporal as advantage_lib
 from proxlm.policy.config import PPOConfig
+from proxlm.policy.tabular.estimators import Group
+
+__all__ = ["minibatch_loss"]
 
 
-def minibatch_loss(config: PPOConfig, values: jax.Array | None = None):
-    """What one minibatch of that configuration would minimise, for `expected_value_and_grad` and `moments`.
+def minibatch_loss(config: PPOConfig, values: jax.Array | None = None) -> Callable[[Group], jax.Array]:
+    """The loss of one minibatch under a configuration, for `expected_value_and_grad` and `moments`.
 
-    The batch is the group itself: advantages are whitened over it, weights are those of it.
+    The batch is the group: advantages are whitened over it, and the weights of tokens are those of its mask.
 
     Args:
-      config: a `PPOConfig`; without the loss of a critic, entropy bonus and off-policy correction.
-        A greedy baseline is a number of the whole language: take it off the rewards.
-      values: [S], the critic's, or None for recipes without one.
+      config: a `PPOConfig`; the loss of a critic, the entropy bonus and the off-policy correction are left
+        out. A greedy baseline is one number for the whole language: subtract it from the rewards.
+      values: [S], of the critic, or None for recipes without one.
 
     Returns:
       (Group) -> scalar loss.
@@ -25,9 +31,7 @@ def minibatch_loss(config: PPOConfig, values: jax.Array | None = None):
     Raises:
       ValueError: when called on a group, if its size does not suit the recipe.
 
-    >>> from proxlm.policy import recipes
-
-    >>> from proxlm.policy import tabular
+    >>> from proxlm.policy import recipes, tabular
     >>> language = tabular.Language(vocab_size=2, length=1)
     >>> loss = minibatch_loss(recipes.make("rloo", group_size=2, kl_coef=0.0))
     >>> logits, rewards = jnp.zeros((1, 2)), jnp.array([0.0, 4.0])
@@ -38,15 +42,15 @@ def minibatch_loss(config: PPOConfig, values: jax.Array | None = None):
     def loss(group):
         mask = group.mask
         in_loss = config.kl is not None and config.kl.placement == "loss"
-        price = jnp.zeros_like(group.log_probs)
+        penalty = jnp.zeros_like(group.log_probs)
         if config.kl is not None and not in_loss:
-            price = _reference_kl(group, config, jax.lax.stop_gradient)
+            penalty = _reference_kl(group, config, jax.lax.stop_gradient)
         coef = 0.0 if config.kl is None else config.kl.coef
         score = group.rewards
         if config.length_penalty is not None:
             score = score + config.length_penalty(jnp.sum(mask, axis=1), mask.shape[1])
         shape = lambda *row: advantage_lib.shape_rewards(*row, coef)
-        token_rewards = jax.vmap(shape)(score, price, mask)
+        token_rewards = jax.vmap(shape)(score, penalty, mask)
         critic = None if values is None else values[group.states]
         advantages, _ = _experience.advantage(token_rewards, critic, mask, config)
         if config.group_filter is not None:
@@ -56,7 +60,7 @@ def minibatch_loss(config: PPOConfig, values: jax.Array | None = None):
             mask = mask & keep[:, None]
         tokens = config.loss(group.log_probs, group.old_log_probs, advantages, mask)
         if in_loss:
-            tokens = tokens + coef * _reference_kl(group, config, lambda x: x)
+            tokens = tokens + scaled(coef, _reference_kl(group, config, lambda x: x))
         return aggregation.weighted_sum(tokens, aggregation.weights(mask, config.aggregation))
 
     return loss

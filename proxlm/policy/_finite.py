@@ -1,0 +1,66 @@
+"""The one rule that keeps losses and their gradients finite: a bound before the exponential.
+
+1. A log-prob, log-ratio or score beyond ±1e9, such as the log-prob -inf of a token that cannot be said,
+   counts as ±1e9. There its gradient is 0.
+2. A log-ratio is clipped to ±`max_log_ratio` (20 nats by default) before it is exponentiated. Beyond the
+   bound its gradient is 0.
+3. A coefficient of 0 gives 0, whatever it multiplies.
+
+NaN passes through all three, so that an error shows.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from proxlm import _validation
+
+# A ratio beyond e^20 is as good as infinite, and its square still fits float32.
+MAX_LOG_RATIO = 20.0
+# Sums of a million of these, and their squares, fit float32.
+MAX_NATS = 1e9
+# A ratio of e^80 fits float32 after it is multiplied by an advantage and by its own logarithm.
+_LARGEST_EXPONENT = 80.0
+
+
+def finite(*numbers: jax.typing.ArrayLike) -> tuple[jax.Array, ...]:
+    """The numbers in at least float32, clipped to ±1e9.
+
+    >>> finite(-jnp.inf, 2)
+    (Array(-1.e+09, dtype=float32), Array(2., dtype=float32))
+    """
+    return tuple(jnp.clip(x, -MAX_NATS, MAX_NATS) for x in _validation.floats(*numbers))
+
+
+def clip_log_ratio(
+    log_ratio: jax.typing.ArrayLike, max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO
+) -> jax.Array:
+    """Clips log-ratios to ±max_log_ratio, so that no exponential of them overflows.
+
+    Args:
+      log_ratio: nats, any shape.
+      max_log_ratio: nats, from 0 to 88; or a pair: how far below 0, and how far above. 20 in verl and
+        OpenRLHF, (88, 10) in verl's GSPO; 88 is TRL's "no bound", which here ends at 80 above 0.
+
+    Returns:
+      Nats of that shape.
+
+    Raises:
+      ValueError: if a bound is out of range.
+
+    >>> clip_log_ratio(jnp.array([-30.0, 30.0])).tolist(), clip_log_ratio(-30.0, (88.0, 10.0)).item()
+    ([-20.0, 20.0], -30.0)
+    """
+    pair = isinstance(max_log_ratio, tuple)
+    below, above = max_log_ratio if pair else (max_log_ratio, max_log_ratio)
+    for bound in (below, above):
+        _validation.within(0, 88, "clip_log_ratio", max_log_ratio=bound)
+    return jnp.clip(log_ratio, -below, jnp.minimum(above, _LARGEST_EXPONENT))
+
+
+def scaled(coef: jax.typing.ArrayLike, x: jax.Array) -> jax.Array:
+    """The product coef · x, which is 0 where coef is 0 even if x is infinite.
+
+    >>> scaled(0.0, jnp.array([1.0, jnp.inf])).tolist()
+    [0.0, 0.0]
+    """
+    return coef * jnp.where(jnp.asarray(coef) == 0, 0.0, x)
