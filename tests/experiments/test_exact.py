@@ -10,10 +10,10 @@ from experiments.support.run import runs
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"algorithms": ("gppo",)}, "algorithms is 'gppo'; expected one of 'ppo'"),
-        ({"group_size": 1}, "group_size is 1; expected a number of at least 2"),
-        ({"vocab_size": 9, "length": 9}, "expected at most 65536"),
-        ({"kl_coef": 0.0}, r"kl_coef is 0\.0; expected a number above 0"),
+        ({"algorithms": ("gppo",)}, "algorithms must be one of 'ppo', .*, got 'gppo'"),
+        ({"group_size": 1}, "group_size must be a number ≥ 2, got 1"),
+        ({"vocab_size": 9, "length": 9}, "must be at most 65536"),
+        ({"kl_coef": 0.0}, r"kl_coef must be a number > 0, got 0\.0"),
     ],
 )
 def test_bad_settings_are_refused_at_once(settings, message):

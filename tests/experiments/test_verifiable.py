@@ -101,7 +101,7 @@ def test_lengths_are_those_of_right_and_wrong_answers():
         ({"slips": 1.5}, r"slips=1\.5: expected a share from 0 to 1"),
         ({"seeds": 0}, "seeds=0: expected at least 1"),
         ({"recipes": ()}, "recipes is empty"),
-        ({"recipes": ("gppo",)}, "name is 'gppo'; expected one of 'ppo'"),
+        ({"recipes": ("gppo",)}, "name must be one of 'ppo', .*, got 'gppo'"),
         ({"batch": 12}, "batch size must be a multiple of group_size=8, got 12"),
     ],
 )

@@ -318,7 +318,7 @@ def test_recipes_that_are_tilted(name):
     ("name", "overrides", "message"),
     [
         ("gppo", {}, r"name must be one of 'ppo', .*'dapo', .*, got 'gppo'"),
-        ("gspo", {"level": "word"}, "level is 'word'; expected one of 'token'"),
+        ("gspo", {"level": "word"}, "level must be one of 'token', .*, got 'word'"),
         ("grpo", {"group_size": 0}, "group_size must be an integer ≥ 1, got 0"),
         ("grpo", {"group_size": 1}, "group_size must be an integer ≥ 2, got 1. The answers of a group"),
         ("ppo", {"group_filter": filters.reward_varies}, "group_size must be an integer ≥ 2, got 1"),
@@ -331,7 +331,7 @@ def test_recipes_that_are_tilted(name):
         ("sapo", {"clip_low": 0.1}, "clip_low must be a setting of 'sapo'"),
         ("tis", {"level": "product"}, "Say correction_level or loss_level"),
         ("dapo", {"kl_target": 1.0}, "coef must be a number > 0 with a target, got 0.0"),
-        ("cispo", {"clip_high": -2.0}, r"clip_high is -2\.0"),
+        ("cispo", {"clip_high": -2.0}, r"clip_high must be a number ≥ 0, got -2\.0"),
     ],
 )
 def test_what_a_recipe_does_not_have_is_refused_and_what_it_has_is_named(name, overrides, message):
