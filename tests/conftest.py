@@ -1,6 +1,16 @@
-"""JAX at its strictest, and what many tests share."""
+"""JAX at its strictest, compiling as fast as it can, and the fixtures that many tests share."""
 
+import importlib.metadata
+import os
 import pathlib
+
+# Most of a test is compilation, of programs that run once: without optimisation it takes a third of the time.
+# Commands that tests start inherit these variables. To test optimised programs, set them yourself:
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=" " make test
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # XLA stops at flags that it does not know
+    fast = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ.setdefault("XLA_FLAGS", fast)
 
 import hypothesis
 import jax
