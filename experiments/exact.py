@@ -11,6 +11,7 @@ fixed points, not scales.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 import optax
 
 from experiments.support.exact import report
-from experiments.support.run import cached_results, cli, runs
+from experiments.support.run import cached_results, cli, configs, runs
 from proxlm import _validation
 from proxlm.policy import losses, recipes, tabular
 from proxlm.policy._partial import partial
@@ -43,6 +44,7 @@ ALGORITHMS = (
     "topr",
     "vespo",
 )
+MOST_GROUPS = 100_000  # of sentences, each a term of every expectation
 PLACEMENTS = {
     "k1 in the reward": ("reward", "k1"),
     "k2 in the reward": ("reward", "k2"),
@@ -57,7 +59,7 @@ PLACEMENTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     vocab_size: int = 3
     length: int = 4  # of the longest sentence; token 0 ends one
     group_size: int = 2  # sentences per prompt: 496 groups of 2, 5456 of 3
@@ -69,17 +71,22 @@ class Config:
     seed: int = 0
     algorithms: tuple[str, ...] = ALGORITHMS
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run late."""
-        for name in self.algorithms:
-            _validation.one_of(tuple(recipes.RECIPES), algorithms=name)
-        _validation.at_least(2, group_size=self.group_size)
-        tabular.Language(self.vocab_size, self.length, stop_token=0)
-        _validation.positive(kl_coef=self.kl_coef, step_size=self.step_size)
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        configs.check_choices(self, algorithms=ALGORITHMS)
+        _validation.at_least(2, group_size=self.group_size, vocab_size=self.vocab_size)
+        language = tabular.Language(self.vocab_size, self.length, stop_token=0)
+        words = self.vocab_size - 1  # beside the one that ends a sentence
+        sentences = sum(words**n for n in range(language.length + 1))
+        groups = math.comb(sentences + self.group_size - 1, self.group_size)
+        if groups > MOST_GROUPS:
+            remedy = f"There are {groups:,} groups; at most {MOST_GROUPS:,} can be enumerated."
+            raise _validation.invalid("group_size", self.group_size, "smaller", remedy)
+        configs.check_positive(self, "kl_coef", "step_size", "learning_rate")
 
 
 def smoke(config: Config) -> Config:
-    """The same, too small to mean much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     few = "ppo", "rloo", "dr_grpo", "grpo"
     return dataclasses.replace(config, vocab_size=2, length=2, iterations=10, algorithms=few)
 
@@ -253,30 +260,27 @@ def curves(run, problem, config: Config) -> dict[str, dict[str, np.ndarray]]:
     found = {}
     for family, members in families(config).items():
         gaps = lambda name, members=members: {"gap": learn(members[name], problem, config)}
-        kept = cached_results.each(run, family, tuple(members), gaps)
+        kept = cached_results.compute_each(run, family, tuple(members), gaps)
         found[family] = {name: results["gap"] for name, results in kept.items()}
     found["trust regions"]["exact proximal step"] = proximal(problem, config)
     return found
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
-    """Measures, prints, plots, and returns the numbers."""
-    config = smoke(config) if options.smoke else config
-    run = runs.open_run("exact", config, options.runs, options.resume)
-    with jax.enable_x64(True), runs.compilation(quick=options.smoke):
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
+    """Measures gradients and sub-optimality; returns the numbers of the report."""
+    with jax.enable_x64(True):
         problem = make_problem(config)
         size = config.group_size
         reward_truth, kl_truth = (gradient(problem, x) for x in (False, True))
         of_recipe = lambda name: measure(recipe(name, size, kl_coef=0.0), problem, reward_truth)
-        gradients = cached_results.each(run, "gradients", config.algorithms, of_recipe)
+        gradients = cached_results.compute_each(run, "gradients", config.algorithms, of_recipe)
         silent = dataclasses.replace(problem, rewards=jnp.zeros_like(problem.rewards))
         of_placement = lambda name: measure(placed(name, 1.0, size), silent, kl_truth)
-        placements = cached_results.each(run, "placements", tuple(PLACEMENTS), of_placement)
+        placements = cached_results.compute_each(run, "placements", tuple(PLACEMENTS), of_placement)
         gaps = curves(run, problem, config)
     gradients, placements = jax.tree.map(float, (gradients, placements))
-    report.write(run, gradients, placements, gaps)
-    return {"gradients": gradients, "placements": placements, "gaps": gaps}
+    return report.write(run, gradients, placements, gaps)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

@@ -20,13 +20,14 @@ import jax
 import numpy as np
 import tyro
 
+from experiments.support import Refusal
 from experiments.support.data import tokenization
-from experiments.support.run import cli, model_store, runs
-from proxlm import lm
+from experiments.support.run import cli, configs, model_store, runs
+from proxlm import _validation, lm
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     checkpoint: str = model_store.SMOLLM2  # or the folder of a run that trained a language model
     prompt: str = "The capital of France is"
     num_tokens: int = 64  # at most: a model may end its text
@@ -37,13 +38,10 @@ class Config:
     min_p: float | None = None
     seed: int = 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise come out after a model has been read."""
-        for name, bound in {"num_tokens": 1, "samples": 1, "seed": 0}.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
         if not self.prompt:
-            raise ValueError("prompt is empty: give the beginning of a text")
+            raise _validation.invalid("prompt", "", "the beginning of a text")
         sampling(self)
 
 
@@ -67,31 +65,31 @@ def main(
 ) -> dict[str, Any]:
     """Writes every sample through `on_text` while it grows; returns the texts and the speed."""
     if options.resume:
-        raise ValueError("resume: generate keeps no run that could go on; leave it out")
+        raise Refusal("resume: generate has no run to continue; leave it out")
     if not options.smoke:
         return write(model_store.load(config.checkpoint, pathlib.Path(options.data)), config, on_text)
-    with runs.compilation(quick=True), tempfile.TemporaryDirectory() as folder:
-        writer = untrained(pathlib.Path(folder), config)
-        return write(writer, dataclasses.replace(config, num_tokens=40), on_text)
+    with cli.quick_compilation(True), tempfile.TemporaryDirectory() as folder:
+        model = untrained(pathlib.Path(folder), config)
+        return write(model, dataclasses.replace(config, num_tokens=40), on_text)
 
 
-def write(writer: model_store.Writer, config: Config, on_text: Callable[[str], None]) -> dict[str, Any]:
+def write(model: model_store.LoadedModel, config: Config, on_text: Callable[[str], None]) -> dict[str, Any]:
     """Samples one text after another."""
-    prompt = writer.encode(config.prompt)
-    longest = writer.config.max_length - 1
+    prompt = model.encode(config.prompt)
+    longest = model.config.max_length - 1
     if not 1 <= len(prompt) <= longest:
-        raise ValueError(
+        raise Refusal(
             f"prompt has {len(prompt)} tokens: expected 1 to {longest}, which leaves room in the "
-            f"context of {writer.config.max_length}"
+            f"context of {model.config.max_length}"
         )
-    params = {**writer.params, "blocks": lm.unstack(writer.params["blocks"])}
-    writer = writer._replace(params=params)
+    params = {**model.params, "blocks": lm.unstack(model.params["blocks"])}
+    model = model._replace(params=params)
     texts, clocks = [], []
     for i, key in enumerate(jax.random.split(jax.random.key(config.seed), config.samples)):
         on_text(f"{'' if i == 0 else chr(10)}[{i + 1}] {config.prompt}")
         clock = [time.perf_counter()]
         pieces = []
-        for piece in decoded(timed(tokens(key, writer, prompt, config), clock), writer.decode):
+        for piece in decoded(timed(tokens(key, model, prompt, config), clock), model.decode):
             on_text(piece)
             pieces.append(piece)
         texts.append(config.prompt + "".join(pieces))
@@ -105,12 +103,12 @@ def write(writer: model_store.Writer, config: Config, on_text: Callable[[str], N
     return {"texts": texts, **numbers}
 
 
-def tokens(key, writer: model_store.Writer, prompt: list[int], config: Config) -> Iterator[int]:
+def tokens(key, model: model_store.LoadedModel, prompt: list[int], config: Config) -> Iterator[int]:
     """Tokens up to a stop, which is left out.
 
     Where the context is full, the model goes on from the last half of it: it learnt no longer one.
     """
-    text, length = list(prompt), writer.config.max_length
+    text, length = list(prompt), model.config.max_length
     end = len(text) + config.num_tokens
     while len(text) < end:
         key, key_now = jax.random.split(key)
@@ -118,14 +116,14 @@ def tokens(key, writer: model_store.Writer, prompt: list[int], config: Config) -
         count = min(end - len(text), length - len(recent))
         stream = lm.stream(
             key_now,
-            writer.params,
+            model.params,
             np.array([recent], np.int32),
-            writer.config,
+            model.config,
             count,
             sampling=sampling(config),
         )
         for token in stream:
-            if int(token[0]) in writer.stops:
+            if int(token[0]) in model.stops:
                 return
             text.append(int(token[0]))
             yield text[-1]
@@ -164,7 +162,7 @@ def speed(clocks: list[list[float]]) -> dict[str, float]:
     }
 
 
-def untrained(folder: pathlib.Path, config: Config) -> model_store.Writer:
+def untrained(folder: pathlib.Path, config: Config) -> model_store.LoadedModel:
     """A small model that has learnt nothing, kept and read back: what --smoke writes with."""
     alphabet = tokenization.Characters(config.prompt + "abcdefghij")
     model = lm.ModelConfig(len(alphabet.alphabet), num_layers=2, width=16, num_heads=2, max_length=32)
@@ -173,4 +171,4 @@ def untrained(folder: pathlib.Path, config: Config) -> model_store.Writer:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.call(main, "generate", __doc__)

@@ -13,7 +13,6 @@ normalised ones begin at 0.1 to 0.3, lose it within a few steps and learn from n
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -22,12 +21,12 @@ import numpy as np
 import optax
 
 from experiments.support.models import deep_nets
-from experiments.support.run import cached_results, cli, plots, runs, tables
-from proxlm import training
+from experiments.support.run import cached_results, cli, configs, plot_panels, plots, runs, tables
+from proxlm import _validation, training
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     seeds: int = 8
     depth: int = 32
     context: int = 4  # characters a net reads
@@ -42,17 +41,14 @@ class Config:
     held_out: int = 1024
     seed: int = 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run late."""
-        for name in ("seeds", "depth", "context", "width", "batch", "steps", "checks", "held_out"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
         if self.steps % self.checks:
-            raise ValueError(f"checks={self.checks}: expected a divisor of steps={self.steps}")
+            raise _validation.invalid("checks", self.checks, f"a divisor of steps={self.steps}")
 
 
 def smoke(config: Config) -> Config:
-    """The same, too small to mean much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(config, seeds=2, depth=12, width=16, steps=20, checks=5, held_out=64)
 
 
@@ -126,32 +122,25 @@ def learn(key, data: deep_nets.Data, variant: Variant, scale: float, config: Con
     return Outcome(*norms, jnp.where(jnp.isfinite(value), value, jnp.inf))
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
-    """Trains every variant from small and from large kernels; returns the numbers."""
-    config = smoke(config) if options.smoke else config
-    with runs.compilation(quick=options.smoke):
-        runs.check_run("gradient-flow", config, options.runs, options.resume)
-        data = deep_nets.read(
-            pathlib.Path(options.data), config.context, 50_000, config.held_out, config.seed
-        )
-        run = runs.open_run("gradient-flow", config, options.runs, options.resume)
-        print(f"run: {run.path}")
-        keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-        starts = {"small": config.small, "He": 1.0, "large": config.large}
-        by_name = variants(config)
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
+    """Trains every variant from small and from large kernels; returns the numbers of the report."""
+    data = deep_nets.read(run.data, config.context, 50_000, config.held_out, config.seed)
+    keys = jax.random.split(jax.random.key(config.seed), config.seeds)
+    starts = {"small": config.small, "He": 1.0, "large": config.large}
+    by_name = variants(config)
 
-        def from_all_starts(name):
-            one = functools.partial(learn, data=data, variant=by_name[name], config=config)
-            many = jax.jit(jax.vmap(lambda key, scale: one(key, scale=scale), (0, None)))
-            return {start: many(keys, scale)._asdict() for start, scale in starts.items()}
+    def from_all_starts(name):
+        one = functools.partial(learn, data=data, variant=by_name[name], config=config)
+        many = jax.jit(jax.vmap(lambda key, scale: one(key, scale=scale), (0, None)))
+        return {start: many(keys, scale)._asdict() for start, scale in starts.items()}
 
-        kept = cached_results.each(run, "variants", tuple(by_name), from_all_starts)
-        found = {
-            (start, name): Outcome(**outcome)
-            for name, outcomes in kept.items()
-            for start, outcome in outcomes.items()
-        }
-        return write(run, found, data, config)
+    results = cached_results.compute_each(run, "variants", tuple(by_name), from_all_starts)
+    found = {
+        (start, name): Outcome(**outcome)
+        for name, outcomes in results.items()
+        for start, outcome in outcomes.items()
+    }
+    return write(run, found, data, config)
 
 
 def ratio(norms: np.ndarray) -> str:
@@ -164,7 +153,7 @@ def ratio(norms: np.ndarray) -> str:
 
 
 def write(run, found, data: deep_nets.Data, config: Config) -> dict[str, Any]:
-    """Prints what became of every variant, and draws its gradients by layer and step."""
+    """Writes the report: a table of the variants, and their gradients by layer and step."""
     rows, numbers = [], {"frequency_loss": data.frequency_loss}
     runs.truncate_log(run, "result")
     for (start, name), outcome in found.items():
@@ -182,8 +171,6 @@ def write(run, found, data: deep_nets.Data, config: Config) -> dict[str, Any]:
         }
         runs.log(run, "result", step=len(rows), start=start, variant=name, losses=outcome.loss)
     rows.sort(key=lambda row: ("small", "He", "large").index(row[0]))
-    text = f"{config.depth} layers, {config.seeds} seeds, medians; kernels {config.small}, 1 and"
-    text += f" {config.large} times He's\n\n"
     headers = [
         "kernels",
         "variant",
@@ -193,26 +180,25 @@ def write(run, found, data: deep_nets.Data, config: Config) -> dict[str, Any]:
         "held-out loss",
         "learnt",
     ]
-    text += tables.table(rows, headers)
-    text += "\n\nfirst / last: norms of the gradients of the first and the last hidden bias;"
-    text += "\nlargest: of a kernel's gradient at the start; learnt: at least 0.1 nats better than"
-    text += "\nguessing by frequency, which costs"
-    text += f" {data.frequency_loss:.3f}"
-    print(text)
-    (run.path / "report.txt").write_text(text + "\n")
-    draw(run, found, config)
-    print(f"written to {run.path}")
-    return numbers
+    report = [
+        f"{config.depth} layers, {config.seeds} seeds, medians; kernels {config.small}, 1 and "
+        f"{config.large} times He's",
+        tables.table(rows, headers),
+        "first / last: norms of the gradients of the first and the last hidden bias;\n"
+        "largest: of a kernel's gradient at the start; learnt: at least 0.1 nats better than\n"
+        f"guessing by frequency, which costs {data.frequency_loss:.3f}",
+    ]
+    return run.write(numbers, report, {"gradient_flow.png": lambda path: draw(path, found, config)})
 
 
-def draw(run, found, config: Config) -> None:
+def draw(path, found, config: Config) -> None:
     """Norms of the first seed's gradients, a panel a start and variant."""
     panels = {}
     for start in ("small", "large"):
         for name in variants(config):
             with np.errstate(divide="ignore"):
                 logs = np.log10(found[start, name].biases[0].astype(np.float64))
-            panels[f"{start} kernels, {name}"] = plots.image(
+            panels[f"{start} kernels, {name}"] = plot_panels.image(
                 logs.T,
                 "step",
                 "layer",
@@ -221,8 +207,8 @@ def draw(run, found, config: Config) -> None:
                 unit="log10 ‖∂L/∂b‖",
             )
     note = "grey: zero, or not a number"
-    tables.draw_panels(run.path / "gradient_flow.png", panels, columns=6, size=(3.2, 2.6), note=note)
+    plots.draw_panels(path, panels, columns=6, size=(3.2, 2.6), note=note)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

@@ -20,12 +20,12 @@ import numpy as np
 import optax
 
 from experiments.support.identification.methods import OURS, Method, methods
-from experiments.support.run import cached_results, cli, runs, tables
-from proxlm import penalties, solvers
+from experiments.support.run import cached_results, cli, configs, plots, runs, tables
+from proxlm import _validation, penalties, solvers
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     problems: int = 5  # each with its own features, noise and strength
     seeds: int = 5  # of minibatches, for each problem; the steps are tuned on another one
     steps: int = 20_000
@@ -37,20 +37,18 @@ class Config:
     window: int = 100  # steps; a weight flickers that is zero in some of them and not in others
     only: tuple[str, ...] = ()  # the methods; none for all
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run late."""
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
         methods(self.steps, self.only)
         for name, most in {"live": "weights", "window": "steps"}.items():
-            if getattr(self, name) > getattr(self, most):
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: expected at most {most}={getattr(self, most)}"
-                )
-        if not self.strength > 0:
-            raise ValueError(f"strength={self.strength}: expected more than 0")
+            bound = getattr(self, most)
+            _validation.within(1, bound, remedy=f"The upper bound is {most}.", **{name: getattr(self, name)})
+        _validation.at_least(2, remedy="Columns are scaled by their deviation.", rows=self.rows)
+        configs.check_shares(self, "strength")
 
 
 def smoke(config: Config) -> Config:
-    """The same, too small to mean much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     small = {"problems": 2, "seeds": 2, "steps": 1500, "rows": 60, "weights": 20, "live": 4}
     return dataclasses.replace(config, **small, only=("metric prox-Adam", OURS))
 
@@ -156,8 +154,8 @@ def compare(run, config: Config, problems: Problem) -> dict[str, tuple[float, Ou
         runs_of = jax.jit(jax.vmap(over_problems, (None, None, 0), out_axes=1))
         return {"rate": best, "outcome": runs_of(best, single, keys)._asdict()}
 
-    kept = cached_results.each(run, "methods", tuple(table), tuned, shown=("rate",))
-    return {name: (float(x["rate"]), Outcome(**x["outcome"])) for name, x in kept.items()}
+    results = cached_results.compute_each(run, "methods", tuple(table), tuned, shown=("rate",))
+    return {name: (float(x["rate"]), Outcome(**x["outcome"])) for name, x in results.items()}
 
 
 def final_gaps(problems: Problem, weights) -> np.ndarray:
@@ -179,8 +177,8 @@ def rows_of(outcomes: Mapping[str, tuple[float, Outcome]], problems: Problem, wh
     return rows
 
 
-def plot(config: Config, outcomes: Mapping[str, tuple[float, Outcome]], path) -> None:
-    """How some of the methods came to where they ended."""
+def plot(path, config: Config, outcomes: Mapping[str, tuple[float, Outcome]]) -> None:
+    """Draws the way of some of the methods."""
     steps = np.arange(1, config.steps // config.window + 1) * config.window
     picked = ("prox-SGD", "metric prox-Adam", "FTRL-proximal", OURS, "schedule-free Adam (ours)")
     shown = [name for name in picked if name in outcomes]
@@ -188,7 +186,7 @@ def plot(config: Config, outcomes: Mapping[str, tuple[float, Outcome]], path) ->
         name: (steps, np.mean(getattr(outcomes[name][1], field), axis=(0, 1))) for name in shown
     }
     positive = lambda curves: {k: (x, np.maximum(y, 1e-7)) for k, (x, y) in curves.items()}
-    tables.curves(
+    plots.curves(
         path,
         {
             "relative gap of the objective": positive(curve("gap")),
@@ -199,30 +197,26 @@ def plot(config: Config, outcomes: Mapping[str, tuple[float, Outcome]], path) ->
     )
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
-    """Runs all methods, prints the tables, plots how they came there, and returns the numbers."""
-    config = smoke(config) if options.smoke else config
-    run = runs.open_run("identification", config, options.runs, options.resume)
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
+    """Runs all methods on all problems; returns the numbers of the report."""
     drawn = [make_problem(config, seed) for seed in range(config.problems)]
     problems = jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
-    with runs.compilation(options.smoke):
-        outcomes = compare(run, config, problems)
+    outcomes = compare(run, config, problems)
     headers = ["method", "rate", "gap", "false", "missed", "flicker"]
-    text, numbers = "", {}
+    report, numbers = [], {}
     for title, which in {"problem 0": [0], "all problems": slice(None)}.items():
         rows = rows_of(outcomes, problems, which)
         runs.truncate_log(run, title)
         runs.log(run, title, **{row[0]: row[1:] for row in rows})
         numbers[title] = {row[0]: dict(zip(headers[1:], map(float, row[1:]), strict=True)) for row in rows}
-        support = np.count_nonzero(problems.solution[which], axis=-1)
-        text += f"\n{title}: {np.mean(support):.1f} of {config.weights} weights in the solution,"
-        text += f" means over {config.seeds} seeds\n{tables.table(rows, headers)}\n"
-    print(text)
-    (run.path / "report.txt").write_text(text)
-    plot(config, outcomes, run.path / "identification.png")
-    print(f"written to {run.path}")
-    return numbers
+        support = np.mean(np.count_nonzero(problems.solution[which], axis=-1))
+        report.append(
+            f"{title}: {support:.1f} of {config.weights} weights in the solution, means over "
+            f"{config.seeds} seeds\n{tables.table(rows, headers)}"
+        )
+    draw = functools.partial(plot, config=config, outcomes=outcomes)
+    return run.write(numbers, report, {"identification.png": draw})
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

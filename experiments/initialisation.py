@@ -12,7 +12,6 @@ normal(0, 0.01) never diverge and never learn.
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import jax
@@ -21,12 +20,12 @@ import numpy as np
 import optax
 
 from experiments.support.models import deep_nets
-from experiments.support.run import cached_results, cli, plots, runs, tables
-from proxlm import training
+from experiments.support.run import cached_results, cli, configs, plot_panels, plots, runs, tables
+from proxlm import _validation, training
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     seeds: int = 64
     depths: tuple[int, ...] = (2, 8, 32)
     context: int = 4  # characters a net reads
@@ -37,19 +36,14 @@ class Config:
     held_out: int = 1024
     seed: int = 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run late."""
-        for name in ("seeds", "context", "width", "batch", "steps", "held_out"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not self.depths or min(self.depths) < 1:
-            raise ValueError(f"depths={self.depths}: expected numbers of layers, at least 1")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate}: expected more than 0")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        _validation.at_least(1, depths=min(self.depths))
+        configs.check_positive(self, "learning_rate")
 
 
 def smoke(config: Config) -> Config:
-    """The same, too small to mean much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(config, seeds=2, depths=(2, 16), width=16, steps=40, held_out=64)
 
 
@@ -78,25 +72,18 @@ def all_starts(config: Config, size: int, depth: int):
     return jnp.tile(keys[config.seeds :], len(nets)), together
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Trains every net, those of a depth in one vmap; returns the numbers of the report."""
-    config = smoke(config) if options.smoke else config
-    with runs.compilation(quick=options.smoke):
-        runs.check_run("initialisation", config, options.runs, options.resume)
-        data = deep_nets.read(
-            pathlib.Path(options.data), config.context, 50_000, config.held_out, config.seed
-        )
-        run = runs.open_run("initialisation", config, options.runs, options.resume)
-        print(f"run: {run.path}")
-        train = jax.vmap(functools.partial(learn, data=data, config=config))
+    data = deep_nets.read(run.data, config.context, 50_000, config.held_out, config.seed)
+    train = jax.vmap(functools.partial(learn, data=data, config=config))
 
-        def losses_at(depth):
-            final = jax.jit(train)(*all_starts(config, data.size, int(depth)))
-            return {"losses": final.reshape(len(deep_nets.SCHEMES), -1)}
+    def losses_at(depth):
+        final = jax.jit(train)(*all_starts(config, data.size, int(depth)))
+        return {"losses": final.reshape(len(deep_nets.SCHEMES), -1)}
 
-        found = cached_results.each(run, "depths", [*map(str, config.depths)], losses_at)
-        named = lambda final: dict(zip(deep_nets.SCHEMES, final["losses"], strict=True))
-        return write(run, {int(depth): named(final) for depth, final in found.items()}, data)
+    found = cached_results.compute_each(run, "depths", [*map(str, config.depths)], losses_at)
+    named = lambda final: dict(zip(deep_nets.SCHEMES, final["losses"], strict=True))
+    return write(run, {int(depth): named(final) for depth, final in found.items()}, data)
 
 
 def fates(final: np.ndarray, data: deep_nets.Data) -> dict[str, float]:
@@ -107,7 +94,7 @@ def fates(final: np.ndarray, data: deep_nets.Data) -> dict[str, float]:
 
 
 def write(run, found, data: deep_nets.Data) -> dict[str, Any]:
-    """Prints and plots where the nets of each scheme and depth end."""
+    """Writes the report: the losses at which the nets of each scheme and depth end."""
     rows, numbers = [], {"frequency_loss": data.frequency_loss}
     runs.truncate_log(run, "result")
     for depth, schemes in found.items():
@@ -120,16 +107,15 @@ def write(run, found, data: deep_nets.Data) -> dict[str, Any]:
             numbers[f"{depth} {name}"] = shares | {"median": float(np.median(final))}
     seeds = len(next(iter(found[min(found)].values())))
     headers = ["layers", "scheme", "5 %", "median", "95 %", "diverged", "stuck", "learnt"]
-    text = f"held-out loss in nats at the end, {seeds} seeds each\n\n"
-    text += tables.table(rows, headers)
-    text += f"\n\nguessing by frequency costs {data.frequency_loss:.3f}, uniformly"
-    text += f" {np.log(data.size):.3f}\ndiverged: worse than uniformly; learnt: at least 0.1"
-    text += " better than by frequency; stuck: between"
-    print(text)
-    (run.path / "report.txt").write_text(text + "\n")
+    report = [
+        f"held-out loss in nats at the end, {seeds} seeds each",
+        tables.table(rows, headers),
+        f"guessing by frequency costs {data.frequency_loss:.3f}, uniformly {np.log(data.size):.3f}\n"
+        "diverged: worse than uniformly; learnt: at least 0.1 better than by frequency; stuck: between",
+    ]
     top = np.log(data.size) + 0.5
     panels = {
-        f"{depth} layers": plots.histogram(
+        f"{depth} layers": plot_panels.histogram(
             {name: np.minimum(final, top) for name, final in schemes.items()},
             "held-out loss, nats",
             marks={"by frequency": data.frequency_loss},
@@ -137,10 +123,9 @@ def write(run, found, data: deep_nets.Data) -> dict[str, Any]:
         for depth, schemes in found.items()
     }
     note = f"what is above {top:.1f}, or not a number, is counted in the last bin"
-    tables.draw_panels(run.path / "initialisation.png", panels, note=note)
-    print(f"written to {run.path}")
-    return numbers
+    draw = functools.partial(plots.draw_panels, drawings=panels, note=note)
+    return run.write(numbers, report, {"initialisation.png": draw})
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

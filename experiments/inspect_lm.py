@@ -20,16 +20,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.sparse_lm import NEURONS, median_size
-from experiments.support.inspect_lm import report as reporting
+from experiments.support.inspect_lm import report
 from experiments.support.models import language_model, small_lm
-from experiments.support.run import cli, runs, supervised
-from proxlm import lm, penalties, transforms
+from experiments.support.models.small_lm import NEURONS
+from experiments.support.run import cli, configs, runs, supervised
+from proxlm import _validation, lm, penalties, transforms
 from proxlm.penalties.groups import grouping
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     num_layers: int = 2
     num_heads: int = 8
     width: int = 64
@@ -46,25 +46,13 @@ class Config:
     seeds: int = 3
     seed: int = 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run after its training."""
-        least = {
-            "seeds": 1,
-            "steps": 10,
-            "start_steps": 1,
-            "batch": 1,
-            "context": 16,
-            "seed": 0,
-            "strength": 0,
-            "head_strength": 0,
-        }
-        for name, bound in least.items():
-            if not getattr(self, name) >= bound:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
-        if not 0 < self.choosing < 1:
-            raise ValueError(f"choosing={self.choosing}: expected a share between 0 and 1")
-        if not self.reach > 0:
-            raise ValueError(f"reach={self.reach}: expected more than 0, in median sizes")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        _validation.at_least(10, steps=self.steps)
+        _validation.at_least(16, context=self.context)
+        configs.check_shares(self, "choosing")
+        configs.check_positive(self, "reach")
+        small_lm.check_shape(self)
 
 
 class Lane(NamedTuple):
@@ -76,7 +64,7 @@ class Lane(NamedTuple):
 
 
 def smoke(config: Config) -> Config:
-    """The same, too small to mean much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(
         config,
         num_heads=2,
@@ -127,20 +115,12 @@ def chain(lane: Lane, config: Config) -> optax.GradientTransformation:
     )
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
-    """Trains dense models and penalised ones from them; looks into both."""
-    config = smoke(config) if options.smoke else config
-    with runs.compilation(quick=options.smoke):
-        return go(config, options)
-
-
-def go(config: Config, options: runs.Options) -> dict[str, Any]:
-    runs.check_run("inspect-lm", config, options.runs, options.resume)
-    alphabet, cut, held_out = small_lm.shakespeare(options.data, config.context, judged=256)
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
+    """Trains dense models and penalised ones from them; returns the numbers of the report."""
+    alphabet, cut, held_out = small_lm.shakespeare(run.data, config.context, judged=256)
     model = small_lm.shape(config, alphabet)
     evaluate = language_model.make_evaluate(held_out, model)
-    run = runs.open_run("inspect-lm", config, options.runs, options.resume)
-    print(f"run: {run.path}\n{lm.num_params(model):,} parameters")
+    print(f"{lm.num_params(model):,} parameters")
     loss = functools.partial(language_model.loss, config=model)
     fit = supervised.make_fit_lanes(
         loss, lambda lane: chain(lane, config), small_lm.chunk_of(config.steps, 5)
@@ -149,7 +129,7 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     for seed in range(config.seed, config.seed + config.seeds):
         windows = cut(2 * seed + 2, (config.start_steps, config.batch))
         start = small_lm.learn(run, f"dense {seed}", seed, windows, model, config, evaluate)
-        sizes = jnp.stack([median_size(start), jnp.median(reporting.head_sizes(start))])
+        sizes = jnp.stack([small_lm.median_size(start), jnp.median(report.head_sizes(start))])
         lanes = Lane(jnp.array([0.0, 1.0]), *jnp.repeat(sizes[:, None], 2, axis=1))
         both = fit(
             run,
@@ -161,8 +141,8 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
             config=config,
         )
         ends.append([jax.tree.map(lambda x, i=i: x[i], both) for i in range(2)])
-    return reporting.write(run, ends, held_out, model, alphabet)
+    return report.write(run, ends, held_out, model, alphabet)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

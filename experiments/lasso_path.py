@@ -8,8 +8,8 @@ the largest duality gap of 30 strengths, down to 1/200 of the largest, is 2.6e-3
 """
 
 import dataclasses
+import functools
 import importlib.util
-import pathlib
 import time
 from typing import Any
 
@@ -19,12 +19,12 @@ import numpy as np
 import optax
 
 from experiments.support.data import corpora, text_metrics
-from experiments.support.run import cached_results, cli, runs, tables
-from proxlm import penalties, solvers
+from experiments.support.run import cached_results, cli, configs, plots, runs, tables
+from proxlm import _validation, penalties, solvers
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     vocabulary: int = 2000  # the words in most reviews, after those in more than half of them
     reviews: int = 4000  # to learn from; as many as a tenth of that are held out
     strengths: int = 30
@@ -32,17 +32,14 @@ class Config:
     tolerance: float = 1e-6
     seed: int = 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run late."""
-        if self.reviews < 10:
-            raise ValueError(f"reviews={self.reviews}: expected at least 10, a tenth is held out")
-        for name in ("smallest", "tolerance"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a number in (0, 1)")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        _validation.at_least(10, remedy="A tenth is held out.", reviews=self.reviews)
+        configs.check_shares(self, "smallest", "tolerance")
 
 
 def smoke(config: Config) -> Config:
-    """The same, too small to mean much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(config, vocabulary=60, reviews=200, strengths=5)
 
 
@@ -109,7 +106,7 @@ def solve(run, features, labels, strengths, tolerance):
         shown = {part: getattr(found, part) for part in ("params", "evaluations", "converged")}
         return shown | {"seconds": seconds}
 
-    return cached_results.each(run, "ways", tuple(functions), timed, shown=("seconds",))
+    return cached_results.compute_each(run, "ways", tuple(functions), timed, shown=("seconds",))
 
 
 def scikit_learn(features, labels, strength) -> np.ndarray | None:
@@ -130,12 +127,9 @@ def scikit_learn(features, labels, strength) -> np.ndarray | None:
     return model.fit(np.asarray(features), np.asarray(labels)).coef_.ravel()
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
-    """Solves the path, writes plots and words, and returns the numbers."""
-    config = smoke(config) if options.smoke else config
-    runs.check_run("lasso-path", config, options.runs, options.resume)
-    split = corpora.split(corpora.movie_reviews(pathlib.Path(options.data)), config.seed)
-    run = runs.open_run("lasso-path", config, options.runs, options.resume)
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
+    """Solves the path; returns the numbers of the report."""
+    split = corpora.split(corpora.movie_reviews(run.data), config.seed)
     train, held_out = split.train[: config.reviews], split.held_out[: config.reviews // 10]
     words = frequent_words(train, config.vocabulary)
     features, labels = jnp.asarray(bags(train, words)), _labels(train)
@@ -156,7 +150,7 @@ def main(config: Config = Config(), options: runs.Options = runs.Options()) -> d
 
 
 def write(run, words, weights, rows, solutions, problem) -> dict[str, Any]:
-    """Prints and plots what the path says."""
+    """Writes the report: accuracy, words and duality gap along the path."""
     runs.truncate_log(run, "path")
     for i, values in enumerate(zip(*rows.values(), strict=True)):
         runs.log(run, "path", step=i + 1, **dict(zip(rows, map(float, values), strict=True)))
@@ -182,12 +176,10 @@ def write(run, words, weights, rows, solutions, problem) -> dict[str, Any]:
     if peer is not None:
         numbers["distance_to_scikit_learn"] = float(np.abs(peer - weights[best]).max())
         text += f"\nlargest difference to scikit-learn: {numbers['distance_to_scikit_learn']:.1e}"
-    print(text)
-    (run.path / "report.txt").write_text(text + "\n")
     x = -np.log10(np.asarray(rows["strength / largest"]))
-    tables.curves(
-        run.path / "path.png",
-        {
+    draw = functools.partial(
+        plots.curves,
+        panels={
             "words in the model": {"": (x, rows["words"])},
             "held-out accuracy": {"": (x, rows["held-out accuracy"])},
             "duality gap": {"": (x, np.maximum(rows["gap"], 1e-9))},
@@ -195,8 +187,7 @@ def write(run, words, weights, rows, solutions, problem) -> dict[str, Any]:
         xlabel="orders of magnitude below the largest strength",
         log_scale=("duality gap",),
     )
-    print(f"written to {run.path}")
-    return numbers
+    return run.write(numbers, [text], {"path.png": draw})
 
 
 def _labels(reviews):
@@ -208,4 +199,4 @@ def _accuracy(features, labels, weights):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

@@ -21,14 +21,14 @@ import numpy as np
 import optax
 
 from experiments.support.linear_mse import least_squares
-from experiments.support.run import cached_results, cli, plots, runs, tables
-from proxlm import training
+from experiments.support.run import cached_results, cli, configs, plot_panels, plots, runs, tables
+from proxlm import _validation, training
 
 CLAIMED = 0.0117
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     rows: int = 100
     batch: int = 32
     epochs: int = 1000
@@ -40,20 +40,15 @@ class Config:
     most_steps: int = 5000  # of a method that has not converged
     seed: int = 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run late."""
-        for name in ("rows", "epochs", "starts", "problems", "most_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not 1 <= self.batch <= self.rows:
-            raise ValueError(f"batch={self.batch}: expected 1 to rows={self.rows}")
-        for name in ("adam_rate", "tolerance", "ridge"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 0")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        _validation.at_least(3, remedy="The unit has three weights.", rows=self.rows)
+        _validation.within(1, self.rows, remedy="The upper bound is rows.", batch=self.batch)
+        configs.check_positive(self, "adam_rate", "tolerance")
 
 
 def smoke(config: Config) -> Config:
-    """The same, too small to mean much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(config, epochs=40, starts=20, problems=2)
 
 
@@ -102,51 +97,50 @@ def run_program(key, shuffles, config: Config, bias: bool):
     return found.history.recorded
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Runs the program from every start, solves the repaired problems; returns the numbers."""
-    config = smoke(config) if options.smoke else config
-    with runs.compilation(quick=options.smoke):
-        run = runs.open_run("linear-mse", config, options.runs, options.resume)
-        print(f"run: {run.path}")
-        key_starts, key_order, key_problems = jax.random.split(jax.random.key(config.seed), 3)
-        shuffles = passes(config, key_order)
-        keys = jax.random.split(key_starts, config.starts)
-        program = functools.partial(run_program, shuffles=shuffles, config=config)
+    key_starts, key_order, key_problems = jax.random.split(jax.random.key(config.seed), 3)
+    shuffles = passes(config, key_order)
+    keys = jax.random.split(key_starts, config.starts)
+    biases = {"with a bias": True, "without": False}
 
-        biases = {"with a bias": True, "without": False}
+    def from_all_starts(name):
+        one = functools.partial(run_program, shuffles=shuffles, config=config, bias=biases[name])
+        return {"errors": jax.jit(jax.vmap(one))(keys)}
 
-        def from_all_starts(name, keys=keys):
-            one = functools.partial(program, bias=biases[name])
-            return {"errors": jax.jit(jax.vmap(one))(keys)}
-
-        kept = cached_results.each(run, "programs", tuple(biases), from_all_starts)
-        errors = {name: results["errors"] for name, results in kept.items()}
-        keys = jax.random.split(key_problems, config.problems)
-        problems = jax.vmap(lambda key: least_squares.make_problem(key, config.rows, low=-0.5))(keys)
-        repaired = cached_results.keep(run, "repaired", lambda: least_squares.solve_all(problems, config))
-        return write(run, errors, **repaired, problems=problems, config=config)
+    programs = cached_results.compute_each(run, "programs", tuple(biases), from_all_starts)
+    errors = {name: results["errors"] for name, results in programs.items()}
+    draw_problem = lambda key: least_squares.make_problem(key, config.rows, low=-0.5)
+    problems = jax.vmap(draw_problem)(jax.random.split(key_problems, config.problems))
+    solve = lambda: least_squares.solve_all(problems, config)
+    repaired = cached_results.compute_once(run, "repaired", solve)
+    return write(run, errors, **repaired, problems=problems, config=config)
 
 
 def write(run, errors, optima, found, problems, config: Config) -> dict[str, Any]:
-    """Prints what the program reaches, and how far the methods are from the closed form."""
+    """Writes the report: what the program reaches, and the methods' distances to the closed form."""
     final = {name: values[:, -1] for name, values in errors.items()}
     quantiles = (0, 0.05, 0.5, 0.95, 1)
     rows = [
         [name, *np.quantile(values, quantiles), 100 * np.mean(values < CLAIMED), _crossing(e)]
         for (name, values), e in zip(final.items(), errors.values(), strict=True)
     ]
-    text = f"mean squared error after {config.epochs} epochs, {config.starts} initialisations\n\n"
     headers = ["", "least", "5 %", "median", "95 %", "most", f"% below {CLAIMED}", "median there"]
-    text += tables.table(rows, headers)
-    text += "\n(median there: the first epoch after which the median is below the claim)\n"
+    report = [
+        f"mean squared error after {config.epochs} epochs, {config.starts} initialisations",
+        f"{tables.table(rows, headers)}\n"
+        "(median there: the first epoch after which the median is below the claim)",
+    ]
     at_zero = optima[:, 0].astype(np.float32)
     outputs = jnp.einsum("pnd,pd->pn", jax.vmap(least_squares.features)(problems.inputs), at_zero)
     least = np.mean(np.square(outputs - problems.labels), axis=1)
     right = np.mean(np.sign(outputs) == problems.labels, axis=1)
     positive = np.mean(np.asarray(problems.labels) > 0, axis=1)
-    text += f"\nrepaired, x in [-½, ½)²: {tables.mean_spread(positive)} of the labels are +1\n"
-    text += f"least mean squared error {tables.mean_spread(least, 3)}, where the sign of ŷ is"
-    text += f" right on {tables.mean_spread(right, 3)}\n\n"
+    report.append(
+        f"repaired, x in [-½, ½)²: {tables.mean_spread(positive)} of the labels are +1\n"
+        f"least mean squared error {tables.mean_spread(least, 3)}, where the sign of ŷ is right on "
+        f"{tables.mean_spread(right, 3)}"
+    )
     distance = lambda values: np.max(np.abs(values["params"] - optima), axis=2)
     gaps = {name: distance(values) for name, values in found.items()}
     rows = [
@@ -160,21 +154,21 @@ def write(run, errors, optima, found, problems, config: Config) -> dict[str, Any
         for name, values in found.items()
     ]
     headers = ["method", "off by, λ = 0", f"λ = {config.ridge}", "steps, median", "converged"]
-    text += tables.table(rows, headers)
-    text += "\n(off by: the largest difference of a weight to the closed form, over all problems)"
-    print(text)
-    (run.path / "report.txt").write_text(text + "\n")
-    draw(run, errors, found, config)
-    print(f"written to {run.path}")
+    report.append(
+        f"{tables.table(rows, headers)}\n"
+        "(off by: the largest difference of a weight to the closed form, over all problems)"
+    )
     numbers = {f"median, {name}": float(np.median(values)) for name, values in final.items()}
     numbers |= {f"most, {name}": float(values.max()) for name, values in final.items()}
     numbers |= {f"least, {name}": float(values.min()) for name, values in final.items()}
     numbers["off_by"] = {name: float(gap.max()) for name, gap in gaps.items()}
     numbers["converged"] = {name: bool(values["converged"].all()) for name, values in found.items()}
-    return numbers | {"least_error": least.tolist(), "accuracy": right.tolist()}
+    numbers |= {"least_error": least.tolist(), "accuracy": right.tolist()}
+    draw_all = functools.partial(draw, errors=errors, found=found, config=config)
+    return run.write(numbers, report, {"linear_mse.png": draw_all})
 
 
-def draw(run, errors, found, config: Config) -> None:
+def draw(path, errors, found, config: Config) -> None:
     """Losses at the end and on the way, and how the methods come near the closed form."""
     epochs = np.arange(1, config.epochs + 1)
     final = {name: values[:, -1] for name, values in errors.items()}
@@ -188,16 +182,16 @@ def draw(run, errors, found, config: Config) -> None:
         for name, values in found.items()
         if np.isfinite(values["distances"]).any()
     }
-    tables.draw_panels(
-        run.path / "linear_mse.png",
+    plots.draw_panels(
+        path,
         {
-            "every label is +1: loss at the end": plots.histogram(
+            "every label is +1: loss at the end": plot_panels.histogram(
                 final, "mean squared error", log=True, marks={"claimed": CLAIMED}
             ),
-            "on the way": plots.lines(
+            "on the way": plot_panels.lines(
                 curves, "epoch", "mean squared error", log="y", marks={"claimed": CLAIMED}
             ),
-            f"repaired, λ = {config.ridge}: distance to the closed form": plots.lines(
+            f"repaired, λ = {config.ridge}: distance to the closed form": plot_panels.lines(
                 paths, "step", log="xy"
             ),
         },
@@ -210,4 +204,4 @@ def _crossing(errors):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

@@ -13,7 +13,6 @@ singular values of training without it, since it shortens those that stay.
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import jax
@@ -21,16 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import train_lm
 from experiments.support.data import corpora, tokenization
 from experiments.support.low_rank_anchor import deltas
 from experiments.support.models import language_model, small_lm
-from experiments.support.run import cli, model_store, runs, supervised, tables
-from proxlm import lm, penalties, transforms
+from experiments.support.run import cli, configs, model_store, plots, runs, supervised, tables
+from proxlm import _validation, lm, penalties, transforms
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     num_layers: int = 2
     num_heads: int = 4
     width: int = 64
@@ -46,24 +44,23 @@ class Config:
     seeds: int = 3
     seed: int = 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run after its training."""
-        for name in ("seeds", "steps", "start_steps", "every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
         if self.steps % self.every:
-            raise ValueError(
-                f"steps={self.steps} is not a multiple of every={self.every}: the last update has "
-                "to end with a prox, or the rank is full"
+            raise _validation.invalid(
+                "steps",
+                self.steps,
+                f"a multiple of every={self.every}",
+                "The last update has to end with a prox, or the rank is full.",
             )
         for name in ("nuclear", "l1"):
-            strengths = getattr(self, name)
-            if not strengths or strengths[0] != 0 or min(strengths) < 0:
-                raise ValueError(f"{name}={strengths}: expected 0 and then strengths above it")
+            if getattr(self, name)[0] != 0:
+                raise _validation.invalid(name, getattr(self, name), "0 and then strengths above it")
+        small_lm.check_shape(self)
 
 
 def smoke(config: Config) -> Config:
-    """The same, too small to mean much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(
         config,
         num_layers=1,
@@ -101,32 +98,23 @@ def chains(config: Config):
     }
 
 
-def texts(options: runs.Options):
+def texts(folder):
     """The plays, and as many characters of reviews, without those that no play has."""
-    folder = pathlib.Path(options.data)
     plays = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=folder)
     reviews = "\n\n".join(review.text for review in corpora.rotten_tomatoes(folder))
     known = set(plays)
     return plays, "".join(c for c in reviews if c in known)
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Learns the plays, then the reviews at every strength; returns the numbers of the report."""
-    config = smoke(config) if options.smoke else config
-    with runs.compilation(quick=options.smoke):
-        return go(config, options)
-
-
-def go(config: Config, options: runs.Options) -> dict[str, Any]:
-    runs.check_run("low-rank-anchor", config, options.runs, options.resume)
-    plays, reviews = texts(options)
+    plays, reviews = texts(run.data)
     alphabet = tokenization.Characters(plays)
     plays, reviews = alphabet.encode(plays), alphabet.encode(reviews)
     model = small_lm.shape(config, alphabet)
-    run = runs.open_run("low-rank-anchor", config, options.runs, options.resume)
-    print(f"run: {run.path}\n{lm.num_params(model):,} parameters")
+    print(f"{lm.num_params(model):,} parameters")
     border = int(0.9 * len(reviews))
-    cut = functools.partial(train_lm.windows_of, length=config.context)
+    cut = functools.partial(tokenization.random_windows, length=config.context)
     held_out = cut(reviews[border:], seed=1, shape=(512,))
     evaluate = language_model.make_evaluate(held_out, model)
     windows = cut(plays, seed=2, shape=(config.start_steps, config.batch))
@@ -180,46 +168,39 @@ def measure(run, results, start, evaluate):
 
 
 def write(run, points, start, evaluate, results, model, held_out) -> dict[str, Any]:
-    """Prints and plots loss against size, and writes the deltas of the first seed."""
+    """Writes the report, loss against size, and the deltas of the first seed."""
     whole = deltas.size(deltas.by_path(start))
     before = float(evaluate(start)["held_out_loss"])
-    text = f"held-out loss on the reviews before: {before:.3f}; {whole:,} bytes of params\n"
-    text += "cut: a delta of this size, of training without a penalty\n"
+    report = [
+        f"held-out loss on the reviews before: {before:.3f}; {whole:,} bytes of params\n"
+        "cut: a delta of this size, of training without a penalty"
+    ]
     numbers = {"loss_before": before}
     headers = ["size of the delta", "held-out loss", "cut", "% of the gain", "cut"]
     for method, found in points.items():
         lanes = range(found["loss"].shape[1])
         gained = lambda loss, full=found["loss"][:, :1]: (before - loss) / (before - full)
-        kept = {name: 100 * gained(found[name]) for name in ("loss", "loss of a cut")}
+        gains = {name: 100 * gained(found[name]) for name in ("loss", "loss of a cut")}
         rows = [
             [
                 f"{100 * found['bytes'][:, i].mean() / whole:.1f} %",
-                *(tables.mean_spread(found[name][:, i], 3) for name in kept),
-                *(tables.mean_spread(share[:, i], 0) for share in kept.values()),
+                *(tables.mean_spread(found[name][:, i], 3) for name in gains),
+                *(tables.mean_spread(share[:, i], 0) for share in gains.values()),
             ]
             for i in lanes
         ]
-        text += f"\n{method} anchor, weakest first\n"
-        text += tables.table(rows, headers)
-        text += "\n"
         numbers[method] = {name: values.tolist() for name, values in found.items()}
         numbers[method] |= export(run, method, found, start, results, model, held_out)
-        text += f"{numbers[method]['file']}\n"
-    print(text)
-    (run.path / "report.txt").write_text(text)
-    curve = lambda found, name: (
-        100 * found["bytes"].mean(axis=0) / whole,
-        found[name].mean(axis=0),
-        found[name].std(axis=0, ddof=min(1, len(found[name]) - 1)),
-    )
+        table = tables.table(rows, headers)
+        report.append(f"{method} anchor, weakest first\n{table}\n{numbers[method]['file']}")
+    curve = lambda found, name: plots.band(100 * found["bytes"].mean(axis=0) / whole, found[name])
     labels = {"loss": "anchored", "loss of a cut": "trained without, then cut"}
     panels = {
         f"{method}: held-out loss": {labels[name]: curve(found, name) for name in labels}
         for method, found in points.items()
     }
-    tables.curves(run.path / "tradeoff.png", panels, xlabel="size of the delta, % of the params")
-    print(f"written to {run.path}")
-    return numbers
+    draw = functools.partial(plots.curves, panels=panels, xlabel="size of the delta, % of the params")
+    return run.write(numbers, report, {"tradeoff.png": draw})
 
 
 def export(run, method, found, start, results, model, held_out):
@@ -239,4 +220,4 @@ def export(run, method, found, start, results, model, held_out):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

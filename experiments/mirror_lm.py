@@ -24,9 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import overoptimisation
-from experiments.support.overoptimisation import gold_reward
-from experiments.support.run import cli, runs, supervised, tables
+from experiments.support.models import small_lm
+from experiments.support.overoptimisation import gold_reward, language
+from experiments.support.overoptimisation.language import PARTS
+from experiments.support.run import cli, configs, plots, runs, supervised, tables
 from proxlm import lm
 from proxlm.policy import losses, mirror_descent, ppo, recipes
 from proxlm.policy._partial import partial
@@ -35,11 +36,10 @@ METHODS = ("clip", "KL(π_old‖π)", "KL(π‖π_old)", "regression")
 RATES = 2e-4, 4e-4, 8e-4  # of the policies; each method is shown at its best
 NEAR = 0.8
 UPDATES = 8  # gradient steps an iteration
-PARTS = overoptimisation.PARTS
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     num_layers: int = 2
     num_heads: int = 4
     width: int = 48
@@ -56,23 +56,17 @@ class Config:
     seeds: int = 5
     seed: int = 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run after its training."""
-        for name, unit in {"lm_steps": PARTS, "iterations": PARTS, "rollouts": UPDATES}.items():
-            if getattr(self, name) < unit or getattr(self, name) % unit:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a positive multiple of {unit}")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        configs.check_multiples(self, lm_steps=PARTS, iterations=PARTS, rollouts=UPDATES)
+        configs.check_positive(self, "kl_coef", "step_size")
+        configs.check_choices(self, methods=METHODS)
         gold_reward.check_texts(self.context, pool=self.pool)
-        for name in ("kl_coef", "step_size"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a number above 0")
-        if not self.methods or not set(self.methods) <= set(METHODS):
-            raise ValueError(f"methods={self.methods}: expected some of {', '.join(METHODS)}")
-        if self.seeds < 1:
-            raise ValueError(f"seeds={self.seeds}: expected at least 1")
+        small_lm.check_shape(self)
 
 
 def smoke(config: Config) -> Config:
-    """The same, too small to mean much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(
         config,
         num_layers=1,
@@ -168,11 +162,11 @@ def learn_policies(run, method: str, params, model, golds, judge, first: int, co
     head = jax.tree.map(jnp.zeros_like, lm.init(jax.random.key(0), policy)["value"])
     start = {"policy": params | {"value": head}}
     state = ppo.init(start, chain(RATES[0]), settings(method, config))
-    supervised.go_on(
+    supervised.run_resumable(
         run,
         method,
         lambda states, key: advance(states, key, golds),
-        overoptimisation.spread(state, shape),
+        language.copies(state, shape),
         PARTS,
         chunk,
         key=jax.random.key(config.seed + 5),
@@ -184,14 +178,9 @@ def learn_policies(run, method: str, params, model, golds, judge, first: int, co
     return {name: np.array([row[name] for row in log], float) for name in ("reward", "kl")}
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
-    """Runs every method and writes the report; returns its numbers."""
-    with runs.compilation(quick=options.smoke):
-        return go(smoke(config) if options.smoke else config, options)
-
-
-def go(config: Config, options: runs.Options) -> dict[str, Any]:
-    run, params, judge, model, first = overoptimisation.begin("mirror-lm", config, options)
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
+    """Learns by every method; returns the numbers of the report."""
+    params, judge, model, first = language.learn(run, config)
     key_pool, key_gold = jax.random.split(jax.random.key(config.seed))
     draw = jax.jit(gold_reward.samples, static_argnums=(2, 3, 4, 5))
     pool = draw(key_pool, params, model, first, config.context - 1, config.pool)
@@ -212,11 +201,10 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
 
 
 def write(run, found, best, config: Config) -> dict[str, Any]:
-    """Prints, plots and returns J, reward and KL of every method at its best rate."""
+    """Writes the report: J, reward and KL of every method at its best rate."""
     tail = max(1, config.iterations // 8)
     numbers, rows = {"J*": best}, []
     panels = {"J": {}, "KL to the language model, nats": {}, "reward over KL": {}}
-    spread = lambda x: x.std(axis=1, ddof=min(1, x.shape[1] - 1))
     steps = np.arange(config.iterations)
     for method, log in found.items():
         objective = log["reward"] - config.kl_coef * log["kl"]
@@ -227,20 +215,16 @@ def write(run, found, best, config: Config) -> dict[str, Any]:
         numbers[method] = end | {"rate": RATES[rate]}
         words = (tables.mean_spread(x, 2).split(" (")[0] for x in end.values())
         rows.append([method, f"{RATES[rate]:g}", *words, there[0] if len(there) else "never"])
-        panels["J"][method] = (steps, j.mean(axis=1), spread(j))
-        panels["KL to the language model, nats"][method] = (steps, kl.mean(axis=1), spread(kl))
+        panels["J"][method] = plots.band(steps, j.T)
+        panels["KL to the language model, nats"][method] = plots.band(steps, kl.T)
         panels["reward over KL"][method] = (kl.mean(axis=1), reward.mean(axis=1))
     panels["J"]["J*"] = (steps, np.full(len(steps), best.mean()))
     headers = ["", "rate", "J", "reward", "KL", f"iterations to {NEAR:.0%} of J*"]
     text = f"J* {tables.mean_spread(best)}; the means of the last {tail} iterations:\n"
     text += tables.table(rows, headers)
-    print(text)
-    (run.path / "report.txt").write_text(text + "\n")
     labels = dict.fromkeys(panels, "iteration") | {"reward over KL": "KL, nats"}
-    tables.curves(run.path / "curves.png", panels, xlabel=labels)
-    print(f"written to {run.path}")
-    return numbers
+    return run.write(numbers, [text], {"curves.png": lambda path: plots.curves(path, panels, xlabel=labels)})
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

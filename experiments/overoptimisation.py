@@ -17,30 +17,25 @@ small model of the characters of Shakespeare's plays and a gold reward made for 
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import train_lm
-from experiments.support.data import corpora, tokenization
 from experiments.support.models import language_model, reward_model, small_lm
-from experiments.support.overoptimisation import gold_reward
-from experiments.support.overoptimisation import report as pages
-from experiments.support.run import cli, runs, supervised
-from proxlm import lm, training
+from experiments.support.overoptimisation import gold_reward, language, report
+from experiments.support.overoptimisation.language import PARTS, copies
+from experiments.support.run import cli, configs, runs, supervised
+from proxlm import _validation, lm, training
 from proxlm.policy import ppo
 
-LM_BATCH = 32
 RM_BATCH = 32  # pairs
 SETTINGS = ppo.PPOConfig(num_epochs=2)
-PARTS = 4  # pieces in which a stage is saved
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     num_layers: int = 2
     num_heads: int = 4
     width: int = 48
@@ -57,29 +52,26 @@ class Config:
     seeds: int = 5
     seed: int = 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run after its training."""
-        for name in ("lm_steps", "rm_steps", "iterations", "rollouts"):
-            if getattr(self, name) < 4 or getattr(self, name) % PARTS:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a positive multiple of {PARTS}")
-        if self.seeds < 1:
-            raise ValueError(f"seeds={self.seeds}: expected at least 1")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        configs.check_multiples(self, lm_steps=PARTS, rm_steps=PARTS, iterations=PARTS, rollouts=PARTS)
         if len(self.pairs) != 2 or not 1 <= self.pairs[0] < self.pairs[1]:
-            raise ValueError(f"pairs={self.pairs}: expected two rising numbers, few and many")
+            raise _validation.invalid("pairs", self.pairs, "two rising numbers, few and many")
         if self.pairs[1] > 512 and self.pairs[1] % 512:
-            raise ValueError(f"pairs={self.pairs}: expected a multiple of 512 where above it")
+            raise _validation.invalid("pairs", self.pairs, "a multiple of 512 where above it")
+        if self.kl_coefs[0] != 0:
+            raise _validation.invalid("kl_coefs", self.kl_coefs, "0 and then numbers above it")
         gold_reward.check_texts(self.context)
-        if not self.kl_coefs or self.kl_coefs[0] != 0 or min(self.kl_coefs) < 0:
-            raise ValueError(f"kl_coefs={self.kl_coefs}: expected 0 and then numbers above it")
+        small_lm.check_shape(self)
 
     @property
     def lanes(self) -> list[tuple[int, float]]:
-        """Which reward model and which weight of the KL each policy has."""
+        """The comparisons of its reward model and the weight of the KL, one pair a policy."""
         return [(self.pairs[0], beta) for beta in self.kl_coefs] + [(self.pairs[1], 0.0)]
 
 
 def smoke(config: Config) -> Config:
-    """The same, too small to mean much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(
         config,
         num_layers=1,
@@ -95,35 +87,6 @@ def smoke(config: Config) -> Config:
         rollouts=16,
         seeds=2,
     )
-
-
-def begin(name: str, config, options: runs.Options):
-    """A run's folder, the reference and the judge of fluency, their shape, and a line break."""
-    runs.check_run(name, config, options.runs, options.resume)
-    text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
-    alphabet = tokenization.Characters(text)
-    model = small_lm.shape(config, alphabet)
-    run = runs.open_run(name, config, options.runs, options.resume)
-    print(f"run: {run.path}\n{lm.num_params(model):,} parameters")
-    params, judge = learn_language(run, alphabet.encode(text), model, config)
-    return run, params, judge, model, int(alphabet.encode("\n")[0])
-
-
-def learn_language(run, tokens, model, config):
-    """The language model that is the reference, and the one that judges fluency."""
-    border = int(0.9 * len(tokens))
-    cut = functools.partial(train_lm.windows_of, length=config.context)
-    evaluate = language_model.make_evaluate(cut(tokens[border:], seed=1, shape=(512,)), model)
-    learn = lambda name, seed: small_lm.learn(
-        run,
-        name,
-        seed,
-        cut(tokens[:border], seed=seed, shape=(config.lm_steps, LM_BATCH)),
-        model,
-        config,
-        evaluate,
-    )
-    return learn("language model", config.seed + 2), learn("judge of fluency", config.seed + 3)
 
 
 def learn_rewards(run, start, model, compared, config: Config):
@@ -156,11 +119,11 @@ def learn_rewards(run, start, model, compared, config: Config):
         states, losses = advance(states, key, compared)
         return states, [{"loss": losses}]
 
-    return supervised.go_on(
+    return supervised.run_resumable(
         run,
         "reward models",
         run_chunk,
-        spread(training.init(start, optimizer), (len(config.pairs), config.seeds)),
+        copies(training.init(start, optimizer), (len(config.pairs), config.seeds)),
         PARTS,
         chunk,
         key=jax.random.key(config.seed + 4),
@@ -205,10 +168,10 @@ def learn_policies(run, params, model, proxies, golds, judge, first: int, config
 
     head = jax.tree.map(jnp.zeros_like, lm.init(jax.random.key(0), policy)["value"])
     kl_coefs = jnp.array([beta for _, beta in config.lanes], jnp.float32)
-    state = spread(ppo.init({"policy": params | {"value": head}}, optimizer, SETTINGS), shape)
+    state = copies(ppo.init({"policy": params | {"value": head}}, optimizer, SETTINGS), shape)
     # the weight of the KL is a part of the state, since it may adapt
     state = state._replace(kl_coef=jnp.tile(kl_coefs[:, None], (1, config.seeds)))
-    supervised.go_on(
+    supervised.run_resumable(
         run,
         "ppo",
         lambda states, key: advance(states, key, proxies, golds),
@@ -223,19 +186,9 @@ def learn_policies(run, params, model, proxies, golds, judge, first: int, config
     return runs.read_log(run, "ppo")
 
 
-def spread(tree, shape):
-    """Copies of every leaf, along new axes in front."""
-    return jax.tree.map(lambda x: jnp.tile(x, (*shape, *(1,) * jnp.ndim(x))), tree)
-
-
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
-    """Runs all stages and writes the report; returns its numbers."""
-    with runs.compilation(quick=options.smoke):
-        return go(smoke(config) if options.smoke else config, options)
-
-
-def go(config: Config, options: runs.Options) -> dict[str, Any]:
-    run, params, judge, model, first = begin("overoptimisation", config, options)
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
+    """Runs all stages; returns the numbers of the report."""
+    params, judge, model, first = language.learn(run, config)
     keys = jax.random.split(jax.random.key(config.seed), 4)
     draw = jax.jit(gold_reward.samples, static_argnums=(2, 3, 4, 5))
     texts = lambda key, count: draw(key, params, model, first, config.context - 1, count)
@@ -260,8 +213,8 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     of_pool = lambda proxy: gold_reward.in_pieces(lambda x: gold_reward.reward(proxy, x, proxy_model), pool)
     pool_proxy = jax.jit(jax.vmap(jax.vmap(of_pool)))(proxies)
     log = learn_policies(run, params, model, proxies, golds, judge, first, config)
-    return pages.write(run, pool_proxy, pool_gold, log, config)
+    return report.write(run, pool_proxy, pool_gold, log, config)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

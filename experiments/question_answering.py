@@ -14,7 +14,6 @@ nothing else: 50.1 ± 0.3 % of 563 without near twins among those shown; majorit
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import jax
@@ -22,19 +21,16 @@ import jax.numpy as jnp
 import optax
 
 from experiments.support.models import language_model
-from experiments.support.question_answering import answering
-from experiments.support.question_answering import report as reporting
-from experiments.support.question_answering import tasks as questions
-from experiments.support.run import cli, policy_training, runs, supervised
-from proxlm import lm, training
+from experiments.support.question_answering import answering, report, tasks
+from experiments.support.run import cli, configs, policy_training, runs, supervised
+from proxlm import _validation, lm, training
 from proxlm.policy import _update, ppo, recipes
 
-NAME = answering.EXPERIMENT
 CHUNK = 50  # supervised steps a call
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     num_layers: int = 2
     num_heads: int = 4
     width: int = 64
@@ -52,30 +48,19 @@ class Config:
     seeds: int = 3
     seed: int = 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run after its first stage."""
-        least = {
-            "num_layers": 1,
-            "batch": 1,
-            "prompts": 1,
-            "group": 2,
-            "seeds": 1,
-            "seed": 0,
-            "exercises": self.batch,
-            "rl_rate": 0,
-        }
-        units = {"sums_steps": CHUNK, "science_steps": CHUNK, "sums_iterations": 10, "science_iterations": 10}
-        for name, bound in least.items():
-            if not getattr(self, name) >= bound:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
-        for name, unit in units.items():
-            if getattr(self, name) < unit or getattr(self, name) % unit:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a positive multiple of {unit}")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        configs.check_multiples(
+            self, sums_steps=CHUNK, science_steps=CHUNK, sums_iterations=10, science_iterations=10
+        )
+        _validation.at_least(2, group=self.group)
+        _validation.at_least(self.batch, remedy="The lower bound is batch.", exercises=self.exercises)
+        configs.check_choices(self, recipe=recipes.RECIPES)
         _update.check_batch(self.prompts * self.group, settings(self))
 
 
 def smoke(config: Config) -> Config:
-    """The same stages, too small to learn much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(
         config,
         num_layers=1,
@@ -98,7 +83,7 @@ def settings(config: Config) -> ppo.PPOConfig:
     return recipes.make(config.recipe, group_size=config.group, kl_coef=0.0, **one_step)
 
 
-def supervised_loss(params, batch: questions.Encoded, model: lm.ModelConfig):
+def supervised_loss(params, batch: tasks.Encoded, model: lm.ModelConfig):
     """-Σ log p(answer token | question, answer so far) / number of answer tokens, in nats.
 
     The question is read, and not learnt to be written: only tokens of answers count.
@@ -140,7 +125,7 @@ def learn(run, name: str, data, model, steps: int, enough: float, config: Config
         losses = jnp.where(ended, losses, jnp.mean(metrics.loss, axis=1))
         return (choose(ended, old, new), losses), [{"loss": losses}]
 
-    return supervised.go_on(
+    return supervised.run_resumable(
         run,
         f"{name}, shown answers",
         run_chunk,
@@ -154,7 +139,7 @@ def learn(run, name: str, data, model, steps: int, enough: float, config: Config
     )[0].params
 
 
-def practise(run, name: str, task: questions.Task, data, model, params, iterations, config):
+def practise(run, name: str, task: tasks.Task, data, model, params, iterations, config):
     """Lets the models answer and tells them which answers were right; no answer is shown."""
     rate = language_model.ramp(config.rl_rate, iterations, last=0.1)
     optimizer = optax.chain(
@@ -191,7 +176,7 @@ def practise(run, name: str, task: questions.Task, data, model, params, iteratio
         state, numbers = advance_all(state, jax.random.split(key, config.seeds), data)
         return state, [jax.tree.map(lambda x, i=i: x[:, i], numbers) for i in range(chunk)]
 
-    return supervised.go_on(
+    return supervised.run_resumable(
         run,
         f"{name}, told right or wrong",
         run_chunk,
@@ -206,7 +191,7 @@ def practise(run, name: str, task: questions.Task, data, model, params, iteratio
     ).params["policy"]
 
 
-def answer_all(run, name: str, task: questions.Task, config, steps, iterations, enough):
+def answer_all(run, name: str, task: tasks.Task, config, steps, iterations, enough):
     """Both stages of one task and their accuracy on held-out questions, `[seeds]` each."""
     model = lm.ModelConfig(
         len(task.words.vocabulary),
@@ -224,7 +209,7 @@ def answer_all(run, name: str, task: questions.Task, config, steps, iterations, 
     sampled = functools.partial(judge, sampling=answering.SAMPLING)
     before = learn(run, name, data, model, steps, enough, config)
     after = practise(run, name, task, data, model, before, iterations, config)
-    answering.keep(run, name, task, model, jax.tree.map(lambda x: x[0], after))
+    answering.save(run, name, task, model, jax.tree.map(lambda x: x[0], after))
     some = task.train[: len(task.held_out)]
     return {
         "before": judge(before, task.held_out),
@@ -236,12 +221,27 @@ def answer_all(run, name: str, task: questions.Task, config, steps, iterations, 
     }
 
 
-def main(
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
+    """Learns both tasks in both stages; returns the numbers of the report."""
+    judged = 100 if run.options.smoke else 1000
+    found = {
+        "arithmetic": tasks.arithmetic(config.seed, config.exercises, judged),
+        "science": tasks.quartz(config.seed, run.data),
+    }
+    lengths = {
+        "arithmetic": (config.sums_steps, config.sums_iterations, config.enough),
+        "science": (config.science_steps, config.science_iterations, 0.0),
+    }
+    results = {name: answer_all(run, name, task, config, *lengths[name]) for name, task in found.items()}
+    return report.write(run, found, results)
+
+
+def command(
     config: Config = Config(),
     options: runs.Options = runs.Options(),
     ask: str | None = None,
     checkpoint: str = "",
-) -> dict[str, Any]:
+) -> None:
     """Trains and judges; or answers a question by a checkpoint, the newest of this experiment.
 
     Args:
@@ -250,29 +250,11 @@ def main(
         ask: a sum, or a question with choices "A: ... B: ...", to answer instead of training.
         checkpoint: the folder of the run that answers.
     """
-    if ask is not None:
-        return answering.reply(ask, checkpoint or pathlib.Path(options.runs) / NAME)
-    config = smoke(config) if options.smoke else config
-    with runs.compilation(quick=options.smoke):
-        return go(config, options)
-
-
-def go(config: Config, options: runs.Options) -> dict[str, Any]:
-    runs.check_run(NAME, config, options.runs, options.resume)
-    judged = 100 if options.smoke else 1000
-    tasks = {
-        "arithmetic": questions.arithmetic(config.seed, config.exercises, judged),
-        "science": questions.quartz(config.seed, pathlib.Path(options.data)),
-    }
-    lengths = {
-        "arithmetic": (config.sums_steps, config.sums_iterations, config.enough),
-        "science": (config.science_steps, config.science_iterations, 0.0),
-    }
-    run = runs.open_run(NAME, config, options.runs, options.resume)
-    print(f"run: {run.path}")
-    results = {name: answer_all(run, name, task, config, *lengths[name]) for name, task in tasks.items()}
-    return reporting.write(run, tasks, results)
+    if ask is None:
+        cli.start(main, smoke, config, options)
+    else:
+        answering.reply(ask, checkpoint or f"{options.runs}/{answering.EXPERIMENT}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.call(command, answering.EXPERIMENT, __doc__)

@@ -13,7 +13,6 @@ KL 0.963 ± 0.048, with a weight of 0.1 0.975 ± 0.031.
 
 import dataclasses
 import functools
-import json
 from typing import Any
 
 import jax
@@ -23,8 +22,8 @@ import optax
 
 from experiments.support.models import language_model
 from experiments.support.randomwalks import graphs
-from experiments.support.run import cached_results, cli, policy_training, runs, tables
-from proxlm import lm, training
+from experiments.support.run import cached_results, cli, configs, plots, policy_training, runs, tables
+from proxlm import _validation, lm, training
 from proxlm.policy import _update, ppo, recipes
 
 SAMPLING = lm.SamplingConfig(stop_token=graphs.GOAL)
@@ -33,7 +32,7 @@ REPEATS = 25  # walks from every node, to judge a policy
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     nodes: int = 21
     probability: float = 0.1  # of an edge
     longest: int = 10  # nodes of a walk
@@ -50,24 +49,20 @@ class Config:
     seeds: int = 5  # each with a graph, walks and a model of its own
     seed: int = 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run after the supervised stage."""
-        for name in ("walks", "sft_steps", "iterations", "seeds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        for name in ("nodes", "longest"):
-            if getattr(self, name) < 3:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 3")
-        if not 0 < self.probability <= 1:
-            raise ValueError(f"probability={self.probability}: expected more than 0, at most 1")
-        if not 1 <= self.sft_batch <= self.walks:
-            raise ValueError(f"sft_batch={self.sft_batch}: expected 1 to walks={self.walks}")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        _validation.at_least(3, nodes=self.nodes, longest=self.longest)
+        configs.check_positive(self, "probability")
+        _validation.within(0, 1, probability=self.probability)
+        _validation.within(1, self.walks, remedy="The upper bound is walks.", sft_batch=self.sft_batch)
+        configs.check_choices(self, methods=recipes.RECIPES)
+        model_of(self)
         for name in self.methods:
             _update.check_batch(self.batch, settings_of(name))
 
 
 def smoke(config: Config) -> Config:
-    """The same, too small to learn much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(
         config,
         nodes=8,
@@ -202,7 +197,7 @@ def learn(run, config: Config) -> dict[str, np.ndarray]:
 
     each = functools.partial(imitate, config=config)
     start = jax.jit(lambda: policy_training.each(each, key_imitate, walks))
-    imitated = cached_results.keep(run, "imitation", start)
+    imitated = cached_results.compute_once(run, "imitation", start)
     params = imitated["params"]
 
     def trial(name):
@@ -213,13 +208,13 @@ def learn(run, config: Config) -> dict[str, np.ndarray]:
         return {"curve": curve} | judge_each(new)
 
     shown = "optimality", "shortest", "greedy"
-    found = cached_results.each(run, "policies", ("imitation", *config.methods), trial, shown)
+    found = cached_results.compute_each(run, "policies", ("imitation", *config.methods), trial, shown)
     shortness = jax.vmap(jax.vmap(graphs.optimality, (0, None, None)))(walks, *graph)
     return cached_results.stacked(found) | {"walks": np.mean(shortness, axis=1), "loss": imitated["loss"]}
 
 
 def write(run, config: Config, results) -> dict[str, Any]:
-    """Prints and plots what every policy came to; returns the numbers."""
+    """Writes the report; returns optimality by policy and seed."""
     names = ("imitation", *config.methods)
     rows = [["walks imitated", tables.mean_spread(results["walks"], 3), "", ""]]
     columns = ("optimality", "shortest", "greedy")
@@ -228,12 +223,8 @@ def write(run, config: Config, results) -> dict[str, Any]:
     text = tables.table(
         rows, ["policy", "optimality, sampled", "share of shortest paths", "optimality, greedy"]
     )
-    print(text)
-    (run.path / "report.txt").write_text(text + "\n")
     numbers = {name: results["optimality"][i].tolist() for i, name in enumerate(names)}
-    (run.path / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    spread = lambda rows: rows.std(axis=0, ddof=min(1, len(rows) - 1))
-    curve = lambda rows: (np.arange(1, rows.shape[1] + 1), rows.mean(axis=0), spread(rows))
+    curve = lambda rows: plots.band(np.arange(1, rows.shape[1] + 1), rows)
     panels = {
         "imitation: nats per step": {"loss": curve(results["loss"])},
         "optimality of sampled walks": {
@@ -241,19 +232,15 @@ def write(run, config: Config, results) -> dict[str, Any]:
         },
     }
     titles = dict(zip(panels, ("step", "iteration"), strict=True))
-    tables.curves(run.path / "curves.png", panels, xlabel=titles, note="bands: ± a deviation")
-    print(f"written to {run.path}")
-    return numbers
+    draw = functools.partial(plots.curves, panels=panels, xlabel=titles, note="bands: ± a deviation")
+    return run.write(numbers, [text], {"curves.png": draw})
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Imitates walks, improves them by every method; returns optimality by policy and seed."""
-    config = smoke(config) if options.smoke else config
-    with runs.compilation(quick=options.smoke):
-        run = runs.open_run("randomwalks", config, options.runs, options.resume)
-        print(f"run: {run.path}\n{lm.num_params(model_of(config)):,} parameters")
-        return write(run, config, learn(run, config))
+    print(f"{lm.num_params(model_of(config)):,} parameters")
+    return write(run, config, learn(run, config))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

@@ -13,7 +13,6 @@ distinct-2 0.80 -> 0.61 ± 0.03.  Reward model 76.0 % on 44-token openings, naiv
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import jax
@@ -23,10 +22,10 @@ import optax
 
 from experiments.support.data import text_metrics, tokenization
 from experiments.support.models import language_model, reward_model
-from experiments.support.run import cli, runs, supervised
-from experiments.support.sentiment import report as pages
-from experiments.support.sentiment import reviews as reviews_lib
-from proxlm import apply_prox, lm, penalties
+from experiments.support.run import cli, configs, runs, stages, supervised
+from experiments.support.sentiment import report
+from experiments.support.sentiment import reviews as film_reviews
+from proxlm import _validation, apply_prox, lm, penalties
 from proxlm.policy import _update, ppo, recipes
 
 CHUNK = 2  # iterations of PPO a call
@@ -34,7 +33,7 @@ FEWEST = 64  # reviews that fill a batch of every stage
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     """What a run may change; the shapes of the smoke run are in `smoke`."""
 
     vocab_size: int = 8192
@@ -55,33 +54,25 @@ class Config:
     seeds: int = 1
     documents: int = 0  # how many reviews to read; 0 is all
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run at its last stage."""
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
         _update.check_batch(self.batch, ppo_settings(self))
         make_optimizer(self)
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: expected at least 0")
-        units = {"width": 32, "lm_steps": 20, "rm_steps": 20, "iterations": CHUNK, "seeds": 1}
-        for name, unit in units.items():
-            if getattr(self, name) < 1 or getattr(self, name) % unit:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a positive multiple of {unit}")
-        if not 1 <= self.rm_layers <= self.num_layers:
-            raise ValueError(
-                f"rm_layers={self.rm_layers}: expected 1 to num_layers={self.num_layers}, the "
-                "language model's, whose first layers the reward model starts from"
-            )
+        configs.check_multiples(self, width=32, lm_steps=20, rm_steps=20, iterations=CHUNK)
+        remedy = "The reward model starts from the first layers of the language model."
+        _validation.within(1, self.num_layers, remedy=remedy, rm_layers=self.rm_layers)
         lengths = (self.prompt, self.response)
-        if min(lengths) < 1 or sum(lengths) >= 2 * self.window:
-            raise ValueError(
-                f"prompt={self.prompt} and response={self.response} tokens: expected at least 1 "
-                f"each, and less than two windows, {2 * self.window}, in all"
+        if sum(lengths) >= 2 * self.window:
+            raise _validation.invalid(
+                "prompt + response", sum(lengths), f"less than two windows, {2 * self.window} tokens"
             )
         if self.documents and self.documents < FEWEST:
-            raise ValueError(f"documents={self.documents}: expected 0, which is all, or at least {FEWEST}")
+            raise _validation.invalid("documents", self.documents, f"0, which is all, or at least {FEWEST}")
+        _validation.at_least(tokenization.SMALLEST, vocab_size=self.vocab_size)
 
 
 def smoke(config: Config) -> Config:
-    """The same stages, too small to learn anything."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(
         config,
         vocab_size=512,
@@ -97,7 +88,7 @@ def smoke(config: Config) -> Config:
     )
 
 
-def learn_language(run, reviews: reviews_lib.Reviews, config: Config):
+def learn_language(run, reviews: film_reviews.Reviews, config: Config):
     """Stage (a): next-token prediction on the first windows of every review."""
     model = lm.ModelConfig(
         config.vocab_size,
@@ -134,10 +125,10 @@ def learn_language(run, reviews: reviews_lib.Reviews, config: Config):
             evaluate_every=20,
             evaluate=language_model.make_evaluate(held_out[:512], model),
         )
-        supervised.keep(folder, state.params, settings)
+        supervised.save_params(folder, state.params, settings)
 
-    stage = runs.stage(run, "language-model", settings, compute)
-    return supervised.kept(stage.path, model, settings), model, stage
+    stage = stages.stage(run, "language-model", settings, compute)
+    return supervised.load_params(stage.path, model, settings), model, stage
 
 
 def learn_reward(run, reviews, held_out, lm_params, model, parent, config: Config):
@@ -173,10 +164,10 @@ def learn_reward(run, reviews, held_out, lm_params, model, parent, config: Confi
             evaluate_every=10,
             evaluate=functools.partial(accuracy, held_out=held_out, model=model),
         )
-        supervised.keep(folder, state.params, settings)
+        supervised.save_params(folder, state.params, settings)
 
-    stage = runs.stage(run, "reward-model", settings, compute, depends_on=[parent])
-    return supervised.kept(stage.path, model, settings), model, stage
+    stage = stages.stage(run, "reward-model", settings, compute, depends_on=[parent])
+    return supervised.load_params(stage.path, model, settings), model, stage
 
 
 def accuracy(params, held_out, model):
@@ -211,7 +202,7 @@ def learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config:
     params = {"policy": lm_params, "critic": rm_params}
     state = jax.jit(ppo.init, static_argnums=(1, 2))(params, optimizer, settings)
     states = jax.tree.map(lambda x: jnp.repeat(x[None], config.seeds, axis=0), state)
-    return supervised.go_on(
+    return supervised.run_resumable(
         run,
         "ppo",
         lambda states, key: advance(states, key, rm_params, prompts),
@@ -251,7 +242,7 @@ def make_actor(model, rm_model, config: Config):
     The critic's value of a prefix is P(positive) as a reward model would give it, so that at its
     start, a copy of the reward model, it is right about the untouched language model.
     """
-    actor = lm.make_actor(model, config.response, critic=rm_model, sampling=pages.SAMPLING)
+    actor = lm.make_actor(model, config.response, critic=rm_model, sampling=report.SAMPLING)
 
     def score(params, samples, full=False):
         scores = actor.reference(params, samples, full)
@@ -261,27 +252,18 @@ def make_actor(model, rm_model, config: Config):
     return actor._replace(score=score)
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
-    """Runs all stages and writes the report; returns its numbers."""
-    with runs.compilation(quick=options.smoke):
-        return go(smoke(config) if options.smoke else config, options)
-
-
-def go(config: Config, options: runs.Options) -> dict[str, Any]:
-    """Everything that could stop the run is found out before its folder is made."""
-    runs.check_run("sentiment", config, options.runs, options.resume)
-    reviews = reviews_lib.read(pathlib.Path(options.data), config.seed, config.vocab_size, config.documents)
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
+    """Runs all stages; returns the numbers of the report."""
+    reviews = film_reviews.read(run.data, config.seed, config.vocab_size, config.documents)
     prompts, _ = tokenization.openings(reviews.train, config.prompt)
     held_out = reward_model.openings(
         reviews.held_out, reviews.held_out_labels, config.prompt + config.response
     )
-    run = runs.open_run("sentiment", config, options.runs, options.resume)
-    print(f"run: {run.path}")
     lm_params, model, lm_stage = learn_language(run, reviews, config)
     rm_params, rm_model, _ = learn_reward(run, reviews, held_out, lm_params, model, lm_stage, config)
     states = learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config)
-    return pages.write(run, reviews, (lm_params, model), (rm_params, rm_model), states, config)
+    return report.write(run, reviews, (lm_params, model), (rm_params, rm_model), states, config)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

@@ -19,14 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.support.run import cached_results, cli, plots, runs, tables
+from experiments.support.run import cached_results, cli, configs, plot_panels, plots, runs, tables
 from proxlm import penalties, solvers, training
 
 BEST = "logistic loss, labels {0, 1}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     problems: int = 100  # each with weights, points and labels of its own
     rows: int = 200
     held_out: int = 10_000
@@ -37,18 +37,13 @@ class Config:
     strengths: int = 25  # of the l1 penalty
     seed: int = 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run late."""
-        for name in ("problems", "rows", "held_out", "most_steps", "strengths"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        for name in ("certainty", "learning_rate", "tolerance"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 0")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        configs.check_positive(self, "certainty", "learning_rate")
 
 
 def smoke(config: Config) -> Config:
-    """The same, too small to mean much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(config, problems=3, held_out=500, most_steps=400, strengths=5)
 
 
@@ -142,25 +137,18 @@ def sparse_path(problem: Problem, config: Config):
     return strengths, found
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Learns every problem by every loss; returns the numbers of the report."""
-    config = smoke(config) if options.smoke else config
-    with runs.compilation(quick=options.smoke):
-        run = runs.open_run("sigmoid-classifier", config, options.runs, options.resume)
-        print(f"run: {run.path}")
-        keys = jax.random.split(jax.random.key(config.seed), config.problems)
-        solve_all = lambda name: jax.jit(jax.vmap(functools.partial(solve, name=name, config=config)))(keys)
-        found = cached_results.each(run, "losses", tuple(LOSSES), solve_all, shown=("log loss",))
-        problem, _ = make_problem(keys[0], config)
-        strengths, path = jax.jit(functools.partial(sparse_path, config=config))(problem)
-        numbers = write(run, found, strengths, path)
-        draw(run, problem, strengths, path, config)
-        print(f"written to {run.path}")
-        return numbers
+    keys = jax.random.split(jax.random.key(config.seed), config.problems)
+    solve_all = lambda name: jax.jit(jax.vmap(functools.partial(solve, name=name, config=config)))(keys)
+    found = cached_results.compute_each(run, "losses", tuple(LOSSES), solve_all, shown=("log loss",))
+    problem, _ = make_problem(keys[0], config)
+    strengths, path = jax.jit(functools.partial(sparse_path, config=config))(problem)
+    return write(run, found, problem, strengths, path, config)
 
 
-def write(run, found, strengths, path) -> dict[str, Any]:
-    """Prints what the units are worth; means over problems."""
+def write(run, found, problem: Problem, strengths, path, config: Config) -> dict[str, Any]:
+    """Writes the report: means over problems, and figures of the first one."""
     columns = [
         "sign of the output right",
         "side of the border right",
@@ -176,20 +164,22 @@ def write(run, found, strengths, path) -> dict[str, Any]:
         ]
         for name, values in found.items()
     ]
-    text = "held-out, means over problems\n\n"
-    text += tables.table(rows, ["unit and loss", *columns, "converged"])
     counts = np.count_nonzero(np.asarray(path.params), axis=1)
     both = np.asarray(strengths)[counts == 2].max(initial=0.0) / float(strengths[0])
-    text += "\n\nl1 on the logistic loss of the first problem: both weights are 0 at the largest"
-    text += f" strength,\none of them down to {both:.2f} of it; all"
-    text += f" {len(counts)} solutions converged: {bool(jnp.all(path.converged))}"
-    print(text)
-    (run.path / "report.txt").write_text(text + "\n")
+    report = [
+        "held-out, means over problems",
+        tables.table(rows, ["unit and loss", *columns, "converged"]),
+        "l1 on the logistic loss of the first problem: both weights are 0 at the largest strength,\n"
+        f"one of them down to {both:.2f} of it; all {len(counts)} solutions converged: "
+        f"{bool(jnp.all(path.converged))}",
+    ]
     numbers = {name: {c: float(np.mean(v)) for c, v in values.items()} for name, values in found.items()}
-    return numbers | {"weights on the path": counts.tolist()}
+    numbers["weights on the path"] = counts.tolist()
+    figure = lambda file: draw(file, problem, strengths, path, config)
+    return run.write(numbers, report, {"sigmoid.png": figure})
 
 
-def draw(run, problem: Problem, strengths, path, config: Config) -> None:
+def draw(file, problem: Problem, strengths, path, config: Config) -> None:
     """The points with their borders, the surfaces with the ways down, and the l1 path."""
     starts = jnp.array([[-3.5, 3.0], [3.5, 3.5], [3.0, -3.5], [-3.0, -3.5]])
     grid = np.linspace(-8.0, 8.0, 61)
@@ -200,7 +190,7 @@ def draw(run, problem: Problem, strengths, path, config: Config) -> None:
         lanes = jax.vmap(lambda start, name=name: learn(name, problem, start, config))(starts)
         ways = np.concatenate([starts[:, None], lanes.history.recorded], axis=1)
         end = learn(name, problem, jnp.zeros(2), config).params
-        surfaces[f"loss: {name}"] = plots.surface(
+        surfaces[f"loss: {name}"] = plot_panels.surface(
             grid,
             grid,
             np.asarray(heights).reshape(61, 61),
@@ -224,16 +214,16 @@ def draw(run, problem: Problem, strengths, path, config: Config) -> None:
     }
     ratio = np.asarray(strengths / strengths[0])
     weights = {f"θ{i}": (ratio, np.asarray(path.params)[:, i]) for i in range(2)}
-    tables.draw_panels(
-        run.path / "sigmoid.png",
+    plots.draw_panels(
+        file,
         {
-            "the points, and the borders θ·x = 0": plots.points(groups, "x1", "x2", borders),
+            "the points, and the borders θ·x = 0": plot_panels.points(groups, "x1", "x2", borders),
             **surfaces,
-            "the best output at true log-odds x": plots.lines(answers, "true log-odds"),
-            "l1 path of the logistic loss": plots.lines(weights, "strength / largest", "weight"),
+            "the best output at true log-odds x": plot_panels.lines(answers, "true log-odds"),
+            "l1 path of the logistic loss": plot_panels.lines(weights, "strength / largest", "weight"),
         },
     )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

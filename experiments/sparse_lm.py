@@ -30,18 +30,17 @@ import jax.numpy as jnp
 import optax
 
 from experiments.support.models import language_model, small_lm
-from experiments.support.run import cli, model_store, runs, supervised
-from experiments.support.sparse_lm import report as reporting
-from proxlm import lm, penalties, transforms
+from experiments.support.models.small_lm import NEURONS
+from experiments.support.run import cli, configs, model_store, runs, supervised
+from experiments.support.sparse_lm import report
+from proxlm import _validation, lm, penalties, transforms
 from proxlm.penalties.groups import grouping
 
-# A neuron: a column of gate and one of up, with a row of down.
-NEURONS = grouping.linked({"gate_up/kernel": (0, 3), "down/kernel": (0, 1)})
 B2 = small_lm.B2
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     num_layers: int = 2
     num_heads: int = 4
     width: int = 64
@@ -60,22 +59,20 @@ class Config:
     seeds: int = 3
     seed: int = 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run after its training."""
-        least = {"seeds": 1, "steps": 10, "start_steps": 1, "batch": 1, "context": 2}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
-        if not 0 < self.choosing < 1:
-            raise ValueError(f"choosing={self.choosing}: expected a share between 0 and 1")
-        if not all(0 <= share <= 1 for share in self.shares):
-            raise ValueError(f"shares={self.shares}: expected shares of neurons in [0, 1]")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        _validation.at_least(10, steps=self.steps)
+        _validation.at_least(2, context=self.context)
+        configs.check_shares(self, "choosing")
+        _validation.within(0, 1, shares=max(self.shares))
+        small_lm.check_shape(self)
         counts = {len(self.strengths), len(self.reaches), len(self.shares)}
         if len(counts) > 1:
-            given = tuple(map(len, (self.strengths, self.reaches, self.shares)))
-            raise ValueError(
-                f"strengths, reaches and shares have {given} entries: expected as many, one for "
-                "each of the models that a method trains side by side"
+            raise _validation.invalid(
+                "strengths, reaches and shares",
+                tuple(map(len, (self.strengths, self.reaches, self.shares))),
+                "of one length",
+                "Give one of each for every model that a method trains side by side.",
             )
 
 
@@ -88,7 +85,7 @@ class Lane(NamedTuple):
 
 
 def smoke(config: Config) -> Config:
-    """The same, too small to mean much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(
         config,
         num_layers=1,
@@ -176,20 +173,12 @@ def chains(config: Config):
     }
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Trains every method from the same start; returns the numbers of the report."""
-    config = smoke(config) if options.smoke else config
-    with runs.compilation(quick=options.smoke):
-        return go(config, options)
-
-
-def go(config: Config, options: runs.Options) -> dict[str, Any]:
-    runs.check_run("sparse-lm", config, options.runs, options.resume)
-    alphabet, cut, held_out = small_lm.shakespeare(options.data, config.context, judged=512)
+    alphabet, cut, held_out = small_lm.shakespeare(run.data, config.context, judged=512)
     model = small_lm.shape(config, alphabet)
     evaluate = language_model.make_evaluate(held_out, model)
-    run = runs.open_run("sparse-lm", config, options.runs, options.resume)
-    print(f"run: {run.path}\n{lm.num_params(model):,} parameters")
+    print(f"{lm.num_params(model):,} parameters")
     starts = []
     for seed in range(config.seed, config.seed + config.seeds):
         windows = cut(2 * seed + 2, (config.start_steps, config.batch))
@@ -211,22 +200,14 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
                 folder=folder,
                 config=config,
             )
-    return reporting.write(run, results, evaluate, held_out, model)
+    return report.write(run, results, evaluate, held_out, model)
 
 
 def lanes_of(start, config: Config) -> Lane:
     """The lanes of a seed, their reach in units of the median size of its neurons."""
     strengths, reaches, shares = map(jnp.asarray, (config.strengths, config.reaches, config.shares))
-    return Lane(strengths, reaches * median_size(start), shares)
-
-
-def median_size(params):
-    """The median over neurons of the root mean square of their weights."""
-    mlp = params["blocks"]["mlp"]
-    gate_up, down = jnp.square(mlp["gate_up"]["kernel"]), jnp.square(mlp["down"]["kernel"])
-    squares = (jnp.sum(gate_up, axis=(1, 2)) + jnp.sum(down, axis=2)) / (3 * down.shape[2])
-    return jnp.sqrt(jnp.median(squares))
+    return Lane(strengths, reaches * small_lm.median_size(start), shares)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

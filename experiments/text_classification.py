@@ -27,7 +27,6 @@ held-out ones; how much each weighs in the pool, on validation texts.
 """
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import jax
@@ -35,17 +34,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.support.run import cli, runs
-from experiments.support.text_classification import datasets, methods
-from experiments.support.text_classification import report as pages
-from experiments.support.text_classification import transformer as classifier
+from experiments.support.run import cli, configs, runs
+from experiments.support.text_classification import datasets, methods, report, transformer
 from proxlm import penalties, solvers
 
 TOGETHER = "together"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     corpora: tuple[str, ...] = ("newsgroups", "headlines", "reviews")
     num_layers: int = 1
     width: int = 64
@@ -62,36 +59,16 @@ class Config:
     documents: int = 0  # how many texts to read of each part; 0 reads all
     seed: int = 1  # settings were tried out on 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run later."""
-        if not self.corpora:
-            raise ValueError(f"corpora is empty: give some of {', '.join(datasets.CORPORA)}")
-        for name in self.corpora:
-            datasets.check(name)
-        least = {
-            "num_layers": 1,
-            "width": 1,
-            "vector_layers": 1,
-            "state_layers": 0,
-            "longest": 1,
-            "strengths": 1,
-            "seed": 0,
-            "documents": 0,
-            "strength": 0,
-            "phrase_strength": 0,
-            "weight_decay": 0,
-        }
-        for name, bound in least.items():
-            if not getattr(self, name) >= bound:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
-        if not self.phrase_rate > 0:
-            raise ValueError(f"phrase_rate={self.phrase_rate}: expected a positive rate")
-        if not 0 < self.validation < 1:
-            raise ValueError(f"validation={self.validation}: expected a share in (0, 1)")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        configs.check_choices(self, corpora=datasets.CORPORA)
+        configs.check_positive(self, "learning_rate", "phrase_rate")
+        configs.check_shares(self, "validation")
+        methods.shape(2, 1, self)
 
 
 def smoke(config: Config) -> Config:
-    """The same on the corpus that every clone has, too small to mean much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(
         config,
         corpora=("sentences",),
@@ -111,24 +88,13 @@ def plan_of(corpus: str, smoke: bool) -> methods.Plan:
     return dataclasses.replace(plan, steps=20, batch=16, length=16, phrase_steps=20, read=16)
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
-    """Learns every corpus in every way; returns the numbers of the report."""
-    config = smoke(config) if options.smoke else config
-    with runs.compilation(quick=options.smoke):
-        return go(config, options)
-
-
-def go(config: Config, options: runs.Options) -> dict[str, Any]:
-    """Everything that could stop the run is found out before its folder is made."""
-    runs.check_run("text-classification", config, options.runs, options.resume)
-    data = pathlib.Path(options.data)
-    texts = {name: cut(datasets.load(name, data, config.seed), config) for name in config.corpora}
-    run = runs.open_run("text-classification", config, options.runs, options.resume)
-    print(f"run: {run.path}")
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
+    """Learns every corpus by every method; returns the numbers of the report."""
+    texts = {name: cut(datasets.load(name, run.data, config.seed), config) for name in config.corpora}
     found = {}
     for name in config.corpora:
-        found[name] = learn(run, name, texts[name], plan_of(name, options.smoke), config, options)
-    return pages.write(run, found)
+        found[name] = learn(run, name, texts[name], plan_of(name, run.options.smoke), config)
+    return report.write(run, found)
 
 
 def cut(corpus: datasets.Labelled, config: Config) -> datasets.Labelled:
@@ -142,38 +108,38 @@ def cut(corpus: datasets.Labelled, config: Config) -> datasets.Labelled:
     return corpus._replace(train=first(corpus.train), held_out=first(corpus.held_out))
 
 
-def learn(run, name: str, corpus: datasets.Labelled, plan, config: Config, options):
-    """What the report shows of a corpus."""
+def learn(run, name: str, corpus: datasets.Labelled, plan, config: Config):
+    """Learns a corpus by every method and by all together; returns what the report needs."""
     border = round(config.validation * len(corpus.train.texts))
     halves = [
         datasets.Texts(corpus.train.texts[part], corpus.train.labels[part])
         for part in (slice(border, None), slice(border))
     ]
     task = methods.Task(name, *halves, corpus.held_out, len(corpus.classes), plan)
-    ways = methods.all_of(run, task, config, options)
+    results = methods.run_all(run, task, config)
     # Bayes sees all training texts and all of their words; the others do without a part.
-    bayes = classifier.bayes_of(corpus, task.num_classes)
+    bayes = transformer.bayes_of(corpus, task.num_classes)
     log_probs, better = {}, {}
-    for way, own in ways.items():
-        divisor = pages.temperature(own.validation, task.validation.labels)
-        log_probs[way] = [pages.log_softmax(x / divisor) for x in (own.validation, own.held_out)]
-        better[way] = task.right(own.validation)
+    for method, own in results.items():
+        divisor = report.temperature(own.validation, task.validation.labels)
+        log_probs[method] = [report.log_softmax(x / divisor) for x in (own.validation, own.held_out)]
+        better[method] = task.right(own.validation)
     weights = pool(np.stack([x for x, _ in log_probs.values()]), task.validation.labels)
     together = np.einsum("w,wnk->nk", weights, np.stack([x for _, x in log_probs.values()]))
-    held_out = {way: x for way, (_, x) in log_probs.items()} | {TOGETHER: together}
-    judged = {pages.BAYES: bayes} | held_out
-    explained = [way for way in ways if ways[way].explain and way != methods.PHRASES]
+    held_out = {method: x for method, (_, x) in log_probs.items()} | {TOGETHER: together}
+    judged = {report.BAYES: bayes} | held_out
+    explained = [name for name, own in results.items() if own.explain and name != methods.PHRASES]
     told = [max(explained, key=better.get), methods.PHRASES]
     shares = " + ".join(f"{w:.2f}" for w in weights)
     return {
         "judged": {
-            way: pages.Judged(pages.log_softmax(scores), corpus.held_out.labels)
-            for way, scores in judged.items()
+            name: report.Judged(report.log_softmax(scores), corpus.held_out.labels)
+            for name, scores in judged.items()
         },
         "classes": corpus.classes,
-        "kept": {way: own.kept for way, own in ways.items()} | {TOGETHER: f"weights {shares}"},
-        "telling": {way: ways[way].explain() for way in told},
-        "shown": [pages.BAYES, *ways, TOGETHER],
+        "kept": {name: own.kept for name, own in results.items()} | {TOGETHER: f"weights {shares}"},
+        "telling": {name: results[name].explain() for name in told},
+        "shown": [report.BAYES, *results, TOGETHER],
     }
 
 
@@ -196,4 +162,4 @@ def pool(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

@@ -9,21 +9,21 @@ nanoGPT's README gives 1.88 for its recipe on another text of Shakespeare.
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
+from experiments.support import Refusal
 from experiments.support.data import corpora, tokenization
 from experiments.support.models import language_model
-from experiments.support.run import cli, model_store, runs, supervised, tables
-from proxlm import lm
+from experiments.support.run import cli, configs, model_store, plots, runs, supervised, tables
+from proxlm import _validation, lm
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     """The defaults are nanoGPT's recipe for a CPU."""
 
     text: str = ""  # a UTF-8 file; empty: Shakespeare
@@ -41,30 +41,39 @@ class Config:
     samples: int = 3
     sample_length: int = 400
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run after its training."""
-        least = {
-            "context": 2,
-            "batch": 1,
-            "samples": 1,
-            "sample_length": 1,
-            "seed": 0,
-            "learning_rate": 0,
-            "weight_decay": 0,
-            "patience": 0,
-        }
-        for name, bound in least.items():
-            if not getattr(self, name) >= bound:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least {bound}")
-        if self.steps < 1 or (self.steps > 100 and self.steps % 100):
-            raise ValueError(f"steps={self.steps}: expected 1 to 100, or a multiple of 100")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        _validation.at_least(2, context=self.context)
+        if self.steps > 100 and self.steps % 100:
+            raise _validation.invalid("steps", self.steps, "1 to 100, or a multiple of 100")
+        if not 1 <= len(self.prompt) <= self.context:
+            raise _validation.invalid("prompt", self.prompt, f"1 to {self.context} characters, the context")
+        shape(self, 2)
 
 
-def read(config: Config, options: runs.Options) -> str:
+def smoke(config: Config) -> Config:
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
+    return dataclasses.replace(config, steps=100, sample_length=60)
+
+
+def read(config: Config, run: runs.Run) -> str:
     """The text to learn: the given file, or as much of the plays as "tiny Shakespeare" has."""
-    if config.text:
-        return corpora.text_file(config.text)
-    return corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=pathlib.Path(options.data))
+    if not config.text:
+        return corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=run.data)
+    text = corpora.text_file(config.text)
+    run.check_input(config.text)
+    return text
+
+
+def shape(config: Config, size: int) -> lm.ModelConfig:
+    """The model, for an alphabet of so many characters."""
+    return lm.ModelConfig(
+        size,
+        num_layers=config.num_layers,
+        width=config.width,
+        num_heads=config.num_heads,
+        max_length=config.context,
+    )
 
 
 class Windows(NamedTuple):
@@ -78,51 +87,28 @@ def cut(tokens: np.ndarray, config: Config) -> Windows:
     """Random windows of the first nine tenths to learn, and of the last to judge by."""
     border = int(0.9 * len(tokens))
     if len(tokens) - border <= config.context:
-        raise ValueError(
+        raise Refusal(
             f"the text has {len(tokens)} characters, and its last tenth, which is held out, "
             f"{len(tokens) - border}: expected more than the context's {config.context} there; "
             "give a longer text or a shorter context"
         )
     shape = (config.steps, config.batch)
     return Windows(
-        windows_of(tokens[:border], config.context, config.seed, shape),
-        windows_of(tokens[border:], config.context, config.seed + 1, (1024,)),
+        tokenization.random_windows(tokens[:border], config.context, config.seed, shape),
+        tokenization.random_windows(tokens[border:], config.context, config.seed + 1, (1024,)),
     )
 
 
-def windows_of(tokens: np.ndarray, length: int, seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Windows of length + 1 tokens from random places, `[*shape, length + 1]`."""
-    latest = len(tokens) - length
-    starts = np.random.default_rng(seed).integers(0, latest, shape, dtype=np.int32)
-    return tokens[starts[..., None] + np.arange(length + 1)]
-
-
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
-    """Trains, samples, plots; returns the final numbers."""
-    if options.smoke:
-        config = dataclasses.replace(config, steps=100, sample_length=60)
-    with runs.compilation(quick=options.smoke):
-        return go(config, options)
-
-
-def go(config: Config, options: runs.Options) -> dict[str, Any]:
-    """Everything that could stop the run is found out before its folder is made."""
-    runs.check_run("train_lm", config, options.runs, options.resume)
-    text = read(config, options)
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
+    """Trains and samples; returns the final numbers."""
+    text = read(config, run)
     alphabet = tokenization.Characters(text)
+    # A text without a line break cannot begin with one, as the default has it.
+    has_default = config.prompt in text or config.prompt != Config.prompt
+    prompt = alphabet.encode(config.prompt if has_default else text[0])
     windows = cut(alphabet.encode(text), config)
-    prompt = alphabet.encode(config.prompt)
-    if not 1 <= len(prompt) <= config.context:
-        raise ValueError(f"prompt has {len(prompt)} characters: expected 1 to the context's {config.context}")
-    model = lm.ModelConfig(
-        len(alphabet.alphabet),
-        num_layers=config.num_layers,
-        width=config.width,
-        num_heads=config.num_heads,
-        max_length=config.context,
-    )
-    run = runs.open_run("train_lm", config, options.runs, options.resume)
-    print(f"run: {run.path}\n{len(text):,} characters, {lm.num_params(model):,} parameters")
+    model = shape(config, len(alphabet.alphabet))
+    print(f"{len(text):,} characters, {lm.num_params(model):,} parameters")
     state = fit(run, windows, model, config)
     model_store.save(run.path / "lm", state.params, model, alphabet)
     rows = runs.read_log(run, "language model")
@@ -131,14 +117,12 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
     numbers = {name: last[name] for name in ("loss", "held_out_loss", "perplexity")}
     series = lambda name: [*zip(*((r["step"], r[name]) for r in rows if name in r), strict=True)]
     losses = {"training": series("loss"), "held out": series("held_out_loss")}
-    panels = {"loss, nats per character": losses}
-    tables.curves(run.path / "curves.png", panels)
+    draw = functools.partial(plots.curves, panels={"loss, nats per character": losses})
     texts = write(state.params, prompt, model, alphabet, config)
     (run.path / "samples.txt").write_text("\n\n--------\n\n".join(texts) + "\n")
     words = ("loss, training", "loss, held out", "perplexity, held out")
-    print(tables.table([*zip(words, numbers.values(), strict=True)], ["", f"step {last['step']}"]))
-    print(f"\n{texts[0]}\n\nWritten to {run.path}: metrics.jsonl, curves.png, samples.txt")
-    return numbers
+    table = tables.table([*zip(words, numbers.values(), strict=True)], ["", f"step {last['step']}"])
+    return run.write(numbers, [table, texts[0]], {"curves.png": draw})
 
 
 def fit(run, windows: Windows, model, config: Config):
@@ -187,4 +171,4 @@ def write(params, prompt, model, alphabet, config: Config) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

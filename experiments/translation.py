@@ -15,7 +15,6 @@ distribution, as the chrF of samples shows, 54.7 -> 65.7.
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import jax
@@ -23,22 +22,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.support.data import tokenization
 from experiments.support.models import language_model
-from experiments.support.run import cli, runs, supervised
-from experiments.support.translation import batches as data_lib
-from experiments.support.translation import bibles
-from experiments.support.translation import lstm as luong
-from experiments.support.translation import report as pages
-from experiments.support.translation import rewards as rewards_lib
-from proxlm import checkpoint, lm
+from experiments.support.run import cli, configs, runs, stages, supervised
+from experiments.support.translation import batches, bibles, lstm, report, rewards
+from proxlm import _validation, lm
 from proxlm.policy import recipes
 
-CHUNK = rewards_lib.CHUNK
+CHUNK = rewards.CHUNK
 DROPOUT = 0.2  # of the LSTMs
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     """What a run may change; the shapes of the smoke run are in `smoke`."""
 
     pair: str = "kjv-web"
@@ -57,38 +53,20 @@ class Config:
     seed: int = 0
     seeds: int = 3  # of learning by reward
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run at its last stage."""
-        if self.pair not in bibles.PAIRS:
-            raise ValueError(f"pair is {self.pair!r}: expected one of {', '.join(bibles.PAIRS)}")
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        configs.check_choices(self, pair=bibles.PAIRS)
         if self.spanish and self.pair != "kjv-spanish":
-            raise ValueError(
-                f"spanish={self.spanish!r} is not read for pair={self.pair!r}: give pair as "
-                "kjv-spanish, or leave it out"
+            raise _validation.invalid(
+                "spanish", self.spanish, f"empty for pair={self.pair!r}", "Give pair as kjv-spanish."
             )
-        units = {
-            "width": 32,
-            "steps": 20,
-            "iterations": CHUNK,
-            "seeds": 1,
-            "batch": 1,
-            "longest": 1,
-            "sources": rewards_lib.MINIBATCHES,
-            "luong_width": 1,
-        }
-        for name, unit in units.items():
-            if getattr(self, name) < 1 or getattr(self, name) % unit:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a positive multiple of {unit}")
-        if self.candidates < 2:
-            raise ValueError(
-                f"candidates={self.candidates}: expected at least 2, to compare with one another"
-            )
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: expected at least 0")
+        configs.check_multiples(self, width=32, steps=20, iterations=CHUNK, sources=rewards.MINIBATCHES)
+        _validation.at_least(2, remedy="They are compared with one another.", candidates=self.candidates)
+        _validation.at_least(tokenization.SMALLEST, vocab_size=self.vocab_size)
 
 
 def smoke(config: Config) -> Config:
-    """The same stages, too small to learn anything."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(
         config,
         vocab_size=1024,
@@ -105,7 +83,7 @@ def smoke(config: Config) -> Config:
     )
 
 
-def learn_transformer(run, corpus: data_lib.Corpus, model: lm.ModelConfig, quality, config: Config):
+def learn_transformer(run, corpus: batches.Corpus, model: lm.ModelConfig, quality, config: Config):
     """Maximum likelihood of the targets, given the sources; its log stays with the stage."""
     settings = settings_of(config, model=model)
     rate = functools.partial(language_model.ramp, steps=config.steps)
@@ -125,49 +103,49 @@ def learn_transformer(run, corpus: data_lib.Corpus, model: lm.ModelConfig, quali
             config=settings,
             chunk=20,
             evaluate_every=5,
-            evaluate=pages.make_evaluate(corpus, loss, quality),
+            evaluate=report.make_evaluate(corpus, loss, quality),
         )
-        supervised.keep(folder, state.params, settings)
+        supervised.save_params(folder, state.params, settings)
 
-    stage = runs.stage(run, "transformer", settings, compute)
-    return supervised.kept(stage.path, model, settings), stage
+    stage = stages.stage(run, "transformer", settings, compute)
+    return supervised.load_params(stage.path, model, settings), stage
 
 
 def transformer_loss(params, rows, model):
     """Nats per token of the targets."""
-    target, mask = data_lib.targets(rows)
+    target, mask = batches.targets(rows)
     log_probs = lm.score(params, rows, model, start=target.shape[1]).log_probs
     return -jnp.sum(jnp.where(mask, log_probs, 0.0)) / jnp.sum(mask)
 
 
-def learn_luong(run, corpus: data_lib.Corpus, config: Config):
+def learn_lstm(run, corpus: batches.Corpus, config: Config):
     """The baseline, from the same verses in the same order."""
     settings = settings_of(config, width=config.luong_width)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adam(language_model.ramp(4e-3, config.steps), b2=0.98),
     )
-    quality = pages.make_quality(corpus, pages.make_luong(corpus.longest))
-    params = luong.init(jax.random.key(config.seed), config.vocab_size, config.luong_width)
+    quality = report.make_quality(corpus, report.make_lstm(corpus.longest))
+    params = lstm.init(jax.random.key(config.seed), config.vocab_size, config.luong_width)
     key = jax.random.key(config.seed)
 
     def loss(params, batch):
         rows = batch["rows"]
-        masks = luong.draw_masks(
+        masks = lstm.draw_masks(
             jax.random.fold_in(key, batch["number"][0]), len(rows), config.luong_width, DROPOUT
         )
-        return luong.loss(params, data_lib.sources(rows), *data_lib.targets(rows), masks)
+        return lstm.loss(params, batches.sources(rows), *batches.targets(rows), masks)
 
     def development_loss(params, rows):
-        masks = luong.no_dropout(len(rows), config.luong_width)
-        return luong.loss(params, data_lib.sources(rows), *data_lib.targets(rows), masks)
+        masks = lstm.no_dropout(len(rows), config.luong_width)
+        return lstm.loss(params, batches.sources(rows), *batches.targets(rows), masks)
 
     def compute(folder):
         order = supervised.epochs(config.seed, len(corpus.train.rows), config.batch, config.steps)
         numbers = np.arange(order.size, dtype=np.int32)  # each a key of its own for dropout
         state = supervised.fit(
             runs.Run(run.name, folder),
-            pages.LSTM,
+            report.LSTM,
             loss,
             optimizer,
             params,
@@ -177,12 +155,12 @@ def learn_luong(run, corpus: data_lib.Corpus, config: Config):
             config=settings,
             chunk=20,
             evaluate_every=5,
-            evaluate=pages.make_evaluate(corpus, development_loss, quality),
+            evaluate=report.make_evaluate(corpus, development_loss, quality),
         )
-        supervised.keep(folder, state.params, settings)
+        supervised.save_params(folder, state.params, settings)
 
-    stage = runs.stage(run, "luong", settings, compute)
-    return checkpoint.restore(stage.path / "params", params, settings), stage
+    stage = stages.stage(run, "luong", settings, compute)
+    return stages.restore(stage.path / "params", params, settings), stage
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -201,7 +179,7 @@ def ppo_settings(config: Config):
         group_size=config.candidates,
         kl_coef=0.0,
         num_epochs=1,
-        num_minibatches=rewards_lib.MINIBATCHES,
+        num_minibatches=rewards.MINIBATCHES,
     )
 
 
@@ -211,18 +189,11 @@ def settings_of(config: Config, **own) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names} | own
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
-    """Runs all stages and writes the report; returns its numbers."""
-    with runs.compilation(quick=options.smoke):
-        return go(smoke(config) if options.smoke else config, options)
-
-
-def go(config: Config, options: runs.Options) -> dict[str, Any]:
-    """Everything that could stop the run is found out before its folder is made."""
-    runs.check_run("translation", config, options.runs, options.resume)
-    verses = bibles.read(config.pair, pathlib.Path(options.data), spanish=config.spanish)
-    most = pages.SMOKE_VERSES if options.smoke else 0
-    corpus = data_lib.read(verses, config.vocab_size, config.longest, most)
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
+    """Runs all stages; returns the numbers of the report."""
+    verses = bibles.read(config.pair, run.data, spanish=config.spanish)
+    most = report.SMOKE_VERSES if run.options.smoke else 0
+    corpus = batches.read(verses, config.vocab_size, config.longest, most)
     model = lm.ModelConfig(
         config.vocab_size,
         num_layers=config.num_layers,
@@ -233,20 +204,18 @@ def go(config: Config, options: runs.Options) -> dict[str, Any]:
         max_length=2 * (config.longest + 1),
         attention_bias=True,
     )
-    run = runs.open_run("translation", config, options.runs, options.resume)
-    print(f"run: {run.path}")
-    print(pages.describe(corpus, model))
-    quality = pages.make_quality(corpus, pages.make_greedy(model))
+    print(report.describe(corpus, model))
+    quality = report.make_quality(corpus, report.make_greedy(model))
     params, stage = learn_transformer(run, corpus, model, quality, config)
-    lstm, lstm_stage = learn_luong(run, corpus, config)
-    rewarded = rewards_lib.Setting(corpus, model, params, make_optimizer(config), quality, config)
-    by_ppo = rewards_lib.by_ppo(run, rewarded, ppo_settings(config))
-    by_risk = rewards_lib.by_risk(run, rewarded)
+    baseline, baseline_stage = learn_lstm(run, corpus, config)
+    rewarded = rewards.Setting(corpus, model, params, make_optimizer(config), quality, config)
+    by_ppo = rewards.by_ppo(run, rewarded, ppo_settings(config))
+    by_risk = rewards.by_risk(run, rewarded)
     single = lambda tree: jax.tree.map(lambda x: x[None], tree)
     systems = {"transformer": single(params), "+ PPO": by_ppo, "+ minimum risk": by_risk}
-    stages = {"transformer": stage.path, pages.LSTM: lstm_stage.path}
-    return pages.write(run, corpus, model, systems, lstm, stages)
+    folders = {"transformer": stage.path, report.LSTM: baseline_stage.path}
+    return report.write(run, corpus, model, systems, baseline, folders)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

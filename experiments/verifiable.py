@@ -24,10 +24,8 @@ import numpy as np
 import optax
 
 from experiments.support.models import language_model
-from experiments.support.run import cached_results, cli, policy_training, runs, supervised
-from experiments.support.verifiable import length_bias, tasks
-from experiments.support.verifiable import policy as solver
-from experiments.support.verifiable import report as pages
+from experiments.support.run import cached_results, cli, configs, policy_training, runs, stages, supervised
+from experiments.support.verifiable import length_bias, policy, report, tasks
 from proxlm import _validation, lm
 from proxlm.policy import _update, ppo, recipes
 
@@ -37,7 +35,7 @@ CHUNK = 50  # steps of supervised learning a call
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(configs.Base):
     num_layers: int = 2
     width: int = 32
     sft_steps: int = 3000
@@ -54,25 +52,18 @@ class Config:
     seeds: int = 5
     seed: int = 0
 
-    def __post_init__(self):
-        """Finds out now what would otherwise stop the run after the supervised stage."""
-        for name in ("iterations", "length_steps", "seeds", "sft_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if self.sft_steps < CHUNK or self.sft_steps % CHUNK:
-            raise ValueError(f"sft_steps={self.sft_steps}: expected a positive multiple of {CHUNK}")
-        if not 0 <= self.slips <= 1:
-            raise ValueError(f"slips={self.slips}: expected a share from 0 to 1")
-        if not self.recipes:
-            raise ValueError("recipes is empty: expected names of policy.recipes")
-        for name in self.variants:
-            _validation.one_of(tuple(length_bias.VARIANTS), variants=name)
+    def validate(self) -> None:
+        """Validates the configuration before any work starts."""
+        configs.check_multiples(self, sft_steps=CHUNK)
+        _validation.within(0, 1, slips=self.slips)
+        configs.check_choices(self, variants=length_bias.VARIANTS, recipes=recipes.RECIPES)
+        policy.make_model(self.num_layers, self.width)
         for name in self.recipes:
             _update.check_batch(self.batch, settings_of(name))
 
 
 def smoke(config: Config) -> Config:
-    """The same, too small to mean much."""
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(
         config,
         num_layers=1,
@@ -116,7 +107,7 @@ def imitate(run, config: Config, model, problems):
         optax.clip_by_global_norm(1.0),
         optax.adam(language_model.ramp(config.sft_rate, config.sft_steps), b2=0.98),
     )
-    judge = jax.jit(solver.make_judge(model))
+    judge = jax.jit(policy.make_judge(model))
 
     def evaluate(params):
         found = judge(jax.random.key(config.seed), params, params, problems.prompt)
@@ -124,13 +115,13 @@ def imitate(run, config: Config, model, problems):
 
     def compute(folder):
         count = config.sft_steps * config.sft_batch
-        show = jax.jit(solver.demonstrations, static_argnums=1)
+        show = jax.jit(policy.demonstrations, static_argnums=1)
         shown = show(jax.random.key(config.seed), count, config.slips)
         rows = np.arange(count, dtype=np.int32)
         state = supervised.fit(
             run,
             "imitation",
-            functools.partial(solver.imitation_loss, model=model),
+            functools.partial(policy.imitation_loss, model=model),
             optimizer,
             lm.init(jax.random.key(config.seed), model),
             shown,
@@ -141,10 +132,10 @@ def imitate(run, config: Config, model, problems):
             evaluate_every=4,
             evaluate=evaluate,
         )
-        supervised.keep(folder, state.params, settings)
+        supervised.save_params(folder, state.params, settings)
 
-    stage = runs.stage(run, "imitation", settings, compute)
-    return supervised.kept(stage.path, model, settings)
+    stage = stages.stage(run, "imitation", settings, compute)
+    return supervised.load_params(stage.path, model, settings)
 
 
 def reinforce(run, config: Config, model, params, problems) -> dict[str, np.ndarray]:
@@ -153,7 +144,7 @@ def reinforce(run, config: Config, model, params, problems) -> dict[str, np.ndar
     keys = jax.random.split(jax.random.key(config.seed + 2), (config.seeds, 2))
     judge = jax.jit(
         lambda keys, trained: policy_training.each(
-            lambda key, new: solver.make_judge(model)(key, new, params, problems.prompt),
+            lambda key, new: policy.make_judge(model)(key, new, params, problems.prompt),
             keys,
             trained,
         )
@@ -165,8 +156,8 @@ def reinforce(run, config: Config, model, params, problems) -> dict[str, np.ndar
             policy_training.learn,
             params=params,
             prompts=prompts,
-            actor=solver.make_actor(model),
-            reward=solver.reward,
+            actor=policy.make_actor(model),
+            reward=policy.reward,
             optimizer=make_optimizer(config, settings),
             settings=settings,
             iterations=config.iterations,
@@ -180,14 +171,14 @@ def reinforce(run, config: Config, model, params, problems) -> dict[str, np.ndar
         return own | judge(keys[:, 1], trained)
 
     shown = "right", "kl", "milliseconds"
-    return cached_results.stacked(cached_results.each(run, "recipes", config.recipes, trial, shown))
+    return cached_results.stacked(cached_results.compute_each(run, "recipes", config.recipes, trial, shown))
 
 
 def lengthen(run, config: Config) -> dict[str, np.ndarray]:
     """What becomes of lengths that earn nothing, `[variants, seeds, iterations]`."""
     key_imitate, key_learn = jax.random.split(jax.random.key(config.seed + 5))
     imitate = jax.jit(length_bias.imitate, static_argnums=1)
-    params = cached_results.keep(run, "blanks", lambda: imitate(key_imitate, config.length_steps))
+    params = cached_results.compute_once(run, "blanks", lambda: imitate(key_imitate, config.length_steps))
     keys = jax.random.split(key_learn, config.seeds)
 
     def trial(name):
@@ -197,27 +188,23 @@ def lengthen(run, config: Config) -> dict[str, np.ndarray]:
         return jax.jit(learn)(keys, params)
 
     return cached_results.stacked(
-        cached_results.each(run, "lengths", config.variants, trial, ("right", "wrong"))
+        cached_results.compute_each(run, "lengths", config.variants, trial, ("right", "wrong"))
     )
 
 
-def main(config: Config = Config(), options: runs.Options = runs.Options()) -> dict[str, Any]:
-    """Imitates, improves by every recipe, and shows them side by side; returns the numbers."""
-    config = smoke(config) if options.smoke else config
-    with runs.compilation(quick=options.smoke):
-        run = runs.open_run("verifiable", config, options.runs, options.resume)
-        model = solver.make_model(config.num_layers, config.width)
-        print(f"run: {run.path}\n{lm.num_params(model):,} parameters")
-        problems = jax.jit(jax.vmap(tasks.draw))(jax.random.split(jax.random.key(config.seed + 3), JUDGED))
-        params = imitate(run, config, model, problems)
-        start = jax.jit(solver.make_judge(model))(
-            jax.random.key(config.seed + 4), params, params, problems.prompt
-        )
-        start["least_kl"] = jax.jit(functools.partial(solver.least_kl, model))(params, problems)
-        results = reinforce(run, config, model, params, problems)
-        lengths = lengthen(run, config)
-        return pages.write(run, config, jax.device_get(start), results, lengths)
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
+    """Imitates, improves by every recipe, shows them side by side; returns the numbers of the report."""
+    model = policy.make_model(config.num_layers, config.width)
+    print(f"{lm.num_params(model):,} parameters")
+    problems = jax.jit(jax.vmap(tasks.draw))(jax.random.split(jax.random.key(config.seed + 3), JUDGED))
+    params = imitate(run, config, model, problems)
+    judge = jax.jit(policy.make_judge(model))
+    start = judge(jax.random.key(config.seed + 4), params, params, problems.prompt)
+    start["least_kl"] = jax.jit(functools.partial(policy.least_kl, model))(params, problems)
+    results = reinforce(run, config, model, params, problems)
+    lengths = lengthen(run, config)
+    return report.write(run, config, jax.device_get(start), results, lengths)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, smoke)

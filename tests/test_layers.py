@@ -103,6 +103,34 @@ def test_no_subpackage_imports_more_than_it_may():
     assert breaches(ROOT) == []
 
 
+def between_experiments(root):
+    """Lists `importer -> experiment` wherever a file of experiments imports an experiment."""
+    files = sorted((root / "experiments").rglob("*.py"))
+    known = {module_name(path, root): path for path in files}
+    runnable = {module_name(path, root) for path in (root / "experiments").glob("[a-z]*.py")}
+    pairs = ((name, target) for name, path in known.items() for target in imports(name, path, known))
+    return [f"{name} -> {target}" for name, target in pairs if any(within(target, each) for each in runnable)]
+
+
+def test_no_experiment_imports_another():
+    assert between_experiments(ROOT) == []
+
+
+def test_an_import_of_an_experiment_is_seen(tmp_path):
+    for name, text in {
+        "exact.py": "",
+        "other.py": "from experiments import exact",
+        "support/cli.py": "from experiments.exact import main",
+    }.items():
+        path = tmp_path / "experiments" / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text(text)
+    assert between_experiments(tmp_path) == [
+        "experiments.other -> experiments.exact",
+        "experiments.support.cli -> experiments.exact",
+    ]
+
+
 def test_every_module_imports_and_changes_no_setting():
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True

@@ -34,7 +34,8 @@ def counted(calls, killed_at=None):
 def test_what_is_kept_is_computed_once_and_comes_back_bit_for_bit(run):
     calls = []
     rows = {"bits": np.float64(0.1), "count": 3, "few": jnp.array([1.5], jnp.bfloat16) > 1}
-    first, second = (cached_results.keep(run, "a part", lambda: calls.append(0) or rows) for _ in range(2))
+    once = lambda: cached_results.compute_once(run, "a part", lambda: calls.append(0) or rows)
+    first, second = once(), once()
     assert calls == [0]
     for name, value in rows.items():
         assert first[name].dtype == second[name].dtype == np.asarray(value).dtype
@@ -46,8 +47,8 @@ def test_a_killed_run_goes_on_with_the_part_that_was_not_done(run):
     calls = []
     members = ("a", "bb", "ccc")
     with pytest.raises(Killed):
-        cached_results.each(run, "words", members, counted(calls, killed_at="bb"))
-    found = cached_results.each(run, "words", members, counted(calls))
+        cached_results.compute_each(run, "words", members, counted(calls, killed_at="bb"))
+    found = cached_results.compute_each(run, "words", members, counted(calls))
     assert calls == ["a", "bb", "bb", "ccc"]
     assert [*found] == ["a", "bb", "ccc"]
     inner = np.float32([[1 / 3, np.nan], [2 / 3, np.nan], [1.0, np.nan]])
@@ -68,9 +69,9 @@ def test_the_log_of_a_resumed_run_has_each_part_once_in_its_order(run, monkeypat
 
     monkeypatch.setattr(runs, "log", log_or_die)
     with pytest.raises(Killed):
-        cached_results.each(run, "words", members, compute, shown=("mean",))
+        cached_results.compute_each(run, "words", members, compute, shown=("mean",))
     monkeypatch.setattr(runs, "log", log)
-    cached_results.each(run, "words", members, compute, shown=("mean",))
+    cached_results.compute_each(run, "words", members, compute, shown=("mean",))
     rows = runs.read_log(run, "words")
     assert [(row["step"], row["member"]) for row in rows] == [(1, "a"), (2, "bb"), (3, "ccc")]
     assert [row["mean"] for row in rows] == [0.333333, 0.666667, 1.0]
@@ -82,10 +83,10 @@ def test_a_file_that_a_kill_cut_is_not_taken_for_a_part(run, monkeypatch):
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr("os.replace", cut)
-        cached_results.keep(run, "words", lambda: {"x": 1})
-    assert cached_results.keep(run, "words", lambda: {"x": 2})["x"] == 2
+        cached_results.compute_once(run, "words", lambda: {"x": 1})
+    assert cached_results.compute_once(run, "words", lambda: {"x": 2})["x"] == 2
 
 
 def test_a_name_that_would_be_read_as_two_is_refused(run):
     with pytest.raises(ValueError, match="'first/last' holds a slash"):
-        cached_results.keep(run, "words", lambda: {"first/last": 1.0})
+        cached_results.compute_once(run, "words", lambda: {"first/last": 1.0})

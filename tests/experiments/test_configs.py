@@ -23,23 +23,22 @@ class Config:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, "steps=0: expected at least 1"),
-        ({"steps": -5}, "steps=-5: expected at least 1"),
-        ({"seed": -1}, "seed=-1: expected at least 0"),
-        ({"seed": 10**12}, "seed=1000000000000: expected at most 2147483647"),
-        ({"rate": math.nan}, "rate=nan: expected a finite number of at least 0"),
-        ({"rate": -math.inf}, "rate=-inf: expected a finite number"),
-        ({"rate": -0.1}, r"rate=-0\.1: expected at least 0"),
-        ({"strengths": (0.0, math.inf)}, "strengths=inf: expected a finite number"),
-        ({"strengths": ()}, "strengths is empty: expected at least one entry"),
+        ({"steps": 0}, "steps must be a number ≥ 1, got 0"),
+        ({"steps": -5}, "steps must be a number ≥ 1, got -5"),
+        ({"seed": -1}, "seed must be a number ≥ 0, got -1"),
+        ({"seed": 10**12}, "seed must be an integer ≤ 2147483647, got 1000000000000"),
+        ({"rate": math.nan}, "rate must be a finite number ≥ 0, got nan"),
+        ({"rate": -math.inf}, "rate must be a finite number ≥ 0, got -inf"),
+        ({"rate": -0.1}, r"rate must be a number ≥ 0, got -0\.1"),
+        ({"strengths": (0.0, math.inf)}, "strengths must be a finite number ≥ 0, got inf"),
+        ({"strengths": ()}, r"strengths must be a list of at least one entry, got \(\)"),
     ],
 )
 def test_numbers_without_a_meaning_are_refused(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         configs.check(Config(**settings))
-    for open_or_check in (runs.open_run, runs.check_run):
-        with pytest.raises(ValueError, match=message):
-            open_or_check("quadratic", Config(**settings), tmp_path)
+    with pytest.raises(ValueError, match=message):
+        runs.open_run("quadratic", Config(**settings), tmp_path)
     assert not [*tmp_path.iterdir()]
 
 

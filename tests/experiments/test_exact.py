@@ -5,25 +5,12 @@ import pytest
 
 from experiments import exact
 from experiments.support.run import runs
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"algorithms": ("gppo",)}, "algorithms must be one of 'ppo', .*, got 'gppo'"),
-        ({"group_size": 1}, "group_size must be a number ≥ 2, got 1"),
-        ({"vocab_size": 9, "length": 9}, "must be at most 65536"),
-        ({"kl_coef": 0.0}, r"kl_coef must be a number > 0, got 0\.0"),
-    ],
-)
-def test_bad_settings_are_refused_at_once(settings, message):
-    with pytest.raises(ValueError, match=message):
-        exact.Config(**settings)
+from tests.experiments.starting import start
 
 
 @pytest.mark.slow
 def test_the_smoke_run_shows_what_is_true_and_writes_it(tmp_path, capsys):
-    numbers = exact.main(options=runs.Options(smoke=True, runs=str(tmp_path)))
+    numbers = start(exact, options=runs.Options(smoke=True, runs=str(tmp_path)))
     of = numbers["gradients"]
     assert of["rloo"]["bias"] < 1e-10
     np.testing.assert_allclose(of["dr_grpo"]["scale"], 1 / 2 / 2, atol=1e-10)

@@ -10,6 +10,7 @@ import pytest
 
 from experiments import identification
 from experiments.support.run import runs
+from tests.experiments.starting import start
 
 SMALL = dataclasses.replace(
     identification.smoke(identification.Config()), steps=4, window=2, rows=8, weights=3, live=1
@@ -42,24 +43,10 @@ def test_outcomes_are_counted_as_they_are_named():
     np.testing.assert_array_equal(outcome.flicker, [0, 2])
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"only": ("magic",)}, "only: 'magic' is none of"),
-        ({"live": 200}, "live=200: expected at most weights=100"),
-        ({"window": 100, "steps": 50}, "window=100: expected at most steps=50"),
-        ({"strength": float("nan")}, "strength=nan: expected more than 0"),
-    ],
-)
-def test_bad_settings_are_refused_at_once(settings, message):
-    with pytest.raises(ValueError, match=message):
-        identification.Config(**settings)
-
-
 @pytest.mark.slow
 def test_the_smoke_run_has_better_zeros_and_writes_its_report(tmp_path, capsys):
     options = runs.Options(smoke=True, runs=str(tmp_path))
-    numbers = identification.main(options=options)["all problems"]
+    numbers = start(identification, options=options)["all problems"]
     ours, peer = numbers[identification.OURS], numbers["metric prox-Adam"]
     assert ours["false"] < peer["false"]
     assert ours["flicker"] < peer["flicker"]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from experiments import inspect_lm
-from experiments.support.inspect_lm import report as reporting
+from experiments.support.inspect_lm import report
 from experiments.support.run import runs
 from proxlm import lm
 from tests import arrays
+from tests.experiments.starting import start
 
 CONFIG = inspect_lm.Config(num_layers=2, num_heads=2, width=8, hidden_width=6, steps=10)
 MODEL = lm.ModelConfig(vocab_size=5, num_layers=2, width=8, num_heads=2, hidden_width=6)
@@ -30,7 +31,7 @@ def test_habits_tell_where_attention_falls():
     attention = np.zeros((1, 5, 8, 8))
     for head, place in enumerate(looks_at.values()):
         attention[0, head, range(8), [place(t) for t in range(8)]] = 1.0
-    shares = reporting.habits(jnp.asarray(attention), tokens)
+    shares = report.habits(jnp.asarray(attention), tokens)
     expected = np.eye(5)
     expected[2, 3] = expected[3, 2] = 0.25  # at the query 4 the first token is its copy
     np.testing.assert_allclose(shares, expected, atol=1e-6)
@@ -38,7 +39,7 @@ def test_habits_tell_where_attention_falls():
 
 def test_without_a_head_the_others_stay():
     params = arrays.rough(MODEL, scale=0.5)
-    found = lm.live_units(reporting.without_head(params, 1, 0), MODEL)
+    found = lm.live_units(report.without_head(params, 1, 0), MODEL)
     assert found.heads.tolist() == [[True, True], [False, True]]
     assert found.hidden.all()
 
@@ -51,7 +52,7 @@ def test_the_penalty_removes_small_neurons_and_heads_alone():
         part["kernel"] = part["kernel"].at[places].multiply(0.01)
     for name, places in {"gate_up": jnp.s_[0, :, :, 3], "down": jnp.s_[0, 3]}.items():
         blocks["mlp"][name]["kernel"] = blocks["mlp"][name]["kernel"].at[places].multiply(0.01)
-    sizes = reporting.head_sizes(params)
+    sizes = report.head_sizes(params)
     np.testing.assert_allclose(sizes, [[1.0, 1.0], [1.0, 0.01]], rtol=1e-5)
     lane = inspect_lm.Lane(jnp.array(1.0), jnp.array(0.5), jnp.array(0.5))
     after = inspect_lm.group_penalty(lane, 25.0, CONFIG).prox(params, 1.0)
@@ -60,24 +61,10 @@ def test_the_penalty_removes_small_neurons_and_heads_alone():
     assert found.hidden.astype(int).tolist() == [[1, 1, 1, 0, 1, 1], [1] * 6]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"choosing": 1.0}, r"choosing=1.0: expected a share between 0 and 1"),
-        ({"reach": 0.0}, r"reach=0.0: expected more than 0"),
-        ({"head_strength": -1.0}, r"head_strength=-1.0: expected at least 0"),
-        ({"context": 8}, r"context=8: expected at least 16"),
-    ],
-)
-def test_settings_that_would_stop_the_run_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        inspect_lm.Config(**settings)
-
-
 @pytest.mark.slow
 def test_smoke_looks_into_both_models_and_plots_three_times(tmp_path, wheels):
     options = runs.Options(smoke=True, runs=str(tmp_path), data=str(wheels))
-    numbers = inspect_lm.main(options=options)
+    numbers = start(inspect_lm, options=options)
     # untrained but for moments, so about as good as the frequencies of characters
     assert 3.0 < numbers["dense loss"][0] < np.log(90)
     (path,) = tmp_path.glob("inspect-lm/2*")

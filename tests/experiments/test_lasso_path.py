@@ -7,6 +7,7 @@ import pytest
 from experiments import lasso_path
 from experiments.support.data import corpora
 from experiments.support.run import runs
+from tests.experiments.starting import start
 
 REVIEWS = [
     corpora.Review(text, label)
@@ -42,11 +43,11 @@ def test_the_duality_gap_is_zero_at_a_solution_alone():
 @pytest.mark.slow
 def test_the_smoke_run_converges_and_writes_its_report(wheels, tmp_path, capsys):
     options = runs.Options(smoke=True, runs=str(tmp_path), data=str(wheels))
-    numbers = lasso_path.main(options=options)
+    numbers = start(lasso_path, options=options)
     assert numbers["converged"]
     assert 0 <= numbers["largest_gap"] < 1e-2
     assert numbers.get("distance_to_scikit_learn", 0.0) < 1e-2
-    written = {path.name for path in next((tmp_path / "lasso-path").iterdir()).iterdir()}
+    written = {path.name for path in next((tmp_path / "lasso_path").iterdir()).iterdir()}
     assert {"config.json", "metrics.jsonl", "report.txt", "path.png"} <= written
     assert "warm-started path" in capsys.readouterr().out
 
@@ -54,18 +55,5 @@ def test_the_smoke_run_converges_and_writes_its_report(wheels, tmp_path, capsys)
 def test_a_missing_text_is_said_before_anything_is_computed(tmp_path):
     options = runs.Options(smoke=True, runs=str(tmp_path / "runs"), data=str(tmp_path))
     with pytest.raises(FileNotFoundError, match="make data"):
-        lasso_path.main(options=options)
+        start(lasso_path, options=options)
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"reviews": 5}, "reviews=5: expected at least 10"),
-        ({"smallest": 2.0}, r"smallest=2\.0: expected a number in \(0, 1\)"),
-        ({"tolerance": 0.0}, r"tolerance=0\.0: expected a number in \(0, 1\)"),
-    ],
-)
-def test_bad_settings_are_refused_at_once(settings, message):
-    with pytest.raises(ValueError, match=message):
-        lasso_path.Config(**settings)

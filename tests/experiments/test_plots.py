@@ -4,7 +4,7 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
-from experiments.support.run import plots, tables
+from experiments.support.run import plot_panels, plots
 
 
 def drawn(draw):
@@ -16,14 +16,14 @@ def drawn(draw):
 def test_all_kinds_of_panel_fit_into_one_png(tmp_path):
     rng, grid = np.random.default_rng(0), np.linspace(-1, 1, 5)
     way = {"way": grid[:, None] * np.ones((1, 2))}
-    path = tables.draw_panels(
+    path = plots.draw_panels(
         tmp_path / "new" / "all.png",
         {
-            "lines": plots.lines({"a": (grid, grid)}, log="y", marks={"goal": 0.5}),
-            "histogram": plots.histogram({"a": rng.normal(size=9)}, "value", marks={"0": 0.0}),
-            "surface": plots.surface(grid, grid, np.outer(grid, grid), "x", "y", way),
-            "image": plots.image(np.eye(3), "x", "y", limits=(0, 1)),
-            "points": plots.points({"a": rng.normal(size=(9, 2))}, "x", "y", {"b": (grid, grid)}),
+            "lines": plot_panels.lines({"a": (grid, grid)}, log="y", marks={"goal": 0.5}),
+            "histogram": plot_panels.histogram({"a": rng.normal(size=9)}, "value", marks={"0": 0.0}),
+            "surface": plot_panels.surface(grid, grid, np.outer(grid, grid), "x", "y", way),
+            "image": plot_panels.image(np.eye(3), "x", "y", limits=(0, 1)),
+            "points": plot_panels.points({"a": rng.normal(size=(9, 2))}, "x", "y", {"b": (grid, grid)}),
         },
         note="below",
     )
@@ -32,34 +32,34 @@ def test_all_kinds_of_panel_fit_into_one_png(tmp_path):
 
 def test_a_histogram_counts_what_is_finite_in_bins_that_all_share():
     samples = {"a": [1.0, 2.0, np.inf, np.nan], "b": [3.0, 3.0, 3.0]}
-    axis = drawn(plots.histogram(samples, "value", bins=2))
+    axis = drawn(plot_panels.histogram(samples, "value", bins=2))
     assert [[bar.get_height() for bar in bars] for bars in axis.containers] == [[1, 1], [0, 3]]
     edges = {bar.get_x() for bars in axis.containers for bar in bars}
     assert edges == {1.0, 2.0}
 
 
 def test_a_logarithmic_histogram_leaves_out_what_has_no_logarithm():
-    axis = drawn(plots.histogram({"a": [-1.0, 0.0, 1.0, 100.0]}, "value", bins=2, log=True))
+    axis = drawn(plot_panels.histogram({"a": [-1.0, 0.0, 1.0, 100.0]}, "value", bins=2, log=True))
     assert [bar.get_height() for bar in axis.containers[0]] == [1, 1]
-    assert drawn(plots.histogram({"a": [3.0, 3.0]}, "value")).containers[0].datavalues.sum() == 2
+    assert drawn(plot_panels.histogram({"a": [3.0, 3.0]}, "value")).containers[0].datavalues.sum() == 2
 
 
 def test_borders_do_not_widen_the_view_of_the_points():
     group = {"a": np.array([[0.0, 0.0], [1.0, 1.0]])}
     far = {"b": (np.array([-50.0, 50.0]), np.array([-50.0, 50.0]))}
-    view = drawn(plots.points(group, "x", "y")).get_xlim()
-    assert drawn(plots.points(group, "x", "y", far)).get_xlim() == view
+    view = drawn(plot_panels.points(group, "x", "y")).get_xlim()
+    assert drawn(plot_panels.points(group, "x", "y", far)).get_xlim() == view
 
 
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda path: tables.draw_panels(path, {}), "drawings is empty"),
-        (lambda path: tables.draw_panels(path, {"a": print}, columns=0), "columns=0"),
-        (lambda path: plots.histogram({"a": [np.nan]}, ""), "no finite value"),
-        (lambda path: plots.image(np.zeros(3), "", ""), r"shape \(3,\): expected a matrix"),
+        (lambda path: plots.draw_panels(path, {}), "drawings is empty"),
+        (lambda path: plots.draw_panels(path, {"a": print}, columns=0), "columns=0"),
+        (lambda path: plot_panels.histogram({"a": [np.nan]}, ""), "no finite value"),
+        (lambda path: plot_panels.image(np.zeros(3), "", ""), r"shape \(3,\): expected a matrix"),
         (
-            lambda path: plots.surface([1, 2, 3], [1, 2], np.zeros((3, 2)), "", ""),
+            lambda path: plot_panels.surface([1, 2, 3], [1, 2], np.zeros((3, 2)), "", ""),
             r"shape \(3, 2\): expected \(2, 3\)",
         ),
     ],

@@ -15,6 +15,7 @@ from experiments.support.question_answering import answering, tasks
 from experiments.support.run import runs
 from proxlm import lm
 from tests import arrays
+from tests.experiments.starting import start
 
 MODEL = lm.ModelConfig(vocab_size=7, num_layers=1, width=8, num_heads=2, max_length=8)
 BATCH = tasks.Encoded(
@@ -70,7 +71,7 @@ def kept(tmp_path_factory):
     words = tasks.vocabulary_of(["+ = 0123456789"])
     task = tasks.Task([], [], words, longest=9, response=4)
     model = dataclasses.replace(MODEL, vocab_size=len(words.vocabulary), max_length=13)
-    answering.keep(run, "arithmetic", task, model, lm.init(jax.random.key(0), model))
+    answering.save(run, "arithmetic", task, model, lm.init(jax.random.key(0), model))
     return run
 
 
@@ -83,12 +84,12 @@ def test_a_kept_model_answers_and_says_how_long_it_took(kept, capsys):
 
 
 def test_a_place_without_a_model_of_this_experiment_is_refused(kept, tmp_path):
-    with pytest.raises(ValueError, match=r"no science model of 'question-answering'; run `python"):
+    with pytest.raises(ValueError, match=r"no science model of 'question_answering'; run `python"):
         answering.reply("It gets A: hot B: cold", kept.path)
     with pytest.raises(ValueError, match=r"holds no arithmetic model of .*; run `python -m exper"):
         answering.reply("1 + 1 =", tmp_path / "nothing")
-    other = runs.open_run("sparse-lm", {}, tmp_path)
-    with pytest.raises(ValueError, match=r"is a run of 'sparse-lm': give one of 'question-answer"):
+    other = runs.open_run("sparse_lm", {}, tmp_path)
+    with pytest.raises(ValueError, match=r"is a run of 'sparse_lm': give one of 'question_answer"):
         answering.reply("1 + 1 =", other.path)
 
 
@@ -99,20 +100,6 @@ def test_a_damaged_description_is_refused(tmp_path, about):
     (folder / "about.json").write_text(about)
     with pytest.raises(ValueError, match=r"about.json is damaged .*; run `python -m experiments"):
         answering.reply("1 + 1 =", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"group": 1}, r"group=1: expected at least 2"),
-        ({"exercises": 3}, r"exercises=3: expected at least 64"),
-        ({"sums_steps": 15}, r"sums_steps=15: expected a positive multiple of 50"),
-        ({"recipe": "luck"}, r"luck"),
-    ],
-)
-def test_settings_that_would_stop_the_run_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        question_answering.Config(**settings)
 
 
 @pytest.mark.slow
@@ -141,11 +128,11 @@ def test_smoke_writes_a_report_that_holds_the_baselines(tmp_path):
     if "evals" in corpora.missing(requirements=corpora.MORE):
         pytest.skip("the wheel of evals is not there: run `make more-data`")
     options = runs.Options(smoke=True, runs=str(tmp_path))
-    numbers = question_answering.main(options=options)
+    numbers = start(question_answering, options=options)
     assert numbers["science"]["majority"] == pytest.approx(50, abs=3)
     assert numbers["science"]["naive Bayes"] == pytest.approx(58, abs=3)
     assert len(numbers["arithmetic"]["after"]) == 2
     (path,) = tmp_path.glob("question-answering/2*/numbers.json")
     assert json.loads(path.read_text()) == numbers
-    again = question_answering.main(options=dataclasses.replace(options, resume=True))
+    again = start(question_answering, options=dataclasses.replace(options, resume=True))
     assert again == numbers

@@ -6,8 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from experiments.support.question_answering import report as reporting
-from experiments.support.question_answering import tasks
+from experiments.support.question_answering import report, tasks
 from experiments.support.question_answering.tasks import Exercise
 from tests.experiments.test_corpora import make_wheel
 
@@ -96,8 +95,8 @@ TRAIN = [
 
 def test_the_baselines_answer_as_a_hand_would():
     judged = [Exercise("much less A: warm B: cold", "B"), Exercise("more A: warm B: cold", "A")]
-    assert reporting.majority(TRAIN, judged) == 0.5
-    assert reporting.retrieval(TRAIN, judged) == 1.0
-    assert reporting.naive_bayes(TRAIN, judged) == 1.0
+    assert report.majority(TRAIN, judged) == 0.5
+    assert report.retrieval(TRAIN, judged) == 1.0
+    assert report.naive_bayes(TRAIN, judged) == 1.0
     # ln p(B) > ln p(A), and "heat" alone says little: both are then taken for B
-    assert reporting.naive_bayes(TRAIN, [Exercise("unseen A: so B: so", "B")]) == 1.0
+    assert report.naive_bayes(TRAIN, [Exercise("unseen A: so B: so", "B")]) == 1.0

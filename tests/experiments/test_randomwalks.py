@@ -7,6 +7,7 @@ import pytest
 from experiments import randomwalks
 from experiments.support.randomwalks import graphs
 from experiments.support.run import runs
+from tests.experiments.starting import start
 from tests.policy.table_actor import compiled
 
 OPTIMALITY = compiled(jax.vmap(graphs.optimality, (0, None, None)))
@@ -65,24 +66,9 @@ def test_only_the_method_with_a_critic_pays_for_leaving_the_walks_it_imitated():
     assert settings["ppo"].value.coef == 1.0
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"probability": 0.0}, r"probability=0\.0: expected more than 0"),
-        ({"nodes": 2}, "nodes=2: expected at least 3"),
-        ({"seeds": 0}, "seeds=0: expected at least 1"),
-        ({"sft_batch": 2000}, "sft_batch=2000: expected 1 to walks=1000"),
-        ({"methods": ("gppo",)}, "name is 'gppo'"),
-    ],
-)
-def test_bad_settings_are_refused_at_once(settings, message):
-    with pytest.raises(ValueError, match=message):
-        randomwalks.Config(**settings)
-
-
 @pytest.mark.slow
 def test_the_smoke_run_judges_every_policy_between_no_arrival_and_the_optimum(tmp_path):
-    numbers = randomwalks.main(options=runs.Options(smoke=True, runs=str(tmp_path)))
+    numbers = start(randomwalks, options=runs.Options(smoke=True, runs=str(tmp_path)))
     assert numbers.keys() == {"imitation", "grpo"}
     assert all(0.0 < x <= 1.0 for values in numbers.values() for x in values)
     (folder,) = (tmp_path / "randomwalks").iterdir()

@@ -12,19 +12,19 @@ import sys
 import pytest
 
 from experiments import __main__ as every
-from experiments.support.run import runs
+from experiments.support.run import cli, runs
 
 ROOT = pathlib.Path(__file__).parents[2]
-# It writes texts and keeps no run.
+# It samples texts and has no run.
 OTHERS = {"generate"}
 
 
-@pytest.mark.parametrize("name", sorted(set(every.names()) - OTHERS))
+@pytest.mark.parametrize("name", sorted(set(every.EXPERIMENTS) - OTHERS))
 def test_there_has_to_be_a_run_to_resume_and_it_is_looked_for_first(name, tmp_path):
     experiment = importlib.import_module(f"experiments.{name}")
     options = runs.Options(smoke=True, resume=True, runs=str(tmp_path), data=str(tmp_path))
     with pytest.raises(ValueError, match="resume: there is no run in"):
-        experiment.main(options=options)
+        cli.start(experiment.main, experiment.smoke, options=options)
     assert not [*tmp_path.iterdir()]
 
 
@@ -33,7 +33,7 @@ def test_there_has_to_be_a_run_to_resume_and_it_is_looked_for_first(name, tmp_pa
 DRIVER = """
 import importlib, json, os, pathlib, signal, sys
 import jax, numpy as np
-from experiments import runs
+from experiments.support.run import cli, runs
 
 name, options, last, numbers_file = json.loads(sys.argv[1])
 experiment, log = importlib.import_module(f"experiments.{name}"), runs.log
@@ -44,7 +44,7 @@ def log_and_die(run, stage, **numbers):
         os.kill(os.getpid(), signal.SIGKILL)
 
 runs.log = log_and_die
-numbers = experiment.main(options=runs.Options(**options))
+numbers = cli.start(experiment.main, experiment.smoke, options=runs.Options(**options))
 listed = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), numbers)
 pathlib.Path(numbers_file).write_text(json.dumps(listed, default=str))
 """

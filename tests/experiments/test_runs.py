@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.support.run import runs
+from experiments.support import Refusal
+from experiments.support.run import cli, runs, stages
 from tests.arrays import normal
 
 CONFIG = {"seed": 0, "rate": 0.1}
@@ -29,7 +30,7 @@ def run_chunk(state, key):
 
 
 def walk(folder, num_chunks=7, on_chunk=lambda i, metrics: None, seed=0, every=2, config=CONFIG):
-    return runs.run_chunks(
+    return stages.run_chunks(
         run_chunk,
         normal(1, (3,)),
         num_chunks,
@@ -68,7 +69,7 @@ def test_chunks_report_host_metrics_from_where_they_resume(tmp_path):
     seen = []
     record = lambda index, metrics: seen.append((index, type(metrics), metrics.shape))
     walk(tmp_path, num_chunks=4)
-    assert runs.first_chunk(tmp_path) == 4
+    assert stages.first_chunk(tmp_path) == 4
     walk(tmp_path, num_chunks=6, on_chunk=record)
     assert seen == [(4, np.ndarray, (10,)), (5, np.ndarray, (10,))]
 
@@ -122,33 +123,20 @@ def test_a_root_that_cannot_be_written_is_named(tmp_path):
             runs.open_run("lasso", CONFIG, root)
 
 
-def test_a_check_says_what_opening_would_and_makes_nothing(tmp_path):
-    runs.check_run("lasso", CONFIG, tmp_path / "new" / "runs")
-    with pytest.raises(ValueError, match="there is no run in"):
-        runs.check_run("lasso", CONFIG, tmp_path, resume=True)
-    assert not [*tmp_path.iterdir()]
-    (tmp_path / "file").write_text("")
-    for root in (tmp_path / "file", tmp_path / "file" / "runs"):
-        with pytest.raises(ValueError, match=r"runs: .*lasso' cannot be made, as .*file is a file"):
-            runs.check_run("lasso", CONFIG, root)
-    runs.open_run("lasso", CONFIG, tmp_path)
-    runs.check_run("lasso", CONFIG, tmp_path, resume=True)
-    with pytest.raises(ValueError, match=r"differs in rate: saved 0\.1, given 0\.2"):
-        runs.check_run("lasso", CONFIG | {"rate": 0.2}, tmp_path, resume=True)
-
-
 def test_a_folder_without_the_right_to_write_is_named(tmp_path, monkeypatch):
-    # Root may write everywhere, so the right is taken away where it is asked for.
-    monkeypatch.setattr(runs.os, "access", lambda path, mode: path != tmp_path)
-    with pytest.raises(ValueError, match="cannot be written to; give another"):
-        runs.check_run("lasso", CONFIG, tmp_path / "runs")
+    def refused(path, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(runs.pathlib.Path, "mkdir", refused)  # root may write everywhere
+    with pytest.raises(Refusal, match=r"cannot be made \(Permission denied\); give another"):
+        runs.open_run("lasso", CONFIG, tmp_path / "runs")
 
 
 def test_quick_compilation_ends_with_its_block():
     wanted = lambda: jax.config.values["jax_disable_most_optimizations"]
-    with runs.compilation(quick=False):
+    with cli.quick_compilation(quick=False):
         assert not wanted()
-    with pytest.raises(Killed), runs.compilation(quick=True):
+    with pytest.raises(Killed), cli.quick_compilation(quick=True):
         assert wanted()
         raise Killed
     assert not wanted()
@@ -195,8 +183,8 @@ def two_stages(run, calls, width=4, rate=0.1):
 
         return fill
 
-    first = runs.stage(run, "pretrain", {"width": width}, compute("pretrain"))
-    second = runs.stage(run, "ppo", {"rate": rate}, compute("ppo"), depends_on=[first])
+    first = stages.stage(run, "pretrain", {"width": width}, compute("pretrain"))
+    second = stages.stage(run, "ppo", {"rate": rate}, compute("ppo"), depends_on=[first])
     return first, second
 
 
@@ -228,14 +216,14 @@ def test_a_killed_stage_is_computed_again_in_its_folder(tmp_path):
         raise Killed
 
     with pytest.raises(Killed):
-        runs.stage(run, "pretrain", CONFIG, killed)
+        stages.stage(run, "pretrain", CONFIG, killed)
     found = []
-    done = runs.stage(run, "pretrain", CONFIG, lambda path: found.append((path / "half").exists()))
+    done = stages.stage(run, "pretrain", CONFIG, lambda path: found.append((path / "half").exists()))
     assert found == [True]
     assert not done.reused
 
 
 def test_cached_stages_are_not_taken_for_runs(tmp_path):
     run = runs.open_run("lm", CONFIG, tmp_path)
-    runs.stage(run, "pretrain", CONFIG, lambda path: None)
+    stages.stage(run, "pretrain", CONFIG, lambda path: None)
     assert runs.open_run("lm", CONFIG, tmp_path, resume=True).path == run.path

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.support.models import smollm
-from experiments.support.text_classification import report as pages
-from experiments.support.text_classification import smollm_features, smollm_states
+from experiments.support.text_classification import report, smollm_features
 from proxlm import lm
 from tests import arrays
 
@@ -19,9 +18,9 @@ def test_texts_are_read_part_by_part_and_a_part_only_once(tmp_path, monkeypatch)
     params = arrays.rough(config, scale=0.3)
     monkeypatch.setattr(smollm, "load", lambda data: smollm.SmolLM(params, config, None, (0,)))
     rows = [[0, 3], [0, 4, 5, 6], [0, 7, 8]]
-    monkeypatch.setattr(smollm_states, "tokens", lambda model, names, longest: rows)
-    monkeypatch.setattr(smollm_states, "PART", 2)
-    read = lambda: smollm_states.texts("abc", 1, 4, tmp_path, tmp_path)
+    monkeypatch.setattr(smollm_features, "tokens", lambda model, names, longest: rows)
+    monkeypatch.setattr(smollm_features, "PART", 2)
+    read = lambda: smollm_features.states_of_texts("abc", 1, 4, tmp_path, tmp_path)
     first = read()
     hidden = jax.jit(lm.hidden_states, static_argnums=2)(params, jnp.array([[0, 7, 8]]), config)
     hidden = np.asarray(hidden)[0].reshape(3, 8)[1:]
@@ -48,7 +47,7 @@ def test_heads_solve_their_ridge_regressions():
 
     for i, strength in enumerate(strengths):
         kernel, bias = np.asarray(found["kernel"][i]), np.asarray(found["bias"][i])
-        wrong = np.exp(pages.log_softmax(features @ kernel + bias)) - np.eye(2)[labels]
+        wrong = np.exp(report.log_softmax(features @ kernel + bias)) - np.eye(2)[labels]
         assert np.allclose(features.T @ wrong / 60 + strength * kernel, 0.0, atol=2e-4)
         assert np.allclose(wrong.mean(axis=0), 0.0, atol=2e-4)  # the bias goes unpunished
 
@@ -57,15 +56,15 @@ def test_word_vectors_are_the_same_in_any_company():
     config = lm.ModelConfig(vocab_size=9, num_layers=1, width=8, num_heads=2, max_length=8)
     params = lm.init(jax.random.key(0), config)
     rows = [[0, 3], [0, 4, 5, 6], [0, 7, 8]]
-    together = smollm_states.states(params, rows, config, batch=2)
-    alone = smollm_states.states(params, rows[1:2], config, batch=2)
+    together = smollm_features.mean_states(params, rows, config, batch=2)
+    alone = smollm_features.mean_states(params, rows[1:2], config, batch=2)
     assert np.allclose(together[1], alone[0], atol=1e-5)
     assert np.allclose(jnp.mean(jnp.square(together[0])), 1.0, atol=1e-2)
 
 
 def test_principal_components_keep_what_varies_most():
     rng = np.random.default_rng(0)
-    parts = smollm_states.principal(rng.normal(size=(500, 4)) * [1, 9, 0.1, 5], 2, 0.02)
+    parts = smollm_features.principal(rng.normal(size=(500, 4)) * [1, 9, 0.1, 5], 2, 0.02)
     assert parts.shape == (500, 2)
     assert np.allclose(parts.std(axis=0), 0.02)
     assert np.allclose(np.corrcoef(parts.T), np.eye(2), atol=1e-6)

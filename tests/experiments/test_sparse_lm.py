@@ -10,9 +10,10 @@ import pytest
 
 from experiments import sparse_lm
 from experiments.support.run import runs
-from experiments.support.sparse_lm import report as reporting
+from experiments.support.sparse_lm import report
 from proxlm import lm
 from tests.arrays import normal
+from tests.experiments.starting import start
 
 CONFIG = sparse_lm.Config(
     num_layers=2,
@@ -69,23 +70,9 @@ def test_the_median_size_is_that_of_the_weights_of_a_neuron(params):
 
 def test_losses_at_a_share_are_read_off_the_line_between_neighbours():
     points = {"share": np.array([[0.2, 0.8, 0.6]]), "loss": np.array([[1.0, 3.0, 2.0]])}
-    np.testing.assert_allclose(reporting.at_share(points, 0.7), [2.5])
-    np.testing.assert_allclose(reporting.at_share(points, 0.805), [3.0])
-    assert np.isnan(reporting.at_share(points, 0.9)).all()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"seeds": 0}, "seeds=0: expected at least 1"),
-        ({"choosing": 1.0}, r"choosing=1\.0: expected a share between 0 and 1"),
-        ({"shares": (0.1, 2.0)}, r"expected shares of neurons in \[0, 1\]"),
-        ({"strengths": (1.0,)}, r"have \(1, 4, 4\) entries: expected as many"),
-    ],
-)
-def test_bad_settings_are_refused_at_once(settings, message):
-    with pytest.raises(ValueError, match=message):
-        sparse_lm.Config(**settings)
+    np.testing.assert_allclose(report.at_share(points, 0.7), [2.5])
+    np.testing.assert_allclose(report.at_share(points, 0.805), [3.0])
+    assert np.isnan(report.at_share(points, 0.9)).all()
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +80,7 @@ def finished(wheels, tmp_path_factory):
     """The one run that is trained, its numbers and its folder of runs."""
     root = tmp_path_factory.mktemp("sparse_lm")
     options = runs.Options(smoke=True, runs=str(root), data=str(wheels))
-    return sparse_lm.main(options=options), options
+    return start(sparse_lm, options=options), options
 
 
 @pytest.mark.slow
@@ -112,11 +99,11 @@ def test_the_shrunk_model_gives_the_same_logits(finished):
 
 def test_a_run_leaves_its_files_and_resumes_to_the_same_numbers(finished):
     numbers, options = finished
-    folder = next((pathlib.Path(options.runs) / "sparse-lm").iterdir())
+    folder = next((pathlib.Path(options.runs) / "sparse_lm").iterdir())
     expected = {"config.json", "metrics.jsonl", "report.txt", "pareto.png"}
     assert expected <= {path.name for path in folder.iterdir()}
     log = (folder / "metrics.jsonl").read_text()
-    again = sparse_lm.main(options=dataclasses.replace(options, resume=True))
+    again = start(sparse_lm, options=dataclasses.replace(options, resume=True))
     np.testing.assert_equal(again["losses"], numbers["losses"])
     assert (folder / "metrics.jsonl").read_text() == log
 
@@ -124,5 +111,5 @@ def test_a_run_leaves_its_files_and_resumes_to_the_same_numbers(finished):
 def test_a_missing_text_is_said_before_anything_is_computed(tmp_path):
     options = runs.Options(smoke=True, runs=str(tmp_path / "runs"), data=str(tmp_path))
     with pytest.raises(FileNotFoundError, match="make data"):
-        sparse_lm.main(options=options)
+        start(sparse_lm, options=options)
     assert not (tmp_path / "runs").exists()

@@ -117,7 +117,7 @@ def go_on(root, run_chunk, **options):
     """Three chunks of four steps; returns the log and the numbers that were shown."""
     run = runs.open_run("walk", {}, root)
     options = {"key": jax.random.key(0), "folder": run.path / "walk", "config": {}, "every": 1, **options}
-    state = supervised.go_on(run, "walk", run_chunk, jnp.zeros(()), 3, 4, **options)
+    state = supervised.run_resumable(run, "walk", run_chunk, jnp.zeros(()), 3, 4, **options)
     return state, runs.read_log(run, "walk")
 
 
@@ -261,29 +261,29 @@ def test_a_fit_of_another_config_is_refused(tmp_path):
 
 def test_what_is_kept_comes_back_bit_for_bit(tmp_path):
     params = lm.init(jax.random.key(0), MODEL)
-    supervised.keep(tmp_path, params, {"seed": 0})
-    same(supervised.kept(tmp_path, MODEL, {"seed": 0}), params)
+    supervised.save_params(tmp_path, params, {"seed": 0})
+    same(supervised.load_params(tmp_path, MODEL, {"seed": 0}), params)
 
 
 def test_the_first_parameters_kept_stay(tmp_path):
     params = lm.init(jax.random.key(0), MODEL)
-    supervised.keep(tmp_path, params, {})
-    supervised.keep(tmp_path, jax.tree.map(jnp.zeros_like, params), {})
-    same(supervised.kept(tmp_path, MODEL, {}), params)
+    supervised.save_params(tmp_path, params, {})
+    supervised.save_params(tmp_path, jax.tree.map(jnp.zeros_like, params), {})
+    same(supervised.load_params(tmp_path, MODEL, {}), params)
 
 
 def test_kept_parameters_of_another_config_or_shape_are_refused(tmp_path):
-    supervised.keep(tmp_path, lm.init(jax.random.key(0), MODEL), {"seed": 0})
+    supervised.save_params(tmp_path, lm.init(jax.random.key(0), MODEL), {"seed": 0})
     with pytest.raises(ValueError, match="seed: saved 0, given 1"):
-        supervised.kept(tmp_path, MODEL, {"seed": 1})
+        supervised.load_params(tmp_path, MODEL, {"seed": 1})
     wider = lm.ModelConfig(vocab_size=8, num_layers=1, width=4, num_heads=1)
     with pytest.raises(ValueError, match=r"embedding/kernel"):
-        supervised.kept(tmp_path, wider, {"seed": 0})
+        supervised.load_params(tmp_path, wider, {"seed": 0})
 
 
 def test_nothing_kept_is_said(tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoint"):
-        supervised.kept(tmp_path, MODEL, {})
+        supervised.load_params(tmp_path, MODEL, {})
 
 
 def lanes_quadratic(params, rows):

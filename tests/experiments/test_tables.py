@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from experiments.support.run import tables
+from experiments.support.run import plots, tables
 
 
 def test_mean_and_spread_over_seeds():
@@ -23,14 +23,14 @@ def test_tables_align_numbers_right_and_words_left():
     rows = [("l1", 0.5, 120), ("group lasso", 12.3456, 7)]
     assert tables.table(rows, ("penalty", "loss", "steps")).splitlines() == [
         "penalty       loss  steps",
-        "-----------  -----  -----",
+        "------------ ------ -----",
         "l1             0.5    120",
         "group lasso  12.35      7",
     ]
 
 
 def test_tables_without_rows_show_their_headers():
-    assert tables.table([], ("a", "bc")) == "a  bc\n-  --"
+    assert tables.table([], ("a", "bc")) == "a  bc\n-- --"
 
 
 def test_a_row_of_another_length_is_refused():
@@ -70,8 +70,8 @@ def panels(count):
 
 
 def test_curves_draw_a_panel_a_title(tmp_path):
-    one = tables.curves(tmp_path / "new" / "one.png", panels(1))
-    four = tables.curves(tmp_path / "four.png", panels(4), log_scale=("loss 0",))
+    one = plots.curves(tmp_path / "new" / "one.png", panels(1))
+    four = plots.curves(tmp_path / "four.png", panels(4), log_scale=("loss 0",))
     assert png_size(one) == (600, 420)
     assert png_size(four) == (1200, 840)
     assert one.stat().st_size > 5000
@@ -79,7 +79,7 @@ def test_curves_draw_a_panel_a_title(tmp_path):
 
 
 def test_curves_carry_their_own_xlabel_and_a_note(tmp_path):
-    draw = lambda name, **words: tables.curves(tmp_path / name, panels(1), **words).read_bytes()
+    draw = lambda name, **words: plots.curves(tmp_path / name, panels(1), **words).read_bytes()
     epochs = draw("string.png", xlabel="epoch")
     assert draw("mapping.png", xlabel={"loss 0": "epoch"}) == epochs
     assert draw("step.png") != epochs
@@ -88,9 +88,9 @@ def test_curves_carry_their_own_xlabel_and_a_note(tmp_path):
 
 def test_curves_of_another_form_are_refused(tmp_path):
     with pytest.raises(ValueError, match="panels is empty"):
-        tables.curves(tmp_path / "x.png", {})
+        plots.curves(tmp_path / "x.png", {})
     with pytest.raises(ValueError, match="'adam' has 1 parts"):
-        tables.curves(tmp_path / "x.png", {"loss": {"adam": (np.ones(3),)}})
+        plots.curves(tmp_path / "x.png", {"loss": {"adam": (np.ones(3),)}})
 
 
 def watch(total, terminal, completed=0):
@@ -132,7 +132,7 @@ def test_progress_on_a_terminal_shows_the_last_numbers():
 
 def test_bars_are_drawn_for_every_name_and_column(tmp_path):
     rows = {"one": {"bias": 0.1, "noise": float("inf")}, "two": {"bias": 0.2, "noise": 1.0}}
-    path = tables.bars(tmp_path / "plots" / "bars.png", rows, ["bias", "noise"], "gradients")
+    path = plots.bars(tmp_path / "plots" / "bars.png", rows, ["bias", "noise"], "gradients")
     assert path.read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="rows or columns is empty"):
-        tables.bars(path, {}, ["bias"])
+        plots.bars(path, {}, ["bias"])

@@ -46,7 +46,7 @@ def test_pairs_that_recur_become_one_token(tokenizer):
 
 
 def test_a_vocabulary_without_room_for_the_bytes_is_refused():
-    with pytest.raises(ValueError, match="vocab_size=256: expected at least 257"):
+    with pytest.raises(ValueError, match="vocab_size must be a number ≥ 257, got 256"):
         tokenization.train_bpe(TEXTS, 256)
 
 

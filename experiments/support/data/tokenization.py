@@ -7,17 +7,17 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from experiments.support import Refusal
+from proxlm import _validation
+
 # Stands before and after every document: a model starts from it, and stops by it.
 END = 0
+SMALLEST = 257  # vocabulary of a byte-level BPE: the bytes and the end token
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
     """Learns a byte-level BPE: any text can be encoded, and decoding gives it back."""
-    smallest = 1 + len(pre_tokenizers.ByteLevel.alphabet())
-    if vocab_size < smallest:
-        raise ValueError(
-            f"vocab_size={vocab_size}: expected at least {smallest}, the bytes and the end token"
-        )
+    _validation.at_least(SMALLEST, remedy="Those are the bytes and the end token.", vocab_size=vocab_size)
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -50,7 +50,7 @@ def windows(documents: Sequence[np.ndarray], length: int, most: int | None = Non
     on to its end, the last one into the next document; `most` keeps only so many of each.
     """
     if not documents:
-        raise ValueError("documents is empty: give at least one")
+        raise Refusal("documents is empty: give at least one")
     line = np.concatenate([document[:-1] for document in documents] + [documents[-1][-1:]])
     begins = np.cumsum([0] + [len(document) - 1 for document in documents])
     starts = [
@@ -60,11 +60,17 @@ def windows(documents: Sequence[np.ndarray], length: int, most: int | None = Non
         if start + length < len(line)
     ]
     if not starts:
-        raise ValueError(
+        raise Refusal(
             f"documents have {len(line)} tokens in all: expected length + 1 = {length + 1} at "
             "least; give more text, or a shorter window"
         )
     return line[np.array(starts)[:, None] + np.arange(length + 1)]
+
+
+def random_windows(tokens: np.ndarray, length: int, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Windows of length + 1 tokens from random places, `[*shape, length + 1]`."""
+    starts = np.random.default_rng(seed).integers(0, len(tokens) - length, shape, dtype=np.int32)
+    return tokens[starts[..., None] + np.arange(length + 1)]
 
 
 def openings(documents: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, list[int]]:
@@ -75,7 +81,7 @@ def openings(documents: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, 
     kept = [i for i, document in enumerate(documents) if len(document) - 2 >= length]
     if not kept:
         longest = max((len(document) - 2 for document in documents), default=0)
-        raise ValueError(
+        raise Refusal(
             f"no document has {length} tokens, the longest of {len(documents)} has {longest}: give "
             "longer documents, or ask for shorter openings"
         )
@@ -90,11 +96,11 @@ class Characters:
         self._index = {character: i for i, character in enumerate(self.alphabet)}
 
     def encode(self, text: str) -> np.ndarray:
-        """Integers `[len(text)]`; ValueError for a character that is not in the alphabet."""
+        """Integers `[len(text)]`; Refusal for a character that is not in the alphabet."""
         try:
             return np.fromiter((self._index[c] for c in text), np.int32, len(text))
         except KeyError as error:
-            raise ValueError(
+            raise Refusal(
                 f"the character {error.args[0]!r} does not occur in the training text: leave it out"
             ) from None
 

@@ -1,12 +1,14 @@
-"""What the experiment without sampling shows: tables, bars and curves."""
+"""Tables, bars and curves of `experiments.exact`."""
+
+import functools
 
 import numpy as np
 
-from experiments.support.run import runs, tables
+from experiments.support.run import plots, runs, tables
 
 
-def write(run, gradients, placements, gaps) -> None:
-    """Prints and plots what was measured."""
+def write(run, gradients, placements, gaps) -> dict:
+    """Writes the report; returns its numbers."""
     headers = ["scale", "cosine", "bias", "noise"]
     show = lambda rows, title: tables.table(
         [[name, *(row[h] for h in headers)] for name, row in rows.items()], [title, *headers]
@@ -16,18 +18,6 @@ def write(run, gradients, placements, gaps) -> None:
         for family, members in gaps.items()
         for name, values in members.items()
     ]
-    text = "\n\n".join(
-        [
-            "The mean gradient beside that of the expected reward (noise: deviation / length):",
-            show(gradients, "algorithm"),
-            "The mean gradient of the KL beside that of the divergence, no reward:",
-            show(placements, "KL"),
-            "Sub-optimality J* - J after a fifth of the iterations, and after all:",
-            tables.table(ends, ["", "", "a fifth", "all"]),
-        ]
-    )
-    print(text)
-    (run.path / "report.txt").write_text(text + "\n")
     for kind, rows in {"gradient": gradients, "placement": placements}.items():
         runs.truncate_log(run, kind)
         for name, row in rows.items():
@@ -36,8 +26,21 @@ def write(run, gradients, placements, gaps) -> None:
         family: {n: (np.arange(len(v)), np.maximum(v, 1e-12)) for n, v in members.items()}
         for family, members in gaps.items()
     }
-    tables.curves(run.path / "suboptimality.png", panels, xlabel="iteration", log_scale=tuple(panels))
-    columns = headers[1:]
-    tables.bars(run.path / "gradients.png", gradients, columns, "gradient of the expected reward")
-    tables.bars(run.path / "placements.png", placements, columns, "gradient of the divergence")
-    print(f"written to {run.path}")
+    report = [
+        "The mean gradient beside that of the expected reward (noise: deviation / length):",
+        show(gradients, "algorithm"),
+        "The mean gradient of the KL beside that of the divergence, no reward:",
+        show(placements, "KL"),
+        "Sub-optimality J* - J after a fifth of the iterations, and after all:",
+        tables.table(ends, ["", "", "a fifth", "all"]),
+    ]
+    bars = functools.partial(plots.bars, columns=headers[1:])
+    figures = {
+        "suboptimality.png": functools.partial(
+            plots.curves, panels=panels, xlabel="iteration", log_scale=tuple(panels)
+        ),
+        "gradients.png": functools.partial(bars, rows=gradients, title="gradient of the expected reward"),
+        "placements.png": functools.partial(bars, rows=placements, title="gradient of the divergence"),
+    }
+    numbers = {"gradients": gradients, "placements": placements, "gaps": gaps}
+    return run.write(numbers, report, figures)

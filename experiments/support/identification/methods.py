@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from proxlm import penalties, transforms
+from proxlm import _validation, penalties, transforms
 
 OURS = "dual averaging Adam (ours)"
 
@@ -23,7 +23,7 @@ def methods(steps: int, only: tuple[str, ...] = ()) -> dict[str, Method]:
     """By name, all or some; rates decay over so many steps.
 
     Raises:
-      ValueError: if a name is none of theirs.
+      ValueError: if a name is not among them.
     """
     l1, adam = penalties.l1, transforms.dual_averaging_adam
     averaged = transforms.proximal_schedule_free_params
@@ -68,6 +68,6 @@ def methods(steps: int, only: tuple[str, ...] = ()) -> dict[str, Method]:
             averaged,
         ),
     }
-    if strangers := [name for name in only if name not in table]:
-        raise ValueError(f"only: {strangers[0]!r} is none of the methods {', '.join(table)}.")
+    for name in only:
+        _validation.one_of(table, only=name)
     return {name: method for name, method in table.items() if name in (only or table)}

@@ -1,4 +1,4 @@
-"""What inspect_lm shows: what heads look at, what layers say, and who survives a penalty."""
+"""Report of `experiments.inspect_lm`: attention, logit lens, and the heads that a penalty keeps."""
 
 import functools
 import itertools
@@ -77,7 +77,7 @@ def look(params, windows, model: lm.ModelConfig) -> Look:
 
 
 def write(run, ends, windows, model, alphabet):
-    """Prints, logs and plots what the pairs of models, one a seed, show; returns the numbers."""
+    """Writes the report of the pairs of models, one a seed; returns its numbers."""
     looks = [[look(params, windows, model) for params in pair] for pair in ends]
     runs.truncate_log(run, "result", 0)
     for seed, pair in enumerate(looks):
@@ -94,16 +94,16 @@ def write(run, ends, windows, model, alphabet):
                 needs=found.needs,
             )
     numbers = numbers_of(looks, [head_sizes(params[0]) for params in ends])
-    text = page(looks, numbers, model)
-    print(text)
-    (run.path / "report.txt").write_text(text + "\n")
-    tokens = windows[0, :SHOWN]
-    characters = [shown(c) for c in alphabet.decode(tokens)]
-    plot_attention(run.path / "attention.png", ends[0], looks[0], tokens, characters, model)
-    plot_lens(run.path / "lens.png", ends[0], windows[0, : SHOWN + 1], model, alphabet)
-    plot_survivors(run.path / "survivors.png", looks, ends)
-    print(f"written to {run.path}: attention.png, lens.png, survivors.png")
-    return numbers
+    characters = [shown(c) for c in alphabet.decode(windows[0, :SHOWN])]
+    attention = functools.partial(
+        plot_attention, tokens=windows[0, :SHOWN], characters=characters, model=model
+    )
+    figures = {
+        "attention.png": lambda path: attention(path, ends[0], looks[0]),
+        "lens.png": lambda path: plot_lens(path, ends[0], windows[0, : SHOWN + 1], model, alphabet),
+        "survivors.png": lambda path: plot_survivors(path, looks, ends),
+    }
+    return run.write(numbers, page(looks, numbers, model), figures)
 
 
 def numbers_of(looks, sizes):
@@ -126,8 +126,8 @@ def numbers_of(looks, sizes):
     }
 
 
-def page(looks, numbers, model) -> str:
-    """The printed report: layers and heads of the first seed, and all seeds in sum."""
+def page(looks, numbers, model) -> list[str]:
+    """The paragraphs of the report: layers and heads of the first seed, and all seeds in sum."""
     at = lambda i, layer: tables.mean_spread([pair[i].by_layer[layer] for pair in looks], 2)
     layers = [[name, at(0, i), at(1, i)] for i, name in enumerate(names_of(model))]
     (dense, penalised), heads = looks[0], []
@@ -136,16 +136,14 @@ def page(looks, numbers, model) -> str:
         fate = "kept" if penalised.live_units.heads[layer, head] else "removed"
         heads.append([layer, head, habit(shares), f"{dense.needs[layer, head]:+.3f}", fate])
     rows = [[name, tables.mean_spread(values, 3)] for name, values in numbers.items()]
-    return "\n\n".join(
-        [
-            "Held-out loss, nats per character, if the model stopped at a layer (logit lens):",
-            tables.table(layers, ["", "dense", "penalised"]),
-            "Heads of the first dense model: where most of their attention goes, by how much the loss\n"
-            "rises without them, and what became of them under the penalty:",
-            tables.table(heads, ["layer", "head", "looks at", "needed", "under the penalty"]),
-            tables.table(rows, ["all seeds", ""]),
-        ]
-    )
+    return [
+        "Held-out loss, nats per character, if the model stopped at a layer (logit lens):",
+        tables.table(layers, ["", "dense", "penalised"]),
+        "Heads of the first dense model: where most of their attention goes, by how much the loss\n"
+        "rises without them, and what became of them under the penalty:",
+        tables.table(heads, ["layer", "head", "looks at", "needed", "under the penalty"]),
+        tables.table(rows, ["all seeds", ""]),
+    ]
 
 
 def habit(shares) -> str:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.support.models import reward_model
-from proxlm import lm
+from proxlm import _validation, lm
 from proxlm.policy.losses import preference
 
 FLUENCY = 0.7  # of it for one of taste
@@ -40,11 +40,10 @@ class Proxy(NamedTuple):
 
 def check_texts(context: int, **counts: int) -> None:
     """Refuses texts without a letter, and counts that are not whole pieces."""
-    if context < 2:
-        raise ValueError(f"context={context}: expected at least 2, a line break and a letter")
+    _validation.at_least(2, remedy="A text is a line break and a letter at least.", context=context)
     for name, count in counts.items():
         if count > PIECE and count % PIECE:
-            raise ValueError(f"{name}={count}: expected a multiple of {PIECE} where above it")
+            raise _validation.invalid(name, count, f"a multiple of {PIECE} where above it")
 
 
 def taste_of(model: lm.ModelConfig) -> lm.ModelConfig:

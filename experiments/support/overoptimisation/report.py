@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.support.run import tables
+from experiments.support.run import plots, tables
 from proxlm.policy import best_of_n
 
 COUNTS = tuple(2**k for k in range(11))  # n of the best of n, up to an eighth of the pool
@@ -89,7 +89,7 @@ def policies(log, config) -> dict[tuple[int, float], Curve]:
 
 
 def write(run, pool_proxy, pool_gold, log, config):
-    """Prints, plots and returns what was found."""
+    """Writes the report; returns its numbers."""
     gold = np.asarray(pool_gold)
     curves, numbers = {}, {}
     for size, proxy in zip(config.pairs, np.asarray(pool_proxy), strict=True):
@@ -101,19 +101,17 @@ def write(run, pool_proxy, pool_gold, log, config):
         curves[f"PPO, {size} pairs, β = {beta:g}"] = ("policy", curve)
     rows = [row_of(name, form, curve) for name, (form, curve) in curves.items()]
     spread = functools.partial(tables.mean_spread, digits=2)
-    text = "\n".join(f"{name}: {spread(value)}" for name, value in numbers.items())
+    report = ["\n".join(f"{name}: {spread(value)}" for name, value in numbers.items())]
     headers = ["", "√KL", "proxy", "gold", "highest", "at √KL", "α", "β", "R²"]
-    text += "\n\nAt the end, the highest gold on the way, and the forms that fit:\n"
-    text += tables.table([row[0] for row in rows], headers)
+    report.append("At the end, the highest gold on the way, and the forms that fit:")
+    report.append(tables.table([row[0] for row in rows], headers))
     for name, (form, curve) in curves.items():
         if form == "policy" and curve.distance.max(axis=1).min() >= FAR:
             line, numbers[f"turn, {name}"] = turn(curve)
-            text += f"\n\n{name}, from √KL {NEAR} to {FAR}: {line}"
-    print(text)
-    (run.path / "report.txt").write_text(text + "\n")
-    draw(run.path / "curves.png", {name: curve for name, (_, curve) in curves.items()}, config)
-    print(f"written to {run.path}")
-    return numbers | {name: row[1] for name, row in zip(curves, rows, strict=True)}
+            report.append(f"{name}, from √KL {NEAR} to {FAR}: {line}")
+    numbers |= {name: row[1] for name, row in zip(curves, rows, strict=True)}
+    drawn = {name: curve for name, (_, curve) in curves.items()}
+    return run.write(numbers, report, {"curves.png": lambda path: draw(path, drawn, config)})
 
 
 def turn(curve: Curve):
@@ -151,15 +149,13 @@ def draw(path, curves, config) -> None:
     """Proxy and gold over √KL: a panel for the pool, for PPO by pairs, and for PPO by β."""
     few, many = config.pairs
     zero = config.kl_coefs[0]
-    spread = lambda x: x.std(axis=0, ddof=min(1, len(x) - 1))
 
     def lines(names):
         found = {}
         for name, label in names.items():
             curve = on_grid(curves[name]) if name.startswith("PPO") else curves[name]
             for kind in ("proxy", "gold"):
-                values = getattr(curve, kind)
-                found[f"{kind}, {label}"] = (curve.distance.mean(axis=0), values.mean(axis=0), spread(values))
+                found[f"{kind}, {label}"] = plots.band(curve.distance.mean(axis=0), getattr(curve, kind))
         return found
 
     sizes = {few: f"{few} pairs", many: f"{many} pairs"}
@@ -170,4 +166,4 @@ def draw(path, curves, config) -> None:
         f"PPO with a penalty β KL, {few} pairs": lines(betas),
     }
     note = f"means ± spread of {config.seeds} golds, each with its comparisons and policies"
-    tables.curves(path, panels, xlabel="√KL to the language model, nats½", note=note)
+    plots.curves(path, panels, xlabel="√KL to the language model, nats½", note=note)

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.support import Refusal
 from experiments.support.question_answering import tasks
 from experiments.support.run import supervised
 from proxlm import lm
 
-EXPERIMENT = "question-answering"
+EXPERIMENT = "question_answering"
 SAMPLING = lm.SamplingConfig(stop_token=tasks.END_TOKEN)
 GREEDY = dataclasses.replace(SAMPLING, greedy=True)
 REPEATS = 50  # timings of an answer
@@ -60,7 +61,7 @@ def _accuracy(params, encoded, model, response, sampling):
     return jnp.mean(is_right(samples, encoded))
 
 
-def keep(run, name: str, task: tasks.Task, model: lm.ModelConfig, params: Any) -> None:
+def save(run, name: str, task: tasks.Task, model: lm.ModelConfig, params: Any) -> None:
     """Saves one model with all that answering takes."""
     about = {
         "experiment": EXPERIMENT,
@@ -70,7 +71,7 @@ def keep(run, name: str, task: tasks.Task, model: lm.ModelConfig, params: Any) -
         "vocabulary": task.words.vocabulary,
     }
     folder = run.path / "models" / name
-    supervised.keep(folder, params, about)
+    supervised.save_params(folder, params, about)
     (folder / _ABOUT).write_text(json.dumps(about) + "\n")
 
 
@@ -82,7 +83,7 @@ def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
         place: the folder of a run, or one that holds the runs of this experiment.
 
     Raises:
-        ValueError: the question is empty, too long or of neither form; there is no checkpoint, or
+        Refusal: the question is empty, too long or of neither form; there is no checkpoint, or
             it is another experiment's.
     """
     name = kind(question)
@@ -92,7 +93,7 @@ def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
     tokens = tasks.Words(about["vocabulary"])
     ask = lambda: prompt_of(question, tokens, about["longest"])
     ask()
-    params = supervised.kept(folder, model, about)
+    params = supervised.load_params(folder, model, about)
 
     def answer(num_tokens):
         sample = jax.jit(functools.partial(lm.sample, config=model, num_tokens=num_tokens, sampling=GREEDY))
@@ -121,13 +122,13 @@ def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_about(path: pathlib.Path) -> dict[str, Any]:
-    """What `keep` wrote beside a model."""
+    """The description that `save` wrote beside a model."""
     try:
         about = json.loads(path.read_text())
         lm.ModelConfig(**about["model"])
         return {name: about[name] for name in _FIELDS}
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise Refusal(
             f"checkpoint: {path} is damaged ({error}); run `python -m experiments.question_answering` again"
         ) from error
 
@@ -139,17 +140,17 @@ def kind(question: str) -> str:
     ('arithmetic', 'science')
     """
     if not question.strip():
-        raise ValueError(
+        raise Refusal(
             'ask is empty: give a question, as "12 + 7 =" or "The ice melts if it gets A: warmer B: colder"'
         )
     parts = tasks.choices(question)
     if parts and not all(parts):
-        raise ValueError(f"ask={question!r} lacks its question or a choice: give all three")
+        raise Refusal(f"ask={question!r} lacks its question or a choice: give all three")
     if parts:
         return "science"
     if len(re.findall(r"\d+", question)) == 2:
         return "arithmetic"
-    raise ValueError(
+    raise Refusal(
         f"ask={question!r} is neither arithmetic, with two numbers, nor a question with choices "
         '"A: ... B: ..."; give one of these'
     )
@@ -159,13 +160,13 @@ def prompt_of(question: str, tokens: tasks.Words, longest: int):
     """The tokens of a question at the end of a row `[1, longest]`, and their mask."""
     count = len(tasks.words(question))
     if count > longest:
-        raise ValueError(
+        raise Refusal(
             f"ask has {count} words, digits and marks: the model has learnt from at most "
             f"{longest}; ask it shorter"
         )
     for number in re.findall(r"\d+", question):
         if tasks.choices(question) is None and int(number) > tasks.LARGEST:
-            raise ValueError(
+            raise Refusal(
                 f"ask: {number} is more than {tasks.LARGEST}, the largest number that the "
                 "model has learnt from; give a smaller one"
             )
@@ -180,11 +181,11 @@ def newest(place: pathlib.Path, name: str) -> pathlib.Path:
     if found is not None:
         return found
     if (place / "config.json").exists() and place.parent.name != EXPERIMENT:
-        raise ValueError(
+        raise Refusal(
             f"checkpoint={str(place)!r} is a run of {place.parent.name!r}: give one of "
             f"{EXPERIMENT!r}, or leave it out"
         )
-    raise ValueError(
+    raise Refusal(
         f"checkpoint: {str(place)!r} holds no {name} model of {EXPERIMENT!r}; run "
         "`python -m experiments.question_answering` first, or give the folder of a run"
     )

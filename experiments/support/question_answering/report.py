@@ -1,17 +1,17 @@
-"""What question_answering shows: accuracy before and after, beside those who do not learn to read.
+"""Tables and curves of `experiments.question_answering`, with baselines that do not learn to read.
 
 The baselines see the same training questions as the models.
 """
 
 import collections
-import json
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.support.question_answering import tasks as questions
+from experiments.support.question_answering import tasks
 from experiments.support.question_answering.tasks import Exercise
-from experiments.support.run import runs, tables
+from experiments.support.run import plots, runs, tables
 
 LABELS = {"before": "shown answers", "after": "then told right or wrong"}
 
@@ -27,7 +27,7 @@ def retrieval(train: Sequence[Exercise], judged: Sequence[Exercise]) -> float:
 
     The words of a choice count as other words in the other choice, or the order would be lost.
     """
-    vectors = questions.tf_idf([marked(e.question) for e in (*train, *judged)])
+    vectors = tasks.tf_idf([marked(e.question) for e in (*train, *judged)])
     seen, asked = vectors[: len(train)], vectors[len(train) :]
     nearest = np.argmax(asked @ seen.T, axis=1)
     return float(np.mean([train[i].answer == e.answer for i, e in zip(nearest, judged, strict=True)]))
@@ -61,12 +61,12 @@ def marked(question: str) -> list[str]:
     >>> marked("It gets A: hot B: cold")
     ['it', 'gets', 'A=hot', 'B=cold']
     """
-    parts = questions.choices(question)
+    parts = tasks.choices(question)
     if parts is None:
-        return questions.words(question)
+        return tasks.words(question)
     stem, *rest = parts
-    own = [f"{c}={w}" for c, part in zip("AB", rest, strict=True) for w in questions.words(part)]
-    return questions.words(stem) + own
+    own = [f"{c}={w}" for c, part in zip("AB", rest, strict=True) for w in tasks.words(part)]
+    return tasks.words(stem) + own
 
 
 def pairs(question: str) -> list[str]:
@@ -75,20 +75,20 @@ def pairs(question: str) -> list[str]:
     >>> pairs("It gets A: hot B: cold")
     ['it A=hot', 'it B=cold', 'gets A=hot', 'gets B=cold']
     """
-    parts = questions.choices(question)
+    parts = tasks.choices(question)
     found = marked(question)
     if parts is None:
         return found
-    count = len(questions.words(parts[0]))
+    count = len(tasks.words(parts[0]))
     return [f"{word} {choice}" for word in found[:count] for choice in found[count:]]
 
 
-def write(run, tasks, results):
-    """Prints, logs and plots accuracies; returns them: task ↦ name ↦ a number or one a seed."""
+def write(run, learnt, results):
+    """Writes the report; returns accuracies: task ↦ name ↦ a number or one a seed."""
     baselines = {"majority": majority, "retrieval": retrieval, "naive Bayes": naive_bayes}
     runs.truncate_log(run, "result", 0)
-    numbers, text = {}, ""
-    for step, (name, task) in enumerate(tasks.items()):
+    numbers, report = {}, []
+    for step, (name, task) in enumerate(learnt.items()):
         found = {k: 100 * judge(task.train, task.held_out) for k, judge in baselines.items()}
         found |= {k: (100 * values).tolist() for k, values in results[name].items()}
         runs.log(run, "result", step=step, task=name, **found)
@@ -97,20 +97,16 @@ def write(run, tasks, results):
         for key, label in LABELS.items():
             columns = (key, f"{key}, sampled", f"{key}, seen")
             rows.append([label, *(tables.mean_spread(found[k], 1) for k in columns)])
-        text += f"\n{name}: % right of {len(task.held_out)} held-out questions\n\n"
-        text += tables.table(rows, ["", "held out", "sampled", "training questions"]) + "\n"
-    print(text)
-    (run.path / "report.txt").write_text(text)
-    (run.path / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    plot(run, tasks, numbers)
-    print(f"written to {run.path}: report.txt, numbers.json, metrics.jsonl, learning.png")
-    return numbers
+        report.append(f"{name}: % right of {len(task.held_out)} held-out questions")
+        report.append(tables.table(rows, ["", "held out", "sampled", "training questions"]))
+    draw = functools.partial(plot, run=run, numbers=numbers)
+    return run.write(numbers, report, {"learning.png": draw})
 
 
-def plot(run, tasks, numbers):
-    """learning.png: the rewards while practising, and what is right before, after and without."""
+def plot(path, run, numbers):
+    """Draws the losses and rewards of training, with the accuracies before, after and without it."""
     panels, steps = {}, {}
-    for name in tasks:
+    for name in numbers:
         rows = runs.read_log(run, f"{name}, shown answers")
         title = f"{name}, shown answers: loss, nats per token"
         panels[title], steps[title] = {"loss": band(rows, "loss")}, "supervised step"
@@ -127,11 +123,9 @@ def plot(run, tasks, numbers):
         steps[title] = "iteration"
     seeds = len(next(iter(numbers.values()))["before"])
     note = f"bands: mean ± standard deviation of {seeds} seeds"
-    tables.curves(run.path / "learning.png", panels, steps, columns=2, note=note)
+    plots.curves(path, panels, steps, columns=2, note=note)
 
 
 def band(rows, name):
-    """Steps, mean and spread over seeds of what was logged under a name."""
-    values = np.array([row[name] for row in rows], np.float64)
-    spread = values.std(axis=1, ddof=1) if values.shape[1] > 1 else 0 * values[:, 0]
-    return [row["step"] for row in rows], values.mean(axis=1), spread
+    """Steps, mean and spread over seeds of a logged number."""
+    return plots.band([row["step"] for row in rows], np.array([row[name] for row in rows]).T)

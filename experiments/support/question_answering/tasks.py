@@ -27,7 +27,7 @@ TWINS = 0.6  # the cosine from which two questions are taken for one another's n
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*|\d|[^\sa-z\d]")
 _NUMBER = re.compile(r"\d+")
-_CHOICES = re.compile(r"(.*?)\s*\bA\s*:\s*(.*?)\s*\bB\s*:\s*(.*)", re.S)
+_CHOICE_A, _CHOICE_B = re.compile(r"\bA\s*:"), re.compile(r"\bB\s*:")
 _SUMS = (
     "{a} + {b} =",
     "What is {a} plus {b}?",
@@ -149,8 +149,12 @@ def choices(question: str) -> tuple[str, str, str] | None:
     >>> choices("The heat will go  A: up  B: down")
     ('The heat will go', 'up', 'down')
     """
-    match = _CHOICES.fullmatch(question.strip())
-    return None if match is None else tuple(" ".join(part.split()) for part in match.groups())
+    first = _CHOICE_A.search(question)
+    second = first and _CHOICE_B.search(question, first.end())
+    if not second:
+        return None
+    parts = question[: first.start()], question[first.end() : second.start()], question[second.end() :]
+    return tuple(" ".join(part.split()) for part in parts)
 
 
 def quartz(

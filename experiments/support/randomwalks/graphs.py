@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.support import Refusal
+
 GOAL = 0
 
 
@@ -21,7 +23,7 @@ class Graph(NamedTuple):
 
 
 def draw(rng: np.random.Generator, nodes: int, probability: float, longest: int) -> Graph:
-    """A graph from whose every node a walk of fewer than `longest` nodes reaches the goal."""
+    """A graph in which a walk of fewer than `longest` nodes reaches the goal from every node."""
     for _ in range(10_000):
         edges = rng.random((nodes, nodes)) < probability
         np.fill_diagonal(edges, False)
@@ -29,7 +31,7 @@ def draw(rng: np.random.Generator, nodes: int, probability: float, longest: int)
         shortest = distances(edges) + 1
         if np.all(shortest < longest):
             return Graph(edges, shortest.astype(np.int32))
-    raise ValueError(
+    raise Refusal(
         f"nodes={nodes}, probability={probability}, longest={longest}: none of 10,000 graphs lets "
         "every node reach the goal; expected more edges or longer walks"
     )

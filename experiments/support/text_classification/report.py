@@ -1,6 +1,6 @@
-"""What `experiments.text_classification` shows: tables, confusion, calibration, words."""
+"""Report of `experiments.text_classification`: tables, confusion, calibration, words."""
 
-import json
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import matplotlib.figure
 import numpy as np
 
-from experiments.support.run import tables
+from experiments.support.run import plots, tables
 
 BAYES = "naive Bayes"
 BINS = 15
@@ -109,9 +109,9 @@ def plot_accuracy(path: pathlib.Path, parts: Mapping[str, Mapping[str, Judged]],
 
         def draw(axis):
             reached = [value >= base + aim for value in values]
-            colours = [tables.COLOURS[2] if ok else tables.COLOURS[0] for ok in reached]
+            colours = [plots.COLOURS[2] if ok else plots.COLOURS[0] for ok in reached]
             axis.axvline(base, color="#5b5b5b", linewidth=1.0)
-            axis.axvline(base + aim, color=tables.COLOURS[1], linewidth=1.0, linestyle="--")
+            axis.axvline(base + aim, color=plots.COLOURS[1], linewidth=1.0, linestyle="--")
             axis.hlines(places, base, values, color=colours, linewidth=2.2, alpha=0.35)
             axis.errorbar(values, places, xerr=errors, fmt="none", ecolor=colours, elinewidth=1.2)
             axis.scatter(values, places, color=colours, s=34, zorder=3)
@@ -139,12 +139,12 @@ def plot_accuracy(path: pathlib.Path, parts: Mapping[str, Mapping[str, Judged]],
 
     title = lambda name, judged: f"{name}, n={len(judged[BAYES].labels):,}"
     drawings = {title(name, judged): panel(judged) for name, judged in parts.items()}
-    tables.draw_panels(path, drawings, size=(4.6, 2.9))
+    plots.draw_panels(path, drawings, size=(4.6, 2.9))
 
 
 def write(run, found: Mapping[str, dict]) -> dict:
-    """Prints tables, words and plots; `found` is corpus ↦ what `text_classification` measured."""
-    text, numbers, panels, matrices = "", {}, {}, {}
+    """Writes the report; `found` maps a corpus to what `text_classification.learn` returns."""
+    report, numbers, panels, matrices = [], {}, {}, {}
     for corpus, entry in found.items():
         judged, classes = entry["judged"], entry["classes"]
         numbers[corpus] = {name: measure(own, judged[BAYES]) for name, own in judged.items()}
@@ -161,22 +161,21 @@ def write(run, found: Mapping[str, dict]) -> dict:
         ]
         rows[0][2] = ""
         headers = [f"{corpus}, n={len(judged[BAYES].labels):,}", "right, %", "over Bayes", "ECE"]
-        text += tables.table(rows, [*headers, "kept"]) + "\n\n"
+        report.append(tables.table(rows, [*headers, "kept"]))
         for way, words in entry["telling"].items():
             rows = [*zip(classes, map(", ".join, words), strict=True)]
-            text += tables.table(rows, ["class", f"what mattered most: {way}"]) + "\n\n"
+            report.append(tables.table(rows, ["class", f"what mattered most: {way}"]))
         panels[f"{corpus}: accuracy"] = {"as it should be": ([0, 1], [0, 1])} | {
             name: reliability(judged[name])[1:] for name in entry["shown"]
         }
         matrices[corpus] = (confusion(judged[entry["shown"][-1]]), classes)
-    tables.curves(run.path / "reliability.png", panels, xlabel="confidence")
-    plot_confusion(run.path / "confusion.png", matrices)
-    plot_accuracy(run.path / "accuracy.png", {c: e["judged"] for c, e in found.items()}, aim=3.0)
-    (run.path / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    (run.path / "report.txt").write_text(text)
-    plots = "accuracy.png, confusion.png, reliability.png"
-    print(text + f"written to {run.path}: report.txt, {plots}")
-    return numbers
+    judged = {corpus: entry["judged"] for corpus, entry in found.items()}
+    figures = {
+        "reliability.png": functools.partial(plots.curves, panels=panels, xlabel="confidence"),
+        "confusion.png": functools.partial(plot_confusion, parts=matrices),
+        "accuracy.png": functools.partial(plot_accuracy, parts=judged, aim=3.0),
+    }
+    return run.write(numbers, report, figures)
 
 
 def measure(own: Judged, base: Judged) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What SmolLM2 makes of words and of texts, kept between runs, and a head that sorts by it."""
+"""Hidden states of SmolLM2 for words and texts, cached between runs, and a linear head on them."""
 
 import functools
 import hashlib
@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.support.run import runs
-from experiments.support.text_classification import smollm_states
-from proxlm import penalties, solvers
+from experiments.support.models import smollm
+from experiments.support.run import files, stages, tables
+from proxlm import lm, penalties, solvers
 
 BEFORE = 0.02  # standard deviation of an embedding that has learnt nothing
+LONGEST_WORD = 8  # tokens, the end of a text before it included
+PART = 2048  # texts that a kill may lose
 
 
 def vectors_of(words: Sequence[str], run, config, data: pathlib.Path) -> jax.Array:
@@ -23,12 +25,12 @@ def vectors_of(words: Sequence[str], run, config, data: pathlib.Path) -> jax.Arr
     settings = {"words": words, "layers": config.vector_layers}
 
     def compute(folder):
-        found = smollm_states.words(words[2:], config.vector_layers, data)
+        found = states_of_words(words[2:], config.vector_layers, data)
         np.save(folder / "vectors.npy", found)
 
-    stage = runs.stage(run, "word-vectors", settings, compute)
+    stage = stages.stage(run, "word-vectors", settings, compute)
     vectors = np.load(stage.path / "vectors.npy")
-    parts = smollm_states.principal(vectors, config.width, BEFORE)
+    parts = principal(vectors, config.width, BEFORE)
     return jnp.asarray(np.concatenate([np.zeros((2, config.width)), parts]), jnp.float32)
 
 
@@ -39,10 +41,10 @@ def states_of(texts, run, read: int, config, data: pathlib.Path) -> Mapping[str,
     settings = {"layers": config.state_layers, "read": read, "texts": digest}
 
     def compute(folder):
-        found = smollm_states.texts(names, config.state_layers, read, folder, data)
+        found = states_of_texts(names, config.state_layers, read, folder, data)
         np.save(folder / "states.npy", found)
 
-    stage = runs.stage(run, "states", settings, compute)
+    stage = stages.stage(run, "states", settings, compute)
     return dict(zip(names, np.load(stage.path / "states.npy"), strict=True))
 
 
@@ -88,3 +90,75 @@ def heads(features, labels, strengths, num_classes: int):
     return solvers.path(
         loss, start, ridge, strengths, tolerance=1e-4, max_iterations=500, implicit=False
     ).params
+
+
+def states_of_words(names: Sequence[str], num_layers: int, data: pathlib.Path) -> np.ndarray:
+    """Hidden states `[N, D]` after so many layers, each word alone after the end of a text."""
+    model = smollm.load(data)
+    params, config = smollm.first_layers(model, num_layers, LONGEST_WORD)
+    rows = tokens(model, [f" {name}" for name in names], LONGEST_WORD)
+    return mean_states(params, rows, config)
+
+
+def states_of_texts(
+    names: Sequence[str], num_layers: int, longest: int, folder: pathlib.Path, data: pathlib.Path
+) -> np.ndarray:
+    """Hidden states `[N, D]` after so many layers, of the first tokens of each text.
+
+    Written to the folder part by part, so that a run that was killed resumes after the last one.
+    """
+    model = smollm.load(data)
+    params, config = smollm.first_layers(model, num_layers, longest)
+    rows = tokens(model, names, longest)
+    parts = []
+    with tables.progress(-(-len(rows) // PART), "SmolLM2 reads") as show:
+        for start in range(0, len(rows), PART):
+            path = folder / f"texts-{start}.npy"
+            if not path.exists():
+                found = mean_states(params, rows[start : start + PART], config, batch=64)
+                with files.replacing(path) as file:
+                    np.save(file, found)
+            parts.append(np.load(path))
+            show(texts=min(start + PART, len(rows)))
+    return np.concatenate(parts)
+
+
+def tokens(model: smollm.SmolLM, names: Sequence[str], longest: int) -> list[list[int]]:
+    """The first tokens of each text, the end of another one before them."""
+    encodings = model.tokenizer.encode_batch([*names])
+    return [[model.stops[0], *encoding.ids][:longest] for encoding in encodings]
+
+
+def mean_states(params, rows: Sequence[Sequence[int]], config, batch: int = 256) -> np.ndarray:
+    """The mean over each row's tokens but the first, `[N, D]`; rows of like length together.
+
+    Every token's state is scaled to mean square 1 before.
+    """
+    sizes = np.array([len(row) for row in rows])
+    order = np.argsort(sizes, kind="stable")
+    result = np.empty((len(rows), config.width), np.float32)
+    for chosen in np.resize(order, (-(-len(rows) // batch), batch)):
+        # Few lengths, since each is compiled; what is read in vain is under a tenth.
+        length = min(config.max_length, -(-sizes[chosen].max() // 4) * 4)
+        batch_tokens = np.zeros((batch, length), np.int32)
+        for line, i in zip(batch_tokens, chosen, strict=True):
+            line[: sizes[i]] = rows[i]
+        mask = np.arange(length) < sizes[chosen][:, None]
+        result[chosen] = _means(params, batch_tokens, mask, config=config)
+    return result
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _means(params, tokens, mask, config):
+    last = lm.hidden_states(params, tokens, config, mask=mask)[-1].reshape(*tokens.shape, -1)
+    last = last * jax.lax.rsqrt(jnp.mean(jnp.square(last), axis=-1, keepdims=True) + 1e-6)
+    weights = mask.at[:, 0].set(False)[:, :, None]
+    return jnp.sum(last * weights, axis=1) / jnp.sum(weights, axis=1)
+
+
+def principal(vectors: np.ndarray, width: int, scale: float) -> np.ndarray:
+    """Their principal components, each with this standard deviation: `[N, D]` -> `[N, width]`."""
+    centred = vectors - vectors.mean(axis=0)
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    parts = centred @ axes[:, -width:]
+    return scale * parts / (parts.std(axis=0) + 1e-9)

@@ -1,4 +1,4 @@
-"""What `experiments.translation` shows: translations, their scores, tables and curves."""
+"""Report of `experiments.translation`: translations, their scores, tables and curves."""
 
 import functools
 from typing import Any
@@ -9,9 +9,8 @@ import numpy as np
 import sacrebleu
 
 from experiments.support.data import tokenization
-from experiments.support.run import runs, tables
-from experiments.support.translation import batches as data_lib
-from experiments.support.translation import lstm as luong
+from experiments.support.run import files, plots, runs, tables
+from experiments.support.translation import batches, lstm
 from proxlm import lm
 
 BEAMS = 4
@@ -23,7 +22,7 @@ LSTM = "LSTM, attention"
 DECODERS = ("greedy", "sampled", "beam")
 
 
-def describe(corpus: data_lib.Corpus, model: lm.ModelConfig) -> str:
+def describe(corpus: batches.Corpus, model: lm.ModelConfig) -> str:
     """How much there is of what."""
     sizes = [len(part.rows) for part in (corpus.train, corpus.development, corpus.held_out)]
     return (
@@ -56,25 +55,25 @@ def make_beam(model: lm.ModelConfig, width: int = BEAMS):
     return translate
 
 
-def make_luong(longest: int):
+def make_lstm(longest: int):
     """The same by the LSTMs."""
-    return functools.partial(luong.translate, num_tokens=longest + 1)
+    return functools.partial(lstm.translate, num_tokens=longest + 1)
 
 
-def make_quality(corpus: data_lib.Corpus, translate):
+def make_quality(corpus: batches.Corpus, translate):
     """`quality(params)`: mean sentence chrF, 0 to 100, on verses of the development books."""
     part = corpus.development
-    sources, references = data_lib.sources(part.rows[:WATCHED]), part.references[:WATCHED]
+    sources, references = batches.sources(part.rows[:WATCHED]), part.references[:WATCHED]
 
     @jax.jit
     def quality(params):
         tokens, mask = translate(params, sources)
-        return 100 * jnp.mean(data_lib.reward(tokens, mask, references, corpus.table))
+        return 100 * jnp.mean(batches.reward(tokens, mask, references, corpus.table))
 
     return quality
 
 
-def make_evaluate(corpus: data_lib.Corpus, loss, quality):
+def make_evaluate(corpus: batches.Corpus, loss, quality):
     """`evaluate(params)`: loss and chrF on verses of the development books."""
     loss_of = jax.jit(lambda params: loss(params, corpus.development.rows[:WATCHED]))
     return lambda params: {"held_out_loss": loss_of(params), "chrf": quality(params)}
@@ -105,13 +104,13 @@ def measure(hypotheses: list[str], references: list[str]) -> dict[str, float]:
     }
 
 
-def write(run, corpus, model, systems, lstm, stages) -> dict[str, Any]:
-    """Translates the held-out books in every way, scores, prints and plots.
+def write(run, corpus, model, systems, baseline, stages) -> dict[str, Any]:
+    """Translates the held-out books by every system and decoder; writes the report.
 
     `systems` maps names to params of the transformer, one row per seed, and `stages` those of
     what maximum likelihood taught to the folders of their logs.
     """
-    rows = data_lib.sources(corpus.held_out.rows)
+    rows = batches.sources(corpus.held_out.rows)
     references = [verse.target for verse in corpus.held_out.verses]
     copy = [verse.source for verse in corpus.held_out.verses]
     decoders = {
@@ -122,13 +121,13 @@ def write(run, corpus, model, systems, lstm, stages) -> dict[str, Any]:
         "beam": in_pieces(make_beam(model)),
     }
     texts = {("copy of the source", "greedy"): [copy]}
-    by_lstm = in_pieces(make_luong(corpus.longest))
-    texts[LSTM, "greedy"] = [data_lib.texts(corpus, *by_lstm(lstm, rows))]
+    by_lstm = in_pieces(make_lstm(corpus.longest))
+    texts[LSTM, "greedy"] = [batches.texts(corpus, *by_lstm(baseline, rows))]
     for name, params in systems.items():
         seeds = len(params["norm"]["scale"])
         for decoder, translate in decoders.items():
             texts[name, decoder] = [
-                data_lib.texts(corpus, *translate(jax.tree.map(lambda x: x[i], params), rows))  # noqa: B023
+                batches.texts(corpus, *translate(jax.tree.map(lambda x: x[i], params), rows))  # noqa: B023
                 for i in range(seeds)
             ]
     scores = {
@@ -138,13 +137,10 @@ def write(run, corpus, model, systems, lstm, stages) -> dict[str, Any]:
     for (name, decoder), several in scores.items():
         over_seeds = {key: [score[key] for score in several] for key in several[0]}
         runs.log(run, "held out", system=name, decoder=decoder, **over_seeds)
-    print(table(scores))
-    examples = _examples(copy, references, texts)
-    (run.path / "examples.txt").write_text(examples + "\n")
-    print(f"\n{examples[: examples.index('=' * 20)]}")
-    draw(run, stages)
-    print(f"Written to {run.path}: metrics.jsonl, curves.png, examples.txt")
-    return numbers(scores)
+    shown, others = _examples(copy, references, texts)
+    files.write_text(run.path / "examples.txt", f"{shown}\n\n{others}\n")
+    figures = {"curves.png": lambda path: draw(path, run, stages)}
+    return run.write(numbers(scores), [table(scores), shown], figures)
 
 
 def table(scores) -> str:
@@ -175,8 +171,8 @@ def numbers(scores) -> dict[str, Any]:
     }
 
 
-def draw(run, stages) -> None:
-    """Curves of every stage, from the logs."""
+def draw(path, run, stages) -> None:
+    """Draws the curves of every stage, from the logs."""
     likelihood = {name: runs.read_log(runs.Run(run.name, path), name) for name, path in stages.items()}
     rewarded = {name: runs.read_log(run, name) for name in ("PPO", "minimum risk")}
     # Learning by reward goes on from the transformer's last step.
@@ -191,8 +187,8 @@ def draw(run, stages) -> None:
         "entropy, nats per token": (rewarded, "entropy", iterations),
         "tokens of a sample": (rewarded, "length", iterations),
     }
-    tables.curves(
-        run.path / "curves.png",
+    plots.curves(
+        path,
         {
             title: {label: _curve(rows, name) for label, rows in logs.items()}
             for title, (logs, name, _) in panels.items()
@@ -205,16 +201,12 @@ def draw(run, stages) -> None:
 def _curve(rows, name):
     """Steps and values of a metric, with their spread where there are seeds."""
     rows = [row for row in rows if name in row]
-    steps = [row["step"] for row in rows]
-    values = [np.atleast_1d(row[name]) for row in rows]
-    means = [value.mean() for value in values]
-    if values[-1].size == 1:
-        return steps, means
-    return steps, np.array(means), np.array([value.std(ddof=value.size > 1) for value in values])
+    values = np.array([np.atleast_1d(row[name]) for row in rows])
+    return plots.band([row["step"] for row in rows], values.T)
 
 
 def _examples(sources, references, texts):
-    """Some verses in every greedy version."""
+    """Three verses in every greedy version, and nine others."""
     blocks = []
     for i in np.linspace(0, len(sources) - 1, 12).astype(int):
         lines = {"source": sources[i], "reference": references[i]}
@@ -224,9 +216,7 @@ def _examples(sources, references, texts):
             if decoder == "greedy" and not name.startswith("copy")
         }
         blocks.append("\n".join(f"{name:>16}: {text}" for name, text in lines.items()))
-        if len(blocks) == 3:
-            blocks.append("=" * 20)
-    return "\n\n".join(blocks)
+    return "\n\n".join(blocks[:3]), "\n\n".join(blocks[3:])
 
 
 def _sample(params, sources, *, model, key, sampling):

@@ -1,4 +1,12 @@
-"""A translator taught by the chrF of what it samples: by PPO, or by minimum risk."""
+"""A translator taught by the chrF of what it samples: by PPO, or by minimum risk.
+
+Minimum risk training (Shen et al. 2016) makes the expected cost of a few candidates small:
+
+    R(θ) = Σ_y Q(y)·cost(y),   Q(y) ∝ p_θ(y | x)^α over the distinct candidates y of a source x
+
+Where policy gradients weigh the log-probability of each sample by its advantage, here the
+candidates share one probability mass, so that a better one gains what a worse one loses.
+"""
 
 import functools
 from collections.abc import Callable
@@ -9,9 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.support.run import supervised
-from experiments.support.translation import batches as data_lib
-from experiments.support.translation import minimum_risk
-from experiments.support.translation import report as pages
+from experiments.support.translation import batches, report
 from proxlm import lm, training
 from proxlm.policy import ppo
 
@@ -23,7 +29,7 @@ SHARPNESS = 0.05  # α of minimum risk
 class Setting(NamedTuple):
     """What both ways to learn by reward start from."""
 
-    corpus: data_lib.Corpus
+    corpus: batches.Corpus
     model: lm.ModelConfig
     params: Any
     optimizer: optax.GradientTransformation
@@ -37,7 +43,7 @@ def by_ppo(run, setting: Setting, settings: ppo.PPOConfig):
     Returns the params of the policies, one row per seed.
     """
     corpus, model, params, optimizer, _, config = setting
-    actor = lm.make_actor(model, corpus.longest + 1, critic=False, sampling=pages.SAMPLED)
+    actor = lm.make_actor(model, corpus.longest + 1, critic=False, sampling=report.SAMPLED)
     collect, learn = ppo.make_collect_and_learn(actor, optimizer, settings)
 
     def step(train, state, key):
@@ -87,34 +93,56 @@ def make_risk(model: lm.ModelConfig, config):
             many(train["sources"]),
             model,
             config.longest + 1,
-            sampling=pages.SAMPLED,
+            sampling=report.SAMPLED,
         )
         rewards = judge(samples, many(train["references"]), train)
         mask = samples.response_mask
         scores = lm.score(params, samples.tokens, model, mask=samples.mask, start=mask.shape[1])
         total = lambda x: jnp.sum(jnp.where(mask, x, 0.0), axis=1)
-        distinct = jax.vmap(minimum_risk.first_of_its_kind)(groups(samples.tokens))
+        distinct = jax.vmap(is_first)(groups(samples.tokens))
         log_probs, costs = groups(total(scores.log_probs)), groups(1 - rewards)
-        risk = functools.partial(minimum_risk.risk, sharpness=SHARPNESS)
+        risk_of = functools.partial(risk, sharpness=SHARPNESS)
         entropy = jnp.sum(total(scores.entropy)) / jnp.sum(mask)
         length = jnp.mean(jnp.sum(mask, axis=1))
         aux = {"reward": jnp.mean(rewards), "entropy": entropy, "length": length}
-        return jnp.mean(jax.vmap(risk)(log_probs, costs, distinct)), aux
+        return jnp.mean(jax.vmap(risk_of)(log_probs, costs, distinct)), aux
 
     return loss
+
+
+def risk(log_probs: jax.Array, costs: jax.Array, distinct: jax.Array, sharpness: float):
+    """Expected cost under the renormalised weights p^α of the distinct candidates, all `[K]`.
+
+    >>> half = jnp.log(jnp.array([0.5, 0.125, 0.5]))
+    >>> first_two = jnp.array([True, True, False])
+    >>> round(float(risk(half, jnp.array([0.0, 1.0, 9.0]), first_two, 0.5)), 4)
+    0.3333
+    """
+    weights = jax.nn.softmax(jnp.where(distinct, sharpness * log_probs, -jnp.inf))
+    return jnp.sum(jnp.where(distinct, weights * costs, 0.0))
+
+
+def is_first(tokens: jax.Array) -> jax.Array:
+    """Which candidates `[K, R]` do not repeat an earlier one; bool `[K]`.
+
+    >>> is_first(jnp.array([[1, 2], [1, 3], [1, 2]])).tolist()
+    [True, True, False]
+    """
+    same = jnp.all(tokens[:, None] == tokens[None], axis=2)
+    return jnp.sum(jnp.tril(same), axis=1) == 1
 
 
 def judge(samples: lm.Samples, references, train):
     """chrF of what was sampled, in [0, 1]: `[B]`."""
     tokens = samples.tokens[:, -samples.response_mask.shape[1] :]
-    return data_lib.reward(tokens, samples.response_mask, references, train["table"])
+    return batches.reward(tokens, samples.response_mask, references, train["table"])
 
 
 def each_seed(run, name, step, state, policy, setting: Setting):
     """Runs step(train, state, key) for every seed, all from one state; returns their states."""
     corpus, config = setting.corpus, setting.config
     part = corpus.train
-    train = {"sources": data_lib.sources(part.rows), "references": part.references}
+    train = {"sources": batches.sources(part.rows), "references": part.references}
     train["table"] = corpus.table
 
     def one_seed(train, state, key):
@@ -135,7 +163,7 @@ def each_seed(run, name, step, state, policy, setting: Setting):
 
     train = jax.device_put(train)
     states = jax.tree.map(lambda x: jnp.repeat(x[None], config.seeds, axis=0), state)
-    return supervised.go_on(
+    return supervised.run_resumable(
         run,
         name,
         run_chunk,

@@ -1,10 +1,8 @@
-"""What the experiment on verifiable answers shows: recipes side by side, and task by task."""
-
-import json
+"""Report of `experiments.verifiable`: recipes side by side, and task by task."""
 
 import numpy as np
 
-from experiments.support.run import runs, tables
+from experiments.support.run import plots, runs, tables
 from experiments.support.verifiable import tasks
 
 GOAL = 0.95
@@ -27,25 +25,21 @@ FAMILIES = {
 
 
 def write(run, config, start, results, lengths) -> dict:
-    """Prints and plots what every recipe came to; returns the numbers."""
+    """Writes the report; returns its numbers."""
     names = config.recipes
     exact = results["right"].mean(axis=2)  # [recipes, seeds]
     order = np.argsort(-exact.mean(axis=1), kind="stable")
     reached = int(np.sum(exact.mean(axis=1) >= GOAL))
-    text = "\n\n".join(
-        [
-            f"Exact match of sampled answers, %, after imitation: {percent(start['right'].mean())} "
-            f"({by_task(start['right'])}); greedy {percent(start['greedy'].mean())}.",
-            "After every recipe; KL in nats per answer to the imitation, of which a policy that is "
-            f"always right needs {start['least_kl']:.2f}:",
-            table(names, exact, results, order),
-            f"{reached} of {len(names)} recipes reach {percent(GOAL)} %.",
-            "Tokens of answers whose length earns nothing, at first and over the last tenth:",
-            length_table(config.variants, lengths),
-        ]
-    )
-    print(text)
-    (run.path / "report.txt").write_text(text + "\n")
+    report = [
+        f"Exact match of sampled answers, %, after imitation: {percent(start['right'].mean())} "
+        f"({by_task(start['right'])}); greedy {percent(start['greedy'].mean())}.",
+        "After every recipe; KL in nats per answer to the imitation, of which a policy that is "
+        f"always right needs {start['least_kl']:.2f}:",
+        table(names, exact, results, order),
+        f"{reached} of {len(names)} recipes reach {percent(GOAL)} %.",
+        "Tokens of answers whose length earns nothing, at first and over the last tenth:",
+        length_table(config.variants, lengths),
+    ]
     numbers = {"start": {name: np.asarray(x).tolist() for name, x in start.items()}}
     runs.truncate_log(run, "result")
     for i, name in enumerate(names):
@@ -60,11 +54,12 @@ def write(run, config, start, results, lengths) -> dict:
         name: {kind: lengths[kind][i, :, -1].tolist() for kind in lengths}
         for i, name in enumerate(config.variants)
     }
-    plot(run, names, exact, results, order)
-    plot_lengths(run, config.variants, lengths)
-    (run.path / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    print(f"written to {run.path}")
-    return numbers
+    figures = {
+        "recipes.png": lambda path: plot_recipes(path, names, exact, results, order),
+        "curves.png": lambda path: plot_curves(path, names, results),
+        "lengths.png": lambda path: plot_lengths(path, config.variants, lengths),
+    }
+    return run.write(numbers, report, figures)
 
 
 def table(names, exact, results, order) -> str:
@@ -83,8 +78,8 @@ def table(names, exact, results, order) -> str:
     return tables.table(rows, ["recipe", "exact match, %", *tasks.TASKS, "greedy", "KL", "CPU ms"])
 
 
-def plot(run, names, exact, results, order) -> None:
-    """One picture of all recipes side by side, one of their curves by family."""
+def plot_recipes(path, names, exact, results, order) -> None:
+    """Draws all recipes side by side."""
     rows = {
         names[i]: {
             "wrong answers, %": 100 - 100 * exact[i].mean(),
@@ -93,7 +88,11 @@ def plot(run, names, exact, results, order) -> None:
         }
         for i in order
     }
-    tables.bars(run.path / "recipes.png", rows, list(next(iter(rows.values()))))
+    plots.bars(path, rows, list(next(iter(rows.values()))))
+
+
+def plot_curves(path, names, results) -> None:
+    """Draws the curves of the recipes by family."""
     curves = {name: curve_of(rows) for name, rows in zip(names, results["curve"], strict=True)}
     known = {name for members in FAMILIES.values() for name in members}
     families = FAMILIES | {"others": tuple(name for name in names if name not in known)}
@@ -101,8 +100,8 @@ def plot(run, names, exact, results, order) -> None:
         title: {name: curves[name] for name in members if name in curves}
         for title, members in families.items()
     }
-    tables.curves(
-        run.path / "curves.png",
+    plots.curves(
+        path,
         {title: series for title, series in panels.items() if series},
         xlabel="iteration",
         note="share of right answers among those sampled; bands: ± a deviation",
@@ -110,9 +109,8 @@ def plot(run, names, exact, results, order) -> None:
 
 
 def curve_of(rows):
-    """A mean over seeds `[seeds, iterations]` with its spread, for `report.curves`."""
-    spread = rows.std(axis=0, ddof=min(1, len(rows) - 1))
-    return np.arange(1, rows.shape[1] + 1), rows.mean(axis=0), spread
+    """The curve of a mean over seeds `[seeds, iterations]`."""
+    return plots.band(np.arange(1, rows.shape[1] + 1), rows)
 
 
 def length_table(names, lengths) -> str:
@@ -132,14 +130,14 @@ def length_table(names, lengths) -> str:
     )
 
 
-def plot_lengths(run, names, lengths) -> None:
+def plot_lengths(path, names, lengths) -> None:
     """Lengths of right and wrong answers, a panel a variant."""
     panels = {
         name: {kind: curve_of(lengths[kind][i]) for kind in ("right", "wrong")}
         for i, name in enumerate(names)
     }
-    tables.curves(
-        run.path / "lengths.png",
+    plots.curves(
+        path,
         panels,
         xlabel="iteration",
         note="tokens of right and wrong answers; length earns nothing; bands: ± a deviation",

@@ -1,0 +1,175 @@
+"""Panels for `plots.draw_panels`: lines, histograms, surfaces, images and points.
+
+Each function gives one that draws on a matplotlib axis; an experiment may write its own.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib.axes
+import numpy as np
+
+from experiments.support.run.plots import COLOURS
+
+Draw = Callable[[matplotlib.axes.Axes], None]
+
+
+def lines(
+    series: Mapping[str, tuple[Any, Any]],
+    xlabel: str = "step",
+    ylabel: str = "",
+    log: Sequence[str] = (),
+    marks: Mapping[str, float] | None = None,
+) -> Draw:
+    """Curves (x, y) by their labels; `log` names the axes, "x" or "y", that are logarithmic.
+
+    A mark is a dashed line across at its height.
+    """
+
+    def draw(axis):
+        for (label, (x, y)), colour in zip(series.items(), itertools.cycle(COLOURS), strict=False):
+            axis.plot(np.asarray(x), np.asarray(y), color=colour, label=label, linewidth=1.4)
+        for label, height in (marks or {}).items():
+            axis.axhline(height, color="#5b5b5b", linestyle="--", linewidth=1.0, label=label)
+        axis.set_xscale("log" if "x" in log else "linear")
+        axis.set_yscale("log" if "y" in log else "linear")
+        axis.grid(True, color="#e4e4e4", linewidth=0.6)
+        _label(axis, xlabel, ylabel, legend=len(series) + len(marks or {}) > 1)
+
+    return draw
+
+
+def histogram(
+    samples: Mapping[str, Any],
+    xlabel: str,
+    bins: int = 40,
+    log: bool = False,
+    marks: Mapping[str, float] | None = None,
+) -> Draw:
+    """How often each value occurs, sample by sample, in bins that all share; values not finite
+    are left out, and with `log` those that are not positive. A mark is a dashed line at a value.
+    """
+    marks = marks or {}
+    usable = {name: _usable(values, log) for name, values in samples.items()}
+    together = np.concatenate([*usable.values(), np.asarray([*marks.values()], np.float64)])
+    if not together.size:
+        raise ValueError("samples holds no finite value; there is nothing to count.")
+
+    def draw(axis):
+        low, high = together.min(), together.max()
+        if low == high:
+            low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
+        edges = (np.geomspace if log else np.linspace)(low, high, bins + 1)
+        for (label, values), colour in zip(usable.items(), itertools.cycle(COLOURS), strict=False):
+            axis.hist(values, edges, color=colour, alpha=0.6, label=label)
+        for label, value in marks.items():
+            axis.axvline(value, color="#1a1a1a", linestyle="--", linewidth=1.0, label=label)
+        axis.set_xscale("log" if log else "linear")
+        _label(axis, xlabel, "count", legend=len(usable) + len(marks) > 1)
+
+    return draw
+
+
+def surface(
+    x: Any,
+    y: Any,
+    values: Any,
+    xlabel: str,
+    ylabel: str,
+    paths: Mapping[str, Any] | None = None,
+    points: Mapping[str, Any] | None = None,
+    levels: int = 24,
+) -> Draw:
+    """Heights `[len(y), len(x)]` as filled contours, with paths `[steps, 2]` and points `[2]`."""
+    values = np.asarray(values, np.float64)
+    if values.shape != (len(y), len(x)):
+        raise ValueError(f"values has shape {values.shape}: expected {(len(y), len(x))}, y by x")
+
+    def draw(axis):
+        axis.contourf(x, y, values, levels, cmap="Greys_r", alpha=0.85)
+        named = (paths or {}).items()
+        for (label, path), colour in zip(named, itertools.cycle(COLOURS), strict=False):
+            path = np.asarray(path)
+            axis.plot(*path.T, color=colour, linewidth=1.4, label=label)
+            axis.plot(*path[0], color=colour, marker="o", markersize=3)
+        place = {"markersize": 9, "markeredgecolor": "white", "linestyle": "none"}
+        for (label, point), marker in zip((points or {}).items(), "*Xsdv^", strict=False):
+            axis.plot(*np.asarray(point), marker=marker, color="black", label=label, **place)
+        axis.set_xlim(np.min(x), np.max(x))
+        axis.set_ylim(np.min(y), np.max(y))
+        _label(axis, xlabel, ylabel, legend=bool(paths or points))
+
+    return draw
+
+
+def image(
+    values: Any,
+    xlabel: str,
+    ylabel: str,
+    extent: tuple[float, float, float, float] | None = None,
+    limits: tuple[float, float] | None = None,
+    unit: str = "",
+) -> Draw:
+    """A matrix as colours, its first row at the bottom; grey where it is not finite.
+
+    `extent` is where its edges lie, (left, right, bottom, top); `limits` are the values of the
+    first and the last colour, to compare panels.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 2:
+        raise ValueError(f"values has shape {values.shape}: expected a matrix")
+
+    def draw(axis):
+        low, high = limits or (None, None)
+        axis.set_facecolor("#c8c8c8")
+        shown = axis.imshow(
+            np.ma.masked_invalid(values),
+            origin="lower",
+            aspect="auto",
+            extent=extent,
+            vmin=low,
+            vmax=high,
+            cmap="viridis",
+            interpolation="nearest",
+        )
+        bar = axis.figure.colorbar(shown, ax=axis, label=unit)
+        bar.ax.tick_params(labelsize=8)
+        _label(axis, xlabel, ylabel, legend=False)
+
+    return draw
+
+
+def points(
+    groups: Mapping[str, Any],
+    xlabel: str,
+    ylabel: str,
+    borders: Mapping[str, tuple[Any, Any]] | None = None,
+) -> Draw:
+    """Points `[N, 2]`, a colour a group, and lines (x, y) that do not widen the view."""
+
+    def draw(axis):
+        for (label, group), colour in zip(groups.items(), itertools.cycle(COLOURS), strict=False):
+            x, y = np.asarray(group).T
+            axis.scatter(x, y, s=9, color=colour, alpha=0.7, label=label, linewidths=0)
+        view = axis.get_xlim(), axis.get_ylim()
+        styles = itertools.cycle(("-", "--", ":", "-."))
+        for (label, (x, y)), style in zip((borders or {}).items(), styles, strict=False):
+            axis.plot(x, y, color="#1a1a1a", linestyle=style, linewidth=1.4, label=label)
+        axis.set_xlim(*view[0])
+        axis.set_ylim(*view[1])
+        _label(axis, xlabel, ylabel, legend=True)
+
+    return draw
+
+
+def _usable(values, log):
+    values = np.asarray(values, np.float64).ravel()
+    return values[np.isfinite(values) & ((values > 0) | (not log))]
+
+
+def _label(axis, xlabel, ylabel, legend):
+    axis.set_xlabel(xlabel, fontsize=9)
+    axis.set_ylabel(ylabel, fontsize=9)
+    if legend:
+        axis.legend(framealpha=0.8, edgecolor="none", fontsize=7)

@@ -1,0 +1,139 @@
+"""Stages that several runs share, and long loops that a kill does not undo.
+
+Stages such as pretraining live in `runs/<name>/cache/`, each under a fingerprint of its settings and
+of the stages it stands on.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.support import Refusal
+from experiments.support.run import files, runs, stopping
+from proxlm import checkpoint, settings
+
+_CONFIG, _DONE = "config.json", "DONE"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A finished stage: its folder, its fingerprint, and whether it was found finished."""
+
+    name: str
+    path: pathlib.Path
+    fingerprint: str
+    reused: bool
+
+
+def stage(
+    run: runs.Run,
+    name: str,
+    config: Any,
+    compute: Callable[[pathlib.Path], None],
+    depends_on: Sequence[Stage] = (),
+) -> Stage:
+    """Computes a stage once: `compute(path)` fills its folder, which later runs find and reuse.
+
+    The folder's name carries sha256(settings of the stage, fingerprints of those it depends on),
+    so a changed setting recomputes this stage and all that stand on it. A stage that was killed
+    finds what it had written, as checkpoints for `run_chunks`; one that another process computes is
+    waited for. A change of code is not seen.
+    """
+    parts = [name, settings.plain(config), [parent.fingerprint for parent in depends_on]]
+    fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    path = run.cache / f"{name}-{fingerprint}"
+    if (path / _DONE).exists():
+        return Stage(name, path, fingerprint, reused=True)
+    path.mkdir(parents=True, exist_ok=True)
+    with files.locked(path, wait=True):
+        reused = (path / _DONE).exists()
+        if not reused:
+            files.write_text(path / _CONFIG, json.dumps(parts[1], indent=2) + "\n")
+            compute(path)
+            files.write_text(path / _DONE, fingerprint + "\n")
+    return Stage(name, path, fingerprint, reused)
+
+
+def run_chunks(
+    run_chunk: Callable[[Any, jax.Array], tuple[Any, Any]],
+    state: Any,
+    num_chunks: int,
+    *,
+    key: jax.Array,
+    checkpoint_folder: str | os.PathLike,
+    config: Any,
+    every: int = 1,
+    on_chunk: Callable[[int, Any], None] = lambda index, metrics: None,
+) -> Any:
+    """Runs `state, metrics = run_chunk(state, fold_in(key, i))` for i < num_chunks, resumably.
+
+    The state is saved every so many chunks, at the end, and when a signal asks the process to stop.
+    A run that finds checkpoints goes on from the newest, and since chunk i's key depends on i alone
+    it ends at the bits of a run that was never stopped. `on_chunk(i, metrics)` gets host arrays;
+    chunks after the last checkpoint are run, and reported, again: call
+    `truncate_log(run, stage, first_chunk(folder))` before.
+
+    Raises:
+      ValueError: bad counts.
+      Refusal: checkpoints of another config or key, damaged ones, or one beyond `num_chunks`; or
+        parameters that are not finite, of which no checkpoint is made.
+    """
+    if num_chunks < 1 or every < 1:
+        raise ValueError(f"num_chunks={num_chunks} and every={every} must be at least 1.")
+    owner = settings.plain(config) | {"chunk_key": jax.random.key_data(key).tolist()}
+    start = first_chunk(checkpoint_folder)
+    if start > num_chunks:
+        raise Refusal(
+            f"num_chunks={num_chunks}, but {checkpoint_folder} holds a checkpoint after {start};"
+            " ask for as many chunks at least, or use another folder."
+        )
+    if start:
+        state = restore(checkpoint_folder, state, owner)
+    for index in range(start, num_chunks):
+        with stopping.deferred() as is_asked:
+            state, metrics = run_chunk(state, jax.random.fold_in(key, index))
+            _check_finite(state, index + 1, checkpoint_folder)
+            on_chunk(index, jax.device_get(metrics))
+            if (index + 1) % every == 0 or index + 1 == num_chunks or is_asked():
+                checkpoint.save(checkpoint_folder, index + 1, state, owner)
+            if is_asked():
+                raise stopping.Stopped(is_asked())
+    return state
+
+
+def first_chunk(checkpoint_folder: str | os.PathLike) -> int:
+    """The chunk that `run_chunks` would run first: 0, or the number of chunks already saved."""
+    return checkpoint.latest(checkpoint_folder) or 0
+
+
+def restore(folder: str | os.PathLike, like: Any, config: Any) -> Any:
+    """Reads the newest checkpoint of a folder; a damaged one, or one of another config, is a Refusal."""
+    try:
+        return checkpoint.restore(folder, like, config)
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+    except Exception as error:  # what the storage raises for damaged files is of many kinds
+        line = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise Refusal(f"the checkpoint in {folder} is damaged ({line}); remove it, or start anew") from error
+
+
+def _check_finite(state, chunk, folder):
+    """Looks at the parameters only: a best loss may well be infinite before the first one."""
+    holders = jax.tree.leaves(state, is_leaf=lambda node: hasattr(node, "params"))
+    params = [node.params for node in holders if hasattr(node, "params")]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(np.asarray(leaf, np.float32)).all():
+            name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
+            last = f"that after part {saved}" if (saved := first_chunk(folder)) else "that of the start"
+            raise Refusal(
+                f"the parameters ({name} first) are not finite after part {chunk}; the last good state, "
+                f"{last}, is kept in {folder}. Lower the learning rate and start anew"
+            )
