@@ -192,6 +192,51 @@ def boolean(function: str = "", **masks: Any) -> None:
             raise invalid(f"{argument}.dtype", dtype, "bool", remedy, function)
 
 
+def a_function(function: str = "", remedy: str = "", **functions: Any) -> None:
+    """Raises ValueError for what cannot be called.
+
+    >>> a_function("make_step", loss_fn=3.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: make_step: loss_fn must be a function, got 3.0.
+    """
+    for argument, given in functions.items():
+        if not callable(given):
+            raise invalid(argument, given, "a function", remedy, function)
+
+
+def an_optimizer(function: str = "", **optimizers: Any) -> None:
+    """Raises ValueError for what has not the two functions of an Optax transformation.
+
+    >>> an_optimizer("make_step", optimizer=0.1)
+    Traceback (most recent call last):
+        ...
+    ValueError: make_step: optimizer must be an Optax transformation, got 0.1. Build one: optax.adam(1e-3).
+    """
+    for argument, given in optimizers.items():
+        if not (callable(getattr(given, "init", None)) and callable(getattr(given, "update", None))):
+            remedy = "Build one: optax.adam(1e-3)."
+            raise invalid(argument, given, "an Optax transformation", remedy, function)
+
+
+def arrays(function: str = "", **trees: Any) -> None:
+    """Raises ValueError for a tree without leaves, or with one that is not a numeric array.
+
+    >>> arrays("fit", params={"w": np.ones(2), "activation": "relu"})
+    Traceback (most recent call last):
+        ...
+    ValueError: fit: params at activation must be a numeric array, got 'relu'. Keep the params apart from ...
+    """
+    remedy = "Keep the params apart from what is not learnt, as with eqx.partition or nnx.split."
+    for argument, tree in trees.items():
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        if not leaves:
+            raise invalid(argument, tree, "a tree of arrays", "", function)
+        for path, leaf in leaves:
+            if not isinstance(leaf, NUMBERS) or np.dtype(getattr(leaf, "dtype", float)) == object:
+                raise invalid(_label(argument, path), leaf, "a numeric array", remedy, function)
+
+
 def floats(*arrays: Any) -> tuple[jax.Array, ...]:
     """The arrays as JAX arrays of at least float32.
 
@@ -270,12 +315,15 @@ def _labelled(argument, tree, function):
         raise invalid(argument, tree, "a number, an array or a tree of these", "", function)
     found = []
     for path, leaf in leaves:
-        label = argument
-        if path:
-            label += " at " + jax.tree_util.keystr(path, simple=True, separator="/")
+        label = _label(argument, path)
         if isinstance(leaf, jax.core.Tracer) or (leaf is None and path):
             continue
         if not isinstance(leaf, NUMBERS) or np.iscomplexobj(leaf) or np.asarray(leaf).dtype == object:
             raise invalid(label, leaf, "a number, an array or a tree of these", SCHEDULES, function)
         found.append((label, np.asarray(leaf)))
     return found
+
+
+def _label(argument, path):
+    place = jax.tree_util.keystr(path, simple=True, separator="/")
+    return f"{argument} at {place}" if place else argument

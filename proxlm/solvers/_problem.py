@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import flatten_util
 
+from proxlm import _validation
 from proxlm.penalties import base
 
 
@@ -61,7 +62,16 @@ def flatten(fun: Callable, params: Any, penalty: base.Penalty, has_aux: bool) ->
     """
     x, unravel = flatten_util.ravel_pytree(params)
     ravel = lambda tree: flatten_util.ravel_pytree(tree)[0]
-    differentiate = jax.value_and_grad(lambda x: fun(unravel(x)), has_aux=has_aux)
+
+    def smooth_part(x):
+        out = fun(unravel(x))
+        value = out[0] if has_aux else out
+        if jnp.shape(value) != ():
+            remedy = "Sum or average it; with has_aux=True it gives (value, aux)."
+            raise _validation.invalid("fun(params).shape", jnp.shape(value), "(), one number", remedy)
+        return out
+
+    differentiate = jax.value_and_grad(smooth_part, has_aux=has_aux)
 
     def at(x):
         out, gradient = differentiate(x)
@@ -69,12 +79,13 @@ def flatten(fun: Callable, params: Any, penalty: base.Penalty, has_aux: bool) ->
         return Point(x, smooth, gradient, smooth + penalty.value(unravel(x)), aux)
 
     prox = lambda x, t: ravel(penalty.prox(unravel(x), t))
-    if penalty.residual is None:
+    residual = penalty.residual
+    if residual is None:
         # |x - prox(x - t∇f)|/t tends to the distance as t does to 0.
         error = lambda point, t: jnp.max(
             jnp.abs(point.x - prox(point.x - t * point.gradient, t)) / t, initial=0.0
         )
         return Problem(at, prox, error, None, unravel), x
-    descent = lambda point: ravel(penalty.residual(unravel(point.x), unravel(-point.gradient)))
+    descent = lambda point: ravel(residual(unravel(point.x), unravel(-point.gradient)))
     error = lambda point, t: jnp.max(jnp.abs(descent(point)), initial=0.0)
     return Problem(at, prox, error, descent, unravel), x

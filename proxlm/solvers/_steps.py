@@ -1,4 +1,4 @@
-"""A proximal gradient step with a backtracked step size, and what a rule made of such steps is.
+"""A proximal gradient step with a backtracked step size, and the form of a rule made of such steps.
 
 A rule is `(init, step)`. `init(problem, point, step_size)` gives a state, `step(problem, state)`
 the next one; of a state the solver reads `point`, `step_size` and `evaluations` alone.
@@ -26,7 +26,7 @@ class Rule(NamedTuple):
 
 
 class State(NamedTuple):
-    """What every rule keeps, and what it keeps besides.
+    """State of a rule: the point and step size that every rule has, and its own memory.
 
     Attributes:
       point: the iterate.

@@ -1,4 +1,4 @@
-"""Solutions for many strengths: where the path starts, and the path itself."""
+"""Solutions for many strengths: the strength at which a path starts, and the path itself."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +11,8 @@ from proxlm import _validation
 from proxlm.penalties import base
 from proxlm.solvers import _problem as problem_lib
 from proxlm.solvers.proximal_gradient_method import Solution, proximal_gradient
+
+__all__ = ["path", "strength_max"]
 
 
 def strength_max(
@@ -34,11 +36,17 @@ def strength_max(
     Returns:
       A scalar; +inf if no strength up to 2⁶⁰ suffices, as for `squared_l2`.
 
+    Raises:
+      ValueError: if `make_penalty` is no function.
+
     >>> from proxlm import penalties
     >>> fun = lambda x: 0.5 * jnp.sum(jnp.square(x - jnp.array([3.0, 0.5])))
     >>> strength_max(fun, jnp.zeros(2), penalties.l1).item()
     3.0
     """
+    _validation.a_function(
+        "strength_max", "Give penalties.l1, not penalties.l1(0.1).", make_penalty=make_penalty
+    )
     zeros = jax.tree.map(jnp.zeros_like, params)
     start, x = problem_lib.flatten(fun, zeros, make_penalty(0.0), has_aux)
     downhill = -start.at(x).gradient
@@ -80,7 +88,7 @@ def path(
       A `Solution` whose leaves are stacked, [K, ...].
 
     Raises:
-      ValueError: if the strengths are not a vector of numbers ≥ 0.
+      ValueError: if the strengths are not a vector of numbers ≥ 0, or `make_penalty` is no function.
 
     Source: Friedman, Hastie & Tibshirani 2010 (warm starts).
 
@@ -89,15 +97,14 @@ def path(
     >>> path(fun, jnp.zeros(2), penalties.l1, jnp.array([3.0, 2.0, 0.25])).params.tolist()
     [[0.0, 0.0], [1.0, 0.0], [2.75, 0.25]]
     """
+    _validation.a_function("path", "Give penalties.l1, not penalties.l1(0.1).", make_penalty=make_penalty)
     _validation.tree_at_least(0, "path", strengths=strengths)
     if jnp.ndim(strengths) != 1:
-        raise ValueError(
-            f"path: strengths must be a vector, got shape {jnp.shape(strengths)}. "
-            "For one strength call proximal_gradient."
-        )
+        remedy = "For one strength call proximal_gradient."
+        raise _validation.invalid("strengths.shape", jnp.shape(strengths), "[K], a vector", remedy, "path")
 
-    def go_on(start, strength):
+    def advance(start, strength):
         solution = proximal_gradient(fun, start, make_penalty(strength), **options)
         return solution.params, solution
 
-    return jax.lax.scan(go_on, params, strengths)[1]
+    return jax.lax.scan(advance, params, strengths)[1]

@@ -12,6 +12,8 @@ from proxlm.penalties import base
 from proxlm.solvers import _problem as problem_lib
 from proxlm.solvers import _steps, rules
 
+__all__ = ["Solution", "proximal_gradient"]
+
 CONVERGED, EXHAUSTED, NOT_FINITE = 0, 1, 2
 REASONS = (
     "converged: the error is within the tolerance",
@@ -21,7 +23,7 @@ REASONS = (
 
 
 class Solution(NamedTuple):
-    """What a solver found, and why it stopped.
+    """Result of a solver, with the reason why it stopped.
 
     Attributes:
       params: where it stopped.
@@ -89,7 +91,7 @@ def proximal_gradient(
       A `Solution`.
 
     Raises:
-      ValueError: if `penalty` is not a Penalty, or a number is negative or NaN.
+      ValueError: if an argument is invalid.
 
     Source: Beck & Teboulle 2009; Wright, Nowak & Figueiredo 2009; implicit differentiation as in
     Bertrand et al. 2020.
@@ -105,10 +107,15 @@ def proximal_gradient(
     """
     base.require_penalty("proximal_gradient", penalty=penalty)
     _validation.tree_at_least(0, "proximal_gradient", tolerance=tolerance)
-    _validation.tree_at_least(0, "proximal_gradient", max_iterations=max_iterations)
+    _validation.a_function("proximal_gradient", fun=fun)
+    _validation.arrays("proximal_gradient", params=params)
+    if _validation.is_known(max_iterations):
+        _validation.integer(0, "proximal_gradient", max_iterations=max_iterations)
     if step_size is not None:
         _validation.tree_positive("proximal_gradient", step_size=step_size)
     rule = rules.barzilai_borwein() if rule is None else rule
+    if not isinstance(rule, _steps.Rule):
+        raise _validation.invalid("rule", rule, "a Rule", "Call one: solvers.fista().", "proximal_gradient")
     problem, start = problem_lib.flatten(fun, params, penalty, has_aux)
     first = _first_step(problem, start) if step_size is None else jnp.asarray(step_size)
     first = jax.lax.stop_gradient(first.astype(start.dtype))

@@ -1,13 +1,19 @@
-"""How a solver moves: the rules to choose from."""
+"""Rules by which a solver moves: momentum, spectral steps, extrapolation.
+
+A `Rule` is given to `proximal_gradient`.
+"""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from proxlm import _validation
 from proxlm.solvers import _extrapolation, _quasi_newton
 from proxlm.solvers._problem import Point
 from proxlm.solvers._steps import Rule, State, backtrack, halve_until, inner, square
+
+__all__ = ["anderson", "barzilai_borwein", "fista", "ista"]
 
 
 class Momentum(NamedTuple):
@@ -34,12 +40,17 @@ def fista(restart: bool = True, strong_convexity: float = 0.0, grow: float = 1.1
     Returns:
       The rule. An iteration evaluates f and its gradient twice, and once more for each halving.
 
+    Raises:
+      ValueError: if an argument is invalid.
+
     Source: Beck & Teboulle 2009; restart by the gradient of O'Donoghue & Candès 2015; Nesterov
     2004, section 2.2 for known μ.
 
     >>> fista().step is not None
     True
     """
+    _validation.at_least(0, "fista", strong_convexity=strong_convexity)
+    _validation.at_least(1, "fista", grow=grow)
 
     def init(problem, point, step_size):
         one = jnp.ones((), point.x.dtype)
@@ -74,11 +85,15 @@ def ista(grow: float = 1.1) -> Rule:
     Returns:
       The rule. An iteration evaluates f and its gradient once, and once more for each halving.
 
+    Raises:
+      ValueError: if `grow` is below 1.
+
     Source: Daubechies, Defrise & De Mol 2004; Beck & Teboulle 2009.
 
     >>> ista().step is not None
     True
     """
+    _validation.at_least(1, "ista", grow=grow)
 
     def init(problem, point, step_size):
         return State(point, step_size, jnp.int32(1), ())
@@ -106,15 +121,15 @@ def anderson(memory: int = 5, grow: float = 1.0) -> Rule:
       The rule. An iteration evaluates f and its gradient twice, and once more for each halving.
 
     Raises:
-      ValueError: if memory is less than 2.
+      ValueError: if `memory` is not an integer ≥ 2, or `grow` below 1.
 
     Source: Anderson 1965; Mai & Johansson 2020 and Bertrand & Massias 2021 for the safeguard.
 
     >>> anderson().step is not None
     True
     """
-    if memory < 2:
-        raise ValueError(f"anderson: memory must be ≥ 2, got {memory}. Use ista for none.")
+    _validation.integer(2, "anderson", "Use ista for none.", memory=memory)
+    _validation.at_least(1, "anderson", grow=grow)
 
     def init(problem, point, step_size):
         return State(point, step_size, jnp.int32(1), _extrapolation.init(memory, point.x))
@@ -153,12 +168,17 @@ def barzilai_borwein(patience: int = 10, memory: int = 8) -> Rule:
     Returns:
       The rule. An iteration evaluates f and its gradient twice, and once more for each halving.
 
+    Raises:
+      ValueError: if `patience` is not an integer ≥ 1, or `memory` not an integer ≥ 0.
+
     Source: Barzilai & Borwein 1988; Wright, Nowak & Figueiredo 2009 (SpaRSA); Byrd, Lu, Nocedal &
     Zhu 1995 for minimising in the face that the first step found.
 
     >>> barzilai_borwein().step is not None
     True
     """
+    _validation.integer(1, "barzilai_borwein", patience=patience)
+    _validation.integer(0, "barzilai_borwein", memory=memory)
 
     def init(problem, point, step_size):
         totals = jnp.full((patience,), point.total)
