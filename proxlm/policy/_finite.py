@@ -14,6 +14,10 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 
+Number = float | jax.Array
+# A bound of log-ratios on both sides, or one below and one above.
+Bound = Number | tuple[Number, Number]
+
 # A ratio beyond e^20 is as good as infinite, and its square still fits float32.
 MAX_LOG_RATIO = 20.0
 # Sums of a million of these, and their squares, fit float32.
@@ -31,9 +35,7 @@ def finite(*numbers: jax.typing.ArrayLike) -> tuple[jax.Array, ...]:
     return tuple(jnp.clip(x, -MAX_NATS, MAX_NATS) for x in _validation.floats(*numbers))
 
 
-def clip_log_ratio(
-    log_ratio: jax.typing.ArrayLike, max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO
-) -> jax.Array:
+def clip_log_ratio(log_ratio: jax.typing.ArrayLike, max_log_ratio: Bound = MAX_LOG_RATIO) -> jax.Array:
     """Clips log-ratios to ±max_log_ratio, so that no exponential of them overflows.
 
     Args:
@@ -57,7 +59,7 @@ def clip_log_ratio(
     return jnp.clip(log_ratio, -below, jnp.minimum(above, _LARGEST_EXPONENT))
 
 
-def scaled(coef: jax.typing.ArrayLike, x: jax.Array) -> jax.Array:
+def scaled(coef: Number, x: jax.Array) -> jax.Array:
     """The product coef · x, which is 0 where coef is 0 even if x is infinite.
 
     >>> scaled(0.0, jnp.array([1.0, jnp.inf])).tolist()

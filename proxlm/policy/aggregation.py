@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
+from proxlm.policy._finite import Number
 
 __all__ = [
     "WEIGHTS",
@@ -56,7 +57,7 @@ def select(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, name: str = "x")
     Array([1., 0.], dtype=float32)
     """
     _validation.boolean(mask=mask)
-    _validation.same_shape(mask=mask, **{name: x})
+    _validation.same_shape("", mask=mask, **{name: x})
     (x,) = _validation.floats(x)
     return jnp.where(mask, x, jnp.zeros((), x.dtype))
 
@@ -159,7 +160,7 @@ def masked_var(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, ddof: int
 
 
 def masked_scale(
-    deviation: jax.Array, mask: jax.typing.ArrayLike, ddof: int, epsilon: jax.typing.ArrayLike, inside: bool
+    deviation: jax.Array, mask: jax.typing.ArrayLike, ddof: int, epsilon: Number, inside: bool
 ) -> jax.Array:
     """The number that normalises deviations from a mean: σ + ε, or √(σ² + ε); its slope at σ = 0 is 0.
 
@@ -200,7 +201,7 @@ def _unit(x):
     return jnp.where(jnp.max(jnp.abs(jax.lax.stop_gradient(x)), initial=0.0) > 1e15, 2.0**80, 1.0)
 
 
-def token_weights(mask: jax.typing.ArrayLike, total: jax.typing.ArrayLike | None = None) -> jax.Array:
+def token_weights(mask: jax.typing.ArrayLike, total: Number | None = None) -> jax.Array:
     """Weights that count every token the same, w = 1/N with N the valid tokens of the batch.
 
     Args:
@@ -275,7 +276,7 @@ def sequence_sum_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> ja
 
 
 def constant_weights(
-    mask: jax.typing.ArrayLike, length: jax.typing.ArrayLike | None = None, rows: Rows = "valid"
+    mask: jax.typing.ArrayLike, length: Number | None = None, rows: Rows = "valid"
 ) -> jax.Array:
     """Weights of the sum over tokens divided by one constant, w = 1/(B · length): no bias by length.
 

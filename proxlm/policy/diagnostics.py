@@ -168,10 +168,8 @@ def explained_variance(
     values = aggregation.select(values, mask, "values")
     returns = aggregation.select(returns, mask, "returns")
     total = aggregation.masked_var(returns, mask)
-    # equal returns leave rounding noise behind their mean; to divide by it would report 1e15
-    varies = total > 1e-12 * aggregation.masked_mean(jnp.square(returns), mask)
     left = aggregation.masked_var(returns - values, mask)
-    return jnp.where(varies, 1.0 - left / jnp.where(varies, total, 1.0), 0.0)
+    return jnp.where(total > 0, 1.0 - left / jnp.where(total > 0, total, 1.0), 0.0)
 
 
 def _extreme(reduce, rho: jax.Array, mask: jax.typing.ArrayLike, fill: float) -> jax.Array:

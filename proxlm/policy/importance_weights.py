@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import aggregation, kl, losses
-from proxlm.policy._finite import MAX_LOG_RATIO
+from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number
 
 __all__ = [
     "icepop",
@@ -32,9 +32,9 @@ def truncated(
     old_log_probs: jax.typing.ArrayLike,
     sampler_log_probs: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    low: jax.typing.ArrayLike = 0.0,
-    high: jax.typing.ArrayLike = 2.0,
-    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
+    low: Number = 0.0,
+    high: Number = 2.0,
+    max_log_ratio: Bound = MAX_LOG_RATIO,
     level: str = "token",
 ) -> jax.Array:
     """Truncated importance sampling, w = clip(π_old/μ, low, high).
@@ -60,9 +60,9 @@ def icepop(
     old_log_probs: jax.typing.ArrayLike,
     sampler_log_probs: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    low: jax.typing.ArrayLike = 0.5,
-    high: jax.typing.ArrayLike = 5.0,
-    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
+    low: Number = 0.5,
+    high: Number = 5.0,
+    max_log_ratio: Bound = MAX_LOG_RATIO,
     level: str = "token",
 ) -> jax.Array:
     """IcePop, w = π_old/μ where it lies in [low, high] and 0 elsewhere.
@@ -87,10 +87,10 @@ def sequence_mask(
     old_log_probs: jax.typing.ArrayLike,
     sampler_log_probs: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    low: jax.typing.ArrayLike = 0.5,
-    high: jax.typing.ArrayLike = 5.0,
-    max_weight: jax.typing.ArrayLike | None = None,
-    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
+    low: Number = 0.5,
+    high: Number = 5.0,
+    max_weight: Number | None = None,
+    max_log_ratio: Bound = MAX_LOG_RATIO,
     level: str = "sequence",
 ) -> jax.Array:
     """Weights w = π_old/μ per token in sequences whose own ratio lies in [low, high]; 0 in the others.
@@ -120,7 +120,7 @@ def off_policy_sequence_mask(
     sampler_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    threshold: jax.typing.ArrayLike,
+    threshold: Number,
 ) -> jax.Array:
     """Weights 1, but 0 in sequences of negative advantage whose mean log μ/π is above the threshold.
 
@@ -144,8 +144,8 @@ def kl_rejection_mask(
     old_log_probs: jax.typing.ArrayLike,
     sampler_log_probs: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    high: jax.typing.ArrayLike,
-    low: jax.typing.ArrayLike | None = None,
+    high: Number,
+    low: Number | None = None,
     kind: str = "k3",
     over: str = "token",
 ) -> jax.Array:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.policy._finite import MAX_LOG_RATIO, finite
+from proxlm.policy._finite import MAX_LOG_RATIO, Number, finite
 
 __all__ = ["ESTIMATORS", "absolute", "adapt", "estimator", "exact", "k1", "k2", "k3", "straight_through"]
 
@@ -74,8 +74,8 @@ def k2(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> 
 def k3(
     log_probs: jax.typing.ArrayLike,
     ref_log_probs: jax.typing.ArrayLike,
-    max_log_ratio: jax.typing.ArrayLike = MAX_LOG_RATIO,
-    max_value: jax.typing.ArrayLike | None = None,
+    max_log_ratio: Number = MAX_LOG_RATIO,
+    max_value: Number | None = None,
 ) -> jax.Array:
     """k3 = eˣ - 1 - x with x = log π_ref(a) - log π(a), clipped above at `max_log_ratio`.
 
@@ -212,13 +212,13 @@ def exact(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) 
 
 
 def adapt(
-    coef: jax.typing.ArrayLike,
-    observed_kl: jax.typing.ArrayLike,
-    num_sequences: jax.typing.ArrayLike,
+    coef: Number,
+    observed_kl: Number,
+    num_sequences: Number,
     *,
-    target: jax.typing.ArrayLike = 6.0,
-    horizon: jax.typing.ArrayLike = 10_000.0,
-    max_error: jax.typing.ArrayLike = 0.2,
+    target: Number = 6.0,
+    horizon: Number = 10_000.0,
+    max_error: Number = 0.2,
 ) -> jax.Array:
     """A proportional controller of the KL coefficient: β ← β (1 + e · n / horizon).
 

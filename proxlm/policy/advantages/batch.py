@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import aggregation
+from proxlm.policy._finite import Number
 from proxlm.policy.advantages import group, returns
 from proxlm.policy.advantages.temporal import gae
 
@@ -38,8 +39,8 @@ def gae_advantages(
     values: jax.Array | None,
     mask: jax.Array,
     group_size: int = 1,
-    discount: jax.typing.ArrayLike = 1.0,
-    gae_lambda: jax.typing.ArrayLike = 0.95,
+    discount: Number = 1.0,
+    gae_lambda: Number = 0.95,
     holes: str = "skip",
 ) -> Estimate:
     """Generalised advantage estimates and their returns, as `gae`; the size of groups is not read.
@@ -53,7 +54,7 @@ def gae_advantages(
     >>> gae_advantages(rewards, values, mask, gae_lambda=0.5)[0].tolist()
     [[1.5, 1.0]]
     """
-    one = lambda *row: gae(*row, discount, gae_lambda, holes=holes)
+    one = lambda reward, value, valid: gae(reward, value, valid, discount, gae_lambda, holes=holes)
     return jax.vmap(one)(rewards, check_critic(values), mask)
 
 
@@ -62,8 +63,8 @@ def length_adaptive_advantages(
     values: jax.Array | None,
     mask: jax.Array,
     group_size: int = 1,
-    alpha: jax.typing.ArrayLike = 0.05,
-    critic_lambda: jax.typing.ArrayLike = 1.0,
+    alpha: Number = 0.05,
+    critic_lambda: Number = 1.0,
 ) -> Estimate:
     """VAPO's advantages: λ = 1 - 1/(α l) for the policy, another λ for the critic; γ = 1.
 
@@ -110,7 +111,7 @@ def batch_scaled_advantages(
     values: jax.Array | None,
     mask: jax.Array,
     group_size: int,
-    epsilon: jax.typing.ArrayLike = 1e-4,
+    epsilon: Number = 1e-4,
     ddof: int = 1,
 ) -> Estimate:
     """As `group_advantages`, against the mean of the group, in units of the deviation over the batch.
@@ -152,7 +153,7 @@ def reward_to_go_advantages(
     values: jax.Array | None,
     mask: jax.Array,
     group_size: int = 1,
-    discount: jax.typing.ArrayLike = 1.0,
+    discount: Number = 1.0,
 ) -> Estimate:
     """REINFORCE's advantages: the reward still to come, without a baseline; the size of groups is not read.
 
@@ -162,7 +163,7 @@ def reward_to_go_advantages(
     >>> reward_to_go_advantages(jnp.array([[0.5, 1.0]]), None, jnp.ones((1, 2), bool))[0].tolist()
     [[1.5, 1.0]]
     """
-    one = lambda *row: returns.reward_to_go(*row, discount)
+    one = lambda reward, valid: returns.reward_to_go(reward, valid, discount)
     return jax.vmap(one)(rewards, mask), None
 
 

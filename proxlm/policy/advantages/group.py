@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import aggregation
+from proxlm.policy._finite import Number
 
 __all__ = [
     "batch_scaled",
@@ -50,7 +51,7 @@ def centred(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = 
 def group_relative(
     rewards: jax.typing.ArrayLike,
     valid: jax.typing.ArrayLike | None = None,
-    epsilon: jax.typing.ArrayLike = 1e-4,
+    epsilon: Number = 1e-4,
     ddof: int = 1,
     epsilon_inside: bool = False,
 ) -> jax.Array:
@@ -84,7 +85,7 @@ def batch_scaled(
     rewards: jax.typing.ArrayLike,
     group_size: int,
     valid: jax.typing.ArrayLike | None = None,
-    epsilon: jax.typing.ArrayLike = 1e-4,
+    epsilon: Number = 1e-4,
     ddof: int = 1,
 ) -> jax.Array:
     """A = (r - mean of the group) / (std of the batch + ε): scaled, and all prompts weigh the same.

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import aggregation
+from proxlm.policy._finite import Number
 from proxlm.policy.advantages import group
 
 __all__ = ["best_minus_second", "pass_at_k"]
@@ -13,7 +14,7 @@ __all__ = ["best_minus_second", "pass_at_k"]
 def best_minus_second(
     rewards: jax.typing.ArrayLike,
     valid: jax.typing.ArrayLike | None = None,
-    epsilon: jax.typing.ArrayLike | None = 1e-6,
+    epsilon: Number | None = 1e-6,
     ddof: int = 1,
 ) -> jax.Array:
     """A = r_max - r_second for the best response, 0 for the others: the gain of best-of-G by this one.
@@ -53,7 +54,7 @@ def pass_at_k(
     valid: jax.typing.ArrayLike | None = None,
     *,
     k: int,
-    epsilon: jax.typing.ArrayLike = 1e-6,
+    epsilon: Number = 1e-6,
 ) -> jax.Array:
     """The advantage of a right or wrong response if k drawn ones are judged by the best of them.
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import aggregation
+from proxlm.policy._finite import Number
 from proxlm.policy.advantages.temporal import gae
 
 __all__ = ["adaptive_lambda", "decoupled_gae", "over_tokens", "remax", "reward_to_go"]
@@ -13,7 +14,7 @@ __all__ = ["adaptive_lambda", "decoupled_gae", "over_tokens", "remax", "reward_t
 def reward_to_go(
     rewards: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    discount: jax.typing.ArrayLike = 1.0,
+    discount: Number = 1.0,
     *,
     holes: str = "skip",
 ) -> jax.Array:
@@ -41,9 +42,9 @@ def reward_to_go(
 
 def remax(
     rewards: jax.typing.ArrayLike,
-    greedy_score: jax.typing.ArrayLike,
+    greedy_score: Number,
     mask: jax.typing.ArrayLike,
-    discount: jax.typing.ArrayLike = 1.0,
+    discount: Number = 1.0,
 ) -> jax.Array:
     """The reward to come minus that of the greedy response, Gₜ - r(greedy).
 
@@ -91,7 +92,7 @@ def over_tokens(per_sequence: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) 
     return aggregation.select(spread, mask, "per_sequence")
 
 
-def adaptive_lambda(mask: jax.typing.ArrayLike, alpha: jax.typing.ArrayLike = 0.05) -> jax.Array:
+def adaptive_lambda(mask: jax.typing.ArrayLike, alpha: Number = 0.05) -> jax.Array:
     """The λ of a sequence of l tokens, max(0, 1 - 1 / (α l)): longer ones are discounted less.
 
     Args:
@@ -119,9 +120,9 @@ def decoupled_gae(
     rewards: jax.typing.ArrayLike,
     values: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    discount: jax.typing.ArrayLike = 1.0,
-    policy_lambda: jax.typing.ArrayLike = 0.95,
-    critic_lambda: jax.typing.ArrayLike = 1.0,
+    discount: Number = 1.0,
+    policy_lambda: Number = 0.95,
+    critic_lambda: Number = 1.0,
     *,
     holes: str = "skip",
 ) -> tuple[jax.Array, jax.Array]:

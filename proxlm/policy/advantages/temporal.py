@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import aggregation
-from proxlm.policy._finite import scaled
+from proxlm.policy._finite import Number, scaled
 
 __all__ = ["gae", "missing_eos", "place_score", "shape_rewards", "whiten"]
 
@@ -18,8 +18,8 @@ def gae(
     rewards: jax.typing.ArrayLike,
     values: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    discount: jax.typing.ArrayLike = 1.0,
-    gae_lambda: jax.typing.ArrayLike = 0.95,
+    discount: Number = 1.0,
+    gae_lambda: Number = 0.95,
     *,
     holes: str = "skip",
 ) -> tuple[jax.Array, jax.Array]:
@@ -79,7 +79,7 @@ def whiten(
     *,
     shift_mean: bool = True,
     ddof: int = 0,
-    epsilon: jax.typing.ArrayLike = 1e-8,
+    epsilon: Number = 1e-8,
     epsilon_inside: bool = True,
 ) -> jax.Array:
     """Whitens all valid entries of x, (x - μ) / √(σ² + ε); with `shift_mean=False`, adds μ again.
@@ -115,7 +115,7 @@ def whiten(
     return jnp.where(mask, whitened + aggregation.masked_mean(x, mask), 0.0)
 
 
-def place_score(score: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, place: str = "last") -> jax.Array:
+def place_score(score: Number, mask: jax.typing.ArrayLike, *, place: str = "last") -> jax.Array:
     """Rewards per token of a sequence that has one score: the score at its last valid token, 0 elsewhere.
 
     The last valid token is the one that ended the sequence, or the last before it was cut.
@@ -149,10 +149,10 @@ def place_score(score: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, plac
 
 
 def shape_rewards(
-    score: jax.typing.ArrayLike,
+    score: Number,
     kl: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    kl_coef: jax.typing.ArrayLike,
+    kl_coef: Number,
 ) -> jax.Array:
     """Rewards per token with a KL penalty: rₜ = -β klₜ at every valid token, plus the score at the last one.
 
@@ -181,7 +181,7 @@ def shape_rewards(
 def missing_eos(
     score: jax.typing.ArrayLike,
     ended: jax.typing.ArrayLike,
-    penalty: jax.typing.ArrayLike,
+    penalty: Number,
     mode: str = "subtract",
 ) -> jax.Array:
     """Lowers the score of a sequence that was cut before its end-of-sequence token.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import aggregation, kl
-from proxlm.policy._finite import MAX_LOG_RATIO, clip_log_ratio, finite
+from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number, clip_log_ratio, finite
 
 __all__ = ["LEVELS", "ClipBounds", "clips_ratio", "log_ratio"]
 
@@ -26,8 +26,8 @@ class ClipBounds(NamedTuple):
       level: which ratio, as in `log_ratio`.
     """
 
-    clip_low: jax.typing.ArrayLike | None = None
-    clip_high: jax.typing.ArrayLike | None = None
+    clip_low: Number | None = None
+    clip_high: Number | None = None
     level: str = "token"
 
 
@@ -57,7 +57,7 @@ def log_ratio(
     old_log_probs: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
     level: str = "token",
-    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
+    max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
     """The log-ratio log ρₜ of every token, at the level of tokens or of its whole sequence.
 

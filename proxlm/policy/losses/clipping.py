@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.policy._finite import MAX_LOG_RATIO
+from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number
 from proxlm.policy.losses._ratio import clips_ratio, given, log_ratio
 
 __all__ = ["cispo", "clipped", "clipped_value_loss", "sapo"]
@@ -16,11 +16,11 @@ def clipped(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    clip_low: jax.typing.ArrayLike = 0.2,
-    clip_high: jax.typing.ArrayLike = 0.2,
-    dual_clip: jax.typing.ArrayLike | None = None,
+    clip_low: Number = 0.2,
+    clip_high: Number = 0.2,
+    dual_clip: Number | None = None,
     level: str = "token",
-    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
+    max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
     """PPO's loss per token, max(-A ρ, -A clip(ρ, 1 - clip_low, 1 + clip_high)), at any level of the ratio.
 
@@ -61,10 +61,10 @@ def cispo(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    clip_low: jax.typing.ArrayLike = 1.0,
-    clip_high: jax.typing.ArrayLike = 4.0,
+    clip_low: Number = 1.0,
+    clip_high: Number = 4.0,
     level: str = "token",
-    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
+    max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
     """-sg[clip(ρ, 1 - clip_low, 1 + clip_high)] A log π: the weight is clipped, no token loses its gradient.
 
@@ -93,10 +93,10 @@ def sapo(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    tau_positive: jax.typing.ArrayLike = 1.0,
-    tau_negative: jax.typing.ArrayLike = 1.05,
+    tau_positive: Number = 1.0,
+    tau_negative: Number = 1.05,
     level: str = "token",
-    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
+    max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
     """-A (4/τ) σ(τ (ρ - 1)): a soft gate, of slope 1 at ρ = 1, in place of the clip.
 
@@ -122,7 +122,7 @@ def clipped_value_loss(
     values: jax.typing.ArrayLike,
     old_values: jax.typing.ArrayLike,
     returns: jax.typing.ArrayLike,
-    clip: jax.typing.ArrayLike | None = 0.2,
+    clip: Number | None = 0.2,
 ) -> jax.Array:
     """½ max((V - R)², (clip(V, V_old ± clip) - R)²), the larger of the critic's two squared errors.
 

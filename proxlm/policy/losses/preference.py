@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import aggregation
-from proxlm.policy._finite import finite
+from proxlm.policy._finite import Number, finite
 
 __all__ = ["bradley_terry", "dpo", "ipo", "kto", "orpo", "sequence_log_probs", "simpo"]
 
@@ -44,7 +44,7 @@ def bradley_terry(
     chosen: jax.typing.ArrayLike,
     rejected: jax.typing.ArrayLike,
     margin: jax.typing.ArrayLike = 0.0,
-    centre_coef: jax.typing.ArrayLike = 0.0,
+    centre_coef: Number = 0.0,
 ) -> jax.Array:
     """The loss of a reward model, -log σ(r₊ - r₋ - margin) + c (r₊ + r₋)².
 
@@ -77,8 +77,8 @@ def dpo(
     rejected: jax.typing.ArrayLike,
     ref_chosen: jax.typing.ArrayLike,
     ref_rejected: jax.typing.ArrayLike,
-    beta: jax.typing.ArrayLike = 0.1,
-    label_smoothing: jax.typing.ArrayLike = 0.0,
+    beta: Number = 0.1,
+    label_smoothing: Number = 0.0,
 ) -> jax.Array:
     """Direct preference optimisation, -(1 - s) log σ(β h) - s log σ(-β h).
 
@@ -115,7 +115,7 @@ def ipo(
     rejected: jax.typing.ArrayLike,
     ref_chosen: jax.typing.ArrayLike,
     ref_rejected: jax.typing.ArrayLike,
-    beta: jax.typing.ArrayLike = 0.1,
+    beta: Number = 0.1,
 ) -> jax.Array:
     """Identity preference optimisation, (h - 1/(2β))² with h as in `dpo`: h is drawn to a finite number.
 
@@ -146,9 +146,9 @@ def kto(
     log_ratio: jax.typing.ArrayLike,
     desirable: jax.typing.ArrayLike,
     kl: jax.typing.ArrayLike = 0.0,
-    beta: jax.typing.ArrayLike = 0.1,
-    desirable_weight: jax.typing.ArrayLike = 1.0,
-    undesirable_weight: jax.typing.ArrayLike = 1.0,
+    beta: Number = 0.1,
+    desirable_weight: Number = 1.0,
+    undesirable_weight: Number = 1.0,
 ) -> jax.Array:
     """KTO, a loss without pairs: λ₊ (1 - σ(β (h - z))) for a desirable response, λ₋ (1 - σ(β (z - h))) else.
 
@@ -183,9 +183,7 @@ def kto(
     return weight * jax.nn.sigmoid(-beta * sign * (h - z))
 
 
-def orpo(
-    chosen: jax.typing.ArrayLike, rejected: jax.typing.ArrayLike, coef: jax.typing.ArrayLike = 0.1
-) -> jax.Array:
+def orpo(chosen: jax.typing.ArrayLike, rejected: jax.typing.ArrayLike, coef: Number = 0.1) -> jax.Array:
     """ORPO, a loss without a reference: -log p₊ - λ log σ(log odds(p₊) - log odds(p₋)).
 
     The odds of p are p / (1 - p).
@@ -215,7 +213,7 @@ def orpo(
 def simpo(
     chosen: jax.typing.ArrayLike,
     rejected: jax.typing.ArrayLike,
-    beta: jax.typing.ArrayLike = 2.0,
+    beta: Number = 2.0,
     margin: jax.typing.ArrayLike = 1.0,
 ) -> jax.Array:
     """SimPO, a loss without a reference: -log σ(β (log p₊ - log p₋) - γ), p the mean of a response's tokens.

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.policy._finite import finite
+from proxlm.policy._finite import Number, finite
 
 __all__ = ["PAIR_LOSSES", "f_score", "pair_loss"]
 
@@ -32,8 +32,8 @@ def pair_loss(
     chosen: jax.typing.ArrayLike,
     rejected: jax.typing.ArrayLike,
     kind: str,
-    beta: jax.typing.ArrayLike = 0.1,
-    label_smoothing: jax.typing.ArrayLike = 0.0,
+    beta: Number = 0.1,
+    label_smoothing: Number = 0.0,
 ) -> jax.Array:
     """The loss of that name, one of `PAIR_LOSSES`, per pair.
 
@@ -125,7 +125,7 @@ PAIR_LOSSES = {
 
 
 def f_score(
-    log_ratio: jax.typing.ArrayLike, divergence: str = "reverse_kl", alpha: jax.typing.ArrayLike = 0.5
+    log_ratio: jax.typing.ArrayLike, divergence: str = "reverse_kl", alpha: Number = 0.5
 ) -> jax.Array:
     """The slope f'(u) at u = π/π_ref(y), which replaces log u in DPO if f is the divergence from π_ref.
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.policy._finite import MAX_LOG_RATIO
+from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number
 from proxlm.policy.losses._ratio import ClipBounds, clips_ratio, given, log_ratio
 
 
@@ -14,9 +14,9 @@ def geometric_mean(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    clip_low: jax.typing.ArrayLike = 0.4,
-    clip_high: jax.typing.ArrayLike = 0.4,
-    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
+    clip_low: Number = 0.4,
+    clip_high: Number = 0.4,
+    max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
     """GMPO: -Ā exp(Σₜ d̂ₜ / n), the geometric mean of ratios that are clipped one by one.
 
@@ -49,12 +49,12 @@ def vespo(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    k_positive: jax.typing.ArrayLike = 2.0,
-    lambda_positive: jax.typing.ArrayLike = 3.0,
-    k_negative: jax.typing.ArrayLike = 3.0,
-    lambda_negative: jax.typing.ArrayLike = 2.0,
-    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
-    min_log_weight: jax.typing.ArrayLike = -18.420680743952367,
+    k_positive: Number = 2.0,
+    lambda_positive: Number = 3.0,
+    k_negative: Number = 3.0,
+    lambda_negative: Number = 2.0,
+    max_log_ratio: Number = MAX_LOG_RATIO,
+    min_log_weight: Number = -18.420680743952367,
 ) -> jax.Array:
     """-sg[φ(w)] A log π with φ(w) = e^λ w^k e^(-λw), w the ratio of whole sequences; φ(1) = 1.
 
@@ -89,11 +89,11 @@ def topr(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    low_positive: jax.typing.ArrayLike = 1.0,
-    high_positive: jax.typing.ArrayLike = 1.0,
-    low_negative: jax.typing.ArrayLike = 0.0,
-    high_negative: jax.typing.ArrayLike = 1.0,
-    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
+    low_positive: Number = 1.0,
+    high_positive: Number = 1.0,
+    low_negative: Number = 0.0,
+    high_negative: Number = 1.0,
+    max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
     """-sg[clip(w, low, high)] A log π, w the ratio of whole sequences, bounds by the sign of A.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import aggregation, kl
-from proxlm.policy._finite import MAX_LOG_RATIO, finite
+from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number, finite
 from proxlm.policy.losses import clipping
 from proxlm.policy.losses._ratio import ClipBounds, clips_ratio, given, log_ratio
 
@@ -21,12 +21,12 @@ def clip_cov(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    clip_low: jax.typing.ArrayLike = 0.2,
-    clip_high: jax.typing.ArrayLike = 0.2,
-    share: jax.typing.ArrayLike = 2e-4,
-    low: jax.typing.ArrayLike = 1.0,
-    high: jax.typing.ArrayLike = 5.0,
-    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
+    clip_low: Number = 0.2,
+    clip_high: Number = 0.2,
+    share: Number = 2e-4,
+    low: Number = 1.0,
+    high: Number = 5.0,
+    max_log_ratio: Bound = MAX_LOG_RATIO,
     key: jax.Array | None = None,
 ) -> jax.Array:
     """The clipped surrogate without a few tokens whose covariance lies between low and high.
@@ -68,9 +68,9 @@ def kl_cov(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    share: jax.typing.ArrayLike = 2e-4,
-    coef: jax.typing.ArrayLike = 1.0,
-    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
+    share: Number = 2e-4,
+    coef: Number = 1.0,
+    max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
     """-A ρ, plus c |log ρ| at the max(1, ⌊share · n⌋) tokens of the largest covariance.
 
@@ -100,10 +100,10 @@ def dppo(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    clip_low: jax.typing.ArrayLike = 0.2,
-    clip_high: jax.typing.ArrayLike = 0.2,
-    max_ratio: jax.typing.ArrayLike = 20.0,
-    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
+    clip_low: Number = 0.2,
+    clip_high: Number = 0.2,
+    max_ratio: Number = 20.0,
+    max_log_ratio: Bound = MAX_LOG_RATIO,
     divergence: str = "tv",
 ) -> jax.Array:
     """-sg[min(ρ, max_ratio)] A log π where the token's probability has not moved too far.

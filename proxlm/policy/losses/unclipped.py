@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import aggregation, kl
-from proxlm.policy._finite import MAX_LOG_RATIO
+from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number
 from proxlm.policy.losses._ratio import given, log_ratio
 
 __all__ = ["dro", "kl_penalty", "policy_gradient"]
@@ -33,10 +33,10 @@ def kl_penalty(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    coef: jax.typing.ArrayLike = 1.0,
+    coef: Number = 1.0,
     direction: str = "forward",
     level: str = "token",
-    max_log_ratio: jax.typing.ArrayLike | tuple = MAX_LOG_RATIO,
+    max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
     """-A ρ + c · KL to the policy that sampled; with c = 0 plain importance sampling.
 
@@ -68,7 +68,7 @@ def dro(
     old_log_probs: jax.typing.ArrayLike,
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
-    beta: jax.typing.ArrayLike = 0.1,
+    beta: Number = 0.1,
 ) -> jax.Array:
     """-A log π + ½ β (log ρ)²: the square draws log ρ to A/β, whoever sampled; no ratio, no clip.
 

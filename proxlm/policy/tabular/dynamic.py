@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import kl
+from proxlm.policy._finite import Number
 from proxlm.policy.tabular.language import Language, check_rewards, check_table, ended, outcomes
 
 __all__ = ["Values", "optimum", "proximal_point", "values"]
@@ -31,7 +32,7 @@ def values(
     rewards: jax.Array,
     language: Language,
     ref_log_probs: jax.Array | None = None,
-    kl_coef: jax.typing.ArrayLike = 0.0,
+    kl_coef: Number = 0.0,
 ) -> Values:
     """V, Q and A of every prefix, by Q(s, v) = -β log π/π_ref(v|s) + V(sv) and V(s) = Σᵥ π(v|s) Q(s, v).
 
@@ -70,7 +71,7 @@ def values(
 def optimum(
     ref_log_probs: jax.Array,
     rewards: jax.Array,
-    kl_coef: jax.typing.ArrayLike,
+    kl_coef: Number,
     language: Language,
 ) -> tuple[jax.Array, jax.Array]:
     """The optimal policy π* = π_ref e^(r/β) / Z, and its objective J* = β log Z.
@@ -118,8 +119,8 @@ def proximal_point(
     rewards: jax.Array,
     language: Language,
     ref_log_probs: jax.Array | None = None,
-    kl_coef: jax.typing.ArrayLike = 0.0,
-    step_size: jax.typing.ArrayLike = 1.0,
+    kl_coef: Number = 0.0,
+    step_size: Number = 1.0,
 ) -> jax.Array:
     """The exact proximal step on whole sequences, π⁺ ∝ (π_ref^β π^(1/τ) e^r)^(1/(β + 1/τ)).
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import kl
-from proxlm.policy._finite import scaled
+from proxlm.policy._finite import Number, scaled
 from proxlm.policy.tabular.dynamic import backward, rows
 from proxlm.policy.tabular.language import Language, check_rewards, check_table, ended, outcomes
 
@@ -91,7 +91,7 @@ def objective(
     rewards: jax.Array,
     language: Language,
     ref_log_probs: jax.Array | None = None,
-    kl_coef: jax.typing.ArrayLike = 0.0,
+    kl_coef: Number = 0.0,
 ) -> jax.Array:
     """The objective J(π) = E[r] - β KL(π‖π_ref), which can be differentiated exactly.
 

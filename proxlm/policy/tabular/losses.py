@@ -49,7 +49,7 @@ def minibatch_loss(config: PPOConfig, values: jax.Array | None = None) -> Callab
         score = group.rewards
         if config.length_penalty is not None:
             score = score + config.length_penalty(jnp.sum(mask, axis=1), mask.shape[1])
-        shape = lambda *row: advantage_lib.shape_rewards(*row, coef)
+        shape = lambda score, penalty, mask: advantage_lib.shape_rewards(score, penalty, mask, coef)
         token_rewards = jax.vmap(shape)(score, penalty, mask)
         critic = None if values is None else values[group.states]
         advantages, _ = _experience.advantage(token_rewards, critic, mask, config)
