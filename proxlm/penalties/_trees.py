@@ -34,7 +34,7 @@ def widen(name: str, x: chex.ArrayTree) -> chex.ArrayTree:
     """
 
     def widen_leaf(path, leaf):
-        leaf = jnp.asarray(leaf)
+        leaf = jnp.asarray(require_array(name, path, leaf))
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             expected = "a real floating-point array"
             raise _validation.invalid(
@@ -43,6 +43,35 @@ def widen(name: str, x: chex.ArrayTree) -> chex.ArrayTree:
         return leaf.astype(jnp.float32) if jnp.finfo(leaf.dtype).bits < 32 else leaf
 
     return map_with_path(widen_leaf, x)
+
+
+def require_array(name: str, path: Path, leaf: Any) -> chex.Numeric:
+    """Gives a leaf that is an array or a number; ValueError for others.
+
+    >>> require_array("l1", (jax.tree_util.DictKey("activation"),), jnp.tanh)
+    Traceback (most recent call last):
+        ...
+    ValueError: l1: x at activation must be an array, got ... Give the arrays alone, with None for ...
+    """
+    if isinstance(leaf, _validation.NUMBERS):
+        return leaf
+    remedy = "Give the arrays alone, with None for other leaves, as in eqx.filter(model, eqx.is_array)."
+    raise _validation.invalid(label("x", path), leaf, "an array", remedy, name)
+
+
+def promote(x: chex.ArrayTree) -> chex.ArrayTree:
+    """Gives each leaf of less than 32 bits as float32, and the others as they are.
+
+    >>> promote({"w": jnp.ones(2, jnp.bfloat16)})["w"].dtype
+    dtype('float32')
+    """
+
+    def promote_leaf(leaf):
+        leaf = jnp.asarray(leaf)
+        narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.finfo(leaf.dtype).bits < 32
+        return leaf.astype(jnp.float32) if narrow else leaf
+
+    return jax.tree.map(promote_leaf, x)
 
 
 def narrow(x: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:

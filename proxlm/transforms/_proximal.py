@@ -11,7 +11,8 @@ import optax
 
 from proxlm.penalties import _trees, base
 from proxlm.penalties.compose import calculus
-from proxlm.transforms import _arguments, _states, _updates, preconditioners
+from proxlm.transforms import _arguments, _leaves, _states, _updates, preconditioners
+from proxlm.transforms._updates import beside
 
 
 class ProximalState(NamedTuple):
@@ -66,47 +67,54 @@ def follow(
     inner = _as_transformation(rule.name, inner)
 
     def init(params):
+        _leaves.require_trainable(rule.name, rule.penalty, params)
         inner_state = inner.init(params)
         require(inner_state)
+        trained = _leaves.trainable(params)
+        zero = _updates.zero(_trees.promote(trained))
         if rule.preconditioner is not None:
             _states.require_readable(rule.preconditioner, inner_state)
-            jax.eval_shape(lambda x: rule.penalty.prox(x, _trees.widen(rule.name, x)), params)
+            jax.eval_shape(lambda x: rule.penalty.prox(x, jax.tree.map(jnp.real, _trees.promote(x))), trained)
         # A copy, so that the params may be donated.
-        anchor = jax.tree.map(jnp.array, params) if rule.anchored else None
-        return ProximalState(jnp.zeros([], jnp.int32), jnp.zeros([]), anchor, inner_state)
+        anchor = jax.tree.map(jnp.array, trained) if rule.anchored else None
+        return ProximalState(jnp.zeros([], jnp.int32), zero, anchor, inner_state)
 
     def update(updates, state, params=None, **extra_args):
         _arguments.require_params(rule.name, params)
-        moved, after = inner.update(updates, state.inner_state, params, **extra_args)
+        advance = functools.partial(inner.update, **extra_args)
+        everything = lambda params: params
+        moved, after = _leaves.over_trainable(advance, updates, state.inner_state, params, only=everything)
         emitted = _has_emitted(rule.name, state.inner_state, after)
-        rate = _updates.rate_at(rule.learning_rate, state.count)
-        if rule.scales:
-            scale = lambda u: -rate.astype(u.dtype) * u
-            moved = jax.tree.map(scale, _trees.widen(rule.name, moved))
+        rate = _updates.rate_at(rule.learning_rate, state.count, state.step_sum)
         step_sum = state.step_sum + jnp.where(emitted, rate, 0.0)
         count = jnp.where(emitted, optax.safe_increment(state.count), state.count)
-        read = functools.partial(_read, rule, state.inner_state, after, params, updates)
 
-        def move():
-            step_size, shortened = read(moved, rate, step_sum)
-            goal = calculus.translate(rule.penalty, state.anchor) if rule.anchored else rule.penalty
-            target = _moved(rule.name, params, shortened)
-            return _updates.updates_to(goal.prox(target, step_size), params), jnp.zeros_like(step_sum)
+        def step(moved, kept, params):
+            anchor, step_sum = kept
+            if rule.scales:
+                moved = jax.tree.map(lambda u: -beside(rate, u) * u, _trees.promote(moved))
+            read = functools.partial(_read, rule, state.inner_state, after, params, updates)
 
-        def wait():
-            return _trees.narrow(read(moved, rate, step_sum)[1], params), step_sum
+            def move():
+                step_size, shortened = read(moved, rate, step_sum)
+                goal = calculus.translate(rule.penalty, anchor) if rule.anchored else rule.penalty
+                # Of params + u alone, so that u need not be kept beside it.
+                target = jax.tree.map(jnp.add, _trees.promote(params), _trees.promote(shortened))
+                point = goal.prox(target, step_size)
+                return _updates.updates_to(point, params), (anchor, jnp.zeros_like(step_sum))
 
-        always = emitted is True and isinstance(rule.every, int) and rule.every == 1
-        due = jnp.logical_and(emitted, count % rule.every == 0)
-        result, step_sum = move() if always else jax.lax.cond(due, move, wait)
-        return result, ProximalState(count, step_sum, state.anchor, after)
+            def wait():
+                return _trees.narrow(read(moved, rate, step_sum)[1], params), kept
+
+            always = emitted is True and isinstance(rule.every, int) and rule.every == 1
+            due = jnp.logical_and(emitted, count % rule.every == 0)
+            return move() if always else jax.lax.cond(due, move, wait)
+
+        kept, rest = (state.anchor, step_sum), _leaves.still if rule.scales else _leaves.as_given
+        result, (anchor, left) = _leaves.over_trainable(step, moved, kept, params, rest)
+        return result, ProximalState(count, left, anchor, after)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _moved(name, params, updates):
-    """The point params + u, of which alone the prox is made, so that exact zeros stay exact."""
-    return jax.tree.map(jnp.add, _trees.widen(name, params), _trees.widen(name, updates))
 
 
 def _read(rule, before, after, params, gradients, moved, rate, step_sum):

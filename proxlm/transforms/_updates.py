@@ -61,11 +61,40 @@ def left_over(target: jax.Array, point: jax.Array, step: jax.Array, before: jax.
     return jnp.where(step > 0, shown, before)
 
 
-def rate_at(learning_rate: optax.ScalarOrSchedule, count: jax.Array) -> jax.Array:
-    """Reads a learning rate, which may be a schedule, at a count; in at least float32.
+def zero(params: chex.ArrayTree) -> jax.Array:
+    """A scalar 0 in the widest real dtype of the params, at least float32: the dtype of rates and their sums.
 
-    >>> rate_at(lambda count: 0.5 * count, jnp.array(3)).item()
+    >>> zero({"w": jnp.ones(2, jnp.bfloat16)}).dtype
+    dtype('float32')
+    """
+    inexact = [leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    widest = functools.reduce(jnp.promote_types, inexact, jnp.dtype(jnp.float32))
+    return jnp.zeros([], jnp.finfo(widest).dtype)
+
+
+def rate_at(learning_rate: optax.ScalarOrSchedule, count: jax.Array, like: jax.Array) -> jax.Array:
+    """Reads a learning rate, which may be a schedule, at a count, in the dtype of another scalar.
+
+    >>> rate_at(lambda count: 0.5 * count, jnp.array(3), jnp.zeros([])).item()
     1.5
     """
     rate = learning_rate(count) if callable(learning_rate) else learning_rate
-    return jnp.asarray(rate, jnp.zeros([]).dtype)
+    return jnp.asarray(rate, like.dtype)
+
+
+def beside(scalar: chex.Numeric, leaf: jax.Array) -> jax.Array:
+    """Gives a scalar in the real dtype of a leaf, so that their product has the leaf's dtype.
+
+    >>> beside(jnp.float32(2.0), jnp.ones(1, jnp.bfloat16)).dtype
+    dtype(bfloat16)
+    """
+    return jnp.asarray(scalar, jnp.finfo(leaf.dtype).dtype)
+
+
+def square(leaf: jax.Array) -> jax.Array:
+    """|x|², real also where x is complex.
+
+    >>> square(jnp.array([3.0 + 4.0j])).tolist()
+    [25.0]
+    """
+    return jnp.real(leaf * jnp.conj(leaf))

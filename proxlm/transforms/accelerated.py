@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import _trees, base
-from proxlm.transforms import _arguments, _states, _updates
+from proxlm.transforms import _arguments, _leaves, _states, _updates
+from proxlm.transforms._updates import beside
 
 
 class AcceleratedState(NamedTuple):
@@ -43,7 +44,7 @@ def accelerated_proximal_gradient(
         the method fast near the solution. Noisy gradients restart it at random: switch it off.
 
     Returns:
-      The chain of the learning rate and the step. Its state holds one copy of the params.
+      The transformation. Its state holds one copy of the params.
 
     Raises:
       ValueError: if `penalty` is not a Penalty or the learning rate none; on update, without
@@ -62,9 +63,7 @@ def accelerated_proximal_gradient(
     [2.0, 0.0]
     """
     _arguments.require_step("accelerated_proximal_gradient", penalty, learning_rate)
-    return optax.chain(
-        optax.scale_by_learning_rate(learning_rate), _accelerate(penalty, learning_rate, restart)
-    )
+    return _accelerate(penalty, learning_rate, restart)
 
 
 def accelerated_params(state: optax.OptState) -> chex.ArrayTree:
@@ -90,30 +89,29 @@ def _accelerate(penalty, learning_rate, restart):
     def init(params):
         # A copy, so that the params may be donated.
         point = jax.tree.map(jnp.array, params)
-        return AcceleratedState(jnp.zeros([], jnp.int32), jnp.ones([]), point)
+        zero = _updates.zero(_trees.promote(params))
+        return AcceleratedState(jnp.zeros([], jnp.int32), zero + 1, point)
 
-    def update(updates, state, params=None, **extra_args):
+    def step(updates, state, params, extra_args):
         del extra_args
-        _arguments.require_params("accelerated_proximal_gradient", params)
-        rate = _updates.rate_at(learning_rate, state.count)
-        wide, old = (_trees.widen("accelerated", tree) for tree in (params, state.point))
-        target = jax.tree.map(jnp.add, wide, _trees.widen("accelerated", updates))
+        rate = _updates.rate_at(learning_rate, state.count, state.weight)
+        wide, old = _trees.promote(params), _trees.promote(state.point)
+        target = jax.tree.map(lambda x, g: x - beside(rate, x) * g, wide, _trees.promote(updates))
         rounded = _trees.narrow(penalty.prox(target, rate), params)
-        new = _trees.widen("accelerated", rounded)
+        new = _trees.promote(rounded)
         weight = (1.0 + jnp.sqrt(1.0 + 4.0 * jnp.square(state.weight))) / 2.0
         momentum = (state.weight - 1.0) / weight
         if restart:
             uphill = _product(wide, new, old) > 0
             weight, momentum = (jnp.where(uphill, x, y) for x, y in ((1.0, weight), (0.0, momentum)))
-        ahead = lambda a, b: a + momentum.astype(a.dtype) * (a - b)
+        ahead = lambda a, b: a + beside(momentum, a) * (a - b)
         moved = jax.tree.map(ahead, new, old)
-        updates = _updates.updates_to(moved, params)
-        return updates, AcceleratedState(optax.safe_increment(state.count), weight, rounded)
+        return moved, AcceleratedState(optax.safe_increment(state.count), weight, rounded)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _leaves.optimizer("accelerated_proximal_gradient", penalty, init, step, widens=False)
 
 
 def _product(y, new, old):
     """⟨y - x⁺, x⁺ - x⟩."""
-    products = jax.tree.map(lambda c, a, b: jnp.sum((c - a) * (a - b)), y, new, old)
-    return jax.tree.reduce(operator.add, products, jnp.zeros([]))
+    products = jax.tree.map(lambda c, a, b: jnp.sum(jnp.real(jnp.conj(c - a) * (a - b))), y, new, old)
+    return jax.tree.reduce(operator.add, products, jnp.float32(0.0))

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from proxlm import _validation
-from proxlm.penalties import _metric, _trees, base
-from proxlm.transforms import _arguments, _updates, preconditioners
+from proxlm.penalties import _metric, base
+from proxlm.transforms import _arguments, _leaves, _updates, preconditioners
+from proxlm.transforms._updates import beside
 
 
 class DualAveragingAdamState(NamedTuple):
@@ -120,35 +121,34 @@ def dual_averaging_adam(
     _require(name, floor, cap, forgetting=forgetting, memory=memory)
 
     def init(params):
-        zeros = lambda: jax.tree.map(jnp.zeros_like, _trees.widen(name, params))
+        zeros = lambda of: jax.tree.map(lambda x: jnp.zeros_like(of(x)), params)
         start = lambda: jnp.zeros([], jnp.int32)
-        return DualAveragingAdamState(start(), start(), zeros(), zeros(), zeros())
+        moments = zeros(jnp.asarray), zeros(jnp.real)
+        return DualAveragingAdamState(start(), start(), *moments, zeros(jnp.asarray))
 
-    def update(updates, state, params=None, **extra_args):
+    def step(gradients, state, params, extra_args):
         del extra_args
-        _arguments.require_params(name, params)
-        wide, gradients = _trees.widen(name, params), _trees.widen(name, updates)
-        rate = _updates.rate_at(learning_rate, state.count)
+        rate = _updates.rate_at(learning_rate, state.count, _updates.zero(params))
         count = optax.safe_increment(state.count)
         active = jnp.where(rate > 0, optax.safe_increment(state.active), state.active)
-        c = jnp.clip(forgetting / jnp.maximum(active, 1), 1.0 / memory, 1.0)
+        c = jnp.clip(forgetting / jnp.maximum(active, 1), 1.0 / memory, 1.0).astype(rate.dtype)
         mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
         nu = optax.tree.update_moment_per_elem_norm(gradients, state.nu, b2, 2)
 
         # Divided as scalars: a division of each weight costs more than the memory it moves.
         newest, spread = c / (1.0 - b1**count), 1.0 / (1.0 - b2**count)
-        taken = _taken_up(penalty, wide, state.average)
-        average = jax.tree.map(lambda r, m: (1.0 - c) * r - newest * m, taken, mu)
-        divisor = jax.tree.map(lambda v: jnp.where(v > 0, jnp.sqrt(spread * v) + eps, -1.0), nu)
-        steps = _step_sizes(rate, c, divisor, floor, cap)
-        target = jax.tree.map(lambda x, t, y: x + t * y, wide, steps, average)
+        taken = _taken_up(penalty, params, state.average)
+        mix = lambda r, m: beside(1.0 - c, r) * r - beside(newest, m) * m
+        average = jax.tree.map(mix, taken, mu)
+        root = lambda v: jnp.where(v > 0, jnp.sqrt(beside(spread, v) * v) + eps, -1.0)
+        steps = _step_sizes(rate, c, jax.tree.map(root, nu), floor, cap)
+        target = jax.tree.map(lambda x, t, y: x + t * y, params, steps, average)
         point = penalty.prox(target, steps)
         if penalty.residual is None:
             average = jax.tree.map(_updates.left_over, target, point, steps, average)
-        state = DualAveragingAdamState(count, active, mu, nu, average)
-        return _updates.updates_to(point, params), state
+        return point, DualAveragingAdamState(count, active, mu, nu, average)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _leaves.optimizer(name, penalty, init, step)
 
 
 def _taken_up(penalty, x, average):
@@ -162,10 +162,11 @@ def _step_sizes(rate, c, divisor, floor, cap):
     """τ = η/(c D), with D and η/D in their bounds."""
     longest = rate / c
     if preconditioners.unbounded(floor, cap):
-        return jax.tree.map(lambda d: longest / jnp.abs(d), divisor)
+        return jax.tree.map(lambda d: beside(longest, d) / jnp.abs(d), divisor)
     known = jax.tree.map(lambda d: jnp.maximum(d, 0.0), divisor)
     steps = _metric.step_sizes(longest, known, floor=floor, cap=cap / c)
-    return jax.tree.map(lambda d, s: jnp.where(d > 0, s, jnp.minimum(s, longest)), divisor, steps)
+    unseen = lambda d, s: jnp.where(d > 0, s, jnp.minimum(s, beside(longest, s)))
+    return jax.tree.map(unseen, divisor, steps)
 
 
 def _require(name, floor, cap, **settings):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import _trees, base
-from proxlm.transforms import _arguments, _updates
+from proxlm.transforms import _arguments, _leaves, _updates
 
 
 class AProxState(NamedTuple):
@@ -75,17 +75,16 @@ def aprox(
 
     def init(params):
         # A copy, so that the params may be donated.
-        latent = jax.tree.map(jnp.array, _trees.widen(name, params))
-        return AProxState(jnp.zeros([], jnp.int32), jnp.zeros([]), latent, inner.init(params))
+        latent = jax.tree.map(jnp.array, _trees.promote(params))
+        return AProxState(jnp.zeros([], jnp.int32), _updates.zero(latent), latent, inner.init(params))
 
-    def update(updates, state, params=None, **extra_args):
-        _arguments.require_params(name, params)
+    def step(gradients, state, params, extra_args):
         seen = _trees.narrow(state.latent, params)
-        moves, inner_state = inner.update(updates, state.inner_state, seen, **extra_args)
-        latent = jax.tree.map(jnp.add, state.latent, _trees.widen(name, moves))
-        step_sum = state.step_sum + _updates.rate_at(learning_rate, state.count)
+        moves, inner_state = inner.update(gradients, state.inner_state, seen, **extra_args)
+        latent = jax.tree.map(jnp.add, state.latent, _trees.promote(moves))
+        step_sum = state.step_sum + _updates.rate_at(learning_rate, state.count, state.step_sum)
         point = penalty.prox(latent, step_sum)
         count = optax.safe_increment(state.count)
-        return _updates.updates_to(point, params), AProxState(count, step_sum, latent, inner_state)
+        return point, AProxState(count, step_sum, latent, inner_state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _leaves.optimizer(name, penalty, init, step, widens=False)

@@ -8,7 +8,7 @@ import optax
 
 from proxlm.penalties import _trees
 from proxlm.penalties.groups import _partition
-from proxlm.transforms import _arguments
+from proxlm.transforms import _arguments, _leaves
 
 
 class DebiasState(NamedTuple):
@@ -62,10 +62,15 @@ def freeze_zeros(
     def update(updates, state, params=None, **extra_args):
         del extra_args
         _arguments.require_params("freeze_zeros", params)
-        frozen = _freeze("freeze_zeros", updates, params, over)
-        healing = state.count >= start
-        updates = jax.tree.map(lambda a, b: jnp.where(healing, a, b), frozen, updates)
-        return _trees.narrow(updates, params), DebiasState(optax.safe_increment(state.count), ())
+
+        def step(updates, count, params):
+            frozen = _freeze("freeze_zeros", updates, params, over)
+            late = count >= start
+            updates = jax.tree.map(lambda a, b: jnp.where(late, a, b), frozen, updates)
+            return _trees.narrow(updates, params), optax.safe_increment(count)
+
+        updates, count = _leaves.over_trainable(step, updates, state.count, params, _leaves.as_given)
+        return updates, DebiasState(count, ())
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -118,15 +123,16 @@ def debias(
     def update(updates, state, params=None, **extra_args):
         _arguments.require_params("debias", params)
 
-        def healing():
-            frozen = _freeze("debias", updates, params, over)
-            return _trees.narrow(frozen, params), state.inner
+        def step(updates, inner, params):
+            late = lambda: (_trees.narrow(_freeze("debias", updates, params, over), params), inner)
 
-        def before():
-            moved, inner = link.update(updates, state.inner, params, **extra_args)
-            return _trees.narrow(moved, params), inner
+            def early():
+                moved, after = link.update(updates, inner, params, **extra_args)
+                return _trees.narrow(moved, params), after
 
-        updates, inner = jax.lax.cond(state.count >= start, healing, before)
+            return jax.lax.cond(state.count >= start, late, early)
+
+        updates, inner = _leaves.over_trainable(step, updates, state.inner, params, _leaves.as_given)
         return updates, DebiasState(optax.safe_increment(state.count), inner)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from proxlm import _validation
-from proxlm.penalties import _trees, base
-from proxlm.transforms import _arguments, _updates
+from proxlm.penalties import base
+from proxlm.transforms import _arguments, _leaves, _updates
+from proxlm.transforms._updates import beside
 
 
 class RDAState(NamedTuple):
@@ -64,26 +65,23 @@ def rda(
     _arguments.require_step("rda", penalty, learning_rate)
 
     def init(params):
-        wide = _trees.widen("rda", params)
-        zeros = jax.tree.map(jnp.zeros_like, wide)
+        zeros = jax.tree.map(jnp.zeros_like, params)
         # A copy, so that the params may be donated.
-        origin = jax.tree.map(jnp.array, wide)
-        return RDAState(jnp.zeros([], jnp.int32), jnp.zeros([]), zeros, origin)
+        origin = jax.tree.map(jnp.array, params)
+        return RDAState(jnp.zeros([], jnp.int32), _updates.zero(params), zeros, origin)
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        _arguments.require_params("rda", params)
-        rate = _updates.rate_at(learning_rate, state.count)
+    def step(gradients, state, params, extra_args):
+        del params, extra_args
+        rate = _updates.rate_at(learning_rate, state.count, state.step_sum)
         count = optax.safe_increment(state.count)
         step_sum = state.step_sum + rate
-        gradients = _trees.widen("rda", updates)
-        sums = jax.tree.map(lambda s, g: s + rate * g, state.gradient_sum, gradients)
+        sums = jax.tree.map(lambda s, g: s + beside(rate, g) * g, state.gradient_sum, gradients)
         slowness = 1.0 / jnp.sqrt(count.astype(step_sum.dtype))
-        target = jax.tree.map(lambda x, s: x - slowness * s, state.origin, sums)
+        target = jax.tree.map(lambda x, s: x - beside(slowness, s) * s, state.origin, sums)
         point = penalty.prox(target, slowness * step_sum)
-        return _updates.updates_to(point, params), RDAState(count, step_sum, sums, state.origin)
+        return point, RDAState(count, step_sum, sums, state.origin)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _leaves.optimizer("rda", penalty, init, step)
 
 
 class AdagradRDAState(NamedTuple):
@@ -143,30 +141,26 @@ def adagrad_rda(
     _validation.tree_at_least(0, name, eps=eps)
 
     def init(params):
-        wide = _trees.widen(name, params)
-        zeros = jax.tree.map(jnp.zeros_like, wide)
-        squares = jax.tree.map(lambda x: jnp.full_like(x, initial_accumulator_value), wide)
-        origin = jax.tree.map(jnp.array, wide)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        squares = jax.tree.map(lambda x: jnp.full_like(jnp.real(x), initial_accumulator_value), params)
+        origin = jax.tree.map(jnp.array, params)
         start = jnp.zeros([], jnp.int32)
-        return AdagradRDAState(start, jnp.zeros([]), zeros, squares, origin)
+        return AdagradRDAState(start, _updates.zero(params), zeros, squares, origin)
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        _arguments.require_params(name, params)
-        rate = _updates.rate_at(learning_rate, state.count)
+    def step(gradients, state, params, extra_args):
+        del params, extra_args
+        rate = _updates.rate_at(learning_rate, state.count, state.step_sum)
         step_sum = state.step_sum + rate
-        gradients = _trees.widen(name, updates)
-        sums = jax.tree.map(lambda s, g: s + rate * g, state.gradient_sum, gradients)
-        squares = jax.tree.map(lambda q, g: q + g * g, state.sum_of_squares, gradients)
+        sums = jax.tree.map(lambda s, g: s + beside(rate, g) * g, state.gradient_sum, gradients)
+        squares = jax.tree.map(lambda q, g: q + _updates.square(g), state.sum_of_squares, gradients)
         # Without any square yet there is no step.
         inverse = lambda q: jnp.where(q > 0, jax.lax.rsqrt(q + eps), 0.0)
         target = jax.tree.map(lambda x, s, q: x - inverse(q) * s, state.origin, sums, squares)
-        point = penalty.prox(target, jax.tree.map(lambda q: inverse(q) * step_sum, squares))
+        point = penalty.prox(target, jax.tree.map(lambda q: inverse(q) * beside(step_sum, q), squares))
         count = optax.safe_increment(state.count)
-        state = AdagradRDAState(count, step_sum, sums, squares, state.origin)
-        return _updates.updates_to(point, params), state
+        return point, AdagradRDAState(count, step_sum, sums, squares, state.origin)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _leaves.optimizer(name, penalty, init, step)
 
 
 class FTRLProximalState(NamedTuple):
@@ -227,24 +221,23 @@ def ftrl_proximal(
     _validation.tree_positive(name, beta=beta)
 
     def init(params):
-        zeros = lambda: jax.tree.map(jnp.zeros_like, _trees.widen(name, params))
+        zeros = lambda of: jax.tree.map(lambda x: jnp.zeros_like(of(x)), params)
         start = lambda: jnp.zeros([], jnp.int32)
-        return FTRLProximalState(start(), start(), zeros(), zeros())
+        return FTRLProximalState(start(), start(), zeros(jnp.real), zeros(jnp.asarray))
 
-    def update(updates, state, params=None, **extra_args):
+    def step(gradients, state, params, extra_args):
         del extra_args
-        _arguments.require_params(name, params)
-        wide, gradients = _trees.widen(name, params), _trees.widen(name, updates)
-        rate = _updates.rate_at(learning_rate, state.count)
+        rate = _updates.rate_at(learning_rate, state.count, _updates.zero(params))
         active = jnp.where(rate > 0, optax.safe_increment(state.active), state.active)
         t = jnp.maximum(active, 1).astype(rate.dtype)
-        squares = jax.tree.map(lambda q, g: q + g * g, state.sum_of_squares, gradients)
-        steps = jax.tree.map(lambda q: rate * t / (beta + jnp.sqrt(q)), squares)
-        mean = jax.tree.map(lambda r, g: ((t - 1) * r - g) / t, state.subgradient, gradients)
-        target = jax.tree.map(lambda x, s, y: x + s * y, wide, steps, mean)
+        squares = jax.tree.map(lambda q, g: q + _updates.square(g), state.sum_of_squares, gradients)
+        steps = jax.tree.map(lambda q: beside(rate * t, q) / (beta + jnp.sqrt(q)), squares)
+        average = lambda r, g: (beside(t - 1, r) * r - g) / beside(t, r)
+        mean = jax.tree.map(average, state.subgradient, gradients)
+        target = jax.tree.map(lambda x, s, y: x + s * y, params, steps, mean)
         point = penalty.prox(target, steps)
         kept = jax.tree.map(_updates.left_over, target, point, steps, state.subgradient)
         count = optax.safe_increment(state.count)
-        return _updates.updates_to(point, params), FTRLProximalState(count, active, squares, kept)
+        return point, FTRLProximalState(count, active, squares, kept)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _leaves.optimizer(name, penalty, init, step)

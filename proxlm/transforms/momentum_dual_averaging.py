@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from proxlm import _validation
-from proxlm.penalties import _trees, base
-from proxlm.transforms import _arguments, _updates
+from proxlm.penalties import base
+from proxlm.transforms import _arguments, _leaves, _updates
+from proxlm.transforms._updates import beside
 
 
 class RMDAState(NamedTuple):
@@ -123,41 +124,38 @@ def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
         _validation.integer(1, name, restart_every=restart_every)
 
     def init(params):
-        wide = _trees.widen(name, params)
-        zeros = lambda: jax.tree.map(jnp.zeros_like, wide)
+        zeros = lambda of: jax.tree.map(lambda x: jnp.zeros_like(of(x)), params)
         # A copy, so that the params may be donated.
-        origin = jax.tree.map(jnp.array, wide)
+        origin = jax.tree.map(jnp.array, params)
         start = lambda: jnp.zeros([], jnp.int32)
-        squares = None if eps is None else zeros()
-        return RMDAState(start(), start(), jnp.zeros([]), zeros(), squares, origin)
+        squares = None if eps is None else zeros(jnp.real)
+        return RMDAState(start(), start(), _updates.zero(params), zeros(jnp.asarray), squares, origin)
 
-    def update(updates, state, params=None, **extra_args):
+    def step(gradients, state, params, extra_args):
         del extra_args
-        _arguments.require_params(name, params)
-        wide, gradients = _trees.widen(name, params), _trees.widen(name, updates)
         if restart_every is not None:
-            state = _restarted(state, wide, state.age == restart_every)
-        rate = _updates.rate_at(learning_rate, state.count)
-        mixed = _updates.rate_at(mixing, state.count)
+            state = _restarted(state, params, state.age == restart_every)
+        rate = _updates.rate_at(learning_rate, state.count, state.step_sum)
+        mixed = _updates.rate_at(mixing, state.count, state.step_sum)
         age = optax.safe_increment(state.age)
         root = jnp.sqrt(age.astype(rate.dtype))
         weight = rate * root
         step_sum = state.step_sum + weight
-        sums = jax.tree.map(lambda s, g: s + weight * g, state.gradient_sum, gradients)
+        sums = jax.tree.map(lambda s, g: s + beside(weight, g) * g, state.gradient_sum, gradients)
         squares, steps = state.square_sum, step_sum / root
-        inverse = jax.tree.map(lambda s: jnp.ones_like(s) / root, sums)
+        inverse = jax.tree.map(lambda s: jnp.ones_like(s) / beside(root, s), sums)
         if eps is not None:
-            squares = jax.tree.map(lambda q, g: q + weight * g * g, squares, gradients)
+            add = lambda q, g: q + beside(weight, q) * _updates.square(g)
+            squares = jax.tree.map(add, squares, gradients)
             inverse = jax.tree.map(lambda q: _inverse(q, eps), squares)
-            steps = jax.tree.map(lambda i: step_sum * i, inverse)
+            steps = jax.tree.map(lambda i: beside(step_sum, i) * i, inverse)
         target = jax.tree.map(lambda x, s, i: x - s * i, state.origin, sums, inverse)
         point = penalty.prox(target, steps)
-        point = jax.tree.map(lambda x, new: x + mixed * (new - x), wide, point)
+        point = jax.tree.map(lambda x, new: x + beside(mixed, x) * (new - x), params, point)
         count = optax.safe_increment(state.count)
-        state = RMDAState(count, age, step_sum, sums, squares, state.origin)
-        return _updates.updates_to(point, params), state
+        return point, RMDAState(count, age, step_sum, sums, squares, state.origin)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _leaves.optimizer(name, penalty, init, step)
 
 
 def _inverse(square, eps):

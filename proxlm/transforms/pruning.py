@@ -10,7 +10,7 @@ import optax
 from proxlm.penalties import _trees
 from proxlm.penalties.groups import _partition
 from proxlm.penalties.sets import _ranking
-from proxlm.transforms import _arguments
+from proxlm.transforms import _arguments, _leaves
 
 BUDGETS = ("leaf", "tree")
 
@@ -126,15 +126,18 @@ def prune_to(
         _arguments.require_params("prune_to", params)
         share = sparsity(state.count) if callable(sparsity) else sparsity
 
-        def choose():
-            wide = (_trees.widen("prune_to", tree) for tree in (params, updates))
-            return _survivors("prune_to", jax.tree.map(jnp.add, *wide), share, over, budget)
+        def step(updates, kept, params):
+            def choose():
+                wide = _trees.promote(params), _trees.promote(updates)
+                return _survivors("prune_to", jax.tree.map(jnp.add, *wide), share, over, budget)
 
-        due = state.count % every == 0
-        kept = choose() if always else jax.lax.cond(due, choose, lambda: state.kept)
-        emit = lambda keep, u, p: jnp.where(keep, u.astype(p.dtype), -p)
-        state = PruneState(optax.safe_increment(state.count), None if always else kept)
-        return jax.tree.map(emit, kept, updates, params), state
+            due = state.count % every == 0
+            chosen = choose() if always else jax.lax.cond(due, choose, lambda: kept)
+            emit = lambda keep, u, p: jnp.where(keep, u.astype(p.dtype), -p)
+            return jax.tree.map(emit, chosen, updates, params), kept if always else chosen
+
+        updates, kept = _leaves.over_trainable(step, updates, state.kept, params)
+        return updates, PruneState(optax.safe_increment(state.count), kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -30,7 +30,8 @@ import optax
 
 from proxlm import _validation
 from proxlm.penalties import _trees, base
-from proxlm.transforms import _arguments, _updates, preconditioners
+from proxlm.transforms import _arguments, _leaves, _updates, preconditioners
+from proxlm.transforms._updates import beside
 
 
 class ProximalScheduleFreeState(NamedTuple):
@@ -106,11 +107,11 @@ def proximal_schedule_free(
     inner = optax.with_extra_args_support(inner)
 
     def init_inner(params):
-        return inner.init(params), jnp.zeros([])
+        return inner.init(params), _updates.zero(_trees.promote(params))
 
     def move(gradients, state, params, rate, extra_args):
         moves, inner_state = inner.update(gradients, state.inner_state, params, **extra_args)
-        return _trees.widen(name, moves), rate, inner_state
+        return _trees.promote(moves), rate, inner_state
 
     settings = (penalty, learning_rate, b1, weight_lr_power)
     return _averaged(name, init_inner, move, *settings)
@@ -156,15 +157,15 @@ def proximal_schedule_free_adam(
     _require_settings(name, penalty, learning_rate, b1)
 
     def init_inner(params):
-        zeros = lambda: jax.tree.map(jnp.zeros_like, _trees.widen(name, params))
+        zeros = lambda: jax.tree.map(lambda x: jnp.zeros_like(jnp.real(x)), _trees.promote(params))
         return zeros(), zeros()
 
     def move(gradients, state, params, rate, extra_args):
         del params, extra_args
-        gradients = _trees.widen(name, gradients)
+        gradients = _trees.promote(gradients)
         nu = optax.tree.update_moment_per_elem_norm(gradients, state.inner_state, b2, 2)
         divisor = preconditioners.adam_divisor(nu, optax.safe_increment(state.count), b2, eps)
-        steps = jax.tree.map(lambda d: rate / jnp.abs(d), divisor)
+        steps = jax.tree.map(lambda d: beside(rate, d) / jnp.abs(d), divisor)
         return jax.tree.map(lambda s, g: -s * g, steps, gradients), steps, nu
 
     return _averaged(name, init_inner, move, penalty, learning_rate, b1, weight_lr_power)
@@ -194,7 +195,10 @@ def proximal_schedule_free_params(
             "proximal_schedule_free_params: state must be a ProximalScheduleFreeState, got "
             f"{type(state).__name__}. Out of a chain's state take the member that is one."
         )
-    return _trees.narrow(penalty.prox(state.mean_latent, state.mean_step_sum), params)
+    # Leaves that the state does not hold were not trained.
+    point = penalty.prox(state.mean_latent, state.mean_step_sum)
+    placed = lambda new, old: old if new is None else jnp.asarray(new, jnp.result_type(old))
+    return jax.tree.map(placed, point, params, is_leaf=lambda node: node is None)
 
 
 def _averaged(
@@ -209,37 +213,37 @@ def _averaged(
     """The averages; `move` gives the step of z, its step sizes and the state it came with."""
 
     def init(params):
+        wide = _trees.promote(params)
         # Copies, so that the params may be donated.
-        copy = lambda: jax.tree.map(jnp.array, _trees.widen(name, params))
-        zeros = [jnp.zeros([]) for _ in range(2)]
+        copy = lambda: jax.tree.map(jnp.array, wide)
+        zeros = [_updates.zero(wide) for _ in range(2)]
         inner_state, steps = init_inner(params)
         sums = steps, jax.tree.map(jnp.array, steps)
         start = jnp.zeros([], jnp.int32)
         return ProximalScheduleFreeState(start, *zeros, copy(), copy(), *sums, inner_state)
 
-    def update(updates, state, params=None, **extra_args):
-        _arguments.require_params(name, params)
-        rate = _updates.rate_at(learning_rate, state.count)
-        moves, steps, inner_state = move(updates, state, params, rate, extra_args)
+    def step(gradients, state, params, extra_args):
+        rate = _updates.rate_at(learning_rate, state.count, state.largest_rate)
+        moves, steps, inner_state = move(gradients, state, params, rate, extra_args)
         largest = jnp.maximum(state.largest_rate, rate)
-        total = state.weight_sum + largest**power
+        weight = beside(largest**power, rate)
+        total = state.weight_sum + weight
         # During a warm-up from 0 nothing has moved, and nothing is averaged.
-        w = jnp.where(total > 0, largest**power / jnp.where(total > 0, total, 1.0), 0.0)
+        w = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1.0), 0.0)
         add = lambda tree, other: jax.tree.map(jnp.add, tree, other)
         newest = add(state.latent, moves), add(state.step_sum, steps)
         means = _mix(w, (state.mean_latent, state.mean_step_sum), newest)
         point = penalty.prox(*_mix(b1, newest, means))
         count = optax.safe_increment(state.count)
         pairs = newest[0], means[0], newest[1], means[1]
-        state = ProximalScheduleFreeState(count, largest, total, *pairs, inner_state)
-        return _updates.updates_to(point, params), state
+        return point, ProximalScheduleFreeState(count, largest, total, *pairs, inner_state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _leaves.optimizer(name, penalty, init, step, widens=False)
 
 
 def _mix(share, trees_before, trees_after):
     # In this form equals stay equal, and a learning rate of 0 moves nothing.
-    mix = lambda one, other: one + share * (other - one)
+    mix = lambda one, other: one + beside(share, one) * (other - one)
     return jax.tree.map(mix, trees_before, trees_after)
 
 

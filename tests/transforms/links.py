@@ -22,6 +22,7 @@ class Link(NamedTuple):
     extra_args: Mapping[str, Any] = {}
     needs_params: bool = True
     moves_at_zero: bool = False  # not only the learning rate moves it
+    begins_with_adam: bool = False
     variant: bool = False  # kin of another link: tested with the slow proofs
 
 
@@ -31,7 +32,8 @@ def _after_sgd(link):
 
 LINKS = {
     "proximal_step": Link(
-        lambda rate: optax.chain(optax.scale_by_adam(), transforms.proximal_step(_l1, rate, every=2))
+        lambda rate: optax.chain(optax.scale_by_adam(), transforms.proximal_step(_l1, rate, every=2)),
+        begins_with_adam=True,
     ),
     "proximal_step anchored": Link(
         lambda rate: transforms.proximal_step(_rows, rate, anchored=True), variant=True

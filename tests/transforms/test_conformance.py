@@ -101,6 +101,35 @@ def test_the_state_keeps_its_structure_shapes_and_dtypes(link, dtype):
     assert forms(after) == forms(state)
 
 
+@pytest.mark.parametrize("way", ["traced", pytest.param("eager", marks=pytest.mark.slow)])
+def test_with_float64_enabled_float32_stays(link, way):
+    params = tree(0) | {"half": normal(9, (2, 3)).astype(jnp.bfloat16)}
+    with jax.enable_x64(True):
+        for rate in (0.1, lambda count: 0.1 / (1 + count)):
+            tx = link.make(rate)
+            state = tx.init(params)
+            update = lambda g, s, p: tx.update(g, s, p, **link.extra_args)  # noqa: B023
+            after = (functools.partial(jax.eval_shape, update) if way == "traced" else update)(
+                params, state, params
+            )
+            assert forms(after) == (forms(params), forms(state))
+            assert all(leaf.dtype != jnp.float64 for leaf in jax.tree.leaves(after))
+
+
+def test_a_leaf_without_an_update_is_frozen(link):
+    """Whether or not the state was made for it; what is left is updated as if alone."""
+    tx, params, gradients = link.make(0.1), tree(0), tree(5) | {"w": None}
+    part = lambda whole: {"b": whole["b"]}
+    alone = tx.update(part(gradients), tx.init(part(params)), part(params), **link.extra_args)[0]
+    for first in (params | {"w": None}, params):
+        if first is params and link.begins_with_adam:
+            continue  # scale_by_adam itself wants a state made without the leaf
+        state = tx.init(first)
+        updates, after = tx.update(gradients, state, params, **link.extra_args)
+        assert updates["w"] is None and jax.tree.structure(after) == jax.tree.structure(state)
+        assert_close(updates["b"], alone["b"], atol=0)
+
+
 def test_compiled_is_eager(link):
     tx, params, gradients = link.make(0.1), tree(0), gradients_of()
     carry, path = (params, tx.init(params)), []

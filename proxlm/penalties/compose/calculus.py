@@ -84,7 +84,8 @@ def translate(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
     base.require_penalty("translate", penalty=penalty)
 
     def split(x):
-        wide = _trees.widen("translate", x)
+        # What the penalty cannot take, it refuses itself.
+        wide = _trees.promote(x)
         centre = _beside("translate", "anchor", anchor, x)
         return wide, centre, jax.tree.map(jnp.subtract, wide, centre)
 
@@ -188,7 +189,7 @@ def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty
 
 def _beside(name, argument, tree, x):
     """Gives arrays shaped like those of x, in its structure and widened dtypes."""
-    leaves, structure = _trees.flatten(_trees.widen(name, x))
+    leaves, structure = _trees.flatten(_trees.promote(x))
     beside = _trees.pair(name, argument, tree, x)
     for (path, leaf), other in zip(leaves, beside, strict=True):
         if jnp.shape(other) != leaf.shape:

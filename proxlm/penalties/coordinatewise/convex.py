@@ -1,5 +1,6 @@
 """Convex penalties that act on every coordinate by itself."""
 
+import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
@@ -12,16 +13,27 @@ def zero() -> base.Penalty:
     """No penalty: g(x) = 0, whose prox is the identity.
 
     Returns:
-      The penalty. Convex, separable; allows a diagonal metric; costs nothing.
+      The penalty. Convex, separable; allows a diagonal metric; costs nothing. Leaves of any dtype pass, so
+      that `masked` leaves out integers, booleans and complex numbers too.
 
     Source: Parikh & Boyd 2014, section 2.1.
 
     >>> zero().prox(jnp.array([1.0, -2.0]), 0.1).tolist()
     [1.0, -2.0]
     """
-    value = lambda x: jnp.sum(jnp.where(jnp.isnan(x), x, 0.0))
-    prox = lambda x, step_size: x
-    return base.leafwise("zero", value, prox, {}, _trees.coordinates, lambda x, v: v)
+
+    def value(x):
+        # NaN is passed on, as by any penalty.
+        leaves = map(jnp.asarray, jax.tree.leaves(x))
+        real = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        missing = [jnp.sum(jnp.where(jnp.isnan(leaf), leaf, 0.0)) for leaf in real]
+        return sum(missing, start=jnp.zeros(()))
+
+    def prox(x, step_size):
+        _validation.tree_at_least(0, "zero", step_size=step_size)
+        return x
+
+    return base.Penalty(value, prox, lambda x, v: v).described("zero")
 
 
 def l1(strength: base.Strength = 1.0) -> base.Penalty:
