@@ -103,6 +103,17 @@ def integer(least: int, function: str = "", remedy: str = "", **numbers: Any) ->
             raise invalid(argument, number, f"an integer ≥ {least}", remedy, function)
 
 
+def tree_finite(function: str = "", remedy: str = "", **trees: Any) -> None:
+    """Raises ValueError unless a tree holds numbers, of which those that are known are finite.
+
+    >>> tree_finite("simplex", radius=np.inf)
+    Traceback (most recent call last):
+        ...
+    ValueError: simplex: radius must be a finite number, got inf.
+    """
+    _require_trees(trees, np.isfinite, "a finite number", remedy, function)
+
+
 def is_integer(number: Any) -> bool:
     """Whether something is an integer whose value is known: Python's, NumPy's or JAX's; no bool.
 

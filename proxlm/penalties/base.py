@@ -197,6 +197,30 @@ def _keep_bits_jvp(primals, tangents):
     return keep_bits(*primals), tangents[2]
 
 
+def times(strength: chex.Numeric, size: jax.Array) -> jax.Array:
+    """The product λ·y of extended numbers, in which 0·∞ is 0: the convention of a penalty's value.
+
+    >>> times(jnp.inf, jnp.array([0.0, 2.0])).tolist(), times(0.0, jnp.array([jnp.inf])).tolist()
+    ([0.0, inf], [0.0])
+    """
+    strength = jnp.asarray(strength)
+    nothing = ((size == 0) & jnp.isinf(strength)) | ((strength == 0) & jnp.isinf(size))
+    # Both factors are replaced, for a derivative would otherwise multiply 0 by the other one.
+    return jnp.where(nothing, 0.0, strength) * jnp.where(nothing, 0.0, size)
+
+
+def pull(step_size: chex.Numeric, strength: chex.Numeric) -> jax.Array:
+    """The product t·λ as it stands in a prox: 0·∞ is 0, and what overflows is the largest number.
+
+    >>> pull(0.0, jnp.inf).item(), pull(2.0, jnp.float32(1.5)).item(), bool(jnp.isfinite(pull(1e30, 1e30)))
+    (0.0, 3.0, True)
+    """
+    strength = 1.0 * jnp.asarray(strength)
+    largest = jnp.finfo(strength.dtype).max
+    # With finite factors no derivative multiplies 0 by infinity.
+    return jnp.minimum(jnp.minimum(step_size, largest) * jnp.minimum(strength, largest), largest)
+
+
 def indicator(violation: jax.Array, tolerance: float) -> jax.Array:
     """The value of a set: 0 where the violation is within the tolerance, else +inf; NaN for NaN.
 

@@ -215,7 +215,7 @@ def test_nonsense_sets_are_refused():
         boxes_and_halfspaces.linf_ball(0.0)
     with pytest.raises(ValueError, match="halfspace: normal must be different from 0"):
         boxes_and_halfspaces.halfspace(np.zeros(3), 1.0)
-    with pytest.raises(ValueError, match="hyperplane: offset must be finite"):
+    with pytest.raises(ValueError, match="hyperplane: offset must be a finite number"):
         boxes_and_halfspaces.hyperplane(np.ones(3), float("inf"))
     with pytest.raises(ValueError, match=r"normal at w must be .*got shape \(2,\)"):
         boxes_and_halfspaces.hyperplane({"w": np.ones(2)}, 0.0).prox({"w": jnp.ones(3)}, 1.0)

@@ -36,18 +36,18 @@ def scale(penalty: base.Penalty, factor: chex.Numeric) -> base.Penalty:
     """
     base.require_penalty("scale", penalty=penalty)
     _validation.tree_at_least(0, "scale", factor=factor)
-    times = lambda tree: jax.tree.map(lambda leaf: factor * leaf, tree)
+    longer = lambda steps: jax.tree.map(lambda t: base.pull(factor, t), steps)
 
     def value(x):
         g = penalty.value(x)
-        return jnp.where(jnp.isinf(g), g, factor * jnp.where(jnp.isinf(g), 0.0, g))
+        return jnp.where(jnp.isinf(g), g, base.times(factor, jnp.where(jnp.isinf(g), 0.0, g)))
 
     def residual(x, v):
         safe = jnp.where(factor == 0, 1.0, factor)
         left = base.residual_of(penalty)(x, jax.tree.map(lambda leaf: leaf / safe, v))
         return jax.tree.map(lambda a, b: jnp.where(factor == 0, b, safe * a), left, v)
 
-    prox = lambda x, step_size: penalty.prox(x, times(step_size))
+    prox = lambda x, step_size: penalty.prox(x, longer(step_size))
     scaled = base.Penalty(value, prox, penalty.residual and residual)
     return scaled.described("scale", penalty, factor)
 
@@ -171,20 +171,29 @@ def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty
     def value(x):
         leaves = jax.tree.leaves(_trees.widen("add_quadratic", x))
         squares = sum((jnp.sum(jnp.square(leaf)) for leaf in leaves), start=jnp.zeros(()))
-        return penalty.value(x) + 0.5 * strength * squares
+        return penalty.value(x) + 0.5 * base.times(strength, squares)
 
     def prox(x, step_size):
         wide = _trees.widen("add_quadratic", x)
         steps = _trees.spread_tree("add_quadratic", "step_size", step_size, wide)
-        shrunk = jax.tree.map(lambda leaf, t: leaf / (1.0 + t * strength), wide, steps)
-        shorter = jax.tree.map(lambda t: t / (1.0 + t * strength), step_size)
+        shrunk = jax.tree.map(lambda leaf, t: leaf / (1.0 + base.pull(t, strength)), wide, steps)
+        shorter = jax.tree.map(lambda t: _damped(t, strength), step_size)
         return _trees.narrow(penalty.prox(shrunk, shorter), x)
 
     def residual(x, v):
-        return base.residual_of(penalty)(x, jax.tree.map(lambda leaf, b: b - strength * leaf, x, v))
+        return base.residual_of(penalty)(
+            x, jax.tree.map(lambda leaf, b: b - base.times(strength, leaf), x, v)
+        )
 
     added = base.Penalty(value, prox, penalty.residual and residual)
     return added.described("add_quadratic", penalty, strength)
+
+
+def _damped(step_size, strength):
+    """The step size t / (1 + t μ), which is 1/μ for an infinite t."""
+    far = jnp.isinf(step_size)
+    near = jnp.where(far, 1.0, step_size)
+    return jnp.where(far, 1.0 / jnp.where(far, strength, 1.0), near / (1.0 + base.pull(near, strength)))
 
 
 def _beside(name, argument, tree, x):

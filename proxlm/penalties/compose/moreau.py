@@ -12,6 +12,8 @@ from proxlm.penalties import _trees, base
 
 __all__ = ["conjugate", "envelope"]
 
+LONGEST = 1e18  # a step size as good as infinite, whose products stay finite
+
 
 def conjugate(penalty: base.Penalty, value: base.Value | None = None) -> base.Penalty:
     """The convex conjugate: g*(y) = sup_x ⟨x, y⟩ - g(x).
@@ -45,8 +47,8 @@ def conjugate(penalty: base.Penalty, value: base.Value | None = None) -> base.Pe
     def prox(y, step_size):
         wide = _trees.widen("conjugate", y)
         steps = _trees.spread_tree("conjugate", "step_size", step_size, wide)
-        # At t = 0 the prox is the identity, and 1/t is not to be seen by derivatives.
-        safe = lambda t: jnp.where(t == 0, 1.0, t)
+        # At t = 0 the prox is the identity, and 1/t is not to be seen by derivatives; nor is t = ∞.
+        safe = lambda t: jnp.minimum(jnp.where(t == 0, 1.0, t), LONGEST)
         inner = jax.tree.map(lambda leaf, t: leaf / safe(t), wide, steps)
         inner = penalty.prox(inner, jax.tree.map(lambda t: 1.0 / safe(t), step_size))
         moved = jax.tree.map(

@@ -62,13 +62,13 @@ def l1(strength: base.Strength = 1.0) -> base.Penalty:
     """
 
     def value(x, strength):
-        return jnp.sum(strength * jnp.abs(x))
+        return jnp.sum(base.times(strength, jnp.abs(x)))
 
     def prox(x, step_size, strength):
-        return _soft(x, step_size * strength)
+        return _soft(x, base.pull(step_size, strength))
 
     def residual(x, v, strength):
-        return jnp.where(x == 0, _soft(v, strength), v - strength * jnp.sign(x))
+        return jnp.where(x == 0, _soft(v, strength), v - base.times(strength, jnp.sign(x)))
 
     return _coordinatewise("l1", value, prox, residual, strength=strength)
 
@@ -96,10 +96,12 @@ def non_negative_l1(strength: base.Strength = 1.0) -> base.Penalty:
     """
 
     def value(x, strength):
-        return jnp.sum(strength * x) + base.indicator(jnp.max(-x, initial=0.0), 0.0)
+        return jnp.sum(base.times(strength, jnp.where(x < 0, 0.0, x))) + base.indicator(
+            jnp.max(-x, initial=0.0), 0.0
+        )
 
     def prox(x, step_size, strength):
-        threshold = step_size * strength
+        threshold = base.pull(step_size, strength)
         return jnp.where(x <= threshold, 0.0, x - threshold)
 
     def residual(x, v, strength):
@@ -133,13 +135,13 @@ def squared_l2(strength: base.Strength = 1.0) -> base.Penalty:
     """
 
     def value(x, strength):
-        return 0.5 * jnp.sum(strength * jnp.square(x))
+        return 0.5 * jnp.sum(base.times(strength, jnp.square(x)))
 
     def prox(x, step_size, strength):
-        return x / (1.0 + step_size * strength)
+        return x / (1.0 + base.pull(step_size, strength))
 
     def residual(x, v, strength):
-        return v - strength * x
+        return v - base.times(strength, x)
 
     return _coordinatewise("squared_l2", value, prox, residual, strength=strength)
 
@@ -168,14 +170,14 @@ def elastic_net(l1_strength: base.Strength = 1.0, l2_strength: base.Strength = 1
     """
 
     def value(x, l1_strength, l2_strength):
-        return jnp.sum(l1_strength * jnp.abs(x) + 0.5 * l2_strength * jnp.square(x))
+        return jnp.sum(base.times(l1_strength, jnp.abs(x)) + 0.5 * base.times(l2_strength, jnp.square(x)))
 
     def prox(x, step_size, l1_strength, l2_strength):
-        return _soft(x, step_size * l1_strength) / (1.0 + step_size * l2_strength)
+        return _soft(x, base.pull(step_size, l1_strength)) / (1.0 + base.pull(step_size, l2_strength))
 
     def residual(x, v, l1_strength, l2_strength):
-        smooth = v - l2_strength * x
-        return jnp.where(x == 0, _soft(smooth, l1_strength), smooth - l1_strength * jnp.sign(x))
+        smooth = v - base.times(l2_strength, x)
+        return jnp.where(x == 0, _soft(smooth, l1_strength), smooth - base.times(l1_strength, jnp.sign(x)))
 
     strengths = {"l1_strength": l1_strength, "l2_strength": l2_strength}
     return _coordinatewise("elastic_net", value, prox, residual, **strengths)

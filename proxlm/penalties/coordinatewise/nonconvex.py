@@ -40,7 +40,7 @@ def l0(strength: base.Strength = 1.0) -> base.Penalty:
         return jnp.sum(jnp.where(jnp.isnan(x), x, jnp.where(x == 0, 0.0, strength)))
 
     def prox(x, step_size, strength):
-        return _keep_above(jnp.sqrt(2.0 * step_size * strength), x, x)
+        return _keep_above(jnp.sqrt(2.0 * base.pull(step_size, strength)), x, x)
 
     def residual(x, v, strength):
         del strength
@@ -89,9 +89,9 @@ def mcp(strength: base.Strength = 1.0, gamma: base.Strength = 3.0) -> base.Penal
     def prox(x, step_size, strength, gamma):
         firm = step_size < gamma
         short = jnp.where(firm, step_size, 0.0)
-        threshold = strength * jnp.where(firm, step_size, jnp.sqrt(gamma * step_size))
-        shrunk = (x - jnp.sign(x) * short * strength) / (1.0 - short / gamma)
-        between = firm & (jnp.abs(x) < gamma * strength)
+        threshold = base.pull(jnp.where(firm, step_size, jnp.sqrt(base.pull(gamma, step_size))), strength)
+        shrunk = (x - jnp.sign(x) * base.pull(short, strength)) / (1.0 - short / gamma)
+        between = firm & (jnp.abs(x) < base.pull(gamma, strength))
         return _keep_above(threshold, x, jnp.where(between, shrunk, x))
 
     def residual(x, v, strength, gamma):
@@ -138,17 +138,18 @@ def scad(strength: base.Strength = 1.0, a: base.Strength = 3.7) -> base.Penalty:
     def value(x, strength, a):
         size = jnp.abs(x)
         flattening = _concave(jnp.maximum(size - strength, 0.0), strength, a - 1.0)
-        return jnp.sum(strength * jnp.minimum(size, strength) + flattening)
+        return jnp.sum(base.times(strength, jnp.minimum(size, strength)) + flattening)
 
     def prox(x, step_size, strength, a):
         smooth, size = step_size < a - 1.0, jnp.abs(x)
-        mean, product = 0.5 * (a + 1.0 + step_size), (a + 1.0) * step_size
+        mean, product = 0.5 * (a + 1.0 + step_size), base.pull(a + 1.0, step_size)
         jump = jnp.where(step_size > a + 1.0, jnp.sqrt(product), mean)
-        knee = strength * jnp.where(smooth, 1.0 + step_size, jump)
+        knee = base.pull(jnp.where(smooth, 1.0 + step_size, jump), strength)
         ratio = jnp.where(smooth, step_size, 0.0) / (a - 1.0)
-        shrunk = (x - jnp.sign(x) * ratio * a * strength) / (1.0 - ratio)
-        beyond = jnp.where(smooth & (size < a * strength), shrunk, x)
-        soft = x - jnp.clip(x, -step_size * strength, step_size * strength)
+        shrunk = (x - jnp.sign(x) * base.pull(ratio * a, strength)) / (1.0 - ratio)
+        beyond = jnp.where(smooth & (size < base.pull(a, strength)), shrunk, x)
+        threshold = base.pull(step_size, strength)
+        soft = x - jnp.clip(x, -threshold, threshold)
         return jnp.where(size <= knee, soft, beyond)
 
     def residual(x, v, strength, a):
@@ -191,10 +192,10 @@ def log_sum(strength: base.Strength = 1.0, epsilon: base.Strength = 1.0) -> base
     """
 
     def value(x, strength, epsilon):
-        return jnp.sum(strength * jnp.log1p(jnp.abs(x) / epsilon))
+        return jnp.sum(base.times(strength, jnp.log1p(jnp.abs(x) / epsilon)))
 
     def prox(x, step_size, strength, epsilon):
-        pull, size = step_size * strength, jnp.abs(x)
+        pull, size = base.pull(step_size, strength), jnp.abs(x)
         root, shifted = jnp.sqrt(pull), size + epsilon
         none = shifted <= 2.0 * root  # no stationary point at all
         still = none | jnp.isinf(size)
@@ -224,16 +225,16 @@ def _keep_above(threshold, x, moved):
 
 def _concave(size, strength, gamma):
     """λs - s²/2γ up to s = γλ, and constant from there."""
-    capped = jnp.minimum(size, gamma * strength)
-    return capped * (strength - 0.5 * capped / gamma)
+    capped = jnp.minimum(size, base.times(gamma, strength))
+    return base.times(strength - 0.5 * capped / gamma, capped)
 
 
 def _larger_root(b, c):
     """The larger root y of y² - by + c = 0, for b ≥ 2√c; one Newton step carries the derivative."""
     b_known, c_known = jax.lax.stop_gradient((b, c))
-    twice_root = 2.0 * jnp.sqrt(c_known)
-    # √(b - 2√c) √(b + 2√c) instead of √(b² - 4c), which cancels and overflows.
-    y = 0.5 * (b_known + jnp.sqrt(b_known - twice_root) * jnp.sqrt(b_known + twice_root))
+    half, root = 0.5 * b_known, jnp.sqrt(c_known)
+    # √(b/2 - √c) √(b/2 + √c) instead of √(b²/4 - c), which cancels and overflows.
+    y = half + jnp.sqrt(half - root) * jnp.sqrt(half + root)
     slope = 1.0 - c_known / jnp.square(y)
     return y - (y - b + c / y) / jnp.maximum(slope, jnp.sqrt(jnp.finfo(y.dtype).eps))
 

@@ -80,10 +80,12 @@ def _power(name, strength, order):
 
     def value(x, strength):
         zero = x == 0
-        return jnp.sum(strength * jnp.where(zero, 0.0, jnp.abs(jnp.where(zero, 1.0, x)) ** exponent))
+        return jnp.sum(
+            base.times(strength, jnp.where(zero, 0.0, jnp.abs(jnp.where(zero, 1.0, x)) ** exponent))
+        )
 
     def prox(x, step_size, strength):
-        size, pull = jnp.abs(x), step_size * strength
+        size, pull = jnp.abs(x), base.pull(step_size, strength)
         least = (2.0 / order * jax.lax.stop_gradient(pull)) ** (order / (order + 1.0))
         dead = (size <= 0.5 * (order + 1.0) * least) & (pull > 0)
         still = dead | (size == 0) | jnp.isinf(size)

@@ -135,10 +135,10 @@ def prox_quant(strength: base.Strength, values: chex.Array, scale: base.Strength
     values = _ascending("prox_quant", values)
 
     def value(x, strength, scale):
-        return jnp.sum(strength * jnp.abs(x - _nearest(x, values, scale)))
+        return jnp.sum(base.times(strength, jnp.abs(x - _nearest(x, values, scale))))
 
     def prox(x, step_size, strength, scale):
-        threshold, level = step_size * strength, _nearest(x, values, scale)
+        threshold, level = base.pull(step_size, strength), _nearest(x, values, scale)
         away = x - level
         moved = x - jnp.clip(away, -threshold, threshold)
         return jnp.where(jnp.abs(away) <= threshold, level, moved)
@@ -146,7 +146,7 @@ def prox_quant(strength: base.Strength, values: chex.Array, scale: base.Strength
     def residual(x, v, strength, scale):
         away = x - _nearest(x, values, scale)
         on_level = v - jnp.clip(v, -strength, strength)
-        return jnp.where(away == 0, on_level, v - strength * jnp.sign(away))
+        return jnp.where(away == 0, on_level, v - base.times(strength, jnp.sign(away)))
 
     _validation.tree_at_least(0, "prox_quant", strength=strength)
     _validation.tree_positive("prox_quant", scale=scale)

@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from proxlm.penalties import base
 from proxlm.penalties.groups import _partition
 
 # Four reach 1e-6 where step sizes in one group lie between 1e-4 and 1e4; each more squares it.
@@ -66,7 +67,7 @@ def shorten(
     t = jax.tree.map(lambda t: jnp.minimum(t, jnp.finfo(t.dtype).max ** 0.5), step_size)
     never = jax.tree.map(lambda strength: jnp.full_like(strength, jnp.inf), slope.strength)
     edge = _edge(groups, t, slope) if curved else never
-    lines = [groups.apply(lambda t, strength: t * strength + _tiny(t), (t,), (slope.strength,))]
+    lines = [groups.apply(lambda t, strength: base.pull(t, strength) + _tiny(t), (t,), (slope.strength,))]
     if curved:
         lines.append(groups.apply(lambda t, curvature: 1.0 - t * curvature, (t,), (slope.curvature,)))
     fixed = jax.lax.stop_gradient((x, *lines))
@@ -131,8 +132,9 @@ def _newton(groups, length, limits, lines):
         return jnp.square(x * share) * math.prod([share, *a])
 
     def step(s, dead, edge, total, fall):
-        total = jnp.where(dead, 1.0, total)
-        usable = ~dead & (fall > 0)
+        stays = dead | jnp.isinf(total)
+        total = jnp.where(stays, 1.0, total)
+        usable = ~stays & (fall > 0)
         pace = jnp.where(usable, total / jnp.where(usable, fall, 1.0), 0.0)
         climbed = s + (jnp.sqrt(total) - 1.0) * jax.lax.stop_gradient(pace)
         return jnp.where(dead, 1.0, jnp.clip(climbed, 0.0, edge))
@@ -159,7 +161,7 @@ def _best(groups, x, y, step_size, slope, ceiling):
 
     def penalty(moved, squared, ceiling, strength, curvature):
         norm = jnp.minimum(jnp.sqrt(squared), ceiling)
-        return moved + norm * (strength - 0.5 * curvature * norm)
+        return moved + base.times(strength - 0.5 * curvature * norm, norm)
 
     def cost(z):
         squared = groups.reduce(_partition.SUM, jax.tree.map(jnp.square, z))

@@ -97,30 +97,30 @@ def sparse_group_lasso(
     _validation.known("sparse_group_lasso", "mix", mix)
     _validation.within(0, 1, "sparse_group_lasso", mix=mix)
     over = _over("sparse_group_lasso", axis)
-    whole = group_lasso(jax.tree.map(lambda s: s * (1.0 - mix), strength), over, weight)
+    whole = group_lasso(jax.tree.map(lambda s: base.times(1.0 - mix, jnp.asarray(s)), strength), over, weight)
 
     def split(x):
         wide = _trees.widen("sparse_group_lasso", x)
         groups = over.split("sparse_group_lasso", wide)
         given = _norm_prox.beside("sparse_group_lasso", "strength", strength, groups, wide)
-        return wide, groups, jax.tree.map(lambda s: mix * s, given)
+        return wide, groups, jax.tree.map(lambda s: base.times(mix, s), given)
 
     def value(x):
         wide, groups, inner = split(x)
         lengths = groups.reduce(_partition.SUM, jax.tree.map(jnp.abs, wide))
-        parts = jax.tree.map(lambda s, length: jnp.sum(s * length), inner, lengths)
+        parts = jax.tree.map(lambda s, length: jnp.sum(base.times(s, length)), inner, lengths)
         return sum(jax.tree.leaves(parts), start=whole.value(wide))
 
     def prox(x, step_size):
         wide, groups, inner = split(x)
         steps = _norm_prox.steps("sparse_group_lasso", step_size, wide)
-        soft = lambda x, t, s: x - jnp.clip(x, -t * s, t * s)
+        soft = lambda x, t, s: x - jnp.clip(x, -base.pull(t, s), base.pull(t, s))
         sparse = groups.apply(soft, (wide, steps), (inner,))
         return _trees.narrow(whole.prox(sparse, step_size), x)
 
     def residual(x, v):
         wide, groups, inner = split(x)
-        left = lambda v, x, s: v - jnp.where(x == 0, jnp.clip(v, -s, s), s * jnp.sign(x))
+        left = lambda v, x, s: v - jnp.where(x == 0, jnp.clip(v, -s, s), base.times(s, jnp.sign(x)))
         sparse = groups.apply(left, (_trees.widen("sparse_group_lasso", v), wide), (inner,))
         return _trees.narrow(base.residual_of(whole)(wide, sparse), x)
 

@@ -157,6 +157,7 @@ def _l2_set(name, radius, axis, tolerance, is_ball):
 
     def project(axes, x, step_size, radius):
         largest, direction, length = _in_lengths(axes, x)
+        radius = jnp.minimum(radius, jnp.finfo(x.dtype).max)
         moved = radius * (direction / length)
         rounding = 4 * jnp.finfo(x.dtype).eps * radius
         over = largest * length - radius
@@ -172,6 +173,8 @@ def _l2_set(name, radius, axis, tolerance, is_ball):
 
 def _set_of_norm(name, radius, axis, tolerance, is_ball, norm, project, step_slot):
     _validation.tree_positive(name, radius=radius)
+    if not is_ball:
+        _validation.tree_finite(name, radius=radius)
     axes = _trees.axes_of(name, axis)
 
     def violation(x, radius):

@@ -187,9 +187,7 @@ def _scale(bound):
 
 
 def _side(name, normal, offset, tolerance, part):
-    for argument, given in (("normal", normal), ("offset", offset)):
-        if not all(np.all(np.isfinite(leaf)) for leaf in _validation.known(name, argument, given)):
-            raise _validation.invalid(argument, given, "finite", "", name)
+    _validation.tree_finite(name, normal=normal, offset=offset)
     if not all(np.any(leaf) for leaf in _validation.known(name, "normal", normal) if leaf.size):
         raise _validation.invalid("normal", normal, "different from 0 somewhere", "", name)
 

@@ -47,6 +47,7 @@ def simplex(
     0.0
     """
     _validation.tree_positive("simplex", radius=radius)
+    _validation.tree_finite("simplex", radius=radius)
     axes = _trees.axes_of("simplex", axis)
 
     def project(x, step_size, radius):
@@ -97,6 +98,7 @@ def capped_simplex(
     """
     _validation.tree_positive("capped_simplex", cap=cap)
     _validation.tree_positive("capped_simplex", radius=radius)
+    _validation.tree_finite("capped_simplex", radius=radius)
     axes = _trees.axes_of("capped_simplex", axis)
 
     def radius_slot(path, leaf):
@@ -105,7 +107,8 @@ def capped_simplex(
         return _trees.per_group("capped_simplex", axes)(path, leaf)
 
     def project(x, step_size, cap, radius):
-        return _capped.project(x, radius, cap, _trees.inside("capped_simplex", axes, x))
+        # A coordinate never exceeds the sum, so that an infinite cap is none.
+        return _capped.project(x, radius, jnp.minimum(cap, radius), _trees.inside("capped_simplex", axes, x))
 
     def violation(x, cap, radius):
         off = _off(x, radius, _trees.inside("capped_simplex", axes, x))
@@ -149,6 +152,7 @@ def sparse_simplex(
     """
     k = _validation.to_int(1, "sparse_simplex", k=k)
     _validation.tree_positive("sparse_simplex", radius=radius)
+    _validation.tree_finite("sparse_simplex", radius=radius)
     axes = _trees.axes_of("sparse_simplex", axis)
 
     def radius_slot(path, leaf):

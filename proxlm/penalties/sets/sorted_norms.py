@@ -45,11 +45,11 @@ def linf(strength: base.Strength = 1.0, axis: int | tuple[int, ...] | None = Non
 
     def value(x, strength):
         over_group = {"axis": _trees.inside("linf", axes, x), "keepdims": True}
-        return jnp.sum(strength * jnp.max(jnp.abs(x), initial=0.0, **over_group))
+        return jnp.sum(base.times(strength, jnp.max(jnp.abs(x), initial=0.0, **over_group)))
 
     def prox(x, step_size, strength):
         kind = _threshold.Kind(_trees.inside("linf", axes, x), absolute=True, floored=True)
-        tau = _threshold.threshold(x, step_size * strength, 1.0, kind)
+        tau = _threshold.threshold(x, base.pull(step_size, strength), 1.0, kind)
         bound = tau.centre + tau.offset
         at_bound = jnp.where(x < 0, 0.0 - bound, bound)
         return jnp.where(_threshold.margin(x, tau, 1.0, kind) < 0, x, at_bound)
@@ -99,11 +99,11 @@ def slope(strengths: base.Strength, axis: int | tuple[int, ...] | None = None) -
     def value(x, strengths):
         magnitudes = jnp.abs(_rows.of(x, _trees.inside("slope", axes, x)))
         ordered = jnp.sort(magnitudes, axis=1, descending=True)
-        return jnp.sum(ordered * jnp.broadcast_to(strengths, ordered.shape[1:])[None])
+        return jnp.sum(base.times(jnp.broadcast_to(strengths, ordered.shape[1:])[None], ordered))
 
     def prox(x, step_size, strengths):
         inside = _trees.inside("slope", axes, x)
-        thresholds = step_size * strengths
+        thresholds = base.pull(step_size, strengths)
         moved = jax.vmap(_prox_sorted, in_axes=(0, None))(_rows.of(x, inside), thresholds)
         # They do not rise: if the first is 0, all are.
         unmoved = jnp.all(jnp.ravel(thresholds)[:1] == 0)
@@ -118,7 +118,10 @@ def _prox_sorted(x, thresholds):
     """One group: sorts, lowers, makes non-increasing, cuts at 0, and puts back."""
     magnitudes = jnp.abs(x)
     order = jnp.argsort(jax.lax.stop_gradient(magnitudes), descending=True)
-    lowered, infinite = magnitudes[order] - thresholds, jnp.isinf(magnitudes[order])
+    ordered, infinite = magnitudes[order], jnp.isinf(magnitudes[order])
+    # A first threshold beyond the sum of the magnitudes kills them all, and may be too large to add up.
+    dead = jnp.max(thresholds, initial=0.0) > jnp.sum(jnp.where(infinite, 0.0, ordered))
+    lowered = jnp.where(dead, 0.0, ordered - jnp.where(dead, 0.0, thresholds))
     # Infinities come first and stay; any numbers that are no less than the others stand for them.
     highest = jnp.max(jnp.where(infinite, -jnp.inf, lowered), initial=0.0)
     fitted = _isotonic.nonincreasing(jnp.where(infinite, highest, lowered))

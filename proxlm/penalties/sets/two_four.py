@@ -58,13 +58,13 @@ def soft_two_four(strength: base.Strength = 1.0, axis: int = -1) -> base.Penalty
     def prox(x, step_size, strength):
         cut, (i,) = _ranking.blocks("soft_two_four", x, 4, axis)
         signed = jnp.moveaxis(cut, i, 0)
-        moved = _move(signed, step_size * strength)
+        moved = _move(signed, base.pull(step_size, strength))
         moved = jnp.where(jnp.isnan(signed), signed, moved)
         return jnp.moveaxis(moved, 0, i).reshape(x.shape)
 
     def value(x, strength):
         cut, (i,) = _ranking.blocks("soft_two_four", x, 4, axis)
-        return jnp.sum(strength * _triples(jnp.moveaxis(jnp.abs(cut), i, 0)))
+        return jnp.sum(base.times(strength, _triples(jnp.moveaxis(jnp.abs(cut), i, 0))))
 
     _validation.tree_at_least(0, "soft_two_four", strength=strength)
     slot = _ranking.blocks_slot("soft_two_four", 4, axis)

@@ -244,20 +244,20 @@ def _of_strength(name, vector, strength, rows, columns, method):
 
 def _largest(strength):
     def prox(values, step_size):
-        cut = _functions.level(values, step_size * strength)
+        cut = _functions.level(values, base.pull(step_size, strength))
         return jnp.where(values > cut, cut, values)
 
-    return base.Penalty(lambda values: strength * jnp.max(values), prox)
+    return base.Penalty(lambda values: base.times(strength, jnp.max(values)), prox)
 
 
 def _count(strength, tolerance):
     def value(values):
         largest = jnp.max(values)
         number = jnp.sum(values > tolerance * largest, dtype=values.dtype)
-        return strength * jnp.where(jnp.isnan(largest), jnp.nan, number)
+        return base.times(strength, jnp.where(jnp.isnan(largest), jnp.nan, number))
 
     def prox(values, step_size):
-        threshold = jnp.sqrt(jax.lax.stop_gradient(2.0 * step_size * strength))
+        threshold = jnp.sqrt(jax.lax.stop_gradient(2.0 * base.pull(step_size, strength)))
         return jnp.where(values > threshold, values, 0.0)
 
     return base.Penalty(value, prox)
