@@ -1,10 +1,11 @@
-"""The package's metadata: one version, one set of lower bounds."""
+"""The package as it is presented: one version, one set of lower bounds, one table of experiments."""
 
 import pathlib
 import re
 import tomllib
 
 import proxlm
+from experiments import __main__ as registry
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -24,3 +25,9 @@ def test_the_oldest_environment_is_the_lower_bounds():
 def test_the_citation_has_the_version():
     citation = (ROOT / ".github" / "CITATION.cff").read_text()
     assert re.search(r"^version: (.*)$", citation, re.MULTILINE).group(1) == proxlm.__version__
+
+
+def test_the_readme_is_short_and_has_the_table_of_the_registry():
+    readme = (ROOT / "README.md").read_text()
+    assert readme.count("\n") <= 150
+    assert registry.markdown() in readme

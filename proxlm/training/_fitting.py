@@ -145,6 +145,8 @@ def fit(
     >>> found.params.round(4).tolist(), int(found.steps), found.reason
     ([3.0, -1.0], 40, 'converged: no weight moves by more than the tolerance')
     """
+    _validation.a_function("fit", loss_fn=loss_fn)
+    _validation.an_optimizer("fit", optimizer=optimizer)
     _require(steps, every, tolerance, held_out, patience, margin)
     step = _steps.make_step(loss_fn, optimizer)
     batch_of = _batches.as_function(batches)

@@ -41,10 +41,14 @@ def init(params: optax.Params, optimizer: optax.GradientTransformation) -> Train
     Returns:
       The state from which the step of `make_step` goes on.
 
+    Raises:
+      ValueError: `optimizer` is not an Optax transformation.
+
     >>> state = init({"w": jnp.ones(2)}, optax.sgd(0.1))
     >>> int(state.step)
     0
     """
+    _validation.an_optimizer("init", optimizer=optimizer)
     return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
@@ -75,7 +79,8 @@ def make_step(
       The step. Its metrics are a `StepMetrics`, whose aux is {} without `has_aux`.
 
     Raises:
-      ValueError: `microbatches` is not an integer ≥ 1; from the step, if it does not divide the
+      ValueError: `loss_fn` is not a function, `optimizer` not an Optax transformation or
+        `microbatches` not an integer ≥ 1; from the step, if it does not divide the
         batch, or the batch has no rows.
 
     >>> step = make_step(lambda w, x: jnp.mean((w - x) ** 2), optax.sgd(0.25))
@@ -83,9 +88,9 @@ def make_step(
     >>> metrics.loss.tolist()
     [1.0, 0.25, 0.0625]
     """
-    if not _validation.is_integer(microbatches) or microbatches < 1:
-        remedy = "1 takes the batch whole."
-        raise _validation.invalid("microbatches", microbatches, "an integer ≥ 1", remedy, "make_step")
+    _validation.a_function("make_step", loss_fn=loss_fn)
+    _validation.an_optimizer("make_step", optimizer=optimizer)
+    _validation.to_int(1, "make_step", "1 takes the batch whole.", microbatches=microbatches)
     optimizer = optax.with_extra_args_support(optimizer)
     evaluate = _evaluation(loss_fn, has_aux)
 
