@@ -24,8 +24,10 @@ class Actor(NamedTuple):
       init: `(key) -> params`.
       sample: `(key, params, Prompts) -> Samples`.
       score: `(params, Samples, full=False) -> Scores`, of the responses, values included.
-      reference: `(params, Samples, full=False) -> Scores`, of the policy alone, no values.
+      reference: `(params, Samples, full=False) -> Scores`, of the policy alone, no values, under the
+        distribution without truncation: what a truncated policy cannot say has no place in its KL.
       greedy: `(params, Prompts) -> Samples` of the likeliest tokens, or None: a baseline.
+      sampling: the settings of sampling, or None where they are not known.
     """
 
     init: Callable
@@ -33,6 +35,7 @@ class Actor(NamedTuple):
     score: Callable
     reference: Callable
     greedy: Callable | None = None
+    sampling: SamplingConfig | None = None
 
 
 def make_actor(
@@ -73,6 +76,7 @@ def make_actor(
     _distribution.check_stop_token(sampling, policy.vocab_size)
 
     critic = critic or None
+    untruncated = dataclasses.replace(sampling, greedy=False, top_k=None, top_p=None, min_p=None)
 
     def init(key):
         key_policy, key_critic = jax.random.split(key)
@@ -98,7 +102,7 @@ def make_actor(
         settings = dataclasses.replace(sampling, greedy=True)
         return sample(jax.random.key(0), params, prompts, settings)
 
-    def reference(params, samples, full=False):
+    def reference(params, samples, full=False, settings=untruncated):
         start = samples.tokens.shape[1] - num_tokens
         return _scoring.score(
             params["policy"],
@@ -106,12 +110,12 @@ def make_actor(
             policy,
             mask=samples.mask,
             start=start,
-            sampling=sampling,
+            sampling=settings,
             full=full,
         )
 
     def score(params, samples, full=False):
-        scores = reference(params, samples, full)
+        scores = reference(params, samples, full, sampling)
         if critic is None:
             return scores
         start = samples.tokens.shape[1] - num_tokens
@@ -120,7 +124,7 @@ def make_actor(
             values=_scoring.values(tree, samples.tokens, critic, mask=samples.mask, start=start)
         )
 
-    return Actor(init, sample, score, reference, greedy)
+    return Actor(init, sample, score, reference, greedy, sampling)
 
 
 def _check(policy, critic):

@@ -2,17 +2,18 @@
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.policy import aggregation, diagnostics, kl
-from proxlm.policy.advantages import group
+from proxlm.policy import aggregation, diagnostics, kl, protocols
+from proxlm.policy._config import PPOConfig
 from proxlm.policy.advantages import temporal as advantage_lib
 
 
 class Experience(NamedTuple):
-    """What the minibatches are cut from, a row per response.
+    """The data that minibatches are cut from, a row per response.
 
     Attributes:
       samples: as the actor sampled them; its log_probs are those of the sampler.
@@ -40,13 +41,15 @@ class Summary(NamedTuple):
     """Scalars about what was sampled, before any update.
 
     Attributes:
-      reward: mean over responses, as the reward function gave it.
-      reward_std: standard deviation over responses.
-      kl: nats per response: mean of the summed k1 to the reference.
-      length: mean tokens per response.
-      ended: share of the responses with a stop token.
+      reward: mean of the valid rewards, as the reward function gave them; NaN without one, and where
+        the policy that sampled was not finite.
+      reward_std: their standard deviation.
+      kl: nats per response: mean of the summed k1 to the reference; NaN without a reference.
+      length: mean tokens per response, of all responses.
+      ended: share of the responses with a stop token, of all responses.
       explained_variance: of the returns, by the old values; 0 without a critic.
-      invalid_rewards: how many were not finite; their rows are left out.
+      invalid_rewards: how many were not finite or too large for float32's squares; their rows are
+        left out of loss and baselines.
     """
 
     reward: jax.Array
@@ -58,7 +61,21 @@ class Summary(NamedTuple):
     invalid_rewards: jax.Array
 
 
-def prepare(state, samples, rewards, actor, config):
+class _Reference(NamedTuple):
+    """k1 and the KL of the reward, [B, R] each; log-probs that the loss compares with, or None."""
+
+    k1: jax.Array
+    penalty: jax.Array
+    for_loss: jax.Array | None
+
+
+# Squares of larger ones, summed over a batch and the parameters, could overflow float32.
+MAX_REWARD = 1e12
+
+
+def prepare(
+    state: Any, samples: protocols.Samples, rewards: jax.Array, actor: protocols.Actor, config: PPOConfig
+) -> tuple[Experience, Summary]:
     """Per-token rewards with the KL in them, values, advantages and returns.
 
     Args:
@@ -71,40 +88,30 @@ def prepare(state, samples, rewards, actor, config):
     Returns:
       `(Experience, Summary)`.
     """
+    rewards = jnp.where(jnp.abs(rewards) <= MAX_REWARD, rewards, jnp.nan)
     given = _given(rewards, samples, config)
     if config.greedy_baseline:
         samples, rewards, given = _above_greedy(samples, rewards, given, config.group_size)
-    finite = jnp.isfinite(rewards)
-    mask = samples.response_mask & finite[:, None]
-    in_loss = config.kl is not None and config.kl.placement == "loss"
-    exact = config.kl is not None and config.kl.estimator == "exact"
-    scores = actor.score(state.params, samples, full=exact and not in_loss)
+    valid = jnp.isfinite(rewards)
+    mask = samples.response_mask & valid[:, None]
+    scores = actor.score(state.params, samples, full=_needs_distribution(actor, config))
     old = samples if config.correction is None else scores
-    k1 = penalty = jnp.zeros_like(old.log_probs)
-    reference = None
-    if config.kl is not None:
-        reference = actor.reference(state.ref_params, samples, full=exact)
-        k1 = kl.k1(old.log_probs, reference.log_probs)
-        penalty = penalty if in_loss else _token_kl(config, old, scores, reference)
-    token_rewards = _token_rewards(given, penalty, mask, state.kl_coef, config)
+    reference = _reference(state, samples, old, scores, actor, config)
+    token_rewards = _token_rewards(given, reference.penalty, mask, state.kl_coef, config)
     advantages, returns = advantage(token_rewards, scores.values, mask, config)
     if returns is None and config.value is not None:
-        raise _validation.invalid(
-            "value", config.value, "None", "These advantages give no returns for a critic.", "PPOConfig"
-        )
-    kept = (reference.distribution if exact else reference.log_probs) if in_loss else None
+        remedy = "These advantages give no returns for a critic."
+        raise _validation.invalid("value", config.value, "None", remedy, "PPOConfig")
     values = None if returns is None else scores.values
-    experience = Experience(samples, mask, values, advantages, returns, kept)
+    experience = Experience(samples, mask, values, advantages, returns, reference.for_loss)
     experience = _teaching(experience, rewards, scores, config)
-    mean = lambda x: aggregation.masked_mean(x, finite)
     summary = Summary(
-        reward=mean(rewards),
-        reward_std=jnp.sqrt(aggregation.masked_var(rewards, finite)),
-        kl=mean(jax.vmap(aggregation.masked_sum)(k1, mask)),
-        length=mean(jnp.sum(mask, axis=1, dtype=jnp.float32)),
-        ended=mean(samples.ended.astype(jnp.float32)),
+        *_reward_moments(rewards, valid, _is_sound(state.params, samples, scores)),
+        kl=_mean_of_sums(reference.k1, samples.response_mask) if config.kl else jnp.float32(jnp.nan),
+        length=jnp.mean(jnp.sum(samples.response_mask, axis=1, dtype=jnp.float32)),
+        ended=jnp.mean(samples.ended.astype(jnp.float32)),
         explained_variance=_explained(values, returns, mask),
-        invalid_rewards=jnp.sum(~finite),
+        invalid_rewards=jnp.sum(~valid),
     )
     return experience, summary
 
@@ -133,8 +140,10 @@ def advantage(token_rewards, values, mask, config):
 def _teaching(experience, rewards, scores, config):
     """What the recipe leaves out and corrects, once advantages are known."""
     if config.group_filter is not None:
-        valid = jnp.any(experience.mask, axis=1)
-        keep = group.by_group(config.group_filter, config.group_size, rewards, valid)
+        samples, size = experience.samples, config.group_size
+        lengths = jnp.sum(samples.response_mask, axis=1)
+        rows = rewards, jnp.any(experience.mask, axis=1), samples.ended, lengths
+        keep = jax.vmap(config.group_filter)(*(x.reshape(-1, size) for x in rows)).reshape(-1)
         experience = experience._replace(mask=experience.mask & keep[:, None])
     if config.correction is None:
         return experience
@@ -148,11 +157,80 @@ def _explained(values, returns, mask):
     return diagnostics.explained_variance(values, returns, mask)
 
 
-def _token_kl(config, old, scores, reference):
-    """The KL penalty of each token, for the reward."""
-    if config.kl.estimator == "exact":
-        return kl.exact(scores.distribution, reference.distribution)
-    return kl.estimator(config.kl.estimator)(old.log_probs, reference.log_probs)
+def _needs_distribution(actor, config):
+    """Whether the old policy's whole distribution is asked for: by an exact KL, or for its support."""
+    if config.kl is None:
+        return False
+    return truncates(actor) or (config.kl.estimator == "exact" and config.kl.placement == "reward")
+
+
+def truncates(actor: protocols.Actor) -> bool:
+    """Whether an actor samples from a truncated distribution, as its sampling settings say.
+
+    >>> from proxlm import lm
+    >>> model = lm.ModelConfig(8, num_layers=1, width=8, value_head=True)
+    >>> truncates(lm.make_actor(model, 4, sampling=lm.SamplingConfig(top_k=2)))
+    True
+    """
+    settings = getattr(actor, "sampling", None)
+    return any(getattr(settings, name, None) is not None for name in ("top_k", "top_p", "min_p"))
+
+
+def _reference(state, samples, old, scores, actor, config):
+    """The KL to the reference, on the tokens that the policy could say.
+
+    Where sampling is truncated, the reference is renormalised on the policy's own support S, token
+    by token: KL(π_S‖π_ref,S) is finite and not negative, and the sampled estimators estimate it.
+    """
+    zeros = jnp.zeros_like(old.log_probs)
+    if config.kl is None:
+        return _Reference(zeros, zeros, None)
+    exact, in_loss, truncated = (
+        config.kl.estimator == "exact",
+        config.kl.placement == "loss",
+        truncates(actor),
+    )
+    reference = actor.reference(state.ref_params, samples, full=exact or truncated)
+    log_probs, distribution = reference.log_probs, reference.distribution
+    if truncated:
+        log_mass = kl.log_mass(distribution, scores.distribution)
+        log_probs = log_probs - log_mass
+    k1 = kl.k1(old.log_probs, log_probs)
+    if in_loss:
+        # the loss renormalises a distribution on the support of the policy that learns
+        return _Reference(k1, zeros, distribution if exact else log_probs)
+    if exact:
+        distribution = distribution - log_mass[..., None] if truncated else distribution
+        return _Reference(k1, kl.exact(scores.distribution, distribution), None)
+    return _Reference(k1, kl.estimator(config.kl.estimator)(old.log_probs, log_probs), None)
+
+
+def _is_sound(params, samples, scores):
+    """Whether the policy that sampled was finite: its parameters, and what it says of its samples."""
+    said = jnp.where(samples.response_mask, samples.log_probs + scores.log_probs, 0.0)
+    return all_finite(params) & ~jnp.any(jnp.isnan(said))
+
+
+def all_finite(tree: chex.ArrayTree) -> jax.Array:
+    """Whether every number of a pytree is finite, a bool scalar.
+
+    >>> all_finite({"w": jnp.array([1.0, jnp.inf])}).item()
+    False
+    """
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in leaves], bool))
+
+
+def _reward_moments(rewards, valid, sound):
+    """Mean and deviation of the valid rewards, NaN where they mean nothing."""
+    known = sound & jnp.any(valid)
+    moments = aggregation.masked_mean(rewards, valid), jnp.sqrt(aggregation.masked_var(rewards, valid))
+    return tuple(jnp.where(known, x, jnp.nan) for x in moments)
+
+
+def _mean_of_sums(x, mask):
+    """The mean over responses of the sum over their tokens."""
+    return jnp.mean(jax.vmap(aggregation.masked_sum)(x, mask))
 
 
 def _given(rewards, samples, config):

@@ -61,7 +61,7 @@ def paths(config: Any) -> dict[str, list[Path]]:
     A setting of a part goes by its own name and by `<part>_<name>`; those of KL, value loss and
     whitening by the latter alone.
 
-    >>> from proxlm.policy.config import PPOConfig
+    >>> from proxlm.policy._config import PPOConfig
     >>> found = paths(PPOConfig())
     >>> found["clip_low"], found["kl_coef"]
     ([('loss', 'clip_low')], [('kl', 'coef')])
@@ -94,7 +94,7 @@ def override(config: Any, changes: dict[str, Any], whose: str) -> Any:
     Raises:
       ValueError: if a name is unknown or shared by two parts, with the names there are.
 
-    >>> from proxlm.policy.config import PPOConfig
+    >>> from proxlm.policy._config import PPOConfig
     >>> override(PPOConfig(), {"clip_low": 0.1, "kl_coef": 0.2}, "ppo").kl.coef
     0.2
     """
@@ -114,7 +114,7 @@ def override(config: Any, changes: dict[str, Any], whose: str) -> Any:
 def settings(config: Any) -> dict[str, Any]:
     """The value of every setting by the shortest flat name that is its own.
 
-    >>> from proxlm.policy.config import PPOConfig
+    >>> from proxlm.policy._config import PPOConfig
     >>> settings(PPOConfig())["gae_lambda"]
     0.95
     """

@@ -1,14 +1,21 @@
 """One PPO update: from experience to new parameters, by epochs of shuffled minibatches."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.policy import aggregation, diagnostics, kl, losses
+from proxlm import _validation
+from proxlm.policy import aggregation, diagnostics, kl, losses, protocols
+from proxlm.policy._config import PPOConfig
+from proxlm.policy._experience import Experience, all_finite, truncates
 from proxlm.policy.advantages import group
 
+# The bound on the relative error by which the KL coefficient adapts, as in `kl.adapt`.
+MAX_KL_ERROR = 0.2
+DEFAULT_HORIZON = 10_000.0
 # the metrics that are means over the updates
 MEANS = (
     "policy_loss",
@@ -41,6 +48,7 @@ class Metrics(NamedTuple):
       effective_sample_size: in (0, 1].
       grad_norm: global, before the optimizer sees the gradient.
       num_updates: optimizer steps taken.
+      finite: bool, whether the parameters after the iteration and its losses are finite.
     """
 
     reward: jax.Array
@@ -63,9 +71,18 @@ class Metrics(NamedTuple):
     effective_sample_size: jax.Array
     grad_norm: jax.Array
     num_updates: jax.Array
+    finite: jax.Array
 
 
-def run(state, experience, key, actor, optimizer, config, auxiliary=None):
+def run(
+    state: Any,
+    experience: Experience,
+    key: jax.Array,
+    actor: protocols.Actor,
+    optimizer: optax.GradientTransformation,
+    config: PPOConfig,
+    auxiliary: protocols.Auxiliary | None = None,
+) -> tuple[chex.ArrayTree, optax.OptState, dict[str, jax.Array]]:
     """Epochs of freshly shuffled minibatches.
 
     Args:
@@ -81,7 +98,7 @@ def run(state, experience, key, actor, optimizer, config, auxiliary=None):
       `(params, opt_state, report)`, the report a dict of scalars.
 
     Raises:
-      ValueError: the batch does not divide into minibatches, or these into microbatches.
+      ValueError: if the batch does not divide into minibatches, or these into microbatches.
     """
     batch = experience.mask.shape[0]
     check_batch(batch, config)
@@ -96,8 +113,8 @@ def run(state, experience, key, actor, optimizer, config, auxiliary=None):
 
     def attempt(carry, turn):
         (params, opt_state, _), (rows, first, key) = carry, turn
-        piece = jax.tree.map(lambda x: x[rows], experience)
-        grads, report = _gradient(params, piece, state.kl_coef, actor, config)
+        minibatch = jax.tree.map(lambda x: x[rows], experience)
+        grads, report = _gradient(params, minibatch, state.kl_coef, actor, config)
         if auxiliary is not None:
             grads = jax.tree.map(jnp.add, grads, jax.grad(auxiliary)(params, key))
         proceed = jnp.bool_(True) if config.max_kl is None else report["approx_kl"] <= config.max_kl
@@ -121,23 +138,36 @@ def run(state, experience, key, actor, optimizer, config, auxiliary=None):
 
     carry = (state.params, state.opt_state, jnp.bool_(False))
     (params, opt_state, _), reports = jax.lax.scan(body, carry, (rows, first, keys))
-    return params, opt_state, _reduce(reports)
+    report = _reduce(reports)
+    losses_finite = jnp.isfinite(report["policy_loss"] + report["value_loss"])
+    return params, opt_state, report | {"finite": all_finite(params) & losses_finite}
 
 
-def check_batch(batch, config):
-    """Raises ValueError when `batch` responses do not divide into a `PPOConfig`'s minibatches.
+def check_batch(batch: int, config: PPOConfig) -> None:
+    """Raises ValueError when `batch` responses do not suit a configuration.
 
     >>> from proxlm.policy import ppo
     >>> check_batch(64, ppo.PPOConfig(num_minibatches=4))
     """
     if config.group_size > 1:
         group.check_groups(batch, config.group_size)
-    pieces = config.num_minibatches * config.num_microbatches
-    if batch < 1 or batch % pieces:
+    unit = config.num_minibatches * config.num_microbatches
+    if batch < 1 or batch % unit:
         raise ValueError(
             f"a batch of {batch} responses does not divide into num_minibatches="
             f"{config.num_minibatches} times num_microbatches={config.num_microbatches}: "
-            f"expected a multiple of {pieces}"
+            f"expected a multiple of {unit}"
+        )
+    horizon = None
+    if config.kl is not None and config.kl.target is not None:
+        horizon = DEFAULT_HORIZON if config.kl.horizon is None else config.kl.horizon
+    if isinstance(horizon, int | float) and horizon < MAX_KL_ERROR * batch:
+        raise _validation.invalid(
+            "kl_horizon",
+            horizon,
+            f"at least {MAX_KL_ERROR * batch:g}, a fifth of the batch of {batch} responses",
+            "The coefficient could lose its sign in one iteration: give a longer horizon.",
+            "ppo",
         )
 
 
@@ -149,8 +179,8 @@ def _gradient(params, batch, kl_coef, actor, config):
     }
     grad_fn = jax.value_and_grad(_loss, has_aux=True)
 
-    def accumulate(total, piece):
-        (_, aux), grads = grad_fn(params, *piece, kl_coef, actor, config)
+    def accumulate(total, microbatch):
+        (_, aux), grads = grad_fn(params, *microbatch, kl_coef, actor, config)
         return jax.tree.map(jnp.add, total, grads), aux
 
     if config.num_microbatches == 1:
@@ -175,7 +205,7 @@ def _gradient(params, batch, kl_coef, actor, config):
 
 
 def _loss(params, batch, weights, kl_coef, actor, config):
-    """Σ w·(policy − c_e·entropy + β·KL) + c_v·Σ w·value over a minibatch, or a piece of one."""
+    """Σ w·(policy − c_e·entropy + β·KL) + c_v·Σ w·value over a minibatch, or a part of one."""
     in_loss = config.kl is not None and config.kl.placement == "loss"
     exact = in_loss and config.kl.estimator == "exact"
     scores = actor.score(params, batch.samples, full=exact)
@@ -187,7 +217,7 @@ def _loss(params, batch, weights, kl_coef, actor, config):
     if not (isinstance(config.entropy_coef, (int, float)) and config.entropy_coef == 0):
         per_token = per_token - config.entropy_coef * scores.entropy
     if in_loss:
-        per_token = per_token + kl_coef * _reference_kl(scores, batch, config)
+        per_token = per_token + kl_coef * _reference_kl(scores, batch, config, truncates(actor))
     total = aggregation.weighted_sum(per_token, weights["policy"])
     value_loss = jnp.zeros_like(policy_loss)
     if config.value is not None:
@@ -207,15 +237,19 @@ def _old_log_probs(batch):
     return batch.samples.log_probs if batch.old_log_probs is None else batch.old_log_probs
 
 
-def _reference_kl(scores, batch, config):
+def _reference_kl(scores, batch, config, truncated):
     """The KL penalty of each token, differentiable; masked before it is computed."""
     if config.kl.estimator != "exact":
         fn, current, mask = kl.estimator(config.kl.estimator), scores.log_probs, batch.mask
     else:
         fn, current = kl.exact, scores.distribution
         mask = jnp.broadcast_to(batch.mask[:, :, None], current.shape)
+    reference = batch.reference
+    if truncated and config.kl.estimator == "exact":
+        log_mass = kl.log_mass(reference, jax.lax.stop_gradient(current))
+        reference = reference - log_mass[..., None]
     select = lambda x: aggregation.select(x, mask)
-    return fn(select(current), select(batch.reference))
+    return fn(select(current), select(reference))
 
 
 def _pack(report):

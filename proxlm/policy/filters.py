@@ -1,4 +1,4 @@
-"""Which answers and tokens teach, and what an answer pays for its length."""
+"""Masks over responses and tokens: which of them a policy learns from; and penalties on length."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ from proxlm.policy import aggregation
 def reward_varies(
     rewards: jax.typing.ArrayLike,
     valid: jax.typing.ArrayLike | None = None,
+    ended: jax.typing.ArrayLike | None = None,
+    lengths: jax.typing.ArrayLike | None = None,
     tolerance: float = 0.0,
 ) -> jax.Array:
     """Dynamic sampling inside one group: keeps it only if its rewards differ.
@@ -20,6 +22,8 @@ def reward_varies(
     Args:
       rewards: [G], of one group; `baselines.by_group` runs it over a batch.
       valid: bool [G], or None: all.
+      ended: not used.
+      lengths: not used.
       tolerance: max - min must be above it.
 
     Returns:
@@ -40,6 +44,31 @@ def reward_varies(
     highest = jnp.max(jnp.where(valid, rewards, -jnp.inf))
     lowest = jnp.min(jnp.where(valid, rewards, jnp.inf))
     return valid & (highest - lowest > tolerance)
+
+
+def ended_only(
+    rewards: jax.typing.ArrayLike,
+    valid: jax.typing.ArrayLike,
+    ended: jax.typing.ArrayLike,
+    lengths: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Overlong filtering: an answer that was cut does not teach, but stays in its group's baseline.
+
+    Args:
+      rewards: [G], of one group; not used.
+      valid: bool [G].
+      ended: bool [G], whether an answer has its stop token.
+      lengths: not used.
+
+    Returns:
+      bool [G].
+
+    Source: DAPO (Yu et al. 2025); TRL's `mask_truncated_completions`.
+
+    >>> ended_only(jnp.zeros(3), jnp.array([True, True, False]), jnp.array([True, False, True])).tolist()
+    [True, False, False]
+    """
+    return jnp.asarray(valid) & jnp.asarray(ended)
 
 
 def overlong(
@@ -122,6 +151,8 @@ def high_entropy_mask(
     """
     _validation.within(0.0, 1.0, share=share)
     entropies = aggregation.select(jax.lax.stop_gradient(entropies), mask, "entropies")
+    if entropies.size == 0:
+        return jnp.asarray(mask)
     # an empty mask has no quantile, and NaN is above nothing
     least = jnp.nanquantile(jnp.where(mask, entropies, jnp.nan), 1.0 - share)
     return jnp.asarray(mask) & (entropies >= least)

@@ -211,6 +211,29 @@ def exact(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) 
     return jnp.where(infinite, jnp.inf, divergence)
 
 
+def log_mass(ref_log_probs: jax.typing.ArrayLike, log_probs: jax.typing.ArrayLike) -> jax.Array:
+    """The log-probability log Σ π_ref(v) of the tokens v that π can say: 0 where it can say all.
+
+    Taken off the reference's log-probs it renormalises the reference on the support S of a truncated
+    policy (top-k, top-p, min-p). KL(π_S‖π_ref,S) is then finite and never negative, and k1 and k3 of
+    tokens drawn from π_S are unbiased for it. Against a reference that is truncated on its own, or not
+    at all, the KL is infinite or E[k1] negative.
+
+    Args:
+      ref_log_probs: nats [..., V], of the whole vocabulary.
+      log_probs: nats [..., V], -inf outside of S.
+
+    Returns:
+      Nats [...].
+
+    >>> ref = jnp.log(jnp.array([0.25, 0.25, 0.5]))
+    >>> f"{log_mass(ref, jnp.array([-0.7, -0.7, -jnp.inf])):.4f}"
+    '-0.6931'
+    """
+    inside = jnp.asarray(log_probs) != -jnp.inf
+    return jax.nn.logsumexp(jnp.asarray(ref_log_probs, jnp.float32), axis=-1, where=inside)
+
+
 def adapt(
     coef: Number,
     observed_kl: Number,

@@ -18,19 +18,24 @@ with labels by path keeps every bit of what is frozen, and no moments of it; a c
 Source: Schulman et al. 2017; Ziegler et al. 2019 and Ouyang et al. 2022 for language models.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from proxlm import _validation
 from proxlm.policy import _experience as experience_lib
-from proxlm.policy import _update, kl
-from proxlm.policy.config import KL, PPOConfig, Value, Whitening, check_parts
+from proxlm.policy import _prompts, _update, kl, protocols
+from proxlm.policy._config import KL, PPOConfig, Value, Whitening, check_parts
+from proxlm.policy._update import Metrics
 
 __all__ = [
     "KL",
+    "Metrics",
     "PPOConfig",
     "PPOState",
     "Value",
@@ -41,26 +46,34 @@ __all__ = [
     "make_step",
 ]
 
+Step = Callable[["PPOState", jax.Array], tuple["PPOState", Metrics]]
+
 
 class PPOState(NamedTuple):
-    """Everything an iteration changes, and the reference it does not.
+    """Everything an iteration changes, and the reference, which it does not.
 
     Attributes:
       params: what the optimizer moves: the policy's and the critic's.
       opt_state: the optimizer's.
-      ref_params: the reference policy's, in the structure of params (a critic is not needed).
+      ref_params: the reference policy's, in the structure of params (a critic is not needed); None
+        without a KL.
       kl_coef: β, scalar.
       iteration: how many have been done, scalar.
     """
 
-    params: Any
-    opt_state: Any
-    ref_params: Any
+    params: chex.ArrayTree
+    opt_state: optax.OptState
+    ref_params: chex.ArrayTree | None
     kl_coef: jax.Array
     iteration: jax.Array
 
 
-def init(params, optimizer, config, ref_params=None):
+def init(
+    params: chex.ArrayTree,
+    optimizer: optax.GradientTransformation,
+    config: PPOConfig,
+    ref_params: chex.ArrayTree | None = None,
+) -> PPOState:
     """The state before the first iteration.
 
     Args:
@@ -86,13 +99,22 @@ def init(params, optimizer, config, ref_params=None):
     return PPOState(params, optimizer.init(params), ref_params, kl_coef, jnp.int32(0))
 
 
-def make_step(actor, reward, prompts, optimizer, config, auxiliary=None):
+def make_step(
+    actor: protocols.Actor,
+    reward: protocols.Reward,
+    prompts: Callable[[jax.Array], Any],
+    optimizer: optax.GradientTransformation,
+    config: PPOConfig,
+    auxiliary: protocols.Auxiliary | None = None,
+) -> Step:
     """One iteration of PPO as a pure function.
 
     Args:
       actor: sample, score, reference and greedy, as `lm.make_actor` makes them.
-      reward: `(Samples) -> [B]`, a pure function.
-      prompts: `(key) -> Prompts`; each is answered `config.group_size` times.
+      reward: `(Samples) -> [B]`, a pure function; NaN leaves a response out. Where the prompts have
+        fields beside tokens and mask, such as right answers, `(Samples, prompts) -> [B]` with a row
+        of the prompts for each row of the samples.
+      prompts: `(key) -> Prompts`, a pure function; each is answered `config.group_size` times.
       optimizer: any `optax.GradientTransformation`; it is handed the extra arguments `approx_kl`,
         of the minibatch before the update, and `first_update`, True at an iteration's first.
       config: a `PPOConfig`.
@@ -103,8 +125,9 @@ def make_step(actor, reward, prompts, optimizer, config, auxiliary=None):
       `step(state, key) -> (state, Metrics)`.
 
     Raises:
-      ValueError: while tracing, when the reward is not `[B]` or the batch does not divide into
-        the minibatches.
+      ValueError: if the prompts are a loader or change from call to call, or as
+        `make_collect_and_learn`; while tracing, if the reward is not `[B]` or the batch does not
+        divide into the minibatches.
 
     >>> import optax
     >>> from proxlm import lm
@@ -117,17 +140,25 @@ def make_step(actor, reward, prompts, optimizer, config, auxiliary=None):
     >>> metrics.num_updates.item(), state.iteration.item()
     (4, 1)
     """
+    _prompts.check_pure(prompts)
     collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
 
     def step(state, key):
         key_prompts, key_sample, key_learn = jax.random.split(key, 3)
-        samples = collect(state, key_sample, prompts(key_prompts))
-        return learn(state, key_learn, samples, reward(samples))
+        asked = prompts(key_prompts)
+        samples = collect(state, key_sample, asked)
+        rewards = reward(samples, *_prompts.for_reward(asked, config))
+        return learn(state, key_learn, samples, rewards)
 
     return step
 
 
-def make_collect_and_learn(actor, optimizer, config, auxiliary=None):
+def make_collect_and_learn(
+    actor: protocols.Actor,
+    optimizer: optax.GradientTransformation,
+    config: PPOConfig,
+    auxiliary: protocols.Auxiliary | None = None,
+) -> tuple[Callable[..., Any], Callable[..., tuple[PPOState, Metrics]]]:
     """The two halves of an iteration, around the reward.
 
     Args:
@@ -141,20 +172,20 @@ def make_collect_and_learn(actor, optimizer, config, auxiliary=None):
       `learn(state, key, samples, rewards) -> (state, Metrics)`, both pure.
 
     Raises:
-      ValueError: a greedy baseline is asked of an actor that cannot sample greedily.
+      ValueError: if the actor cannot do what the configuration asks, or an argument of a part is
+        invalid.
 
     >>> import optax
     >>> from proxlm import lm
     >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8, value_head=True), 4)
     >>> collect, learn = make_collect_and_learn(actor, optax.sgd(0.1), PPOConfig())
     """
-    check_greedy(actor, config)
+    check_actor(actor, config)
     check_parts(config)
 
     def collect(state, key, prompts):
-        answered = prompts
-        if config.group_size > 1:
-            answered = jax.tree.map(lambda x: jnp.repeat(x, config.group_size, axis=0), prompts)
+        _prompts.check(prompts)
+        answered = _prompts.repeat(prompts, config.group_size)
         samples = actor.sample(key, state.params, answered)
         # here already, so that a slow reward is not waited for in vain
         _update.check_batch(samples.tokens.shape[0], config)
@@ -164,8 +195,7 @@ def make_collect_and_learn(actor, optimizer, config, auxiliary=None):
         return samples
 
     def learn(state, key, samples, rewards):
-        rewards = jnp.asarray(rewards)
-        check_shape(rewards, samples.tokens.shape[0])
+        rewards = check_rewards(rewards, samples.tokens.shape[0], jnp)
         experience, summary = experience_lib.prepare(state, samples, rewards, actor, config)
         params, opt_state, report = _update.run(state, experience, key, actor, optimizer, config, auxiliary)
         kl_coef = state.kl_coef
@@ -175,90 +205,126 @@ def make_collect_and_learn(actor, optimizer, config, auxiliary=None):
                 summary.kl,
                 experience.mask.shape[0],
                 target=config.kl.target,
-                horizon=10_000.0 if config.kl.horizon is None else config.kl.horizon,
+                horizon=_update.DEFAULT_HORIZON if config.kl.horizon is None else config.kl.horizon,
+                max_error=_update.MAX_KL_ERROR,
             )
-        metrics = _update.Metrics(**summary._asdict(), kl_coef=state.kl_coef, **report)
+        metrics = Metrics(**summary._asdict(), kl_coef=state.kl_coef, **report)
         return PPOState(params, opt_state, state.ref_params, kl_coef, state.iteration + 1), metrics
 
     return collect, learn
 
 
-def make_host_step(actor, reward, prompts, optimizer, config, auxiliary=None):
-    """An iteration whose reward is ordinary Python, such as a scorer of strings.
+def make_host_step(
+    actor: protocols.Actor,
+    reward: protocols.Reward,
+    prompts: protocols.PromptSource,
+    optimizer: optax.GradientTransformation,
+    config: PPOConfig,
+    auxiliary: protocols.Auxiliary | None = None,
+) -> Step:
+    """An iteration whose prompts and reward are ordinary Python: a loader, a scorer of strings.
 
     Args:
       actor: as in `make_step`.
-      reward: `(Samples of NumPy arrays) -> [B]` floats; called between two jitted halves.
-      prompts: as in `make_step`.
+      reward: `(Samples of NumPy arrays) -> [B]` floats, called between two jitted halves; NaN leaves
+        a response out. With the prompts as in `make_step`, where they have further fields.
+      prompts: `(key) -> Prompts`, called at every iteration; or an iterator, or a loader, which is
+        begun again at its end.
       optimizer: as in `make_step`.
       config: a `PPOConfig`.
       auxiliary: as in `make_step`.
 
     Returns:
-      `step(state, key) -> (state, Metrics)`; not itself jittable.  The same keys give the same
-      bits as `make_step` with the same reward.
+      `step(state, key) -> (state, Metrics)`; not itself jittable. The same keys give the same
+      bits as `make_step` with the same prompts and reward.
 
     Raises:
-      ValueError: from step, when the reward is not `[B]` or not finite, with the state untouched.
+      ValueError: as `make_collect_and_learn`; from step, if the reward is not `[B]` or the prompts
+        are exhausted, with the state untouched.
 
     >>> import optax
     >>> from proxlm import lm
     >>> model = lm.ModelConfig(vocab_size=8, num_layers=1, width=8, value_head=True)
     >>> actor, tx, config = lm.make_actor(model, 4), optax.adam(1e-3), PPOConfig()
-    >>> prompts = lambda key: lm.Prompts(jax.random.randint(key, (8, 2), 0, 8))
-    >>> reward = lambda samples: [float("nan")] * len(samples.tokens)
+    >>> loader = [lm.Prompts(np.full((8, 2), i)) for i in range(3)]
+    >>> reward = lambda samples: [sum(row) for row in samples.tokens.tolist()][:7]
     >>> state = init(actor.init(jax.random.key(0)), tx, config)
-    >>> make_host_step(actor, reward, prompts, tx, config)(state, jax.random.key(1))
+    >>> make_host_step(actor, reward, loader, tx, config)(state, jax.random.key(1))
     Traceback (most recent call last):
         ...
-    ValueError: reward returned nan for row 0 (8 of 8 not finite): expected a finite number for ...
+    ValueError: reward must be one number per response, of shape (8,), got shape (7,). ...
     """
     collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
-    first = jax.jit(lambda state, key, key_prompts: collect(state, key, prompts(key_prompts)))
-    second = jax.jit(learn)
+    collect, learn, draw = jax.jit(collect), jax.jit(learn), _prompts.source(prompts)
 
     def step(state, key):
         key_prompts, key_sample, key_learn = jax.random.split(key, 3)
-        samples = first(state, key_sample, key_prompts)
-        rewards = np.asarray(reward(jax.device_get(samples)), np.float32)
-        check_shape(rewards, samples.tokens.shape[0])
-        _check_finite(rewards)
-        return second(state, key_learn, samples, rewards)
+        asked = draw(key_prompts)
+        _prompts.check(asked)
+        samples = collect(state, key_sample, _prompts.arrays_of(asked))
+        host = jax.device_get(samples)
+        rewards = reward(host, *jax.device_get(_prompts.for_reward(asked, config)))
+        return learn(state, key_learn, samples, check_rewards(rewards, host.tokens.shape[0], np))
 
     return step
 
 
-def check_shape(rewards, batch):
-    """Raises ValueError when the rewards are not one number for each of `batch` responses.
+def check_rewards(rewards: Any, batch: int, library: Any) -> Any:
+    """The rewards as an array of floats; ValueError unless they are one number per response.
 
-    >>> check_shape(jnp.zeros(4), batch=4)
+    Args:
+      rewards: what a reward function returned.
+      batch: the number of responses.
+      library: `jax.numpy` or `numpy`, whose array is wanted.
+
+    >>> check_rewards([1, 0], 2, np).tolist()
+    [1.0, 0.0]
     """
-    if rewards.shape != (batch,):
-        raise ValueError(
-            f"reward returned shape {rewards.shape}: expected one number per response, ({batch},)"
-        )
+    expected = f"one number per response, of shape ({batch},)"
+    if hasattr(rewards, "__await__"):
+        remedy = "Give `lambda samples: asyncio.run(reward(samples))`."
+        raise _validation.invalid("reward", rewards, f"{expected}, not a coroutine", remedy)
+    try:
+        array = library.asarray(rewards)
+        array = library.asarray(array, jnp.result_type(array, jnp.float32))
+    except (TypeError, ValueError) as error:
+        remedy = "Return a list of floats or an array; combine several rewards into one number."
+        given = _validation.Verbatim(f"a {type(rewards).__name__}")
+        raise _validation.invalid("reward", given, expected, remedy) from error
+    if array.shape != (batch,):
+        remedy = "A greedy baseline adds a row per prompt to those of the samples."
+        given = _validation.Verbatim(f"shape {array.shape}")
+        raise _validation.invalid("reward", given, expected, remedy)
+    return array
 
 
-def check_greedy(actor, config):
-    """Raises ValueError when a greedy baseline is asked of an actor that cannot sample greedily.
+def check_actor(actor: protocols.Actor, config: PPOConfig) -> None:
+    """Raises ValueError where an actor cannot do what a configuration asks of it.
 
     >>> from proxlm import lm
-    >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8), 4, critic=False)
-    >>> check_greedy(actor, PPOConfig(greedy_baseline=True))
+    >>> greedy = lm.SamplingConfig(greedy=True)
+    >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8, value_head=True), 4, sampling=greedy)
+    >>> check_actor(actor, PPOConfig())
+    Traceback (most recent call last):
+        ...
+    ValueError: actor: sampling.greedy must be False while training, got True. ...
     """
     if config.greedy_baseline and getattr(actor, "greedy", None) is None:
-        raise ValueError(
-            "greedy_baseline is True, but actor.greedy is None: expected (params, prompts) -> "
-            "samples of the likeliest tokens, as lm.make_actor gives it; add one, or take a "
-            "recipe without."
+        raise _validation.invalid(
+            "actor.greedy",
+            None,
+            "(params, prompts) -> samples of the likeliest tokens, for greedy_baseline=True",
+            "lm.make_actor gives it; add one, or take a recipe without.",
         )
-
-
-def _check_finite(rewards):
-    """Raises ValueError naming the first row that is not finite."""
-    bad = np.flatnonzero(~np.isfinite(rewards))
-    if bad.size:
-        raise ValueError(
-            f"reward returned {rewards[bad[0]]} for row {bad[0]} ({bad.size} of {rewards.size} "
-            "not finite): expected a finite number for every response; clip or replace it there"
+    sampling = getattr(actor, "sampling", None)
+    if getattr(sampling, "greedy", False):
+        remedy = "Every ratio would be 1 and the policy learn nothing: sample, and be greedy to evaluate."
+        raise _validation.invalid("sampling.greedy", True, "False while training", remedy, "actor")
+    if config.missing_eos_penalty is not None and sampling is not None and sampling.stop_token is None:
+        raise _validation.invalid(
+            "missing_eos_penalty",
+            config.missing_eos_penalty,
+            "None for an actor without a stop token",
+            "No response could avoid it: give SamplingConfig(stop_token=...), or leave it out.",
+            "PPOConfig",
         )

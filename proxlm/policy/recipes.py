@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from proxlm import _validation
 from proxlm.policy import filters, importance_weights, losses
+from proxlm.policy._config import KL, PPOConfig, Whitening, override
 from proxlm.policy._partial import Partial, partial
 from proxlm.policy.advantages import batch, group, pass_k
-from proxlm.policy.config import KL, PPOConfig, Whitening, override
 
 __all__ = ["RECIPES", "Recipe", "make"]
 

@@ -1,6 +1,7 @@
 """Laws of the iteration: what it counts, skips, repeats and refuses."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import optax
 import pytest
 
 from proxlm import lm
-from proxlm.policy import _experience, ppo, recipes
+from proxlm.policy import _experience, filters, ppo, recipes
 from proxlm.policy._partial import partial
 from proxlm.policy.advantages import batch, returns
 from tests.arrays import normal
@@ -155,7 +156,8 @@ def test_an_epoch_sees_each_row_once_and_the_next_one_in_another_order():
         return jax.tree.map(jnp.zeros_like, updates), {"seen": seen, "at": state["at"] + 1}
 
     # With V = 0 and λ = 1 a token pulls the values by its row's reward, a power of 2 of its own.
-    config = ppo.PPOConfig(
+    config = recipes.make(
+        "ppo",
         num_epochs=3,
         num_minibatches=2,
         kl_coef=0.0,
@@ -219,7 +221,8 @@ def test_a_limit_never_reached_is_no_limit():
 
 
 def test_one_plain_update_is_the_reinforce_gradient():
-    config = ppo.PPOConfig(
+    config = recipes.make(
+        "ppo",
         num_epochs=1,
         num_minibatches=1,
         kl_coef=0.0,
@@ -308,7 +311,8 @@ def test_a_greedy_answer_pays_for_its_length_and_its_missing_end_too():
     greedy = jax.tree.map(lambda x: x[BATCH:], with_greedy(4))
     ended, cut = greedy.ended, sampled().ended
     assert not jnp.all(ended == cut[::4])
-    config = ppo.PPOConfig(
+    config = recipes.make(
+        "ppo",
         group_size=4,
         greedy_baseline=True,
         missing_eos_penalty=0.7,
@@ -344,7 +348,7 @@ def test_the_greedy_answers_are_the_last_rows_of_what_is_collected():
     answers = compiled(collect)(state, KEY, lm.Prompts(asked)).tokens
     np.testing.assert_array_equal(answers[:, :2], [*np.repeat(asked, 2, axis=0), *asked])
     np.testing.assert_array_equal(answers[BATCH:, 2:], answers[-1:, 2:].repeat(4, axis=0))
-    with pytest.raises(ValueError, match=r"actor\.greedy is None: expected \(params, prompts\)"):
+    with pytest.raises(ValueError, match=r"actor\.greedy must be \(params, prompts\) -> samples"):
         ppo.make_collect_and_learn(ACTOR._replace(greedy=None), SGD, config)
 
 
@@ -361,7 +365,8 @@ def test_the_penalty_for_a_missing_end_meets_unended_responses_alone():
 
 def test_whitened_rewards_have_variance_1_and_their_old_mean():
     rewards = 4 * normal(3, (BATCH,))
-    before, after = prepared(rewards)[0], prepared(rewards, whitening_rewards=True)[0]
+    whitening = ppo.Whitening(advantages=False, rewards=True)
+    before, after = prepared(rewards)[0], prepared(rewards, whitening=whitening)[0]
     raw, white = (np.array(data.advantages)[np.array(data.mask)] for data in (before, after))
     np.testing.assert_allclose(white.var(), 1.0, rtol=1e-5)
     np.testing.assert_allclose(white, (raw - raw.mean()) / raw.std() + raw.mean(), atol=1e-5)
@@ -409,29 +414,42 @@ def test_nan_and_infinities_in_masked_slots_change_no_bit(overrides):
         table_actor.assert_equal(outcome(fill), clean)
 
 
-def test_responses_without_a_finite_reward_are_left_out_and_counted():
+def test_responses_without_a_valid_reward_are_left_out_and_counted():
     samples, rewards = sampled(), normal(3, (BATCH,))
     bad = jnp.array([1, 6])
     masked = samples._replace(response_mask=samples.response_mask.at[bad].set(False))
     _, expected, _ = learn(masked, rewards.at[bad].set(0.0))
-    for values in ([jnp.nan, jnp.inf], [-jnp.inf, jnp.nan]):
+    for values in ([jnp.nan, jnp.inf], [-3e38, 1e13]):
         _, new, metrics = learn(samples, rewards.at[bad].set(jnp.array(values)))
         table_actor.assert_equal(new.params, expected.params)
-        assert metrics.invalid_rewards == 2
+        assert metrics.invalid_rewards == 2 and metrics.finite
         keep = lambda x: np.delete(np.array(x, float), bad, axis=0)
         np.testing.assert_allclose(metrics.reward, keep(rewards).mean(), rtol=1e-5)
         np.testing.assert_allclose(metrics.reward_std, keep(rewards).std(), rtol=1e-5)
-        np.testing.assert_allclose(metrics.ended, keep(samples.ended).mean(), rtol=1e-5)
-        lengths = keep(samples.response_mask).sum(axis=1)
-        np.testing.assert_allclose(metrics.length, lengths.mean(), rtol=1e-5)
+        # what was said is measured on all responses, whether they teach or not
+        np.testing.assert_allclose(metrics.ended, np.mean(samples.ended), rtol=1e-5)
+        np.testing.assert_allclose(metrics.length, samples.response_mask.sum(axis=1).mean(), rtol=1e-5)
+        assert metrics.kl == learn(samples, rewards)[2].kl
         assert all(np.isfinite(value) for value in metrics)
 
 
-def test_a_batch_without_a_finite_reward_teaches_nothing():
-    _, new, metrics = learn(sampled(), jnp.full(BATCH, jnp.nan))
-    table_actor.assert_equal(new.params, PARAMS)
-    assert metrics.invalid_rewards == BATCH and metrics.grad_norm == 0
-    assert all(np.isfinite(value) for value in metrics)
+def test_a_batch_without_a_valid_reward_teaches_nothing_and_has_no_mean_reward():
+    for value in (jnp.nan, -3e38):
+        _, new, metrics = learn(sampled(), jnp.full(BATCH, value))
+        table_actor.assert_equal(new.params, PARAMS)
+        assert metrics.invalid_rewards == BATCH and metrics.grad_norm == 0 and metrics.finite
+        assert np.isnan(metrics.reward) and np.isfinite(metrics.kl)
+
+
+def test_a_policy_that_is_not_finite_passes_for_no_result():
+    config = recipes.make("ppo", **SMALL | WATCHFUL)
+    spoilt = jax.tree.map(lambda x: x.at[0].set(jnp.nan), PARAMS)
+    state, metrics = iterate(ppo.init(spoilt, SGD, config, REFERENCE))
+    assert not metrics.finite and np.isnan(metrics.reward) and np.isfinite(state.kl_coef)
+    state, metrics = iterate(ppo.init(PARAMS, SGD, config, REFERENCE))
+    assert metrics.finite and np.isfinite(metrics.reward)
+    explodes = optax.scale(jnp.inf)
+    assert not learn(sampled(), optimizer=explodes)[2].finite
 
 
 @pytest.mark.parametrize(
@@ -593,36 +611,151 @@ def test_a_host_reward_gives_the_bits_of_a_traced_one():
     table_actor.assert_equal(host_iterate(host), step(state, KEY))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_host_reward_that_is_not_finite_is_named(bad):
+def test_a_reward_that_is_not_finite_is_treated_alike_by_both_steps():
     def host(samples):
-        rewards = np.zeros(BATCH)
-        rewards[[3, 5]] = bad
+        rewards = np.asarray(reward(samples), float)
+        rewards[[3, 5]] = np.nan, 1e300
         return rewards
 
-    with pytest.raises(ValueError, match=rf"reward returned {bad} for row 3 \(2 of 8 not finite\)"):
-        host_iterate(host)
+    traced = lambda samples: reward(samples).at[jnp.array([3, 5])].set(jnp.array([jnp.nan, jnp.inf]))
+    config = recipes.make("ppo", **SMALL)
+    state = ppo.init(PARAMS, ADAM, config, REFERENCE)
+    with np.errstate(over="ignore"):
+        found = host_iterate(host)
+    table_actor.assert_equal(found, jax.jit(ppo.make_step(ACTOR, traced, PROMPTS, ADAM, config))(state, KEY))
+    assert found[1].invalid_rewards == 2
+
+
+class Task(NamedTuple):
+    """Prompts with what only the reward reads."""
+
+    tokens: jax.Array
+    mask: jax.Array | None
+    answer: Any
+
+
+def numbered(i):
+    """Prompts that differ from batch to batch, the right answers beside them."""
+    return Task(np.full((BATCH // 2, 2), i), None, [f"{i}.{row}" for row in range(BATCH // 2)])
+
+
+@pytest.mark.parametrize("kind", ["loader", "iterator", "function"])
+def test_a_host_step_draws_new_prompts_every_iteration_and_hands_their_fields_to_the_reward(kind):
+    batches = [numbered(i) for i in range(4)]
+    iterator = iter(batches)
+    prompts = {"loader": batches, "iterator": iterator, "function": lambda key: next(iterator)}[kind]
+    seen = []
+
+    def host(samples, tasks):
+        first = samples.tokens[0, 0]
+        seen.append(int(first))
+        assert tasks.answer == [f"{first}.{row}" for row in range(BATCH // 2) for _ in range(2)]
+        return np.zeros(BATCH)
+
+    config = recipes.make("ppo", **SMALL | {"group_size": 2, "num_epochs": 1, "num_minibatches": 1})
+    state = ppo.init(PARAMS, SGD, config, REFERENCE)
+    step = ppo.make_host_step(ACTOR, host, prompts, SGD, config)
+    for _ in range(4):
+        state, _ = step(state, KEY)
+    assert seen == [0, 1, 2, 3]
+    if kind == "loader":
+        assert (step(state, KEY), seen[-1])[1] == 0
+    if kind == "iterator":
+        with pytest.raises(ValueError, match="prompts must be an iterator with prompts left"):
+            step(state, KEY)
+
+
+def test_fields_of_the_prompts_are_the_second_argument_of_a_traced_reward_too():
+    asked = Task(jnp.zeros((BATCH // 2, 2), jnp.int32), None, jnp.arange(BATCH // 2))
+    config = recipes.make("ppo", **SMALL, group_size=2, greedy_baseline=True)
+    seen = []
+
+    def answered(samples, tasks):
+        seen.append(tasks.answer.shape)
+        return 1.0 * tasks.answer
+
+    step = ppo.make_step(ACTOR, answered, lambda key: asked, SGD, config)
+    jax.eval_shape(step, ppo.init(PARAMS, SGD, config, REFERENCE), KEY)
+    assert seen == [(BATCH + BATCH // 2,)]
 
 
 # Bad input
 
 
+async def later(samples):
+    return [0.0] * BATCH
+
+
 @pytest.mark.parametrize(
-    ("wrong", "shape"),
+    ("wrong", "message"),
     [
-        (lambda samples: jnp.zeros((BATCH, 1)), r"\(8, 1\)"),
-        (lambda samples: 0.5, r"\(\)"),
-        (lambda samples: [0.0] * 7, r"\(7,\)"),
-        (lambda samples: samples.log_probs, r"\(8, 3\)"),
+        (lambda samples: jnp.zeros((BATCH, 1)), r"got shape \(8, 1\)"),
+        (lambda samples: 0.5, r"got shape \(\)"),
+        (lambda samples: [0.0] * 7, r"got shape \(7,\)"),
+        (lambda samples: samples.log_probs, r"got shape \(8, 3\)"),
+        (lambda samples: {"right": 1.0}, "got a dict. Return a list of floats"),
+        (lambda samples: [[0.0]] * 7 + [[0.0, 1.0]], "Return a list of floats"),
+        (later, "not a coroutine, got .* asyncio.run"),
     ],
 )
-def test_a_reward_of_another_shape_is_refused(wrong, shape):
-    with pytest.raises(ValueError, match=f"reward returned shape {shape}: expected one number"):
-        config = recipes.make("ppo", **SMALL)
+@pytest.mark.filterwarnings("ignore:coroutine 'later' was never awaited:RuntimeWarning")
+def test_a_reward_of_another_kind_is_refused(wrong, message):
+    message = rf"reward must be one number per response, of shape \(8,\).*{message}"
+    config = recipes.make("ppo", **SMALL)
+    with pytest.raises(ValueError, match=message):
         step = ppo.make_step(ACTOR, wrong, PROMPTS, ADAM, config)
         jax.eval_shape(step, ppo.init(PARAMS, ADAM, config), KEY)
-    with pytest.raises(ValueError, match=f"reward returned shape {shape}: expected one number"):
+    with pytest.raises(ValueError, match=message):
         host_iterate(wrong)
+
+
+def test_prompts_that_change_from_call_to_call_are_refused_where_they_are_traced_once():
+    config = recipes.make("ppo", **SMALL)
+    batches = (lm.Prompts(jnp.full((BATCH, 2), i)) for i in range(9))
+    make = lambda prompts: ppo.make_step(ACTOR, reward, prompts, SGD, config)
+    for prompts in (lambda key: next(batches), batches, [lm.Prompts(jnp.zeros((BATCH, 2), jnp.int32))]):
+        with pytest.raises(ValueError, match=r"prompts must be a pure function of a key.*make_host_step"):
+            make(prompts)
+    make(lambda key: lm.Prompts(jax.nn.relu(jax.random.normal(key, (BATCH, 2))).astype(jnp.int32)))
+    with pytest.raises(ValueError, match=r"prompts must be a NamedTuple of tokens \[B, P\] and mask"):
+        step = make(lambda key: {"tokens": jnp.zeros((BATCH, 2), jnp.int32)})
+        jax.eval_shape(step, ppo.init(PARAMS, SGD, config), KEY)
+
+
+def test_an_actor_that_cannot_do_what_is_asked_is_refused():
+    make = lambda sampling, **overrides: ppo.make_collect_and_learn(
+        lm.make_actor(MODEL, 4, sampling=sampling), SGD, recipes.make("ppo", **overrides)
+    )
+    with pytest.raises(ValueError, match=r"sampling\.greedy must be False while training"):
+        make(lm.SamplingConfig(greedy=True))
+    with pytest.raises(
+        ValueError, match="missing_eos_penalty must be None for an actor without a stop token"
+    ):
+        make(lm.SamplingConfig(), missing_eos_penalty=1.0)
+    make(lm.SamplingConfig(stop_token=1), missing_eos_penalty=1.0)
+
+
+def test_a_horizon_that_is_shorter_than_the_batch_allows_is_named():
+    with pytest.raises(ValueError, match=r"kl_horizon must be at least 1\.6, a fifth of the batch of 8"):
+        config = recipes.make("ppo", **SMALL, kl_target=1.0, kl_horizon=1.5)
+        step = ppo.make_step(ACTOR, reward, PROMPTS, SGD, config)
+        jax.eval_shape(step, ppo.init(PARAMS, SGD, config), KEY)
+
+
+def test_cut_answers_can_leave_the_loss_and_stay_in_the_baseline():
+    """TRL's `mask_truncated_completions`: the advantages are those of all, the loss is of the ended."""
+    overrides = {"group_size": 4, "aggregation": "token", "kl_coef": 0.0}
+    settings = recipes.make("dr_grpo", **overrides)
+    filtered = settings.replace(group_filter=filters.ended_only)
+    rewards = jnp.arange(BATCH) % 4.0
+    experience, summary = _prepare(filtered, sampled(), rewards)
+    plain, same = _prepare(settings, sampled(), rewards)
+    np.testing.assert_array_equal(experience.advantages, plain.advantages)
+    ended = np.asarray(sampled().ended)
+    np.testing.assert_array_equal(experience.mask, np.asarray(plain.mask) & ended[:, None])
+    assert 0 < ended.sum() < BATCH
+    for name in ("length", "ended", "reward", "kl"):
+        assert getattr(summary, name) == getattr(same, name)
 
 
 @pytest.mark.parametrize("counts", [(3, 1), (4, 4), (2, 3)])

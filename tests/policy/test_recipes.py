@@ -274,7 +274,7 @@ def mean_gradient(settings, values=None, size=2):
         options = {"group_size": size, "ref_log_probs": ref}
         return tabular.expected_value_and_grad(loss, x, scores, LANGUAGE, **options)[1]
 
-    goal = lambda x: tabular.objective(jax.nn.log_softmax(x), scores, LANGUAGE, ref, settings.kl_coef)
+    goal = lambda x: tabular.objective(jax.nn.log_softmax(x), scores, LANGUAGE, ref, settings.kl.coef)
     return -jax.jit(run)(x), jax.jit(jax.grad(goal))(x)
 
 

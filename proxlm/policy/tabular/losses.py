@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from proxlm.policy import _experience, aggregation, kl
+from proxlm.policy._config import PPOConfig
 from proxlm.policy._finite import scaled
 from proxlm.policy.advantages import group as baselines
 from proxlm.policy.advantages import temporal as advantage_lib
-from proxlm.policy.config import PPOConfig
 from proxlm.policy.tabular.estimators import Group
 
 __all__ = ["minibatch_loss"]
@@ -22,7 +22,8 @@ def minibatch_loss(config: PPOConfig, values: jax.Array | None = None) -> Callab
 
     Args:
       config: a `PPOConfig`; the loss of a critic, the entropy bonus and the off-policy correction are left
-        out. A greedy baseline is one number for the whole language: subtract it from the rewards.
+        out. A greedy baseline is one number for the whole language: subtract it from the rewards. A group
+        filter sees as ended what is shorter than the longest.
       values: [S], of the critic, or None for recipes without one.
 
     Returns:
@@ -54,9 +55,9 @@ def minibatch_loss(config: PPOConfig, values: jax.Array | None = None) -> Callab
         critic = None if values is None else values[group.states]
         advantages, _ = _experience.advantage(token_rewards, critic, mask, config)
         if config.group_filter is not None:
-            keep = baselines.by_group(
-                config.group_filter, config.group_size, group.rewards, jnp.any(mask, axis=1)
-            )
+            lengths = jnp.sum(mask, axis=1)
+            rows = group.rewards, lengths > 0, lengths < mask.shape[1], lengths
+            keep = baselines.by_group(config.group_filter, config.group_size, *rows)
             mask = mask & keep[:, None]
         tokens = config.loss(group.log_probs, group.old_log_probs, advantages, mask)
         if in_loss:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.policy import _overrides, losses
+from proxlm.policy import _overrides, filters, losses
 from proxlm.policy._partial import Partial, partial
 from proxlm.policy.advantages import batch
 from proxlm.policy.aggregation import WEIGHTS
@@ -167,8 +167,9 @@ class PPOConfig:
       missing_eos_penalty: taken off the score of a response without a stop token, or None.
       length_penalty: (lengths [B], longest) -> [B], added to the scores, as
         `filters.overlong_share`; or None.
-      group_filter: (rewards [G], valid [G]) -> bool [G], the responses of a group that teach, as
-        `filters.reward_varies`; None keeps all.
+      group_filter: (rewards [G], valid [G], ended [G], lengths [G]) -> bool [G], the responses of a
+        group that enter the loss, as `filters.reward_varies`; all stay in the baseline. None keeps
+        all.
       correction: (old, sampler log-probs, mask) -> weights, as those of `importance_weights`; with
         it the old log-probs are scored anew, those of the sampler its own. None without.
       aggregation: "token", "sequence", "sequence_sum", "constant", or a function of the mask to
@@ -220,7 +221,8 @@ class PPOConfig:
         if not callable(self.aggregation):
             _validation.one_of(tuple(WEIGHTS), "PPOConfig", aggregation=self.aggregation)
         counts = ("num_epochs", "num_minibatches", "num_microbatches", "group_size")
-        _validation.integer(1, "PPOConfig", **{name: getattr(self, name) for name in counts})
+        for name in counts:
+            _validation.to_int(1, "PPOConfig", **{name: getattr(self, name)})
         _validation.one_of((True, False), "PPOConfig", greedy_baseline=self.greedy_baseline)
         _validation.at_least(0, "PPOConfig", **_plain(self, "max_kl", "missing_eos_penalty"))
         _check_together(self)
@@ -272,7 +274,7 @@ def check_parts(config: PPOConfig) -> None:
         "loss": lambda part: jax.eval_shape(part, x, x, x, mask),
         "correction": lambda part: jax.eval_shape(part, x, x, mask),
         "length_penalty": lambda part: jax.eval_shape(lambda lengths: part(lengths, shape[1]), row),
-        "group_filter": lambda part: jax.eval_shape(part, row, valid),
+        "group_filter": lambda part: jax.eval_shape(part, row, valid, valid, row),
     }
     for name, call in calls.items():
         part = getattr(config, name)
@@ -285,10 +287,11 @@ def _check_together(config: PPOConfig) -> None:
     """Raises ValueError where one setting makes another one do nothing."""
     advantage = getattr(config.advantage, "fn", None)
     compares = advantage in COMPARISONS
-    if config.group_size < 2 and (compares or config.group_filter is not None):
+    varies = getattr(config.group_filter, "fn", None) is filters.reward_varies
+    if config.group_size < 2 and (compares or varies):
         reason = "The answers of a group are each other's baseline: sample more per prompt, or use a critic."
         if not compares:
-            reason = "group_filter looks at the answers to one prompt: sample more, or leave it out."
+            reason = "One answer's reward does not vary: sample more per prompt, or leave the filter out."
         raise _validation.invalid("group_size", config.group_size, "an integer ≥ 2", reason, "PPOConfig")
     if compares and config.greedy_baseline:
         remedy = "A baseline that a whole group shares cancels in the comparison of its answers."

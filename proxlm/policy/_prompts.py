@@ -1,0 +1,169 @@
+"""Prompts of an iteration: from a function, an iterator or a loader; repeated, and for the reward."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proxlm import _validation
+from proxlm.policy import protocols
+from proxlm.policy._config import PPOConfig
+
+_HOST = "For a loader or other Python that changes take ppo.make_host_step, which calls it every iteration."
+
+
+def source(prompts: protocols.PromptSource) -> Callable[[jax.Array], Any]:
+    """A function of the key that gives the next prompts, for a loop in Python.
+
+    Args:
+      prompts: a function of the key; an iterator, which ends; or a loader, which begins again.
+
+    >>> draw = source(["first", "second"])
+    >>> [draw(None) for _ in range(3)]
+    ['first', 'second', 'first']
+    """
+    if callable(prompts):
+        return prompts
+    if isinstance(prompts, str) or hasattr(prompts, "_fields") or not hasattr(prompts, "__iter__"):
+        expected = "a function of a key, an iterator or a loader"
+        raise _validation.invalid(
+            "prompts", _kind(prompts), expected, "Write `lambda key: prompts`.", "make_host_step"
+        )
+    iterator = iter(prompts)
+
+    def draw(_):
+        nonlocal iterator
+        try:
+            return next(iterator)
+        except StopIteration:
+            pass
+        iterator = iter(prompts)
+        try:
+            return next(iterator)
+        except StopIteration:
+            remedy = "Give a loader, which can begin again, or one that does not end."
+            expected = "an iterator with prompts left"
+            raise _validation.invalid("prompts", _kind(prompts), expected, remedy, "make_host_step") from None
+
+    return draw
+
+
+def check_pure(prompts: Any) -> None:
+    """Raises ValueError for prompts that a function traced once would freeze.
+
+    >>> check_pure(iter([]))
+    Traceback (most recent call last):
+        ...
+    ValueError: make_step: prompts must be a pure function of a key, got a list_iterator. ...
+    """
+    expected = "a pure function of a key"
+    if not callable(prompts):
+        raise _validation.invalid("prompts", _kind(prompts), expected, _HOST, "make_step")
+    try:
+        first, second = _trace(prompts), _trace(prompts)
+    except TypeError as error:
+        kind = "a pure function of a key to arrays"
+        raise _validation.invalid("prompts", _kind(prompts), kind, _HOST, "make_step") from error
+    if _text(first) != _text(second) or not all(map(_same, first.consts, second.consts)):
+        expected += ": called twice it gave two batches"
+        raise _validation.invalid("prompts", _kind(prompts), expected, _HOST, "make_step")
+
+
+def check(prompts: Any) -> None:
+    """Raises ValueError for prompts without tokens and mask.
+
+    >>> check({"tokens": jnp.zeros((2, 3), int)})
+    Traceback (most recent call last):
+        ...
+    ValueError: prompts must be a NamedTuple of tokens [B, P] and mask, as lm.Prompts, got ...
+    """
+    if isinstance(prompts, Iterator) or not (hasattr(prompts, "tokens") and hasattr(prompts, "mask")):
+        expected = "a NamedTuple of tokens [B, P] and mask, as lm.Prompts"
+        raise _validation.invalid("prompts", _kind(prompts), expected, "Further fields are for the reward.")
+
+
+def repeat(prompts: Any, group_size: int) -> Any:
+    """Prompts with every row as often as it is answered, side by side.
+
+    >>> repeat(jnp.array([1, 2]), 2).tolist()
+    [1, 1, 2, 2]
+    """
+    if group_size == 1:
+        return prompts
+    return jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), prompts)
+
+
+def for_reward(prompts: Any, config: PPOConfig) -> tuple[Any, ...]:
+    """The prompts as the reward's second argument, a row per row of the samples; or nothing.
+
+    >>> for_reward(jnp.zeros(3), PPOConfig())
+    ()
+    """
+    fields = getattr(prompts, "_fields", None) or getattr(prompts, "__dataclass_fields__", ())
+    if not set(fields) - {"tokens", "mask"}:
+        return ()
+    if is_arrays(prompts):
+        rows = repeat(prompts, config.group_size)
+        if config.greedy_baseline:
+            rows = jax.tree.map(lambda *parts: jnp.concatenate(parts), rows, prompts)
+        return (rows,)
+    again = lambda x: [row for row in x for _ in range(config.group_size)]
+    rows = {
+        name: again(x) + (list(x) if config.greedy_baseline else [])
+        for name in fields
+        if (x := getattr(prompts, name)) is not None
+    }
+    as_given = lambda x, rows: np.asarray(rows) if hasattr(x, "dtype") else rows
+    changed = {name: as_given(getattr(prompts, name), x) for name, x in rows.items()}
+    return (type(prompts)(**{name: changed.get(name) for name in fields}),)
+
+
+class TokensAndMask(NamedTuple):
+    """The arrays of prompts whose other fields are ordinary Python, such as strings."""
+
+    tokens: Any
+    mask: Any = None
+
+
+def arrays_of(prompts: Any) -> Any:
+    """Prompts as a jitted function can take them: without fields that are no arrays.
+
+    >>> arrays_of(TokensAndMask(jnp.zeros((2, 3), int))).mask is None
+    True
+    """
+    return prompts if is_arrays(prompts) else TokensAndMask(prompts.tokens, prompts.mask)
+
+
+def is_arrays(tree: Any) -> bool:
+    """Whether all leaves of a pytree are arrays.
+
+    >>> is_arrays((jnp.zeros(2), np.zeros(2))), is_arrays(["right", "wrong"])
+    (True, False)
+    """
+    return all(isinstance(x, np.ndarray | jax.Array) for x in jax.tree.leaves(tree))
+
+
+def _kind(prompts):
+    return _validation.Verbatim(f"a {type(prompts).__name__}")
+
+
+def _trace(prompts):
+    # a new function each time, or the second trace would be the first one's from JAX's cache
+    return jax.make_jaxpr(lambda key: prompts(key))(jax.random.key(0))
+
+
+def _text(traced):
+    """The program without the addresses of its functions, which differ from trace to trace."""
+    return re.sub("0x[0-9a-f]+", "", str(traced.jaxpr))
+
+
+def _same(one, other):
+    if one is other:
+        return True
+    if not (_validation.is_known(one) and _validation.is_known(other)):
+        return False
+    same = np.asarray(one).dtype == np.asarray(other).dtype and np.shape(one) == np.shape(other)
+    return same and np.asarray(one).tobytes() == np.asarray(other).tobytes()

@@ -1,0 +1,113 @@
+"""The KL to the reference where sampling is truncated: one support for all estimators."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from proxlm import lm
+from proxlm.policy import _experience, kl, ppo, recipes
+from tests.policy.table_actor import compiled
+
+VOCAB, LENGTH = 4, 2
+MODEL = lm.ModelConfig(VOCAB, num_layers=1, width=8, num_heads=2, value_head=True, init_scale=0.9)
+SAMPLINGS = {
+    "top-k": lm.SamplingConfig(top_k=2, temperature=0.7),
+    "top-p": lm.SamplingConfig(top_p=0.9),
+    "min-p": lm.SamplingConfig(min_p=0.2),
+}
+
+
+def actor_of(sampling):
+    return lm.make_actor(MODEL, LENGTH, sampling=sampling)
+
+
+def params_of(seed, scale=1.5):
+    return jax.tree.map(lambda x: scale * x, actor_of(lm.SamplingConfig()).init(jax.random.key(seed)))
+
+
+def everything_said(actor, params):
+    """Every response that the actor can give to one prompt, and its probability."""
+    responses = jnp.array(list(itertools.product(range(VOCAB), repeat=LENGTH)))
+    tokens = jnp.concatenate([jnp.ones((len(responses), 1), int), responses], axis=1)
+    everywhere = jnp.ones(responses.shape, bool)
+    samples = lm.Samples(
+        tokens, jnp.ones(tokens.shape, bool), jnp.zeros(responses.shape), everywhere, everywhere[:, 0]
+    )
+    # a score counts a token as sampled; whether it can be is in the truncated distribution itself
+    settings = actor.sampling
+    logits = lm.apply(params["policy"], tokens, MODEL)[:, :-1]
+    log_probs = lm._distribution.log_probs(logits, settings)
+    said = jnp.take_along_axis(log_probs, responses[:, :, None], axis=2)[:, :, 0]
+    probability = jnp.exp(jnp.sum(said, axis=1))
+    possible = probability > 0
+    samples = jax.tree.map(lambda x: x[possible], samples)
+    return samples._replace(log_probs=said[possible]), probability[possible]
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_no_estimator_is_negative_on_average_and_the_unbiased_ones_agree(name):
+    actor, params, reference = actor_of(SAMPLINGS[name]), params_of(1), params_of(2)
+    samples, probability = everything_said(actor, params)
+    assert 1 < len(probability) < VOCAB**LENGTH
+    np.testing.assert_allclose(jnp.sum(probability), 1.0, rtol=1e-5)
+
+    def mean(estimator):
+        config = recipes.make("ppo", kl_estimator=estimator)
+        state = ppo.init(params, optax.identity(), config, reference)
+        scores = actor.score(params, samples, full=True)
+        found = _experience._reference(state, samples, samples, scores, actor, config)
+        return jnp.sum(probability[:, None] * found.penalty, axis=0)
+
+    means = compiled(lambda: {name: mean(name) for name in ("k1", "k2", "k3", "exact")})()
+    for estimator, value in means.items():
+        assert np.all(value >= 0), estimator
+    assert np.sum(means["exact"]) > 1e-2
+    np.testing.assert_allclose(means["k1"], means["exact"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(means["k3"], means["exact"], rtol=1e-4, atol=1e-6)
+
+
+def test_the_reference_is_renormalised_on_what_the_policy_can_say():
+    policy = jnp.log(jnp.array([0.26, 0.25, 0.25, 0.24]))
+    reference = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1]))
+    truncated = lm._distribution.log_probs(policy, lm.SamplingConfig(top_k=1))
+    np.testing.assert_allclose(kl.log_mass(reference, truncated), np.log(0.4), rtol=1e-6)
+    np.testing.assert_allclose(kl.log_mass(reference, policy), 0.0, atol=1e-6)
+    restricted = reference - kl.log_mass(reference, truncated)
+    np.testing.assert_allclose(kl.exact(truncated, restricted), 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("placement", "estimator"),
+    [("reward", "exact"), ("loss", "exact"), pytest.param("loss", "k3", marks=pytest.mark.slow)],
+)
+def test_a_hundred_truncated_iterations_are_finite(placement, estimator):
+    actor, optimizer = actor_of(SAMPLINGS["top-k"]), optax.adam(1e-2)
+    config = recipes.make(
+        "ppo", kl_placement=placement, kl_estimator=estimator, kl_coef=0.1, num_epochs=1, num_minibatches=1
+    )
+    prompts = lambda key: lm.Prompts(jax.random.randint(key, (8, 2), 0, VOCAB))
+    reward = lambda samples: jnp.mean(samples.tokens[:, 2:] == 1, axis=1)
+    step = ppo.make_step(actor, reward, prompts, optimizer, config)
+    state = ppo.init(params_of(1), optimizer, config, params_of(2))
+    keys = jax.random.split(jax.random.key(0), 100)
+    state, metrics = compiled(lambda state: jax.lax.scan(step, state, keys))(state)
+    assert np.all(metrics.finite)
+    for name in ("reward", "kl", "policy_loss", "grad_norm"):
+        assert np.all(np.isfinite(getattr(metrics, name))), name
+    np.testing.assert_allclose(metrics.first_ratio_error, 0.0, atol=1e-4)
+
+
+def test_without_truncation_the_reference_is_the_whole_one():
+    actor, params, reference = actor_of(lm.SamplingConfig(temperature=0.7)), params_of(1), params_of(2)
+    samples, _ = everything_said(actor, params)
+    config = recipes.make("ppo", kl_estimator="k3")
+    state = ppo.init(params, optax.identity(), config, reference)
+    scores = actor.score(params, samples)
+    found = _experience._reference(state, samples, samples, scores, actor, config)
+    expected = kl.k3(samples.log_probs, actor.reference(reference, samples).log_probs)
+    np.testing.assert_array_equal(found.penalty, expected)
+    assert not _experience.truncates(actor)
