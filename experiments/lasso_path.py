@@ -9,7 +9,6 @@ the largest duality gap of 30 strengths, down to 1/200 of the largest, is 2.6e-3
 
 import dataclasses
 import functools
-import importlib.util
 import time
 from typing import Any
 
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from sklearn.linear_model import LogisticRegression
 
 from experiments.support.data import corpora, text_metrics
 from experiments.support.run import cached_results, cli, configs, plots, runs, tables
@@ -109,12 +109,8 @@ def solve(run, features, labels, strengths, tolerance):
     return cached_results.compute_each(run, "ways", tuple(functions), timed, shown=("seconds",))
 
 
-def scikit_learn(features, labels, strength) -> np.ndarray | None:
-    """Weights by scikit-learn's coordinate descent (liblinear); None where it is not installed."""
-    if importlib.util.find_spec("sklearn") is None:
-        return None
-    from sklearn.linear_model import LogisticRegression
-
+def scikit_learn(features, labels, strength) -> np.ndarray:
+    """Weights by scikit-learn's coordinate descent (liblinear)."""
     model = LogisticRegression(
         C=1 / (len(labels) * float(strength)),
         l1_ratio=1,
@@ -122,7 +118,6 @@ def scikit_learn(features, labels, strength) -> np.ndarray | None:
         fit_intercept=False,
         tol=1e-7,
         max_iter=10_000,
-        penalty="l1",
     )
     return model.fit(np.asarray(features), np.asarray(labels)).coef_.ravel()
 
@@ -173,9 +168,8 @@ def write(run, words, weights, rows, solutions, problem) -> dict[str, Any]:
     }
     text += f"\nlargest duality gap: {numbers['largest_gap']:.1e}"
     peer = scikit_learn(*problem[:2], problem[2][best])
-    if peer is not None:
-        numbers["distance_to_scikit_learn"] = float(np.abs(peer - weights[best]).max())
-        text += f"\nlargest difference to scikit-learn: {numbers['distance_to_scikit_learn']:.1e}"
+    numbers["distance_to_scikit_learn"] = float(np.abs(peer - weights[best]).max())
+    text += f"\nlargest difference to scikit-learn: {numbers['distance_to_scikit_learn']:.1e}"
     x = -np.log10(np.asarray(rows["strength / largest"]))
     draw = functools.partial(
         plots.curves,

@@ -209,7 +209,7 @@ def export(run, method, found, start, results, model, held_out):
     lane = max(1, found["loss"].shape[1] - 2)
     params = jax.tree.map(lambda x: x[lane], stacked)
     delta = {"nuclear": deltas.low_rank, "l1": deltas.sparse}[method](params, start)
-    path = run.path / f"{method}.npz"
+    path = run.path / f"{method}.safetensors"
     size = deltas.save(path, delta)
     again = deltas.apply(start, deltas.load(path))
     logits = jax.jit(functools.partial(lm.apply, config=model))

@@ -9,7 +9,7 @@ held-out sums and differences, 66.4 ± 3.9 % of sampled answers and 84.1 ± 5.7 
 right after answers were shown; after reinforcement learning on exact match, 81.1 ± 3.4 % and
 92.7 ± 5.9 % (87 to 99 by seed).  QuaRTz's two-choice questions are beyond a model that has read
 nothing else: 50.1 ± 0.3 % of 563 without near twins among those shown; majority 49.7 %, tf-idf
-53.1 %, naive Bayes 58.3 %.  --ask: 0.7 ms in the median, 11 ms in the 95th percentile of 50.
+52.8 %, naive Bayes 58.3 %.  --ask: 0.7 ms in the median, 11 ms in the 95th percentile of 50.
 """
 
 import dataclasses

@@ -34,8 +34,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.support.data import text_metrics
 from experiments.support.run import cli, configs, runs
-from experiments.support.text_classification import datasets, methods, report, transformer
+from experiments.support.text_classification import datasets, methods, report
 from proxlm import penalties, solvers
 
 TOGETHER = "together"
@@ -118,7 +119,7 @@ def learn(run, name: str, corpus: datasets.Labelled, plan, config: Config):
     task = methods.Task(name, *halves, corpus.held_out, len(corpus.classes), plan)
     results = methods.run_all(run, task, config)
     # Bayes sees all training texts and all of their words; the others do without a part.
-    bayes = transformer.bayes_of(corpus, task.num_classes)
+    bayes = text_metrics.fit_naive_bayes(corpus.train.texts, corpus.train.labels)
     log_probs, better = {}, {}
     for method, own in results.items():
         divisor = report.temperature(own.validation, task.validation.labels)
@@ -127,7 +128,7 @@ def learn(run, name: str, corpus: datasets.Labelled, plan, config: Config):
     weights = pool(np.stack([x for x, _ in log_probs.values()]), task.validation.labels)
     together = np.einsum("w,wnk->nk", weights, np.stack([x for _, x in log_probs.values()]))
     held_out = {method: x for method, (_, x) in log_probs.items()} | {TOGETHER: together}
-    judged = {report.BAYES: bayes} | held_out
+    judged = {report.BAYES: bayes.predict_log_proba(corpus.held_out.texts)} | held_out
     explained = [name for name, own in results.items() if own.explain and name != methods.PHRASES]
     told = [max(explained, key=better.get), methods.PHRASES]
     shares = " + ".join(f"{w:.2f}" for w in weights)

@@ -119,7 +119,7 @@ def coordinate_descent(problem: Problem, library: str) -> Callable[[float], np.n
             else:
                 model = linear_model.LogisticRegression(
                     C=inverse,
-                    penalty="l1",
+                    l1_ratio=1,
                     solver="liblinear",
                     fit_intercept=False,
                     tol=tolerance,

@@ -51,9 +51,9 @@ def test_a_sparse_delta_comes_back_to_the_bit(anchor, tmp_path):
     delta = deltas.sparse(params, anchor)
     assert delta.keys() == {"embedding/kernel:index", "embedding/kernel:value", "norm/scale:whole"}
     assert delta["embedding/kernel:index"].tolist() == [2 * 8 + 3, 6 * 8 + 7]
-    size = deltas.save(tmp_path / "delta.npz", delta)
-    assert size == (tmp_path / "delta.npz").stat().st_size
-    again = deltas.apply(anchor, deltas.load(tmp_path / "delta.npz"))
+    size = deltas.save(tmp_path / "delta.safetensors", delta)
+    assert size == (tmp_path / "delta.safetensors").stat().st_size
+    again = deltas.apply(anchor, deltas.load(tmp_path / "delta.safetensors"))
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
@@ -64,8 +64,8 @@ def test_a_low_rank_delta_has_the_rank_of_the_change_and_comes_back(anchor, tmp_
         assert delta[f"{path}:left:0"].shape[1] == delta[f"{path}:right:1"].shape[0] == 1
     assert delta["blocks/attention/out/kernel:left:0"].shape == (8, 1)
     assert delta["blocks/mlp/gate_up/kernel:left:0"].shape == (8, 0)
-    deltas.save(tmp_path / "delta.npz", delta)
-    again = deltas.apply(anchor, deltas.load(tmp_path / "delta.npz"))
+    deltas.save(tmp_path / "delta.safetensors", delta)
+    again = deltas.apply(anchor, deltas.load(tmp_path / "delta.safetensors"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), again, params)
 
 
@@ -111,8 +111,8 @@ def test_the_smoke_run_writes_deltas_that_give_the_same_logits(wheels, tmp_path)
         assert sizes[1] < sizes[0]
         assert losses[0] < numbers["loss_before"]
     written = {path.name for path in next((tmp_path / "low_rank_anchor").iterdir()).iterdir()}
-    expected = {"config.json", "metrics.jsonl", "report.txt", "tradeoff.png", "nuclear.npz"}
-    assert expected | {"l1.npz"} <= written
+    expected = {"config.json", "metrics.jsonl", "report.txt", "tradeoff.png", "nuclear.safetensors"}
+    assert expected | {"l1.safetensors"} <= written
 
 
 def test_a_missing_text_is_said_before_anything_is_computed(tmp_path):

@@ -20,6 +20,7 @@ from experiments.support.run import runs
 from experiments.support.sentiment import report
 from proxlm import lm
 from tests.arrays import normal
+from tests.experiments.starting import start
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -123,26 +124,21 @@ def test_responses_are_judged_by_the_numbers_one_gets_by_hand(tokenizer):
     assert numbers["VADER"] == pytest.approx(np.mean(text_metrics.vader(["good film good film", "bad"])))
 
 
-def test_a_spread_over_seeds_is_a_mean_and_a_deviation():
-    steps, mean, deviation = report.spread([1, 2], np.array([[1.0, 3.0], [2.0, 2.0]]))
-    assert steps == [1, 2]
-    np.testing.assert_allclose(mean, [2.0, 2.0])
-    np.testing.assert_allclose(deviation, [np.sqrt(2), 0.0])
-
-
-@pytest.mark.parametrize("values", [[[0.5], [0.7]], [0.5, 0.7]])
-def test_one_seed_has_a_curve_without_a_spread(values):
-    steps, curve = report.spread([1, 2], np.array(values))
-    assert (steps, curve.tolist()) == ([1, 2], [0.5, 0.7])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_curve_has_a_spread_where_there_are_seeds(seeds):
+    rows = [{"step": 1, "x": [1.0, 3.0][:seeds]}, {"step": 2}, {"step": 3, "x": [2.0, 2.0][:seeds]}]
+    steps, mean, *deviation = report.curve(rows, "x")
+    assert steps == [1, 3]
+    np.testing.assert_allclose(mean, [[1.0, 2.0], [2.0, 2.0]][seeds - 1])
+    np.testing.assert_allclose(deviation, [[], [[np.sqrt(2), 0.0]]][seeds - 1])
 
 
 def test_the_page_holds_the_numbers_and_the_texts():
     before = {"P(positive)": 0.5, "tokens": 32.0}
     after = [{"P(positive)": 0.8, "tokens": 30.0}, {"P(positive)": 0.9, "tokens": 31.0}]
     accuracy = {"openings": {"reward model": 0.83, "naive Bayes": 0.81, "n": 100}}
-    run = runs.Run("sentiment", pathlib.Path("somewhere"))
     texts = [f"sample {i}" for i in range(10)]
-    page = report.page(run, before, after, accuracy, texts, texts[::-1], 44)
+    page = "\n".join(report.page(before, after, accuracy, texts, texts[::-1], 44))
     lines = [line.split() for line in page.splitlines()]
     assert ["P(positive)", "0.50", "0.85", "±", "0.07", "(n=2)"] in lines
     assert ["tokens", "32.0", "30.5", "±", "0.7", "(n=2)"] in lines
@@ -167,7 +163,7 @@ def test_curves_are_drawn_of_several_seeds_and_where_a_number_is_missing(tmp_pat
     for step in (1, 2):
         row = {name: [0.5, 0.25 * step] for name in names}
         runs.log(run, "ppo", step=step, **row | {"explained_variance": [np.nan, 0.5]})
-    report.plot(run)
+    report.plot(run.path / "curves.png", run)
     assert (run.path / "curves.png").stat().st_size > 5000
 
 
@@ -279,7 +275,8 @@ def test_the_first_of_two_seeds_is_the_single_seed(smoked):
 DRIVER = """
 import json, os, pathlib, signal, sys
 import jax, numpy as np
-from experiments import runs, sentiment
+from experiments import sentiment
+from experiments.support.run import cli, runs
 
 fields, options, last = json.loads(sys.argv[1])
 log, please = runs.log, sentiment.learn_to_please
@@ -296,7 +293,7 @@ def please_and_tell(run, *args):
     return states
 
 runs.log, sentiment.learn_to_please = log_and_die, please_and_tell
-start(sentiment, sentiment.Config(**fields), runs.Options(**options))
+cli.start(sentiment.main, sentiment.smoke, sentiment.Config(**fields), runs.Options(**options))
 """
 
 # Each fit, and PPO, saves once before its end.
@@ -316,7 +313,7 @@ TINY = {
 }
 
 
-def start(root, wheels, resume=False, last=None):
+def start_process(root, wheels, resume=False, last=None):
     """Returns the exit status of a run that dies after logging `last`, (stage, step)."""
     options = {"runs": str(root), "data": str(wheels), "resume": resume}
     environment = os.environ | {
@@ -330,11 +327,11 @@ def start(root, wheels, resume=False, last=None):
 
 @pytest.mark.slow
 def test_a_run_killed_in_every_stage_ends_at_the_bits_of_one_that_was_not(tmp_path, wheels):
-    assert start(tmp_path / "whole", wheels) == 0
+    assert start_process(tmp_path / "whole", wheels) == 0
     kills = [("language model", 420), ("reward model", 220), ("ppo", 1), ("ppo", 41)]
     for i, last in enumerate(kills):
-        assert start(tmp_path / "killed", wheels, i > 0, last) == -signal.SIGKILL
-    assert start(tmp_path / "killed", wheels, resume=True) == 0
+        assert start_process(tmp_path / "killed", wheels, i > 0, last) == -signal.SIGKILL
+    assert start_process(tmp_path / "killed", wheels, resume=True) == 0
     (whole,), (killed,) = ((tmp_path / name / "sentiment").glob("[0-9]*") for name in ("whole", "killed"))
     one, other = (np.load(path / "states.npz") for path in (whole, killed))
     assert one.files == other.files and len(one.files) > 20

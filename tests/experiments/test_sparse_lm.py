@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import sparse_lm
+from experiments.support.models import small_lm
 from experiments.support.run import runs
 from experiments.support.sparse_lm import report
 from proxlm import lm
@@ -65,7 +66,7 @@ def test_a_subgradient_is_added_to_the_gradient_and_is_none_at_zero(params):
 
 
 def test_the_median_size_is_that_of_the_weights_of_a_neuron(params):
-    assert float(sparse_lm.median_size(params)) == pytest.approx(1.0)
+    assert float(small_lm.median_size(params)) == pytest.approx(1.0)
 
 
 def test_losses_at_a_share_are_read_off_the_line_between_neighbours():

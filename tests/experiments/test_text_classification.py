@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import text_classification
+from experiments.support.data import text_metrics
 from experiments.support.run import runs
 from experiments.support.text_classification import datasets, methods, report, transformer
 from proxlm import lm
@@ -80,14 +81,6 @@ def test_pieces_leave_words_out_and_keep_order_and_label():
     places = [[order.index(t) for t in row[mask]] for row, mask in rows]
     assert all(row == sorted(row) for row in places)
     assert {row[0] for row in places} > {0, 1, 2}
-
-
-def test_naive_bayes_by_hand():
-    train = [np.array([2, 2, 3]), np.array([3])]
-    scores = transformer.naive_bayes(train, np.array([0, 1]), [np.array([2, 1])], 4, 2)
-    # Four words, each counted once more than seen; the rare word 1 says nothing.
-    expected = np.log([0.5, 0.5]) + np.log([3 / 7, 1 / 5])
-    assert np.allclose(scores, [expected])
 
 
 @pytest.fixture(scope="module")
@@ -187,4 +180,5 @@ def test_phrases_are_three_points_above_bayes_on_reviews(tmp_path, wheels):
     way = methods.phrases_of(run, task, config)
     right = lambda scores: np.mean(scores.argmax(axis=1) == corpus.held_out.labels)
     # Seed 1 on 2,490 texts: 91.8 and 86.2 %, with a third of the terms.
-    assert right(way.held_out) > right(transformer.bayes_of(corpus, 2)) + 0.03
+    bayes = text_metrics.fit_naive_bayes(corpus.train.texts, corpus.train.labels)
+    assert right(way.held_out) > right(bayes.predict_proba(corpus.held_out.texts)) + 0.03

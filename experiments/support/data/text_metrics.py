@@ -1,16 +1,15 @@
-"""Judges of written text that know nothing of the model which wrote it.
+"""Metrics of written text that do not use the model which wrote it.
 
 Sentiment, by a classifier that is fitted to reviews and by a lexicon; and variety, by counting
-n-grams. A reward is never its own judge: what one of these rewards, another one should judge.
+n-grams. Where one of them is a reward, another one should judge.
 """
 
-import collections
 import functools
 import re
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
+from sklearn import feature_extraction, naive_bayes, pipeline
 from vaderSentiment import vaderSentiment
 
 _WORD = re.compile(r"\w+(?:'\w+)*")
@@ -27,53 +26,27 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-class NaiveBayes(NamedTuple):
-    """What a multinomial naive Bayes classifier of two classes remembers."""
+def fit_naive_bayes(
+    texts: Sequence[str],
+    labels: Sequence[Hashable],
+    analyzer: Callable[[str], list[str]] = words,
+) -> pipeline.Pipeline:
+    """Fits multinomial naive Bayes, p(w | c) = (n_wc + 1) / (Σ_v n_vc + V), to texts and labels `[B]`.
 
-    columns: dict[str, int]
-    log_ratios: np.ndarray  # [V], ln p(word | 1) - ln p(word | 0)
-    prior_log_odds: float
-
-
-def fit_naive_bayes(texts: Sequence[str], labels: Sequence[int]) -> NaiveBayes:
-    """Counts words: p(w | c) = (n_wc + 1) / (Σ_v n_vc + V), with V words seen in either class.
-
-    Args:
-        texts: B texts.
-        labels: B labels, 0 or 1, each occurring.
-
-    Raises:
-        ValueError: if labels are others, lack a class, or are not as many as the texts; or if
-            there is no word in the texts.
+    V counts the words, or what else `analyzer` makes of a text, of all classes.
 
     >>> model = fit_naive_bayes(["good film", "bad film"], [1, 0])
-    >>> naive_bayes_log_odds(model, ["good", "film", "bad", "unseen"]).round(3).tolist()
+    >>> log_odds(model, ["good", "film", "bad", "unseen"]).round(3).tolist()
     [0.693, 0.0, -0.693, 0.0]
     """
-    if len(texts) != len(labels):
-        raise ValueError(f"labels has {len(labels)} entries for {len(texts)} texts: give one each")
-    if {*labels} != {0, 1}:
-        raise ValueError(f"labels holds {sorted({*labels})}: give zeros and ones, some of both")
-    counts = (collections.Counter(), collections.Counter())
-    for text, label in zip(texts, labels, strict=True):
-        counts[label].update(words(text))
-    columns = {word: column for column, word in enumerate(sorted(counts[0] | counts[1]))}
-    if not columns:
-        raise ValueError("texts hold no word at all: give texts with letters or digits in them")
-    log_likelihoods = []
-    for count in counts:
-        smoothed = np.array([count[word] + 1 for word in columns], np.float64)
-        log_likelihoods.append(np.log(smoothed) - np.log(smoothed.sum()))
-    positive = sum(labels)
-    prior_log_odds = float(np.log(positive) - np.log(len(labels) - positive))
-    return NaiveBayes(columns, log_likelihoods[1] - log_likelihoods[0], prior_log_odds)
+    counts = feature_extraction.text.CountVectorizer(analyzer=analyzer)
+    return pipeline.make_pipeline(counts, naive_bayes.MultinomialNB()).fit(texts, labels)
 
 
-def naive_bayes_log_odds(model: NaiveBayes, texts: Iterable[str]) -> np.ndarray:
-    """Sums evidence: ln p(1 | text) - ln p(0 | text), in nats; [B]. Unseen words say nothing."""
-    ratios = dict(zip(model.columns, model.log_ratios.tolist(), strict=True))
-    evidence = [sum(ratios.get(word, 0.0) for word in words(text)) for text in texts]
-    return model.prior_log_odds + np.array(evidence, np.float64)
+def log_odds(model: pipeline.Pipeline, texts: Sequence[str]) -> np.ndarray:
+    """ln p(second class | text) - ln p(first class | text), in nats; `[B]`."""
+    first, second = model.predict_log_proba(texts).T
+    return second - first
 
 
 def accuracy(log_odds: np.ndarray, labels: Sequence[int]) -> float:

@@ -13,6 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
+
+from experiments.support import Refusal
+from experiments.support.run import files
 
 Delta = dict[str, np.ndarray]
 
@@ -138,16 +142,23 @@ def apply(anchor: Any, delta: Delta) -> Any:
 
 
 def save(path: str | os.PathLike, delta: Delta) -> int:
-    """Writes a delta; returns the size of the file in bytes."""
+    """Writes a delta as safetensors; returns the size of the file in bytes."""
     path = pathlib.Path(path)
-    with open(path, "wb") as file:
-        np.savez(file, **delta)
+    with files.replacing(path) as file:
+        file.write(safetensors.numpy.save(delta))
     return path.stat().st_size
 
 
 def load(path: str | os.PathLike) -> Delta:
-    with np.load(path) as file:
-        return dict(file)
+    """Reads a delta.
+
+    Raises:
+      Refusal: the file is damaged.
+    """
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise Refusal(f"{path} is damaged ({error}): write the delta again") from error
 
 
 def size(delta: Delta) -> int:

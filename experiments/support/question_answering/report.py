@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from experiments.support.data import text_metrics
 from experiments.support.question_answering import tasks
 from experiments.support.question_answering.tasks import Exercise
 from experiments.support.run import plots, runs, tables
@@ -34,25 +35,11 @@ def retrieval(train: Sequence[Exercise], judged: Sequence[Exercise]) -> float:
 
 
 def naive_bayes(train: Sequence[Exercise], judged: Sequence[Exercise]) -> float:
-    """Accuracy of the likeliest answer by ln p(c) + Σ ln (n_wc + 1) / (Σ_v n_vc + V).
-
-    The "words" w are those of `pairs`: without them it could not tell more from less.
-    """
-    answers = sorted({e.answer for e in train})
-    counts = {answer: collections.Counter() for answer in answers}
-    for exercise in train:
-        counts[exercise.answer].update(pairs(exercise.question))
-    vocabulary = {w: i for i, w in enumerate(dict.fromkeys(w for c in counts.values() for w in c))}
-    table = np.ones((len(vocabulary), len(answers)))
-    for column, answer in enumerate(answers):
-        for word, count in counts[answer].items():
-            table[vocabulary[word], column] += count
-    frequencies = collections.Counter(e.answer for e in train)
-    prior = np.log([frequencies[answer] for answer in answers])
-    table = np.log(table) - np.log(table.sum(axis=0))
-    known = lambda e: [vocabulary[w] for w in pairs(e.question) if w in vocabulary]
-    guesses = [answers[np.argmax(prior + table[known(e)].sum(axis=0))] for e in judged]
-    return float(np.mean([guess == e.answer for guess, e in zip(guesses, judged, strict=True)]))
+    """Accuracy of naive Bayes on `pairs` of words: single words could not tell more from less."""
+    questions, answers = zip(*train, strict=True)
+    model = text_metrics.fit_naive_bayes(questions, answers, analyzer=pairs)
+    asked, right = zip(*judged, strict=True)
+    return float(np.mean(model.predict(asked) == np.array(right)))
 
 
 def marked(question: str) -> list[str]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csgraph
+from sklearn import feature_extraction, preprocessing
 
 from experiments.support.data import corpora
 
@@ -215,13 +216,10 @@ def together(exercises: Sequence[Exercise]) -> list[list[Exercise]]:
 
 
 def tf_idf(bags: Sequence[Sequence[str]]) -> np.ndarray:
-    """Unit vectors `[N, V]` of words that occur, each weighed by ln(N / texts that have it)."""
-    columns = {word: i for i, word in enumerate(dict.fromkeys(w for bag in bags for w in bag))}
-    vectors = np.zeros((len(bags), len(columns)), np.float32)
-    for row, bag in zip(vectors, bags, strict=True):
-        row[[columns[word] for word in bag]] = 1.0
-    vectors *= np.log(len(bags) / vectors.sum(axis=0))
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    """Unit vectors `[N, V]` of the words that occur, each weighted by ln(N / texts that have it)."""
+    occurs = feature_extraction.text.CountVectorizer(analyzer=list, binary=True).fit_transform(bags)
+    rarity = np.log(len(bags) / occurs.getnnz(axis=0))
+    return preprocessing.normalize(occurs.multiply(rarity)).toarray()
 
 
 def encode(exercises: Sequence[Exercise], tokens: Words, longest: int, response: int) -> Encoded:

@@ -90,7 +90,7 @@ def assess(responses, tokenizer, naive):
     whole = [f"{prompt} ▸{answer}" for prompt, answer in zip(prompts, answers, strict=True)]
     numbers = {
         "P(positive)": positive.mean(),
-        "positive by naive Bayes": (text_metrics.naive_bayes_log_odds(naive, answers) > 0).mean(),
+        "positive by naive Bayes": (text_metrics.log_odds(naive, answers) > 0).mean(),
         "VADER": text_metrics.vader(answers).mean(),
         "KL to the LM, nats": np.where(mask, samples.log_probs - reference, 0).sum(1).mean(),
         "distinct-2": text_metrics.distinct_n(answers, 2),
@@ -117,9 +117,7 @@ def compare(reviews, naive, rm_params, rm_model, config):
         words = tokenization.decode(reviews.tokenizer, texts["tokens"], texts["mask"])
         result[name] = {
             "reward model": text_metrics.accuracy(odds, texts["label"]),
-            "naive Bayes": text_metrics.accuracy(
-                text_metrics.naive_bayes_log_odds(naive, words), texts["label"]
-            ),
+            "naive Bayes": text_metrics.accuracy(text_metrics.log_odds(naive, words), texts["label"]),
             "n": len(odds),
         }
     return result

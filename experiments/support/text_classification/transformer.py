@@ -15,7 +15,6 @@ import numpy as np
 import optax
 
 from experiments.support.data import text_metrics
-from experiments.support.text_classification import datasets
 from proxlm import lm
 
 PADDING, RARE = 0, 1
@@ -155,24 +154,6 @@ def telling_words(
         best = np.argsort(-mean, kind="stable")[:count]
         result.append([words[i] for i in best if np.isfinite(mean[i])])
     return result
-
-
-def naive_bayes(documents, labels, held_out, size: int, num_classes: int) -> np.ndarray:
-    """ln p(class) + Σ ln p(word | class), up to a constant, one added to every count: `[N, K]`."""
-    counts = np.ones((num_classes, size))
-    for document, label in zip(documents, labels, strict=True):
-        np.add.at(counts[label], document, 1)
-    likelihood = np.log(counts / counts.sum(axis=1, keepdims=True))
-    prior = np.log(np.bincount(labels, minlength=num_classes) / len(labels))
-    known = [document[document > RARE] for document in held_out]
-    return np.stack([prior + likelihood[:, document].sum(axis=1) for document in known])
-
-
-def bayes_of(corpus: datasets.Labelled, num_classes: int) -> np.ndarray:
-    """Scores of naive Bayes on every word of the training texts."""
-    known = vocabulary(corpus.train.texts, 1)
-    train, held_out = (encode(part.texts, known) for part in (corpus.train, corpus.held_out))
-    return naive_bayes(train, corpus.train.labels, held_out, len(known.words), num_classes)
 
 
 jitted_logits = jax.jit(logits, static_argnames="config")
