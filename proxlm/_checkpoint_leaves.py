@@ -39,7 +39,7 @@ def as_array(leaf: Any) -> jax.Array | np.ndarray:
 
 
 def target(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
-    """What a leaf is read as: an array on the devices `like` was committed to, else NumPy's."""
+    """The form in which a leaf is read: an array on the devices that `like` is committed to, else NumPy's."""
     if _is_key(leaf):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     elif _has_place(leaf):

@@ -21,7 +21,7 @@ SCHEDULES = "A schedule goes through optax.inject_hyperparams around the functio
 
 
 class Verbatim(str):
-    """What was given, in words: `invalid` writes it without quotation marks.
+    """A description of what was given, which `invalid` writes without quotation marks.
 
     >>> Verbatim("shape (2,)")
     shape (2,)

@@ -1,4 +1,4 @@
-"""What every config has to be, and that every experiment asks for it."""
+"""Checks that every configuration makes, and that every experiment makes them."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What is said of heads, on attention made by hand; and the penalty that removes them."""
+"""Statements on heads, tried on attention made by hand; and the penalty that removes heads."""
 
 import json
 

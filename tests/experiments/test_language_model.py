@@ -58,7 +58,7 @@ def test_evaluation_on_less_than_a_batch_takes_all_there_is():
 
 
 def updates_of(optimizer, config=MODEL):
-    """What a transformation makes of one gradient, of normal numbers."""
+    """The update that a transformation makes of one gradient of normal numbers."""
     params = params_of(config)
     leaves, structure = jax.tree.flatten(params)
     grads = [normal(i, leaf.shape) for i, leaf in enumerate(leaves)]

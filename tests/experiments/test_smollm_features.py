@@ -1,4 +1,4 @@
-"""What a language model makes of words and texts does not depend on their company."""
+"""Features of words and texts do not depend on the other texts of a batch."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What experiments show: exact text for tables and samples, and pictures that hold something."""
+"""Output of experiments: exact text for tables and samples, and pictures that are not empty."""
 
 import io
 import re

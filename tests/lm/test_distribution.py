@@ -1,4 +1,4 @@
-"""What a sampler samples from: supports by sorting in NumPy, and draws that follow the weights."""
+"""The distribution of a sampler: supports by sorting in NumPy, and draws that follow the weights."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What is seen of a forward pass is what the model does."""
+"""An inspected forward pass shows what the model computes."""
 
 import functools
 

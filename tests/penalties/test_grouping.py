@@ -1,4 +1,4 @@
-"""How trees are cut into groups, against explicit loops over the groups."""
+"""Partitions of trees into groups, against explicit loops over the groups."""
 
 import jax
 import jax.numpy as jnp

@@ -66,7 +66,7 @@ def test_the_root_of_a_concave_group_is_that_of_bisection():
 
 
 def probes(best, x):
-    """What the metric prox has to beat."""
+    """Points at which the objective may not be lower than at the prox."""
     noise = normal(7, (300, *SHAPE))
     keep_all_but_one = 1.0 - jnp.eye(12).reshape(12, *SHAPE)
     structured = jnp.stack([jnp.zeros(SHAPE), x, -best, 0.99 * best, 1.01 * best, 0.5 * (x + best)])

@@ -227,7 +227,7 @@ TRL |= {
 
 
 def variable(name, g):
-    """What the loss of that name is differentiated by."""
+    """The function whose gradient is that of the loss of this name."""
     if name.startswith("value"):
         return g.values
     return g.entropies if name.endswith("of entropies") else g.log_probs

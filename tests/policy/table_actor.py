@@ -14,7 +14,7 @@ compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimizatio
 
 
 def num_states(vocab, length):
-    """How many histories a response of `length` tokens passes through, the empty one included."""
+    """The number of histories that a response of `length` tokens passes through, with the empty one."""
     return sum(vocab**t for t in range(length))
 
 

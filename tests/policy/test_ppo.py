@@ -44,7 +44,7 @@ COUNTED = optax.chain(counting(), SGD)
 
 
 def reward(samples):
-    """How often the response says 2: a different number for different responses."""
+    """The number of 2s in the response, by which responses differ."""
     says = (samples.tokens[:, -LENGTH:] == 2) & samples.response_mask
     return jnp.sum(says, axis=1) - 0.3 * samples.tokens[:, -LENGTH]
 

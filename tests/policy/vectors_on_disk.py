@@ -1,4 +1,4 @@
-"""What other libraries return for the same numbers; a file names its source and convention."""
+"""Results of other libraries for the same numbers; each file names its source and convention."""
 
 import json
 import pathlib

@@ -16,7 +16,7 @@ _KL = {"approx_kl": 0.05}
 
 
 class Link(NamedTuple):
-    """How to build a link, and what is special about it."""
+    """A link under test: how to build it, and its particularities."""
 
     make: Callable[[optax.ScalarOrSchedule], optax.GradientTransformationExtraArgs]
     extra_args: Mapping[str, Any] = {}

@@ -29,7 +29,7 @@ def walk(tx, kls, size=5):
 
 
 def followed(kept):
-    """What the chain does alone with the updates that are kept."""
+    """The params to which the chain leads by the kept updates alone."""
     params = normal(0, (5,))
     state, path = CHAIN.init(params), []
     for i, keep in enumerate(kept):
