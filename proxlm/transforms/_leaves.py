@@ -7,7 +7,7 @@ leave the latter out, or refuses them. States keep their form, whichever leaves 
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import chex
 import jax
@@ -19,6 +19,25 @@ from proxlm.transforms import _arguments, _updates
 
 Init = Callable[[chex.ArrayTree], Any]
 Step = Callable[[chex.ArrayTree, Any, chex.ArrayTree, dict[str, Any]], tuple[chex.ArrayTree, Any]]
+
+
+class Penalised(optax.GradientTransformationExtraArgs):
+    """A transformation that knows its own update without the penalty, to which `debias` turns.
+
+    Attributes:
+      unpenalised: called as `update` is.
+    """
+
+    unpenalised: Callable[..., tuple[chex.ArrayTree, Any]]
+
+    def with_unpenalised(self, update: Callable[..., tuple[chex.ArrayTree, Any]]) -> Self:
+        """Sets the update without the penalty.
+
+        >>> Penalised(None, None).with_unpenalised(abs).unpenalised(-1)
+        1
+        """
+        self.unpenalised = update
+        return self
 
 
 def optimizer(

@@ -31,6 +31,10 @@ class ProximalState(NamedTuple):
     inner_state: optax.OptState
 
 
+class Scaled(NamedTuple):
+    """The inner state of `proximal_step`, which multiplies by the learning rate itself."""
+
+
 class Rule(NamedTuple):
     """How a prox follows its optimizer; the arguments of `proximal` go by the same names.
 
@@ -53,11 +57,11 @@ class Rule(NamedTuple):
 def follow(
     inner: optax.GradientTransformation | optax.MultiSteps,
     rule: Rule,
-    require: Callable[[optax.OptState], None] = lambda state: None,
+    require: Callable[[optax.OptState, chex.ArrayTree], None] = lambda state, params: None,
 ) -> optax.GradientTransformationExtraArgs:
     """Follows an inner optimizer with a prox: x ↦ prox_tg(x + u), u the inner update.
 
-    `require` looks at the state that the inner optimizer begins with, and raises where no prox may follow.
+    `require` sees the first state of the inner optimizer and the params, and raises where no prox may follow.
 
     >>> from proxlm import penalties
     >>> tx = follow(optax.identity(), Rule("doc", penalties.l1(1.0), 0.5, scales=True))
@@ -69,52 +73,68 @@ def follow(
     def init(params):
         _leaves.require_trainable(rule.name, rule.penalty, params)
         inner_state = inner.init(params)
-        require(inner_state)
+        require(inner_state, params)
         trained = _leaves.trainable(params)
         zero = _updates.zero(_trees.promote(trained))
         if rule.preconditioner is not None:
             _states.require_readable(rule.preconditioner, inner_state)
-            jax.eval_shape(lambda x: rule.penalty.prox(x, jax.tree.map(jnp.real, _trees.promote(x))), trained)
+            jax.eval_shape(lambda x: _tried(rule, inner_state, x), trained)
         # A copy, so that the params may be donated.
         anchor = jax.tree.map(jnp.array, trained) if rule.anchored else None
         return ProximalState(jnp.zeros([], jnp.int32), zero, anchor, inner_state)
 
-    def update(updates, state, params=None, **extra_args):
+    def advance(penalised, updates, state, params=None, **extra_args):
         _arguments.require_params(rule.name, params)
-        advance = functools.partial(inner.update, **extra_args)
+        inner_update = functools.partial(inner.update, **extra_args)
         everything = lambda params: params
-        moved, after = _leaves.over_trainable(advance, updates, state.inner_state, params, only=everything)
+        moved, after = _leaves.over_trainable(
+            inner_update, updates, state.inner_state, params, only=everything
+        )
         emitted = _has_emitted(rule.name, state.inner_state, after)
         rate = _updates.rate_at(rule.learning_rate, state.count, state.step_sum)
         step_sum = state.step_sum + jnp.where(emitted, rate, 0.0)
         count = jnp.where(emitted, optax.safe_increment(state.count), state.count)
+        always = emitted is True and isinstance(rule.every, int) and rule.every == 1
+        due = penalised and (always or jnp.logical_and(emitted, count % rule.every == 0))
 
         def step(moved, kept, params):
-            anchor, step_sum = kept
             if rule.scales:
                 moved = jax.tree.map(lambda u: -beside(rate, u) * u, _trees.promote(moved))
-            read = functools.partial(_read, rule, state.inner_state, after, params, updates)
-
-            def move():
-                step_size, shortened = read(moved, rate, step_sum)
-                goal = calculus.translate(rule.penalty, anchor) if rule.anchored else rule.penalty
-                # Of params + u alone, so that u need not be kept beside it.
-                target = jax.tree.map(jnp.add, _trees.promote(params), _trees.promote(shortened))
-                point = goal.prox(target, step_size)
-                return _updates.updates_to(point, params), (anchor, jnp.zeros_like(step_sum))
-
-            def wait():
-                return _trees.narrow(read(moved, rate, step_sum)[1], params), kept
-
-            always = emitted is True and isinstance(rule.every, int) and rule.every == 1
-            due = jnp.logical_and(emitted, count % rule.every == 0)
-            return move() if always else jax.lax.cond(due, move, wait)
+            read = functools.partial(_read, rule, state.inner_state, after, params, updates, moved, rate)
+            return _step(rule, due, read, kept, params)
 
         kept, rest = (state.anchor, step_sum), _leaves.still if rule.scales else _leaves.as_given
         result, (anchor, left) = _leaves.over_trainable(step, moved, kept, params, rest)
         return result, ProximalState(count, left, anchor, after)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    update, unpenalised = (functools.partial(advance, penalised) for penalised in (True, False))
+    return _leaves.Penalised(init, update).with_unpenalised(unpenalised)
+
+
+def _tried(rule, state, params):
+    """A prox in the metric, for its shapes alone: raises now what would be raised at the first update."""
+    divisor = _states.diagonal(rule.preconditioner, state, state, params, params)
+    return rule.penalty.prox(_trees.promote(params), _trees.promote(divisor))
+
+
+def _step(rule, due, read, kept, params):
+    """The prox where it is due, and else the inner update; with the anchor and the step sum that are left."""
+    anchor, step_sum = kept
+
+    def move():
+        step_size, update = read(step_sum)
+        goal = calculus.translate(rule.penalty, anchor) if rule.anchored else rule.penalty
+        # Of params + u alone, so that u need not be kept beside it.
+        target = jax.tree.map(jnp.add, _trees.promote(params), _trees.promote(update))
+        point = goal.prox(target, step_size)
+        return _updates.updates_to(point, params), (anchor, jnp.zeros_like(step_sum))
+
+    def wait():
+        return _trees.narrow(read(step_sum)[1], params), kept
+
+    if isinstance(due, bool):
+        return move() if due else wait()
+    return jax.lax.cond(due, move, wait)
 
 
 def _read(rule, before, after, params, gradients, moved, rate, step_sum):

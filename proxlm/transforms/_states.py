@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from proxlm import _tree_paths
+from proxlm import _tree_paths, _validation
 from proxlm.transforms import contrib_preconditioners, preconditioners
 from proxlm.transforms.preconditioners import Preconditioner
 
@@ -22,23 +22,27 @@ PRECONDITIONERS = {
     "sophia": contrib_preconditioners.sophia_preconditioner,
 }
 
-_MATRIX_PRECONDITIONERS = ("Muon", "Shampoo", "SOAP", "Soap", "Kron", "GaLore", "LBFGS")
-_OWN_RATE = (
-    "ProdigyState",
-    "DAdaptAdamWState",
-    "DoGState",
-    "DoWGState",
-    "MomoState",
-    "MomoAdamState",
-    "COCOBState",
-    "ReduceLROnPlateauState",
-    "ScaleByDistanceOverGradientsState",
-    "ScaleByBacktrackingLinesearchState",
-    "ScaleByZoomLinesearchState",
+# Optax's own optimizers after which no threshold is right, with the reason.
+AVERAGES = {
+    optax.contrib.ScheduleFreeState: "schedule_free makes the prox at y, but adds its update to z",
+    optax.contrib.MechanicState: "mechanize scales the update of the prox by a factor it learns",
+    optax.LookaheadState: "lookahead mixes fast and slow params",
+}
+OWN_STEPS = (
+    optax.contrib.ReduceLROnPlateauState,
+    optax.contrib.ProdigyState,
+    optax.contrib.DAdaptAdamWState,
+    optax.contrib.DoGState,
+    optax.contrib.DoWGState,
+    optax.contrib.MomoState,
+    optax.contrib.MomoAdamState,
+    optax.contrib.COCOBState,
+    optax.ScaleByRpropState,
+    optax.ScaleByBacktrackingLinesearchState,
+    optax.ScaleByZoomLinesearchState,
 )
-_MIXERS = ("ScheduleFreeState", "MechanicState", "LookaheadState")
-# Records of this room's links that move no weight themselves; what they wrap may.
-_WRAPPERS = ("StopState", "SkipState", "DebiasState", "ScheduledState")
+# Records of this package's transformations that move no weight themselves; what they wrap may.
+_WRAPPERS = ("SkipState", "DebiasState", "ScheduledState")
 _INJECTED = (optax.InjectStatefulHyperparamsState, optax.InjectHyperparamsState)
 
 
@@ -80,7 +84,7 @@ def diagonal(
     params: chex.ArrayTree,
     gradients: chex.ArrayTree,
 ) -> chex.ArrayTree:
-    """Gives a preconditioner's D for every leaf of the params, out of the records that hold a part of it.
+    """Gives a preconditioner's D for every leaf of the params, from the records that hold a part of it.
 
     Raises:
       ValueError: where no record, or more than one, has a leaf of the params.
@@ -102,39 +106,50 @@ def diagonal(
         place = f" at {'/'.join(missing[0]) or 'the root'}" if missing else ""
         raise ValueError(
             f"proximal: {found} the diagonal of {preconditioner.name}{place}. Give each part of the params "
-            "its own proximal, as in optax.partition({'a': proximal(...), 'b': ...}, labels)."
+            "its own proximal, as in optax.partition({'a': proximal(...), 'b': ...}, labels); what is "
+            "preconditioned by matrices, as by Muon, has preconditioner=None only."
         )
     return jax.tree.unflatten(structure, [leaves[path] for path in wanted])
 
 
 def require_sound(name: str, state: Any) -> None:
-    """Raises ValueError where a prox after this optimizer cannot be right.
+    """Raises ValueError where a prox after the optimizer with this state cannot be right.
 
     >>> require_sound("proximal", optax.scale_by_adam().init(np.ones(2)))
     Traceback (most recent call last):
         ...
-    ValueError: proximal: inner ends with ScaleByAdamState, before the learning rate. Put ...
+    ValueError: proximal: inner must be an optimizer that ends with its learning rate, got one that ...
     """
-    present = names(state)
-    rules = (
-        (
-            makers(state),
-            "has a prox already, which nothing may follow. Use penalties.separable_sum",
-        ),
-        (_MIXERS, "mixes the result with other points, which loses exact zeros. Leave it out"),
-        (_OWN_RATE, "chooses its own step, which the prox must know. Use one with a learning rate"),
-    )
-    for group, reason in rules:
-        if found := [kind for kind in present if kind in group]:
-            raise ValueError(f"{name}: inner holds {found[0]}: it {reason}.")
+    if made := makers(state):
+        expected, remedy = "an optimizer without a prox", "Join the two by penalties.separable_sum."
+        raise _refusal(name, expected, f"one that holds {made[0]}, which nothing may follow", remedy)
+    for kind, words in AVERAGES.items():
+        if find(state, kind):
+            expected, remedy = "an optimizer whose update arrives as it is", "Leave that out."
+            raise _refusal(name, expected, f"one that loses exact zeros: {words}", remedy)
+    if own := find(state, OWN_STEPS):
+        raise refuse_own_step(name, f"one with {type(own[0]).__name__}")
     for last in _last(state):
         kind = type(last).__name__
         preconditions = kind.startswith("ScaleBy") and kind != "ScaleByScheduleState"
-        if preconditions or kind in ("SophiaState", "MuonState"):
-            raise ValueError(
-                f"{name}: inner ends with {kind}, before the learning rate. Put "
-                "optax.scale_by_learning_rate last, or take an optimizer that ends with it."
-            )
+        if preconditions or isinstance(last, optax.contrib.SophiaState | optax.contrib.MuonState):
+            expected = "an optimizer that ends with its learning rate"
+            remedy = "Put proximal_step last instead, or optax.scale_by_learning_rate."
+            raise _refusal(name, expected, f"one that ends with {kind}", remedy)
+
+
+def refuse_own_step(name: str, words: str) -> ValueError:
+    """The error for an optimizer that chooses its own step.
+
+    >>> refuse_own_step("proximal", "rprop")
+    ValueError('proximal: inner must be an optimizer with a learning rate, got rprop, which chooses ...')
+    """
+    remedy = "Use one with a learning rate, which the prox must know."
+    return _refusal(name, "an optimizer with a learning rate", f"{words}, which chooses its own step", remedy)
+
+
+def _refusal(name, expected, given, remedy):
+    return _validation.invalid("inner", _validation.Verbatim(given), expected, remedy, name)
 
 
 def require_rate(name: str, state: Any, learning_rate: optax.ScalarOrSchedule) -> None:
@@ -167,20 +182,15 @@ def require_readable(preconditioner: Preconditioner, state: Any) -> None:
     >>> require_readable(PRECONDITIONERS["adam"](), optax.sgd(0.1).init(np.ones(2)))
     Traceback (most recent call last):
         ...
-    ValueError: proximal: adam_preconditioner reads ScaleByAdamState, and inner has EmptyState. ...
+    ValueError: proximal: inner must be an optimizer whose state adam_preconditioner can read, ...
     """
-    present = names(state)
-    matrices = [kind for kind in present if any(word in kind for word in _MATRIX_PRECONDITIONERS)]
-    if matrices:
-        raise ValueError(
-            f"proximal: {matrices[0]} preconditions by matrices, and a prox in such a metric has "
-            "no closed form: only the decoupled form is possible, preconditioner=None."
-        )
     if not find(state, preconditioner.types):
         wanted = " or ".join(kind.__name__ for kind in preconditioner.types)
-        raise ValueError(
-            f"proximal: {preconditioner.name} reads {wanted}, and inner has {', '.join(present)}. "
-            f"The preconditioners there are: {', '.join(PRECONDITIONERS)}."
+        raise _refusal(
+            "proximal",
+            f"an optimizer whose state {preconditioner.name} can read, {wanted}",
+            f"one with {', '.join(names(state))}",
+            f"Known are those of {', '.join(PRECONDITIONERS)}; others have preconditioner=None only.",
         )
 
 

@@ -16,20 +16,6 @@ from proxlm.transforms import _arguments, _states, debiasing
 SCALES = (1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-13, 1e-16)
 LEAST_SHARE = 0.01  # in bfloat16 some zeros come by chance
 
-AVERAGES = {
-    optax.contrib.ScheduleFreeState: "schedule_free makes the prox at y, but adds its update to z",
-    optax.contrib.MechanicState: "mechanize scales the update of the prox by a factor it learns",
-    optax.LookaheadState: "lookahead mixes fast and slow params",
-}
-RATES = {
-    optax.contrib.ReduceLROnPlateauState: "reduce_on_plateau",
-    optax.contrib.ProdigyState: "prodigy",
-    optax.contrib.MomoState: "momo",
-    optax.contrib.MomoAdamState: "momo_adam",
-    optax.ScaleByBacktrackingLinesearchState: "a line search",
-    optax.ScaleByZoomLinesearchState: "a line search",
-}
-
 NEVER = (
     "the prox is not the last to act, or its updates are rounded below the dtype of the params, or "
     "its penalty makes none"
@@ -192,16 +178,15 @@ def _rounded(optimizer, state, params, extra_args):
 
 def _harms(state):
     for node in _nodes(state):
-        for kind, words in AVERAGES.items():
+        for kind, words in _states.AVERAGES.items():
             if isinstance(node, kind) and _states.makers(node):
                 yield f"{words}: exact zeros are lost while weights move"
 
 
 def _remarks(state):
     for node in _nodes(state):
-        for kind, words in RATES.items():
-            if isinstance(node, kind) and _states.makers(state):
-                yield f"{words} changes the learning rate, which the threshold does not follow"
+        if isinstance(node, _states.OWN_STEPS) and _states.makers(state):
+            yield f"{type(node).__name__}: what sets the learning rate, the threshold does not follow"
         if type(node) is tuple:
             yield from _followers(node)
 

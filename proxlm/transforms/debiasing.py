@@ -1,14 +1,17 @@
-"""Healing: from some update on, what is zero stays zero, and what is left trains unpenalised."""
+"""Debiasing: from some update on, what is zero stays zero, and what is left trains without the penalty."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 
+from proxlm import _validation
 from proxlm.penalties import _trees
 from proxlm.penalties.groups import _partition
-from proxlm.transforms import _arguments, _leaves
+from proxlm.transforms import _arguments, _leaves, _proximal, _states, pruning
 
 
 class DebiasState(NamedTuple):
@@ -16,7 +19,7 @@ class DebiasState(NamedTuple):
 
     Attributes:
       count: the updates seen, int32.
-      inner: the state of the link that is dropped; () of `freeze_zeros`.
+      inner: the state of the transformation that loses its penalty; () of `freeze_zeros`.
     """
 
     count: jax.Array
@@ -33,9 +36,8 @@ def freeze_zeros(
     that starts at 0, such as a bias, and has not moved by then never will: leave such leaves out
     with `optax.masked`.
 
-    As the last link it may follow a prox, since it moves no weight. Behind a `proximal` optimizer
-    whose penalty is to end at the same update, let the strength fall to 0 with `scheduled`; around
-    a link such as `apply_prox`, `debias` does both.
+    As the last transformation of a chain it may follow a prox, since it moves no weight. `debias` also ends
+    the penalty.
 
     Args:
       start: the number of updates that pass before. May be traced.
@@ -76,29 +78,31 @@ def freeze_zeros(
 
 
 def debias(
-    link: optax.GradientTransformation, start: int, over: _partition.Grouping | None = None
+    penalised: optax.GradientTransformation, start: int, over: _partition.Grouping | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Drops a last link from update `start` on, and freezes the zeros it has made.
+    """Ends a penalty at update `start`, and freezes the zeros that it has made.
 
-    Before `start` the link acts; from then on, `freeze_zeros` in its place: the support is what it
-    was, and the weights on it lose the bias of the penalty (debiasing, as in relaxed lasso). The
-    link's state and its cost end there, too. The base optimizer, before it in the chain, goes on:
+    Before `start` the transformation acts as it is. From then on it goes on without its penalty, and
+    `freeze_zeros` follows it: the support is what it was, and the weights on it lose the bias of the penalty
+    (as in the relaxed lasso). The cost of the penalty ends there, too. It goes around the last transformation
+    of a chain, or around a whole optimizer of this package:
 
-        optax.chain(optax.adam(1e-3), debias(apply_prox(penalties.l1(1e-2), 1e-3), 5_000))
+        optax.chain(optax.scale_by_adam(), debias(proximal_step(penalties.l1(1e-2), 1e-3), 5_000))
+        debias(proximal_adam(1e-3, penalties.l1(1e-2)), 5_000)
 
     Args:
-      link: what ends a chain: `apply_prox`, `prune_to`, `scheduled` of these. Not a whole
-        optimizer, which would be dropped with its prox.
-      start: the number of updates that the link sees. May be traced.
+      penalised: `proximal_step`, `apply_prox`, `prune_to`, `project`, `scheduled` of these; `proximal`,
+        `proximal_sgd`, `proximal_adam` or `decoupled_proximal_adamw`. Dual averaging has no form without a
+        penalty; and of a chain only the last part may be wrapped.
+      start: the number of updates before. May be traced.
       over: as in `freeze_zeros`.
 
     Returns:
-      The transformation. Extra arguments are handed on to the link; updates come in the dtype of
-      the params.
+      The transformation. Extra arguments are handed on; updates come in the dtype of the params.
 
     Raises:
-      ValueError: if the link is none, start is no integer ≥ 0 or over not a grouping; and, on
-        update, without params.
+      ValueError: if start is not an integer ≥ 0, over is not a grouping or `penalised` is no transformation;
+        on init, if it is none that can go on without its penalty; and, on update, without params.
 
     Source: Meinshausen 2007 (relaxed lasso); Han et al. 2015 (retraining after pruning).
 
@@ -113,21 +117,26 @@ def debias(
     >>> [round(x, 2) for x in params.tolist()]  # 2 + 0.1 - 0.5, and then + 0.1
     [1.7, 0.0]
     """
-    _arguments.require_link("debias", "link", link)
+    _arguments.require_link("debias", "penalised", penalised)
     _require("debias", start, over)
-    link = optax.with_extra_args_support(link)
+    penalised = optax.with_extra_args_support(penalised)
 
     def init(params):
-        return DebiasState(jnp.zeros([], jnp.int32), link.init(params))
+        inner = penalised.init(params)
+        unpenalised_of(penalised, inner)
+        return DebiasState(jnp.zeros([], jnp.int32), inner)
 
     def update(updates, state, params=None, **extra_args):
         _arguments.require_params("debias", params)
+        unpenalised = unpenalised_of(penalised, state.inner)
 
         def step(updates, inner, params):
-            late = lambda: (_trees.narrow(_freeze("debias", updates, params, over), params), inner)
+            def late():
+                moved, after = unpenalised(updates, inner, params, **extra_args)
+                return _trees.narrow(_freeze("debias", moved, params, over), params), after
 
             def early():
-                moved, after = link.update(updates, inner, params, **extra_args)
+                moved, after = penalised.update(updates, inner, params, **extra_args)
                 return _trees.narrow(moved, params), after
 
             return jax.lax.cond(state.count >= start, late, early)
@@ -136,6 +145,40 @@ def debias(
         return updates, DebiasState(optax.safe_increment(state.count), inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def unpenalised_of(
+    penalised: optax.GradientTransformation, state: Any
+) -> Callable[..., tuple[chex.ArrayTree, Any]]:
+    """The update of a transformation without its penalty; ValueError for one that has none.
+
+    >>> from proxlm.transforms import prune_to
+    >>> unpenalised_of(prune_to(0.5), prune_to(0.5).init(jnp.ones(2)))(jnp.ones(1), ())
+    (Array([1.], dtype=float32), ())
+    """
+    if isinstance(penalised, _leaves.Penalised):
+        return penalised.unpenalised
+    if _moves_zeros_alone(state):
+        return lambda updates, state, params=None, **extra_args: (updates, state)
+    raise _validation.invalid(
+        "penalised",
+        _validation.Verbatim(f"one whose state holds {', '.join(_states.names(state)) or 'nothing'}"),
+        "a transformation that can go on without its penalty",
+        "Put debias around the last part of a chain alone, as in "
+        "optax.chain(optax.adam(1e-3), debias(apply_prox(penalties.l1(1e-2), 1e-3), 5_000)).",
+        "debias",
+    )
+
+
+def _moves_zeros_alone(state):
+    """Whether a state is that of masks and chains of what only makes zeros, so that it may be dropped."""
+    if isinstance(state, _proximal.ProximalState):
+        return isinstance(state.inner_state, optax.EmptyState)
+    if isinstance(state, optax.MaskedState):
+        return _moves_zeros_alone(state.inner_state)
+    if type(state) is tuple:
+        return bool(state) and all(map(_moves_zeros_alone, state))
+    return isinstance(state, pruning.PruneState)
 
 
 def _freeze(name, updates, params, over):

@@ -139,7 +139,11 @@ def prune_to(
         updates, kept = _leaves.over_trainable(step, updates, state.kept, params)
         return updates, PruneState(optax.safe_increment(state.count), kept)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    def unpenalised(updates, state, params=None, **extra_args):
+        del params, extra_args
+        return updates, state
+
+    return _leaves.Penalised(init, update).with_unpenalised(unpenalised)
 
 
 def _survivors(name, x, sparsity, over, budget):

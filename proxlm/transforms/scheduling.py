@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm import _validation
-from proxlm.transforms import _arguments
+from proxlm.transforms import _arguments, _leaves, debiasing
 
 
 class ScheduledState(NamedTuple):
@@ -84,7 +84,12 @@ def scheduled(
         updates, inner = made.update(updates, state.inner, params, **extra_args)
         return updates, ScheduledState(optax.safe_increment(state.count), inner)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    def unpenalised(updates, state, params=None, **extra_args):
+        made = debiasing.unpenalised_of(link(state.count), state.inner)
+        updates, inner = made(updates, state.inner, params, **extra_args)
+        return updates, ScheduledState(optax.safe_increment(state.count), inner)
+
+    return _leaves.Penalised(init, update).with_unpenalised(unpenalised)
 
 
 def cubic_sparsity(final: chex.Numeric, begin: int, end: int, initial: chex.Numeric = 0.0) -> optax.Schedule:

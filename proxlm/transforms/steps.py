@@ -62,7 +62,8 @@ def proximal_step(
     """
     _arguments.require_step("proximal_step", penalty, learning_rate, every)
     rule = _proximal.Rule("proximal_step", penalty, learning_rate, True, every=every, anchored=anchored)
-    return _proximal.follow(optax.identity(), rule)
+    keep = lambda updates, state, params=None: (updates, state)
+    return _proximal.follow(optax.GradientTransformation(lambda params: _proximal.Scaled(), keep), rule)
 
 
 def apply_prox(

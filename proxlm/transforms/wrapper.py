@@ -1,6 +1,7 @@
 """A proximal step around a whole optimizer, in Euclidean geometry or in the optimizer's own."""
 
 import chex
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -82,9 +83,11 @@ def proximal(
         "proximal", penalty, learning_rate, False, read, floor, cap, every=every, anchored=anchored
     )
 
-    def require(inner_state):
+    def require(inner_state, params):
         _states.require_sound("proximal", inner_state)
         _states.require_rate("proximal", inner_state, learning_rate)
+        if not _states.names(inner_state)[1:] and _needs_value(inner, inner_state, params):
+            raise _states.refuse_own_step("proximal", "one that asks for the value of the loss")
 
     return _proximal.follow(inner, rule, require)
 
@@ -98,3 +101,12 @@ def _preconditioner_of(given):
         "proximal: preconditioner must be a Preconditioner, as adam_preconditioner() makes one, None, or one "
         f"of {', '.join(_states.PRECONDITIONERS)}; got {given!r}."
     )
+
+
+def _needs_value(inner, state, params):
+    """Whether an update fails without the extra argument `value`, as that of Polyak's step does."""
+    try:
+        jax.eval_shape(lambda params: inner.update(params, state, params), params)
+    except TypeError as error:
+        return "'value'" in str(error)
+    return False

@@ -76,6 +76,17 @@ def test_extrapolation_spares_most_gradients_where_the_problem_is_ill_conditione
         assert extrapolated.evaluations < 0.2 * plain.evaluations
 
 
+def test_a_restart_of_the_momentum_is_worth_half_of_the_iterations():
+    curvatures = jnp.geomspace(1e-3, 1.0, 30)
+    fun = lambda x: 0.5 * jnp.sum(curvatures * jnp.square(x - 1.0))
+    solve = lambda restart: solvers.proximal_gradient(
+        fun, jnp.zeros(30), penalties.zero(), rule=solvers.fista(restart), max_iterations=4000, tolerance=1e-6
+    )
+    with jax.enable_x64(True):
+        restarted, plain = solve(True), solve(False)
+    assert restarted.converged and restarted.iterations < 0.6 * plain.iterations
+
+
 @every_rule
 def test_ridge_ends_at_its_closed_form(rule):
     solution = solvers.proximal_gradient(
@@ -221,7 +232,7 @@ def test_an_objective_that_is_not_finite_is_said():
     [
         ({"penalty": 0.1}, r"penalty must be a Penalty"),
         ({"tolerance": -1.0}, r"tolerance must be a number ≥ 0"),
-        ({"max_iterations": float("nan")}, r"max_iterations must be a number ≥ 0"),
+        ({"max_iterations": float("nan")}, r"max_iterations must be an integer ≥ 0"),
         ({"step_size": 0.0}, r"step_size must be a number > 0"),
     ],
 )

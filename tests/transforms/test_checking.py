@@ -33,7 +33,7 @@ KEEP = {
     "every fourth": optax.chain(SGD, transforms.apply_prox(penalties.l1(0.01), RATE, every=4)),
     "a ramp": optax.chain(ADAM, transforms.prune_to(transforms.cubic_sparsity(0.5, 0, 6))),
     "groups": optax.chain(ADAM, transforms.prune_to(0.5, grouping.axes(0), every=3)),
-    "healed": optax.chain(ADAM, transforms.debias(PROX, 8)),
+    "debiased": optax.chain(ADAM, transforms.debias(PROX, 8)),
     "frozen": optax.chain(ADAM, PROX, transforms.freeze_zeros(8)),
     "guarded": transforms.skip_on_kl(optax.chain(ADAM, PROX), 0.1),
 }
@@ -86,7 +86,7 @@ def test_a_learning_rate_that_finds_itself_is_remarked_on():
     tx = optax.chain(SGD, PROX, optax.contrib.reduce_on_plateau())
     verdict = transforms.check(tx, PARAMS, value=0.0)
     assert verdict.passed
-    assert "reduce_on_plateau changes the learning rate" in str(verdict)
+    assert "ReduceLROnPlateauState: what sets the learning rate" in str(verdict)
 
 
 def test_bad_input_is_refused():

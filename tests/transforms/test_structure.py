@@ -1,4 +1,4 @@
-"""Structure over time: scheduled strengths, pruning, healing, and params that are snapped."""
+"""Structure over time: scheduled strengths, pruning, debiasing, and params that lie on sets exactly."""
 
 import jax
 import jax.numpy as jnp
@@ -231,7 +231,9 @@ def test_the_choice_is_made_at_whole_numbers_of_updates():
             transforms.prune_to(0.5, every=every)
 
 
-# Healing
+STILL = transforms.apply_prox(penalties.l1(0.0), 0.1)
+
+# Debiasing
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -264,7 +266,7 @@ def test_a_zero_in_a_live_group_is_free():
     assert updates["bias"].tolist() == [1.0]
 
 
-def test_healing_is_the_prox_and_then_the_base_on_what_is_left(variant):
+def test_debiasing_is_the_prox_and_then_the_base_on_what_is_left(variant):
     prox = transforms.apply_prox(penalties.l1(0.5), 0.5)
     gradients, start = normal(0, (6, 30)), normal(1, (30,))
     tx = optax.chain(optax.sgd(0.5), transforms.debias(prox, 3))
@@ -278,10 +280,48 @@ def test_healing_is_the_prox_and_then_the_base_on_what_is_left(variant):
         free = jnp.where(live, path[n - 1] - 0.5 * gradients[n], 0.0)
         np.testing.assert_allclose(path[n], free, atol=1e-6)
     assert state[1].count == 6
-    assert state[1].inner.count == 3
 
 
-def test_healing_is_a_strength_that_falls_to_zero_and_frozen_zeros():
+@pytest.mark.parametrize("start", [2, jnp.int32(2)])
+def test_debiasing_a_whole_optimizer_is_that_optimizer_without_its_penalty_on_the_support(start):
+    rate, gradients = lambda count: 0.3 / (1 + count), [tree(seed) for seed in range(5)]
+    penalty = penalties.l1(1.5)
+    adam = optax.scale_by_adam()
+    made = {
+        "proximal_step": lambda g: transforms.proximal_step(g, rate),
+        "proximal_adam": lambda g: transforms.proximal_adam(rate, g),
+        "scheduled": lambda g: transforms.scheduled(lambda t: transforms.proximal_step(g, t), rate),
+    }
+    for make in made.values():
+        around = (lambda tx: optax.chain(adam, tx)) if make is made["proximal_step"] else lambda tx: tx
+        path, _ = walk(around(transforms.debias(make(penalty), start)), tree(9), gradients)
+        before, state = walk(around(make(penalty)), tree(9), gradients[:2])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), path[1], before[1])
+        free = around(make(penalties.zero()))
+        for i in (2, 3, 4):
+            updates, state = free.update(gradients[i], state, path[i - 1])
+            keep = lambda u, p: jnp.where(p == 0, 0.0, u)
+            expected = optax.apply_updates(path[i - 1], jax.tree.map(keep, updates, path[i - 1]))
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), path[i], expected)
+        assert any(jnp.any(leaf == 0) for leaf in jax.tree.leaves(path[-1]))
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.adam(0.1),
+        optax.sgd(0.1),
+        optax.chain(optax.sgd(0.1), transforms.apply_prox(penalties.l1(), 0.1)),
+        optax.masked(transforms.proximal_step(penalties.l1(), 0.1), True),
+        transforms.rda(0.1, penalties.l1()),
+    ],
+)
+def test_debiasing_refuses_what_cannot_go_on_without_a_penalty(tx):
+    with pytest.raises(ValueError, match=r"can go on without its penalty.*last part of a chain"):
+        transforms.debias(tx, 2).init(jnp.ones(3))
+
+
+def test_debiasing_is_a_strength_that_falls_to_zero_and_frozen_zeros():
     base, gradients = optax.sgd(0.3), [tree(seed) for seed in range(5)]
     make = lambda strength: transforms.apply_prox(penalties.l1(strength), 0.3)
     fall = lambda count: jnp.where(count < 2, 1.5, 0.0)
@@ -292,8 +332,8 @@ def test_healing_is_a_strength_that_falls_to_zero_and_frozen_zeros():
     assert any(jnp.any(leaf == 0) for leaf in jax.tree.leaves(one[-1]))
 
 
-@pytest.mark.parametrize("tx", [transforms.debias(optax.identity(), 1), transforms.freeze_zeros(1)])
-def test_healing_emits_in_the_dtype_of_the_params(tx):
+@pytest.mark.parametrize("tx", [transforms.debias(STILL, 1), transforms.freeze_zeros(1)])
+def test_debiasing_emits_in_the_dtype_of_the_params(tx):
     params = jnp.array([1.0, 0.0], jnp.bfloat16)
     state = tx.init(params)
     for expected in ([0.5, 0.5], [0.5, 0.0]):
@@ -302,10 +342,10 @@ def test_healing_emits_in_the_dtype_of_the_params(tx):
         np.testing.assert_array_equal(updates, jnp.array(expected, jnp.bfloat16))
 
 
-def test_healing_refuses_what_makes_no_sense():
-    with pytest.raises(ValueError, match=r"link must be an optax.GradientTransformation"):
+def test_debiasing_refuses_what_makes_no_sense():
+    with pytest.raises(ValueError, match=r"penalised must be an optax.GradientTransformation"):
         transforms.debias(penalties.l1(1.0), 3)
-    for make in (transforms.freeze_zeros, lambda s, *o: transforms.debias(optax.identity(), s, *o)):
+    for make in (transforms.freeze_zeros, lambda s, *o: transforms.debias(STILL, s, *o)):
         for start in (-1, 0.5, None):
             with pytest.raises(ValueError, match=r"start must be an integer ≥ 0"):
                 make(start)
@@ -318,7 +358,7 @@ def test_healing_refuses_what_makes_no_sense():
     [
         transforms.prune_to(0.5),
         transforms.freeze_zeros(),
-        transforms.debias(optax.identity(), 1),
+        transforms.debias(STILL, 1),
         transforms.project(penalties.box(0.0, 1.0)),
     ],
 )

@@ -180,6 +180,15 @@ def test_floor_and_cap_shorten_both_halves_of_the_step():
         np.testing.assert_allclose(params[3], 5.0 - 1.001 * size, rtol=1e-5)
 
 
+@pytest.mark.parametrize("bounds", [{"floor": 1e-6}, {"cap": 1e6}])
+def test_every_k_with_bounds_that_do_not_bind_multiplies_the_strength_alike(bounds):
+    inner, preconditioner = optax.adam(0.1, b1=0.0, b2=0.0), transforms.adam_preconditioner(b2=0.0)
+    tx = transforms.proximal(inner, penalties.l1(1.0), 0.1, preconditioner=preconditioner, every=2, **bounds)
+    # Adam moves by 0.1 twice; the threshold is 2 · 0.1/1, once.
+    path, _ = walk(tx, jnp.array([5.0, 4.0]), [jnp.ones(2)] * 2)
+    np.testing.assert_allclose(path[-1], [4.6, 3.6], rtol=1e-5)
+
+
 def test_every_k_takes_the_sum_of_rates_over_the_metric():
     rates = jnp.array([0.1, 0.2, 0.3, 0.4])
     tx = transforms.proximal_adam(lambda count: rates[count], penalties.l1(1.0), every=2)
@@ -233,13 +242,23 @@ def test_multi_steps_around_runs_it_at_every_mini_step():
 
 
 def test_extra_args_reach_the_inner_optimizer():
-    def update(updates, state, params=None, *, value, **extra_args):
-        return jax.tree.map(lambda u: -value * u, updates), state
+    def update(updates, state, params=None, *, pace, **extra_args):
+        return jax.tree.map(lambda u: -pace * u, updates), state
 
     inner = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
     for tx in (inner, optax.MultiSteps(inner, 1)):
         tx = transforms.proximal(tx, penalties.l1(0.0), 0.1)
-        assert walk(tx, jnp.ones(1), [jnp.ones(1)], value=3.0)[0][0] == -2.0
+        assert walk(tx, jnp.ones(1), [jnp.ones(1)], pace=3.0)[0][0] == -2.0
+
+
+@pytest.mark.parametrize("make", [transforms.proximal_sgd, transforms.proximal_adam])
+def test_the_anchor_is_a_copy_so_that_params_and_state_may_be_donated_together(make):
+    tx = make(0.1, penalties.l1(0.5), anchored=True)
+    params = tree()
+    state = tx.init(params)
+    step = jax.jit(lambda params, state: tx.update(params, state, params), donate_argnums=(0, 1))
+    updates, _ = step(params, state)
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(updates))
 
 
 WRAPPED = {
@@ -280,7 +299,7 @@ def init(inner, learning_rate=RATE, **options):
 
 
 REFUSED = {
-    "nothing after adam": (optax.scale_by_adam(), r"ends with ScaleByAdamState, before the learn"),
+    "nothing after adam": (optax.scale_by_adam(), r"ends with ScaleByAdamState. Put proximal_step last"),
     "nothing after adam, masked": (
         optax.masked(optax.chain(optax.clip(1.0), optax.scale_by_rss()), {"w": True, "b": False}),
         r"ends with ScaleByRssState",
@@ -291,11 +310,11 @@ REFUSED = {
             transforms.apply_prox(penalties.l1(), RATE),
             optax.scale(-RATE),
         ),
-        r"holds ProximalState: it has a prox already",
+        r"holds ProximalState, which nothing may follow",
     ),
     "a dual averaging": (
         transforms.dual_averaging_adam(RATE, penalties.l1()),
-        r"holds DualAveragingAdamState: it has a prox already",
+        r"holds DualAveragingAdamState",
     ),
     "a pruning that ends": (
         optax.chain(optax.sgd(RATE), transforms.debias(transforms.prune_to(0.5), 9)),
@@ -304,9 +323,11 @@ REFUSED = {
     "a prox twice": (transforms.proximal_sgd(RATE, penalties.l1()), r"holds ProximalState"),
     "schedule-free": (
         contrib.schedule_free_sgd(RATE),
-        r"holds ScheduleFreeState: it mixes the result",
+        r"loses exact zeros: schedule_free",
     ),
-    "prodigy": (contrib.prodigy(RATE), r"holds ProdigyState: it chooses its own step"),
+    "prodigy": (contrib.prodigy(RATE), r"with ProdigyState, which chooses its own step"),
+    "rprop": (optax.rprop(RATE), r"with ScaleByRpropState, which chooses its own step"),
+    "polyak": (optax.polyak_sgd(), r"asks for the value of the loss, which chooses its own step"),
 }
 
 
@@ -332,12 +353,14 @@ def test_learning_rates_that_differ_are_refused():
 def test_the_decoupled_form_alone_fits_matrix_metrics():
     muon = contrib.muon(RATE)
     init(muon)
-    with pytest.raises(ValueError, match=r"MuonState preconditions by matrices.*preconditioner=None"):
+    with pytest.raises(ValueError, match=r"no state has the diagonal.*at w.*preconditioner=None only"):
         init(muon, preconditioner="adam")
 
 
 def test_a_metric_that_is_not_there_is_missed():
-    with pytest.raises(ValueError, match=r"adam_preconditioner reads ScaleByAdamState, and inner has Scale"):
+    with pytest.raises(
+        ValueError, match=r"adam_preconditioner can read, .*got one with ScaleByRms"
+    ):
         init(optax.rmsprop(RATE), preconditioner="adam")
     with pytest.raises(ValueError, match=r"preconditioner must be a Preconditioner.*got 'adm'"):
         init(optax.adam(RATE), preconditioner="adm")
@@ -348,11 +371,11 @@ def test_a_metric_that_is_not_there_is_missed():
         preconditioner="adam",
     )
     with pytest.raises(ValueError, match=r"no state has the diagonal of adam_preconditioner at b/c"):
-        tx.update(tree(), tx.init(tree()), tree())
+        tx.init(tree())
     twice = optax.chain(optax.scale_by_adam(), optax.adam(RATE))
     tx = transforms.proximal(twice, penalties.l1(), RATE, preconditioner="adam")
     with pytest.raises(ValueError, match=r"several states have the diagonal"):
-        tx.update(tree(), tx.init(tree()), tree())
+        tx.init(tree())
 
 
 def test_a_penalty_without_a_metric_says_so_itself_at_init():
