@@ -358,9 +358,7 @@ def test_the_decoupled_form_alone_fits_matrix_metrics():
 
 
 def test_a_metric_that_is_not_there_is_missed():
-    with pytest.raises(
-        ValueError, match=r"adam_preconditioner can read, .*got one with ScaleByRms"
-    ):
+    with pytest.raises(ValueError, match=r"adam_preconditioner can read, .*got one with ScaleByRms"):
         init(optax.rmsprop(RATE), preconditioner="adam")
     with pytest.raises(ValueError, match=r"preconditioner must be a Preconditioner.*got 'adm'"):
         init(optax.adam(RATE), preconditioner="adm")
