@@ -594,3 +594,19 @@ def test_any_symmetric_penalty_will_do():
     moved = singular_norms.spectral(capped(0.5)).prox(x, 0.5)
     np.testing.assert_allclose(moved, [[0.0, 3.0], [-0.25, 0.0]], atol=1e-6)
     assert singular_norms.spectral(capped(0.5)).value(x) == 0.75
+
+
+def test_sets_are_as_accurate_as_the_dtype_of_the_leaf():
+    turn = jnp.array([[0.6, 0.8], [-0.8, 0.6]])
+    for dtype, small in ((jnp.float32, 1e-6), (jnp.float64, 1e-6), (jnp.float64, 1e-14)):
+        with jax.enable_x64(dtype == jnp.float64):
+            x = turn.astype(dtype) @ jnp.diag(jnp.array([1.0, small], dtype))
+            left = np.linalg.svd(np.asarray(sets.rank_ball(1).prox(x, 1.0), np.float64), compute_uv=False)
+            assert left[1] < 0.2 * small and left[0] == pytest.approx(1.0, rel=1e-6)
+    with jax.enable_x64(True):
+        outside = jnp.diag(jnp.array([1.0 + 1e-6, 0.5]))
+        for ball, radius in ((sets.spectral_ball, 1.0), (sets.nuclear_ball, 1.5)):
+            values = np.linalg.svd(ball(radius).prox(outside, 1.0), compute_uv=False)
+            assert max(values[0] - 1.0, 0.0) < 1e-6 and values[0] < 1.0 + 9e-7
+        nearly = sets.stiefel().prox(outside.at[1, 1].set(1.0), 1.0)
+        np.testing.assert_allclose(np.linalg.svd(nearly, compute_uv=False), 1.0, atol=1e-14)

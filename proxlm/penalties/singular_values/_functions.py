@@ -62,7 +62,8 @@ def apply(
         forwards.
       x: the matrix [m, n], in at least float32, not empty.
       method: the route, a key of `ROUTES`; see `singular_norms.spectral`.
-      slack: x comes back as it is if no singular value moves by more than slack · σ_max.
+      slack: x comes back as it is if no singular value moves by more than slack · ε σ_max, with ε the rounding
+        of the dtype of x.
 
     Returns:
       The matrix, like x.
@@ -79,7 +80,8 @@ def apply(
     moved = function(values)
     computed = _compose(held, factors, moved)
     computed = base.keep_bits(computed == 0, jnp.zeros_like(x), computed)
-    unmoved = jnp.max(jnp.abs(moved - values)) <= slack * jnp.max(values)
+    rounding = jnp.finfo(x.dtype).eps * jnp.max(values)
+    unmoved = jnp.max(jnp.abs(moved - values)) <= slack * rounding
     computed = base.keep_bits(unmoved, x, computed)
     slopes = jax.lax.stop_gradient(jax.jacfwd(function)(values))
     return jnp.where(finite, _with_tangent(computed, x, factors, moved, slopes), jnp.nan)

@@ -1,8 +1,8 @@
 """Sets of matrices given by their singular values.
 
 A prox here is the projection, whatever the step size. A matrix comes back bit for bit where no
-singular value would move by more than rounding, 16 ε σ_max: so projecting twice is projecting
-once.
+singular value would move by more than the rounding of an SVD, so that projecting twice is projecting
+once: 16 ε σ_max, and 4 ε σ_max for `rank_ball`, where ε is the rounding of the leaf's dtype.
 """
 
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ from proxlm.penalties.singular_values import _functions, _matrices
 
 __all__ = ["nuclear_ball", "rank_ball", "spectral_ball", "stiefel"]
 
-ROUNDING = 16 * float(jnp.finfo(jnp.float32).eps)
+# Errors of a singular value that an SVD makes, in units of ε σ_max; those that are cut off err by less.
+ROUNDING, ROUNDING_OF_RANK = 16.0, 4.0
 
 
 def nuclear_ball(
@@ -126,7 +127,8 @@ def rank_ball(
     """Matrices of rank at most r: g(X) = 0 where σ_{r+1}(X) = 0, else +∞.
 
     The projection keeps the r largest singular values and sets the others to 0. Where σ_r = σ_{r+1}
-    there are several nearest matrices, and one of them is returned.
+    there are several nearest matrices, and one of them is returned. In float32 the distance from X is the
+    least up to 1e-7 σ_max, and σ_{r+1} of the result is 0 up to 1e-7 σ_max.
 
     Args:
       r: the rank, a Python integer ≥ 0.
@@ -165,7 +167,7 @@ def rank_ball(
         return jnp.where(_ranks(values) < r, values, 0.0)
 
     vector = lambda tolerance: base.Penalty(lambda values: value(values, tolerance), project)
-    made = _set("rank_ball", vector, {}, (rows, columns), method, tolerance)
+    made = _set("rank_ball", vector, {}, (rows, columns), method, tolerance, ROUNDING_OF_RANK)
     return made.described("rank_ball", r=r, rows=rows, columns=columns, method=method, tolerance=tolerance)
 
 
@@ -175,7 +177,8 @@ def stiefel(
     """Matrices with orthonormal columns, or rows where those are fewer: g(X) = 0 there, else +∞.
 
     The projection is U Vᵀ, the orthogonal factor of the polar decomposition: all singular values
-    become 1. Of a matrix without full rank it is one of several nearest ones.
+    become 1. Of a matrix without full rank it is one of several nearest ones. In float32 the singular
+    values of the result are 1 up to 2e-6, and the result itself is right up to ε σ_max/σ_min.
 
     Args:
       rows: see `singular_norms.spectral`.
@@ -213,12 +216,12 @@ def _ranks(values):
     return jnp.argsort(jnp.argsort(-values))
 
 
-def _set(name, vector, parameters, axes, method, tolerance):
+def _set(name, vector, parameters, axes, method, tolerance, rounding=ROUNDING):
     rows, columns = axes
 
     def make(tolerance):
         extended = {**parameters, "tolerance": tolerance}
-        return _matrices.matrixwise(name, vector, extended, rows, columns, method, ROUNDING)
+        return _matrices.matrixwise(name, vector, extended, rows, columns, method, rounding)
 
     settings = {"rows": rows, "columns": columns, "method": method, "tolerance": tolerance}
     return _matrices.tolerant(name, make, tolerance).described(name, **parameters, **settings)
