@@ -196,24 +196,40 @@ def steps_like(name: str, step_size: Numbers, x: chex.ArrayTree) -> chex.ArrayTr
 def pair(name: str, argument: str, tree: Any, x: chex.ArrayTree) -> Sequence[Any]:
     """Lists the leaves of `tree` that sit where x has leaves.
 
-    Places are compared by the names in their paths, because inside `optax.masked` and `optax.partition` x has
+    `tree` may be a prefix of x, as Optax's masks may: a leaf stands for all that x has below it. Places are
+    compared by the names in their paths, because inside `optax.masked` and `optax.partition` x has
     holes where a tree made from all the parameters has leaves, and Flax may box the leaves of one of the two.
 
     >>> pair("l1", "strength", {"a": 1.0, "b": 2.0}, {"a": jnp.ones(2), "b": None})
     [1.0]
+    >>> pair("l1", "strength", {"a": 1.0}, {"a": {"b": jnp.ones(2), "c": jnp.ones(3)}})
+    [1.0, 1.0]
     """
     nodes = [(_tree_paths.names(path), node) for path, node in flatten(x, is_leaf=is_hole)[0]]
     holes = [path for path, node in nodes if is_hole(node)]
-    wanted = {path: None for path, node in nodes if not is_hole(node)}
+    wanted = [path for path, node in nodes if not is_hole(node)]
     given = {_tree_paths.names(path): leaf for path, leaf in flatten(tree)[0]}
-    missing = [path for path in wanted if path not in given]
-    over_hole = lambda path: any(path[: len(hole)] == hole for hole in holes)
-    extra = [path for path in given if path not in wanted and not over_hole(path)]
+    ends = {path: _longest_prefix(path, given) for path in wanted}
+    missing = [path for path, end in ends.items() if end is None]
+    used = set(ends.values())
+    over_hole = lambda path: any(path[: len(hole)] == hole or hole[: len(path)] == path for hole in holes)
+    extra = [path for path in given if path not in used and not over_hole(path)]
     for problem, paths in (("nothing", missing), ("a leaf unknown to x", extra)):
         if paths:
             shown = _validation.Verbatim(f"{problem} at {'/'.join(paths[0]) or place(())}")
-            raise _validation.invalid(argument, shown, "a tree like x", "Give it the structure of x.", name)
-    return [given[path] for path in wanted]
+            raise _validation.invalid(
+                argument,
+                shown,
+                "a tree like x, or a prefix of it",
+                "Give it the structure of x, or a prefix of it.",
+                name,
+            )
+    return [given[ends[path]] for path in wanted]
+
+
+def _longest_prefix(path, given):
+    """The longest beginning of a path, itself included, that is among the given ones; None without one."""
+    return next((path[:k] for k in range(len(path), -1, -1) if path[:k] in given), None)
 
 
 def label(argument: str, path: Path) -> str:

@@ -1,10 +1,11 @@
 """Penalties on the parts of a tree, and on the whole of it."""
 
 from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import flatten_util
 
 from proxlm import _validation
@@ -13,7 +14,8 @@ from proxlm.penalties.coordinatewise import convex
 
 __all__ = ["flattened", "masked", "separable_sum"]
 
-Labels = chex.ArrayTree | Callable[[str, jax.Array], Hashable]
+# A label for each leaf, or for all leaves below a node; or a function of the path and the leaf.
+Labels = Any | Callable[[str, jax.Array], Hashable]
 
 
 def separable_sum(penalties: Mapping[Hashable, base.Penalty], labels: Labels) -> base.Penalty:
@@ -25,7 +27,8 @@ def separable_sum(penalties: Mapping[Hashable, base.Penalty], labels: Labels) ->
     Args:
       penalties: label ↦ penalty.
       labels: (path, leaf) ↦ label, the path written "block_0/mlp/kernel"; or a tree of labels in
-        the structure of x.
+        the structure of x or of a prefix of it, where a label stands for all leaves below. What JAX
+        knows as a tree is one, even where it can be called, such as an Equinox module.
 
     Returns:
       The penalty. Its step size may be what all the parts allow.
@@ -76,7 +79,7 @@ def masked(penalty: base.Penalty, mask: Labels) -> base.Penalty:
     Args:
       penalty: g.
       mask: (path, leaf) ↦ bool, the path written "block_0/mlp/kernel"; or a tree of bools in the
-        structure of x.
+        structure of x or of a prefix of it.
 
     Returns:
       The penalty, with the step sizes that g allows.
@@ -134,16 +137,23 @@ def flattened(penalty: base.Penalty) -> base.Penalty:
 def _labels_of(labels, penalties, x):
     """Lists the label of each leaf of x; ValueError for one that has no penalty."""
     leaves, _ = _trees.flatten(x)
-    if callable(labels):
+    if _is_function(labels):
         given = [labels(_trees.place(path), leaf) for path, leaf in leaves]
     else:
         given = _trees.pair("separable_sum", "labels", labels, x)
+    # Optax's masks may be arrays, which cannot be looked up.
+    given = [label.item() if isinstance(label, jax.Array | np.generic) else label for label in given]
     for (path, _), label in zip(leaves, given, strict=True):
         if label not in penalties:
             expected = f"one of {list(penalties)}"
             remedy = "penalties.zero() is for what is to be free."
             raise _validation.invalid(_trees.label("label", path), label, expected, remedy, "separable_sum")
     return given
+
+
+def _is_function(labels):
+    is_node = not jax.tree_util.all_leaves([labels]) and not isinstance(labels, jax.tree_util.Partial)
+    return callable(labels) and not is_node
 
 
 def _keep(tree, labels, own):

@@ -62,8 +62,8 @@ def apply(
         forwards.
       x: the matrix [m, n], in at least float32, not empty.
       method: the route, a key of `ROUTES`; see `singular_norms.spectral`.
-      slack: x comes back as it is if no singular value moves by more than slack · ε σ_max, with ε the rounding
-        of the dtype of x.
+      slack: x comes back as it is if no singular value moves by more than slack · ε σ_max, ε the
+        rounding of the dtype of x.
 
     Returns:
       The matrix, like x.
