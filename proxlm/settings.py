@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+__all__ = ["differences", "plain"]
+
 
 def plain(config: Any) -> dict[str, Any]:
     """Returns settings as JSON would give them back: dicts, lists, strings and numbers.

@@ -2,15 +2,31 @@
 
 - proximal steps: `proximal_step` (last in a chain, in the place of `optax.scale_by_learning_rate`),
   `apply_prox` (last in a chain that has its learning rate), `proximal` (around a whole chain, decoupled
-  or in its metric), `project` `project_exactly`
-- optimizers: `proximal_sgd` `proximal_adam` `decoupled_proximal_adamw`
-  `accelerated_proximal_gradient` `proximal_schedule_free(_adam)`
-- dual averaging: `rda` `adagrad_rda` `ftrl_proximal` `rmda` `ramda` `aprox`
-  `dual_averaging_adam`: zeros that do not flicker
-- over time: `scheduled` `cubic_sparsity` `prune_to` `freeze_zeros` `debias`, `reports` of sparsity,
-  live groups and rank
-- trust: `scale_by_kl` `skip_on_kl`, driven by the policy's KL; `check` says whether
-  exact zeros survive a chain
+  or in its metric), `project`; outside of a chain `project_exactly` `apply_prox_updates`
+- optimizers: `proximal_sgd` `proximal_adam` `decoupled_proximal_adamw` `accelerated_proximal_gradient`
+  (its result: `accelerated_params`) `proximal_schedule_free` `proximal_schedule_free_adam` (its result:
+  `proximal_schedule_free_params`)
+- the metrics of `proximal`, each a `Preconditioner`: `adam_preconditioner` `amsgrad_preconditioner`
+  `adamax_preconditioner` `belief_preconditioner` `rms_preconditioner` `adagrad_preconditioner`
+  `adafactor_preconditioner` `sophia_preconditioner`
+- dual averaging, whose zeros stay once they are found: `rda` `adagrad_rda` `ftrl_proximal` `rmda` `ramda`
+  `aprox` `dual_averaging_adam`
+- over time: `scheduled` `cubic_sparsity` `prune` `prune_to` `freeze_zeros` `debias`
+- trust regions by the policy's KL: `scale_by_kl` `skip_on_kl`
+- reports: `reports` of sparsity, live groups and rank; `check` returns a `Verdict` on whether exact zeros
+  survive a chain
+- states: `ProximalState` `AcceleratedState` `ProximalScheduleFreeState` `RDAState` `AdagradRDAState`
+  `FTRLProximalState` `RMDAState` `AProxState` `DualAveragingAdamState` `ScheduledState` `PruneState`
+  `DebiasState` `SkipState`
+
+>>> import jax.numpy as jnp
+>>> import optax
+>>> from proxlm import penalties
+>>> optimizer = optax.chain(optax.scale_by_adam(), proximal_step(penalties.l1(1.0), 0.1))
+>>> params = jnp.array([2.0, 0.05])
+>>> updates, _ = optimizer.update(jnp.array([1.0, 0.0]), optimizer.init(params), params)
+>>> [round(x, 6) for x in optax.apply_updates(params, updates).tolist()]
+[1.8, 0.0]
 """
 
 from proxlm.transforms import reports

@@ -1,4 +1,4 @@
-"""What the arguments of a link must be."""
+"""Checks on the arguments of a link."""
 
 from typing import Any
 

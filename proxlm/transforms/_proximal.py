@@ -36,7 +36,7 @@ class Scaled(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """How a prox follows its optimizer; the arguments of `proximal` go by the same names.
+    """Settings of the proximal step after an optimizer, named as the arguments of `proximal`.
 
     Attributes:
       name: the function that the user called, for messages.

@@ -1,4 +1,4 @@
-"""What the nested state of an Optax optimizer tells about it, found by type."""
+"""Facts about an Optax optimizer read from its nested state, by type."""
 
 from typing import Any
 

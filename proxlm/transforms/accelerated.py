@@ -12,6 +12,8 @@ from proxlm.penalties import _trees, base
 from proxlm.transforms import _arguments, _leaves, _states, _updates
 from proxlm.transforms._updates import beside
 
+__all__ = ["AcceleratedState", "accelerated_params", "accelerated_proximal_gradient"]
+
 
 class AcceleratedState(NamedTuple):
     """State of `accelerated_proximal_gradient`.

@@ -12,6 +12,8 @@ from proxlm.penalties import _metric, base
 from proxlm.transforms import _arguments, _leaves, _updates, preconditioners
 from proxlm.transforms._updates import beside
 
+__all__ = ["DualAveragingAdamState", "dual_averaging_adam"]
+
 
 class DualAveragingAdamState(NamedTuple):
     """State of `dual_averaging_adam`: three arrays a parameter, one more than Adam's.

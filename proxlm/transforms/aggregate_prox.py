@@ -10,6 +10,8 @@ import optax
 from proxlm.penalties import _trees, base
 from proxlm.transforms import _arguments, _leaves, _updates
 
+__all__ = ["AProxState", "aprox"]
+
 
 class AProxState(NamedTuple):
     """State of `aprox`: one array a parameter beside those of the inner optimizer.

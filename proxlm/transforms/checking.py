@@ -12,6 +12,8 @@ from proxlm import _validation
 from proxlm.penalties import _trees
 from proxlm.transforms import _arguments, _states, debiasing
 
+__all__ = ["Verdict", "check"]
+
 # From weights and gradients of size 1 down to where any threshold is larger than Adam's steps.
 SCALES = (1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-13, 1e-16)
 LEAST_SHARE = 0.01  # in bfloat16 some zeros come by chance
@@ -27,7 +29,7 @@ GONE = (
 
 
 class Verdict(NamedTuple):
-    """What `check` found; printed, in words.
+    """Result of `check`; printed, in words.
 
     Attributes:
       kept: the largest share of weights, over the sizes tried, that were zero in the second half of

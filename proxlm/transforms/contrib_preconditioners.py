@@ -16,6 +16,16 @@ from optax import contrib
 from proxlm.penalties import _trees
 from proxlm.transforms.preconditioners import Preconditioner, roots
 
+__all__ = [
+    "adafactor_preconditioner",
+    "adagrad_preconditioner",
+    "adamax_preconditioner",
+    "amsgrad_preconditioner",
+    "belief_preconditioner",
+    "rms_preconditioner",
+    "sophia_preconditioner",
+]
+
 
 def adamax_preconditioner() -> Preconditioner:
     """D = max(β₂ v, |g| + ε), of `optax.adamax` and `optax.adamaxw`.

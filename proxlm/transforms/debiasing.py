@@ -13,6 +13,8 @@ from proxlm.penalties import _trees
 from proxlm.penalties.groups import _partition
 from proxlm.transforms import _arguments, _leaves, _proximal, _states, pruning
 
+__all__ = ["DebiasState", "debias", "freeze_zeros"]
+
 
 class DebiasState(NamedTuple):
     """State of `debias` and `freeze_zeros`.

@@ -16,6 +16,8 @@ from proxlm.penalties import base
 from proxlm.transforms import _arguments, _leaves, _updates
 from proxlm.transforms._updates import beside
 
+__all__ = ["AdagradRDAState", "FTRLProximalState", "RDAState", "adagrad_rda", "ftrl_proximal", "rda"]
+
 
 class RDAState(NamedTuple):
     """State of `rda`: two arrays a parameter.
@@ -54,7 +56,7 @@ def rda(
     Raises:
       ValueError: for a bad penalty or learning rate; on update, without params.
 
-    Source: Xiao 2009 (Dual averaging methods for regularized stochastic learning), β_t = γ√t.
+    Source: Xiao 2009 (regularised dual averaging), β_t = γ√t.
 
     >>> from proxlm import penalties
     >>> tx, params = rda(0.5, penalties.l1(1.0)), jnp.zeros(2)
@@ -207,7 +209,7 @@ def ftrl_proximal(
       ValueError: for a bad penalty or learning rate, or β not > 0; on update, without params or
         for a penalty without a metric.
 
-    Source: McMahan 2011 (Follow-the-regularized-leader and mirror descent), with the rates of
+    Source: McMahan 2011 (FTRL-Proximal), with the rates of
     McMahan et al. 2013 (Ad click prediction).
 
     >>> from proxlm import penalties

@@ -12,6 +12,8 @@ from proxlm.penalties import base
 from proxlm.transforms import _arguments, _leaves, _updates
 from proxlm.transforms._updates import beside
 
+__all__ = ["RMDAState", "ramda", "rmda"]
+
 
 class RMDAState(NamedTuple):
     """State of `rmda` (two arrays a parameter) and of `ramda` (three).

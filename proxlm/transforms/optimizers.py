@@ -13,6 +13,8 @@ from proxlm.penalties import base
 from proxlm.transforms import _arguments, preconditioners
 from proxlm.transforms._proximal import Rule, follow
 
+__all__ = ["decoupled_proximal_adamw", "proximal_adam", "proximal_sgd"]
+
 
 def proximal_sgd(
     learning_rate: optax.ScalarOrSchedule,
@@ -102,7 +104,7 @@ def proximal_adam(
       anchored: measure g from the params seen by `init`.
 
     Raises:
-      ValueError: for arguments that are none; on init, for a penalty without a metric; on update,
+      ValueError: if an argument is invalid; on init, for a penalty without a metric; on update,
         without params.
 
     Source: Yun, Lozano & Yang 2021 (ProxGen); Kingma & Ba 2015.

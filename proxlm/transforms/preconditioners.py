@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+__all__ = ["Preconditioner", "adam_preconditioner"]
+
 
 class Preconditioner(NamedTuple):
-    """How to read the diagonal of a preconditioner.
+    """A preconditioner: its name, and how to read its diagonal from a state.
 
     Attributes:
       name: for messages.

@@ -8,6 +8,8 @@ import optax
 from proxlm.penalties import _trees, base
 from proxlm.transforms import _updates, steps
 
+__all__ = ["apply_prox_updates", "project", "project_exactly"]
+
 
 def project(constraint: base.Penalty, *, every: int = 1) -> optax.GradientTransformationExtraArgs:
     """Ends a chain with a projection: u ↦ P(params + u) - params, P the prox of a set.

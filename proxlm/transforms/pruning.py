@@ -12,6 +12,8 @@ from proxlm.penalties.groups import _partition
 from proxlm.penalties.sets import _ranking
 from proxlm.transforms import _arguments, _leaves
 
+__all__ = ["PruneState", "prune", "prune_to"]
+
 BUDGETS = ("leaf", "tree")
 
 

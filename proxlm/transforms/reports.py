@@ -1,4 +1,4 @@
-"""What is zero and of low rank by now: numbers by path, and a table to read."""
+"""Reports of sparsity and rank: numbers by path, and a table to read."""
 
 import math
 from typing import NamedTuple
@@ -12,9 +12,11 @@ from proxlm.penalties import _trees
 from proxlm.penalties.groups import _partition
 from proxlm.transforms import _arguments
 
+__all__ = ["Live", "live_groups", "rank", "report", "sparsity", "total_sparsity"]
+
 
 class Live(NamedTuple):
-    """How many groups are not all zero.
+    """The number of groups that are not all zero, of how many.
 
     Attributes:
       live: int32 scalar.
@@ -50,7 +52,7 @@ def total_sparsity(params: chex.ArrayTree) -> jax.Array:
 
 
 def live_groups(params: chex.ArrayTree, over: _partition.Grouping) -> dict[str, Live]:
-    """How many groups of each leaf are not all zero, by path; pure.
+    """The number of groups of each leaf that are not all zero, by path; pure.
 
     Groups that reach across leaves are found under the beginning their paths share.
 

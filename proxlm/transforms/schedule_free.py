@@ -33,6 +33,13 @@ from proxlm.penalties import _trees, base
 from proxlm.transforms import _arguments, _leaves, _updates, preconditioners
 from proxlm.transforms._updates import beside
 
+__all__ = [
+    "ProximalScheduleFreeState",
+    "proximal_schedule_free",
+    "proximal_schedule_free_adam",
+    "proximal_schedule_free_params",
+]
+
 
 class ProximalScheduleFreeState(NamedTuple):
     """State of the schedule-free links.

@@ -1,4 +1,4 @@
-"""What changes as training goes on: strengths, and how much is to be zero."""
+"""Schedules over training: of strengths, and of the share of zeros."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,6 +10,8 @@ import optax
 
 from proxlm import _validation
 from proxlm.transforms import _arguments, _leaves, debiasing
+
+__all__ = ["ScheduledState", "cubic_sparsity", "scheduled"]
 
 
 class ScheduledState(NamedTuple):

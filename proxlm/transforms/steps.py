@@ -5,6 +5,8 @@ import optax
 from proxlm.penalties import base
 from proxlm.transforms import _arguments, _proximal
 
+__all__ = ["apply_prox", "proximal_step"]
+
 
 def proximal_step(
     penalty: base.Penalty,

@@ -17,6 +17,8 @@ import optax
 from proxlm import _validation
 from proxlm.transforms import _arguments
 
+__all__ = ["SkipState", "scale_by_kl", "skip_on_kl"]
+
 
 class SkipState(NamedTuple):
     """State of `skip_on_kl`.

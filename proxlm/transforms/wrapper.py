@@ -9,6 +9,8 @@ from proxlm import _validation
 from proxlm.penalties import base
 from proxlm.transforms import _arguments, _proximal, _states, preconditioners
 
+__all__ = ["proximal"]
+
 
 def proximal(
     inner: optax.GradientTransformation | optax.MultiSteps,
@@ -62,7 +64,7 @@ def proximal(
       The transformation. Extra arguments go to inner.
 
     Raises:
-      ValueError: on construction, for arguments that are none; on init, if the preconditioner's state is
+      ValueError: on construction, if an argument is invalid; on init, if the preconditioner's state is
         not found or the penalty has no prox in a diagonal metric, if inner has a prox already, ends before
         a learning rate, or shows another one; on update, without params.
 
