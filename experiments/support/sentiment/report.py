@@ -128,10 +128,9 @@ def plot(path, run):
     panels, steps = {}, {}
     for stage, title, names in PANELS:
         rows = runs.read_log(run, stage)
-        series = {label: curve(rows, name) for name, label in names.items()}
         # A stage that an earlier run did has left its log there.
         if rows:
-            panels[title] = series
+            panels[title] = {label: curve(rows, name) for name, label in names.items()}
             steps[title] = "iteration of PPO" if stage == "ppo" else "step"
     seeds = len(runs.read_log(run, "ppo")[-1]["reward"])
     note = f"bands: mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
