@@ -200,7 +200,7 @@ def learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config:
 
     # The reward model knows the value of every prefix, so the critic starts as its copy.
     params = {"policy": lm_params, "critic": rm_params}
-    state = jax.jit(ppo.init, static_argnums=(1, 2))(params, optimizer, settings)
+    state = jax.jit(ppo.init, static_argnums=1)(params, optimizer, settings)
     states = jax.tree.map(lambda x: jnp.repeat(x[None], config.seeds, axis=0), state)
     return supervised.run_resumable(
         run,

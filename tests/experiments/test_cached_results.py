@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.support import Refusal
 from experiments.support.run import cached_results, runs
 
 CONFIG = {"seed": 0}
@@ -90,3 +91,11 @@ def test_a_file_that_a_kill_cut_is_not_taken_for_a_part(run, monkeypatch):
 def test_a_name_that_would_be_read_as_two_is_refused(run):
     with pytest.raises(ValueError, match="'first/last' holds a slash"):
         cached_results.compute_once(run, "words", lambda: {"first/last": 1.0})
+
+
+def test_a_damaged_file_is_named(run):
+    cached_results.compute_once(run, "words", lambda: {"x": 1})
+    path = cached_results.path_of(run, "words")
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(Refusal, match=r"words\.npz is damaged"):
+        cached_results.compute_once(run, "words", lambda: {"x": 2})

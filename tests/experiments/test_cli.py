@@ -1,6 +1,7 @@
 """The command line of an experiment: one line where it refuses, a traceback where it is at fault."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -58,13 +59,17 @@ def refuse(config, run):
     raise Refusal("this text is not one")
 
 
+def fill_the_disk(config, run):
+    raise OSError(errno.ENOSPC, "No space left on device", "x.npz")
+
+
 @pytest.mark.parametrize(
     ("arguments", "then", "message"),
     [
         (("--resume",), None, "test_cli: resume: there is no run in"),
         ((), refuse, "test_cli: this text is not one"),
         ((), lambda config, run: corpora.text_file("nowhere"), "test_cli: path is nowhere, where"),
-        ((), lambda config, run: open(run.path / "a" / "b", "w"), "test_cli: .*a/b'. What was saved"),
+        ((), fill_the_disk, r"test_cli: .*No space left on device: 'x.npz'. What was saved is whole"),
     ],
 )
 def test_a_refusal_is_one_line_and_a_status(monkeypatch, tmp_path, arguments, then, message):

@@ -131,7 +131,9 @@ def test_a_text_file_is_read_without_mark_and_carriage_returns(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"caf\xe9", "not UTF-8 at byte 3"),
+        (b"caf\xe9", "not UTF-8 at byte 3: .*iconv -f latin1"),
+        ("bon".encode("utf-16"), "not UTF-8 at byte 0: .*iconv -f utf-16"),
+        ("bon".encode("utf-16-le"), "holds NUL bytes: .*iconv -f utf-16"),
         (b"", "nothing but white space"),
         (b" \n\t\n", "nothing but white space"),
     ],

@@ -1,6 +1,12 @@
 """Run folders: resumed runs end at the same bits, finished stages are found again."""
 
+import concurrent.futures
+import contextlib
+import dataclasses
 import json
+import os
+import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +122,53 @@ def test_resume_names_what_differs_and_what_is_missing(tmp_path):
         runs.open_run("lasso", CONFIG | {"rate": 0.2}, tmp_path, resume=True)
 
 
+def test_a_damaged_config_of_another_run_blocks_no_resume(tmp_path):
+    wanted = runs.open_run("lasso", CONFIG, tmp_path)
+    other = runs.open_run("lasso", CONFIG, tmp_path)
+    (other.path / "config.json").write_text('{"seed": 0, "ra')
+    assert runs.open_run("lasso", CONFIG, tmp_path, resume=True).path == wanted.path
+    (wanted.path / "config.json").write_text("[]")
+    with pytest.raises(Refusal, match=r"no run in .* has this config"):
+        runs.open_run("lasso", CONFIG, tmp_path, resume=True)
+
+
+def test_the_newest_run_is_the_one_begun_last_though_the_clock_was_set_back(tmp_path):
+    early = runs.open_run("lasso", CONFIG, tmp_path)
+    early.path.rename(early.path.parent / "20990101-000000-000000")
+    later = runs.open_run("lasso", CONFIG, tmp_path)
+    assert runs.open_run("lasso", CONFIG, tmp_path, resume=True).path == later.path
+
+
+def test_a_run_after_one_from_the_future_gets_a_later_name(tmp_path):
+    (tmp_path / "lasso" / "20990101-000000-000000").mkdir(parents=True)
+    assert runs.open_run("lasso", CONFIG, tmp_path).path.name == "20990101-000000-000001"
+
+
+def test_one_process_at_a_time_writes_a_run(tmp_path):
+    options = runs.Options(runs=str(tmp_path))
+    with (
+        runs.opened("lasso", CONFIG, options),
+        pytest.raises(Refusal, match=rf"process {os.getpid()} is writing .*lasso"),
+        runs.opened("lasso", CONFIG, dataclasses.replace(options, resume=True)),
+    ):
+        pass
+    with runs.opened("lasso", CONFIG, dataclasses.replace(options, resume=True)) as run:
+        assert run.reused
+
+
+def test_a_file_that_a_run_has_read_must_be_the_same_when_it_is_resumed(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("one")
+    runs.open_run("lasso", CONFIG, tmp_path).check_input(text)
+    resumed = runs.open_run("lasso", CONFIG, tmp_path, resume=True)
+    resumed.check_input(text)
+    text.write_text("two")
+    with pytest.raises(
+        Refusal, match=r"text.txt has changed since .* read it \(sha256 7692c3ad, now 3fc4ccfe"
+    ):
+        resumed.check_input(text)
+
+
 def test_a_root_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "file" / "runs"):
@@ -134,12 +187,21 @@ def test_a_folder_without_the_right_to_write_is_named(tmp_path, monkeypatch):
 
 def test_quick_compilation_ends_with_its_block():
     wanted = lambda: jax.config.values["jax_disable_most_optimizations"]
-    with cli.quick_compilation(quick=False):
+    with jax_optimizes():
+        with cli.quick_compilation(quick=False):
+            assert not wanted()
+        with pytest.raises(Killed), cli.quick_compilation(quick=True):
+            assert wanted()
+            raise Killed
         assert not wanted()
-    with pytest.raises(Killed), cli.quick_compilation(quick=True):
-        assert wanted()
-        raise Killed
-    assert not wanted()
+
+
+@contextlib.contextmanager
+def jax_optimizes():
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def test_metrics_are_rounded_json_lines(tmp_path):
@@ -171,6 +233,17 @@ def test_resume_mends_a_line_that_a_kill_cut(tmp_path):
     run = runs.open_run("lasso", CONFIG, tmp_path, resume=True)
     runs.log(run, "ppo", step=1)
     assert [row["step"] for row in runs.read_log(run)] == [0, 1]
+
+
+@pytest.mark.parametrize("line", ['{"stage": "ppo", "st', "3", '{"step": 1}'])
+def test_a_damaged_line_of_the_log_is_named(tmp_path, line):
+    run = runs.open_run("lasso", CONFIG, tmp_path)
+    runs.log(run, "ppo", step=1)
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write(line + "\n")
+    runs.log(run, "ppo", step=2)
+    with pytest.raises(Refusal, match=r"line 2 of .*metrics\.jsonl is damaged"):
+        runs.read_log(run, "ppo")
 
 
 def two_stages(run, calls, width=4, rate=0.1):
@@ -221,6 +294,54 @@ def test_a_killed_stage_is_computed_again_in_its_folder(tmp_path):
     done = stages.stage(run, "pretrain", CONFIG, lambda path: found.append((path / "half").exists()))
     assert found == [True]
     assert not done.reused
+
+
+def test_runs_side_by_side_compute_a_stage_once(tmp_path, capsys):
+    calls = []
+
+    def compute(path):
+        calls.append(path)
+        time.sleep(0.2)
+
+    def go(_):
+        return stages.stage(runs.open_run("lm", CONFIG, tmp_path), "pretrain", CONFIG, compute).reused
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        reused = sorted(pool.map(go, range(3)))
+    assert (reused, len(calls)) == ([False, True, True], 1)
+    assert f"waiting for process {os.getpid()}" in capsys.readouterr().out
+
+
+class State(NamedTuple):
+    params: dict
+    best: float
+
+
+def test_params_that_are_not_finite_end_a_run_and_the_last_good_state_is_kept(tmp_path):
+    def chunk(state, key):
+        grown = {"w": state.params["w"] * 1e20}
+        return State(grown, state.best), {}
+
+    start = State({"w": jnp.ones(3)}, jnp.array(jnp.inf))
+    go = lambda: stages.run_chunks(
+        chunk, start, 5, key=jax.random.key(0), checkpoint_folder=tmp_path, config=CONFIG
+    )
+    for _ in range(2):
+        message = (
+            r"parameters \(w first\) are not finite after part 2; the last good state, that after part 1"
+        )
+        with pytest.raises(Refusal, match=message):
+            go()
+        assert stages.first_chunk(tmp_path) == 1
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    walk(tmp_path, num_chunks=2)
+    for path in (tmp_path / "2").rglob("*"):
+        if path.is_file() and path.stat().st_size > 20:
+            path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(Refusal, match=str(tmp_path)):
+        walk(tmp_path, num_chunks=4)
 
 
 def test_cached_stages_are_not_taken_for_runs(tmp_path):

@@ -142,6 +142,14 @@ def test_a_text_that_cannot_be_read_leaves_no_run(tmp_path, config, content, err
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_text_without_a_line_break_is_begun_by_its_first_character(tmp_path, config):
+    (tmp_path / "line.txt").write_text(300 * CYCLE)
+    run = runs.open_run("train_lm", {}, tmp_path)
+    config = dataclasses.replace(config, text=str(tmp_path / "line.txt"), prompt="\n", steps=1)
+    train_lm.main(config, run)
+    assert (run.path / "samples.txt").read_text()[0] == CYCLE[0]
+
+
 def test_a_folder_of_runs_that_cannot_be_made_is_named(folder, config):
     root = folder / "text.txt" / "runs"
     with pytest.raises(ValueError, match=r"runs: .*text\.txt.* cannot be made"):

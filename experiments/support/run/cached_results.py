@@ -34,7 +34,7 @@ def compute_once(run: runs.Run, name: str, compute: Callable[[], Mapping[str, An
         with files.replacing(path) as file:
             np.savez(file, **found)
     try:
-        with np.load(path) as saved:
+        with open(path, "rb") as file, np.load(file) as saved:
             return traverse_util.unflatten_dict(dict(saved), sep="/")
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise Refusal(f"{path} is damaged ({error}): remove it, and it is computed again") from error
