@@ -25,7 +25,7 @@
 >>> optimizer = optax.chain(optax.scale_by_adam(), proximal_step(penalties.l1(1.0), 0.1))
 >>> params = jnp.array([2.0, 0.05])
 >>> updates, _ = optimizer.update(jnp.array([1.0, 0.0]), optimizer.init(params), params)
->>> [round(x, 6) for x in optax.apply_updates(params, updates).tolist()]
+>>> [round(x, 4) for x in optax.apply_updates(params, updates).tolist()]
 [1.8, 0.0]
 """
 
