@@ -1,11 +1,12 @@
 """Functions g on the weights, each next to its proximal operator.
 
 A `Penalty` is a pair (value, prox). It works on one array or on a tree of them, and takes strengths
-that may be traced, so that a sweep over strengths is a `jax.vmap`.
+that may be traced, so that a sweep over strengths is a `jax.vmap`. A `Strength` is a number, an array
+or a tree of these.
 
 - norms: `zero` `l1` `non_negative_l1` `elastic_net` `squared_l2` `l2` `linf` `slope`
 - groups: `group_lasso` `sparse_group_lasso` `group_mcp` `group_l_half` `group`, over axes, or
-  `grouping.heads` `.blocks` `.slices` `.linked` (neurons across leaves)
+  over a `grouping`: `grouping.heads` `.blocks` `.slices` `.linked` (neurons across leaves)
 - singular values: `nuclear` `spectral_norm` `rank` `schatten` `spectral`; sets `nuclear_ball`
   `spectral_ball` `rank_ball` `stiefel`
 - sets: `box` `non_negative` `linf_ball` `simplex` `capped_simplex` `sparse_simplex` `l1_ball`
@@ -14,6 +15,7 @@ that may be traced, so that a sweep over strengths is a `jax.vmap`.
 - quantised: `binary` `ternary` `quantization_grid` `prox_quant`
 - made of others: `scale` `translate` `add_linear` `add_quadratic` `change_basis` `reshaped` `conjugate`
   `envelope` `separable_sum` `masked` `flattened`
+- tried on their laws: `check` returns a `Report`, a `Law` a line; `step_sizes` of a preconditioner
 
 >>> import jax.numpy as jnp
 >>> penalty = l1(0.5)

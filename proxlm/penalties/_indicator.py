@@ -1,4 +1,4 @@
-"""How a set becomes a penalty: 0 inside, +inf outside, and a projection."""
+"""Indicators of sets: 0 inside, +inf outside, and the projection as prox."""
 
 from collections.abc import Callable, Mapping
 

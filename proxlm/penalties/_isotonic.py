@@ -97,7 +97,7 @@ def _add(a, b):
 
 
 def _ends(starts):
-    """Where the block of each entry begins and ends."""
+    """The first and the last index of the block of each entry."""
     places = jnp.arange(starts.size)
     first = jax.lax.cummax(jnp.where(starts, places, 0))
     closes = jnp.roll(starts, -1)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from proxlm.penalties import check
-from proxlm.penalties.checking import _subject, laws
+from proxlm.penalties.checking import _laws, _subject
 from tests.arrays import normal
 from tests.penalties import (
     test_boxes_and_halfspaces,
@@ -100,7 +100,7 @@ def test_what_is_not_convex_is_not_firmly_nonexpansive(case):
         residual=None,
     )
     x, others, noise = 1.5 * normal(1, (400, 12)), 1.5 * normal(2, (400, 12)), normal(3, (1, 12))
-    assert laws.firm_nonexpansiveness(_subject.subject_of(flat, x, others, noise, t)) > 1e-3
+    assert _laws.firm_nonexpansiveness(_subject.subject_of(flat, x, others, noise, t)) > 1e-3
 
 
 @every_function

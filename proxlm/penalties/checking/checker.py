@@ -1,4 +1,4 @@
-"""Is it a proximal operator? A verdict on any penalty, yours included."""
+"""A check whether a pair (value, prox) obeys the laws of proximal operators, for any penalty."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,8 +10,10 @@ import numpy as np
 from jax import flatten_util
 
 from proxlm.penalties import _trees, base
+from proxlm.penalties.checking import _laws
 from proxlm.penalties.checking import _subject as trial
-from proxlm.penalties.checking import laws
+
+__all__ = ["Law", "Report", "check"]
 
 # In units of the dtype's relative precision.
 TOLERANCES = {
@@ -36,10 +38,10 @@ LARGEST = 512  # coordinates of an example: the Jacobian has their square
 
 
 class Law(NamedTuple):
-    """What one law said.
+    """Result of one law: the violation that was found, and the one that is tolerated.
 
     Attributes:
-      name: of the law, as in `proxlm.penalties.laws`.
+      name: of the law.
       statement: what it says.
       violation: the worst found.
       tolerance: what is allowed.
@@ -57,7 +59,7 @@ class Law(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What all the laws said; printed, a line for each."""
+    """Results of all the laws; printed, a line for each."""
 
     laws: tuple[Law, ...]
 
@@ -181,7 +183,7 @@ def _keeps_dtypes(penalty, example, step_size):
 
 
 def _try(name, subject, *given):
-    law = getattr(laws, name)
+    law = getattr(_laws, name)
     tolerance = TOLERANCES.get(name, 0.0) * float(np.finfo(subject.x.dtype).eps)
     statement = law.__doc__.split("\n\n")[0]
     return Law(name, " ".join(statement.split()), law(subject, *given), tolerance)

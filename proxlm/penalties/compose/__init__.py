@@ -5,3 +5,7 @@
 - `reparametrised`: `change_basis` `reshaped`
 - `over_trees`: `separable_sum` `masked` `flattened`
 """
+
+from proxlm.penalties.compose import calculus, moreau, over_trees, reparametrised
+
+__all__ = ["calculus", "moreau", "over_trees", "reparametrised"]

@@ -5,3 +5,7 @@
 - `powers`: `l_half` `l_two_thirds`
 - `quantized`: `binary` `ternary` `quantization_grid` `prox_quant`
 """
+
+from proxlm.penalties.coordinatewise import convex, nonconvex, powers, quantized
+
+__all__ = ["convex", "nonconvex", "powers", "quantized"]

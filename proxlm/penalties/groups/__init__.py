@@ -4,3 +4,7 @@
 - `norms`: `l2` `group_mcp` `group_l_half`, each a line of `group`
 - `grouping`: `axes` `slices` `heads` `blocks`, and `linked` across leaves
 """
+
+from proxlm.penalties.groups import grouping, norms, penalties
+
+__all__ = ["grouping", "norms", "penalties"]

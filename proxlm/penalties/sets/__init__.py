@@ -6,3 +6,7 @@
 - `cardinality`: `top_k` `n_m`; `two_four`: `soft_two_four`
 - `sorted_norms`: `linf` `slope`
 """
+
+from proxlm.penalties.sets import balls, boxes_and_halfspaces, cardinality, simplices, sorted_norms, two_four
+
+__all__ = ["balls", "boxes_and_halfspaces", "cardinality", "simplices", "sorted_norms", "two_four"]

@@ -29,7 +29,7 @@ class Threshold(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """Which equation; static.
+    """The equation to solve; static.
 
     Attributes:
       axes: the axes inside a group, counted from the front.

@@ -177,7 +177,7 @@ def sparse_simplex(
 
 
 def _off(x, radius, inside):
-    """How far the sums and the smallest entry are off, relative to the radius."""
+    """The violation by the sums and the smallest entry, relative to the radius."""
     sums = jnp.sum(x, axis=inside, keepdims=True)
     return jnp.max(jnp.maximum(jnp.abs(sums - radius), jnp.max(-x)) / radius)
 

@@ -154,13 +154,13 @@ def _four(a, pull):
 
 
 def _share(i):
-    """How much of the penalty is there in iteration i; the last stages, near a fold, are short."""
+    """The share of the penalty that acts in iteration i; the last stages, near a fold, are short."""
     return 1.0 - jnp.square(jnp.maximum(1.0 - (i + 1.0) / STAGES, 0.0))
 
 
 @jax.custom_jvp
 def _moves(a, pull, y, alive):
-    """How far a moves to its stationary point y; derivatives by the implicit function theorem."""
+    """The move of a to its stationary point y; derivatives by the implicit function theorem."""
     # Not a - y, which has lost the digits of a small move and is not 0 where pull is.
     return jnp.where(alive, pull * _pairs(y), 0.0)
 

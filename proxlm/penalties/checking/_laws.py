@@ -52,7 +52,7 @@ def _excess(subject, steps):
 
 
 def _structured(x, best):
-    """What a wrong formula tends to return."""
+    """Points that a wrong formula tends to return, as probes."""
     off = np.eye(x.size, dtype=x.dtype)
     scaled = [np.zeros_like(x), x, -best, 0.99 * best, 1.01 * best, 0.5 * (x + best), 0.9 * x]
     spread = [best * (1 - off), x * (1 - off), best * off, x * off]
@@ -147,7 +147,7 @@ def positive_zeros(subject: Subject) -> float:
 
 
 def nan_in_nan_out(subject: Subject) -> float:
-    """Where NaN goes in, NaN comes out, in the value too: how often it does not."""
+    """NaN in gives NaN out, in the value too; returns the number of times that it does not."""
     x = subject.x[3]
     spoilt = np.where(np.eye(x.size, dtype=bool), x.dtype.type(np.nan), x)
     moved = subject.prox(spoilt, subject.step_size)
