@@ -3,10 +3,10 @@
     python -m experiments.exact            bias, noise and sub-optimality of the whole family
     python -m experiments.exact --smoke
 
-2 CPU cores (AMD EPYC, 2.6 GHz), 33 s, exact in float64.  Unbiased: leave-one-out and k1 in the
-reward (bias 1e-15); the direction of GRPO is 0.951 of the truth's, k1 in the loss has none.  Of the
+2 CPU cores (AMD EPYC, 2.6 GHz), 33 s, exact in float64. Unbiased: leave-one-out and k1 in the
+reward (bias 1e-15); the direction of GRPO is 0.951 of the truth's, k1 in the loss has none. Of the
 KL-regularised objective the exact proximal step leaves 1.6e-10 after 30 iterations, PPO's clip with
-a perfect critic 1.1e-2.  Adam's steps are the same for all, so the curves compare directions and
+a perfect critic 1.1e-2. Adam's steps are the same for all, so the curves compare directions and
 fixed points, not scales.
 """
 
@@ -232,7 +232,7 @@ def proximal(problem, config: Config) -> np.ndarray:
 
 
 def families(config: Config) -> dict[str, dict[str, Any]]:
-    """What learns: algorithms, places of the KL, trust regions."""
+    """The variants that learn: algorithms, places of the KL, trust regions."""
     beta, size = config.kl_coef, config.group_size
     inverse = 1.0 / config.step_size
     own = {"rloo", "reinforce++_baseline", "grpo", "dr_grpo", "dapo", "gspo", "luspo", "topr"}

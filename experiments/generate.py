@@ -6,7 +6,7 @@
 
 2 CPU cores (AMD EPYC, 2.6 GHz) that did other work too: SmolLM2-135M goes on with " Paris." by its
 likeliest tokens, the first 0.05 s after the prompt, in the first sample 0.9 s with compilation, and
-then 32 tokens a second (35 ms of CPU time each).  Reading the model takes 8 s before.
+then 32 tokens a second (35 ms of CPU time each). Reading the model takes 8 s before.
 """
 
 import dataclasses

@@ -1,13 +1,13 @@
-"""Where gradients vanish and explode in a deep net, layer by layer, and which link cures it.
+"""Vanishing and exploding gradients in a deep net, layer by layer, and the links that cure them.
 
     python -m experiments.gradient_flow           writes report.txt and gradient_flow.png
     python -m experiments.gradient_flow --smoke
 
-2 CPU cores (AMD EPYC, 2.6 GHz), 1 minute.  32 plain layers on the next character of the plays, n=8:
+2 CPU cores (AMD EPYC, 2.6 GHz), 1 minute. 32 plain layers on the next character of the plays, n=8:
 with half of He's scale the signal that comes back to the first layer is 1e-10 of that at the last,
-with 1.5 times it 8e4 times as large.  Clipping keeps the second finite, but nothing is learnt; Adam
+with 1.5 times it 8e4 times as large. Clipping keeps the second finite, but nothing is learnt; Adam
 learns from He's scale (7 of 8), not from the others: no link brings back a signal that is lost in
-the net.  Residual layers keep it within 1.0 to 1.2 at each scale and learn from all 24 starts;
+the net. Residual layers keep it within 1.0 to 1.2 at each scale and learn from all 24 starts;
 normalised ones begin at 0.1 to 0.3, lose it within a few steps and learn from none.
 """
 

@@ -1,9 +1,9 @@
-"""Which stochastic method ends with the right zeros?  The lasso in minibatches, last iterates.
+"""Stochastic methods that end with the right zeros: the lasso in minibatches, last iterates.
 
     python -m experiments.identification
     python -m experiments.identification --smoke
 
-4 minutes on one CPU core (AMD EPYC, 2.6 GHz), shared with other work.  Five problems, five seeds
+4 minutes on one CPU core (AMD EPYC, 2.6 GHz), shared with other work. Five problems, five seeds
 each (n=25): averaged thresholds in Adam's metric end with 0.2 false nonzeros of 100 weights, 0.2
 missed and 0.04 that flicker, at a gap of 1.1e-4; a prox at each step with 7.1, 0 and 11.7, at
 1.3e-4.
@@ -64,7 +64,7 @@ class Problem(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run ends with, and what it was like after every window of steps."""
+    """Results of a run: its end, and its state after every window of steps."""
 
     weights: jax.Array
     gap: jax.Array

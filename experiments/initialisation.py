@@ -1,12 +1,12 @@
-"""How much a net's fate depends on its start: 64 seeds of six schemes at three depths.
+"""Sensitivity of a net to its initialisation: 64 seeds of six schemes at three depths.
 
     python -m experiments.initialisation           writes report.txt and initialisation.png
     python -m experiments.initialisation --smoke
 
-2 CPU cores (AMD EPYC, 2.6 GHz), 1 minute.  Nets of width 32 on the next character of the plays, 200
-steps of gradient descent at 0.4, n=64 a cell.  Two layers learn from all seeds of Glorot, He and
+2 CPU cores (AMD EPYC, 2.6 GHz), 1 minute. Nets of width 32 on the next character of the plays, 200
+steps of gradient descent at 0.4, n=64 a cell. Two layers learn from all seeds of Glorot, He and
 orthogonal kernels, eight from 6, 28 and 8 %, 32 from none: no scheme carries plain layers that far
-in so few steps.  Normal(0, 1) diverges in 12, 100 and 100 %, He at 32 layers in 41 %; zeros and
+in so few steps. Normal(0, 1) diverges in 12, 100 and 100 %, He at 32 layers in 41 %; zeros and
 normal(0, 0.01) never diverge and never learn.
 """
 

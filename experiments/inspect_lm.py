@@ -3,12 +3,12 @@
     python -m experiments.inspect_lm             writes three plots and report.txt
     python -m experiments.inspect_lm --smoke
 
-2 CPU cores (AMD EPYC, 2.6 GHz), about 3 minutes of CPU time; n=3 seeds.  A group
+2 CPU cores (AMD EPYC, 2.6 GHz), about 3 minutes of CPU time; n=3 seeds. A group
 penalty removes 56 ± 6 % of the 16 heads and 66 ± 3 % of the neurons, and the loss is 1.915 ± 0.019
-for 1.794 ± 0.008 nats per character.  It keeps the heads that the dense model needs: take one from
+for 1.794 ± 0.008 nats per character. It keeps the heads that the dense model needs: take one from
 it, and its loss rises by 0.102 ± 0.021 in the mean over those that the penalty kept, by 0.019 ±
-0.007 over those that it removed.  A cut by size alone would have done as well: 0.099 ± 0.023 over
-as many of the largest.  In the first model all seven that were kept look first of all at the
+0.007 over those that it removed. A cut by size alone would have done as well: 0.099 ± 0.023 over
+as many of the largest. In the first model all seven that were kept look first of all at the
 character before, and four of the nine others.
 """
 
@@ -56,7 +56,7 @@ class Config(configs.Base):
 
 
 class Lane(NamedTuple):
-    """What differs between the two models that go on from a dense one, side by side."""
+    """Settings that differ between the two models trained side by side from a dense one."""
 
     penalised: jax.Array  # 0 or 1
     neuron: jax.Array  # median sizes, root mean squares of weights

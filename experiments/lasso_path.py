@@ -1,9 +1,9 @@
-"""Which words make a film review positive: l1 logistic regression, a whole path of strengths.
+"""Words that make a film review positive: l1 logistic regression, a whole path of strengths.
 
     python -m experiments.lasso_path             one path, warm-started, and every strength at once
     python -m experiments.lasso_path --smoke
 
-2 CPU cores, under a minute.  547 of 2000 words reach a held-out accuracy of 0.855 (400 reviews);
+2 CPU cores, under a minute. 547 of 2000 words reach a held-out accuracy of 0.855 (400 reviews);
 the largest duality gap of 30 strengths, down to 1/200 of the largest, is 2.6e-3.
 """
 
@@ -68,7 +68,7 @@ def make_loss(features, labels):
 
 
 def duality_gap(features, labels, weights, strength) -> float:
-    """How far the objective is from its optimum at most, in float64."""
+    """An upper bound on the distance of the objective from its optimum, in float64."""
     features, labels, weights = (np.asarray(x, np.float64) for x in (features, labels, weights))
     signs = 2 * labels - 1
     margins = signs * (features @ weights)

@@ -3,10 +3,10 @@
     python -m experiments.linear_mse             writes report.txt and linear_mse.png
     python -m experiments.linear_mse --smoke
 
-2 CPU cores (AMD EPYC, 2.6 GHz), 10 s.  No: with points of [0, 1)² and labels sign(x1 + x2) every
-label is +1, so the bias learns it and the loss tends to 0.  Of 1000 initialisations all end below
-0.0117, median 0.0009, most 0.0070; without a bias all end above it, least 0.094.  The median
-passes 0.0117 after 588 epochs.  With x centred the least mean squared error is 0.323 ± 0.032
+2 CPU cores (AMD EPYC, 2.6 GHz), 10 s. No: with points of [0, 1)² and labels sign(x1 + x2) every
+label is +1, so the bias learns it and the loss tends to 0. Of 1000 initialisations all end below
+0.0117, median 0.0009, most 0.0070; without a bias all end above it, least 0.094. The median
+passes 0.0117 after 588 epochs. With x centred the least mean squared error is 0.323 ± 0.032
 (n=20); gradient descent, Adam, a proximal chain, proximal Adam and the solver end within 2e-5 of
 the closed form, with a ridge and without.
 """

@@ -3,11 +3,11 @@
     python -m experiments.low_rank_anchor           writes tradeoff.png, report.txt and deltas
     python -m experiments.low_rank_anchor --smoke
 
-2 CPU cores (AMD EPYC, 2.6 GHz), 2 minutes.  With
+2 CPU cores (AMD EPYC, 2.6 GHz), 2 minutes. With
 an l1 anchor at the start, a delta of 5.4 % of the model's bytes brings the held-out loss from
 2.339 to 2.020 (n=3, spread below 0.001): 60 % of what training without a penalty gains (1.810).
-The largest changes of that training, cut to the same size, bring 24 % (2.214 ± 0.012).  The anchor
-wins at up to 16 %; at 41 % the cut does.  The nuclear norm does no better than the largest
+The largest changes of that training, cut to the same size, bring 24 % (2.214 ± 0.012). The anchor
+wins at up to 16 %; at 41 % the cut does. The nuclear norm does no better than the largest
 singular values of training without it, since it shortens those that stay.
 """
 

@@ -3,9 +3,9 @@
     python -m experiments.mirror_lm            writes curves.png and report.txt
     python -m experiments.mirror_lm --smoke
 
-2 CPU cores (AMD EPYC, 2.6 GHz), 3 minutes (250 s of CPU).  After 40 iterations regression on whole
+2 CPU cores (AMD EPYC, 2.6 GHz), 3 minutes (250 s of CPU). After 40 iterations regression on whole
 texts reaches J 0.64 ± 0.24 at KL 1.80 nats, PPO's clip 0.29 ± 0.05 at 1.12, KL(π_old‖π) 0.35 ± 0.16
-and KL(π‖π_old) 0.34 ± 0.19 (n=5), of J* 1.14 ± 0.15.  Each is at its best of three learning rates,
+and KL(π‖π_old) 0.34 ± 0.19 (n=5), of J* 1.14 ± 0.15. Each is at its best of three learning rates,
 which for all is the lowest, so that a lower one may be better still; none comes to 80 % of J*.
 
 All learn J = E[r] - β KL(π‖π_ref) from the same number of texts and gradient steps; r is the gold

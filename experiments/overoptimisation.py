@@ -3,12 +3,12 @@
     python -m experiments.overoptimisation            writes curves.png and report.txt
     python -m experiments.overoptimisation --smoke
 
-2 CPU cores (AMD EPYC, 2.6 GHz), 2 minutes (239 s of CPU).  PPO without a penalty, against a reward
+2 CPU cores (AMD EPYC, 2.6 GHz), 2 minutes (239 s of CPU). PPO without a penalty, against a reward
 model of 128 comparisons: from √KL 2.6 to 5.2 (nats) proxy rises from 1.66 ± 0.12 to 2.44 ± 0.35,
-and gold falls from 0.92 ± 0.22 to 0.44 ± 0.36, with each of five golds (n=5).  With 4096
+and gold falls from 0.92 ± 0.22 to 0.44 ± 0.36, with each of five golds (n=5). With 4096
 comparisons gold is still 1.32 ± 0.70 there, after 1.26 ± 0.24: it turns over later, after 1.93 ±
-0.71.  A penalty of β = 0.05 ends at gold 1.32 ± 0.23 (√KL 3.5).  Best of up to 1024 rises to 1.24 ±
-0.25 at √KL 2.4 and does not turn over.  Beyond √KL 6 seeds part: two of the five policies on few
+0.71. A penalty of β = 0.05 ends at gold 1.32 ± 0.23 (√KL 3.5). Best of up to 1024 rises to 1.24 ±
+0.25 at √KL 2.4 and does not turn over. Beyond √KL 6 seeds part: two of the five policies on few
 pairs find texts that gold likes too, three end below what they had.
 
 After Gao, Schulman and Hilton (2023), "Scaling laws for reward model overoptimization", with a

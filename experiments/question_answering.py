@@ -4,10 +4,10 @@
     python -m experiments.question_answering --ask "12 + 7 ="
     python -m experiments.question_answering --smoke
 
-2 CPU cores (AMD EPYC, 2.6 GHz), 6½ minutes of CPU time, beside other work; n=3 seeds.  Of 1000
+2 CPU cores (AMD EPYC, 2.6 GHz), 6½ minutes of CPU time, beside other work; n=3 seeds. Of 1000
 held-out sums and differences, 66.4 ± 3.9 % of sampled answers and 84.1 ± 5.7 % of the likeliest are
 right after answers were shown; after reinforcement learning on exact match, 81.1 ± 3.4 % and
-92.7 ± 5.9 % (87 to 99 by seed).  QuaRTz's two-choice questions are beyond a model that has read
+92.7 ± 5.9 % (87 to 99 by seed). QuaRTz's two-choice questions are beyond a model that has read
 nothing else: 50.1 ± 0.3 % of 563 without near twins among those shown; majority 49.7 %, tf-idf
 52.8 %, naive Bayes 58.3 %.  --ask: 0.7 ms in the median, 11 ms in the 95th percentile of 50.
 """

@@ -4,9 +4,9 @@
     python -m experiments.randomwalks --smoke
     python -m experiments.randomwalks --resume
 
-2 CPU cores (AMD EPYC, 2.6 GHz), 1 minute.  A policy that imitates random walks is optimal to 0.278
+2 CPU cores (AMD EPYC, 2.6 GHz), 1 minute. A policy that imitates random walks is optimal to 0.278
 ± 0.162 of what the shortest paths allow; after RL, sampled (n=5 graphs): GRPO 0.994 ± 0.004, PPO
-with a critic 0.977 ± 0.019 (on one graph 0.947), RLOO 0.971 ± 0.014.  PPO's KL (β = 0.05) and the
+with a critic 0.977 ± 0.019 (on one graph 0.947), RLOO 0.971 ± 0.014. PPO's KL (β = 0.05) and the
 weight of its critic's loss (1) were chosen on ten other graphs: 0.991 ± 0.006 there, without the
 KL 0.963 ± 0.048, with a weight of 0.1 0.975 ± 0.031.
 """
@@ -84,7 +84,7 @@ def settings_of(name: str) -> ppo.PPOConfig:
     """A recipe that pays nothing for leaving the walks it has imitated, but for one with a critic.
 
     A critic that is still to learn blames the walks from nodes that are far; without a KL these
-    end for good at steps without an edge.  So its KL stays, and its loss counts as the policy's.
+    end for good at steps without an edge. So its KL stays, and its loss counts as the policy's.
     """
     if recipes.make(name).value is not None:
         return recipes.make(name, value_coef=1.0)
@@ -186,7 +186,7 @@ def judge(key, params, graph, config: Config) -> dict[str, jax.Array]:
 
 
 def learn(run, config: Config) -> dict[str, np.ndarray]:
-    """Imitation, then every method from there; all seeds in one call.  Results by policy."""
+    """Imitation, then every method from there; all seeds in one call. Results by policy."""
     graph, walks = draw(config)
     key_imitate, key_improve, key_judge = (
         jax.random.split(key, config.seeds) for key in jax.random.split(jax.random.key(config.seed), 3)

@@ -8,7 +8,7 @@
 2 CPU cores (AMD EPYC, 2.6 GHz), 9 minutes; here with 3 seeds of PPO, on held-out openings:
 P(positive) 0.48 -> 0.93 ± 0.00, VADER 0.14 -> 0.77 ± 0.02,
 KL to the untouched LM 18.0 ± 0.5 nats per response of 32 tokens,
-distinct-2 0.80 -> 0.61 ± 0.03.  Reward model 76.0 % on 44-token openings, naive Bayes 76.6 %.
+distinct-2 0.80 -> 0.61 ± 0.03. Reward model 76.0 % on 44-token openings, naive Bayes 76.6 %.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ FEWEST = 64  # reviews that fill a batch of every stage
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    """What a run may change; the shapes of the smoke run are in `smoke`."""
+    """Settings of a run; the shapes of the smoke run are in `smoke`."""
 
     vocab_size: int = 8192
     width: int = 128
@@ -177,7 +177,7 @@ def accuracy(params, held_out, model):
 
 
 def learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config: Config):
-    """Stage (c): PPO, every seed in one call.  Returns the states, one row per seed."""
+    """Stage (c): PPO, every seed in one call. Returns the states, one row per seed."""
     optimizer, settings = make_optimizer(config), ppo_settings(config)
     actor = make_actor(model, rm_model, config)
 

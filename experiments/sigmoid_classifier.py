@@ -3,8 +3,8 @@
     python -m experiments.sigmoid_classifier           writes report.txt and sigmoid.png
     python -m experiments.sigmoid_classifier --smoke
 
-2 CPU cores (AMD EPYC, 2.6 GHz), 10 s.  With labels in {-1, 1} and ½ (y - ŷ)² the sign of a sigmoid
-is right on 0.500 ± 0.005 of held-out points (n=100 problems): it is always +1.  Cut at ½ it is
+2 CPU cores (AMD EPYC, 2.6 GHz), 10 s. With labels in {-1, 1} and ½ (y - ŷ)² the sign of a sigmoid
+is right on 0.500 ± 0.005 of held-out points (n=100 problems): it is always +1. Cut at ½ it is
 right on 0.833 ± 0.006, as the repairs are (0.835 ± 0.004, tanh or logistic loss), but its weights
 run off, |θ| 8 where the truth is 3 (5 of 100 converge), and its log loss is 0.537 ± 0.094 against
 0.365 ± 0.008: squares ask for 2 P(+1) - 1, and below P = ½ the nearest output is 0.
@@ -101,7 +101,7 @@ def learn(name: str, problem: Problem, start, config: Config) -> training.FitRes
 
 
 def judge(name: str, found: training.FitResult, held_out: Problem) -> dict[str, jax.Array]:
-    """What is said of a unit on held-out points."""
+    """Scores of a unit on held-out points."""
     logits = held_out.inputs @ found.params
     chances = CHANCES[name](logits)
     positive = held_out.labels > 0

@@ -3,9 +3,9 @@
     python -m experiments.sparse_lm             writes pareto.png and report.txt
     python -m experiments.sparse_lm --smoke
 
-2 CPU cores (AMD EPYC, 2.6 GHz) that did a little other work, 6½ minutes (10 of CPU).  All
+2 CPU cores (AMD EPYC, 2.6 GHz) that did a little other work, 6½ minutes (10 of CPU). All
 methods have 300 steps from the same dense model; the penalised ones choose in the first 90 and
-heal in the others.  Held-out loss at 50 % and 80 % of the MLP neurons removed, and how much worse
+heal in the others. Held-out loss at 50 % and 80 % of the MLP neurons removed, and how much worse
 than dual averaging, seed by seed (n=3):
 
     dual averaging             1.815 ± 0.008   1.873 ± 0.007
@@ -14,9 +14,9 @@ than dual averaging, seed by seed (n=3):
     pruned in steps, healed    1.817 ± 0.007   1.874 ± 0.004    +0.002 ± 0.003   +0.001 ± 0.004
 
 At 80 % the penalty clearly beats pruning by magnitude at once or at the end; at 50 % it beats the
-latter, and the former is within the spread.  A cubic ramp of pruning with healing ties with it, and
-so does metric prox-Adam.  No heads were removed; their penalty is half as strong.  The
-strengths were tried out on one seed, with the same held-out text.  Of the model nearest to 80 %,
+latter, and the former is within the spread. A cubic ramp of pruning with healing ties with it, and
+so does metric prox-Adam. No heads were removed; their penalty is half as strong. The
+strengths were tried out on one seed, with the same held-out text. Of the model nearest to 80 %,
 cut to 60 of 256 units a layer, scoring is 1.4 to 1.5 and sampling 1.4 times as fast, with equal
 logits.
 """
@@ -77,7 +77,7 @@ class Config(configs.Base):
 
 
 class Lane(NamedTuple):
-    """What differs between the models that are trained in one vmap."""
+    """Settings that differ between the models that are trained in one vmap."""
 
     strength: jax.Array  # λ
     reach: jax.Array  # γ λ, the root mean square from which a group is let alone

@@ -35,7 +35,7 @@ DROPOUT = 0.2  # of the LSTMs
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    """What a run may change; the shapes of the smoke run are in `smoke`."""
+    """Settings of a run; the shapes of the smoke run are in `smoke`."""
 
     pair: str = "kjv-web"
     spanish: str = ""  # where sword-text-sparv was unpacked, for kjv-spanish
@@ -184,7 +184,7 @@ def ppo_settings(config: Config):
 
 
 def settings_of(config: Config, **own) -> dict[str, Any]:
-    """What decides a stage of maximum likelihood."""
+    """Settings that decide a stage of maximum likelihood."""
     names = ("pair", "vocab_size", "longest", "batch", "steps", "seed")
     return {name: getattr(config, name) for name in names} | own
 

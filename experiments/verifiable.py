@@ -4,12 +4,12 @@
     python -m experiments.verifiable --smoke
     python -m experiments.verifiable --resume
 
-2 CPU cores (AMD EPYC, 2.6 GHz), 6 minutes for every 100 iterations.  Copy, reverse, sort, modular
+2 CPU cores (AMD EPYC, 2.6 GHz), 6 minutes for every 100 iterations. Copy, reverse, sort, modular
 addition and a small countdown, imitated from demonstrations of which half have a slip: 62 % of
-sampled answers are right (greedy ones all are).  150 iterations later 24 of 25 recipes are right on
+sampled answers are right (greedy ones all are). 150 iterations later 24 of 25 recipes are right on
 95 % or more (n=5 seeds in one call): REINFORCE++ 98.7 ± 0.3, PPO with a critic 97.7 ± 0.6, GRPO
 97.7 ± 0.2, GSPO 96.9 ± 0.3, RLOO 96.4 ± 0.5, VAPO 96.1 ± 2.3.  pass@k, which aims at something
-else, is at 89.5 ± 0.9.  After 100 iterations it was 21 of them.  Where length earns nothing, GRPO's
+else, is at 89.5 ± 0.9. After 100 iterations it was 21 of them. Where length earns nothing, GRPO's
 wrong answers grow longer than its right ones, 5.6 tokens and 1.0 (a difference of 4.6 ± 4.4);
 Dr. GRPO's are equally long.
 """
@@ -175,7 +175,7 @@ def reinforce(run, config: Config, model, params, problems) -> dict[str, np.ndar
 
 
 def lengthen(run, config: Config) -> dict[str, np.ndarray]:
-    """What becomes of lengths that earn nothing, `[variants, seeds, iterations]`."""
+    """Lengths of answers that earn nothing by length, `[variants, seeds, iterations]`."""
     key_imitate, key_learn = jax.random.split(jax.random.key(config.seed + 5))
     imitate = jax.jit(length_bias.imitate, static_argnums=1)
     params = cached_results.compute_once(run, "blanks", lambda: imitate(key_imitate, config.length_steps))

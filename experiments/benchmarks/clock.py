@@ -27,7 +27,7 @@ CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How long to look."""
+    """Duration of a measurement."""
 
     clock: str = "cpu"
     repeats: int = 5  # samples of each function
@@ -106,7 +106,7 @@ def pin() -> None:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What the matrix products of a job cost at the least: operations counted, and a measured rate.
+"""Lower bounds on the time of a job's matrix products: counted operations, and a measured rate.
 
 Products alone are counted, a multiplication and an addition as two; a query is charged for the
 keys it may see and no others. A backward pass is two products for each one of the forward pass.
@@ -77,7 +77,7 @@ def ppo(
 
 
 def shapes(model: lm.ModelConfig, rows: int) -> dict[Shape, int]:
-    """How often a forward pass of N tokens does the product [N, K]·[K, M], by (N, K, M)."""
+    """Counts of the products [N, K]·[K, M] in a forward pass of N tokens, by (N, K, M)."""
     heads = model.num_heads * model.head_width
     packed = (model.num_heads + 2 * model.num_kv_heads) * model.head_width
     counts = {

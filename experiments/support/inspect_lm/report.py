@@ -19,7 +19,7 @@ HABITS = ("itself", "one before", "the first", "same earlier", "after same")
 
 
 class Look(NamedTuple):
-    """What one model shows on held-out windows."""
+    """Measurements of one model on held-out windows."""
 
     loss: float
     by_layer: np.ndarray  # [L + 1] loss where the model would stop
@@ -152,7 +152,7 @@ def habit(shares) -> str:
 
 
 def plot_attention(path, pair, looks, tokens, characters, model):
-    """Who looks at whom: a panel a head, the dense model above the penalised one."""
+    """Attention maps: a panel a head, the dense model above the penalised one."""
     inspect = jax.jit(functools.partial(lm.inspect, config=model))
     seen = [np.asarray(inspect(params, tokens[None]).attention[:, 0]) for params in pair]
     depth, heads = model.num_layers, model.num_heads
@@ -184,7 +184,7 @@ def plot_attention(path, pair, looks, tokens, characters, model):
 
 
 def plot_lens(path, pair, window, model, alphabet):
-    """What each layer would say next: its likeliest character, and how sure of the true one."""
+    """Predictions of each layer: its likeliest character, and the probability of the true one."""
     figure = matplotlib.figure.Figure(figsize=(11.0, 4.6), layout="constrained")
     visible = [shown(c) for c in alphabet.alphabet]
     names = names_of(model)
@@ -213,7 +213,7 @@ def plot_lens(path, pair, window, model, alphabet):
 
 
 def plot_survivors(path, looks, ends):
-    """Left: was a removed head one that the dense model needed?  Right: neurons left by layer."""
+    """Left: was a removed head one that the dense model needed? Right: neurons left by layer."""
     figure = matplotlib.figure.Figure(figsize=(9.0, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     colours = {True: "#1f4e79", False: "#c8553d"}

@@ -1,7 +1,7 @@
 """Stage (b): a reward model, the same transformer with a scalar head, learnt from labels.
 
 The head says how much each token, read in its context, speaks for "positive"; the score of a text
-is the sum.  The label is predicted after every token, so texts of every length have been seen, and
+is the sum. The label is predicted after every token, so texts of every length have been seen, and
 the score of a prefix is its value: the critic of PPO starts as a copy.
 """
 

@@ -134,7 +134,7 @@ def read_about(path: pathlib.Path) -> dict[str, Any]:
 
 
 def kind(question: str) -> str:
-    """Which of the two models a question is for, by its form.
+    """The name of the model that a question is for, by its form.
 
     >>> kind("12 + 7 ="), kind("The water gets A: hot B: cold")
     ('arithmetic', 'science')

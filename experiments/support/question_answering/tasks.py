@@ -93,7 +93,7 @@ class Encoded(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What one model learns: exercises to learn from and to be judged by, and its tokens."""
+    """A task of one model: exercises to learn from, exercises to be judged by, and its tokens."""
 
     train: list[Exercise]
     held_out: list[Exercise]

@@ -47,7 +47,7 @@ def histogram(
     log: bool = False,
     marks: Mapping[str, float] | None = None,
 ) -> Draw:
-    """How often each value occurs, sample by sample, in bins that all share; values not finite
+    """A histogram of the values, sample by sample, in bins that all share; values not finite
     are left out, and with `log` those that are not positive. A mark is a dashed line at a value.
     """
     marks = marks or {}

@@ -22,7 +22,7 @@ SMOLLM2, PHRASES = "from SmolLM2", "phrases"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a corpus is read and how long it is learnt."""
+    """Settings of a corpus: how it is read and how long it is learnt."""
 
     length: int  # words of a training text
     steps: int
@@ -55,7 +55,7 @@ PLANS = {
 
 
 class Task(NamedTuple):
-    """What is learnt, where settings are tried out, and what is judged."""
+    """Training, validation and test parts of a corpus."""
 
     name: str
     train: datasets.Texts

@@ -1,7 +1,7 @@
 """A text as the set of its phrases, a few neighbouring words or marks, read by a linear model.
 
 What few texts have says more, so a phrase counts ln(N / texts that have it), and all phrases of a
-text together count 1: Σ w² = 1 (Salton and Buckley 1988).  Pairs of words make such a model hard
+text together count 1: Σ w² = 1 (Salton and Buckley 1988). Pairs of words make such a model hard
 to beat where there are thousands of texts (Wang and Manning 2012).
 """
 
@@ -41,7 +41,7 @@ def of(text: str, longest: int) -> set[str]:
 
 
 def known(texts: Sequence[str], longest: int, least: int) -> Known:
-    """What at least so many of the texts have, the commonest first."""
+    """N-grams that at least so many of the texts have, the commonest first."""
     counts = collections.Counter(phrase for text in texts for phrase in of(text, longest))
     kept = sorted((p for p, n in counts.items() if n >= least), key=lambda p: (-counts[p], p))
     rarity = [np.log(len(texts) / counts[phrase]) for phrase in kept]

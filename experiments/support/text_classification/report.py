@@ -72,7 +72,7 @@ def calibration_error(judged: Judged, bins: int = BINS) -> float:
 
 
 def confusion(judged: Judged) -> np.ndarray:
-    """How many texts of each class (row) were taken for each class (column)."""
+    """The confusion matrix: the number of texts of each class (row) taken for each class (column)."""
     size = judged.log_probs.shape[1]
     matrix = np.zeros((size, size), int)
     np.add.at(matrix, (judged.labels, judged.log_probs.argmax(axis=1)), 1)

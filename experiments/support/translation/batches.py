@@ -67,7 +67,7 @@ def read(verses: list[bibles.Verse], vocab_size: int, longest: int, most: int = 
 
 
 def kind_of(book: int) -> str:
-    """Which part a book belongs to.
+    """The part that a book belongs to.
 
     >>> kind_of(1), kind_of(8)
     ('train', 'held out')

@@ -1,7 +1,7 @@
 """Verses that two Bibles share: archaic English beside modern English, or beside Spanish.
 
 The English ones come from the pinned wheels of `make more-data` (King James Version, 1769; World
-English Bible, 2020; both in the public domain).  The wheels hold Python; it is parsed, not run.
+English Bible, 2020; both in the public domain). The wheels hold Python; it is parsed, not run.
 The Spanish one (Reina-Valera 1909, public domain) is in a Debian package and read where its user
 has unpacked it:
 
@@ -112,7 +112,7 @@ def sword(folder: pathlib.Path, numbers: Sequence[int]) -> dict[int, str]:
     """Reads a zText module of SWORD that numbers its verses as the King James Version does.
 
     A testament is three files: blocks (.bzs: offset, size, size unpacked), verses (.bzv: block,
-    offset, length) and the packed text (.bzz).  Its verses follow two headings, and every book and
+    offset, length) and the packed text (.bzz). Its verses follow two headings, and every book and
     chapter has a heading of its own before its first.
 
     Args:
@@ -143,7 +143,7 @@ def sword(folder: pathlib.Path, numbers: Sequence[int]) -> dict[int, str]:
 
 
 def _indices(numbers: Sequence[int]) -> list[int]:
-    """Where in a testament's .bzv its verses stand: a heading before each book and chapter."""
+    """Places of the verses in a testament's .bzv: a heading before each book and chapter."""
     found, index = [], 2
     for _, book in itertools.groupby(numbers, lambda n: n // 1_000_000):
         index += 1

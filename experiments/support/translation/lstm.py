@@ -19,7 +19,7 @@ from proxlm import losses
 
 
 class Masks(NamedTuple):
-    """What dropout keeps of a sequence, scaled to keep the mean; each `[B, D]`."""
+    """Dropout masks of a sequence, scaled to keep the mean; each `[B, D]`."""
 
     source: jax.Array
     reader: jax.Array

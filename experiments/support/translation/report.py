@@ -23,7 +23,7 @@ DECODERS = ("greedy", "sampled", "beam")
 
 
 def describe(corpus: batches.Corpus, model: lm.ModelConfig) -> str:
-    """How much there is of what."""
+    """Counts of the data."""
     sizes = [len(part.rows) for part in (corpus.train, corpus.development, corpus.held_out)]
     return (
         f"verses of at most {corpus.longest} tokens on either side: {sizes[0]:,} to learn from, "
@@ -159,7 +159,7 @@ def table(scores) -> str:
 
 
 def numbers(scores) -> dict[str, Any]:
-    """What `main` returns: means over seeds, and what learning by reward gained, seed by seed."""
+    """Results of `main`: means over seeds, and the gain by learning from rewards, seed by seed."""
     mean = {place: np.mean([s["chrf"] for s in several]) for place, several in scores.items()}
     before = mean["transformer", "greedy"]
     gains = {

@@ -27,7 +27,7 @@ SHARPNESS = 0.05  # α of minimum risk
 
 
 class Setting(NamedTuple):
-    """What both ways to learn by reward start from."""
+    """The common start of both ways to learn from rewards."""
 
     corpus: batches.Corpus
     model: lm.ModelConfig
@@ -123,7 +123,7 @@ def risk(log_probs: jax.Array, costs: jax.Array, distinct: jax.Array, sharpness:
 
 
 def is_first(tokens: jax.Array) -> jax.Array:
-    """Which candidates `[K, R]` do not repeat an earlier one; bool `[K]`.
+    """Mask of the candidates `[K, R]` that do not repeat an earlier one; bool `[K]`.
 
     >>> is_first(jnp.array([[1, 2], [1, 3], [1, 2]])).tolist()
     [True, True, False]
