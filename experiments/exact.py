@@ -22,8 +22,7 @@ import optax
 from experiments.support.exact import report
 from experiments.support.run import cached_results, cli, configs, runs
 from proxlm import _validation
-from proxlm.policy import losses, recipes, tabular
-from proxlm.policy._partial import partial
+from proxlm.policy import losses, partial, recipes, tabular
 
 # Groups of 2 have no covariance to rank, no clip within one step, no answer that is best of 4.
 ALGORITHMS = (

@@ -29,8 +29,7 @@ from experiments.support.overoptimisation import gold_reward, language
 from experiments.support.overoptimisation.language import PARTS
 from experiments.support.run import cli, configs, plots, runs, supervised, tables
 from proxlm import lm
-from proxlm.policy import losses, mirror_descent, ppo, recipes
-from proxlm.policy._partial import partial
+from proxlm.policy import losses, mirror_descent, partial, ppo, recipes
 
 METHODS = ("clip", "KL(π_old‖π)", "KL(π‖π_old)", "regression")
 RATES = 2e-4, 4e-4, 8e-4  # of the policies; each method is shown at its best

@@ -24,7 +24,7 @@ from experiments.support.models import language_model
 from experiments.support.question_answering import answering, report, tasks
 from experiments.support.run import cli, configs, policy_training, runs, supervised
 from proxlm import _validation, lm, training
-from proxlm.policy import _update, ppo, recipes
+from proxlm.policy import ppo, recipes
 
 CHUNK = 50  # supervised steps a call
 
@@ -56,7 +56,7 @@ class Config(configs.Base):
         _validation.at_least(2, group=self.group)
         _validation.at_least(self.batch, remedy="The lower bound is batch.", exercises=self.exercises)
         configs.check_choices(self, recipe=recipes.RECIPES)
-        _update.check_batch(self.prompts * self.group, settings(self))
+        ppo.check_batch(self.prompts * self.group, settings(self))
 
 
 def smoke(config: Config) -> Config:

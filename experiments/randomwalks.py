@@ -24,7 +24,7 @@ from experiments.support.models import language_model
 from experiments.support.randomwalks import graphs
 from experiments.support.run import cached_results, cli, configs, plots, policy_training, runs, tables
 from proxlm import _validation, lm, training
-from proxlm.policy import _update, ppo, recipes
+from proxlm.policy import ppo, recipes
 
 SAMPLING = lm.SamplingConfig(stop_token=graphs.GOAL)
 GOAL = 0.95  # optimality to be reached
@@ -58,7 +58,7 @@ class Config(configs.Base):
         configs.check_choices(self, methods=recipes.RECIPES)
         model_of(self)
         for name in self.methods:
-            _update.check_batch(self.batch, settings_of(name))
+            ppo.check_batch(self.batch, settings_of(name))
 
 
 def smoke(config: Config) -> Config:

@@ -26,7 +26,7 @@ from experiments.support.run import cli, configs, runs, stages, supervised
 from experiments.support.sentiment import report
 from experiments.support.sentiment import reviews as film_reviews
 from proxlm import _validation, apply_prox, lm, penalties
-from proxlm.policy import _update, ppo, recipes
+from proxlm.policy import ppo, recipes
 
 CHUNK = 2  # iterations of PPO a call
 FEWEST = 64  # reviews that fill a batch of every stage
@@ -56,7 +56,7 @@ class Config(configs.Base):
 
     def validate(self) -> None:
         """Validates the configuration before any work starts."""
-        _update.check_batch(self.batch, ppo_settings(self))
+        ppo.check_batch(self.batch, ppo_settings(self))
         make_optimizer(self)
         configs.check_multiples(self, width=32, lm_steps=20, rm_steps=20, iterations=CHUNK)
         remedy = "The reward model starts from the first layers of the language model."

@@ -27,7 +27,7 @@ from experiments.support.models import language_model
 from experiments.support.run import cached_results, cli, configs, policy_training, runs, stages, supervised
 from experiments.support.verifiable import length_bias, policy, report, tasks
 from proxlm import _validation, lm
-from proxlm.policy import _update, ppo, recipes
+from proxlm.policy import ppo, recipes
 
 PROMPTS = 4096  # that RL draws from
 JUDGED = 1000  # problems on which policies are judged
@@ -59,7 +59,7 @@ class Config(configs.Base):
         configs.check_choices(self, variants=length_bias.VARIANTS, recipes=recipes.RECIPES)
         policy.make_model(self.num_layers, self.width)
         for name in self.recipes:
-            _update.check_batch(self.batch, settings_of(name))
+            ppo.check_batch(self.batch, settings_of(name))
 
 
 def smoke(config: Config) -> Config:

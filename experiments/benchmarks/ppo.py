@@ -14,7 +14,7 @@ from experiments.benchmarks import clock, matmul
 from experiments.support.run import tables
 from proxlm import lm
 from proxlm.policy import ppo, recipes
-from proxlm.policy._config import PPOConfig
+from proxlm.policy._configuration.config import PPOConfig
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 ADAM_EPSILON = 1e-5

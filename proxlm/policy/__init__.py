@@ -1,4 +1,71 @@
-"""The arithmetic of policy optimisation, one value per token.
+"""Policy optimisation of language models: PPO and its relatives as pure functions.
 
-Modules are the namespace: `from proxlm.policy import advantages, objectives, kl`.
+- `ppo`: one iteration, `make_step` for a traced reward and `make_host_step` for one in Python
+- `recipes`: two dozen algorithms by name, `recipes.make("grpo", group_size=16, kl_coef=0.01)`
+- `PPOConfig` with `KL`, `Value` and `Whitening`; `partial` binds the settings of a function for it
+- `losses`: policy losses per token, preference losses, supervised fine-tuning
+- `advantages`: of one sequence, of the answers to one prompt, of a whole batch
+- `kl`, `aggregation`: estimators of the KL from a reference; from a loss per token to one number
+- `filters`, `importance_weights`: masks over responses and tokens; corrections for another sampler
+- `diagnostics`, `best_of_n`: how far a policy has moved; the best of n answers
+- `mirror_descent`: the exact proximal step of a policy
+- `tabular`: a language small enough to enumerate, where every expectation is exact
+- `protocols`: the types of actors, prompts, rewards, advantages and losses
+
+Everything is a function of arrays and traces, vmaps and differentiates. The model is met through an
+actor, such as `lm.make_actor` gives.
 """
+
+from proxlm.policy import (
+    advantages,
+    aggregation,
+    best_of_n,
+    diagnostics,
+    filters,
+    importance_weights,
+    kl,
+    losses,
+    mirror_descent,
+    ppo,
+    protocols,
+    recipes,
+    tabular,
+)
+from proxlm.policy._configuration.config import PPOConfig
+from proxlm.policy._configuration.partials import Partial, partial
+from proxlm.policy._configuration.settings import KL, Value, Whitening
+from proxlm.policy.protocols import Actor, Advantage, Loss, Prompts, Reward, Samples, Scores
+
+__all__ = [
+    "KL",
+    "Actor",
+    "Advantage",
+    "Loss",
+    "PPOConfig",
+    "Partial",
+    "Prompts",
+    "Reward",
+    "Samples",
+    "Scores",
+    "Value",
+    "Whitening",
+    "advantages",
+    "aggregation",
+    "best_of_n",
+    "diagnostics",
+    "filters",
+    "importance_weights",
+    "kl",
+    "losses",
+    "mirror_descent",
+    "partial",
+    "ppo",
+    "protocols",
+    "recipes",
+    "tabular",
+]
+
+
+def __dir__() -> list[str]:
+    """Lists the public names."""
+    return __all__

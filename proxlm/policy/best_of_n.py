@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 
+__all__ = ["best", "expected", "kl_bound", "log_probs_of_best"]
+
 
 def best(rewards: jax.typing.ArrayLike, n: int) -> jax.Array:
     """Which answer of each n that lie side by side has the highest reward, the first of equals.
@@ -124,4 +126,4 @@ def log_probs_of_best(
     below = chance(rewards[None] < rewards[:, None])
     equal = chance(rewards[None] == rewards[:, None])
     share = jnp.where(equal > 0, ((below + equal) ** n - below**n) / jnp.where(equal > 0, equal, 1), 1)
-    return log_probs + jnp.log(share)
+    return jnp.asarray(log_probs) + jnp.log(share)

@@ -11,6 +11,15 @@ from proxlm import _validation
 from proxlm.policy import aggregation, kl, losses
 from proxlm.policy.losses._ratio import ClipBounds
 
+__all__ = [
+    "ClipBounds",
+    "PolicyDiagnostics",
+    "clip_bounds",
+    "effective_sample_size",
+    "explained_variance",
+    "policy_diagnostics",
+]
+
 
 class PolicyDiagnostics(NamedTuple):
     """How far the policy has gone from the one that sampled; every field a scalar.

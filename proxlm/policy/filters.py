@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from proxlm import _validation
 from proxlm.policy import aggregation
 
+__all__ = ["ended_only", "high_entropy_mask", "overlong", "overlong_share", "reward_varies"]
+
 
 def reward_varies(
     rewards: jax.typing.ArrayLike,
@@ -38,6 +40,10 @@ def reward_varies(
     ([True, True], [False, False])
     """
     _validation.one_sequence(rewards=rewards)
+    if jnp.size(rewards) < 2:
+        remedy = "One answer's reward does not vary: sample more per prompt, or leave the filter out."
+        given = _validation.Verbatim(f"shape {jnp.shape(rewards)}")
+        raise _validation.invalid("rewards", given, "of a group of 2 or more", remedy, "reward_varies")
     _validation.at_least(0.0, tolerance=tolerance)
     valid = jnp.ones(jnp.shape(rewards), bool) if valid is None else jnp.asarray(valid)
     rewards = aggregation.select(rewards, valid, "rewards")

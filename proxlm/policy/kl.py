@@ -20,9 +20,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.policy._finite import MAX_LOG_RATIO, Number, finite
+from proxlm.policy._finite import MAX_LOG_RATIO, Number, finite, scaled
 
-__all__ = ["ESTIMATORS", "absolute", "adapt", "estimator", "exact", "k1", "k2", "k3", "straight_through"]
+__all__ = [
+    "ESTIMATORS",
+    "absolute",
+    "adapt",
+    "estimator",
+    "exact",
+    "k1",
+    "k2",
+    "k3",
+    "log_mass",
+    "penalty",
+    "straight_through",
+]
 
 Estimator = Callable[[jax.typing.ArrayLike, jax.typing.ArrayLike], jax.Array]
 
@@ -232,6 +244,15 @@ def log_mass(ref_log_probs: jax.typing.ArrayLike, log_probs: jax.typing.ArrayLik
     """
     inside = jnp.asarray(log_probs) != -jnp.inf
     return jax.nn.logsumexp(jnp.asarray(ref_log_probs, jnp.float32), axis=-1, where=inside)
+
+
+def penalty(coef: Number, divergence: jax.Array) -> jax.Array:
+    """The product β · KL, which is 0 where β is 0 even if the KL is infinite.
+
+    >>> penalty(0.0, jnp.array([1.0, jnp.inf])).tolist()
+    [0.0, 0.0]
+    """
+    return scaled(coef, divergence)
 
 
 def adapt(

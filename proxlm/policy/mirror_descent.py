@@ -13,15 +13,16 @@ import numpy as np
 
 from proxlm import _validation
 from proxlm.policy import kl
-from proxlm.policy._finite import scaled
+
+__all__ = ["proximal_loss", "proximal_regression", "proximal_step"]
 
 
 def proximal_step(
     advantages: jax.typing.ArrayLike,
     old_log_probs: jax.typing.ArrayLike,
     ref_log_probs: jax.typing.ArrayLike | None = None,
-    kl_coef: jax.typing.ArrayLike = 0.0,
-    step_size: jax.typing.ArrayLike = 1.0,
+    kl_coef: float | jax.Array = 0.0,
+    step_size: float | jax.Array = 1.0,
 ) -> jax.Array:
     """The exact step, log π⁺ ∝ (A + β log π_ref + log π_old/τ) / (β + 1/τ), over the last axis.
 
@@ -61,8 +62,8 @@ def proximal_loss(
     advantages: jax.typing.ArrayLike,
     old_log_probs: jax.typing.ArrayLike,
     ref_log_probs: jax.typing.ArrayLike | None = None,
-    kl_coef: jax.typing.ArrayLike = 0.0,
-    step_size: jax.typing.ArrayLike = 1.0,
+    kl_coef: float | jax.Array = 0.0,
+    step_size: float | jax.Array = 1.0,
 ) -> jax.Array:
     """-Σᵥ π(v) A(v) + β KL(π‖π_ref) + KL(π‖π_old)/τ: what `proximal_step` minimises.
 
@@ -97,7 +98,7 @@ def proximal_loss(
     loss = kl.exact(log_probs, jax.lax.stop_gradient(old_log_probs)) / step_size - gain
     if ref_log_probs is None:
         return loss
-    return loss + scaled(kl_coef, kl.exact(log_probs, jax.lax.stop_gradient(ref_log_probs)))
+    return loss + kl.penalty(kl_coef, kl.exact(log_probs, jax.lax.stop_gradient(ref_log_probs)))
 
 
 def proximal_regression(
@@ -105,8 +106,8 @@ def proximal_regression(
     old_log_probs: jax.typing.ArrayLike,
     rewards: jax.typing.ArrayLike,
     ref_log_probs: jax.typing.ArrayLike | None = None,
-    kl_coef: jax.typing.ArrayLike = 0.0,
-    step_size: jax.typing.ArrayLike = 1.0,
+    kl_coef: float | jax.Array = 0.0,
+    step_size: float | jax.Array = 1.0,
 ) -> jax.Array:
     """The step on whole answers as regression: ½ (f - mean f)² with f = (β + 1/τ) d - r'.
 
@@ -151,7 +152,6 @@ def _check(advantages, old_log_probs, ref_log_probs, kl_coef, step_size):
     _validation.positive(step_size=step_size)
     if ref_log_probs is not None:
         _validation.same_shape(advantages=advantages, ref_log_probs=ref_log_probs)
-    elif not isinstance(kl_coef, jax.core.Tracer) and np.any(np.asarray(kl_coef) != 0):
-        raise ValueError(
-            f"kl_coef is {kl_coef}, but there are no ref_log_probs; give the reference or leave kl_coef at 0."
-        )
+    elif _validation.is_known(kl_coef) and np.any(np.asarray(kl_coef) != 0):
+        remedy = "Give the reference, or leave kl_coef at 0."
+        raise _validation.invalid("kl_coef", kl_coef, "0 without ref_log_probs", remedy)

@@ -21,17 +21,18 @@ Source: Schulman et al. 2017; Ziegler et al. 2019 and Ouyang et al. 2022 for lan
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from proxlm import _validation
-from proxlm.policy import _experience as experience_lib
-from proxlm.policy import _prompts, _update, kl, protocols
-from proxlm.policy._config import KL, PPOConfig, Value, Whitening, check_parts
-from proxlm.policy._update import Metrics
+from proxlm.policy import protocols
+from proxlm.policy._configuration.config import KL, PPOConfig, Value, Whitening, check_parts
+from proxlm.policy._iteration import checks, experience, update
+from proxlm.policy._iteration import prompts as prompts_lib
+from proxlm.policy._iteration.checks import check_batch
+from proxlm.policy._iteration.update import Metrics
 
 __all__ = [
     "KL",
@@ -40,6 +41,7 @@ __all__ = [
     "PPOState",
     "Value",
     "Whitening",
+    "check_batch",
     "init",
     "make_collect_and_learn",
     "make_host_step",
@@ -61,18 +63,18 @@ class PPOState(NamedTuple):
       iteration: how many have been done, scalar.
     """
 
-    params: chex.ArrayTree
+    params: optax.Params
     opt_state: optax.OptState
-    ref_params: chex.ArrayTree | None
+    ref_params: optax.Params | None
     kl_coef: jax.Array
     iteration: jax.Array
 
 
 def init(
-    params: chex.ArrayTree,
+    params: optax.Params,
     optimizer: optax.GradientTransformation,
     config: PPOConfig,
-    ref_params: chex.ArrayTree | None = None,
+    ref_params: optax.Params | None = None,
 ) -> PPOState:
     """The state before the first iteration.
 
@@ -140,14 +142,14 @@ def make_step(
     >>> metrics.num_updates.item(), state.iteration.item()
     (4, 1)
     """
-    _prompts.check_pure(prompts)
+    prompts_lib.check_pure(prompts)
     collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
 
     def step(state, key):
         key_prompts, key_sample, key_learn = jax.random.split(key, 3)
         asked = prompts(key_prompts)
         samples = collect(state, key_sample, asked)
-        rewards = reward(samples, *_prompts.for_reward(asked, config))
+        rewards = reward(samples, *prompts_lib.for_reward(asked, config))
         return learn(state, key_learn, samples, rewards)
 
     return step
@@ -180,34 +182,25 @@ def make_collect_and_learn(
     >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8, value_head=True), 4)
     >>> collect, learn = make_collect_and_learn(actor, optax.sgd(0.1), PPOConfig())
     """
-    check_actor(actor, config)
+    checks.check_actor(actor, config)
     check_parts(config)
 
     def collect(state, key, prompts):
-        _prompts.check(prompts)
-        answered = _prompts.repeat(prompts, config.group_size)
+        prompts_lib.check(prompts)
+        answered = prompts_lib.repeat(prompts, config.group_size)
         samples = actor.sample(key, state.params, answered)
         # here already, so that a slow reward is not waited for in vain
-        _update.check_batch(samples.tokens.shape[0], config)
-        if config.greedy_baseline:
+        check_batch(samples.tokens.shape[0], config)
+        if config.greedy_baseline and actor.greedy is not None:
             greedy = actor.greedy(state.params, prompts)
             samples = jax.tree.map(lambda *rows: jnp.concatenate(rows), samples, greedy)
         return samples
 
     def learn(state, key, samples, rewards):
-        rewards = check_rewards(rewards, samples.tokens.shape[0], jnp)
-        experience, summary = experience_lib.prepare(state, samples, rewards, actor, config)
-        params, opt_state, report = _update.run(state, experience, key, actor, optimizer, config, auxiliary)
-        kl_coef = state.kl_coef
-        if config.kl is not None and config.kl.target is not None:
-            kl_coef = kl.adapt(
-                kl_coef,
-                summary.kl,
-                experience.mask.shape[0],
-                target=config.kl.target,
-                horizon=_update.DEFAULT_HORIZON if config.kl.horizon is None else config.kl.horizon,
-                max_error=_update.MAX_KL_ERROR,
-            )
+        rewards = checks.check_rewards(rewards, samples.tokens.shape[0], jnp)
+        learnt_from, summary = experience.prepare(state, samples, rewards, actor, config)
+        params, opt_state, report = update.run(state, learnt_from, key, actor, optimizer, config, auxiliary)
+        kl_coef = update.adapt_kl_coef(state.kl_coef, summary.kl, learnt_from.mask.shape[0], config)
         metrics = Metrics(**summary._asdict(), kl_coef=state.kl_coef, **report)
         return PPOState(params, opt_state, state.ref_params, kl_coef, state.iteration + 1), metrics
 
@@ -255,76 +248,15 @@ def make_host_step(
     ValueError: reward must be one number per response, of shape (8,), got shape (7,). ...
     """
     collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
-    collect, learn, draw = jax.jit(collect), jax.jit(learn), _prompts.source(prompts)
+    collect, learn, draw = jax.jit(collect), jax.jit(learn), prompts_lib.source(prompts)
 
     def step(state, key):
         key_prompts, key_sample, key_learn = jax.random.split(key, 3)
         asked = draw(key_prompts)
-        _prompts.check(asked)
-        samples = collect(state, key_sample, _prompts.arrays_of(asked))
+        prompts_lib.check(asked)
+        samples = collect(state, key_sample, prompts_lib.arrays_of(asked))
         host = jax.device_get(samples)
-        rewards = reward(host, *jax.device_get(_prompts.for_reward(asked, config)))
-        return learn(state, key_learn, samples, check_rewards(rewards, host.tokens.shape[0], np))
+        rewards = reward(host, *jax.device_get(prompts_lib.for_reward(asked, config)))
+        return learn(state, key_learn, samples, checks.check_rewards(rewards, host.tokens.shape[0], np))
 
     return step
-
-
-def check_rewards(rewards: Any, batch: int, library: Any) -> Any:
-    """The rewards as an array of floats; ValueError unless they are one number per response.
-
-    Args:
-      rewards: what a reward function returned.
-      batch: the number of responses.
-      library: `jax.numpy` or `numpy`, whose array is wanted.
-
-    >>> check_rewards([1, 0], 2, np).tolist()
-    [1.0, 0.0]
-    """
-    expected = f"one number per response, of shape ({batch},)"
-    if hasattr(rewards, "__await__"):
-        remedy = "Give `lambda samples: asyncio.run(reward(samples))`."
-        raise _validation.invalid("reward", rewards, f"{expected}, not a coroutine", remedy)
-    try:
-        array = library.asarray(rewards)
-        array = library.asarray(array, jnp.result_type(array, jnp.float32))
-    except (TypeError, ValueError) as error:
-        remedy = "Return a list of floats or an array; combine several rewards into one number."
-        given = _validation.Verbatim(f"a {type(rewards).__name__}")
-        raise _validation.invalid("reward", given, expected, remedy) from error
-    if array.shape != (batch,):
-        remedy = "A greedy baseline adds a row per prompt to those of the samples."
-        given = _validation.Verbatim(f"shape {array.shape}")
-        raise _validation.invalid("reward", given, expected, remedy)
-    return array
-
-
-def check_actor(actor: protocols.Actor, config: PPOConfig) -> None:
-    """Raises ValueError where an actor cannot do what a configuration asks of it.
-
-    >>> from proxlm import lm
-    >>> greedy = lm.SamplingConfig(greedy=True)
-    >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8, value_head=True), 4, sampling=greedy)
-    >>> check_actor(actor, PPOConfig())
-    Traceback (most recent call last):
-        ...
-    ValueError: actor: sampling.greedy must be False while training, got True. ...
-    """
-    if config.greedy_baseline and getattr(actor, "greedy", None) is None:
-        raise _validation.invalid(
-            "actor.greedy",
-            None,
-            "(params, prompts) -> samples of the likeliest tokens, for greedy_baseline=True",
-            "lm.make_actor gives it; add one, or take a recipe without.",
-        )
-    sampling = getattr(actor, "sampling", None)
-    if getattr(sampling, "greedy", False):
-        remedy = "Every ratio would be 1 and the policy learn nothing: sample, and be greedy to evaluate."
-        raise _validation.invalid("sampling.greedy", True, "False while training", remedy, "actor")
-    if config.missing_eos_penalty is not None and sampling is not None and sampling.stop_token is None:
-        raise _validation.invalid(
-            "missing_eos_penalty",
-            config.missing_eos_penalty,
-            "None for an actor without a stop token",
-            "No response could avoid it: give SamplingConfig(stop_token=...), or leave it out.",
-            "PPOConfig",
-        )

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from proxlm import _validation
 from proxlm.policy import filters, importance_weights, losses
-from proxlm.policy._config import KL, PPOConfig, Whitening, override
-from proxlm.policy._partial import Partial, partial
+from proxlm.policy._configuration.config import KL, PPOConfig, Whitening, override
+from proxlm.policy._configuration.partials import Partial, partial
 from proxlm.policy.advantages import batch, group, pass_k
 
 __all__ = ["RECIPES", "Recipe", "make"]

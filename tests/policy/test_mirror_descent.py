@@ -164,7 +164,7 @@ def test_wrong_arguments_are_named():
     x = jnp.zeros((2, 3))
     with pytest.raises(ValueError, match=r"step_size must be .*, got 0"):
         mirror_descent.proximal_step(x, x, step_size=0)
-    with pytest.raises(ValueError, match=r"kl_coef is 0\.1, but there are no ref_log_probs"):
+    with pytest.raises(ValueError, match=r"kl_coef must be 0 without ref_log_probs, got 0\.1"):
         mirror_descent.proximal_step(x, x, kl_coef=0.1)
     with pytest.raises(ValueError, match=r"old_log_probs\.shape must be .*, got \(3,\)"):
         mirror_descent.proximal_loss(x, x, x[0])

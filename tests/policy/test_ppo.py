@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from proxlm import lm
-from proxlm.policy import _experience, filters, ppo, recipes
-from proxlm.policy._partial import partial
+from proxlm.policy import filters, partial, ppo, recipes
+from proxlm.policy._iteration import experience
 from proxlm.policy.advantages import batch, returns
 from tests.arrays import normal
 from tests.policy import table_actor
@@ -63,7 +63,7 @@ def _learn(config, state, key, samples, rewards, actor, optimizer):
 @compiled
 def _prepare(config, samples, rewards):
     state = ppo.init(WORTHLESS, optax.identity(), config, REFERENCE)
-    return _experience.prepare(state, samples, rewards, ACTOR, config)
+    return experience.prepare(state, samples, rewards, ACTOR, config)
 
 
 def iterate(state=None, key=KEY):
@@ -287,18 +287,18 @@ def test_a_greedy_baseline_is_taken_off_every_token_of_the_answers_to_its_prompt
         "advantage": partial(batch.reward_to_go_advantages),
     }
     config = recipes.make("ppo", group_size=group_size, greedy_baseline=True, **settings)
-    experience, summary = _prepare(config, with_greedy(group_size), jnp.append(own, jnp.array(greedy)))
+    data, summary = _prepare(config, with_greedy(group_size), jnp.append(own, jnp.array(greedy)))
     plain, _ = _prepare(recipes.make("ppo", **settings), sampled(), own)
     mask = np.asarray(sampled().response_mask)
-    difference = np.asarray(plain.advantages - experience.advantages)
+    difference = np.asarray(plain.advantages - data.advantages)
     expected = np.where(mask, (np.asarray(own) - above)[:, None], 0.0)
     np.testing.assert_allclose(difference, expected, atol=1e-5)
     # the same as the estimator of the paper, whose baseline is an argument
     off = np.asarray(own) - above
     paper = jax.vmap(returns.remax)(_prepare_rewards(own), jnp.asarray(off), sampled().response_mask)
-    np.testing.assert_allclose(experience.advantages, paper, atol=1e-5)
+    np.testing.assert_allclose(data.advantages, paper, atol=1e-5)
     np.testing.assert_allclose(summary.reward, 4.5)
-    assert experience.mask.shape[0] == BATCH
+    assert data.mask.shape[0] == BATCH
 
 
 def _prepare_rewards(scores):
@@ -335,9 +335,9 @@ def by_length(lengths, longest):
 def test_a_greedy_answer_without_a_finite_reward_leaves_its_group_out():
     rewards = jnp.ones(BATCH + 2).at[BATCH].set(jnp.inf)
     config = recipes.make("ppo", group_size=4, greedy_baseline=True)
-    experience, summary = _prepare(config, with_greedy(4), rewards)
+    data, summary = _prepare(config, with_greedy(4), rewards)
     assert summary.invalid_rewards == 4
-    assert not jnp.any(experience.mask[:4]) and jnp.any(experience.mask[4:], axis=1).all()
+    assert not jnp.any(data.mask[:4]) and jnp.any(data.mask[4:], axis=1).all()
 
 
 def test_the_greedy_answers_are_the_last_rows_of_what_is_collected():
@@ -748,11 +748,11 @@ def test_cut_answers_can_leave_the_loss_and_stay_in_the_baseline():
     settings = recipes.make("dr_grpo", **overrides)
     filtered = settings.replace(group_filter=filters.ended_only)
     rewards = jnp.arange(BATCH) % 4.0
-    experience, summary = _prepare(filtered, sampled(), rewards)
+    data, summary = _prepare(filtered, sampled(), rewards)
     plain, same = _prepare(settings, sampled(), rewards)
-    np.testing.assert_array_equal(experience.advantages, plain.advantages)
+    np.testing.assert_array_equal(data.advantages, plain.advantages)
     ended = np.asarray(sampled().ended)
-    np.testing.assert_array_equal(experience.mask, np.asarray(plain.mask) & ended[:, None])
+    np.testing.assert_array_equal(data.mask, np.asarray(plain.mask) & ended[:, None])
     assert 0 < ended.sum() < BATCH
     for name in ("length", "ended", "reward", "kl"):
         assert getattr(summary, name) == getattr(same, name)

@@ -10,9 +10,8 @@ import optax
 import pytest
 
 from proxlm import lm
-from proxlm.policy import filters, ppo, recipes, tabular
+from proxlm.policy import filters, partial, ppo, recipes, tabular
 from proxlm.policy import losses as loss_lib
-from proxlm.policy._partial import partial
 from proxlm.policy.advantages import batch, pass_k
 from proxlm.policy.advantages import group as baselines
 from tests.arrays import normal

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from proxlm import lm
-from proxlm.policy import _experience, kl, ppo, recipes
+from proxlm.policy import kl, ppo, recipes
+from proxlm.policy._iteration import reference as reference_lib
 from tests.policy.table_actor import compiled
 
 VOCAB, LENGTH = 4, 2
@@ -59,7 +60,7 @@ def test_no_estimator_is_negative_on_average_and_the_unbiased_ones_agree(name):
         config = recipes.make("ppo", kl_estimator=estimator)
         state = ppo.init(params, optax.identity(), config, reference)
         scores = actor.score(params, samples, full=True)
-        found = _experience._reference(state, samples, samples, scores, actor, config)
+        found = reference_lib.compare(state, samples, samples, scores, actor, config)
         return jnp.sum(probability[:, None] * found.penalty, axis=0)
 
     means = compiled(lambda: {name: mean(name) for name in ("k1", "k2", "k3", "exact")})()
@@ -107,7 +108,7 @@ def test_without_truncation_the_reference_is_the_whole_one():
     config = recipes.make("ppo", kl_estimator="k3")
     state = ppo.init(params, optax.identity(), config, reference)
     scores = actor.score(params, samples)
-    found = _experience._reference(state, samples, samples, scores, actor, config)
+    found = reference_lib.compare(state, samples, samples, scores, actor, config)
     expected = kl.k3(samples.log_probs, actor.reference(reference, samples).log_probs)
     np.testing.assert_array_equal(found.penalty, expected)
-    assert not _experience.truncates(actor)
+    assert not reference_lib.truncates(actor)

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from proxlm.policy import _experience, aggregation, kl
-from proxlm.policy._config import PPOConfig
-from proxlm.policy._finite import scaled
+from proxlm.policy import aggregation, kl
+from proxlm.policy._configuration.config import PPOConfig
 from proxlm.policy.advantages import group as baselines
 from proxlm.policy.advantages import temporal as advantage_lib
 from proxlm.policy.tabular.estimators import Group
@@ -53,7 +52,7 @@ def minibatch_loss(config: PPOConfig, values: jax.Array | None = None) -> Callab
         shape = lambda score, penalty, mask: advantage_lib.shape_rewards(score, penalty, mask, coef)
         token_rewards = jax.vmap(shape)(score, penalty, mask)
         critic = None if values is None else values[group.states]
-        advantages, _ = _experience.advantage(token_rewards, critic, mask, config)
+        advantages, _ = config.estimate(token_rewards, critic, mask)
         if config.group_filter is not None:
             lengths = jnp.sum(mask, axis=1)
             rows = group.rewards, lengths > 0, lengths < mask.shape[1], lengths
@@ -61,7 +60,7 @@ def minibatch_loss(config: PPOConfig, values: jax.Array | None = None) -> Callab
             mask = mask & keep[:, None]
         tokens = config.loss(group.log_probs, group.old_log_probs, advantages, mask)
         if in_loss:
-            tokens = tokens + scaled(coef, _reference_kl(group, config, lambda x: x))
+            tokens = tokens + kl.penalty(coef, _reference_kl(group, config, lambda x: x))
         return aggregation.weighted_sum(tokens, aggregation.weights(mask, config.aggregation))
 
     return loss

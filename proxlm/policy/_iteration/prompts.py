@@ -10,7 +10,7 @@ import numpy as np
 
 from proxlm import _validation
 from proxlm.policy import protocols
-from proxlm.policy._config import PPOConfig
+from proxlm.policy._configuration.config import PPOConfig
 
 _HOST = "For a loader or other Python that changes take ppo.make_host_step, which calls it every iteration."
 

@@ -2,20 +2,16 @@
 
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm import _validation
 from proxlm.policy import aggregation, diagnostics, kl, losses, protocols
-from proxlm.policy._config import PPOConfig
-from proxlm.policy._experience import Experience, all_finite, truncates
-from proxlm.policy.advantages import group
+from proxlm.policy._configuration.config import PPOConfig
+from proxlm.policy._iteration import checks
+from proxlm.policy._iteration.experience import Experience, all_finite
+from proxlm.policy._iteration.reference import truncates
 
-# The bound on the relative error by which the KL coefficient adapts, as in `kl.adapt`.
-MAX_KL_ERROR = 0.2
-DEFAULT_HORIZON = 10_000.0
 # the metrics that are means over the updates
 MEANS = (
     "policy_loss",
@@ -82,7 +78,7 @@ def run(
     optimizer: optax.GradientTransformation,
     config: PPOConfig,
     auxiliary: protocols.Auxiliary | None = None,
-) -> tuple[chex.ArrayTree, optax.OptState, dict[str, jax.Array]]:
+) -> tuple[optax.Params, optax.OptState, dict[str, jax.Array]]:
     """Epochs of freshly shuffled minibatches.
 
     Args:
@@ -101,7 +97,7 @@ def run(
       ValueError: if the batch does not divide into minibatches, or these into microbatches.
     """
     batch = experience.mask.shape[0]
-    check_batch(batch, config)
+    checks.check_batch(batch, config)
     keys, updates = None, config.num_epochs * config.num_minibatches
     if auxiliary is not None:
         key, key_auxiliary = jax.random.split(key)
@@ -143,32 +139,20 @@ def run(
     return params, opt_state, report | {"finite": all_finite(params) & losses_finite}
 
 
-def check_batch(batch: int, config: PPOConfig) -> None:
-    """Raises ValueError when `batch` responses do not suit a configuration.
+def adapt_kl_coef(
+    kl_coef: jax.Array, observed_kl: jax.Array, num_responses: int, config: PPOConfig
+) -> jax.Array:
+    """The KL coefficient of the next iteration: the same without a target.
 
     >>> from proxlm.policy import ppo
-    >>> check_batch(64, ppo.PPOConfig(num_minibatches=4))
+    >>> adapt_kl_coef(jnp.float32(0.5), jnp.float32(9.0), 64, ppo.PPOConfig()).item()
+    0.5
     """
-    if config.group_size > 1:
-        group.check_groups(batch, config.group_size)
-    unit = config.num_minibatches * config.num_microbatches
-    if batch < 1 or batch % unit:
-        raise ValueError(
-            f"a batch of {batch} responses does not divide into num_minibatches="
-            f"{config.num_minibatches} times num_microbatches={config.num_microbatches}: "
-            f"expected a multiple of {unit}"
-        )
-    horizon = None
-    if config.kl is not None and config.kl.target is not None:
-        horizon = DEFAULT_HORIZON if config.kl.horizon is None else config.kl.horizon
-    if isinstance(horizon, int | float) and horizon < MAX_KL_ERROR * batch:
-        raise _validation.invalid(
-            "kl_horizon",
-            horizon,
-            f"at least {MAX_KL_ERROR * batch:g}, a fifth of the batch of {batch} responses",
-            "The coefficient could lose its sign in one iteration: give a longer horizon.",
-            "ppo",
-        )
+    if config.kl is None or config.kl.target is None:
+        return kl_coef
+    horizon = checks.DEFAULT_HORIZON if config.kl.horizon is None else config.kl.horizon
+    options = {"target": config.kl.target, "horizon": horizon, "max_error": checks.MAX_KL_ERROR}
+    return kl.adapt(kl_coef, observed_kl, num_responses, **options)
 
 
 def _gradient(params, batch, kl_coef, actor, config):
@@ -207,7 +191,7 @@ def _gradient(params, batch, kl_coef, actor, config):
 def _loss(params, batch, weights, kl_coef, actor, config):
     """Σ w·(policy − c_e·entropy + β·KL) + c_v·Σ w·value over a minibatch, or a part of one."""
     in_loss = config.kl is not None and config.kl.placement == "loss"
-    exact = in_loss and config.kl.estimator == "exact"
+    exact = config.kl is not None and in_loss and config.kl.estimator == "exact"
     scores = actor.score(params, batch.samples, full=exact)
     old_log_probs = _old_log_probs(batch)
     policy_loss = config.loss(scores.log_probs, old_log_probs, batch.advantages, batch.mask)
@@ -217,7 +201,7 @@ def _loss(params, batch, weights, kl_coef, actor, config):
     if not (isinstance(config.entropy_coef, (int, float)) and config.entropy_coef == 0):
         per_token = per_token - config.entropy_coef * scores.entropy
     if in_loss:
-        per_token = per_token + kl_coef * _reference_kl(scores, batch, config, truncates(actor))
+        per_token = per_token + kl.penalty(kl_coef, _reference_kl(scores, batch, config.kl, truncates(actor)))
     total = aggregation.weighted_sum(per_token, weights["policy"])
     value_loss = jnp.zeros_like(policy_loss)
     if config.value is not None:
@@ -237,15 +221,15 @@ def _old_log_probs(batch):
     return batch.samples.log_probs if batch.old_log_probs is None else batch.old_log_probs
 
 
-def _reference_kl(scores, batch, config, truncated):
+def _reference_kl(scores, batch, settings, truncated):
     """The KL penalty of each token, differentiable; masked before it is computed."""
-    if config.kl.estimator != "exact":
-        fn, current, mask = kl.estimator(config.kl.estimator), scores.log_probs, batch.mask
+    if settings.estimator != "exact":
+        fn, current, mask = kl.estimator(settings.estimator), scores.log_probs, batch.mask
     else:
         fn, current = kl.exact, scores.distribution
         mask = jnp.broadcast_to(batch.mask[:, :, None], current.shape)
     reference = batch.reference
-    if truncated and config.kl.estimator == "exact":
+    if truncated and settings.estimator == "exact":
         log_mass = kl.log_mass(reference, jax.lax.stop_gradient(current))
         reference = reference - log_mass[..., None]
     select = lambda x: aggregation.select(x, mask)

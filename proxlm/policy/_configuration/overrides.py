@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from proxlm import _validation
-from proxlm.policy._partial import Partial, parameters_of, takes_float
+from proxlm.policy._configuration.partials import Partial, parameters_of, takes_float
 
 # How many arguments a part is called with, by position; the parameters after them are its settings.
 NUM_DATA = {
@@ -40,7 +40,7 @@ Path = tuple[str, ...]
 def complete(part: Partial, slot: str) -> Partial:
     """Binds every float that a part leaves at its default, so that all its numbers are leaves.
 
-    >>> from proxlm.policy._partial import partial
+    >>> from proxlm.policy._configuration.partials import partial
     >>> complete(partial(lambda rewards, valid, share=0.5: rewards), "baseline").settings
     {'share': 0.5}
     """
@@ -61,7 +61,7 @@ def paths(config: Any) -> dict[str, list[Path]]:
     A setting of a part goes by its own name and by `<part>_<name>`; those of KL, value loss and
     whitening by the latter alone.
 
-    >>> from proxlm.policy._config import PPOConfig
+    >>> from proxlm.policy._configuration.config import PPOConfig
     >>> found = paths(PPOConfig())
     >>> found["clip_low"], found["kl_coef"]
     ([('loss', 'clip_low')], [('kl', 'coef')])
@@ -94,7 +94,7 @@ def override(config: Any, changes: dict[str, Any], whose: str) -> Any:
     Raises:
       ValueError: if a name is unknown or shared by two parts, with the names there are.
 
-    >>> from proxlm.policy._config import PPOConfig
+    >>> from proxlm.policy._configuration.config import PPOConfig
     >>> override(PPOConfig(), {"clip_low": 0.1, "kl_coef": 0.2}, "ppo").kl.coef
     0.2
     """
@@ -114,7 +114,7 @@ def override(config: Any, changes: dict[str, Any], whose: str) -> Any:
 def settings(config: Any) -> dict[str, Any]:
     """The value of every setting by the shortest flat name that is its own.
 
-    >>> from proxlm.policy._config import PPOConfig
+    >>> from proxlm.policy._configuration.config import PPOConfig
     >>> settings(PPOConfig())["gae_lambda"]
     0.95
     """

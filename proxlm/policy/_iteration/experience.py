@@ -2,13 +2,14 @@
 
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
+import optax
 
 from proxlm import _validation
-from proxlm.policy import aggregation, diagnostics, kl, protocols
-from proxlm.policy._config import PPOConfig
+from proxlm.policy import aggregation, diagnostics, protocols
+from proxlm.policy._configuration.config import PPOConfig
+from proxlm.policy._iteration import reference
 from proxlm.policy.advantages import temporal as advantage_lib
 
 
@@ -61,14 +62,6 @@ class Summary(NamedTuple):
     invalid_rewards: jax.Array
 
 
-class _Reference(NamedTuple):
-    """k1 and the KL of the reward, [B, R] each; log-probs that the loss compares with, or None."""
-
-    k1: jax.Array
-    penalty: jax.Array
-    for_loss: jax.Array | None
-
-
 # Squares of larger ones, summed over a batch and the parameters, could overflow float32.
 MAX_REWARD = 1e12
 
@@ -94,47 +87,26 @@ def prepare(
         samples, rewards, given = _above_greedy(samples, rewards, given, config.group_size)
     valid = jnp.isfinite(rewards)
     mask = samples.response_mask & valid[:, None]
-    scores = actor.score(state.params, samples, full=_needs_distribution(actor, config))
+    scores = actor.score(state.params, samples, full=reference.needs_distribution(actor, config))
     old = samples if config.correction is None else scores
-    reference = _reference(state, samples, old, scores, actor, config)
-    token_rewards = _token_rewards(given, reference.penalty, mask, state.kl_coef, config)
-    advantages, returns = advantage(token_rewards, scores.values, mask, config)
+    compared = reference.compare(state, samples, old, scores, actor, config)
+    token_rewards = _token_rewards(given, compared.penalty, mask, state.kl_coef, config)
+    advantages, returns = config.estimate(token_rewards, scores.values, mask)
     if returns is None and config.value is not None:
         remedy = "These advantages give no returns for a critic."
         raise _validation.invalid("value", config.value, "None", remedy, "PPOConfig")
     values = None if returns is None else scores.values
-    experience = Experience(samples, mask, values, advantages, returns, reference.for_loss)
+    experience = Experience(samples, mask, values, advantages, returns, compared.for_loss)
     experience = _teaching(experience, rewards, scores, config)
     summary = Summary(
         *_reward_moments(rewards, valid, _is_sound(state.params, samples, scores)),
-        kl=_mean_of_sums(reference.k1, samples.response_mask) if config.kl else jnp.float32(jnp.nan),
+        kl=_mean_of_sums(compared.k1, samples.response_mask) if config.kl else jnp.float32(jnp.nan),
         length=jnp.mean(jnp.sum(samples.response_mask, axis=1, dtype=jnp.float32)),
         ended=jnp.mean(samples.ended.astype(jnp.float32)),
         explained_variance=_explained(values, returns, mask),
         invalid_rewards=jnp.sum(~valid),
     )
     return experience, summary
-
-
-def advantage(token_rewards, values, mask, config):
-    """Advantages `[B, R]`, whitened if configured, and returns, or None without a critic.
-
-    Args:
-      token_rewards: `[B, R]`.
-      values: `[B, R]`, or None without a critic.
-      mask: bool `[B, R]`.
-      config: a `PPOConfig`.
-
-    >>> from proxlm.policy import ppo
-    >>> rewards, mask = jnp.array([[1.0]]), jnp.array([[True]])
-    >>> advantage(rewards, rewards - 0.5, mask, ppo.PPOConfig(whitening=None))
-    (Array([[0.5]], dtype=float32), Array([[1.]], dtype=float32))
-    """
-    result = config.advantage(token_rewards, values, mask, config.group_size)
-    advantages, returns = result if isinstance(result, tuple) else (result, None)
-    if config.whitening is not None and config.whitening.advantages:
-        advantages = _whiten(advantages, mask, config.whitening)
-    return advantages, returns
 
 
 def _teaching(experience, rewards, scores, config):
@@ -157,61 +129,13 @@ def _explained(values, returns, mask):
     return diagnostics.explained_variance(values, returns, mask)
 
 
-def _needs_distribution(actor, config):
-    """Whether the old policy's whole distribution is asked for: by an exact KL, or for its support."""
-    if config.kl is None:
-        return False
-    return truncates(actor) or (config.kl.estimator == "exact" and config.kl.placement == "reward")
-
-
-def truncates(actor: protocols.Actor) -> bool:
-    """Whether an actor samples from a truncated distribution, as its sampling settings say.
-
-    >>> from proxlm import lm
-    >>> model = lm.ModelConfig(8, num_layers=1, width=8, value_head=True)
-    >>> truncates(lm.make_actor(model, 4, sampling=lm.SamplingConfig(top_k=2)))
-    True
-    """
-    settings = getattr(actor, "sampling", None)
-    return any(getattr(settings, name, None) is not None for name in ("top_k", "top_p", "min_p"))
-
-
-def _reference(state, samples, old, scores, actor, config):
-    """The KL to the reference, on the tokens that the policy could say.
-
-    Where sampling is truncated, the reference is renormalised on the policy's own support S, token
-    by token: KL(π_S‖π_ref,S) is finite and not negative, and the sampled estimators estimate it.
-    """
-    zeros = jnp.zeros_like(old.log_probs)
-    if config.kl is None:
-        return _Reference(zeros, zeros, None)
-    exact, in_loss, truncated = (
-        config.kl.estimator == "exact",
-        config.kl.placement == "loss",
-        truncates(actor),
-    )
-    reference = actor.reference(state.ref_params, samples, full=exact or truncated)
-    log_probs, distribution = reference.log_probs, reference.distribution
-    if truncated:
-        log_mass = kl.log_mass(distribution, scores.distribution)
-        log_probs = log_probs - log_mass
-    k1 = kl.k1(old.log_probs, log_probs)
-    if in_loss:
-        # the loss renormalises a distribution on the support of the policy that learns
-        return _Reference(k1, zeros, distribution if exact else log_probs)
-    if exact:
-        distribution = distribution - log_mass[..., None] if truncated else distribution
-        return _Reference(k1, kl.exact(scores.distribution, distribution), None)
-    return _Reference(k1, kl.estimator(config.kl.estimator)(old.log_probs, log_probs), None)
-
-
 def _is_sound(params, samples, scores):
     """Whether the policy that sampled was finite: its parameters, and what it says of its samples."""
     said = jnp.where(samples.response_mask, samples.log_probs + scores.log_probs, 0.0)
     return all_finite(params) & ~jnp.any(jnp.isnan(said))
 
 
-def all_finite(tree: chex.ArrayTree) -> jax.Array:
+def all_finite(tree: optax.Params) -> jax.Array:
     """Whether every number of a pytree is finite, a bool scalar.
 
     >>> all_finite({"w": jnp.array([1.0, jnp.inf])}).item()
@@ -257,13 +181,7 @@ def _above_greedy(samples, rewards, score, group_size):
 
 def _token_rewards(score, penalty, mask, kl_coef, config):
     """−β·KL at every token, plus the score at the last one."""
-    shape = lambda *row: advantage_lib.shape_rewards(*row, kl_coef)
-    shaped = jax.vmap(shape)(score, penalty, mask)
+    shaped = jax.vmap(advantage_lib.shape_rewards, (0, 0, 0, None))(score, penalty, mask, kl_coef)
     if config.whitening is None or not config.whitening.rewards:
         return shaped
-    return _whiten(shaped, mask, config.whitening, shift_mean=False)
-
-
-def _whiten(x, mask, whitening, **options):
-    """Whitening over the whole batch, by the configured convention."""
-    return advantage_lib.whiten(x, mask, ddof=whitening.ddof, epsilon=whitening.epsilon, **options)
+    return config.whitening(shaped, mask, shift_mean=False)

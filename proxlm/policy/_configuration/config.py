@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.policy import _overrides, filters, losses
-from proxlm.policy._partial import Partial, partial
+from proxlm.policy import losses, protocols
+from proxlm.policy._configuration import overrides as overrides_lib
+from proxlm.policy._configuration.partials import Partial, partial
+from proxlm.policy._configuration.settings import KL, Value, Whitening, plain, static
 from proxlm.policy.advantages import batch
 from proxlm.policy.aggregation import WEIGHTS
-from proxlm.policy.kl import ESTIMATORS
 
 # By these the answers to one prompt are compared, so that a group has at least two.
 COMPARISONS = (batch.group_advantages, batch.batch_scaled_advantages, batch.length_weighted_advantages)
@@ -23,125 +24,10 @@ _PARTS = ("advantage", "loss", "length_penalty", "group_filter", "correction")
 _PLAIN = (bool, int, float, str, dict, list, tuple)
 
 
-def _static(default: Any) -> Any:
-    """A field that decides the structure of the program and cannot be traced."""
-    return dataclasses.field(default=default, metadata={"static": True})
-
-
-def _plain(settings: Any, *names: str) -> dict[str, Any]:
-    """The fields that are plain numbers: JAX also makes configs of gradients and of placeholders."""
-    return {name: x for name in names if isinstance(x := getattr(settings, name), int | float | str)}
-
-
 _GAE = partial(batch.gae_advantages, discount=1.0, gae_lambda=0.95)
 _CLIP = partial(losses.clipped, clip_low=0.2, clip_high=0.2, dual_clip=None, level="token")
-_TOKEN_MEAN = _static("token")
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class KL:
-    """The penalty on the KL divergence from the reference policy.
-
-    Attributes:
-      coef: β ≥ 0, its weight; the initial one if it adapts. At 0 the KL is measured all the same.
-      placement: "reward" or "loss" (static).
-      estimator: "k1", "k2", "k3", "exact" over the whole vocabulary, or another of `kl.ESTIMATORS`
-        (static). In the loss, k1 has an expected gradient of 0. In the reward, "exact" teaches
-        what a token does to the KL after it, but nothing of the KL at its own place, which does
-        not depend on the token drawn: that part of the gradient is missing, and k1 has both.
-      target: nats per response that β adapts to, or None for a constant β.
-      horizon: sequences over which β adapts; None is 10,000 if there is a target.
-
-    >>> KL(placement="prior")
-    Traceback (most recent call last):
-        ...
-    ValueError: KL: placement must be one of 'reward', 'loss', got 'prior'.
-    """
-
-    coef: float | jax.Array = 0.05
-    placement: str = _static("reward")
-    estimator: str = _static("k1")
-    target: float | jax.Array | None = None
-    horizon: float | jax.Array | None = None
-
-    def __post_init__(self):
-        """Checks what is a plain number; traced values cannot be checked."""
-        _validation.one_of(("reward", "loss"), "KL", placement=self.placement)
-        names = dict.fromkeys(("k1", "k2", "k3", "exact", *ESTIMATORS))
-        _validation.one_of(tuple(names), "KL", estimator=self.estimator)
-        _validation.at_least(0, "KL", **_plain(self, "coef"))
-        _validation.positive("KL", **_plain(self, "target", "horizon"))
-        if self.target is None and self.horizon is not None:
-            raise _validation.invalid(
-                "horizon", self.horizon, "None without a target", "Give a target, or leave it out.", "KL"
-            )
-        if self.target is not None and _plain(self, "coef").get("coef") == 0:
-            raise _validation.invalid(
-                "coef",
-                self.coef,
-                "a number > 0 with a target",
-                "The controller multiplies it, so that it would stay 0: give a positive initial kl_coef.",
-                "KL",
-            )
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Value:
-    """The loss of the critic.
-
-    Attributes:
-      coef: its weight beside the policy's loss.
-      clip: how far a value may move from the old one before its loss stops helping, or None.
-
-    >>> Value(coef=0.5).clip
-    0.2
-    """
-
-    coef: float | jax.Array = 0.1
-    clip: float | jax.Array | None = 0.2
-
-    def __post_init__(self):
-        """Checks what is a plain number; traced values cannot be checked."""
-        _validation.at_least(0, "Value", **_plain(self, "coef", "clip"))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Whitening:
-    """What is whitened over the whole batch, (x - μ) / √(σ² + ε), and by which convention.
-
-    Attributes:
-      advantages: to mean 0 and variance 1 (static).
-      rewards: to variance 1, the mean kept (static).
-      ddof: 0 divides by n, 1 by n - 1 (static).
-      epsilon: added to the variance inside the root.
-
-    >>> Whitening(advantages=False)
-    Traceback (most recent call last):
-        ...
-    ValueError: Whitening: advantages must be True where rewards is False, got False. For no ...
-    """
-
-    advantages: bool = _static(True)
-    rewards: bool = _static(False)
-    ddof: int = _static(0)
-    epsilon: float | jax.Array = 1e-8
-
-    def __post_init__(self):
-        """Checks what is a plain number; traced values cannot be checked."""
-        _validation.one_of((True, False), "Whitening", advantages=self.advantages, rewards=self.rewards)
-        _validation.integer(0, "Whitening", ddof=self.ddof)
-        _validation.positive("Whitening", **_plain(self, "epsilon"))
-        if not (self.advantages or self.rewards):
-            raise _validation.invalid(
-                "advantages",
-                self.advantages,
-                "True where rewards is False",
-                "For no whitening give whitening=None.",
-                "Whitening",
-            )
+_KL, _VALUE, _WHITENING = KL(), Value(), Whitening()
+_TOKEN_MEAN = static("token")
 
 
 @jax.tree_util.register_dataclass
@@ -186,11 +72,11 @@ class PPOConfig:
     0.1
     """
 
-    advantage: Callable[..., Any] = _GAE
-    loss: Callable[..., jax.Array] = _CLIP
-    kl: KL | None = KL()
-    value: Value | None = Value()
-    whitening: Whitening | None = Whitening()
+    advantage: protocols.Advantage = _GAE
+    loss: protocols.Loss = _CLIP
+    kl: KL | None = _KL
+    value: Value | None = _VALUE
+    whitening: Whitening | None = _WHITENING
     entropy_coef: float | jax.Array = 0.0
     max_kl: float | jax.Array | None = None
     missing_eos_penalty: float | jax.Array | None = None
@@ -198,11 +84,11 @@ class PPOConfig:
     group_filter: Callable[..., jax.Array] | None = None
     correction: Callable[..., jax.Array] | None = None
     aggregation: str | Callable[[jax.Array], jax.Array] = _TOKEN_MEAN
-    num_epochs: int = _static(4)
-    num_minibatches: int = _static(4)
-    num_microbatches: int = _static(1)
-    group_size: int = _static(1)
-    greedy_baseline: bool = _static(False)
+    num_epochs: int = static(4)
+    num_minibatches: int = static(4)
+    num_microbatches: int = static(1)
+    group_size: int = static(1)
+    greedy_baseline: bool = static(False)
 
     def __post_init__(self):
         """Makes partials of functions, and checks what is known; traced values cannot be checked."""
@@ -211,7 +97,7 @@ class PPOConfig:
             if part is not None and not isinstance(part, Partial) and callable(part):
                 part = partial(part)
             if isinstance(part, Partial):
-                object.__setattr__(self, name, _overrides.complete(part, name))
+                object.__setattr__(self, name, overrides_lib.complete(part, name))
             elif isinstance(part, _PLAIN):
                 raise _validation.invalid(name, part, "a function or None", "", "PPOConfig")
         for name, kind in {"kl": KL, "value": Value, "whitening": Whitening}.items():
@@ -224,8 +110,28 @@ class PPOConfig:
         for name in counts:
             _validation.to_int(1, "PPOConfig", **{name: getattr(self, name)})
         _validation.one_of((True, False), "PPOConfig", greedy_baseline=self.greedy_baseline)
-        _validation.at_least(0, "PPOConfig", **_plain(self, "max_kl", "missing_eos_penalty"))
+        _validation.at_least(0, "PPOConfig", **plain(self, "max_kl", "missing_eos_penalty"))
         _check_together(self)
+
+    def estimate(
+        self, token_rewards: jax.Array, values: jax.Array | None, mask: jax.Array
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Advantages [B, R], whitened if configured, and returns, or None without a critic.
+
+        Args:
+          token_rewards: [B, R].
+          values: [B, R], or None without a critic.
+          mask: bool [B, R].
+
+        >>> rewards, mask = jnp.array([[1.0]]), jnp.array([[True]])
+        >>> PPOConfig(whitening=None).estimate(rewards, rewards - 0.5, mask)
+        (Array([[0.5]], dtype=float32), Array([[1.]], dtype=float32))
+        """
+        result = self.advantage(token_rewards, values, mask, self.group_size)
+        advantages, returns = result if isinstance(result, tuple) else (result, None)
+        if self.whitening is not None and self.whitening.advantages:
+            advantages = self.whitening(advantages, mask)
+        return advantages, returns
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -234,7 +140,7 @@ class PPOConfig:
         >>> PPOConfig().settings["clip_low"], PPOConfig().settings["kl_coef"]
         (0.2, 0.05)
         """
-        return _overrides.settings(self)
+        return overrides_lib.settings(self)
 
     def replace(self, **overrides: Any) -> "PPOConfig":
         """The same configuration with some settings changed, by flat names too; see `recipes.make`.
@@ -253,7 +159,7 @@ def override(config: PPOConfig, overrides: dict[str, Any], whose: str) -> PPOCon
         ...
     ValueError: clip_low ...
     """
-    changed = _overrides.override(config, overrides, whose)
+    changed = overrides_lib.override(config, overrides, whose)
     check_parts(changed)
     return changed
 
@@ -287,11 +193,8 @@ def _check_together(config: PPOConfig) -> None:
     """Raises ValueError where one setting makes another one do nothing."""
     advantage = getattr(config.advantage, "fn", None)
     compares = advantage in COMPARISONS
-    varies = getattr(config.group_filter, "fn", None) is filters.reward_varies
-    if config.group_size < 2 and (compares or varies):
+    if config.group_size < 2 and compares:
         reason = "The answers of a group are each other's baseline: sample more per prompt, or use a critic."
-        if not compares:
-            reason = "One answer's reward does not vary: sample more per prompt, or leave the filter out."
         raise _validation.invalid("group_size", config.group_size, "an integer ≥ 2", reason, "PPOConfig")
     if compares and config.greedy_baseline:
         remedy = "A baseline that a whole group shares cancels in the comparison of its answers."

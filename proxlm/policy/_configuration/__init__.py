@@ -1,0 +1,1 @@
+"""PPOConfig, the settings it is made of, and flat names for them."""
