@@ -127,14 +127,14 @@ def group_of_samples(logits, rewards):
 
 
 def test_numbers_of_a_recipe_are_traced_whatever_part_they_are_in():
-    settings, traces = config("sapo"), []
+    settings, traces, samples = config("sapo"), [], sampled()
 
     @compiled
     def run(config):
         traces.append(config)
         state = ppo.init(PARAMS, SGD, config, REFERENCE)
         half = ppo.make_collect_and_learn(ACTOR, SGD, config)[1]
-        return half(state, jax.random.key(4), sampled(), rewards())[0].params["policy"]["logits"]
+        return half(state, jax.random.key(4), samples, rewards())[0].params["policy"]["logits"]
 
     ends = []
     for tau in (1.0, 2.0):
@@ -320,7 +320,7 @@ def test_recipes_that_are_tilted(name):
         ("gspo", {"level": "word"}, "level must be one of 'token', .*, got 'word'"),
         ("grpo", {"group_size": 0}, "group_size must be an integer ≥ 1, got 0"),
         ("grpo", {"group_size": 1}, "group_size must be an integer ≥ 2, got 1. The answers of a group"),
-        ("ppo", {"group_filter": filters.reward_varies}, "group_size must be an integer ≥ 2, got 1"),
+        ("ppo", {"group_filter": filters.reward_varies}, "rewards must be of a group of 2 or more"),
         ("grpo", {"greedy_baseline": True}, "greedy_baseline must be False with group advantages"),
         ("grpo", {"kl_coef": -0.1}, r"coef must be a number ≥ 0, got -0\.1"),
         ("grpo", {"beta": 0.1}, r"beta must be a setting of 'grpo', got 0\.1\. Say kl_coef\. .* clip_low, "),

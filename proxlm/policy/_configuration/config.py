@@ -157,7 +157,7 @@ def override(config: PPOConfig, overrides: dict[str, Any], whose: str) -> PPOCon
     >>> override(PPOConfig(), {"clip_low": 1.5}, "ppo")
     Traceback (most recent call last):
         ...
-    ValueError: clip_low ...
+    ValueError: clipped: clip_low must be a number in [0, 1], got 1.5.
     """
     changed = overrides_lib.override(config, overrides, whose)
     check_parts(changed)
@@ -186,7 +186,11 @@ def check_parts(config: PPOConfig) -> None:
         part = getattr(config, name)
         own = getattr(getattr(part, "fn", None), "__module__", "").startswith("proxlm.policy.")
         if own and all(isinstance(number, float) for number in jax.tree.leaves(part)):
-            call(part)
+            try:
+                call(part)
+            except ValueError as error:
+                # without JAX's notes on its own traceback
+                raise ValueError(*error.args) from None
 
 
 def _check_together(config: PPOConfig) -> None:
