@@ -10,6 +10,7 @@ import pytest
 
 from proxlm import lm
 from proxlm.policy import kl, tabular
+from tests.policy.table_actor import compiled
 
 LANGUAGE = tabular.Language(vocab_size=3, length=3)
 STOPPED = tabular.Language(vocab_size=3, length=3, stop_token=1)
@@ -42,36 +43,36 @@ def rewards(language=LANGUAGE):
     return jnp.asarray(np.random.default_rng(99).normal(size=size))
 
 
-def truth(language, kl_coef=BETA):
-    """The gradient of the objective at logits 0 with the reference of seed 1."""
+@functools.cache
+def exact(language):
+    """All exact answers about the policy of seed 0, the reference of seed 1 and another policy of seed 5."""
 
-    def objective(x):
-        ref = log_probs(1, language)
-        return tabular.objective(jax.nn.log_softmax(x), rewards(language), language, ref, kl_coef)
+    def answers(x, ref, other, reward):
+        goal = lambda x, coef: tabular.objective(jax.nn.log_softmax(x), reward, language, ref, coef)
+        apart = lambda x: tabular.divergence(jax.nn.log_softmax(x), ref, language)
+        ours = jax.nn.log_softmax(x)
+        best, value = tabular.optimum(ref, reward, BETA, language)
+        objective = lambda policy: tabular.objective(policy, reward, language, ref, BETA)
+        return {
+            "ours": tabular.outcome_log_probs(ours, language),
+            "ref": tabular.outcome_log_probs(ref, language),
+            "best": tabular.outcome_log_probs(best, language),
+            "optimum": value,
+            "objectives": [objective(policy) for policy in (best, ours, other)],
+            "divergences": [tabular.divergence(policy, best, language) for policy in (ours, other)],
+            "divergence": apart(x),
+            "divergence from itself": tabular.divergence(ours, ours, language),
+            "values": tabular.values(ours, reward, language, ref, BETA),
+            "penalties to come": tabular.values(ours, jnp.zeros_like(reward), language, ref, 1.0).v,
+            "occupancy": tabular.occupancy(ours, language),
+            "expected reward": tabular.expected_reward(ours, reward, language),
+            "gradient": jax.grad(goal)(x, BETA),
+            "gradient of the reward": jax.grad(goal)(x, 0.0),
+            "gradient of the divergence": jax.grad(apart)(x),
+        }
 
-    return jax.jit(jax.grad(objective))(logits(0, language))
-
-
-def divergence_gradient(language=LANGUAGE):
-    fn = lambda x: tabular.divergence(jax.nn.log_softmax(x), log_probs(1, language), language)
-    return jax.jit(jax.grad(fn))(logits(0, language))
-
-
-def mean_gradient(estimator, language=LANGUAGE, group_size=1, reward=None):
-    """The expected *descent* direction of a loss, jitted."""
-    reward = rewards(language) if reward is None else reward
-
-    def run(x):
-        return tabular.expected_value_and_grad(
-            estimator,
-            x,
-            reward,
-            language,
-            group_size=group_size,
-            ref_log_probs=log_probs(1, language),
-        )[1]
-
-    return -jax.jit(run)(logits(0, language))
+    policies = (log_probs(seed, language) for seed in (1, 5))
+    return compiled(answers)(logits(0, language), *policies, rewards(language))
 
 
 def token_sum(x, group):
@@ -89,9 +90,60 @@ def leave_one_out(group):
     return group.rewards - (jnp.sum(group.rewards) - group.rewards) / (size - 1)
 
 
-def sequence_k1(group):
-    difference = jnp.where(group.mask, group.log_probs - group.ref_log_probs, 0.0)
-    return jnp.sum(difference, axis=1)
+def sequence_sum(x, group):
+    return jnp.sum(jnp.where(group.mask, x, 0.0), axis=1)
+
+
+def normalised(group):
+    centred = group.rewards - jnp.mean(group.rewards)
+    return reinforce(group, centred / (jnp.std(group.rewards, ddof=1) + 1e-4))
+
+
+def of_kl(estimate):
+    """An estimate of the KL to the reference, in the loss."""
+    return lambda group: token_sum(estimate(group.log_probs, group.ref_log_probs), group)
+
+
+def of_kl_in_reward(estimate):
+    return lambda g: reinforce(g, sequence_sum(estimate(g.log_probs, g.ref_log_probs), g))
+
+
+ESTIMATORS = {
+    "k1": of_kl(kl.k1),
+    "k2": of_kl(kl.k2),
+    "k3": of_kl(kl.k3),
+    "k1 in the reward": of_kl_in_reward(kl.k1),
+    "k3 in the reward": of_kl_in_reward(kl.k3),
+    "whole vocabulary": lambda g: token_sum(kl.exact(g.distribution, g.ref_distribution), g),
+    "whole vocabulary, reversed": lambda g: token_sum(kl.exact(g.ref_distribution, g.distribution), g),
+}
+GROUPED = {
+    "leave one out": lambda group: reinforce(group, leave_one_out(group)),
+    "centred": lambda group: reinforce(group, group.rewards - jnp.mean(group.rewards)),
+    "normalised": normalised,
+}
+
+
+@functools.cache
+def mean_gradients(language):
+    """The expected *descent* direction of every estimator, {(name, group size): gradient}."""
+    advantages = exact(language)["values"].advantages
+    after = jnp.concatenate([exact(language)["penalties to come"], jnp.zeros(27)])
+    known = {
+        "true advantages": lambda g: -token_sum(g.log_probs * advantages[g.states, g.tokens], g),
+        "penalties to come": lambda g: token_sum(g.log_probs * -after[1 + 3 * g.states + g.tokens], g),
+    }
+    ref, reward = log_probs(1, language), rewards(language)
+
+    def mean(estimator, x, group_size):
+        options = {"group_size": group_size, "ref_log_probs": ref}
+        return -tabular.expected_value_and_grad(estimator, x, reward, language, **options)[1]
+
+    def everything(x):
+        single = {(name, 1): mean(fn, x, 1) for name, fn in (ESTIMATORS | known).items()}
+        return single | {(name, size): mean(fn, x, size) for name, fn in GROUPED.items() for size in (2, 3)}
+
+    return compiled(everything)(logits(0, language))
 
 
 def cosine(a, b):
@@ -123,180 +175,154 @@ def test_states_number_the_prefixes_shortest_first():
 
 
 def test_probabilities_of_the_outcomes_sum_to_one(language):
-    sums = jnp.exp(tabular.outcome_log_probs(log_probs(0, language), language)).sum()
-    assert_close(sums, 1.0)
+    assert_close(np.exp(exact(language)["ours"]).sum(), 1.0)
 
 
 def test_a_transformer_becomes_a_table_of_the_same_language():
     config = lm.ModelConfig(3, num_layers=1, width=8, num_heads=2, init_scale=0.9)
-    params = lm.init(jax.random.key(0), config)
     start = jnp.zeros((9, 1), jnp.int32)
     asked = jnp.concatenate([start, tabular.contexts(LANGUAGE)], axis=1)
-    said = jax.nn.log_softmax(lm.apply(params, asked, config))
-    ours = tabular.outcome_log_probs(tabular.table(said, LANGUAGE), LANGUAGE)
     tokens = jnp.concatenate([jnp.zeros((27, 1), jnp.int32), tabular.outcomes(LANGUAGE).tokens], 1)
-    expected = lm.score(params, tokens, config).log_probs.sum(axis=1)
-    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+    @compiled
+    def both(key):
+        params = lm.init(key, config)
+        answers = jax.nn.log_softmax(lm.apply(params, asked, config))
+        ours = tabular.outcome_log_probs(tabular.table(answers, LANGUAGE), LANGUAGE)
+        return ours, lm.score(params, tokens, config).log_probs.sum(axis=1)
+
+    np.testing.assert_allclose(*both(jax.random.key(0)), atol=1e-5)
 
 
 # Exact answers
 
 
 def test_the_divergence_is_the_sum_over_outcomes(language):
-    ours, ref = log_probs(0, language), log_probs(1, language)
-    p, q = (tabular.outcome_log_probs(x, language) for x in (ours, ref))
-    assert_close(tabular.divergence(ours, ref, language), jnp.sum(jnp.exp(p) * (p - q)))
-    assert tabular.divergence(ours, ours, language) == 0
+    facts = exact(language)
+    assert_close(facts["divergence"], np.sum(np.exp(facts["ours"]) * (facts["ours"] - facts["ref"])))
+    assert facts["divergence from itself"] == 0
 
 
 def test_values_are_what_follows_on_average(language):
-    ours, ref = log_probs(0, language), log_probs(1, language)
-    v, q, advantages = tabular.values(ours, rewards(language), language, ref, BETA)
-    p, r = (tabular.outcome_log_probs(x, language) for x in (ours, ref))
-    worth = np.asarray(rewards(language) - BETA * (p - r))
+    facts, difference = exact(language), log_probs(0, language) - log_probs(1, language)
+    v, q, advantages = facts["values"]
+    p, difference = np.asarray(facts["ours"]), np.asarray(difference)
+    worth = np.asarray(rewards(language)) - BETA * (p - facts["ref"])
     tokens, mask, states = tabular.outcomes(language)
     for s, t in {
         (s, t) for row, keep in zip(states, mask, strict=True) for t, s in enumerate(row) if keep[t]
     }:
         through = (states[:, t] == s) & mask[:, t]
         # what was paid on the way to s is past
-        paid = sum((ours - ref)[states[:, i], tokens[:, i]] for i in range(t))
-        left = worth + BETA * np.asarray(paid if t else np.zeros(len(tokens)))
-        weights = np.exp(np.asarray(p)) * through
+        paid = sum((difference[states[:, i], tokens[:, i]] for i in range(t)), np.zeros(len(tokens)))
+        left = worth + BETA * paid
+        weights = np.exp(p) * through
         assert_close(v[s], np.sum(weights * left) / weights.sum())
         for token in range(3):
             here = weights * (tokens[:, t] == token)
             assert_close(q[s, token], np.sum(here * left) / here.sum())
-    assert_close(jnp.sum(jnp.exp(ours) * advantages, axis=1), jnp.zeros(13))
+    assert_close(np.sum(np.exp(log_probs(0, language)) * advantages, axis=1), np.zeros(13))
 
 
 def test_occupancy_is_the_share_of_outcomes_that_pass(language):
     _, mask, states = tabular.outcomes(language)
-    probs = jnp.exp(tabular.outcome_log_probs(log_probs(0, language), language))
     passing = np.zeros(13)
-    for row, keep, p in zip(states, mask, np.asarray(probs), strict=True):
+    for row, keep, p in zip(states, mask, np.exp(exact(language)["ours"]), strict=True):
         passing[row[keep]] += p
-    assert_close(tabular.occupancy(log_probs(0, language), language), passing)
+    assert_close(exact(language)["occupancy"], passing)
 
 
 def test_the_optimum_is_the_reference_tilted_by_the_reward(language):
-    ref, reward = log_probs(1, language), rewards(language)
-    best, value = tabular.optimum(ref, reward, BETA, language)
-    tilted = tabular.outcome_log_probs(ref, language) + reward / BETA
-    log_z = jax.nn.logsumexp(tilted)
-    assert_close(value, BETA * log_z)
-    assert_close(tabular.outcome_log_probs(best, language), tilted - log_z)
-    assert_close(tabular.objective(best, reward, language, ref, BETA), value)
+    facts = exact(language)
+    tilted = np.asarray(facts["ref"]) + np.asarray(rewards(language)) / BETA
+    log_z = np.log(np.sum(np.exp(tilted)))
+    assert_close(facts["optimum"], BETA * log_z)
+    assert_close(facts["best"], tilted - log_z)
+    assert_close(facts["objectives"][0], facts["optimum"])
 
 
-@pytest.mark.parametrize("seed", [0, 5])
-def test_suboptimality_is_beta_times_the_divergence_from_the_optimum(language, seed):
-    ref, ours, reward = log_probs(1, language), log_probs(seed, language), rewards(language)
-    best, value = tabular.optimum(ref, reward, BETA, language)
-    gap = value - tabular.objective(ours, reward, language, ref, BETA)
-    assert gap > 0.1
-    assert_close(gap, BETA * tabular.divergence(ours, best, language))
+def test_suboptimality_is_beta_times_the_divergence_from_the_optimum(language):
+    facts = exact(language)
+    for objective, divergence in zip(facts["objectives"][1:], facts["divergences"], strict=True):
+        gap = facts["optimum"] - objective
+        assert gap > 0.1
+        assert_close(gap, BETA * divergence)
 
 
 def test_a_policy_that_cannot_say_a_token_has_finite_answers_and_gradients():
     ours = log_probs(0).at[:, 2].set(-jnp.inf)
     ours = ours - jax.nn.logsumexp(ours, axis=1, keepdims=True)
-    ref, reward = log_probs(1), rewards()
-    gap = lambda x: tabular.objective(x, reward, LANGUAGE, ref, BETA)
-    value, gradient = jax.value_and_grad(gap)(ours)
-    best, top = tabular.optimum(ref, reward, BETA, LANGUAGE)
-    assert_close(top - value, BETA * tabular.divergence(ours, best, LANGUAGE))
-    assert jnp.all(jnp.isfinite(gradient))
-    assert jnp.all(jnp.isfinite(tabular.values(ours, reward, LANGUAGE).v))
+
+    @compiled
+    def answers(ours, ref, reward):
+        goal = lambda x: tabular.objective(x, reward, LANGUAGE, ref, BETA)
+        best, top = tabular.optimum(ref, reward, BETA, LANGUAGE)
+        gap = BETA * tabular.divergence(ours, best, LANGUAGE)
+        return top, gap, jax.value_and_grad(goal)(ours), tabular.values(ours, reward, LANGUAGE).v
+
+    top, gap, (value, gradient), v = answers(ours, log_probs(1), rewards())
+    assert_close(top - value, gap)
+    assert np.all(np.isfinite(gradient)) and np.all(np.isfinite(v))
 
 
 # Estimators of the gradient of the reward
 
 
 def test_true_advantages_give_the_true_gradient(language):
-    ref, reward = log_probs(1, language), rewards(language)
-    exact = tabular.values(log_probs(0, language), reward, language, ref, BETA)
-
-    def estimator(group):
-        return -token_sum(group.log_probs * exact.advantages[group.states, group.tokens], group)
-
-    assert_close(mean_gradient(estimator, language), truth(language))
+    assert_close(mean_gradients(language)["true advantages", 1], exact(language)["gradient"])
 
 
 @pytest.mark.parametrize("group_size", [2, 3])
 def test_leave_one_out_has_the_true_gradient_on_average(language, group_size):
-    estimator = lambda group: reinforce(group, leave_one_out(group))
-    ours = mean_gradient(estimator, language, group_size)
-    assert_close(ours, truth(language, kl_coef=0.0))
+    ours = mean_gradients(language)["leave one out", group_size]
+    assert_close(ours, exact(language)["gradient of the reward"])
 
 
 @pytest.mark.parametrize("group_size", [2, 3])
 def test_a_baseline_that_holds_the_reward_itself_shrinks_the_gradient(language, group_size):
-    estimator = lambda group: reinforce(group, group.rewards - jnp.mean(group.rewards))
-    ours = mean_gradient(estimator, language, group_size)
     share = (group_size - 1) / group_size
-    assert_close(ours, share * truth(language, kl_coef=0.0))
+    ours = mean_gradients(language)["centred", group_size]
+    assert_close(ours, share * exact(language)["gradient of the reward"])
 
 
-def test_division_by_the_deviation_of_the_group_tilts_the_gradient():
-    def estimator(group):
-        centred = group.rewards - jnp.mean(group.rewards)
-        return reinforce(group, centred / (jnp.std(group.rewards, ddof=1) + 1e-4))
-
-    tilted = cosine(mean_gradient(estimator, group_size=2), truth(LANGUAGE, kl_coef=0.0))
-    assert 0.5 < tilted < 0.999
+def test_division_by_the_deviation_of_the_group_tilts_the_gradient(language):
+    ours, true = mean_gradients(language)["normalised", 2], exact(language)["gradient of the reward"]
+    assert 0.5 < cosine(ours, true) < 0.999
 
 
 # Where the KL is put
 
 
 def test_k1_in_the_reward_has_the_gradient_of_the_divergence(language):
-    estimator = lambda group: reinforce(group, sequence_k1(group))
-    assert_close(mean_gradient(estimator, language), divergence_gradient(language))
+    ours = mean_gradients(language)["k1 in the reward", 1]
+    assert_close(ours, exact(language)["gradient of the divergence"])
 
 
 def test_k1_in_the_loss_has_no_gradient(language):
-    estimator = lambda group: token_sum(kl.k1(group.log_probs, group.ref_log_probs), group)
-    assert_close(mean_gradient(estimator, language), jnp.zeros((13, 3)))
-
-
-def full_vocabulary(group):
-    return token_sum(kl.exact(group.distribution, group.ref_distribution), group)
+    assert_close(mean_gradients(language)["k1", 1], jnp.zeros((13, 3)))
 
 
 def test_k2_in_the_loss_has_the_gradient_of_the_whole_vocabulary(language):
-    estimator = lambda group: token_sum(kl.k2(group.log_probs, group.ref_log_probs), group)
-    ours = mean_gradient(estimator, language)
-    assert_close(ours, mean_gradient(full_vocabulary, language))
-    assert jnp.linalg.norm(ours) > 0.1
+    ours = mean_gradients(language)["k2", 1]
+    assert_close(ours, mean_gradients(language)["whole vocabulary", 1])
+    assert np.linalg.norm(ours) > 0.1
 
 
 def test_the_kl_in_the_loss_misses_where_the_tokens_lead():
-    ours = mean_gradient(full_vocabulary)
-    assert 0.5 < cosine(ours, -divergence_gradient()) < 0.9999
+    ours, whole = mean_gradients(LANGUAGE), exact(LANGUAGE)["gradient of the divergence"]
+    assert 0.5 < cosine(ours["whole vocabulary", 1], -whole) < 0.9999
     # plus what each token leads to, it is the gradient of the divergence
-    later = tabular.values(log_probs(0), jnp.zeros(27), LANGUAGE, log_probs(1), 1.0).v
-    after = jnp.concatenate([later, jnp.zeros(27)])
-
-    def leading(group):
-        children = 1 + 3 * group.states + group.tokens
-        return token_sum(group.log_probs * -after[children], group)
-
-    assert_close(ours + mean_gradient(leading), -divergence_gradient())
+    assert_close(ours["whole vocabulary", 1] + ours["penalties to come", 1], -whole)
 
 
-def test_k3_in_the_loss_is_the_gradient_of_the_reverse_divergence_at_sampled_prefixes():
-    estimator = lambda group: token_sum(kl.k3(group.log_probs, group.ref_log_probs), group)
-    reverse = lambda group: token_sum(kl.exact(group.ref_distribution, group.distribution), group)
-    assert_close(mean_gradient(estimator), mean_gradient(reverse))
+def test_k3_in_the_loss_is_the_gradient_of_the_reverse_divergence_at_sampled_prefixes(language):
+    ours = mean_gradients(language)
+    assert_close(ours["k3", 1], ours["whole vocabulary, reversed", 1])
 
 
 def test_k3_in_the_reward_points_elsewhere():
-    def estimator(group):
-        k3 = jnp.where(group.mask, kl.k3(group.log_probs, group.ref_log_probs), 0.0)
-        return reinforce(group, jnp.sum(k3, axis=1))
-
-    assert cosine(mean_gradient(estimator), divergence_gradient()) < 0.7
+    ours = mean_gradients(LANGUAGE)["k3 in the reward", 1]
+    assert cosine(ours, exact(LANGUAGE)["gradient of the divergence"]) < 0.7
 
 
 # The sums themselves
@@ -314,16 +340,14 @@ def test_groups_are_all_tuples_counted_once():
 
 
 def test_variance_is_that_of_drawn_groups():
-    estimator = lambda group: reinforce(group, leave_one_out(group))
-    run = functools.partial(tabular.moments, estimator, group_size=2)
-    result = jax.jit(lambda x: run(x, rewards(), LANGUAGE))(logits(0))
-    assert_close(-result.gradient, truth(LANGUAGE, kl_coef=0.0))
+    run = functools.partial(tabular.moments, GROUPED["leave one out"], group_size=2)
+    result = compiled(lambda x: run(x, rewards(), LANGUAGE))(logits(0))
+    assert_close(-result.gradient, exact(LANGUAGE)["gradient of the reward"])
     # over ordered pairs, by the definition
-    p = np.exp(np.asarray(tabular.outcome_log_probs(log_probs(0), LANGUAGE)))
-    scores = jax.jit(jax.jacobian(lambda x: tabular.outcome_log_probs(jax.nn.log_softmax(x), LANGUAGE)))(
-        logits(0)
-    )
-    scores, reward = np.asarray(scores).reshape(27, -1), np.asarray(rewards())
+    p = np.exp(exact(LANGUAGE)["ours"])
+    each = lambda x: tabular.outcome_log_probs(jax.nn.log_softmax(x), LANGUAGE)
+    scores, reward = compiled(jax.jacobian(each))(logits(0)), np.asarray(rewards())
+    scores = np.asarray(scores).reshape(27, -1)
     total = 0.0
     for i, j in itertools.product(range(27), repeat=2):
         gradient = 0.5 * (reward[i] - reward[j]) * (scores[i] - scores[j])
@@ -339,9 +363,9 @@ def test_samples_of_another_policy_are_weighed_by_it():
         return -jnp.mean(rho * group.rewards)
 
     run = lambda x: tabular.expected_value_and_grad(estimator, x, rewards(), LANGUAGE, old_log_probs=old)
-    value, gradient = jax.jit(run)(logits(0))
-    assert_close(-value, tabular.expected_reward(log_probs(0), rewards(), LANGUAGE))
-    assert_close(-gradient, truth(LANGUAGE, kl_coef=0.0))
+    value, gradient = compiled(run)(logits(0))
+    assert_close(-value, exact(LANGUAGE)["expected reward"])
+    assert_close(-gradient, exact(LANGUAGE)["gradient of the reward"])
 
 
 def test_wrong_arguments_are_named():
