@@ -8,6 +8,7 @@ import pytest
 from proxlm.policy import aggregation
 from proxlm.policy import losses as loss_lib
 from tests.policy import vectors_on_disk
+from tests.policy.table_actor import compiled
 
 FAMILY = {
     "clip": loss_lib.clipped,
@@ -15,10 +16,14 @@ FAMILY = {
     "gspo": functools.partial(loss_lib.clipped, level="sequence"),
     "gspo by tokens": functools.partial(loss_lib.clipped, level="sequence_token"),
     "product by tokens": functools.partial(loss_lib.clipped, level="product_token"),
+    "clip, no bound": functools.partial(loss_lib.clipped, max_log_ratio=88.0),
     "policy gradient": loss_lib.policy_gradient,
     "dro": functools.partial(loss_lib.dro, beta=0.5),
     "kl penalty": functools.partial(loss_lib.kl_penalty, coef=0.5),
     "reverse kl penalty": functools.partial(loss_lib.kl_penalty, direction="reverse"),
+    "reverse kl penalty, no bound": functools.partial(
+        loss_lib.kl_penalty, direction="reverse", max_log_ratio=88.0
+    ),
     "cispo": functools.partial(loss_lib.cispo, clip_high=0.3),
     "sapo": loss_lib.sapo,
     "geometric mean": loss_lib.geometric_mean,
@@ -35,9 +40,49 @@ MASK = np.asarray(GIVEN.mask)
 AGREE = [name for name in FAMILY if name != "clip cov"]
 
 
-@pytest.fixture(params=FAMILY.values(), ids=FAMILY.keys())
-def surrogate(request):
-    return request.param
+FILLS = {"clean": 0.5, "nan": np.nan, "inf": np.inf, "-inf": -np.inf}
+
+
+def scenarios():
+    """Name -> log-probs, old log-probs, advantages and mask, all [6, 7]."""
+    arrays = [np.asarray(x) for x in (GIVEN.logp, GIVEN.logp_old, GIVEN.advantages)]
+    _, old, _ = arrays
+    own = np.broadcast_to(np.asarray(GIVEN.scores)[:, None], MASK.shape)
+    found = {"own samples": (old, old, own, MASK)}
+    found |= {name: (*(np.where(MASK, x, fill) for x in arrays), MASK) for name, fill in FILLS.items()}
+    found["nothing valid"] = (*[np.full(MASK.shape, np.nan)] * 3, np.zeros_like(MASK))
+    # log-ratios of one sign in some rows and mixed in others; tokens that one policy cannot say, or both
+    shift = np.array([[-1e4], [1e4], [90.0], [-90.0], [50.0], [0.0]]) * np.where(np.arange(7) == 3, -1, 1)
+    impossible = np.where(np.arange(7) % 3 == np.arange(6)[:, None] % 3, -np.inf, -1.0)
+    everywhere, minus = np.ones_like(MASK), np.full(MASK.shape, -1.0)
+    for sign in (-1.0, 0.0, 1.0):
+        sign = np.full(MASK.shape, sign)
+        found[f"far {sign[0, 0]}"] = (minus + shift, minus, sign, everywhere)
+        found[f"impossible {sign[0, 0]}"] = (impossible, minus, sign, everywhere)
+        found[f"impossible before {sign[0, 0]}"] = (minus, impossible, sign, everywhere)
+        found[f"impossible then and now {sign[0, 0]}"] = (impossible, impossible, sign, everywhere)
+    return {
+        name: [np.asarray(x, bool if x.dtype == bool else np.float32) for x in xs]
+        for name, xs in found.items()
+    }
+
+
+@functools.cache
+def results(name):
+    """Of one loss in every scenario: loss per token, and the gradients of their sum by the three arrays."""
+
+    def one(*given):
+        def total(*arrays):
+            tokens = FAMILY[name](*arrays, given[3])
+            return jnp.sum(tokens), tokens
+
+        gradients, tokens = jax.grad(total, (0, 1, 2), has_aux=True)(*given[:3])
+        return tokens, gradients
+
+    cases = scenarios()
+    stacked = [np.stack(xs) for xs in zip(*cases.values(), strict=True)]
+    tokens, gradients = jax.tree.map(np.asarray, compiled(jax.vmap(one))(*stacked))
+    return {case: (tokens[i], [g[i] for g in gradients]) for i, case in enumerate(cases)}
 
 
 def losses_and_gradient(surrogate, log_probs, old, advantages, mask):
@@ -47,7 +92,7 @@ def losses_and_gradient(surrogate, log_probs, old, advantages, mask):
         losses = surrogate(log_probs, old, advantages, mask)
         return jnp.sum(losses), losses
 
-    gradient, losses = jax.jit(jax.grad(total, has_aux=True))(log_probs)
+    gradient, losses = compiled(jax.grad(total, has_aux=True))(log_probs)
     return np.asarray(losses), np.asarray(gradient)
 
 
@@ -254,45 +299,39 @@ def test_the_token_form_of_a_sequence_has_the_gradient_of_the_sequence():
 
 @pytest.mark.parametrize("name", AGREE)
 def test_on_its_own_samples_each_is_the_policy_gradient(name):
-    advantages = jnp.broadcast_to(GIVEN.scores[:, None], MASK.shape)
-    old = GIVEN.logp_old
-    _, gradient = losses_and_gradient(FAMILY[name], old, old, advantages, GIVEN.mask)
-    np.testing.assert_allclose(gradient, np.where(MASK, -advantages, 0.0), rtol=2e-5)
+    advantages = np.broadcast_to(np.asarray(GIVEN.scores)[:, None], MASK.shape)
+    _, gradients = results(name)["own samples"]
+    np.testing.assert_allclose(gradients[0], np.where(MASK, -advantages, 0.0), rtol=2e-5)
 
 
-def test_masked_slots_may_hold_anything(surrogate):
-    def at(fill):
-        put = lambda x: jnp.where(GIVEN.mask, x, fill)
-        return losses_and_gradient(
-            surrogate, put(GIVEN.logp), put(GIVEN.logp_old), put(GIVEN.advantages), GIVEN.mask
-        )
-
-    clean = at(0.5)
-    assert not np.any(clean[0][~MASK]) and not np.any(clean[1][~MASK])
-    for fill in (jnp.nan, jnp.inf, -jnp.inf):
-        for a, b in zip(clean, at(fill), strict=True):
-            np.testing.assert_array_equal(a, b)
+@pytest.mark.parametrize("name", FAMILY)
+def test_masked_slots_may_hold_anything(name):
+    clean = jax.tree.leaves(results(name)["clean"])
+    assert not any(np.any(x[~MASK]) for x in clean)
+    for fill in list(FILLS)[1:]:
+        for a, b in zip(clean, jax.tree.leaves(results(name)[fill]), strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=fill)
+    for x in jax.tree.leaves(results(name)["nothing valid"]):
+        np.testing.assert_array_equal(x, 0.0)
 
 
-def test_any_distance_is_finite(surrogate):
-    shift = jnp.array([[-1e4, 1e4, 50.0, -50.0], [1e4, 1e4, 1e4, 0.0], [-1e4, -1e4, -1e4, 0.0]])
-    old = jnp.full((3, 4), -1.0)
-    mask = jnp.arange(4)[None] < jnp.array([4, 3, 3])[:, None]
-    for sign in (-1.0, 0.0, 1.0):
-        results = losses_and_gradient(surrogate, old + shift, old, jnp.full((3, 4), sign), mask)
-        assert all(np.all(np.isfinite(x)) for x in results)
+@pytest.mark.parametrize("name", FAMILY)
+def test_any_distance_is_finite_and_a_token_that_cannot_be_said_too(name):
+    for case, result in results(name).items():
+        assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(result)), case
 
 
-def test_without_a_valid_token_there_is_no_loss(surrogate):
-    x = jnp.full((2, 3), jnp.nan)
-    for result in losses_and_gradient(surrogate, x, x, x, jnp.zeros((2, 3), bool)):
-        np.testing.assert_array_equal(result, 0.0)
+@pytest.mark.parametrize("name", FAMILY)
+def test_without_an_advantage_an_impossible_token_costs_a_penalty_or_nothing(name):
+    tokens, _ = results(name)["impossible 0.0"]
+    charged = "dro" in name or "penalty" in name or name == "kl cov"
+    assert charged or not np.any(tokens)
 
 
-def test_no_gradient_flows_into_what_is_data(surrogate):
-    total = lambda old, advantages: jnp.sum(surrogate(GIVEN.logp, old, advantages, GIVEN.mask))
-    gradients = jax.jit(jax.grad(total, (0, 1)))(GIVEN.logp_old, GIVEN.advantages)
-    assert not any(jnp.any(gradient) for gradient in gradients)
+@pytest.mark.parametrize("name", FAMILY)
+def test_no_gradient_flows_into_what_is_data(name):
+    for case, (_, gradients) in results(name).items():
+        assert not any(np.any(x) for x in gradients[1:]), case
 
 
 def test_wrong_arguments_are_named():
