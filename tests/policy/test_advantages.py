@@ -191,8 +191,22 @@ def test_a_missing_end_is_subtracted_or_replaces_the_score(variant):
     np.testing.assert_array_equal(replace, [2.0, -3.0, -3.0])
 
 
+def test_a_coefficient_of_0_takes_nothing_off_even_where_the_kl_is_infinite():
+    kl, mask = jnp.array([0.5, jnp.inf, jnp.nan]), jnp.array([True, True, False])
+    shape = lambda kl, coef: temporal.shape_rewards(1.0, kl, mask, coef)
+    np.testing.assert_array_equal(jax.jit(shape)(kl, 0.0), [0.0, 1.0, 0.0])
+    gradient = jax.jit(jax.grad(lambda kl, coef: jnp.sum(shape(kl, coef))))
+    np.testing.assert_array_equal(gradient(kl, 0.0), 0.0)
+
+
 def test_wrong_arguments_are_named():
     x, mask = jnp.zeros((2, 3)), jnp.ones((2, 3), bool)
+    with pytest.raises(ValueError, match=r"gae: discount\.shape must be \(\), one number, got \(3,\)"):
+        temporal.gae(x[0], x[0], mask[0], jnp.ones(3))
+    with pytest.raises(
+        ValueError, match=r"mask\.dtype must be bool, got dtype\('float32'\)\. Write `mask != 0`"
+    ):
+        temporal.gae(x[0], x[0], mask[0].astype(jnp.float32))
     with pytest.raises(ValueError, match=r"mask\.shape must be .*, got \(2, 3\)"):
         temporal.gae(x, x, mask)
     with pytest.raises(ValueError, match=r"values\.shape must be .*, got \(2,\)"):

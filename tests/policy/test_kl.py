@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from proxlm.policy import kl
+from proxlm.policy._finite import scaled
 from tests import arrays
 from tests.policy import vectors_on_disk
 
@@ -123,6 +124,29 @@ def test_adaptive_coefficient_is_clipped_and_still_at_the_target():
     np.testing.assert_allclose(kl.adapt(0.5, 1e6, 1000), 0.5 * 1.02, rtol=1e-6)
     np.testing.assert_allclose(kl.adapt(0.5, 6.6, 1000), 0.5 * 1.01, rtol=1e-6)
     np.testing.assert_allclose(kl.adapt(0.5, 0.0, 1000), 0.5 * 0.98, rtol=1e-6)
+
+
+def test_a_kl_that_is_not_known_is_refused_or_leaves_the_coefficient():
+    with pytest.raises(ValueError, match="adapt: observed_kl must be a number, got nan"):
+        kl.adapt(0.1, float("nan"), 8)
+    step = jax.jit(lambda observed: kl.adapt(0.5, observed, 1000))
+    assert step(jnp.nan) == 0.5 and step(jnp.inf) == jnp.float32(0.5 * 1.02)
+
+
+def test_what_cannot_be_said_is_a_number_for_every_estimator():
+    never, d = -jnp.inf, jnp.float32(1e9)
+    values = jax.jit(lambda a, b: {kind: fn(a, b) for kind, fn in kl.ESTIMATORS.items()})
+    for pair in ((never, -1.0), (-1.0, never), (never, never)):
+        assert all(jnp.isfinite(x) for x in values(*pair).values())
+    assert kl.k1(-1.0, never) == d and kl.k1(never, never) == 0
+
+
+def test_an_infinite_divergence_has_no_gradient_and_no_weight_where_its_coefficient_is_0():
+    half, never = jnp.log(jnp.array([0.5, 0.5])), jnp.array([0.0, -jnp.inf])
+    loss = lambda x, coef: scaled(coef, kl.exact(jax.nn.log_softmax(x), never))
+    for coef, value in ((0.0, 0.0), (0.1, jnp.inf)):
+        found, gradient = jax.jit(jax.value_and_grad(loss))(half, coef)
+        assert found == value and not np.any(gradient)
 
 
 def test_wrong_arguments_are_named():

@@ -136,15 +136,6 @@ def test_no_gradient_flows_into_what_is_data():
     assert not any(jnp.any(gradient) for gradient in gradients)
 
 
-@pytest.mark.parametrize("shift", [-1e4, -50.0, 50.0, 1e4])
-@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
-@pytest.mark.parametrize("dual_clip", [None, 3.0])
-def test_loss_and_gradient_stay_finite_at_any_distance(shift, advantage, dual_clip):
-    loss = lambda x: clipped(x, -1.0, advantage, dual_clip=dual_clip)
-    value, gradient = jax.value_and_grad(loss)(-1.0 + shift)
-    assert jnp.isfinite(value) and jnp.isfinite(gradient)
-
-
 def test_a_token_the_policy_can_no_longer_say_has_ratio_near_0_and_no_nan():
     value, gradient = jax.value_and_grad(ratio)(-jnp.inf, -1.0)
     assert 0.0 < value < 1e-8 and gradient == 0.0
