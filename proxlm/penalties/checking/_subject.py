@@ -4,7 +4,7 @@ What is compared is computed by JAX; the comparing is NumPy's, in float64.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ class Subject(NamedTuple):
     backwards: Callable
     slope: Callable
     envelope_slope: Callable
-    residual: Callable
+    residual: Any  # a function, or None
 
 
 def subject_of(
@@ -70,7 +70,9 @@ def subject_of(
     per_row = _batched(penalty.prox)
     return Subject(
         penalty,
-        *map(np.asarray, (x, others, noise)),
+        np.asarray(x),
+        np.asarray(others),
+        np.asarray(noise),
         step_size,
         is_set,
         value=_batched(penalty.value),
