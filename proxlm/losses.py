@@ -2,11 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-__all__ = ["next_token"]
+from proxlm import _validation
+
+__all__ = ["IGNORED", "next_token"]
+
+# The label of tokens that are not learnt, as in PyTorch and Hugging Face.
+IGNORED = -100
 
 
-def next_token(logits, targets):
+def next_token(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Negative log-likelihood of each target: log Σ_v exp(l_v) − l_target, in nats.
 
     The target's logit is selected by a mask and a sum and not gathered: they fuse with the rest,
@@ -14,23 +20,29 @@ def next_token(logits, targets):
 
     Args:
       logits: float `[..., V]`; computed in float32.
-      targets: integers `[...]`.
+      targets: integers `[...]` in [0, V), or -100 where nothing is learnt.
 
     Returns:
-      float32 `[...]`.
+      float32 `[...]`: 0, without gradient, where the target is -100, and NaN where it is another id outside
+      the vocabulary and traced.
 
     Raises:
-      ValueError: the shapes do not match.
+      ValueError: if the shapes do not match, or a known target is outside the vocabulary.
 
-    >>> next_token(jnp.zeros((2, 4)), jnp.array([0, 3])) / jnp.log(4)
-    Array([1., 1.], dtype=float32)
+    >>> next_token(jnp.zeros((3, 4)), jnp.array([0, 3, -100])) / jnp.log(4)
+    Array([1., 1., 0.], dtype=float32)
     """
-    if logits.shape[:-1] != targets.shape:
-        raise ValueError(
-            f"targets has shape {targets.shape}: expected {logits.shape[:-1]}, that of logits "
-            f"{logits.shape} without the vocabulary"
-        )
+    shape, size = jnp.shape(logits)[:-1], jnp.shape(logits)[-1]
+    if shape != jnp.shape(targets):
+        expected = f"{shape}, that of logits without the vocabulary"
+        raise _validation.invalid("targets.shape", jnp.shape(targets), expected, "", "next_token")
+    learnt, inside = targets != IGNORED, (targets >= 0) & (targets < size)
+    if _validation.is_known(targets) and np.any(learnt & ~inside):
+        outside = int(np.asarray(targets)[np.asarray(learnt & ~inside)][0])
+        expected, remedy = f"ids in [0, {size}), or -100", "Mark what is not learnt by -100."
+        raise _validation.invalid("targets", outside, expected, remedy, "next_token")
     logits = logits.astype(jnp.float32)
     places = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     chosen = jnp.sum(jnp.where(places == targets[..., None], logits, 0.0), axis=-1)
-    return jax.nn.logsumexp(logits, axis=-1) - chosen
+    loss = jax.nn.logsumexp(logits, axis=-1) - chosen
+    return jnp.where(learnt, jnp.where(inside, loss, jnp.nan), 0.0)

@@ -1,5 +1,6 @@
 """The next-token loss by hand and against Optax."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -22,5 +23,21 @@ def test_half_precision_is_computed_in_float32():
 
 
 def test_shapes_that_would_broadcast_are_refused():
-    with pytest.raises(ValueError, match=r"targets has shape \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"targets\.shape must be \(3,\), .*, got \(3, 1\)"):
         losses.next_token(jnp.zeros((3, 5)), jnp.zeros((3, 1), int))
+
+
+def test_a_label_of_minus_100_is_not_learnt_and_other_ids_outside_the_vocabulary_are_refused_or_nan():
+    logits, targets = normal(0, (3, 5)), jnp.array([2, -100, 4])
+    total = lambda logits, targets: jnp.sum(losses.next_token(logits, targets))
+    value, gradient = jax.jit(jax.value_and_grad(total))(logits, targets)
+    each = losses.next_token(logits[::2], targets[::2])
+    np.testing.assert_allclose(value, each.sum(), rtol=1e-6)
+    assert not np.any(gradient[1]) and np.all(np.any(np.asarray(gradient)[::2] != 0, axis=1))
+    for outside in (-1, 5, 99):
+        with pytest.raises(
+            ValueError, match=rf"next_token: targets must be ids in \[0, 5\), or -100, got {outside}"
+        ):
+            losses.next_token(logits, targets.at[0].set(outside))
+        found = jax.jit(losses.next_token)(logits, targets.at[0].set(outside))
+        np.testing.assert_array_equal(np.isnan(found), [True, False, False])

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.policy._finite import MAX_LOG_RATIO, Number, finite, scaled
+from proxlm.policy._finite import MAX_LOG_RATIO, Number, finite
 
 __all__ = [
     "ESTIMATORS",
@@ -32,7 +32,6 @@ __all__ = [
     "k2",
     "k3",
     "log_mass",
-    "penalty",
     "straight_through",
 ]
 
@@ -244,15 +243,6 @@ def log_mass(ref_log_probs: jax.typing.ArrayLike, log_probs: jax.typing.ArrayLik
     """
     inside = jnp.asarray(log_probs) != -jnp.inf
     return jax.nn.logsumexp(jnp.asarray(ref_log_probs, jnp.float32), axis=-1, where=inside)
-
-
-def penalty(coef: Number, divergence: jax.Array) -> jax.Array:
-    """The product β · KL, which is 0 where β is 0 even if the KL is infinite.
-
-    >>> penalty(0.0, jnp.array([1.0, jnp.inf])).tolist()
-    [0.0, 0.0]
-    """
-    return scaled(coef, divergence)
 
 
 def adapt(

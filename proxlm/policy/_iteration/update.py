@@ -8,6 +8,7 @@ import optax
 
 from proxlm.policy import aggregation, diagnostics, kl, losses, protocols
 from proxlm.policy._configuration.config import PPOConfig
+from proxlm.policy._finite import scaled
 from proxlm.policy._iteration import checks
 from proxlm.policy._iteration.experience import Experience, all_finite
 from proxlm.policy._iteration.reference import truncates
@@ -201,7 +202,7 @@ def _loss(params, batch, weights, kl_coef, actor, config):
     if not (isinstance(config.entropy_coef, (int, float)) and config.entropy_coef == 0):
         per_token = per_token - config.entropy_coef * scores.entropy
     if in_loss:
-        per_token = per_token + kl.penalty(kl_coef, _reference_kl(scores, batch, config.kl, truncates(actor)))
+        per_token = per_token + scaled(kl_coef, _reference_kl(scores, batch, config.kl, truncates(actor)))
     total = aggregation.weighted_sum(per_token, weights["policy"])
     value_loss = jnp.zeros_like(policy_loss)
     if config.value is not None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from proxlm.policy import aggregation, kl
 from proxlm.policy._configuration.config import PPOConfig
+from proxlm.policy._finite import scaled
 from proxlm.policy.advantages import group as baselines
 from proxlm.policy.advantages import temporal as advantage_lib
 from proxlm.policy.tabular.estimators import Group
@@ -60,7 +61,7 @@ def minibatch_loss(config: PPOConfig, values: jax.Array | None = None) -> Callab
             mask = mask & keep[:, None]
         tokens = config.loss(group.log_probs, group.old_log_probs, advantages, mask)
         if in_loss:
-            tokens = tokens + kl.penalty(coef, _reference_kl(group, config, lambda x: x))
+            tokens = tokens + scaled(coef, _reference_kl(group, config, lambda x: x))
         return aggregation.weighted_sum(tokens, aggregation.weights(mask, config.aggregation))
 
     return loss
