@@ -120,6 +120,42 @@ def require_step(
     require_count(name, "every", every, least=1, remedy="Use 1 for always.")
 
 
+def require_decays(name: str, **decays: chex.Numeric) -> None:
+    """Raises ValueError for a known decay outside [0, 1).
+
+    >>> require_decays("proximal_adam", b2=jnp.bfloat16(0.999))
+    Traceback (most recent call last):
+        ...
+    ValueError: proximal_adam: b2 must be in [0, 1), got Array(1, ...). In half precision 0.999 is 1 ...
+    """
+    for argument, decay in decays.items():
+        if any(not ((0 <= known) & (known < 1)).all() for known in _validation.known(name, argument, decay)):
+            remedy = (
+                "In half precision 0.999 is 1, and optax.inject_hyperparams rounds to the dtype of the params "
+                "unless it is given hyperparam_dtype=jnp.float32."
+            )
+            raise _validation.invalid(argument, decay, "in [0, 1)", remedy, name)
+
+
+def require_eps(name: str, params: chex.ArrayTree, eps: chex.Numeric, eps_root: chex.Numeric) -> None:
+    """Raises ValueError if Adam would divide 0 by 0 in these params, because their dtype has no such small ε.
+
+    >>> require_eps("proximal_adam", jnp.ones(1, jnp.float16), 1e-8, 0.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: proximal_adam: eps must be a number that float16 can hold, as the params are, got 1e-08. ...
+    """
+    if isinstance(eps, jax.core.Tracer) or isinstance(eps_root, jax.core.Tracer):
+        return
+    for dtype in {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}:
+        if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits >= 32:
+            continue
+        if float(jnp.asarray(eps, dtype)) == 0 and float(jnp.asarray(eps_root, dtype)) == 0:
+            expected = f"a number that {dtype} can hold, as the params are"
+            remedy = "There 0/0 is NaN where a gradient is 0: give eps=1e-4, or keep the params in float32."
+            raise _validation.invalid("eps", eps, expected, remedy, name)
+
+
 def require_optimizer(name: str, inner: optax.GradientTransformation) -> None:
     """Raises ValueError unless `inner` is a transformation.
 

@@ -41,6 +41,7 @@ class Rule(NamedTuple):
     Attributes:
       name: the function that the user called, for messages.
       scales: whether the updates are still to be multiplied by -learning_rate.
+      eps: ε and ε_root of an Adam inside, which the dtype of the params must be able to hold.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Rule(NamedTuple):
     cap: chex.Numeric = jnp.inf
     every: int = 1
     anchored: bool = False
+    eps: tuple[chex.Numeric, chex.Numeric] | None = None
 
 
 def follow(
@@ -75,6 +77,8 @@ def follow(
         inner_state = inner.init(params)
         require(inner_state, params)
         trained = _leaves.trainable(params)
+        if rule.eps is not None:
+            _arguments.require_eps(rule.name, trained, *rule.eps)
         zero = _updates.zero(_trees.promote(trained))
         if rule.preconditioner is not None:
             _states.require_readable(rule.preconditioner, inner_state)

@@ -120,6 +120,7 @@ def dual_averaging_adam(
     """
     name = "dual_averaging_adam"
     _arguments.require_step(name, penalty, learning_rate)
+    _arguments.require_decays(name, b1=b1, b2=b2)
     _require(name, floor, cap, forgetting=forgetting, memory=memory)
 
     def init(params):

@@ -88,6 +88,11 @@ def proximal_adam(
     At strength 0 this is `optax.adam`. `proximal` tells about weights without gradients, about
     the floor and the cap, and why a warm-up is wise.
 
+    The moments are Optax's own, in the dtype of the params. In float16 the default ε is 0, and a weight
+    whose gradient is 0 would become NaN: give eps=1e-4 or more. In bfloat16 `optax.inject_hyperparams` rounds
+    b2 to 1 unless it is given hyperparam_dtype=jnp.float32. Both are refused where the numbers are known;
+    traced ones cannot be checked. `dual_averaging_adam` keeps float32 moments.
+
     Args:
       learning_rate: η, a number, a traced scalar or a schedule.
       penalty: g, which must allow a diagonal metric, as do `l1`, `group_lasso` and most others, but
@@ -119,10 +124,11 @@ def proximal_adam(
     _arguments.require_step("proximal_adam", penalty, learning_rate, every)
     _validation.tree_at_least(0, "proximal_adam", floor=floor)
     _validation.tree_positive("proximal_adam", cap=cap)
+    _arguments.require_decays("proximal_adam", b1=b1, b2=b2)
     inner = optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     read = preconditioners.adam_preconditioner(b2, eps, eps_root)
     rule = Rule("proximal_adam", penalty, learning_rate, False, read, floor, cap, every, anchored)
-    return follow(inner, rule)
+    return follow(inner, rule._replace(eps=(eps, eps_root)))
 
 
 def decoupled_proximal_adamw(
@@ -175,11 +181,11 @@ def decoupled_proximal_adamw(
     [2.0, 0.0]
     """
     _arguments.require_step("decoupled_proximal_adamw", penalty, learning_rate, every)
+    _arguments.require_decays("decoupled_proximal_adamw", b1=b1, b2=b2)
     moments = (b1, b2, eps, eps_root, mu_dtype)
     inner = optax.adamw(learning_rate, *moments, weight_decay, mask, nesterov=nesterov)
-    return follow(
-        inner, Rule("decoupled_proximal_adamw", penalty, learning_rate, every=every, anchored=anchored)
-    )
+    rule = Rule("decoupled_proximal_adamw", penalty, learning_rate, every=every, anchored=anchored)
+    return follow(inner, rule._replace(eps=(eps, eps_root)))
 
 
 def _summed(learning_rate, momentum):

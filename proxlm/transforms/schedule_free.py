@@ -28,7 +28,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm import _validation
 from proxlm.penalties import _trees, base
 from proxlm.transforms import _arguments, _leaves, _updates, preconditioners
 from proxlm.transforms._updates import beside
@@ -110,7 +109,7 @@ def proximal_schedule_free(
     """
     name = "proximal_schedule_free"
     _arguments.require_optimizer(name, inner)
-    _require_settings(name, penalty, learning_rate, b1)
+    _require_settings(name, penalty, learning_rate, b1=b1)
     inner = optax.with_extra_args_support(inner)
 
     def init_inner(params):
@@ -161,7 +160,7 @@ def proximal_schedule_free_adam(
     [1.0, 0.0]
     """
     name = "proximal_schedule_free_adam"
-    _require_settings(name, penalty, learning_rate, b1)
+    _require_settings(name, penalty, learning_rate, b1=b1, b2=b2)
 
     def init_inner(params):
         zeros = lambda: jax.tree.map(lambda x: jnp.zeros_like(jnp.real(x)), _trees.promote(params))
@@ -254,7 +253,6 @@ def _mix(share, trees_before, trees_after):
     return jax.tree.map(mix, trees_before, trees_after)
 
 
-def _require_settings(name, penalty, learning_rate, b1):
+def _require_settings(name, penalty, learning_rate, **decays):
     _arguments.require_step(name, penalty, learning_rate)
-    if any(not ((0 <= b) & (b < 1)).all() for b in _validation.known(name, "b1", b1)):
-        raise ValueError(f"{name}: b1 must be in [0, 1), got {b1}.")
+    _arguments.require_decays(name, **decays)

@@ -255,3 +255,30 @@ def test_a_penalty_without_a_metric_is_refused_at_init():
     tx = transforms.proximal_adam(0.1, penalties.nuclear(0.1))
     with pytest.raises(ValueError, match=r"no prox in a diagonal metric"):
         tx.init({"w": jnp.ones((3, 2))})
+
+
+ADAMS = [
+    transforms.proximal_adam,
+    transforms.decoupled_proximal_adamw,
+    transforms.dual_averaging_adam,
+    transforms.proximal_schedule_free_adam,
+]
+
+
+@pytest.mark.parametrize("make", ADAMS)
+def test_a_decay_that_half_precision_rounds_to_one_is_refused(make):
+    params = jnp.ones(2, jnp.bfloat16)
+    tx = optax.inject_hyperparams(lambda b2: make(0.1, l1(), b2=b2))(b2=0.999)
+    with pytest.raises(ValueError, match=r"b2 must be in \[0, 1\), got .*hyperparam_dtype=jnp.float32"):
+        tx.init(params)
+    make(0.1, l1(), b2=0.99).init(params)
+
+
+@pytest.mark.parametrize("make", ADAMS[:2])
+def test_an_eps_that_half_precision_rounds_to_zero_is_refused(make):
+    params = {"half": jnp.ones(2, jnp.float16), "bias": jnp.ones(2)}
+    with pytest.raises(ValueError, match=r"eps must be a number that float16 can hold.*eps=1e-4"):
+        make(0.1, l1()).init(params)
+    tx = make(0.1, l1(), eps=1e-4)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(updates))
