@@ -17,9 +17,7 @@ Path = tuple[Any, ...]
 _BOX_METHODS = ("unbox", "get_metadata")
 
 
-def flatten(
-    tree: Any, is_leaf: Callable[[Any], bool] | None = None
-) -> tuple[list[tuple[Path, Any]], jax.tree_util.PyTreeDef]:
+def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[list[tuple[Path, Any]], Any]:
     """As `jax.tree_util.tree_flatten_with_path`, without the steps into boxes.
 
     >>> leaves, structure = flatten({"up": {"kernel": 1.0}})

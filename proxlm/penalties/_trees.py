@@ -59,7 +59,7 @@ def require_array(name: str, path: Path, leaf: Any) -> chex.Numeric:
     raise _validation.invalid(label("x", path), leaf, "an array", remedy, name)
 
 
-def promote(x: chex.ArrayTree) -> chex.ArrayTree:
+def promote(x: Any) -> Any:
     """Gives each leaf of less than 32 bits as float32, and the others as they are.
 
     >>> promote({"w": jnp.ones(2, jnp.bfloat16)})["w"].dtype
@@ -74,7 +74,7 @@ def promote(x: chex.ArrayTree) -> chex.ArrayTree:
     return jax.tree.map(promote_leaf, x)
 
 
-def narrow(x: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
+def narrow(x: Any, like: Any) -> Any:
     """Casts each leaf to the dtype of the leaf in the same place of `like`.
 
     >>> narrow(jnp.ones(2), jnp.ones(2, jnp.bfloat16)).dtype

@@ -1,23 +1,46 @@
-"""Links of an `optax.chain` that know the penalties, and optimizers made of them.
+"""Optimizers and parts of optimizers that use the penalties.
 
-- proximal steps: `proximal_step` (last in a chain, in the place of `optax.scale_by_learning_rate`),
-  `apply_prox` (last in a chain that has its learning rate), `proximal` (around a whole chain, decoupled
-  or in its metric), `project`; outside of a chain `project_exactly` `apply_prox_updates`
-- optimizers: `proximal_sgd` `proximal_adam` `decoupled_proximal_adamw` `accelerated_proximal_gradient`
-  (its result: `accelerated_params`) `proximal_schedule_free` `proximal_schedule_free_adam` (its result:
-  `proximal_schedule_free_params`)
-- the metrics of `proximal`, each a `Preconditioner`: `adam_preconditioner` `amsgrad_preconditioner`
-  `adamax_preconditioner` `belief_preconditioner` `rms_preconditioner` `adagrad_preconditioner`
-  `adafactor_preconditioner` `sophia_preconditioner`
-- dual averaging, whose zeros stay once they are found: `rda` `adagrad_rda` `ftrl_proximal` `rmda` `ramda`
-  `aprox` `dual_averaging_adam`
-- over time: `scheduled` `cubic_sparsity` `prune` `prune_to` `freeze_zeros` `debias`
-- trust regions by the policy's KL: `scale_by_kl` `skip_on_kl`
-- reports: `reports` of sparsity, live groups and rank; `check` returns a `Verdict` on whether exact zeros
-  survive a chain
-- states: `ProximalState` `AcceleratedState` `ProximalScheduleFreeState` `RDAState` `AdagradRDAState`
-  `FTRLProximalState` `RMDAState` `AProxState` `DualAveragingAdamState` `ScheduledState` `PruneState`
-  `DebiasState` `SkipState`
+A *link* is an Optax transformation, one part of an `optax.chain`.
+
+Proximal steps:
+
+- `proximal_step`: the last link of a chain, in the place of `optax.scale_by_learning_rate`
+- `apply_prox`: the last link of a chain that has its learning rate already
+- `proximal`: a prox around a whole optimizer, decoupled or in the metric of its preconditioner
+- `project`: the last link of a chain, a projection on a set
+- `project_exactly` `apply_prox_updates`: a projection or a prox outside of the chain, exact to the last bit
+
+Optimizers:
+
+- `proximal_sgd` `proximal_adam` `decoupled_proximal_adamw`
+- `accelerated_proximal_gradient` (FISTA), with `accelerated_params`
+- `proximal_schedule_free` `proximal_schedule_free_adam`, with `proximal_schedule_free_params`
+
+Dual averaging, whose zeros do not flicker under minibatches:
+
+- `rda` `adagrad_rda` `ftrl_proximal` `rmda` `ramda` `dual_averaging_adam`
+- `aprox`: dual averaging around any optimizer, as in PARQ
+
+Structure over time:
+
+- `scheduled`: a link whose penalty follows a schedule
+- `prune` `prune_to` `cubic_sparsity`: magnitude pruning, once or by a schedule
+- `freeze_zeros` `debias`: keep the zeros; end the penalty too
+- `reports`: sparsity, live groups and rank, by path
+- `check` `Verdict`: whether exact zeros survive in an optimizer
+
+Updates limited by the KL of a policy: `scale_by_kl` `skip_on_kl`.
+
+Preconditioners, for `proximal`:
+
+- `Preconditioner` `adam_preconditioner`
+- contributed, used by nothing here: `adafactor_preconditioner` `adagrad_preconditioner`
+  `adamax_preconditioner` `amsgrad_preconditioner` `belief_preconditioner` `rms_preconditioner`
+  `sophia_preconditioner`
+
+States: `ProximalState` `AcceleratedState` `ProximalScheduleFreeState` `RDAState` `AdagradRDAState`
+`FTRLProximalState` `RMDAState` `DualAveragingAdamState` `AProxState` `ScheduledState` `PruneState`
+`DebiasState` `SkipState`.
 
 >>> import jax.numpy as jnp
 >>> import optax

@@ -1,4 +1,4 @@
-"""Checks on the arguments of a link."""
+"""Checks of the arguments that several links share."""
 
 from typing import Any
 
@@ -35,9 +35,9 @@ def require_count(name: str, argument: str, count: chex.Numeric, least: int, rem
         ...
     ValueError: debias: start must be an integer ≥ 0, got 0.5.
     """
-    if isinstance(count, jax.core.Tracer) and jnp.issubdtype(count.dtype, jnp.integer):
-        return
-    if isinstance(count, jax.core.Tracer):
+    if not _validation.is_known(count) and count is not None:
+        if jnp.issubdtype(jnp.result_type(count), jnp.integer):
+            return
         raise ValueError(f"{name}: {argument} must be an integer ≥ {least}, got {count!r}. {remedy}")
     _validation.to_int(least, name, remedy, **{argument: count})
 
@@ -72,16 +72,18 @@ def require_link(name: str, argument: str, link: Any) -> None:
         )
 
 
-def require_params(name: str, params: chex.ArrayTree | None) -> None:
-    """Raises ValueError, with the message that Optax has for it, where a link was not given the params.
+def require_params(name: str, params: chex.ArrayTree | None) -> chex.ArrayTree:
+    """Gives the params; ValueError, with Optax's own message for it, if `update` was not given them.
 
-    >>> require_params("rda", {"w": jnp.ones(2)})
+    >>> require_params("rda", {"w": 2.0})
+    {'w': 2.0}
     """
-    if params is None:
-        raise ValueError(
-            f"{name}: You are using a transformation that requires the current value of parameters, but you "
-            "are not passing `params` when calling `update`. Call tx.update(updates, state, params)."
-        )
+    if params is not None:
+        return params
+    raise ValueError(
+        f"{name}: You are using a transformation that requires the current value of parameters, but you "
+        "are not passing `params` when calling `update`. Call tx.update(updates, state, params)."
+    )
 
 
 def require_rate(name: str, argument: str, learning_rate: optax.ScalarOrSchedule) -> None:
@@ -94,7 +96,7 @@ def require_rate(name: str, argument: str, learning_rate: optax.ScalarOrSchedule
     """
     if callable(learning_rate):
         return
-    _validation.tree_at_least(0, name, **{argument: learning_rate})
+    _validation.tree_at_least(0, name, "", **{argument: learning_rate})
     if jnp.ndim(learning_rate) != 0:
         raise ValueError(
             f"{name}: {argument} must be one number, got shape {jnp.shape(learning_rate)}. "
@@ -123,15 +125,15 @@ def require_step(
 def require_decays(name: str, **decays: chex.Numeric) -> None:
     """Raises ValueError for a known decay outside [0, 1).
 
-    >>> require_decays("proximal_adam", b2=jnp.bfloat16(0.999))
+    >>> require_decays("proximal_adam", b2=1.0)
     Traceback (most recent call last):
         ...
-    ValueError: proximal_adam: b2 must be in [0, 1), got Array(1, ...). In half precision 0.999 is 1 ...
+    ValueError: proximal_adam: b2 must be in [0, 1), got 1.0. In half precision 0.999 is 1, to ...
     """
     for argument, decay in decays.items():
         if any(not ((0 <= known) & (known < 1)).all() for known in _validation.known(name, argument, decay)):
             remedy = (
-                "In half precision 0.999 is 1, and optax.inject_hyperparams rounds to the dtype of the params "
+                "In half precision 0.999 is 1, to which optax.inject_hyperparams rounds for such params "
                 "unless it is given hyperparam_dtype=jnp.float32."
             )
             raise _validation.invalid(argument, decay, "in [0, 1)", remedy, name)
@@ -145,7 +147,7 @@ def require_eps(name: str, params: chex.ArrayTree, eps: chex.Numeric, eps_root: 
         ...
     ValueError: proximal_adam: eps must be a number that float16 can hold, as the params are, got 1e-08. ...
     """
-    if isinstance(eps, jax.core.Tracer) or isinstance(eps_root, jax.core.Tracer):
+    if not (_validation.is_known(eps) and _validation.is_known(eps_root)):
         return
     for dtype in {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}:
         if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits >= 32:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from proxlm import _tree_paths, _validation
 from proxlm.penalties import _trees, base
 from proxlm.transforms import _arguments, _updates
 
@@ -66,21 +67,22 @@ def optimizer(
         return init(promote(trainable(params)))
 
     def outer_update(updates, state, params=None, **extra_args):
-        _arguments.require_params(name, params)
+        params = _arguments.require_params(name, params)
         require_trainable(name, penalty, params)
 
         def inner(updates, state, params):
             point, state = step(promote(updates), state, promote(params), extra_args)
             return _updates.updates_to(point, params), state
 
-        return over_trainable(inner, updates, state, params)
+        return over_trainable(name, inner, updates, state, params)
 
     return optax.GradientTransformationExtraArgs(outer_init, outer_update)
 
 
 def over_trainable(
-    step: Callable[..., tuple[chex.ArrayTree, Any]],
-    updates: chex.ArrayTree,
+    name: str,
+    step: Callable[..., tuple[Any, Any]],
+    updates: Any,
     state: Any,
     params: chex.ArrayTree,
     rest: Callable[[Any, Any], Any] | None = None,
@@ -89,6 +91,7 @@ def over_trainable(
     """Calls step (updates, state, params) on the leaves that are trained; gives updates and state.
 
     Args:
+      name: the function that the user called, for messages.
       step: what sees the trees with holes.
       updates: as given; None where a leaf is frozen.
       state: as given.
@@ -96,12 +99,12 @@ def over_trainable(
       rest: (update, param) ↦ what is emitted for a leaf of integers or booleans; None for `still`.
       only: makes holes of the params to leave out; None for `trainable`.
 
-    >>> over_trainable(lambda u, s, p: (p, s), {"a": 1.0, "b": None}, (), {"a": 2.0, "b": 3.0})
+    >>> over_trainable("doc", lambda u, s, p: (p, s), {"a": 1.0, "b": None}, (), {"a": 2.0, "b": 3.0})
     ({'a': 2.0, 'b': None}, ())
     """
     only = only or trainable
     full = only(params)
-    params_left = only(jax.tree.map(_unless_none, updates, params, is_leaf=_is_none))
+    params_left = only(_with_holes_of(name, updates, params))
     if jax.tree.structure(params_left) == jax.tree.structure(params):
         return step(updates, state, params)
     updates_left = jax.tree.map(_unless_none, params_left, updates, is_leaf=_is_none)
@@ -151,6 +154,22 @@ def require_trainable(name: str, penalty: base.Penalty, params: chex.ArrayTree) 
     if not all(map(_is_inexact, jax.tree.leaves(params))):
         _trees.map_with_path(functools.partial(_trees.require_array, name), params)
         jax.eval_shape(lambda x: penalty.prox(x, 0.0), params)
+
+
+def _with_holes_of(name, updates, params):
+    """The params with holes where updates are None."""
+    try:
+        return jax.tree.map(_unless_none, updates, params, is_leaf=_is_none)
+    except (ValueError, TypeError) as error:
+        paths = lambda tree: {
+            _tree_paths.names(path) for path, _ in _trees.flatten(tree, is_leaf=_is_none)[0]
+        }
+        other = sorted(paths(updates) ^ paths(params))
+        given = f"one that differs at {'/'.join(other[0])}" if other else "one of another structure"
+        remedy = "Give the gradients with respect to the params."
+        raise _validation.invalid(
+            "updates", _validation.Verbatim(given), "a tree like params", remedy, name
+        ) from error
 
 
 def _is_none(node):

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -27,8 +27,8 @@ class ProximalState(NamedTuple):
 
     count: jax.Array
     step_sum: jax.Array
-    anchor: chex.ArrayTree | None
-    inner_state: optax.OptState
+    anchor: Any
+    inner_state: Any
 
 
 class Scaled(NamedTuple):
@@ -36,7 +36,7 @@ class Scaled(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """Settings of the proximal step after an optimizer, named as the arguments of `proximal`.
+    """The settings of a prox that follows an optimizer, named as the arguments of `proximal`.
 
     Attributes:
       name: the function that the user called, for messages.
@@ -87,17 +87,17 @@ def follow(
         anchor = jax.tree.map(jnp.array, trained) if rule.anchored else None
         return ProximalState(jnp.zeros([], jnp.int32), zero, anchor, inner_state)
 
-    def advance(penalised, updates, state, params=None, **extra_args):
-        _arguments.require_params(rule.name, params)
+    def advance(penalised, updates, state, params, **extra_args):
+        params = _arguments.require_params(rule.name, params)
         inner_update = functools.partial(inner.update, **extra_args)
         everything = lambda params: params
         moved, after = _leaves.over_trainable(
-            inner_update, updates, state.inner_state, params, only=everything
+            rule.name, inner_update, updates, state.inner_state, params, only=everything
         )
         emitted = _has_emitted(rule.name, state.inner_state, after)
         rate = _updates.rate_at(rule.learning_rate, state.count, state.step_sum)
         step_sum = state.step_sum + jnp.where(emitted, rate, 0.0)
-        count = jnp.where(emitted, optax.safe_increment(state.count), state.count)
+        count = jnp.where(emitted, _updates.increment(state.count), state.count)
         always = emitted is True and isinstance(rule.every, int) and rule.every == 1
         due = penalised and (always or jnp.logical_and(emitted, count % rule.every == 0))
 
@@ -108,10 +108,15 @@ def follow(
             return _step(rule, due, read, kept, params)
 
         kept, rest = (state.anchor, step_sum), _leaves.still if rule.scales else _leaves.as_given
-        result, (anchor, left) = _leaves.over_trainable(step, moved, kept, params, rest)
+        result, (anchor, left) = _leaves.over_trainable(rule.name, step, moved, kept, params, rest)
         return result, ProximalState(count, left, anchor, after)
 
-    update, unpenalised = (functools.partial(advance, penalised) for penalised in (True, False))
+    def update(updates, state, params=None, **extra_args):
+        return advance(True, updates, state, params, **extra_args)
+
+    def unpenalised(updates, state, params=None, **extra_args):
+        return advance(False, updates, state, params, **extra_args)
+
     return _leaves.Penalised(init, update).with_unpenalised(unpenalised)
 
 
@@ -179,7 +184,8 @@ def _shorten(update, size, free):
 def _as_transformation(name, inner):
     if isinstance(inner, optax.MultiSteps):
         # Its own gradient_transformation() would lose the extra arguments.
-        return optax.GradientTransformationExtraArgs(inner.init, inner.update)
+        update: Any = inner.update
+        return optax.GradientTransformationExtraArgs(inner.init, update)
     if isinstance(inner, optax.GradientTransformation):
         return optax.with_extra_args_support(inner)
     raise ValueError(

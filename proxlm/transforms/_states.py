@@ -1,4 +1,4 @@
-"""Facts about an Optax optimizer read from its nested state, by type."""
+"""Facts about an Optax optimizer, read from the types in its nested state."""
 
 from typing import Any
 
@@ -196,7 +196,7 @@ def require_readable(preconditioner: Preconditioner, state: Any) -> None:
 
 def _kinds(state):
     seen = []
-    jax.tree.leaves(state, is_leaf=lambda node: seen.append(type(node)))
+    jax.tree.leaves(state, is_leaf=lambda node: bool(seen.append(type(node))))
     return [kind for kind in seen if hasattr(kind, "_fields") and kind is not optax.MaskedNode]
 
 
@@ -224,11 +224,12 @@ def _last(state):
 def _require_equal(name, injected, learning_rate):
     given = learning_rate(0) if callable(learning_rate) else learning_rate
     numbers = (injected, given)
-    if injected is None or any(isinstance(number, jax.core.Tracer) for number in numbers):
+    if not all(map(_validation.is_known, numbers)):
         return
+    inside, outside = (float(np.asarray(number)) for number in numbers)
     # optax.inject_hyperparams may round it to bfloat16.
-    if not np.isclose(float(injected), float(given), rtol=1e-2):
+    if not np.isclose(inside, outside, rtol=1e-2):
         raise ValueError(
-            f"{name}: inner has learning_rate={float(injected):.6g}, and this one is "
-            f"{float(given):.6g}. Give the same to both."
+            f"{name}: inner has learning_rate={inside:.6g}, and this one is {outside:.6g}. "
+            "Give the same to both."
         )

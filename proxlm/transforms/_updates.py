@@ -82,6 +82,15 @@ def rate_at(learning_rate: optax.ScalarOrSchedule, count: jax.Array, like: jax.A
     return jnp.asarray(rate, like.dtype)
 
 
+def increment(count: jax.Array) -> jax.Array:
+    """The next count, which stays at its largest integer rather than overflow.
+
+    >>> increment(jnp.int32(2)).item()
+    3
+    """
+    return jnp.asarray(optax.safe_increment(count))
+
+
 def beside(scalar: chex.Numeric, leaf: jax.Array) -> jax.Array:
     """Gives a scalar in the real dtype of a leaf, so that their product has the leaf's dtype.
 

@@ -20,7 +20,7 @@ class AcceleratedState(NamedTuple):
 
     Attributes:
       count: the updates seen, int32.
-      weight: θ, from which the momentum is made.
+      weight: θ, which gives the momentum (θ - 1)/θ⁺.
       point: x, the result of the last prox.
     """
 
@@ -34,23 +34,22 @@ def accelerated_proximal_gradient(
 ) -> optax.GradientTransformationExtraArgs:
     """FISTA: x⁺ = prox_tg(y - t ∇f(y)), y⁺ = x⁺ + (θ - 1)/θ⁺ (x⁺ - x), θ⁺ = (1 + √(1 + 4θ²))/2.
 
-    The params are y, the point where the gradient is wanted; x, which has the exact zeros and to
-    which the theory's rate of 1/k² belongs, is in the state: read it by `accelerated_params`. y
-    is exactly 0 where x was so twice in a row, and at the solution the two are one.
+    The params are y, the point at which gradients are taken. x has the exact zeros and the theory's rate of
+    1/k²; it is in the state, and `accelerated_params` reads it. y is exactly 0 where x was 0 twice in a
+    row, and at the solution the two are equal.
 
     Args:
       learning_rate: t ≤ 1/L, L the Lipschitz constant of ∇f: a number, a traced scalar or a
         schedule.
       penalty: g, convex for the theory.
-      restart: start the momentum anew whenever it points uphill, ⟨y - x⁺, x⁺ - x⟩ > 0, which makes
-        the method fast near the solution. Noisy gradients restart it at random: switch it off.
+      restart: reset the momentum whenever it points uphill, ⟨y - x⁺, x⁺ - x⟩ > 0, which makes the method
+        fast near the solution. Noisy gradients would restart it at random: set False for minibatches.
 
     Returns:
       The transformation. Its state holds one copy of the params.
 
     Raises:
-      ValueError: if `penalty` is not a Penalty or the learning rate none; on update, without
-        params.
+      ValueError: if an argument is invalid; on update, without params.
 
     Source: Beck & Teboulle 2009 (FISTA); O'Donoghue & Candès 2015 (gradient restart).
 
@@ -72,7 +71,7 @@ def accelerated_params(state: optax.OptState) -> chex.ArrayTree:
     """Reads x, the point with the exact zeros, from the state of `accelerated_proximal_gradient`.
 
     Raises:
-      ValueError: unless the state holds exactly one such.
+      ValueError: if the state does not hold exactly one `AcceleratedState`.
 
     >>> from proxlm import penalties
     >>> accelerated_params(accelerated_proximal_gradient(0.5, penalties.l1()).init(jnp.ones(2)))
@@ -108,7 +107,7 @@ def _accelerate(penalty, learning_rate, restart):
             weight, momentum = (jnp.where(uphill, x, y) for x, y in ((1.0, weight), (0.0, momentum)))
         ahead = lambda a, b: a + beside(momentum, a) * (a - b)
         moved = jax.tree.map(ahead, new, old)
-        return moved, AcceleratedState(optax.safe_increment(state.count), weight, rounded)
+        return moved, AcceleratedState(_updates.increment(state.count), weight, rounded)
 
     return _leaves.optimizer("accelerated_proximal_gradient", penalty, init, step, widens=False)
 

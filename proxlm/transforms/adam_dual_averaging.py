@@ -1,4 +1,4 @@
-"""Adam's moments with an averaged threshold in Adam's metric: right zeros that stay."""
+"""Adam with zeros decided by averaged gradients in Adam's metric: the right zeros, which stay."""
 
 from typing import NamedTuple
 
@@ -16,14 +16,14 @@ __all__ = ["DualAveragingAdamState", "dual_averaging_adam"]
 
 
 class DualAveragingAdamState(NamedTuple):
-    """State of `dual_averaging_adam`: three arrays a parameter, one more than Adam's.
+    """State of `dual_averaging_adam`: three arrays per parameter, one more than Adam's.
 
     Attributes:
-      count: the updates seen, int32; bias correction and schedules count by it.
-      active: those of them with a learning rate above 0, int32; the averages count by it.
+      count: the updates seen, int32, for bias correction and schedules.
+      active: the updates with a learning rate above 0, int32, for the averages.
       mu: first moment of the gradients.
       nu: second moment.
-      average: the averaged negative gradient y, where it concerns ∂g.
+      average: y, the averaged negative gradient where it decides about zeros.
     """
 
     count: jax.Array
@@ -49,7 +49,7 @@ def dual_averaging_adam(
 
     With m̂ and D = √v̂ + ε of Adam, c_t ∈ (0, 1] the weight of the newest gradient, and τ = η/(c D):
 
-        r = P(y),  P the projection on ∂g(x)            what g took up of the gradients so far
+        r = P(y),  P the projection on ∂g(x)            the part of y that is a subgradient of g
         y ← (1 - c) r - c m̂                              the averaged negative gradient
         x ← prox_τg(x + τ y)                             weight by weight, τ = η/(c D)
 
@@ -86,7 +86,7 @@ def dual_averaging_adam(
 
     A penalty without `residual` (simplex, l1_ball) keeps r = (x + τ y - prox)/τ instead of y.
 
-    Cost: three arrays a parameter in at least float32; with l1 on one CPU core 1.4 times the update
+    Cost: three arrays per parameter in at least float32; with l1 on one CPU core 1.4 times the update
     of `optax.adam` in float32 and 0.95 times in bfloat16. A `floor` or `cap` adds passes.
 
     Args:
@@ -105,8 +105,8 @@ def dual_averaging_adam(
       The transformation. It ignores extra arguments.
 
     Raises:
-      ValueError: if `penalty` is not a Penalty, the learning rate or the floor negative, forgetting
-        or memory below 1; on update, without params or for a penalty without a metric.
+      ValueError: if an argument is invalid; on update, without params or if the penalty has no prox in a
+        diagonal metric.
 
     Source: ours; from Kingma & Ba 2015 (Adam), McMahan 2011 (FTRL-proximal), Xiao 2009 (averages
     identify), Yun, Lozano & Yang 2021 (the metric), Shamir & Zhang 2013 (the weights k/t).
@@ -132,8 +132,8 @@ def dual_averaging_adam(
     def step(gradients, state, params, extra_args):
         del extra_args
         rate = _updates.rate_at(learning_rate, state.count, _updates.zero(params))
-        count = optax.safe_increment(state.count)
-        active = jnp.where(rate > 0, optax.safe_increment(state.active), state.active)
+        count = _updates.increment(state.count)
+        active = jnp.where(rate > 0, _updates.increment(state.active), state.active)
         c = jnp.clip(forgetting / jnp.maximum(active, 1), 1.0 / memory, 1.0).astype(rate.dtype)
         mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
         nu = optax.tree.update_moment_per_elem_norm(gradients, state.nu, b2, 2)

@@ -1,4 +1,4 @@
-"""A latent point that an optimizer moves, and params that are its prox (AProx, as in PARQ)."""
+"""Aggregate proximal gradient (AProx, of PARQ): an optimizer moves a point whose prox the params are."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ __all__ = ["AProxState", "aprox"]
 
 
 class AProxState(NamedTuple):
-    """State of `aprox`: one array a parameter beside those of the inner optimizer.
+    """State of `aprox`: one array per parameter beside those of the inner optimizer.
 
     Attributes:
       count: the updates seen, int32.
@@ -41,23 +41,23 @@ def aprox(
     like the threshold stays Euclidean, and another problem than min f + g is solved;
     `dual_averaging_adam` solves the stated one.
 
-    With a set or quantised levels z is what straight-through training keeps, and x is its rounding.
-    A penalty with a level scheduled from soft to hard gives PARQ.
+    With a set or quantised levels, z is the latent weight of straight-through training, and x its rounding.
+    A penalty scheduled from soft to hard levels gives PARQ.
 
-    Nothing may follow it in a chain. The inner optimizer sees z as its params, so that its decay
-    acts on what it moves.
+    It must be the last link of a chain. The inner optimizer sees z as its params, so that weight decay acts
+    on z.
 
     Args:
       inner: the optimizer, its learning rate included.
       penalty: g; its strengths may be traced.
-      learning_rate: the one that inner has: a number, a traced scalar or a schedule, read at the
+      learning_rate: that of inner: a number, a traced scalar or a schedule, read at the
         number of earlier updates.
 
     Returns:
       The transformation. Extra arguments go to inner.
 
     Raises:
-      ValueError: for a bad inner optimizer, penalty or learning rate; on update, without params.
+      ValueError: if an argument is invalid; on update, without params.
 
     Source: Jin et al. 2025 (PARQ), section 3: AProx; Dockhorn et al. 2021 and Xiao 2009 before it.
 
@@ -86,7 +86,7 @@ def aprox(
         latent = jax.tree.map(jnp.add, state.latent, _trees.promote(moves))
         step_sum = state.step_sum + _updates.rate_at(learning_rate, state.count, state.step_sum)
         point = penalty.prox(latent, step_sum)
-        count = optax.safe_increment(state.count)
+        count = _updates.increment(state.count)
         return point, AProxState(count, step_sum, latent, inner_state)
 
     return _leaves.optimizer(name, penalty, init, step, widens=False)

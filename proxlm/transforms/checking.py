@@ -1,4 +1,4 @@
-"""Do exact zeros survive? A verdict on any optimizer, with what is known to destroy them."""
+"""A check whether the exact zeros that a prox makes survive in an optimizer."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -29,14 +29,14 @@ GONE = (
 
 
 class Verdict(NamedTuple):
-    """Result of `check`; printed, in words.
+    """The result of `check`; `print` shows it in words.
 
     Attributes:
       kept: the largest share of weights, over the sizes tried, that were zero in the second half of
         the updates and are zero at the end.
       born: the largest share that was zero after any one update.
-      harms: what in the optimizer is known to lose zeros.
-      remarks: what may.
+      harms: parts of the optimizer that are known to lose zeros.
+      remarks: parts that may lose them.
     """
 
     kept: float
@@ -46,11 +46,11 @@ class Verdict(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether zeros arise and stay, and nothing is known to lose them."""
+        """True if zeros arise and stay, and no part of the optimizer is known to lose them."""
         return self.kept >= LEAST_SHARE and not self.harms
 
     def __str__(self) -> str:
-        """A line with the verdict, and one for each harm and remark."""
+        """The verdict in a line, and a line for each harm and remark."""
         if self.passed:
             first = f"zeros survive: {self.kept:.0%} of the weights"
         elif self.kept >= LEAST_SHARE:
@@ -71,7 +71,7 @@ def check(
     seed: int = 0,
     **extra_args,
 ) -> Verdict:
-    """Tries whether the exact zeros that a prox makes survive the rest of an optimizer.
+    """Checks whether the exact zeros that a prox makes survive in an optimizer.
 
     It trains weights of the given shapes with gradients of noise, both small enough for any
     threshold, over sizes from 1 to 1e-16, and counts exact zeros. It sees what follows the prox
@@ -81,7 +81,7 @@ def check(
     while weights are moving; and a learning rate that a link finds for itself is not the one by
     which `apply_prox` was told to threshold.
 
-    It is for penalties that make zeros. It does not see what is done to params outside.
+    It is for penalties that make zeros, and it does not see changes of the params outside the optimizer.
 
     Args:
       optimizer: any transformation.
@@ -94,10 +94,10 @@ def check(
       **extra_args: handed to the optimizer, besides approx_kl=0 and first_update.
 
     Returns:
-      A `Verdict`; `verdict.passed` says it all, `print(verdict)` says it in words.
+      A `Verdict`: `verdict.passed` is a bool, `print(verdict)` shows the reasons.
 
     Raises:
-      ValueError: if the optimizer is no transformation, steps no integer ≥ 4, or params have no
+      ValueError: if the optimizer is not a transformation, steps is not an integer ≥ 4, or params have no
         real weights.
 
     >>> from proxlm import penalties
@@ -168,7 +168,7 @@ def _noise(key, like, scale):
 
 
 def _rounded(optimizer, state, params, extra_args):
-    """Says so if updates have fewer bits than the params they are added to."""
+    """Yields a line if updates have fewer bits than the params they are added to."""
     given = {"first_update": True} | extra_args
     update = lambda params, state: optimizer.update(params, state, params, **given)[0]
     updates = jax.eval_shape(update, params, state)
@@ -194,7 +194,7 @@ def _remarks(state):
 
 
 def _followers(chain):
-    """Says so if links come after the one that makes zeros."""
+    """Yields a line if links come after the one that makes zeros."""
     places = [i for i, node in enumerate(chain) if _states.makers(node)]
     if places and not all(_freezes(node) for node in chain[places[-1] + 1 :]):
         yield (

@@ -11,7 +11,9 @@ import optax
 from proxlm import _validation
 from proxlm.penalties import _trees
 from proxlm.penalties.groups import _partition
-from proxlm.transforms import _arguments, _leaves, _proximal, _states, pruning
+from proxlm.transforms import _arguments, _leaves, _proximal, _states, _updates, pruning
+
+__all__ = ["DebiasState", "debias", "freeze_zeros"]
 
 __all__ = ["DebiasState", "debias", "freeze_zeros"]
 
@@ -33,10 +35,9 @@ def freeze_zeros(
 ) -> optax.GradientTransformationExtraArgs:
     """From update `start` on, a weight that is exactly 0 stays so: u_i ↦ 0 where params_i = 0.
 
-    Before, updates pass as they are. There is no mask to keep: the zeros of the params are the
-    mask. They are bit for bit zero in any dtype, whatever the update there, NaN included. A weight
-    that starts at 0, such as a bias, and has not moved by then never will: leave such leaves out
-    with `optax.masked`.
+    Before, updates pass as they are. The zeros of the params are the mask, so none is kept in the state; they
+    stay zero bit for bit in any dtype, whatever the update there, NaN included. A weight that starts at 0,
+    such as a bias, and is still 0 at `start` stays 0: leave such leaves out with `optax.masked`.
 
     As the last transformation of a chain it may follow a prox, since it moves no weight. `debias` also ends
     the penalty.
@@ -50,7 +51,7 @@ def freeze_zeros(
       The transformation. It ignores extra arguments; updates come in the dtype of the params.
 
     Raises:
-      ValueError: if start is no integer ≥ 0 or over not a grouping; and, on update, without params.
+      ValueError: if an argument is invalid; on update, without params.
 
     >>> tx = freeze_zeros()
     >>> params = jnp.array([0.0, 2.0])
@@ -65,15 +66,17 @@ def freeze_zeros(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        _arguments.require_params("freeze_zeros", params)
+        params = _arguments.require_params("freeze_zeros", params)
 
         def step(updates, count, params):
             frozen = _freeze("freeze_zeros", updates, params, over)
             late = count >= start
             updates = jax.tree.map(lambda a, b: jnp.where(late, a, b), frozen, updates)
-            return _trees.narrow(updates, params), optax.safe_increment(count)
+            return _trees.narrow(updates, params), _updates.increment(count)
 
-        updates, count = _leaves.over_trainable(step, updates, state.count, params, _leaves.as_given)
+        updates, count = _leaves.over_trainable(
+            "freeze_zeros", step, updates, state.count, params, _leaves.as_given
+        )
         return updates, DebiasState(count, ())
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -129,7 +132,7 @@ def debias(
         return DebiasState(jnp.zeros([], jnp.int32), inner)
 
     def update(updates, state, params=None, **extra_args):
-        _arguments.require_params("debias", params)
+        params = _arguments.require_params("debias", params)
         unpenalised = unpenalised_of(penalised, state.inner)
 
         def step(updates, inner, params):
@@ -143,8 +146,10 @@ def debias(
 
             return jax.lax.cond(state.count >= start, late, early)
 
-        updates, inner = _leaves.over_trainable(step, updates, state.inner, params, _leaves.as_given)
-        return updates, DebiasState(optax.safe_increment(state.count), inner)
+        updates, inner = _leaves.over_trainable(
+            "debias", step, updates, state.inner, params, _leaves.as_given
+        )
+        return updates, DebiasState(_updates.increment(state.count), inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -1,7 +1,8 @@
-"""Dual averaging: a prox of sums of gradients, whose zeros are those of the average.
+"""Dual averaging: a prox of sums of gradients, whose zeros are decided by their average.
 
-A prox at each step asks of one noisy gradient whether a weight is zero, so zeros flicker under
-minibatches. These ask it of the mean of all gradients, with a threshold that is summed too.
+A prox at each step compares one noisy gradient with the threshold, so that weights jump to zero and back
+under minibatches. Here the mean of all gradients is compared with it: gradients and thresholds are both
+summed.
 """
 
 from typing import NamedTuple
@@ -20,7 +21,7 @@ __all__ = ["AdagradRDAState", "FTRLProximalState", "RDAState", "adagrad_rda", "f
 
 
 class RDAState(NamedTuple):
-    """State of `rda`: two arrays a parameter.
+    """State of `rda`: two arrays per parameter.
 
     Attributes:
       count: the updates seen, int32.
@@ -48,13 +49,13 @@ def rda(
     Args:
       learning_rate: η, a number, a traced scalar or a schedule, read at the number of earlier
         updates. It is 1/γ of the paper.
-      penalty: g; needs no metric. It should be smallest at x_0, as l1 is at 0.
+      penalty: g; it need not allow a diagonal metric. It should be smallest at x_0, as l1 is at 0.
 
     Returns:
       The transformation. It ignores extra arguments.
 
     Raises:
-      ValueError: for a bad penalty or learning rate; on update, without params.
+      ValueError: if an argument is invalid; on update, without params.
 
     Source: Xiao 2009 (regularised dual averaging), β_t = γ√t.
 
@@ -75,7 +76,7 @@ def rda(
     def step(gradients, state, params, extra_args):
         del params, extra_args
         rate = _updates.rate_at(learning_rate, state.count, state.step_sum)
-        count = optax.safe_increment(state.count)
+        count = _updates.increment(state.count)
         step_sum = state.step_sum + rate
         sums = jax.tree.map(lambda s, g: s + beside(rate, g) * g, state.gradient_sum, gradients)
         slowness = 1.0 / jnp.sqrt(count.astype(step_sum.dtype))
@@ -87,13 +88,13 @@ def rda(
 
 
 class AdagradRDAState(NamedTuple):
-    """State of `adagrad_rda`: three arrays a parameter.
+    """State of `adagrad_rda`: three arrays per parameter.
 
     Attributes:
       count: the updates seen, int32.
       step_sum: A = Σ η_s.
       gradient_sum: Σ η_s g_s.
-      sum_of_squares: of the gradients, and what it began with.
+      sum_of_squares: the initial accumulator value plus Σ g_s².
       origin: the params at `init`.
     """
 
@@ -118,16 +119,16 @@ def adagrad_rda(
     Args:
       learning_rate: η, as in `rda`.
       penalty: g, with a prox in a diagonal metric.
-      initial_accumulator_value: what Σ g² begins with, as in `optax.adagrad`. Above 0 it keeps the
-        threshold of weights without a gradient finite.
+      initial_accumulator_value: the value that Σ g² starts at, as in `optax.adagrad`. A value above 0
+        keeps the threshold of weights without a gradient finite.
       eps: ε, as in `optax.adagrad`.
 
     Returns:
       The transformation. It ignores extra arguments.
 
     Raises:
-      ValueError: for a bad penalty, learning rate or accumulator; on update, without params or for
-        a penalty without a metric.
+      ValueError: if an argument is invalid; on update, without params or if the penalty has no prox in a
+        diagonal metric.
 
     Source: Duchi, Hazan & Singer 2011, primal-dual subgradient update with a composite term.
 
@@ -159,19 +160,19 @@ def adagrad_rda(
         inverse = lambda q: jnp.where(q > 0, jax.lax.rsqrt(q + eps), 0.0)
         target = jax.tree.map(lambda x, s, q: x - inverse(q) * s, state.origin, sums, squares)
         point = penalty.prox(target, jax.tree.map(lambda q: inverse(q) * beside(step_sum, q), squares))
-        count = optax.safe_increment(state.count)
+        count = _updates.increment(state.count)
         return point, AdagradRDAState(count, step_sum, sums, squares, state.origin)
 
     return _leaves.optimizer(name, penalty, init, step)
 
 
 class FTRLProximalState(NamedTuple):
-    """State of `ftrl_proximal`: two arrays a parameter.
+    """State of `ftrl_proximal`: two arrays per parameter.
 
     Attributes:
       count: the updates seen, int32; schedules count by it.
-      active: those of them with a learning rate above 0, int32.
-      sum_of_squares: of the gradients.
+      active: the updates with a learning rate above 0, int32.
+      sum_of_squares: Σ g_s².
       subgradient: the mean subgradient of g at the params, r.
     """
 
@@ -191,8 +192,8 @@ def ftrl_proximal(
     logistic regression of 2013 adds its l1 once, to the sum of all losses.) Without a penalty it
     is AdaGrad: x - α g/(β + √Σ g²).
 
-    It is computed from r, the subgradient of t·g at x_t divided by t, with τ = t/H_t, which is the
-    same and needs no sum of all x_s:
+    It is computed from r, the subgradient of t·g at x_t divided by t, with τ = t/H_t; this gives the same
+    points and needs no sum over all x_s:
 
         y = ((t - 1) r - g_t)/t,   x ← prox_τg(x + τ y),   r ← (x_t + τ y - x_{t+1})/τ.
 
@@ -206,8 +207,8 @@ def ftrl_proximal(
       The transformation. It ignores extra arguments.
 
     Raises:
-      ValueError: for a bad penalty or learning rate, or β not > 0; on update, without params or
-        for a penalty without a metric.
+      ValueError: if an argument is invalid; on update, without params or if the penalty has no prox in a
+        diagonal metric.
 
     Source: McMahan 2011 (FTRL-Proximal), with the rates of
     McMahan et al. 2013 (Ad click prediction).
@@ -230,7 +231,7 @@ def ftrl_proximal(
     def step(gradients, state, params, extra_args):
         del extra_args
         rate = _updates.rate_at(learning_rate, state.count, _updates.zero(params))
-        active = jnp.where(rate > 0, optax.safe_increment(state.active), state.active)
+        active = jnp.where(rate > 0, _updates.increment(state.active), state.active)
         t = jnp.maximum(active, 1).astype(rate.dtype)
         squares = jax.tree.map(lambda q, g: q + _updates.square(g), state.sum_of_squares, gradients)
         steps = jax.tree.map(lambda q: beside(rate * t, q) / (beta + jnp.sqrt(q)), squares)
@@ -239,7 +240,7 @@ def ftrl_proximal(
         target = jax.tree.map(lambda x, s, y: x + s * y, params, steps, mean)
         point = penalty.prox(target, steps)
         kept = jax.tree.map(_updates.left_over, target, point, steps, state.subgradient)
-        count = optax.safe_increment(state.count)
+        count = _updates.increment(state.count)
         return point, FTRLProximalState(count, active, squares, kept)
 
     return _leaves.optimizer(name, penalty, init, step)

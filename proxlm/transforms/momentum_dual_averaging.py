@@ -1,4 +1,4 @@
-"""Regularised modernised dual averaging: RMDA and RAMDA, for training structured networks."""
+"""Regularised dual averaging with momentum: RMDA and RAMDA, for training structured networks."""
 
 from typing import NamedTuple
 
@@ -16,11 +16,11 @@ __all__ = ["RMDAState", "ramda", "rmda"]
 
 
 class RMDAState(NamedTuple):
-    """State of `rmda` (two arrays a parameter) and of `ramda` (three).
+    """State of `rmda` (two arrays per parameter) and of `ramda` (three).
 
     Attributes:
       count: the updates seen, int32.
-      age: those since the last restart, int32.
+      age: the updates since the last restart, int32.
       step_sum: α = Σ s_i, the weight of the penalty.
       gradient_sum: V = Σ s_i g_i.
       square_sum: U = Σ s_i g_i²; None in `rmda`.
@@ -48,8 +48,8 @@ def rmda(
         W ← (1 - c) W + c W̃.
 
     The variance of V/α goes to 0, so W̃ finds the structure of a solution after finitely many
-    steps. Momentum comes from mixing, c < 1; but what is mixed with weights that were not zero is
-    not zero. Exact zeros need c = 1 at the end, as a schedule may give.
+    steps. Mixing with c < 1 is the momentum; a mixture with a weight that was not zero is not zero, so exact
+    zeros need c = 1 at the end, which a schedule can give.
 
     Steps are measured from W⁰: a learning rate that falls should come with a restart, which sets
     W⁰ to the params and all sums to 0.
@@ -57,16 +57,15 @@ def rmda(
     Args:
       learning_rate: η, a number, a traced scalar or a schedule, read at the number of earlier
         updates.
-      penalty: g; needs no metric.
+      penalty: g; it need not allow a diagonal metric.
       mixing: c in (0, 1], a number or a schedule.
-      restart_every: restart before every so many updates; None for never.
+      restart_every: the number of updates between restarts; None for no restart.
 
     Returns:
       The transformation. It ignores extra arguments.
 
     Raises:
-      ValueError: for a bad penalty, learning rate or mixing, or a period that is no integer ≥ 1;
-        on update, without params.
+      ValueError: if an argument is invalid; on update, without params.
 
     Source: Huang & Lee 2022 (Training structured neural networks through manifold identification
     and variance reduction), algorithm 1.
@@ -104,7 +103,7 @@ def ramda(
       The transformation. It ignores extra arguments.
 
     Raises:
-      ValueError: as `rmda`, and on update for a penalty without a metric.
+      ValueError: as `rmda`, and on update if the penalty has no prox in a diagonal metric.
 
     Source: Huang & Lee 2024 (Regularized adaptive momentum dual averaging), algorithm 1.
 
@@ -139,7 +138,7 @@ def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
             state = _restarted(state, params, state.age == restart_every)
         rate = _updates.rate_at(learning_rate, state.count, state.step_sum)
         mixed = _updates.rate_at(mixing, state.count, state.step_sum)
-        age = optax.safe_increment(state.age)
+        age = _updates.increment(state.age)
         root = jnp.sqrt(age.astype(rate.dtype))
         weight = rate * root
         step_sum = state.step_sum + weight
@@ -154,7 +153,7 @@ def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
         target = jax.tree.map(lambda x, s, i: x - s * i, state.origin, sums, inverse)
         point = penalty.prox(target, steps)
         point = jax.tree.map(lambda x, new: x + beside(mixed, x) * (new - x), params, point)
-        count = optax.safe_increment(state.count)
+        count = _updates.increment(state.count)
         return point, RMDAState(count, age, step_sum, sums, squares, state.origin)
 
     return _leaves.optimizer(name, penalty, init, step)
@@ -165,7 +164,7 @@ def _inverse(square, eps):
 
 
 def _restarted(state, params, now):
-    """The state anew at the params, where it is time; else as it is."""
+    """The state, started anew at the params if `now`."""
     fresh = lambda tree: jax.tree.map(lambda leaf: jnp.where(now, 0, leaf), tree)
     return RMDAState(
         count=state.count,

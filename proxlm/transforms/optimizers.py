@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import chex
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -36,14 +35,13 @@ def proximal_sgd(
       learning_rate: η, a number, a traced scalar or a schedule.
       penalty: g.
       momentum: μ < 1; None for none.
-      nesterov: as in `optax.sgd`, as is the next.
-      accumulator_dtype: the dtype of m.
-      every: see `proximal`, as for the next.
+      nesterov: as in `optax.sgd`.
+      accumulator_dtype: the dtype of m, as in `optax.sgd`.
+      every: apply the prox at each `every`-th update only; see `proximal`.
       anchored: measure g from the params seen by `init`.
 
     Raises:
-      ValueError: for a penalty, learning rate or `every` that is none, for a momentum not in
-        [0, 1); on update, without params.
+      ValueError: if an argument is invalid; on update, without params.
 
     Source: Duchi & Singer 2009; the sum of step sizes is ours.
 
@@ -97,20 +95,20 @@ def proximal_adam(
       learning_rate: η, a number, a traced scalar or a schedule.
       penalty: g, which must allow a diagonal metric, as do `l1`, `group_lasso` and most others, but
         not `nuclear`.
-      b1: as in `optax.adam`, as are the next five.
+      b1: the decay of the first moment, as in `optax.adam`.
       b2: the decay of the second moment.
       eps: ε.
       eps_root: ε_root.
       mu_dtype: the dtype of the first moment.
       nesterov: Nadam.
-      floor: least D in units of the leaf's rms; see `proximal`, as for the rest.
+      floor: least D in units of the leaf's rms; see `proximal`.
       cap: largest step size.
-      every: how many updates come to a prox.
+      every: apply the prox at each `every`-th update only.
       anchored: measure g from the params seen by `init`.
 
     Raises:
-      ValueError: if an argument is invalid; on init, for a penalty without a metric; on update,
-        without params.
+      ValueError: if an argument is invalid; on init, if the penalty has no prox in a diagonal metric; on
+        update, without params.
 
     Source: Yun, Lozano & Yang 2021 (ProxGen); Kingma & Ba 2015.
 
@@ -148,16 +146,15 @@ def decoupled_proximal_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW, followed by a prox with the learning rate as step size: x ↦ prox_ηg(x + u).
 
-    As the decay of AdamW does, the prox knows nothing of the metric. An l1 of strength λ takes η λ
-    off every weight in every step, against steps of Adam near η: λ is compared with 1, more
-    exactly with |E ∇f|/rms(∇f), and useful ones lie between 0 and 1. It is a regulariser without a
-    scale, not the lasso, which is `proximal_adam`. At strength 0 this is `optax.adamw`. Any
-    penalty will do.
+    Like AdamW's decay, the prox does not use the metric. An l1 of strength λ takes η λ off every weight in
+    every step, while Adam's steps are near η: λ is compared with 1, more exactly with |E ∇f|/rms(∇f), and
+    useful values lie between 0 and 1. It is a regulariser independent of the scale of the loss, not the
+    lasso, which `proximal_adam` solves. At strength 0 this is `optax.adamw`. Any penalty may be used.
 
     Args:
       learning_rate: η, a number, a traced scalar or a schedule.
       penalty: g.
-      b1: as in `optax.adamw`, as are the next seven.
+      b1: the decay of the first moment, as in `optax.adamw`.
       b2: the decay of the second moment.
       eps: added to the root.
       eps_root: added under the root.
@@ -165,11 +162,11 @@ def decoupled_proximal_adamw(
       weight_decay: the decay, by the same learning rate.
       mask: which weights decay; the penalty sees all of them.
       nesterov: Nadam.
-      every: see `proximal`, as for the next.
+      every: apply the prox at each `every`-th update only; see `proximal`.
       anchored: measure g from the params seen by `init`.
 
     Raises:
-      ValueError: for a penalty, learning rate or `every` that is none; on update, without params.
+      ValueError: if an argument is invalid; on update, without params.
 
     Source: Loshchilov & Hutter 2019 (AdamW); Zhuang et al. 2022 read its decay as a prox.
 
@@ -200,7 +197,7 @@ def _summed(learning_rate, momentum):
 
 def _require_momentum(momentum):
     _validation.tree_at_least(0, "proximal_sgd", momentum=momentum)
-    known = not isinstance(momentum, jax.core.Tracer)
+    known = _validation.is_known(momentum)
     if known and not momentum < 1:
         raise ValueError(
             f"proximal_sgd: momentum must be < 1, got {momentum}. 0.9 is common; None is without."

@@ -2,7 +2,7 @@
 
 A step x - η m/D of such an optimizer minimises the loss plus a penalty g only with a prox in the
 metric D, whose step sizes are η/D. Optax keeps in the state what D is made of, but not b2, ε and
-their like: these must be told, with the values the optimizer was given.
+their like: give them the values that the optimizer has.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ __all__ = ["Preconditioner", "adam_preconditioner"]
 
 
 class Preconditioner(NamedTuple):
-    """A preconditioner: its name, and how to read its diagonal from a state.
+    """A reader of the diagonal D by which an optimizer divides.
 
     Attributes:
-      name: for messages.
-      types: the states it can read.
+      name: the name in messages.
+      types: the types of state that it can read.
       diagonal: (before, after, params, gradients) ↦ D > 0, the divisor of the step that led from
         the state `before` to the state `after`; -1 marks weights that have never had a gradient.
     """
@@ -73,7 +73,7 @@ def adam_divisor(
 
 
 def unbounded(floor: chex.Numeric, cap: chex.Numeric) -> bool:
-    """Whether the bounds on D and t are known to be off, which spares passes over each leaf.
+    """Returns True if floor and cap are known not to bind, which spares passes over each leaf.
 
     >>> unbounded(0.0, jnp.inf), unbounded(0.1, jnp.inf)
     (True, False)

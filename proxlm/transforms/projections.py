@@ -1,4 +1,4 @@
-"""Params that lie on a set or a level exactly, to the last bit."""
+"""Projections on sets: as the last link of a chain, and exact to the last bit after `apply_updates`."""
 
 import chex
 import jax
@@ -75,7 +75,7 @@ def apply_prox_updates(
     params: chex.ArrayTree,
     updates: chex.ArrayTree,
     penalty: base.Penalty,
-    step_size: chex.ArrayTree = 1.0,
+    step_size: chex.Numeric | chex.ArrayTree = 1.0,
 ) -> chex.ArrayTree:
     """Applies updates and then a prox: prox_tg(params + u), exactly, rounded to the params' dtype.
 

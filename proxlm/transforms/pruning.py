@@ -10,7 +10,9 @@ import optax
 from proxlm.penalties import _trees
 from proxlm.penalties.groups import _partition
 from proxlm.penalties.sets import _ranking
-from proxlm.transforms import _arguments, _leaves
+from proxlm.transforms import _arguments, _leaves, _updates
+
+__all__ = ["PruneState", "prune", "prune_to"]
 
 __all__ = ["PruneState", "prune", "prune_to"]
 
@@ -22,8 +24,8 @@ class PruneState(NamedTuple):
 
     Attributes:
       count: the updates seen, int32.
-      kept: a tree like params, False for what the last choice set to zero; None where each update
-        chooses.
+      kept: a tree of booleans like params, False where the last choice set a weight to zero; None if every
+        update chooses.
     """
 
     count: jax.Array
@@ -81,11 +83,11 @@ def prune_to(
 
     With every=1 each update chooses anew, from params + u: what was pruned may return if its step
     is larger than what is kept (iterative hard thresholding). With every=k the first update
-    chooses, and each k-th after it; in between, what was pruned stays zero (Zhu & Gupta), and the
-    search for the threshold, some thirty passes, is paid once in k updates.
+    chooses, and each k-th after it; in between, pruned weights stay zero (Zhu & Gupta), and the search for
+    the threshold, some thirty passes, is done once in k updates.
 
-    It must be the last link. What is kept passes with the bits of its update. After the ramp, a
-    chain that is to keep its zeros for good has `debias` around this link.
+    It must be the last link. Kept weights take their update bit for bit. To keep the zeros for good after the
+    ramp, wrap this link in `debias`.
 
     Args:
       sparsity: s in [0, 1], a number, or a schedule such as `cubic_sparsity`, read at the number of
@@ -99,7 +101,7 @@ def prune_to(
       The transformation. It ignores extra arguments; updates come in the dtype of the params.
 
     Raises:
-      ValueError: as `prune`; if every is not a positive integer; and, on update, without params.
+      ValueError: if an argument is invalid; on update, without params.
 
     Source: Zhu & Gupta 2017; every=1 is Blumensath & Davies 2009.
 
@@ -125,7 +127,7 @@ def prune_to(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        _arguments.require_params("prune_to", params)
+        params = _arguments.require_params("prune_to", params)
         share = sparsity(state.count) if callable(sparsity) else sparsity
 
         def step(updates, kept, params):
@@ -138,8 +140,8 @@ def prune_to(
             emit = lambda keep, u, p: jnp.where(keep, u.astype(p.dtype), -p)
             return jax.tree.map(emit, chosen, updates, params), kept if always else chosen
 
-        updates, kept = _leaves.over_trainable(step, updates, state.kept, params)
-        return updates, PruneState(optax.safe_increment(state.count), kept)
+        updates, kept = _leaves.over_trainable("prune_to", step, updates, state.kept, params)
+        return updates, PruneState(_updates.increment(state.count), kept)
 
     def unpenalised(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -149,7 +151,7 @@ def prune_to(
 
 
 def _survivors(name, x, sparsity, over, budget):
-    """Says of each weight whether it is kept: a tree of booleans like x."""
+    """A tree of booleans like x: whether each weight is kept."""
     x = jax.lax.stop_gradient(_trees.widen(name, x))
     if over is None:
         return _larger(x, sparsity, budget)
@@ -161,7 +163,7 @@ def _survivors(name, x, sparsity, over, budget):
 
 
 def _larger(scores, sparsity, budget):
-    """Says of each number whether it is among those to keep."""
+    """Booleans like the scores: whether each is among those to keep."""
     if budget == "leaf":
         return jax.tree.map(lambda leaf: _largest(leaf, sparsity), scores)
     leaves, structure = jax.tree.flatten(scores)

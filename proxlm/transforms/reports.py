@@ -1,4 +1,4 @@
-"""Reports of sparsity and rank: numbers by path, and a table to read."""
+"""Reports of sparsity, live groups and rank: numbers by path, and a table to read."""
 
 import math
 from typing import NamedTuple
@@ -16,11 +16,11 @@ __all__ = ["Live", "live_groups", "rank", "report", "sparsity", "total_sparsity"
 
 
 class Live(NamedTuple):
-    """The number of groups that are not all zero, of how many.
+    """The number of groups that are not all zero.
 
     Attributes:
       live: int32 scalar.
-      total: of how many.
+      total: the number of groups.
     """
 
     live: jax.Array
@@ -30,7 +30,7 @@ class Live(NamedTuple):
 def sparsity(params: chex.ArrayTree) -> dict[str, jax.Array]:
     """The share of exact zeros of each leaf, by path; that of an empty leaf is 0.
 
-    Pure, so that a training step may return it among its metrics.
+    A pure function, as are the others here but `report`: a training step may return it among its metrics.
 
     >>> sparsity({"block_0": {"up": jnp.array([0.0, 2.0]), "down": jnp.ones(3)}})
     {'block_0/down': Array(0., dtype=float32), 'block_0/up': Array(0.5, dtype=float32)}
@@ -41,7 +41,7 @@ def sparsity(params: chex.ArrayTree) -> dict[str, jax.Array]:
 
 
 def total_sparsity(params: chex.ArrayTree) -> jax.Array:
-    """The share of exact zeros among all weights, a float32 scalar; pure.
+    """The share of exact zeros among all weights, a float32 scalar.
 
     >>> float(total_sparsity({"w": jnp.array([0.0, 2.0, 3.0]), "b": jnp.zeros(1)}))
     0.5
@@ -52,7 +52,7 @@ def total_sparsity(params: chex.ArrayTree) -> jax.Array:
 
 
 def live_groups(params: chex.ArrayTree, over: _partition.Grouping) -> dict[str, Live]:
-    """The number of groups of each leaf that are not all zero, by path; pure.
+    """The number of groups of each leaf that are not all zero, by path.
 
     Groups that reach across leaves are found under the beginning their paths share.
 
@@ -64,7 +64,7 @@ def live_groups(params: chex.ArrayTree, over: _partition.Grouping) -> dict[str, 
       path ↦ `Live`. A group that holds NaN is live.
 
     Raises:
-      ValueError: if over is no grouping or does not fit the params.
+      ValueError: if over is not a grouping or does not fit the params.
 
     >>> from proxlm.penalties import grouping
     >>> live_groups({"up": jnp.array([[1.0, 0.0], [0.0, 0.0]])}, grouping.axes(0))["up"]
@@ -80,7 +80,7 @@ def live_groups(params: chex.ArrayTree, over: _partition.Grouping) -> dict[str, 
 
 
 def rank(params: chex.ArrayTree, tolerance: float | None = None) -> dict[str, jax.Array]:
-    """The numerical rank of each matrix, by path: how many σ_i > tolerance · σ_max; pure.
+    """The numerical rank of each matrix, by path: the number of σ_i > tolerance · σ_max.
 
     A leaf is a stack of matrices over its last two axes; leaves of fewer axes have no rank. Two
     axes that should count as one, as heads and their size, want a reshape first.
@@ -102,7 +102,7 @@ def rank(params: chex.ArrayTree, tolerance: float | None = None) -> dict[str, ja
     """
     found = {}
     for path, leaf in _by_path(params):
-        wide = _trees.widen("rank", {path: leaf})[path]
+        wide = jnp.asarray(jax.tree.leaves(_trees.widen("rank", {path: leaf}))[0])
         if leaf.ndim < 2:
             continue
         cut = _rounding(leaf) if tolerance is None else tolerance

@@ -41,20 +41,20 @@ __all__ = [
 
 
 class ProximalScheduleFreeState(NamedTuple):
-    """State of the schedule-free links.
+    """State of `proximal_schedule_free` and `proximal_schedule_free_adam`.
 
-    Two arrays a parameter beside those of the inner optimizer; five with Adam's metric, whose step
-    sums are arrays.
+    Two arrays per parameter beside those of the inner optimizer; five in Adam's metric, where step sums are
+    arrays.
 
     Attributes:
       count: the updates seen, int32.
-      largest_rate: of the learning rates so far.
-      weight_sum: of the averaging weights.
+      largest_rate: the largest learning rate so far.
+      weight_sum: the sum of the averaging weights.
       latent: z.
       mean_latent: z̄.
       step_sum: S, a number, or a tree of arrays in a metric.
       mean_step_sum: S̄, likewise.
-      inner_state: the state of the inner optimizer; the second moment in `..._adam`.
+      inner_state: the state of the inner optimizer; in `proximal_schedule_free_adam` the second moment.
     """
 
     count: jax.Array
@@ -77,14 +77,14 @@ def proximal_schedule_free(
     """Makes an optimizer schedule-free for min f + g, with exact zeros; see the module.
 
     After plain SGD it solves the stated problem. Over a preconditioner the threshold stays
-    Euclidean, and so decoupled; for Adam take `proximal_schedule_free_adam`. Switch the momentum of
-    the inner optimizer off. Evaluate and keep `proximal_schedule_free_params`; the params
-    themselves are where gradients are taken.
+    Euclidean, and so decoupled; for Adam take `proximal_schedule_free_adam`. The inner optimizer should
+    have no momentum. Evaluate and keep `proximal_schedule_free_params`; the params themselves are the
+    points at which gradients are taken.
 
     Args:
       inner: the optimizer, its learning rate included.
       penalty: g; its strengths may be traced.
-      learning_rate: η, the one that inner has: a number, a traced scalar or a schedule with a
+      learning_rate: η, that of inner: a number, a traced scalar or a schedule with a
         warm-up and no decay, read at the number of earlier updates.
       b1: β in [0, 1), which draws the params towards the average, as in Optax.
       weight_lr_power: the averaging weights are the largest η so far to this power.
@@ -93,8 +93,7 @@ def proximal_schedule_free(
       The transformation. Extra arguments go to inner.
 
     Raises:
-      ValueError: for a bad inner optimizer, penalty, learning rate or b1; on update, without
-        params.
+      ValueError: if an argument is invalid; on update, without params.
 
     Source: Defazio et al. 2024 (The road less scheduled); the averages in the dual are ours, as
     Nesterov's of 2009.
@@ -149,7 +148,7 @@ def proximal_schedule_free_adam(
       The transformation. It ignores extra arguments.
 
     Raises:
-      ValueError: as `proximal_schedule_free`, and on update for a penalty without a metric.
+      ValueError: as `proximal_schedule_free`, and on update if the penalty has no prox in a diagonal metric.
 
     Source: as `proximal_schedule_free`, with the metric of Yun, Lozano & Yang 2021 (ProxGen).
 
@@ -170,7 +169,7 @@ def proximal_schedule_free_adam(
         del params, extra_args
         gradients = _trees.promote(gradients)
         nu = optax.tree.update_moment_per_elem_norm(gradients, state.inner_state, b2, 2)
-        divisor = preconditioners.adam_divisor(nu, optax.safe_increment(state.count), b2, eps)
+        divisor = preconditioners.adam_divisor(nu, _updates.increment(state.count), b2, eps)
         steps = jax.tree.map(lambda d: beside(rate, d) / jnp.abs(d), divisor)
         return jax.tree.map(lambda s, g: -s * g, steps, gradients), steps, nu
 
@@ -183,8 +182,8 @@ def proximal_schedule_free_params(
     """The params to evaluate, x = prox_{S̄g}(z̄), in the dtypes of the params.
 
     Args:
-      state: the link's own state; out of a chain's take the member that is one.
-      params: for their dtypes alone.
+      state: a `ProximalScheduleFreeState`; of a chain's state, its member of that type.
+      params: the params; their dtypes are used, and leaves that were not trained.
       penalty: g, as given to the link.
 
     Raises:
@@ -199,7 +198,7 @@ def proximal_schedule_free_params(
     if not isinstance(state, ProximalScheduleFreeState):
         raise ValueError(
             "proximal_schedule_free_params: state must be a ProximalScheduleFreeState, got "
-            f"{type(state).__name__}. Out of a chain's state take the member that is one."
+            f"{type(state).__name__}. Of a chain's state, give the member of that type."
         )
     # Leaves that the state does not hold were not trained.
     point = penalty.prox(state.mean_latent, state.mean_step_sum)
@@ -216,17 +215,23 @@ def _averaged(
     b1: chex.Numeric,
     power: chex.Numeric,
 ):
-    """The averages; `move` gives the step of z, its step sizes and the state it came with."""
+    """The transformation; `move` gives the step of z, its step sizes and the new inner state."""
 
     def init(params):
         wide = _trees.promote(params)
         # Copies, so that the params may be donated.
         copy = lambda: jax.tree.map(jnp.array, wide)
-        zeros = [_updates.zero(wide) for _ in range(2)]
         inner_state, steps = init_inner(params)
-        sums = steps, jax.tree.map(jnp.array, steps)
-        start = jnp.zeros([], jnp.int32)
-        return ProximalScheduleFreeState(start, *zeros, copy(), copy(), *sums, inner_state)
+        return ProximalScheduleFreeState(
+            count=jnp.zeros([], jnp.int32),
+            largest_rate=_updates.zero(wide),
+            weight_sum=_updates.zero(wide),
+            latent=copy(),
+            mean_latent=copy(),
+            step_sum=steps,
+            mean_step_sum=jax.tree.map(jnp.array, steps),
+            inner_state=inner_state,
+        )
 
     def step(gradients, state, params, extra_args):
         rate = _updates.rate_at(learning_rate, state.count, state.largest_rate)
@@ -240,7 +245,7 @@ def _averaged(
         newest = add(state.latent, moves), add(state.step_sum, steps)
         means = _mix(w, (state.mean_latent, state.mean_step_sum), newest)
         point = penalty.prox(*_mix(b1, newest, means))
-        count = optax.safe_increment(state.count)
+        count = _updates.increment(state.count)
         pairs = newest[0], means[0], newest[1], means[1]
         return point, ProximalScheduleFreeState(count, largest, total, *pairs, inner_state)
 

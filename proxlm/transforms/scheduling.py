@@ -1,4 +1,4 @@
-"""Schedules over training: of strengths, and of the share of zeros."""
+"""Schedules of strengths and of sparsity."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm import _validation
-from proxlm.transforms import _arguments, _leaves, debiasing
+from proxlm.transforms import _arguments, _leaves, _updates, debiasing
 
 __all__ = ["ScheduledState", "cubic_sparsity", "scheduled"]
 
@@ -29,26 +29,25 @@ class ScheduledState(NamedTuple):
 def scheduled(
     make: Callable[[Any], optax.GradientTransformation], schedule: optax.Schedule
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes a link anew at each update, of what a schedule says: the link of step n is make(s(n)).
+    """A link with a scheduled argument: at step n it is make(s(n)), such as a penalty of strength s(n).
 
-    The strength of a penalty rises or falls so, in any link or whole optimizer that takes it:
+    Use it to let the strength of a penalty rise or fall, in any link or optimizer:
 
         scheduled(lambda strength: apply_prox(penalties.l1(strength), 1e-3), schedule)
 
-    The schedule is read at the number of earlier updates, as Optax reads a learning rate's, and its
-    number stays in the dtype it has. All links made must have the same state. With `every` above 1
-    in the link, the strength is the one at the update that applies the prox.
+    The schedule is read at the number of earlier updates, as Optax reads that of a learning rate, and its
+    number keeps its dtype. All links made must have states of the same form. With `every` above 1 in the
+    link, the strength is the one at the update that applies the prox.
 
     Args:
-      make: a number ↦ a transformation, pure. The number is traced.
+      make: a pure function, number ↦ transformation. The number is traced.
       schedule: count ↦ that number, or a tree of numbers.
 
     Returns:
       The transformation. Extra arguments are handed on to the link.
 
     Raises:
-      ValueError: if make or the schedule cannot be called; and, on `init`, if make returns no
-        transformation.
+      ValueError: if make or the schedule cannot be called; on init, if make does not return a transformation.
 
     Source: `optax.inject_hyperparams`, which also keeps the numbers in the state, where they can
     be overwritten, but in the dtype of the params.
@@ -84,18 +83,18 @@ def scheduled(
     def update(updates, state, params=None, **extra_args):
         made = link(state.count)
         updates, inner = made.update(updates, state.inner, params, **extra_args)
-        return updates, ScheduledState(optax.safe_increment(state.count), inner)
+        return updates, ScheduledState(_updates.increment(state.count), inner)
 
     def unpenalised(updates, state, params=None, **extra_args):
         made = debiasing.unpenalised_of(link(state.count), state.inner)
         updates, inner = made(updates, state.inner, params, **extra_args)
-        return updates, ScheduledState(optax.safe_increment(state.count), inner)
+        return updates, ScheduledState(_updates.increment(state.count), inner)
 
     return _leaves.Penalised(init, update).with_unpenalised(unpenalised)
 
 
 def cubic_sparsity(final: chex.Numeric, begin: int, end: int, initial: chex.Numeric = 0.0) -> optax.Schedule:
-    """A share of zeros that rises fast at first, while much is redundant, and slowly at last.
+    """A schedule of sparsity that rises fast while many weights are redundant, and slowly at the end.
 
     s(n) = s_f + (s_i - s_f) (1 - (n - b) / (e - b))³ for b ≤ n ≤ e; s_i before, s_f after.
 
@@ -109,7 +108,7 @@ def cubic_sparsity(final: chex.Numeric, begin: int, end: int, initial: chex.Nume
       The schedule, count ↦ share, for `prune_to`.
 
     Raises:
-      ValueError: if a share is not in [0, 1], or begin and end are no integers in this order.
+      ValueError: if a share is not in [0, 1], or begin and end are not integers with begin < end.
 
     Source: Zhu & Gupta 2017.
 
@@ -126,6 +125,6 @@ def cubic_sparsity(final: chex.Numeric, begin: int, end: int, initial: chex.Nume
 
     def schedule(count):
         done = jnp.clip((count - begin) / (end - begin), 0.0, 1.0)
-        return final + (initial - final) * (1.0 - done) ** 3
+        return jnp.asarray(final + (jnp.asarray(initial) - final) * (1.0 - done) ** 3)
 
     return schedule

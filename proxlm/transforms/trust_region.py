@@ -1,4 +1,4 @@
-"""Transformations that heed how far the policy has gone from the one that sampled: its KL, an extra argument.
+"""Links that limit updates by the KL of the policy from the one that sampled, an extra argument.
 
     optimizer = skip_on_kl(optax.chain(optax.adam(1e-3), apply_prox(...)), max_kl=0.02)
 
@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import optax
 
 from proxlm import _validation
-from proxlm.transforms import _arguments
+from proxlm.transforms import _arguments, _updates
+
+__all__ = ["SkipState", "scale_by_kl", "skip_on_kl"]
 
 __all__ = ["SkipState", "scale_by_kl", "skip_on_kl"]
 
@@ -35,21 +37,20 @@ class SkipState(NamedTuple):
 def skip_on_kl(
     inner: optax.GradientTransformation, max_kl: chex.Numeric
 ) -> optax.GradientTransformationExtraArgs:
-    """Drops the update of a minibatch whose KL exceeds a limit; the next ones have their chance.
+    """Drops the update of a minibatch whose KL exceeds a limit; the next minibatch is tried again.
 
-    Then updates are 0, and the optimizer's state is what it was. A KL that is NaN exceeds any
-    limit, so a minibatch with broken log-probs harms neither params nor moments.
+    For a dropped update, updates are 0 and the optimizer's state does not change. NaN exceeds any limit, so
+    that a minibatch with invalid log-probs changes neither params nor moments.
 
     Args:
       inner: the optimizer, prox included.
       max_kl: the limit ≥ 0, in nats per token. May be traced.
 
     Returns:
-      The transformation. Extra arguments are handed on; its state counts what was dropped.
+      The transformation. Extra arguments are handed on; its state counts the dropped updates.
 
     Raises:
-      ValueError: if inner is no transformation or the limit negative or NaN; and, on update,
-        without `approx_kl`.
+      ValueError: if an argument is invalid; on update, without `approx_kl`.
 
     Source: `optax.apply_if_finite`, with the KL in place of finiteness.
 
@@ -71,7 +72,7 @@ def skip_on_kl(
     def update(updates, state, params=None, **extra_args):
         within = _given("skip_on_kl", "approx_kl", extra_args) <= max_kl
         updates, kept = _guarded(inner, within, updates, state.inner, params, extra_args)
-        skipped = jnp.where(within, state.skipped, optax.safe_increment(state.skipped))
+        skipped = jnp.where(within, state.skipped, _updates.increment(state.skipped))
         return updates, SkipState(skipped, kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -82,8 +83,8 @@ def scale_by_kl(
 ) -> optax.GradientTransformationExtraArgs:
     """Shortens steps as the KL passes a target: u ↦ u · min(max(target / approx_kl, least), most).
 
-    With most=1 steps are whole up to the target and shrink beyond it; a larger one also lengthens
-    the steps of a timid policy. A KL ≤ 0, as an estimate may be, gives `most`; NaN gives `least`.
+    With most=1 steps keep their length up to the target and shrink beyond it; a larger `most` lengthens steps
+    while the KL is small. A KL ≤ 0, which an estimate may be, gives `most`; NaN gives `least`.
 
     Put it after the preconditioner, which would undo it (Adam's update does not change with the
     scale of gradients), and before `apply_prox`: the threshold keeps the learning rate that the
@@ -100,8 +101,7 @@ def scale_by_kl(
       The transformation, without state.
 
     Raises:
-      ValueError: if the target is not > 0, a bound negative or NaN, or least above most; and, on
-        update, without `approx_kl`.
+      ValueError: if an argument is invalid; on update, without `approx_kl`.
 
     Source: the idea of an adaptive learning rate by KL (Schulman et al. 2017, section 4, adapt the
     penalty instead); the formula is ours.
@@ -114,7 +114,7 @@ def scale_by_kl(
     """
     _validation.tree_positive("scale_by_kl", target=target)
     for argument, bound in (("least", least), ("most", most)):
-        _validation.tree_at_least(0, "scale_by_kl", **{argument: bound})
+        _validation.tree_at_least(0, "scale_by_kl", "", **{argument: bound})
     for argument, number in (("target", target), ("least", least), ("most", most)):
         _require_one("scale_by_kl", argument, number)
     known = [_validation.known("scale_by_kl", "bounds", bound) for bound in (least, most)]

@@ -25,17 +25,17 @@ def proximal(
 ) -> optax.GradientTransformationExtraArgs:
     """Follows an optimizer with a prox: x ↦ prox_tg(x + u), u the inner update.
 
-    Without a preconditioner t is the learning rate η, and this is `optax.chain(inner, apply_prox(...))`
-    that cannot be misordered. After plain SGD it solves min f + g; after a preconditioner it is
-    decoupled, as AdamW's decay is, and solves another problem. With the metric of a preconditioner
-    that divides by D, u = -η m/D, it solves min f + g: t is η/D, weight by weight.
+    Without a preconditioner t is the learning rate η, and this is `optax.chain(inner, apply_prox(...))`.
+    After plain SGD it solves min f + g; after Adam and its like it is decoupled, as AdamW's decay is, and
+    solves another problem. With a preconditioner that divides by D, u = -η m/D, t is η/D, weight by weight,
+    and it solves min f + g.
 
     Where the floor or the cap makes t smaller than η/D, the gradient's step is shortened to the
     same -t m, so that fixed points stay right; there it is no longer the inner optimizer's step.
-    By default neither binds, and strength 0 is the inner optimizer. A weight that has never had a
-    gradient (the row of an unseen token, a dead expert) has no D yet: it takes t = η,
-    the decoupled one, and not η/ε, which would kill it at once. D is poorly known in the first
-    steps, from gradients that may be near 0 by chance: begin with a warm-up.
+    By default neither binds, and strength 0 is the inner optimizer. A weight that has never had a gradient
+    (the row of an unseen token, a dead expert) has no D yet: it takes t = η, the decoupled step size, and
+    not η/ε, which would set it to zero at once. In the first steps D is known from few gradients, which may
+    be near 0 by chance: begin with a warm-up.
 
     A `floor` costs another pass over each leaf, for its rms. Muon, Shampoo and their like
     precondition by matrices: they have the decoupled form only.
@@ -48,9 +48,9 @@ def proximal(
     Args:
       inner: the optimizer, its learning rate included.
       penalty: g; its strengths may be traced.
-      learning_rate: η, the one that inner has: a number, a traced scalar or a schedule, which is
-        read at the number of earlier updates. `optax.trace` and its like make steps 1/(1 - μ)
-        times as long, and so they should be given; `proximal_sgd` does it for you.
+      learning_rate: η, that of inner: a number, a traced scalar or a schedule, which is read at the number of
+        earlier updates. A momentum μ, as of `optax.trace`, makes steps 1/(1 - μ) times as long: give
+        η/(1 - μ); `proximal_sgd` does it for you.
       preconditioner: how D is read from the state of inner, as in `adam_preconditioner(b2=0.95)`; by name,
         such as "adam", with Optax's own defaults; None for the decoupled form. The state is found by its type
         under chains, masks, partitions and wrappers.
@@ -64,9 +64,9 @@ def proximal(
       The transformation. Extra arguments go to inner.
 
     Raises:
-      ValueError: on construction, if an argument is invalid; on init, if the preconditioner's state is
-        not found or the penalty has no prox in a diagonal metric, if inner has a prox already, ends before
-        a learning rate, or shows another one; on update, without params.
+      ValueError: if an argument is invalid; on init, if the state of the preconditioner is not found or the
+        penalty has no prox in a diagonal metric, if inner has a prox already, chooses its own step, does not
+        end with its learning rate or has another one than `learning_rate`; on update, without params.
 
     Source: Yun, Lozano & Yang 2021 (ProxGen); Loshchilov & Hutter 2019 (decoupling).
 
