@@ -15,8 +15,6 @@ from proxlm.transforms import _arguments, _leaves, _proximal, _states, _updates,
 
 __all__ = ["DebiasState", "debias", "freeze_zeros"]
 
-__all__ = ["DebiasState", "debias", "freeze_zeros"]
-
 
 class DebiasState(NamedTuple):
     """State of `debias` and `freeze_zeros`.

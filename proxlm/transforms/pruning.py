@@ -14,8 +14,6 @@ from proxlm.transforms import _arguments, _leaves, _updates
 
 __all__ = ["PruneState", "prune", "prune_to"]
 
-__all__ = ["PruneState", "prune", "prune_to"]
-
 BUDGETS = ("leaf", "tree")
 
 

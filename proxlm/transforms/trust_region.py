@@ -19,8 +19,6 @@ from proxlm.transforms import _arguments, _updates
 
 __all__ = ["SkipState", "scale_by_kl", "skip_on_kl"]
 
-__all__ = ["SkipState", "scale_by_kl", "skip_on_kl"]
-
 
 class SkipState(NamedTuple):
     """State of `skip_on_kl`.
