@@ -9,7 +9,7 @@ from proxlm import lm
 
 def normal(seed, shape=()):
     """Draws standard normal float32 numbers that depend on the seed and the shape alone."""
-    return jax.random.normal(jax.random.key(seed), shape, jnp.float32)
+    return jnp.asarray(np.random.default_rng([seed, *shape]).normal(size=shape), jnp.float32)
 
 
 def rough(config, scale, seed=0):
