@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from proxlm import penalties
@@ -137,8 +138,12 @@ MUTANTS = {  # name: (penalty, what check is told, a law that must break)
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MUTANTS)
+BY_DEFAULT = ("nan_derivative_at_zero", "ball_by_scaling", "metric_ignored")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in BY_DEFAULT else [pytest.mark.slow]) for name in MUTANTS]
+)
 def test_a_planted_fault_is_caught(name):
     penalty, told, law = MUTANTS[name]
     report = penalties.check(penalty, X, **told)
@@ -176,6 +181,17 @@ def test_a_report_reads_like_a_verdict():
     assert bad.endswith("broken: optimality, envelope_gradient")
 
 
+@pytest.mark.parametrize(
+    "project", [optax.projections.projection_l2_ball, optax.projections.projection_simplex]
+)
+def test_a_projection_in_the_place_of_a_prox_takes_the_step_for_its_radius(project):
+    report = penalties.check(on_simplex(project), jnp.ones(4), is_set=True)
+    assert report.remedy.startswith("prox(x, t) projects x onto a set of radius t")
+    assert str(report).endswith("prox=lambda x, t: projection(x, radius).")
+    on_unit = on_simplex(lambda x, t: optax.projections.projection_simplex(x, 1.0))
+    assert penalties.check(on_unit, jnp.ones(4), is_set=True).remedy == ""
+
+
 def test_trees_with_holes_can_be_checked():
     example = {"a": jnp.ones(3), "b": [None, jnp.ones((2, 2), jnp.bfloat16)]}
     report = penalties.check(penalties.elastic_net(0.3, 0.2), example, metric=True)
@@ -198,7 +214,7 @@ def test_points_are_as_large_as_the_example():
 
 @pytest.mark.parametrize(("example", "size"), [({}, 0), (jnp.ones(600), 600)])
 def test_an_example_of_the_wrong_size_is_refused(example, size):
-    with pytest.raises(ValueError, match=rf"check: example has {size} coordinates"):
+    with pytest.raises(ValueError, match=rf"check: example must be of 1 to 512 coordinates, got {size} coordinates"):
         penalties.check(penalties.l1(), example)
 
 

@@ -1,4 +1,4 @@
-"""A check whether a pair (value, prox) obeys the laws of proximal operators, for any penalty."""
+"""A check of any penalty, the user's own included, against the laws of proximal operators."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import flatten_util
 
+from proxlm import _validation
 from proxlm.penalties import _trees, base
-from proxlm.penalties.checking import _laws
-from proxlm.penalties.checking import _subject as trial
+from proxlm.penalties.checking import _laws, _penalty_under_test
+from proxlm.penalties.checking._penalty_under_test import PenaltyUnderTest
 
 __all__ = ["Law", "Report", "check"]
 
@@ -38,13 +39,16 @@ LARGEST = 512  # coordinates of an example: the Jacobian has their square
 
 
 class Law(NamedTuple):
-    """Result of one law: the violation that was found, and the one that is tolerated.
+    """The verdict of one law.
 
     Attributes:
-      name: of the law.
-      statement: what it says.
+      name: the name of the law.
+      statement: the law in words.
       violation: the worst found.
-      tolerance: what is allowed.
+      tolerance: the largest violation allowed.
+
+    >>> Law("optimality", "F is lowest at the prox", violation=0.5, tolerance=1e-6).passed
+    False
     """
 
     name: str
@@ -59,9 +63,19 @@ class Law(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Results of all the laws; printed, a line for each."""
+    """The verdicts of all laws; printed, a line for each.
+
+    Attributes:
+      laws: the verdicts.
+      remedy: what to change, where the violations show it; else empty.
+
+    >>> print(Report((Law("optimality", "F is lowest at the prox", 0.5, 1e-6),), "Halve it."))
+    BROKEN optimality             5.0e-01 (allowed 1.0e-06)  F is lowest at the prox
+    broken: optimality. Halve it.
+    """
 
     laws: tuple[Law, ...]
+    remedy: str = ""
 
     @property
     def passed(self) -> bool:
@@ -74,9 +88,10 @@ class Report(NamedTuple):
         return tuple(law.name for law in self.laws if not law.passed)
 
     def __str__(self) -> str:
-        """A line for each law, the broken ones with what they say."""
+        """A line for each law, the broken ones with their statement."""
         lines = [_line(law) for law in self.laws]
-        verdict = f"broken: {', '.join(self.broken)}" if self.broken else "all laws hold"
+        remedy = f". {self.remedy}" if self.remedy else ""
+        verdict = f"broken: {', '.join(self.broken)}{remedy}" if self.broken else "all laws hold"
         return "\n".join([*lines, verdict])
 
 
@@ -88,38 +103,37 @@ def check(
     convex: bool = True,
     is_set: bool = False,
     metric: bool = False,
-    pointwise: Callable | None = None,
-    dual_prox: Callable | None = None,
+    pointwise: Callable[[np.ndarray], np.ndarray] | None = None,
+    dual_prox: Callable[[np.ndarray, float], np.ndarray] | None = None,
     seed: int = 0,
 ) -> Report:
-    """Tries the laws of a proximal operator on a penalty.
+    """Checks a penalty against the laws of proximal operators.
 
-    They are: F(z) = g(z) + |z - x|²/2t is nowhere lower than at z = prox(x), among probes that a
-    wrong formula tends to return, results of the prox elsewhere, and noise; firm nonexpansiveness;
-    a symmetric Jacobian with its spectrum in [0, 1]; the gradient of the Moreau envelope; g
-    decreasing with t; the identity at t = 0; finite derivatives, also at 0; NaN, signs of zeros,
-    compilation, dtypes. Each catches what others miss: the optimality of the prox for the value,
-    the Jacobian of what is no prox of anything.
+    They are: F(z) = g(z) + |z - x|²/2t is nowhere lower than at z = prox(x), among points that wrong formulas
+    tend to return, results of the prox elsewhere, and noise; firm nonexpansiveness; a symmetric Jacobian with
+    its spectrum in [0, 1]; the gradient of the Moreau envelope; g decreasing with t; the identity at t = 0;
+    finite derivatives, also at and near 0; NaN, signs of zeros, compilation, dtypes. Each catches what others
+    miss: optimality, the prox of another value; the Jacobian, a map that is the prox of no function.
 
     Args:
-      penalty: to be tried.
-      example: an array or tree of the kind it is for, of at most 512 coordinates in all; the
-        points it is tried at are random, of about the size of these.
+      penalty: the penalty to check.
+      example: an array or tree of the kind it is for, of at most 512 coordinates in all. It is tried at
+        random points of about this size.
       step_size: t > 0, for which a nonconvex g still has a unique minimiser nearly everywhere.
-      convex: whether g is convex; if not, what holds of convex ones alone is not asked.
+      convex: whether g is convex; if not, laws of convex functions alone are left out.
       is_set: whether g is the indicator of a set; prox must then be idempotent.
       metric: whether step sizes shaped like x are allowed; these are then tried too.
       pointwise: (z) ↦ g of single coordinates, in NumPy, of a separable g on one array; its prox
         is then compared with a brute-force search.
       dual_prox: (y, s) ↦ prox of s·g* on arrays in NumPy; Moreau's identity is then tried. Write
         it from the conjugate, not from the prox.
-      seed: of the points.
+      seed: of the random points.
 
     Returns:
-      A `Report`; `report.passed` says it all, `print(report)` says it in words.
+      A `Report`: `report.passed` is the verdict, `print(report)` gives it law by law.
 
     Raises:
-      ValueError: if `penalty` is not a Penalty, or the example is empty or too large.
+      ValueError: if `penalty` is not a Penalty, the example is empty or too large, or `step_size` is not > 0.
 
     >>> from proxlm.penalties.coordinatewise import convex
     >>> check(convex.l1(0.7), jnp.ones(5)).passed
@@ -129,32 +143,33 @@ def check(
     ('optimality', 'envelope_gradient', 'stationarity')
     """
     base.require_penalty("check", penalty=penalty)
-    subject = _subject(penalty, example, step_size, is_set, seed)
+    _validation.positive("check", step_size=step_size)
+    tried = _on_vectors(penalty, example, step_size, is_set, seed)
     asked = ["optimality", "symmetric_jacobian", "spectrum" if convex else "monotone"]
     asked += ["firm_nonexpansiveness"] * convex + ["envelope_gradient", "longer_steps"]
     asked += ["finite_value", "no_step", "finite_derivatives", "positive_zeros"]
     asked += ["nan_in_nan_out", "uncompiled"] + ["idempotence"] * is_set
     asked += ["metric_optimality", "constant_metric"] * metric
     asked += ["stationarity"] * (penalty.residual is not None)
-    found = [_try(name, subject) for name in asked]
+    found = [_try(name, tried) for name in asked]
     if dual_prox is not None:
-        found.append(_try("moreau", subject, dual_prox))
+        found.append(_try("moreau", tried, dual_prox))
     if pointwise is not None:
-        found.append(_try("grid", subject, pointwise))
+        found.append(_try("grid", tried, pointwise))
     kept = _keeps_dtypes(penalty, example, step_size)
     found.append(Law("dtypes", "prox keeps structure, shapes and dtypes", float(not kept), 0.0))
-    return Report(tuple(found))
+    takes_radius = any(not law.passed for law in found) and _step_is_radius(tried)
+    return Report(tuple(found), RADIUS if takes_radius else "")
 
 
-def _subject(penalty, example, step_size, is_set, seed):
+def _on_vectors(penalty, example, step_size, is_set, seed):
     """The penalty on vectors, with points to try it at."""
     wide = _trees.widen("check", example)
     flat, unravel = flatten_util.ravel_pytree(wide)
     if not 1 <= flat.size <= LARGEST:
-        raise ValueError(
-            f"check: example has {flat.size} coordinates: expected 1 to {LARGEST}. Give a small "
-            "one of the same structure."
-        )
+        given = _validation.Verbatim(f"{flat.size} coordinates")
+        remedy = "Give a small one of the same structure."
+        raise _validation.invalid("example", given, f"of 1 to {LARGEST} coordinates", remedy, "check")
     ravel = lambda tree: flatten_util.ravel_pytree(tree)[0]
     steps = lambda t: t if jnp.ndim(t) == 0 else unravel(t)
     residual = penalty.residual and (lambda x, v: ravel(penalty.residual(unravel(x), unravel(v))))
@@ -163,12 +178,28 @@ def _subject(penalty, example, step_size, is_set, seed):
         lambda x, t: ravel(penalty.prox(unravel(x), steps(t))),
         residual,
     )
-    size = jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(flat))), 1e-30)
-    ladder = size * jnp.array([0.3, 1.0, 3.0], flat.dtype).repeat(3)[:, None]
-    keys = jax.random.split(jax.random.key(seed), 3)
-    x, others = (ladder * jax.random.normal(k, (9, flat.size), flat.dtype) for k in keys[:2])
-    noise = jax.random.normal(keys[2], (60, flat.size), flat.dtype)
-    return trial.subject_of(on_vectors, x, others, noise, step_size, is_set)
+    size = max(np.sqrt(np.mean(np.square(flat))), 1e-30)
+    sizes = size * np.repeat([0.3, 1.0, 3.0], 3)[:, None]
+    draw = np.random.default_rng(seed)
+    x, others = (sizes * draw.normal(size=(9, flat.size)) for _ in range(2))
+    noise = draw.normal(size=(60, flat.size))
+    points = (jnp.asarray(a, flat.dtype) for a in (x, others, noise))
+    return _penalty_under_test.under_test(on_vectors, *points, step_size, is_set)
+
+
+RADIUS = (
+    "prox(x, t) projects x onto a set of radius t: it takes the step size for the radius. A projection is "
+    "the prox of an indicator at every step size: prox=lambda x, t: projection(x, radius)."
+)
+
+
+def _step_is_radius(tried: PenaltyUnderTest) -> bool:
+    """Whether the prox is a projection, and onto ever smaller sets as t vanishes (a prox: onto x itself)."""
+    x, tiny = tried.x, 1e-6 * tried.step_size
+    once, shrunk = tried.prox(x, tried.step_size), tried.prox(x, tiny)
+    again = tried.prox(once, tried.step_size)
+    scale = np.abs(x).max()
+    return bool(np.abs(again - once).max() < 1e-5 * scale and np.abs(shrunk).max() < 1e-3 * scale)
 
 
 def _keeps_dtypes(penalty, example, step_size):
@@ -182,11 +213,12 @@ def _keeps_dtypes(penalty, example, step_size):
     return True
 
 
-def _try(name, subject, *given):
+def _try(name, tried, *given):
     law = getattr(_laws, name)
-    tolerance = TOLERANCES.get(name, 0.0) * float(np.finfo(subject.x.dtype).eps)
+    tolerance = TOLERANCES.get(name, 0.0) * float(np.finfo(tried.x.dtype).eps)
     statement = law.__doc__.split("\n\n")[0]
-    return Law(name, " ".join(statement.split()), law(subject, *given), tolerance)
+    with np.errstate(invalid="ignore"):  # ∞ - ∞ of values outside a set is NaN, which breaks the law
+        return Law(name, " ".join(statement.split()), law(tried, *given), tolerance)
 
 
 def _line(law):
