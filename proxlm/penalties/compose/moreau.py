@@ -96,7 +96,7 @@ def envelope(penalty: base.Penalty, smoothing: chex.Numeric) -> base.Penalty:
     def prox(x, step_size):
         wide = _trees.widen("envelope", x)
         _trees.spread("envelope", "step_size", step_size, _trees.one_number, wide)
-        share = step_size / (step_size + smoothing)
+        share = jnp.where(jnp.isinf(step_size), 1.0, step_size / (step_size + smoothing))
         moved = penalty.prox(wide, step_size + smoothing)
         between = lambda leaf, goal: leaf + share * (goal - leaf)
         return _trees.narrow(jax.tree.map(between, wide, moved), x)
