@@ -214,7 +214,7 @@ def test_points_are_as_large_as_the_example():
 
 @pytest.mark.parametrize(("example", "size"), [({}, 0), (jnp.ones(600), 600)])
 def test_an_example_of_the_wrong_size_is_refused(example, size):
-    with pytest.raises(ValueError, match=rf"check: example must be of 1 to 512 coordinates, got {size} coordinates"):
+    with pytest.raises(ValueError, match=rf"example must be of 1 to 512 coordinates, got {size} coord"):
         penalties.check(penalties.l1(), example)
 
 
