@@ -37,23 +37,19 @@ CASES = {
     **test_quantized.CASES,
     **test_calculus.CASES,
 }
-# Other axes, shapes of numbers or settings of a case above: they obey the laws in `make test-slow`.
-VARIANTS = """
-    slope_rows slope_largest slope_constant sparse_simplex_columns nuclear_of_each_column
-    schatten_two_thirds reshaped_group linf_by_strength l1_sphere_columns linf_rows
-    capped_simplex_rows nuclear_transposed simplex_by_radius top_k_columns group_mcp_unweighted
-    spectral_of_l1 sparse_group_tiles group_whole group_rows_unweighted l_half_by_coordinate
-    n_m_rows group_by_strength mcp_by_column log_sum_small_epsilon l2_sphere_columns l2_ball_rows
-    prox_quant_rows mcp_small_gamma scad_small_a l1_by_coordinate l1_by_column
-    squared_l2_by_coordinate ternary_columns box_above nuclear_qr group_tiles whole_norm
-    simplex_rows group_columns envelope_of_group shifted_group
+# A case for each proximal code path; the others, and variants of these, obey the laws in `make test-slow`.
+BY_DEFAULT = """
+    l1 non_negative_l1 elastic_net squared_l2 group_columns group_squared_l2 group_mcp sparse_group slope linf
+    box linf_ball halfspace simplex capped_simplex l2_ball l2_sphere nuclear rank_ball stiefel spectral_ball
+    l0 l_half l_two_thirds mcp scad log_sum top_k n_m soft_two_four binary levels prox_quant
+    shifted_l1 add_lineared_l1 l1_and_quadratic envelope_of_l1 conjugate_of_squared_l2 turned_l1
 """.split()
 STEP_SIZE = 0.6
 
 
 def each(cases):
-    """Parametrises by the names of cases; variants are slow."""
-    marks = lambda name: [pytest.mark.slow] if name in VARIANTS else []
+    """Parametrises by the names of cases."""
+    marks = lambda name: [] if name in BY_DEFAULT else [pytest.mark.slow]
     return pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in cases])
 
 
@@ -61,8 +57,8 @@ every_case = each(CASES)
 every_function = each([name for name, case in CASES.items() if not case.is_set])
 
 
-def test_variants_are_cases():
-    assert set(VARIANTS) < set(CASES)
+def test_the_cases_of_the_default_run_are_there():
+    assert set(BY_DEFAULT) < set(CASES)
 
 
 def bits(x):
