@@ -6,7 +6,7 @@ or a tree of these.
 
 - norms: `zero` `l1` `non_negative_l1` `elastic_net` `squared_l2` `l2` `linf` `slope`
 - groups: `group_lasso` `sparse_group_lasso` `group_mcp` `group_l_half` `group`, over axes, or
-  over a `grouping`: `grouping.heads` `.blocks` `.slices` `.linked` (neurons across leaves)
+  over a `grouping`: `grouping.heads` `.blocks` `.slices` `.by_label` `.by_index` `.linked` (across leaves)
 - singular values: `nuclear` `spectral_norm` `rank` `schatten` `spectral`; sets `nuclear_ball`
   `spectral_ball` `rank_ball` `stiefel`
 - sets: `box` `non_negative` `linf_ball` `simplex` `capped_simplex` `sparse_simplex` `l1_ball`
@@ -14,7 +14,7 @@ or a tree of these.
 - not convex: `l0` `l_half` `l_two_thirds` `mcp` `scad` `log_sum` `top_k` `n_m` `soft_two_four`
 - quantised: `binary` `ternary` `quantization_grid` `prox_quant`
 - made of others: `scale` `translate` `add_linear` `add_quadratic` `change_basis` `reshaped` `conjugate`
-  `envelope` `separable_sum` `masked` `flattened`
+  `envelope` `restrict_to_non_negative` `separable_sum` `masked` `flattened`
 - tried on their laws: `check` returns a `Report`, a `Law` a line; `step_sizes` of a preconditioner
 
 >>> import jax.numpy as jnp
@@ -30,6 +30,7 @@ from proxlm.penalties.compose.calculus import add_linear, add_quadratic, scale, 
 from proxlm.penalties.compose.moreau import conjugate, envelope
 from proxlm.penalties.compose.over_trees import flattened, masked, separable_sum
 from proxlm.penalties.compose.reparametrised import change_basis, reshaped
+from proxlm.penalties.compose.restricted import restrict_to_non_negative
 from proxlm.penalties.coordinatewise.convex import (
     elastic_net,
     l1,
@@ -105,6 +106,7 @@ __all__ = [
     "rank",
     "rank_ball",
     "reshaped",
+    "restrict_to_non_negative",
     "scad",
     "scale",
     "schatten",

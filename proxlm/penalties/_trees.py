@@ -15,6 +15,7 @@ METRIC_REMEDY = (
     "This penalty has no prox in a diagonal metric: give one number, as the decoupled form "
     "does, or take a penalty that allows it, such as l1 or group_lasso."
 )
+COMPLEX_REMEDY = "Take group_lasso(strength, axis=()), for which a complex number is a group of two; or "
 LEAVE_OUT = (
     "leave this leaf out with penalties.masked; to freeze it, use optax.partition with optax.set_to_zero."
 )
@@ -26,8 +27,10 @@ Axes = tuple[int, ...] | None
 Slot = Callable[[Path, jax.Array], Shape]
 
 
-def widen(name: str, x: chex.ArrayTree) -> chex.ArrayTree:
+def widen(name: str, x: chex.ArrayTree, with_complex: bool = False) -> chex.ArrayTree:
     """Gives each leaf as an array of at least 32 bits; ValueError for leaves that are not real.
+
+    Complex ones pass where `with_complex` says so.
 
     >>> widen("l1", {"w": jnp.ones(2, jnp.bfloat16)})["w"].dtype
     dtype('float32')
@@ -35,11 +38,12 @@ def widen(name: str, x: chex.ArrayTree) -> chex.ArrayTree:
 
     def widen_leaf(path, leaf):
         leaf = jnp.asarray(require_array(name, path, leaf))
+        if jnp.iscomplexobj(leaf) and with_complex:
+            return leaf
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             expected = "a real floating-point array"
-            raise _validation.invalid(
-                label("x", path), leaf.dtype, expected, f"Cast it, or {LEAVE_OUT}", name
-            )
+            remedy = COMPLEX_REMEDY if jnp.iscomplexobj(leaf) else "Cast it, or "
+            raise _validation.invalid(label("x", path), leaf.dtype, expected, remedy + LEAVE_OUT, name)
         return leaf.astype(jnp.float32) if jnp.finfo(leaf.dtype).bits < 32 else leaf
 
     return map_with_path(widen_leaf, x)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from proxlm.penalties import _trees
@@ -155,7 +156,7 @@ def _survivors(name, x, sparsity, over, budget):
         return _larger(x, sparsity, budget)
     groups = over.split(name, x)
     sums = groups.reduce(_partition.SUM, jax.tree.map(jnp.square, x))
-    means = jax.tree.map(lambda total, size: total / max(size, 1), sums, groups.sizes)
+    means = jax.tree.map(lambda total, size: total / np.maximum(size, 1), sums, groups.sizes)
     everywhere = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), x)
     return groups.apply(jnp.logical_and, (everywhere,), (_larger(means, sparsity, budget),))
 

@@ -1,6 +1,7 @@
 """Penalties made of other penalties.
 
 - `calculus`: `scale` `translate` `add_linear` `add_quadratic`
+- `restricted`: `restrict_to_non_negative`
 - `moreau`: `conjugate` `envelope`
 - `reparametrised`: `change_basis` `reshaped`
 - `over_trees`: `separable_sum` `masked` `flattened`

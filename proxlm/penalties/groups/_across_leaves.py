@@ -50,7 +50,8 @@ def split(name: str, kernels: Mapping[str, _partition.Partitioner], x: chex.Arra
                 moved[i] = _partition.apply_leaf(fn, partitions[i], [c[i] for c in columns], beside)
         return jax.tree.unflatten(structure, moved)
 
-    sizes = {start: sum(_partition.size(partitions[i]) for i in own) for start, own in members.items()}
+    size = lambda i: _partition.size(partitions[i]) * _partition.parts(leaves[i][1])
+    sizes = {start: sum(map(size, own)) for start, own in members.items()}
     return _partition.Groups(sizes, reduce, apply)
 
 

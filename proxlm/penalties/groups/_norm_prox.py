@@ -1,16 +1,15 @@
 """A penalty on numbers, carried over to the norms of groups."""
 
-import math
-
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from proxlm import _validation
 from proxlm.penalties import _trees, base
 from proxlm.penalties.groups import _norm_prox_in_metric, _partition
 
-WEIGHTS = {"sqrt_size": lambda size: math.sqrt(max(size, 1)), "none": lambda size: 1.0}
+WEIGHTS = {"sqrt_size": lambda size: np.sqrt(np.maximum(size, 1.0)), "none": np.ones_like}
 
 
 def lift_to_groups(
@@ -32,19 +31,19 @@ def lift_to_groups(
     _validation.one_of(WEIGHTS, name, weight=weight)
 
     def split(x):
-        wide = _trees.widen(name, x)
+        wide = _trees.widen(name, x, with_complex=True)
         groups = over.split(name, wide)
         if slope is not None:  # A wrong shape should name this penalty, not the one on norms.
             beside(name, "strength", slope.strength, groups, wide)
-        return wide, groups, jax.tree.map(WEIGHTS[weight], groups.sizes)
+        return wide, groups, jax.tree.map(lambda size: WEIGHTS[weight](np.asarray(size, float)), groups.sizes)
 
     def value(x):
         wide, groups, widths = split(x)
         units = _units(groups, wide, widths)
         # φ sums over what it is given, so that it is given the groups of one weight at a time.
-        alike = lambda width: jax.tree.map(lambda u, w: u if w == width else None, units, widths)
-        every = sorted(set(jax.tree.leaves(widths)))
-        return sum((w**2 * penalty.value(alike(w)) for w in every), start=jnp.zeros(()))
+        alike = lambda width: jax.tree.map(lambda u, w: _alike(u, w, width), units, widths)
+        every = {float(w) for own in jax.tree.leaves(widths) for w in np.ravel(own)}
+        return sum((w**2 * penalty.value(alike(w)) for w in sorted(every)), start=jnp.zeros(()))
 
     def prox(x, step_size):
         _validation.tree_at_least(0, name, step_size=step_size)
@@ -55,12 +54,14 @@ def lift_to_groups(
             moved = groups.apply(_scale, (wide,), (scales,))
         else:
             steep = _steepen(name, slope, groups, wide, widths)
-            moved = _norm_prox_in_metric.shorten(groups, wide, steps(name, step_size, wide), steep)
+            sizes = jax.tree.map(_real, wide)
+            moved = _norm_prox_in_metric.shorten(groups, sizes, steps(name, step_size, sizes), steep)
+            moved = jax.tree.map(_turned, wide, moved)
         return _trees.narrow(moved, x)
 
     def residual(x, v):
         wide, groups, widths = split(x)
-        v = _trees.widen(name, v)
+        v = _trees.widen(name, v, with_complex=True)
         lengths = [_units(groups, z, widths) for z in (wide, v)]
         inner = lambda u, length: jnp.where(u == 0, length, 0.0)
         left = base.residual_of(penalty)(lengths[0], jax.tree.map(inner, *lengths))
@@ -79,7 +80,7 @@ def beside(
     >>> beside("doc", "strength", 2.0, grouping.axes(0).split("doc", x), x)
     {'w': Array([[2., 2., 2.]], dtype=float32)}
     """
-    like = jax.eval_shape(lambda: groups.reduce(_partition.SUM, x))
+    like = jax.eval_shape(lambda: groups.reduce(_partition.SUM, jax.tree.map(_square, x)))
     return _spread(name, argument, given, like)
 
 
@@ -102,8 +103,32 @@ def _spread(name, argument, given, like):
 
 def _units(groups, x, widths):
     """|x_G| / w_G."""
-    squared = groups.reduce(_partition.SUM, jax.tree.map(jnp.square, x))
-    return jax.tree.map(lambda squared, w: _root(squared) / w, squared, widths)
+    squared = groups.reduce(_partition.SUM, jax.tree.map(_square, x))
+    return jax.tree.map(lambda squared, w: _root(squared) / jnp.asarray(w, squared.dtype), squared, widths)
+
+
+def _square(x):
+    return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
+
+
+def _real(x):
+    """The magnitudes of complex numbers, on which alone their prox depends; others are given as they are."""
+    return _root(_square(x)) if jnp.iscomplexobj(x) else x
+
+
+def _turned(x, moved):
+    """The result for magnitudes, in the direction of the complex numbers x."""
+    if not jnp.iscomplexobj(x):
+        return moved
+    size = _real(x)
+    return x * (moved / jnp.where(size == 0, 1.0, size))
+
+
+def _alike(units, widths, width):
+    """The groups of one weight: all of an array or none, or zeros in the place of the others."""
+    if widths.ndim:
+        return jnp.where(widths == width, units, 0.0)
+    return units if widths == width else None
 
 
 def _root(squared):
@@ -151,4 +176,5 @@ def _steepen(name, slope, groups, x, widths):
     curvature = slope.curvature
     if curvature is not None:
         curvature = beside(name, "curvature", curvature, groups, x)
-    return _norm_prox_in_metric.Slope(jax.tree.map(jnp.multiply, strength, widths), curvature)
+    steeper = jax.tree.map(lambda s, w: s * jnp.asarray(w, s.dtype), strength, widths)
+    return _norm_prox_in_metric.Slope(steeper, curvature)

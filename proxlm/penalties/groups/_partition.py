@@ -35,7 +35,8 @@ class Groups(NamedTuple):
     """The groups of one tree. A *tree of groups* holds one number a group.
 
     Attributes:
-      sizes: a tree of groups with one integer for each of its arrays, the size of those groups.
+      sizes: a tree of groups with one integer for each of its arrays, the size of those groups; or an array
+        of integers where these differ in size.
       reduce: (reduction, x) ↦ the tree of groups that reduces each group's coordinates.
       apply: (fn, trees like x, trees of groups) ↦ fn (leaves, numbers that broadcast to them) on
         every leaf that is in a group; other leaves are those of the first tree.
@@ -120,6 +121,15 @@ def size(partition: Partition) -> int:
     return math.prod(a * b for a, _, b in partition.splits)
 
 
+def parts(leaf: jax.Array) -> int:
+    """The real numbers in one coordinate: 2 for complex leaves, whose coordinates are groups themselves.
+
+    >>> parts(jnp.ones(3)), parts(jnp.ones(3, jnp.complex64))
+    (1, 2)
+    """
+    return 2 if jnp.iscomplexobj(leaf) else 1
+
+
 def reduce_leaf(reduction: Reduction, leaf: jax.Array, partition: Partition) -> jax.Array:
     """Reduces the coordinates of each group to one number; the result has the shape `counts`.
 
@@ -176,7 +186,8 @@ def by_leaf(partition: Partitioner) -> Grouping:
             rows = zip(partitions, columns, beside, strict=True)
             return build(apply_leaf(fn, *row) for row in rows)
 
-        return Groups(build(size(partition) for partition in partitions), reduce, apply)
+        sizes = (size(own) * parts(leaf) for own, (_, leaf) in zip(partitions, leaves, strict=True))
+        return Groups(build(sizes), reduce, apply)
 
     return Grouping(split, partition)
 

@@ -1,13 +1,15 @@
 """How a tree of arrays is cut into groups of coordinates: by axes, heads, blocks, across leaves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import chex
 
 from proxlm import _validation
 from proxlm.penalties import _trees
-from proxlm.penalties.groups import _across_leaves, _partition
+from proxlm.penalties.groups import _across_leaves, _labels, _partition
 from proxlm.penalties.groups._partition import Grouping
 
-__all__ = ["Grouping", "axes", "blocks", "heads", "linked", "slices"]
+__all__ = ["Grouping", "axes", "blocks", "by_index", "by_label", "heads", "linked", "slices"]
 
 
 def axes(axis: int | tuple[int, ...] | None = 0) -> Grouping:
@@ -139,6 +141,55 @@ def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1)
         return _partition.Partition(tuple(splits), tuple(range(leaf.ndim)))
 
     return _partition.by_leaf(partition).described("blocks", size=size, axis=axis)
+
+
+def by_label(labels: chex.ArrayTree, axis: int | None = None) -> Grouping:
+    """Groups by a label for each coordinate: of any sizes, and with coordinates in no group.
+
+    Coordinates with the same label from 0 on are a group; those with a negative label are in none, and
+    free. by_label([0, 0, 1, -1, 1, 1], axis=0) groups six features of weights [features, outputs].
+
+    Args:
+      labels: integers, known while tracing; an array that broadcasts to x, or a vector along `axis`; or a
+        tree of these in the structure of x or of a prefix of it.
+      axis: the axis along which a vector of labels lies; whatever else has its index is in the group too.
+
+    Returns:
+      The grouping. A tree of groups has the structure of x, with a vector for each leaf: one entry a group,
+      in the order of the labels. A label that does not occur is an empty group.
+
+    Raises:
+      ValueError: if a label is not an integer, or traced; and, on use, if the labels do not fit a leaf.
+
+    >>> import jax.numpy as jnp
+    >>> by_label([0, 1, 0, -1]).split("doc", jnp.ones(4)).sizes.tolist()
+    [2, 1]
+    """
+    known = _labels.integers("by_label", labels)
+    _trees.axes_of("by_label", axis)
+    made = Grouping(lambda name, x: _labels.split(name, known, axis, x))
+    return made.described("by_label", labels=labels, axis=axis)
+
+
+def by_index(groups: Sequence[Sequence[int]], size: int, axis: int | None = None) -> Grouping:
+    """Groups by lists of indices, as scikit-learn-like libraries have them; see `by_label`.
+
+    Args:
+      groups: the indices of each group; no index twice.
+      size: the number of coordinates, or the length of the axis.
+      axis: the axis that is indexed; None for an x of one axis.
+
+    Returns:
+      The grouping, with one entry a group in the order given. Indices that are in no list are in no group.
+
+    Raises:
+      ValueError: if an index is not an integer in [0, size), or occurs twice.
+
+    >>> by_index([[0, 2], [1]], size=4)
+    by_index(groups=[[0, 2], [1]], size=4)
+    """
+    labels = _labels.of_lists("by_index", groups, _validation.to_int(0, "by_index", size=size))
+    return by_label(labels, axis).described("by_index", groups=groups, size=size, axis=axis)
 
 
 def linked(

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from proxlm import _validation
 from proxlm.penalties import _trees, base
@@ -31,9 +31,10 @@ def group_lasso(strength: base.Strength = 1.0, axis: Axis = 0, weight: str = "sq
     Args:
       strength: λ ≥ 0, a number; or a tree of groups, which for groups along axes is a tree in the
         structure of x of numbers and of arrays with one entry a group (the shape of the leaf, with
-        1 for the axes inside a group). May be traced.
+        1 for the axes inside a group). 0 leaves a group free. May be traced.
       axis: the axes inside a group, counted from the end if negative; None for all of them; or a
-        grouping, as in group_lasso(0.1, grouping.heads(8)).
+        grouping, as in group_lasso(0.1, grouping.heads(8)). Complex numbers are groups of two
+        themselves: axis=() thresholds their magnitudes.
       weight: "sqrt_size" sets w_G = √(number of coordinates of G), which makes groups of any size
         equally hard to keep; "none" sets w_G = 1.
 
@@ -62,28 +63,31 @@ def group_lasso(strength: base.Strength = 1.0, axis: Axis = 0, weight: str = "sq
 
 def sparse_group_lasso(
     strength: base.Strength = 1.0,
-    mix: chex.Numeric = 0.5,
+    mix: base.Strength = 0.5,
     axis: Axis = 0,
     weight: str = "sqrt_size",
+    coordinate_weight: base.Strength = 1.0,
 ) -> base.Penalty:
-    """Sparse groups, sparse inside: g(x) = λ (α |x|₁ + (1 - α) Σ_G w_G |x_G|₂).
+    """Sparse groups, sparse inside: g(x) = λ (α Σ_i v_i |x_i| + (1 - α) Σ_G w_G |x_G|₂).
 
-    prox_tg is the soft threshold t λ α followed by the prox of the group lasso, in this order; the
+    prox_tg is the soft threshold t λ α v_i followed by the prox of the group lasso, in this order; the
     other order is no proximal operator.
 
     Convex: yes. Separable: by group. Metric: yes, in the same order. Cost: as `group_lasso`.
 
     Args:
       strength: λ ≥ 0, as in `group_lasso`.
-      mix: α in [0, 1]; 1 is the lasso, 0 the group lasso. May be traced.
+      mix: α in [0, 1], in the forms of the strength; 1 is the lasso, 0 the group lasso. May be traced.
       axis: as in `group_lasso`. Coordinates in no group are not penalised at all.
       weight: as in `group_lasso`.
+      coordinate_weight: v ≥ 0, a number; or, one for each coordinate, an array that broadcasts to x; or
+        a tree of these in the structure of x. May be traced.
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.
 
     Raises:
-      ValueError: as in `group_lasso`, and if the mix is known and not in [0, 1].
+      ValueError: as in `group_lasso`, if the mix is known and not in [0, 1], or a weight is negative.
 
     Source: Simon, Friedman, Hastie & Tibshirani 2013.
 
@@ -93,39 +97,52 @@ def sparse_group_lasso(
     >>> float(penalty.value(jnp.array([3.0, 4.0])))
     30.0
     """
-    _validation.tree_at_least(0, "sparse_group_lasso", strength=strength)
-    _validation.known("sparse_group_lasso", "mix", mix)
-    _validation.within(0, 1, "sparse_group_lasso", mix=mix)
-    over = _over("sparse_group_lasso", axis)
-    whole = group_lasso(jax.tree.map(lambda s: base.times(1.0 - mix, jnp.asarray(s)), strength), over, weight)
+    name = "sparse_group_lasso"
+    _validation.tree_at_least(0, name, strength=strength, mix=mix, coordinate_weight=coordinate_weight)
+    if any(np.any(known > 1) for known in _validation.known(name, "mix", mix)):
+        raise _validation.invalid("mix", mix, "a number in [0, 1]", "", name)
+    over = _over(name, axis)
 
     def split(x):
-        wide = _trees.widen("sparse_group_lasso", x)
-        groups = over.split("sparse_group_lasso", wide)
-        given = _norm_prox.beside("sparse_group_lasso", "strength", strength, groups, wide)
-        return wide, groups, jax.tree.map(lambda s: base.times(mix, s), given)
+        """The widened x, its groups and weights, the strengths of the lasso, and the group lasso."""
+        wide = _trees.widen(name, x)
+        groups = over.split(name, wide)
+        given = {"strength": strength, "mix": mix}
+        strengths, mixes = (_norm_prox.beside(name, key, own, groups, wide) for key, own in given.items())
+        single = jax.tree.map(base.times, mixes, strengths)
+        whole = group_lasso(jax.tree.map(lambda m, s: base.times(1.0 - m, s), mixes, strengths), over, weight)
+        return (
+            wide,
+            groups,
+            _trees.spread_tree(name, "coordinate_weight", coordinate_weight, wide),
+            single,
+            whole,
+        )
 
     def value(x):
-        wide, groups, inner = split(x)
-        lengths = groups.reduce(_partition.SUM, jax.tree.map(jnp.abs, wide))
-        parts = jax.tree.map(lambda s, length: jnp.sum(base.times(s, length)), inner, lengths)
+        wide, groups, weights, single, whole = split(x)
+        weighted = jax.tree.map(lambda leaf, v: base.times(v, jnp.abs(leaf)), wide, weights)
+        lengths = groups.reduce(_partition.SUM, weighted)
+        parts = jax.tree.map(lambda s, length: jnp.sum(base.times(s, length)), single, lengths)
         return sum(jax.tree.leaves(parts), start=whole.value(wide))
 
     def prox(x, step_size):
-        wide, groups, inner = split(x)
-        steps = _norm_prox.steps("sparse_group_lasso", step_size, wide)
-        soft = lambda x, t, s: x - jnp.clip(x, -base.pull(t, s), base.pull(t, s))
-        sparse = groups.apply(soft, (wide, steps), (inner,))
+        wide, groups, weights, single, whole = split(x)
+        steps = _norm_prox.steps(name, step_size, wide)
+        threshold = lambda x, t, v, s: base.pull(base.pull(t, v), s)
+        soft = lambda x, *pulls: x - jnp.clip(x, -threshold(x, *pulls), threshold(x, *pulls))
+        sparse = groups.apply(soft, (wide, steps, weights), (single,))
         return _trees.narrow(whole.prox(sparse, step_size), x)
 
     def residual(x, v):
-        wide, groups, inner = split(x)
-        left = lambda v, x, s: v - jnp.where(x == 0, jnp.clip(v, -s, s), base.times(s, jnp.sign(x)))
-        sparse = groups.apply(left, (_trees.widen("sparse_group_lasso", v), wide), (inner,))
+        wide, groups, weights, single, whole = split(x)
+        slope = lambda v, x, bound: v - jnp.where(x == 0, jnp.clip(v, -bound, bound), bound * jnp.sign(x))
+        left = lambda v, x, weight, s: slope(v, x, base.times(s, weight))
+        sparse = groups.apply(left, (_trees.widen(name, v), wide, weights), (single,))
         return _trees.narrow(base.residual_of(whole)(wide, sparse), x)
 
-    made = base.Penalty(value, prox, residual)
-    return made.described("sparse_group_lasso", strength=strength, mix=mix, axis=axis, weight=weight)
+    given = {"strength": strength, "mix": mix, "axis": axis, "weight": weight}
+    return base.Penalty(value, prox, residual).described(name, **given, coordinate_weight=coordinate_weight)
 
 
 def group(
