@@ -46,7 +46,11 @@ def public_modules() -> list[str]:
 
 def guides() -> list[types.ModuleType]:
     """Returns each guide as a module whose docstring it is, the one form that pdoc renders."""
-    return [types.ModuleType(name, (ROOT / path).read_text("utf-8")) for name, path in GUIDES.items()]
+    sys.path.append(str(ROOT))
+    peers = importlib.import_module("tests.policy.peer_arguments")
+    texts = {name: (ROOT / path).read_text("utf-8") for name, path in GUIDES.items()}
+    texts["guide_verl_and_trl"] = "# Arguments of verl and TRL\n\n" + "\n".join(peers.table())
+    return [types.ModuleType(name, text) for name, text in texts.items()]
 
 
 def missing_names(module: types.ModuleType, page: str) -> list[str]:

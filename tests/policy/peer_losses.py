@@ -5,6 +5,8 @@ advantages of tokens, scores of sequences, entropies, a mask with a hole and an 
 """
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,19 +22,29 @@ by_sum, by_constant = aggregation.sequence_sum_weights, aggregation.constant_wei
 every_row = part(by_sequence, rows="all")
 
 
-def batch(loss, weights=by_token, factor=None, advantages="advantages", old="old"):
+class batch(NamedTuple):
     """A loss per token, perhaps times a factor, weighed and summed."""
 
-    def total(x, g):
-        tokens = loss(x, getattr(g, old), getattr(g, advantages), g.mask)
-        tokens = tokens if factor is None else tokens * factor(x, g)
-        return aggregation.weighted_sum(tokens, weights(g.mask))
+    loss: Callable
+    weights: Callable = by_token
+    factor: Callable | None = None
+    advantages: str = "advantages"
+    old: str = "old"
 
-    return total
+    def __call__(self, x, g):
+        tokens = self.loss(x, getattr(g, self.old), getattr(g, self.advantages), g.mask)
+        tokens = tokens if self.factor is None else tokens * self.factor(x, g)
+        return aggregation.weighted_sum(tokens, self.weights(g.mask))
 
 
-def of_sampler(correction, **settings):
-    return lambda x, g: correction(g.old, g.sampler, g.mask, **settings)
+class of_sampler(NamedTuple):
+    """The weights of a correction as a factor: of the old policy, or at once of the one that learns."""
+
+    correction: Callable
+    learner: bool = False
+
+    def __call__(self, x, g):
+        return self.correction(x if self.learner else g.old, g.sampler, g.mask)
 
 
 # ---- verl
@@ -46,8 +58,7 @@ def geometric_weights(x, g):
 
 def bypass(correct, **settings):
     """No policy stands between the one that samples and the one that learns."""
-    weigh = lambda x, g: correct(x, g.sampler, g.mask, **settings)
-    return batch(loss_lib.policy_gradient, by_sum, weigh)
+    return batch(loss_lib.policy_gradient, by_sum, of_sampler(part(correct, **settings), learner=True))
 
 
 def bypass_of_what_is_near(x, g):
@@ -64,8 +75,12 @@ def critic(weights):
     return total
 
 
+def of_estimate(x, old, advantages, mask, estimate):
+    return estimate(x, old)
+
+
 def divergence(estimate):
-    return batch(lambda x, old, advantages, mask: estimate(x, old))
+    return batch(part(of_estimate, estimate=estimate))
 
 
 CLIP = part(loss_lib.clipped, clip_high=0.28, dual_clip=3.0)
@@ -83,7 +98,7 @@ VERL = {
     "vanilla global rows": batch(CLIP, part(by_sequence, rows=16.0 / 2)),
     "vanilla norm": batch(CLIP, part(by_constant, length=20.0, rows=16.0)),
     "vanilla dual": batch(part(CLIP, dual_clip=1.3)),
-    "vanilla weights": batch(CLIP, factor=of_sampler(importance_weights.truncated, high=1.5)),
+    "vanilla weights": batch(CLIP, factor=of_sampler(part(importance_weights.truncated, high=1.5))),
     "gspo": batch(
         part(
             loss_lib.clipped, clip_low=0.1, clip_high=0.15, level="sequence_token", max_log_ratio=(FREE, 10.0)
@@ -204,8 +219,8 @@ for name, weigh in (
     ("truncate", importance_weights.truncated),
     ("mask", importance_weights.icepop),
 ):
-    TRL[f"is token_{name}"] = grpo(factor=of_sampler(weigh, **BOUNDS))
-    TRL[f"is sequence_{name}"] = grpo(factor=of_sampler(weigh, level="product", **BOUNDS))
+    TRL[f"is token_{name}"] = grpo(factor=of_sampler(part(weigh, **BOUNDS)))
+    TRL[f"is sequence_{name}"] = grpo(factor=of_sampler(part(weigh, level="product", **BOUNDS)))
     TRL[f"vespo is token_{name}"] = vespo_of_the_sampler(weigh)
 TRL |= {
     "delta": grpo(delta=1.35),

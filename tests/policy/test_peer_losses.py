@@ -1,5 +1,6 @@
 """Losses and gradients of verl 0.9.1 and TRL 1.16.0, each composed of our pieces, in float64."""
 
+import re
 import types
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.policy import peer_losses, vectors_on_disk
+from proxlm import policy
+from tests.policy import peer_arguments, peer_losses, vectors_on_disk
 from tests.policy.table_actor import compiled
 
 PEERS = {"verl": peer_losses.VERL, "trl": peer_losses.TRL}
@@ -63,6 +65,13 @@ def test_losses_and_gradients_are_theirs(peer, quick):
             assert not np.any(gradient[~mask]), name
             if kind in theirs[name]:
                 check(np.append(loss, gradient[mask]), theirs[name][kind], name)
+
+
+def test_every_argument_of_the_table_has_a_proven_composition_of_public_functions():
+    lines = peer_arguments.table()[2:]
+    assert len(lines) == len(peer_arguments.ARGUMENTS) > 40
+    for module, name in re.findall(r"(losses|kl|aggregation|importance_weights)\.(\w+)", "".join(lines)):
+        assert name in getattr(policy, module).__all__, name
 
 
 def check(ours, theirs, name):
