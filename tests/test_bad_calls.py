@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from proxlm import checkpoint, lm, penalties, transforms
-from proxlm.policy import config
+from proxlm import checkpoint, lm, penalties, policy, transforms
 
 ENTRIES = pathlib.Path(__file__).with_name("bad_calls.txt")
 SHARE = 0.95
 REMEDY = re.compile(
     r"\b(must|expected|should|needs?|give|given|pass|use|write|choose|make|leave|set|build|call|put|take|"
-    r"there (is|are)|known|allowed|one of|instead|keep|restore)\b",
+    r"there (is|are)|known|allowed|one of|instead|keep|restore|start|name the)\b",
     re.IGNORECASE,
 )
 MODULES = {
@@ -32,6 +31,7 @@ MODULES = {
     "policy_losses": "proxlm.policy.losses",
 }
 POLICY = """
+    KL PPOConfig Value Whitening
     advantages aggregation best_of_n diagnostics filters importance_weights kl mirror_descent ppo recipes
 """.split()
 
@@ -45,8 +45,7 @@ def names(folder):
     checkpoint.save(folder / "saved", 1, jnp.ones(3), {})
     return {
         **{name: importlib.import_module(module) for name, module in MODULES.items() if name != "grouping"},
-        **{name: importlib.import_module(f"proxlm.policy.{name}") for name in POLICY},
-        **{name: getattr(config, name) for name in ("KL", "PPOConfig", "Value", "Whitening")},
+        **{name: getattr(policy, name) for name in POLICY},
         "grouping": penalties.grouping,
         "jax": jax,
         "jnp": jnp,

@@ -8,7 +8,7 @@ import numpy as np
 from proxlm._validation._message import NUMBERS, invalid, is_known
 
 
-def at_least(bound: float, function: str = "", remedy: str = "", **numbers: Any) -> None:
+def at_least(bound: float, /, function: str = "", remedy: str = "", **numbers: Any) -> None:
     """Raises ValueError for a known number below `bound`, or NaN; None and traced values pass.
 
     >>> at_least(0, "make_step", kl_coef=-0.1)
@@ -32,7 +32,7 @@ def positive(function: str = "", remedy: str = "", **numbers: Any) -> None:
         _require(argument, number, lambda x: x > 0, "a number > 0", remedy, function)
 
 
-def within(low: float, high: float, function: str = "", remedy: str = "", **numbers: Any) -> None:
+def within(low: float, high: float, /, function: str = "", remedy: str = "", **numbers: Any) -> None:
     """Raises ValueError for a known number outside [low, high], or NaN; None and traced values pass.
 
     >>> within(0, 1, discount=1.5)
@@ -45,7 +45,7 @@ def within(low: float, high: float, function: str = "", remedy: str = "", **numb
         _require(argument, number, lambda x: (x >= low) & (x <= high), expected, remedy, function)
 
 
-def integer(least: int, function: str = "", remedy: str = "", **numbers: Any) -> None:
+def integer(least: int, /, function: str = "", remedy: str = "", **numbers: Any) -> None:
     """Raises ValueError for a number that is not a Python or NumPy integer ≥ `least`; None passes.
 
     For numbers that decide a shape or a count, which cannot be traced.
@@ -75,7 +75,7 @@ def is_integer(number: Any) -> bool:
     return True
 
 
-def to_int(least: int, function: str = "", remedy: str = "", **number: Any) -> int:
+def to_int(least: int, /, function: str = "", remedy: str = "", **number: Any) -> int:
     """Returns one number as a Python integer; ValueError unless it is an integer ≥ `least`, also for None.
 
     >>> to_int(1, k=np.int64(2))

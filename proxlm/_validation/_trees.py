@@ -20,7 +20,7 @@ def known(function: str, argument: str, tree: Any) -> list[np.ndarray]:
     return [number for _, number in _labelled(argument, tree, function)]
 
 
-def tree_at_least(bound: float, function: str = "", remedy: str = "", **trees: Any) -> None:
+def tree_at_least(bound: float, /, function: str = "", remedy: str = "", **trees: Any) -> None:
     """Raises ValueError unless a tree holds numbers, of which those that are known are ≥ `bound`.
 
     >>> tree_at_least(0, "l1", strength={"w": 1.0, "b": np.array([0.5, -1.0])})

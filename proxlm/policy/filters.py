@@ -99,8 +99,10 @@ def overlong(
     >>> overlong(jnp.array([4, 7, 8, 10]), max_length=8, buffer=4)
     Array([ 0.  , -0.75, -1.  , -1.  ], dtype=float32)
     """
-    _validation.positive(buffer=buffer)
-    _validation.at_least(0.0, penalty=penalty)
+    _validation.positive("overlong", max_length=max_length, buffer=buffer)
+    if _validation.is_known(max_length):
+        _validation.within(0, max_length, "overlong", buffer=buffer)
+    _validation.at_least(0, "overlong", penalty=penalty)
     beyond = (jnp.asarray(lengths) - (max_length - buffer)) / buffer
     return 0.0 - penalty * jnp.clip(beyond, 0.0, 1.0)
 
@@ -127,7 +129,8 @@ def overlong_share(
     >>> overlong_share(jnp.array([16, 18, 20]), longest=20).tolist()
     [0.0, -0.5, -1.0]
     """
-    _validation.positive(share=share)
+    _validation.positive("overlong_share", share=share)
+    _validation.within(0, 1, "overlong_share", share=share)
     return overlong(lengths, longest, share * longest, penalty)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from proxlm import _validation
 from proxlm.policy import aggregation, kl, losses
@@ -51,7 +52,7 @@ def truncated(
     >>> truncated(jnp.log(jnp.array([3.0, 0.5])), jnp.zeros(2), jnp.ones(2, bool)).tolist()
     [2.0, 0.5]
     """
-    _validation.at_least(0, "truncated", low=low, high=high)
+    _require_bounds("truncated", low, high)
     weights = _weights(old_log_probs, sampler_log_probs, mask, level, max_log_ratio)
     return jnp.where(mask, jnp.clip(weights, low, high), 0.0)
 
@@ -78,7 +79,7 @@ def icepop(
     >>> icepop(jnp.log(jnp.array([6.0, 0.5])), jnp.zeros(2), jnp.ones(2, bool)).tolist()
     [0.0, 0.5]
     """
-    _validation.at_least(0, "icepop", low=low, high=high)
+    _require_bounds("icepop", low, high)
     weights = _weights(old_log_probs, sampler_log_probs, mask, level, max_log_ratio)
     return jnp.where(jnp.asarray(mask) & (weights >= low) & (weights <= high), weights, 0.0)
 
@@ -108,7 +109,8 @@ def sequence_mask(
     >>> sequence_mask(old, jnp.zeros((2, 2)), mask).round(4).tolist()
     [[0.0, 0.0], [4.0, 1.0]]
     """
-    _validation.at_least(0, "sequence_mask", low=low, high=high, max_weight=max_weight)
+    _require_bounds("sequence_mask", low, high)
+    _validation.at_least(0, "sequence_mask", max_weight=max_weight)
     whole = _weights(old_log_probs, sampler_log_probs, mask, level, max_log_ratio)
     weights = _weights(old_log_probs, sampler_log_probs, mask, "token", max_log_ratio)
     weights = weights if max_weight is None else jnp.minimum(weights, max_weight)
@@ -135,6 +137,7 @@ def off_policy_sequence_mask(
     >>> off_policy_sequence_mask(log_probs, log_probs + 1.0, jnp.array([[1.0], [-1.0]]), mask, 0.5).tolist()
     [[1.0], [0.0]]
     """
+    _validation.at_least(0, "off_policy_sequence_mask", threshold=threshold)
     far = -losses.log_ratio(log_probs, sampler_log_probs, mask, "sequence", 88.0)
     keep = (aggregation.select(advantages, mask, "advantages") >= 0) | (far <= threshold)
     return jax.lax.stop_gradient(jnp.where(jnp.asarray(mask) & keep, 1.0, 0.0))
@@ -206,6 +209,12 @@ def normalised(
     mean = aggregation.weighted_sum(relative, aggregation.weights(mask, over))
     equal = jnp.min(jnp.where(mask, relative, 1.0), initial=1.0) == 1.0
     return relative / jnp.where(equal | (mean <= 0), 1.0, mean)
+
+
+def _require_bounds(function, low, high):
+    _validation.at_least(0, function, low=low, high=high)
+    if _validation.is_known(high) and np.ndim(high) == 0:
+        _validation.within(0, float(high), function, low=low)
 
 
 def _weights(old_log_probs, sampler_log_probs, mask, level, max_log_ratio):

@@ -278,8 +278,8 @@ def adapt(
     >>> f"{adapt(0.15, observed_kl=12.0, num_sequences=512):.6f}"
     '0.151536'
     """
-    _validation.at_least(0, "adapt", coef=coef, num_sequences=num_sequences, max_error=max_error)
-    _validation.positive("adapt", target=target, horizon=horizon)
+    _validation.at_least(0, "adapt", coef=coef, max_error=max_error)
+    _validation.positive("adapt", num_sequences=num_sequences, target=target, horizon=horizon)
     if _validation.is_known(observed_kl) and np.any(np.isnan(observed_kl)):
         remedy = "The log-probs of one of the two policies are NaN."
         raise _validation.invalid("observed_kl", observed_kl, "a number", remedy, "adapt")

@@ -87,10 +87,14 @@ def init(
     Returns:
       A `PPOState`.
 
+    Raises:
+      ValueError: if an argument is invalid.
+
     >>> import optax
     >>> init({"policy": jnp.ones(2)}, optax.sgd(0.1), PPOConfig()).kl_coef.item()
     0.05000000074505806
     """
+    checks.check_config("ppo.init", optimizer, config)
     if config.kl is None and ref_params is not None:
         raise _validation.invalid(
             "ref_params", type(ref_params), "None with kl=None", "Give the config a KL.", "ppo.init"
@@ -142,6 +146,7 @@ def make_step(
     >>> metrics.num_updates.item(), state.iteration.item()
     (4, 1)
     """
+    checks.check_reward_function("ppo.make_step", reward)
     prompts_lib.check_pure(prompts)
     collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
 
@@ -182,6 +187,7 @@ def make_collect_and_learn(
     >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8, value_head=True), 4)
     >>> collect, learn = make_collect_and_learn(actor, optax.sgd(0.1), PPOConfig())
     """
+    checks.check_config("ppo", optimizer, config)
     checks.check_actor(actor, config)
     check_parts(config)
 
@@ -247,6 +253,7 @@ def make_host_step(
         ...
     ValueError: reward must be one number per response, of shape (8,), got shape (7,). ...
     """
+    checks.check_reward_function("ppo.make_host_step", reward)
     collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
     collect, learn, draw = jax.jit(collect), jax.jit(learn), prompts_lib.source(prompts)
 

@@ -1,6 +1,7 @@
 """The settings of an iteration: PPO's, and the parts that make other algorithms of it."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -109,6 +110,7 @@ class PPOConfig:
         counts = ("num_epochs", "num_minibatches", "num_microbatches", "group_size")
         for name in counts:
             _validation.to_int(1, "PPOConfig", **{name: getattr(self, name)})
+        _validation.at_least(-math.inf, "PPOConfig", **plain(self, "entropy_coef"))
         _validation.one_of((True, False), "PPOConfig", greedy_baseline=self.greedy_baseline)
         _validation.at_least(0, "PPOConfig", **plain(self, "max_kl", "missing_eos_penalty"))
         _check_together(self)

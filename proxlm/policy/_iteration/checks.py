@@ -1,8 +1,10 @@
 """Checks of what an iteration is given, made before a slow reward is waited for."""
 
+import inspect
 from typing import Any
 
 import jax.numpy as jnp
+import optax
 
 from proxlm import _validation
 from proxlm.policy import protocols
@@ -71,6 +73,34 @@ def check_rewards(rewards: Any, batch: int, library: Any) -> Any:
     return array
 
 
+def check_config(function: str, optimizer: optax.GradientTransformation, config: PPOConfig) -> None:
+    """Raises ValueError for what is no optimizer or no configuration.
+
+    >>> check_config("ppo.init", optax.sgd(0.1), PPOConfig)
+    Traceback (most recent call last):
+        ...
+    ValueError: ppo.init: config must be a PPOConfig, got <class ...
+    """
+    _validation.an_optimizer(function, optimizer=optimizer)
+    if not isinstance(config, PPOConfig):
+        remedy = 'Make one, as with recipes.make("ppo").'
+        raise _validation.invalid("config", config, "a PPOConfig", remedy, function)
+
+
+def check_reward_function(function: str, reward: protocols.Reward) -> None:
+    """Raises ValueError for a reward that is no function, or a coroutine function.
+
+    >>> check_reward_function("ppo.make_step", 1.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: ppo.make_step: reward must be a function, got 1.0.
+    """
+    _validation.a_function(function, reward=reward)
+    if inspect.iscoroutinefunction(reward):
+        remedy = "Give `lambda samples: asyncio.run(reward(samples))`."
+        raise _validation.invalid("reward", reward, "a function, not a coroutine", remedy, function)
+
+
 def check_actor(actor: protocols.Actor, config: PPOConfig) -> None:
     """Raises ValueError where an actor cannot do what a configuration asks of it.
 
@@ -82,6 +112,9 @@ def check_actor(actor: protocols.Actor, config: PPOConfig) -> None:
         ...
     ValueError: actor: sampling.greedy must be False while training, got True. ...
     """
+    if not all(callable(getattr(actor, name, None)) for name in ("sample", "score", "reference")):
+        remedy = "lm.make_actor makes one."
+        raise _validation.invalid("actor", actor, "an object with sample, score and reference", remedy)
     if config.greedy_baseline and getattr(actor, "greedy", None) is None:
         raise _validation.invalid(
             "actor.greedy",
