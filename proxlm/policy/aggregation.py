@@ -1,5 +1,9 @@
 """Masked sums, means and variances, and the weights that turn a loss per token into one number.
 
+`masked_...` take x of any shape and a mask, bool of that shape; the weights take a mask, bool [..., T], and
+are float32 of its shape, 0 where masked. All raise ValueError if the mask is not boolean, shapes differ or a
+setting is out of range.
+
 How tokens are weighed is part of the objective. A weight function looks at the mask of the *whole* batch
 once; a microbatch then takes its slice of the weights, so that the parts add up to the same loss and the same
 gradient however the batch is cut.
@@ -65,16 +69,6 @@ def select(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, name: str = "x")
 def masked_sum(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array:
     """Σ x over the mask; 0 where nothing is valid.
 
-    Args:
-      x: array of any shape.
-      mask: bool, the shape of x.
-
-    Returns:
-      A scalar.
-
-    Raises:
-      ValueError: if the mask is not boolean or the shapes differ.
-
     >>> masked_sum(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([True, True, False]))
     Array(3., dtype=float32)
     """
@@ -83,16 +77,6 @@ def masked_sum(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array
 
 def masked_mean(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array:
     """Mean of x over the mask, Σ x / n; 0 where nothing is valid.
-
-    Args:
-      x: array of any shape.
-      mask: bool, the shape of x.
-
-    Returns:
-      A scalar.
-
-    Raises:
-      ValueError: if the mask is not boolean or the shapes differ.
 
     >>> masked_mean(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([True, True, False]))
     Array(1.5, dtype=float32)
@@ -106,15 +90,10 @@ def masked_deviation(
     """Deviations x - μ from the mean μ = Σ w x / Σ w over the mask: exactly 0 if all valid entries are equal.
 
     Args:
-      x: array of any shape.
-      mask: bool, the shape of x.
       weights: w ≥ 0, the shape of x; None weighs every entry the same. If all are 0, so is μ.
 
     Returns:
       The shape of x, 0 where masked; finite wherever x is.
-
-    Raises:
-      ValueError: if the mask is not boolean or the shapes differ.
 
     >>> masked_deviation(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])).tolist()
     [-1.0, 1.0, 0.0]
@@ -142,15 +121,10 @@ def masked_var(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, ddof: int
     """Variance of x over the mask, Σ (x - μ)² / (n - ddof); 0 where n ≤ ddof.
 
     Args:
-      x: array of any shape.
-      mask: bool, the shape of x.
       ddof: 0 divides by n, 1 by n - 1.
 
     Returns:
       A scalar; exactly 0 where all valid entries are equal.
-
-    Raises:
-      ValueError: if the mask is not boolean, the shapes differ, or ddof is negative.
 
     >>> masked_var(jnp.array([1.0, 3.0, jnp.inf]), jnp.array([True, True, False]), ddof=1)
     Array(2., dtype=float32)
@@ -205,14 +179,7 @@ def token_weights(mask: jax.typing.ArrayLike, total: Number | None = None) -> ja
     """Weights that count every token the same, w = 1/N with N the valid tokens of the batch.
 
     Args:
-      mask: bool [..., T].
       total: N > 0, where the mask is a part of the batch; 1 sums. None counts the mask.
-
-    Returns:
-      float32 weights of the mask's shape, 0 where masked, that sum to 1.
-
-    Raises:
-      ValueError: if the mask is not boolean or N is not positive.
 
     Source: the token mean of PPO as in CleanRL and TRL; DAPO (Yu et al. 2025) returns to it. N is
     verl's `batch_num_tokens` and TRL's `num_items_in_batch`; verl's "token-sum" has N = 1.
@@ -229,14 +196,7 @@ def sequence_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> jax.Ar
     """Weights that count every sequence the same, w = 1/(B · n_b): a token of a long one counts less.
 
     Args:
-      mask: bool [..., T].
       rows: as in `sequence_sum_weights`.
-
-    Returns:
-      float32 weights of the mask's shape, 0 where masked, that sum to 1.
-
-    Raises:
-      ValueError: if the mask is not boolean or `rows` is unknown.
 
     Source: GRPO (Shao et al. 2024); verl's "seq-mean-token-mean", TRL's "grpo" with rows="all".
 
@@ -251,15 +211,8 @@ def sequence_sum_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> ja
     """Weights of the mean over sequences of the sum over tokens, w = 1/B.
 
     Args:
-      mask: bool [..., T].
       rows: "valid" counts in B the sequences with a valid token (verl), "all" every one (TRL); or B itself,
         a number > 0, where the mask is a part of the batch (verl's `global_batch_size`).
-
-    Returns:
-      float32 weights of the mask's shape, 0 where masked.
-
-    Raises:
-      ValueError: if the mask is not boolean, the name is unknown or B is not positive.
 
     Source: the policy gradient of a whole sequence; LUSPO with a sequence's ratio; verl's
     "seq-mean-token-sum".
@@ -281,15 +234,8 @@ def constant_weights(
     """Weights of the sum over tokens divided by one constant, w = 1/(B · length): no bias by length.
 
     Args:
-      mask: bool [..., T].
       length: tokens, a number > 0; None takes T, the padded length.
       rows: as in `sequence_sum_weights`.
-
-    Returns:
-      float32 weights of the mask's shape, 0 where masked.
-
-    Raises:
-      ValueError: if the mask is not boolean or the length is not positive.
 
     Source: Dr. GRPO (Liu et al. 2025); TRL's "dr_grpo" with rows="all", verl's
     "seq-mean-token-sum-norm".

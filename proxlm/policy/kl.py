@@ -10,7 +10,9 @@ Where an estimator is used matters more than which one. In the *reward* take k1:
 gradient of the KL of whole sequences. In the *loss* take `exact` or k2: the expected gradient of k1 is 0, so
 that a coefficient in front of it does nothing, and the expected gradient of k3 is that of KL(π_ref‖π).
 
-A log-prob of -inf counts as -1e9 nats, with gradient 0, so that every estimate is a number.
+All take log π(a) and log π_ref(a), nats of sampled tokens of one shape, and give one estimate per token,
+float32 or better; they raise ValueError if the shapes differ. A log-prob of -inf counts as -1e9 nats, with
+gradient 0, so that every estimate is a number.
 """
 
 from collections.abc import Callable
@@ -41,16 +43,6 @@ Estimator = Callable[[jax.typing.ArrayLike, jax.typing.ArrayLike], jax.Array]
 def k1(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
     """k1 = log π(a) - log π_ref(a), the log-ratio, subtracted in float32 or better.
 
-    Args:
-      log_probs: nats, of sampled tokens, any shape.
-      ref_log_probs: nats, the same shape.
-
-    Returns:
-      One estimate per token, float32 (or float64 if an input is).
-
-    Raises:
-      ValueError: if the shapes differ.
-
     Source: Schulman, "Approximating KL divergence" (2020).
 
     >>> k1(jnp.array([-1.0]), jnp.array([-1.5]))
@@ -63,16 +55,6 @@ def k1(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> 
 
 def k2(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
     """k2 = ½ (log π(a) - log π_ref(a))².
-
-    Args:
-      log_probs: nats, of sampled tokens, any shape.
-      ref_log_probs: nats, the same shape.
-
-    Returns:
-      One estimate per token, never negative.
-
-    Raises:
-      ValueError: if the shapes differ.
 
     Source: Schulman, "Approximating KL divergence" (2020).
 
@@ -94,16 +76,8 @@ def k3(
     clipping the result would leave 0 · ∞ = NaN in the gradient.
 
     Args:
-      log_probs: nats, of sampled tokens, any shape.
-      ref_log_probs: nats, the same shape.
       max_log_ratio: nats, from 0 to 88; 20 in verl and OpenRLHF, 88 is TRL's "no bound".
       max_value: nats, bound of the estimate, or None; 10 in verl and OpenRLHF.
-
-    Returns:
-      One estimate per token, never negative.
-
-    Raises:
-      ValueError: if the shapes differ or a bound is out of range.
 
     Source: Schulman, "Approximating KL divergence" (2020); the overflow is OpenRLHF issue 1335.
 
@@ -119,16 +93,6 @@ def k3(
 
 def absolute(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
     """|log π(a) - log π_ref(a)|: verl's "abs", a penalty that estimates no KL.
-
-    Args:
-      log_probs: nats, of sampled tokens, any shape.
-      ref_log_probs: nats, the same shape.
-
-    Returns:
-      One number per token, never negative; its slope at 0 is 0.
-
-    Raises:
-      ValueError: if the shapes differ.
 
     >>> absolute(jnp.array([-1.5]), jnp.array([-1.0]))
     Array([0.5], dtype=float32)

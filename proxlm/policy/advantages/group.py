@@ -1,9 +1,10 @@
 """Advantages of a group: the rewards of the G responses to one prompt, compared with each other.
 
-Written for one group, [G]; `by_group` runs a function of this module over a batch whose groups lie side by
-side. `valid` leaves responses out as if the group were smaller. An advantage without enough others is 0
-(verl's is the reward itself), and equal rewards give exactly 0. verl and TRL count a response without a
-token too: give no `valid` for that.
+Written for one group: each takes rewards [G] and `valid`, bool [G] or None for all, and gives advantages
+[G], 0 where not valid. `by_group` runs one over a batch whose groups lie side by side. What is not valid is
+left out as if the group were smaller; an advantage without enough others is 0 (verl's is the reward itself),
+and equal rewards give exactly 0. verl and TRL count a response without a token too: give no `valid` for
+that. All raise ValueError if a shape is wrong, G is below 2 or a setting is out of range.
 """
 
 from collections.abc import Callable
@@ -30,16 +31,6 @@ __all__ = [
 def centred(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = None) -> jax.Array:
     """A = r - mean(r), as in Dr. GRPO: the expected gradient is (G - 1)/G of the true one.
 
-    Args:
-      rewards: [G].
-      valid: bool [G], or None: all.
-
-    Returns:
-      [G], 0 where not valid.
-
-    Raises:
-      ValueError: if shapes are wrong or G is below 2.
-
     Source: Dr. GRPO (Liu et al. 2025).
 
     >>> centred(jnp.array([1.0, 0.0, 2.0]))
@@ -58,17 +49,9 @@ def group_relative(
     """A = (r - mean(r)) / (std(r) + ε), as in GRPO: very easy and very hard prompts gain weight.
 
     Args:
-      rewards: [G].
-      valid: bool [G], or None: all.
       epsilon: ε > 0; 1e-4 in TRL, 1e-6 in verl and tunix, 1e-9 in OpenRLHF.
       ddof: 1 divides the variance by G - 1, as all of them do; 0 by G.
       epsilon_inside: True divides by √(σ² + ε) instead.
-
-    Returns:
-      [G], 0 where not valid and where all rewards are equal.
-
-    Raises:
-      ValueError: if shapes are wrong, G is below 2, ε is not positive or ddof is negative.
 
     Source: GRPO (Shao et al. 2024).
 
@@ -118,16 +101,6 @@ def batch_scaled(
 def leave_one_out(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = None) -> jax.Array:
     """A = r - the mean of the others, as in RLOO: the expected gradient is the true one.
 
-    Args:
-      rewards: [G].
-      valid: bool [G], or None: all.
-
-    Returns:
-      [G], 0 where not valid or alone.
-
-    Raises:
-      ValueError: if shapes are wrong or G is below 2.
-
     Source: RLOO (Kool et al. 2019; Ahmadian et al. 2024).
 
     >>> leave_one_out(jnp.array([1.0, 0.0, 2.0]))
@@ -146,15 +119,7 @@ def length_weighted(
     """A = r - Σ l r / Σ l, as in OPO: of least variance if the gradient's square grows with the length.
 
     Args:
-      rewards: [G].
       lengths: [G], tokens.
-      valid: bool [G], or None: all.
-
-    Returns:
-      [G], 0 where not valid.
-
-    Raises:
-      ValueError: if shapes are wrong or G is below 2.
 
     Source: Hao et al. (2025), on-policy RL with optimal reward baseline.
 

@@ -1,4 +1,4 @@
-"""Advantages of responses that are judged by the best of their group, [G] each."""
+"""Advantages of responses that are judged by the best of their group; arguments and result as in `group`."""
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +20,8 @@ def best_minus_second(
     """A = r_max - r_second for the best response, 0 for the others: the gain of best-of-G by this one.
 
     Args:
-      rewards: [G].
-      valid: bool [G], or None: all.
       epsilon: divides by std(r) + ε; None does not divide.
       ddof: as in `group_relative`.
-
-    Returns:
-      [G].
-
-    Raises:
-      ValueError: if shapes are wrong, G is below 2 or ε is not positive.
 
     Source: Tang et al. (2025, arXiv 2503.19595), as verl 0.9.1's pass@k defines it.
 
@@ -64,15 +56,8 @@ def pass_at_k(
 
     Args:
       rewards: [G]; a response is right if its reward is above 0.
-      valid: bool [G], or None: all.
       k: from 1 to G.
       epsilon: ε > 0, added to σ.
-
-    Returns:
-      [G], 0 where all are right or all wrong.
-
-    Raises:
-      ValueError: if shapes are wrong, G is below 2, k is not an integer from 1 to G or ε is not positive.
 
     Source: Chen et al. (2025), pass@k training.
 

@@ -2,7 +2,8 @@
 
 They take one number per response: its reward, or log π(y) as `sequence_log_probs` sums it. A number beyond
 ±1e9, such as the log-prob -inf of a response that cannot be said, counts as ±1e9 with gradient 0; all losses
-are written with log σ and softplus, so that none overflows.
+are written with log σ and softplus, so that none overflows. Of a pair, `chosen` is log π(y₊) of the preferred
+response and `rejected` log π(y₋) of the other, in nats, any shape; `ref_...` are those of the reference.
 """
 
 import jax
@@ -85,18 +86,8 @@ def dpo(
     h = log π/π_ref(y₊) - log π/π_ref(y₋). With s > 0 it is cDPO: a share s of the labels may be wrong.
 
     Args:
-      chosen: nats, log π(y₊), any shape.
-      rejected: nats, log π(y₋), the same shape.
-      ref_chosen: nats, log π_ref(y₊), the same shape.
-      ref_rejected: nats, log π_ref(y₋), the same shape.
       beta: β > 0.
       label_smoothing: s in [0, ½].
-
-    Returns:
-      A loss per pair.
-
-    Raises:
-      ValueError: if shapes differ or a setting is out of range.
 
     Source: Rafailov et al. (2023); cDPO: Mitchell (2023).
 
@@ -120,17 +111,7 @@ def ipo(
     """Identity preference optimisation, (h - 1/(2β))² with h as in `dpo`: h is drawn to a finite number.
 
     Args:
-      chosen: nats, log π(y₊), any shape.
-      rejected: nats, log π(y₋), the same shape.
-      ref_chosen: nats, log π_ref(y₊), the same shape.
-      ref_rejected: nats, log π_ref(y₋), the same shape.
       beta: β > 0.
-
-    Returns:
-      A loss per pair.
-
-    Raises:
-      ValueError: if shapes differ or β is not positive.
 
     Source: Azar et al. (2023).
 

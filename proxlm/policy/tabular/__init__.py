@@ -5,8 +5,10 @@
     gradient = jax.grad(goal)(logits)
 
 A policy is a table of log-probabilities, a row for every prefix, `[S, V]`; a transformer becomes one by
-`table`. Rewards are one number for every outcome, `[N]`. Everything is a pure function that can be jitted and
-differentiated, in float64 where that is enabled.
+`table`. The old policy and the reference are such tables too, and no reference means no KL. Rewards are one
+number for every outcome, `[N]`; `kl_coef` is β ≥ 0. Everything raises ValueError for another shape or a
+coefficient out of range. Everything is a pure function that can be jitted and differentiated, in float64
+where that is enabled.
 
   language    `Language`, its `outcomes` and `contexts`; `table`
   exact       `objective`, `expected_reward`, `divergence`, `outcome_log_probs`, `occupancy`

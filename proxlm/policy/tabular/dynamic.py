@@ -38,18 +38,8 @@ def values(
 
     Σ_s π(s) Σᵥ ∇π(v|s) A(s, v) is the gradient of `objective`.
 
-    Args:
-      log_probs: nats [S, V].
-      rewards: [N].
-      language: a `Language`.
-      ref_log_probs: nats [S, V], or None without the KL.
-      kl_coef: β ≥ 0.
-
     Returns:
       `Values`; 0 for prefixes that have ended.
-
-    Raises:
-      ValueError: if a shape is wrong or β is negative.
 
     >>> language = Language(vocab_size=2, length=1)
     >>> values(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0.0, 4.0]), language).advantages
@@ -80,16 +70,10 @@ def optimum(
     For every policy, J* - J(π) = β KL(π‖π*).
 
     Args:
-      ref_log_probs: nats [S, V].
-      rewards: [N].
       kl_coef: β > 0.
-      language: a `Language`.
 
     Returns:
       log π*, nats [S, V], and J*, a scalar.
-
-    Raises:
-      ValueError: if a shape is wrong or β is not positive.
 
     Source: Levine (2018); Korbak et al. (2022).
 
@@ -127,18 +111,7 @@ def proximal_point(
     Every step multiplies log π/π* by (1/τ)/(β + 1/τ), up to a constant that normalises.
 
     Args:
-      log_probs: nats [S, V], of the policy π to step from.
-      rewards: [N].
-      language: a `Language`.
-      ref_log_probs: nats [S, V], or None without a reference.
-      kl_coef: β ≥ 0.
       step_size: τ > 0.
-
-    Returns:
-      Nats [S, V].
-
-    Raises:
-      ValueError: if a shape is wrong, β is negative or τ is not positive.
 
     Source: Nemirovski and Yudin (1983), mirror descent with the entropy.
 

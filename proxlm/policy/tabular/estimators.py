@@ -120,22 +120,6 @@ def moments(
 ) -> Moments:
     """Mean and variance of an estimator's gradient; a backward pass for each group.
 
-    Args:
-      estimator: as in `expected_value_and_grad`.
-      params: as in `expected_value_and_grad`.
-      rewards: as in `expected_value_and_grad`.
-      language: as in `expected_value_and_grad`.
-      policy: as in `expected_value_and_grad`.
-      group_size: as in `expected_value_and_grad`.
-      old_log_probs: as in `expected_value_and_grad`.
-      ref_log_probs: as in `expected_value_and_grad`.
-
-    Returns:
-      `Moments`.
-
-    Raises:
-      ValueError: as `expected_value_and_grad`.
-
     >>> language = Language(vocab_size=2, length=1)
     >>> reinforce = lambda group: -jnp.sum(group.log_probs * group.rewards[:, None])
     >>> moments(reinforce, jnp.zeros((1, 2)), jnp.array([0.0, 4.0]), language).variance

@@ -20,16 +20,6 @@ __all__ = ["divergence", "expected_reward", "objective", "occupancy", "outcome_l
 def outcome_log_probs(log_probs: jax.Array, language: Language) -> jax.Array:
     """The log-probability of every outcome, log π(y) = Σₜ log π(yₜ|y₍<ₜ₎).
 
-    Args:
-      log_probs: nats [S, V], normalised rows.
-      language: a `Language`.
-
-    Returns:
-      Nats [N].
-
-    Raises:
-      ValueError: if the table has another shape.
-
     >>> language = Language(vocab_size=2, length=2)
     >>> jnp.exp(outcome_log_probs(jnp.log(jnp.full((3, 2), 0.5)), language)).tolist()
     [0.25, 0.25, 0.25, 0.25]
@@ -42,17 +32,6 @@ def outcome_log_probs(log_probs: jax.Array, language: Language) -> jax.Array:
 def expected_reward(log_probs: jax.Array, rewards: jax.Array, language: Language) -> jax.Array:
     """E[r] = Σ_y π(y) r(y).
 
-    Args:
-      log_probs: nats [S, V].
-      rewards: [N], one for each of `outcomes`.
-      language: a `Language`.
-
-    Returns:
-      A scalar.
-
-    Raises:
-      ValueError: if the table or the rewards have another shape.
-
     >>> language = Language(vocab_size=2, length=1)
     >>> expected_reward(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0.0, 4.0]), language)
     Array(3., dtype=float32)
@@ -63,17 +42,6 @@ def expected_reward(log_probs: jax.Array, rewards: jax.Array, language: Language
 
 def divergence(log_probs: jax.Array, ref_log_probs: jax.Array, language: Language) -> jax.Array:
     """The KL divergence of whole sequences, KL(π‖π_ref), by K(s) = KL(π(·|s)‖π_ref(·|s)) + Σᵥ π(v|s) K(sv).
-
-    Args:
-      log_probs: nats [S, V].
-      ref_log_probs: nats [S, V].
-      language: a `Language`.
-
-    Returns:
-      Nats, a scalar.
-
-    Raises:
-      ValueError: if a table has another shape.
 
     >>> language = Language(vocab_size=2, length=2)
     >>> log_probs = jnp.log(jnp.array([[0.5, 0.5], [1.0, 0.0], [0.5, 0.5]]))
@@ -95,19 +63,6 @@ def objective(
 ) -> jax.Array:
     """The objective J(π) = E[r] - β KL(π‖π_ref), which can be differentiated exactly.
 
-    Args:
-      log_probs: nats [S, V].
-      rewards: [N].
-      language: a `Language`.
-      ref_log_probs: nats [S, V], or None without the KL.
-      kl_coef: β ≥ 0.
-
-    Returns:
-      A scalar.
-
-    Raises:
-      ValueError: if a shape is wrong or β is negative.
-
     >>> language = Language(vocab_size=2, length=1)
     >>> log_probs = jnp.log(jnp.array([[0.25, 0.75]]))
     >>> objective(log_probs, jnp.array([0.0, 4.0]), language, log_probs, kl_coef=1.0)
@@ -123,15 +78,8 @@ def objective(
 def occupancy(log_probs: jax.Array, language: Language) -> jax.Array:
     """The probability π(s) that a sequence passes through each prefix and continues.
 
-    Args:
-      log_probs: nats [S, V].
-      language: a `Language`.
-
     Returns:
       [S]; 1 for the empty prefix, 0 for those that have ended.
-
-    Raises:
-      ValueError: if the table has another shape.
 
     >>> language = Language(vocab_size=2, length=2, stop_token=0)
     >>> occupancy(jnp.log(jnp.full((3, 2), 0.5)), language).tolist()
