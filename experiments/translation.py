@@ -202,7 +202,7 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
         hidden_width=2 * config.width,
         # Biases of queries and keys see places alone: with them copying is learnt early.
         max_length=2 * (config.longest + 1),
-        attention_bias=True,
+        qkv_bias=True,
     )
     print(report.describe(corpus, model))
     quality = report.make_quality(corpus, report.make_greedy(model))

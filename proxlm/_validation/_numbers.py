@@ -88,7 +88,7 @@ def to_int(least: int, /, function: str = "", remedy: str = "", **number: Any) -
     return int(given)
 
 
-def one_of(names: Any, function: str = "", remedy: str = "", **choices: Any) -> None:
+def one_of(names: Any, /, function: str = "", remedy: str = "", **choices: Any) -> None:
     """Raises ValueError, with the known names, for a choice that is not among them.
 
     >>> one_of(("skip", "zero"), holes="cut")

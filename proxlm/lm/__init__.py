@@ -1,17 +1,29 @@
-"""A small transformer language model: the only room that knows Flax.
+"""A small transformer language model in Flax: parameters, sampling, scoring, pretrained weights.
 
-`params = lm.init(key, config)`, then `logits = lm.apply(params, tokens, config)`.
+- `ModelConfig`, `RopeScaling`, `init`, `num_params`, `Transformer`: shape and parameters of a model
+- `apply`, `encode`, `logits`, `values`, `hidden_states`: the forward pass and its parts
+- `sample`, `stream`, `beam_search`: continuations, by `SamplingConfig`; `Samples`, `Beams`
+- `score`: log-probabilities, entropies and values of given tokens; `Scores`
+- `make_actor`: policy and critic as policy optimisation takes them; `Actor`, `Prompts`
+- `inspect`, `logit_lens`: attention, and predictions of each layer; `Inspection`
+- `live_units`, `shrink`: smaller models from exact zeros; `LiveUnits`
+- `stack`, `unstack`: layers as one array a leaf, or as a list
+- `pretrained`: tensors of files of other libraries
+
+`params = lm.init(key, config)`, then `logits = lm.apply(params, tokens, config)`. A key is the first
+argument, as in `jax.random`; steps that `lax.scan` repeats take their state before it.
 """
 
 from proxlm.lm import pretrained
 from proxlm.lm._actor import Actor, Prompts, make_actor
 from proxlm.lm._beam import Beams, beam_search
-from proxlm.lm._config import ModelConfig
-from proxlm.lm._distribution import SamplingConfig
+from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._forward import apply, encode, hidden_states, logits, values
 from proxlm.lm._inspection import Inspection, inspect, logit_lens
 from proxlm.lm._model import Transformer, init, num_params, stack, unstack
+from proxlm.lm._rope_scaling import RopeScaling
 from proxlm.lm._sampling import Samples, sample
+from proxlm.lm._sampling_config import SamplingConfig
 from proxlm.lm._scoring import Scores, score
 from proxlm.lm._shrinking import LiveUnits, live_units, shrink
 from proxlm.lm._streaming import stream
@@ -22,7 +34,9 @@ __all__ = [
     "Inspection",
     "LiveUnits",
     "ModelConfig",
+    "Params",
     "Prompts",
+    "RopeScaling",
     "Samples",
     "SamplingConfig",
     "Scores",

@@ -2,23 +2,40 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 
-from proxlm.lm import _distribution, _model, _sampling, _scoring
-from proxlm.lm._distribution import SamplingConfig
+from proxlm import _validation
+from proxlm.lm import _model, _sampling, _sampling_config, _scoring
+from proxlm.lm._config import ModelConfig
+from proxlm.lm._sampling import Samples
+from proxlm.lm._sampling_config import SamplingConfig
+from proxlm.lm._scoring import Scores
+
+ActorParams = dict[str, Any]
+"""`{"policy": ..., "critic": ...}`, each as `init` makes it; without a critic the policy alone."""
 
 
 class Prompts(NamedTuple):
-    """What to continue: tokens, integers `[B, P]`, and mask, bool `[B, P]` or None."""
+    """Token sequences to continue: tokens, integers `[B, P]`, and mask, bool `[B, P]` or None."""
 
     tokens: jax.Array
     mask: jax.Array | None = None
 
 
+class ScoreFn(Protocol):
+    """`(params, samples, full=False) -> Scores` of the responses."""
+
+    def __call__(self, params: ActorParams, samples: Samples, full: bool = False) -> Scores:
+        """Scores the responses; with `full`, the whole distributions too."""
+        ...
+
+
 class Actor(NamedTuple):
-    """Pure functions of `{"policy": ..., "critic": ...}`; without a critic the policy has a head.
+    """Pure functions of `{"policy": ..., "critic": ...}`; without a critic the policy has a value head.
+
+    A key comes first, as in `jax.random`.
 
     Attributes:
       init: `(key) -> params`.
@@ -30,22 +47,22 @@ class Actor(NamedTuple):
       sampling: the settings of sampling, or None where they are not known.
     """
 
-    init: Callable
-    sample: Callable
-    score: Callable
-    reference: Callable
-    greedy: Callable | None = None
+    init: Callable[[jax.Array], ActorParams]
+    sample: Callable[[jax.Array, ActorParams, Prompts], Samples]
+    score: ScoreFn
+    reference: ScoreFn
+    greedy: Callable[[ActorParams, Prompts], Samples] | None = None
     sampling: SamplingConfig | None = None
 
 
 def make_actor(
-    policy,
-    num_tokens,
+    policy: ModelConfig,
+    num_tokens: int,
     *,
-    critic=None,
-    sampling=SamplingConfig(),
-    early_exit=False,
-):
+    critic: ModelConfig | Literal[False] | None = None,
+    sampling: SamplingConfig = SamplingConfig(),
+    early_exit: bool = False,
+) -> Actor:
     """Binds configurations: what is sampled is scored under the same distribution.
 
     Args:
@@ -60,8 +77,8 @@ def make_actor(
       An `Actor`.
 
     Raises:
-      ValueError: neither model has a value head, the policy has no LM head, or the stop token is
-        not in its vocabulary.
+      ValueError: neither model has a value head, the policy has no LM head, a stop token is not
+        in its vocabulary, or an argument is not as above.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, value_head=True)
@@ -72,20 +89,26 @@ def make_actor(
     >>> actor.score(params, samples).values.shape
     (2, 5)
     """
-    _check(policy, critic)
-    _distribution.check_stop_token(sampling, policy.vocab_size)
+    if not isinstance(sampling, SamplingConfig):
+        raise _validation.invalid("sampling", sampling, "a SamplingConfig", function="make_actor")
+    if not _validation.is_integer(num_tokens) or num_tokens < 1:
+        raise _validation.invalid("num_tokens", num_tokens, "an integer ≥ 1", function="make_actor")
+    _check_heads(policy, critic)
+    _sampling_config.check_stop_token(sampling, policy.vocab_size)
+    critic_config = critic or None
 
-    critic = critic or None
     untruncated = dataclasses.replace(sampling, greedy=False, top_k=None, top_p=None, min_p=None)
 
-    def init(key):
+    def init(key: jax.Array) -> ActorParams:
         key_policy, key_critic = jax.random.split(key)
-        params = {"policy": _model.init(key_policy, policy)}
-        if critic is not None:
-            params["critic"] = _model.init(key_critic, critic)
+        params: ActorParams = {"policy": _model.init(key_policy, policy)}
+        if critic_config is not None:
+            params["critic"] = _model.init(key_critic, critic_config)
         return params
 
-    def sample(key, params, prompts, settings=sampling):
+    def sample(
+        key: jax.Array, params: ActorParams, prompts: Prompts, settings: SamplingConfig = sampling
+    ) -> Samples:
         return _sampling.sample(
             key,
             params["policy"],
@@ -97,45 +120,48 @@ def make_actor(
             early_exit=early_exit,
         )
 
-    def greedy(params, prompts):
+    def greedy(params: ActorParams, prompts: Prompts) -> Samples:
         # the likeliest token needs no chance, so any key will do
         settings = dataclasses.replace(sampling, greedy=True)
         return sample(jax.random.key(0), params, prompts, settings)
 
-    def reference(params, samples, full=False, settings=untruncated):
-        start = samples.tokens.shape[1] - num_tokens
+    def reference(
+        params: ActorParams, samples: Samples, full: bool = False, settings: SamplingConfig = untruncated
+    ) -> Scores:
         return _scoring.score(
             params["policy"],
             samples.tokens,
             policy,
             mask=samples.mask,
-            start=start,
+            start=samples.tokens.shape[1] - num_tokens,
             sampling=settings,
             full=full,
         )
 
-    def score(params, samples, full=False):
+    def score(params: ActorParams, samples: Samples, full: bool = False) -> Scores:
         scores = reference(params, samples, full, sampling)
-        if critic is None:
+        if critic_config is None:
             return scores
         start = samples.tokens.shape[1] - num_tokens
-        tree = params["critic"]
-        return scores._replace(
-            values=_scoring.values(tree, samples.tokens, critic, mask=samples.mask, start=start)
+        values = _scoring.values(
+            params["critic"], samples.tokens, critic_config, mask=samples.mask, start=start
         )
+        return scores._replace(values=values)
 
     return Actor(init, sample, score, reference, greedy, sampling)
 
 
-def _check(policy, critic):
+def _check_heads(policy, critic):
     """Checks that between them the two models have the heads that are needed."""
+    for name, config in {"policy": policy, "critic": critic}.items():
+        if not isinstance(config, ModelConfig) and not (name == "critic" and config in (None, False)):
+            raise _validation.invalid(name, config, "a ModelConfig", function="make_actor")
     if not policy.lm_head:
-        raise ValueError("policy has no LM head: use a config with lm_head=True")
-    if critic is False:
-        return
+        remedy = "A policy has an LM head: use a config with lm_head=True."
+        raise _validation.invalid("policy.lm_head", False, "True", remedy, "make_actor")
     if critic is None and not policy.value_head:
-        raise ValueError(
-            "no value head: give a critic, or a policy config with value_head=True for a shared one"
-        )
-    if critic is not None and not critic.value_head:
-        raise ValueError("critic has no value head: use a config with value_head=True")
+        remedy = "Or give a critic, or critic=False where no values are wanted."
+        raise _validation.invalid("policy.value_head", False, "True without a critic", remedy, "make_actor")
+    if critic and not critic.value_head:
+        remedy = "Use a config with value_head=True."
+        raise _validation.invalid("critic.value_head", False, "True", remedy, "make_actor")

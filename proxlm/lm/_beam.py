@@ -1,13 +1,16 @@
 """Beam search inside jit: the likeliest continuations that a search of fixed width finds."""
 
 import functools
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from proxlm.lm import _cache, _forward, _model, _sampling
-from proxlm.lm._distribution import SamplingConfig
+from proxlm import _validation
+from proxlm.lm import _cache, _forward, _sampling, _sampling_config
+from proxlm.lm._config import ModelConfig, Params
+from proxlm.lm._sampling_config import SamplingConfig
 
 
 class Beams(NamedTuple):
@@ -28,25 +31,25 @@ class Beams(NamedTuple):
 
 
 def beam_search(
-    params,
-    prompts,
-    config,
-    num_tokens,
+    params: Params,
+    prompts: jax.Array,
+    config: ModelConfig,
+    num_tokens: int,
     *,
-    width,
-    prompt_mask=None,
-    stop_token=None,
-    length_penalty=0.0,
-):
+    width: int,
+    prompt_mask: jax.Array | None = None,
+    stop_token: int | Collection[int] | None = None,
+    length_penalty: float | jax.Array = 0.0,
+) -> Beams:
     """Searches for the likeliest continuations, keeping `width` of them at every token.
 
     At each token every beam is continued in V ways, and of these W·V the best W by
 
         s(y) = log p(y | prompt) / |y|^α
 
-    go on.  A beam that has its stop token stays as it is and competes with the others; it can
-    still be crowded out.  With α = 0 longer continuations can only be less likely, so search
-    favours short ones the more the wider it is; α = 1 compares nats per token.  One beam is greedy
+    go on. A beam that has its stop token stays as it is and competes with the others; it can
+    still be crowded out. With α = 0 longer continuations can only be less likely, so search
+    favours short ones the more the wider it is; α = 1 compares nats per token. One beam is greedy
     decoding, and V^(R−1) beams find the maximum over all continuations.
 
     Args:
@@ -56,14 +59,15 @@ def beam_search(
       num_tokens: R, the length of the longest continuation.
       width: W, the number of beams (static).
       prompt_mask: bool `[B, P]`, as in `sample`.
-      stop_token: the token that ends a continuation and is its last, or None (static).
+      stop_token: the token, or a collection of tokens, any of which ends a continuation and is its
+        last; or None (static).
       length_penalty: α of s; may be traced.
 
     Returns:
-      `Beams`, by descending s.  Source: Lowerre 1976; for α, Wu et al. 2016 with |y|^α for theirs.
+      `Beams`, by descending s. Source: Lowerre 1976; for α, Wu et al. 2016 with |y|^α for theirs.
 
     Raises:
-      ValueError: the width is not at least 1, or as `sample`.
+      ValueError: the width is not an integer ≥ 1, or as `sample`.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
@@ -72,13 +76,14 @@ def beam_search(
     >>> beams.tokens.shape, bool(jnp.all(beams.log_probs[:, 0] >= beams.log_probs[:, 3]))
     ((2, 4, 5), True)
     """
-    _sampling.check(prompts, prompt_mask, num_tokens, config, SamplingConfig(stop_token=stop_token))
-    if width < 1:
-        raise ValueError(f"width={width}: expected at least 1 beam")
+    stops, any_key = SamplingConfig(stop_token=stop_token), jax.random.key(0)
+    prompts, prompt_mask = _sampling.check(any_key, params, prompts, prompt_mask, num_tokens, config, stops)
+    if not _validation.is_integer(width) or width < 1:
+        raise _validation.invalid("width", width, "an integer ≥ 1", function="beam_search")
     batch, length = prompts.shape
     if prompt_mask is not None:
         prompts, prompt_mask = _sampling.align(prompts, prompt_mask)
-    params = {**params, "blocks": _model.unstack(params["blocks"])}
+    params = {**params, "blocks": _cache.blocks_of(params)}
     hidden, cache = _cache.prefill(params, prompts, prompt_mask, config)
     many = lambda x: jnp.repeat(x, width, axis=0)
     beams = Beams(
@@ -88,9 +93,10 @@ def beam_search(
         log_probs=jnp.full((batch, width), -jnp.inf).at[:, 0].set(0.0),
         ended=jnp.zeros((batch, width), bool),
     )
-    select = functools.partial(_select, stop_token=stop_token, length_penalty=length_penalty)
+    select = functools.partial(_select, stops=stops, length_penalty=length_penalty)
     logits = functools.partial(_forward.logits, params, config=config)
     beams, _ = select(0, beams, logits(many(hidden)))
+    many_mask = None if prompt_mask is None else many(prompt_mask)
     step = functools.partial(
         _step,
         params=params,
@@ -98,32 +104,28 @@ def beam_search(
         length=length,
         select=select,
         logits=logits,
-        turns=_cache.turns(None if prompt_mask is None else many(prompt_mask), length, num_tokens, config),
-        valid=_cache.valid_columns(
-            None if prompt_mask is None else many(prompt_mask), length, length + num_tokens
-        ),
+        places=_cache.places(many_mask, length, num_tokens, config),
+        valid=_cache.valid_columns(many_mask, length, length + num_tokens),
     )
     cache = jax.tree.map(many, _cache.grow(cache, length + num_tokens))
     beams, _ = jax.lax.fori_loop(1, num_tokens, step, (beams, cache))
     return beams
 
 
-def _step(i, carry, *, params, config, length, select, logits, turns, valid):
+def _step(i, carry, *, params, config, length, select, logits, places, valid):
     """Feeds token i − 1 of every beam, and chooses the beams that have a token i."""
     beams, cache = carry
     batch, width, _ = beams.tokens.shape
     take = lambda x, at: jax.lax.dynamic_index_in_dim(x, at, axis=x.ndim - 1, keepdims=False)
     token = take(beams.tokens, i - 1).reshape(-1)
-    turn = [jax.lax.dynamic_index_in_dim(part, i - 1, keepdims=False) for part in turns]
-    column = length + i - 1
-    visible = valid & (jnp.arange(valid.shape[1])[None] <= column)
-    hidden, cache = _cache.decode(params, token, cache, column, turn, visible, config)
+    column, place = length + i - 1, _cache.at_step(places, i - 1)
+    hidden, cache = _cache.decode(params, token, cache, column, place, valid, config)
     beams, parent = select(i, beams, logits(hidden))
     rows = (jnp.arange(batch)[:, None] * width + parent).reshape(-1)
     return beams, jax.tree.map(lambda x: x[rows], cache)
 
 
-def _select(i, beams, logits, *, stop_token, length_penalty):
+def _select(i, beams, logits, *, stops, length_penalty):
     """The W best of the beams with one more token, and which beam each continues `[B, W]`."""
     batch, width, _ = beams.tokens.shape
     steps = jax.nn.log_softmax(logits, axis=-1).reshape(batch, width, -1)
@@ -142,5 +144,5 @@ def _select(i, beams, logits, *, stop_token, length_penalty):
         tokens=put(beams.tokens, jnp.where(ended, 0, token)),
         mask=put(beams.mask, ~ended),
         log_probs=jnp.take_along_axis(log_probs.reshape(batch, -1), best, axis=1),
-        ended=ended | (token == (-1 if stop_token is None else stop_token)),
+        ended=ended | _sampling_config.is_stop(token, stops),
     ), parent

@@ -4,12 +4,15 @@ Heads stand before positions, so that reading it is one contiguous matrix produc
 stacked cache would be copied whole at every token.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from proxlm.lm import _forward, _layers, _model
+from proxlm.lm import _block, _config, _forward, _model, _rope, _views
+from proxlm.lm._config import ModelConfig, Params
+from proxlm.lm._views import Turn, View
 
 
 class LayerCache(NamedTuple):
@@ -19,7 +22,21 @@ class LayerCache(NamedTuple):
     value: jax.Array
 
 
-def prefill(params, tokens, mask, config):
+class Places(NamedTuple):
+    """Positions of response tokens, one row for each of the R tokens; or those of one token.
+
+    Attributes:
+      positions: integers `[R, B or 1]`; of one token `[B or 1]`.
+      turns: for each kind of layer, cosines and sines `[R, B or 1, 1, 1, r/2]`, or None.
+    """
+
+    positions: jax.Array
+    turns: list[Turn | None]
+
+
+def prefill(
+    params: Params, tokens: jax.Array, mask: jax.Array | None, config: ModelConfig
+) -> tuple[jax.Array, list[LayerCache]]:
     """Runs a prompt and keeps its keys and values.
 
     Args:
@@ -40,18 +57,25 @@ def prefill(params, tokens, mask, config):
     ((3, 8), 2, (3, 2, 5, 4))
     """
     batch, length = tokens.shape
-    visible = _forward.visibility(mask, length)
-    turn = _forward.angles(None, mask, length, config)
-    x = _forward.embed(params, tokens, config)
+    views, index = _views.of_layers(None, mask, length, config)
+    x = _forward.embed(params, tokens, config, _views.count(mask, length))
     cache = []
-    for block in blocks_of(params):
-        x, layer = fill(block, x, config, (batch, length), turn, visible)
+    for block, kind in zip(blocks_of(params), index, strict=True):
+        x, layer = fill(block, x, config, (batch, length), views[kind])
         cache.append(layer)
     last = x.reshape(batch, length, -1)[:, -1]
-    return _layers.rms_norm(last, params["norm"]["scale"], config.norm_epsilon), cache
+    return _forward.final_norm(params, last, config), cache
 
 
-def decode(params, tokens, cache, column, turn, visible, config):
+def decode(
+    params: Params,
+    tokens: jax.Array,
+    cache: list[LayerCache],
+    column: jax.typing.ArrayLike,
+    place: Places,
+    valid: jax.Array,
+    config: ModelConfig,
+) -> tuple[jax.Array, list[LayerCache]]:
     """Runs one more token of every row against the cache, and adds it there.
 
     Args:
@@ -59,8 +83,8 @@ def decode(params, tokens, cache, column, turn, visible, config):
       tokens: integers `[B]`.
       cache: a list of `LayerCache`.
       column: scalar: where in the cache this token goes, the same for all rows.
-      turn: rotary cosines and sines of its position, each `[B or 1, 1, 1, d/2]`.
-      visible: bool `[B or 1, S]`: the columns this token may see, its own included.
+      place: the position of this token.
+      valid: bool `[B or 1, S]`: the columns that hold tokens, or will.
       config: a `ModelConfig`.
 
     Returns:
@@ -70,54 +94,67 @@ def decode(params, tokens, cache, column, turn, visible, config):
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
     >>> _, cache = prefill(params, jnp.zeros((3, 5), int), None, config)
-    >>> turn = _forward.angles(jnp.array([[5]]), None, 1, config)
-    >>> args = grow(cache, 8), 5, turn, jnp.arange(8)[None] <= 5
-    >>> decode(params, jnp.ones(3, int), *args, config)[0].shape
+    >>> place = at_step(places(None, 5, 3, config), 0)
+    >>> args = grow(cache, 8), 5, place, jnp.ones((1, 8), bool), config
+    >>> decode(params, jnp.ones(3, int), *args)[0].shape
     (3, 8)
     """
-    x = _forward.embed(params, tokens, config)
+    x = _forward.embed(params, tokens, config, place.positions)
+    kinds, index = _config.layer_kinds(config)
+    views = [
+        View(visible_columns(valid, column, kind.window), turn)
+        for kind, turn in zip(kinds, place.turns, strict=True)
+    ]
     new_cache = []
-    for block, old in zip(blocks_of(params), cache, strict=True):
-        x, layer = extend(block, x, old, column, turn, visible, config)
+    for block, old, kind in zip(blocks_of(params), cache, index, strict=True):
+        x, layer = extend(block, x, old, column, views[kind], config)
         new_cache.append(layer)
-    return _layers.rms_norm(x, params["norm"]["scale"], config.norm_epsilon), new_cache
+    return _forward.final_norm(params, x, config), new_cache
 
 
-def fill(block, x, config, shape, turn, visible):
+def fill(
+    block: Params, x: jax.Array, config: ModelConfig, shape: tuple[int, int], view: View
+) -> tuple[jax.Array, LayerCache]:
     """One layer of `prefill`: the residual stream `[B·P, D]` after it, and its cache.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
-    >>> how = _forward.angles(None, None, 5, config), _forward.visibility(None, 5)
-    >>> x, layer = fill(block, jnp.ones((15, 8)), config, (3, 5), *how)
+    >>> views, _ = _views.of_layers(None, None, 5, config)
+    >>> x, layer = fill(block, jnp.ones((15, 8)), config, (3, 5), views[0])
     >>> x.shape, layer.key.shape
     ((15, 8), (3, 2, 5, 4))
     """
-    query, key, value = _forward.project(block, x, config, shape, turn)
-    x = _forward.finish(block, x, query, key, value, visible, config)
+    query, key, value = _block.project(block, x, config, shape, view.turn)
+    x = _block.finish(block, x, query, key, value, view.visible, config)
     return x, LayerCache(key, value)
 
 
-def extend(block, x, layer, column, turn, visible, config):
+def extend(
+    block: Params,
+    x: jax.Array,
+    layer: LayerCache,
+    column: jax.typing.ArrayLike,
+    view: View,
+    config: ModelConfig,
+) -> tuple[jax.Array, LayerCache]:
     """One layer of `decode`: the residual stream `[B, D]` after it, and its cache.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
     >>> empty = LayerCache(jnp.zeros((3, 2, 5, 4)), jnp.zeros((3, 2, 5, 4)))
-    >>> how = _forward.angles(jnp.array([[0]]), None, 1, config), jnp.arange(5)[None] <= 0
-    >>> extend(block, jnp.ones((3, 8)), empty, 0, *how, config)[0].shape
+    >>> view = View(visible_columns(jnp.ones((1, 5), bool), 0), None)
+    >>> extend(block, jnp.ones((3, 8)), empty, 0, view, config)[0].shape
     (3, 8)
     """
-    batch, visible = x.shape[0], visible[:, None, None, :]
     write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new, (0, 0, column, 0))
-    query, key, value = _forward.project(block, x, config, (batch, 1), turn)
+    query, key, value = _block.project(block, x, config, (x.shape[0], 1), view.turn)
     layer = LayerCache(write(layer.key, key), write(layer.value, value))
-    return _forward.finish(block, x, query, *layer, visible, config), layer
+    return _block.finish(block, x, query, *layer, view.visible, config), layer
 
 
-def grow(cache, length):
+def grow(cache: list[LayerCache], length: int) -> list[LayerCache]:
     """Appends empty columns until S = `length`.
 
     >>> cache = [LayerCache(jnp.ones((1, 2, 3, 4)), jnp.ones((1, 2, 3, 4)))]
@@ -128,20 +165,38 @@ def grow(cache, length):
     return jax.tree.map(extend, cache)
 
 
-def turns(prompt_mask, length, num_tokens, config):
-    """Rotary cosines and sines of the positions after a prompt, each `[R, B or 1, 1, 1, d/2]`.
+def places(prompt_mask: jax.Array | None, length: int, num_tokens: int, config: ModelConfig) -> Places:
+    """The positions of the tokens after a prompt.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, width=8, num_heads=2)
-    >>> turns(None, 5, 3, config)[0].shape
+    >>> places(None, 5, 3, config).turns[0][0].shape
     (3, 1, 1, 1, 2)
     """
     before = jnp.array([length]) if prompt_mask is None else jnp.sum(prompt_mask, axis=1)
     positions = before[None] + jnp.arange(num_tokens)[:, None]
-    return _layers.rotation(positions[:, :, None, None], config.head_width, config.rope_theta)
+    kinds, _ = _config.layer_kinds(config)
+    turns = [None if kind.rope is None else _turns(positions, config, kind) for kind in kinds]
+    return Places(positions, turns)
 
 
-def valid_columns(prompt_mask, length, total):
+def _turns(positions, config, kind):
+    rotation = lambda positions: _rope.rotation(positions[..., None, None], config, kind)
+    if config.rope_scaling is not None and config.rope_scaling.kind == "dynamic":
+        return jax.vmap(rotation)(positions)  # each step by its own length
+    return rotation(positions)
+
+
+def at_step(places: Places, i: jax.typing.ArrayLike) -> Places:
+    """The place of response token i.
+
+    >>> at_step(places(None, 5, 3, ModelConfig(vocab_size=16)), 2).positions.tolist()
+    [7]
+    """
+    return jax.tree.map(lambda part: jax.lax.dynamic_index_in_dim(part, i, keepdims=False), places)
+
+
+def valid_columns(prompt_mask: jax.Array | None, length: int, total: int) -> jax.Array:
     """Bool `[B or 1, S]`: the prompt's valid columns and all of the response's.
 
     >>> valid_columns(jnp.array([[False, True]]), 2, 4).tolist()
@@ -152,11 +207,24 @@ def valid_columns(prompt_mask, length, total):
     return jnp.pad(prompt_mask, ((0, 0), (0, total - length)), constant_values=True)
 
 
-def blocks_of(params):
+def visible_columns(valid: jax.Array, column: jax.typing.ArrayLike, window: int | None = None) -> jax.Array:
+    """Bool `[B or 1, 1, 1, S]`: the valid columns up to the token's own, in its window.
+
+    >>> visible_columns(jnp.ones((1, 5), bool), 3, window=2)[0, 0, 0].tolist()
+    [False, False, True, True, False]
+    """
+    columns = jax.lax.broadcasted_iota(jnp.int32, valid.shape, 1)
+    visible = valid & (columns <= column)
+    if window is not None:
+        visible &= columns > column - window
+    return visible[:, None, None, :]
+
+
+def blocks_of(params: Params) -> Sequence[Params]:
     """The layers as a list, stacked or not.
 
     >>> len(blocks_of({"blocks": {"w": jnp.zeros((3, 2))}}))
     3
     """
     blocks = params["blocks"]
-    return blocks if isinstance(blocks, list) else _model.unstack(blocks)
+    return list(blocks) if isinstance(blocks, list | tuple) else _model.unstack(blocks)

@@ -1,74 +1,16 @@
-"""What a sampler samples from: the model's distribution, tempered and truncated.
+"""The distribution that is sampled: that of the model, tempered and truncated.
 
-Sampling and scoring both read `log_probs`, so they agree by construction.  No function here
+Sampling and scoring both read `log_probs`, so they agree by construction. No function here
 sorts the vocabulary: on a CPU a sort of 64 × 50k logits takes half a second.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from proxlm.lm._sampling_config import SamplingConfig
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-    """How to draw a token.  Temperature, top-p and min-p may be traced; None switches one off.
-
-    Attributes:
-      temperature: divides the logits; > 0.
-      top_p: keep the fewest most likely tokens that hold this much probability, in (0, 1].
-      min_p: keep the tokens at least this likely relative to the likeliest, in [0, 1].
-      top_k: keep the k most likely (static).
-      greedy: always take the most likely token, whatever the rest says (static).
-      stop_token: the token that ends a response and is its last (static).
-
-    Ties at a threshold are all kept.  The order is temperature, top-k, top-p, min-p.
-
-    >>> SamplingConfig(temperature=0.0)
-    Traceback (most recent call last):
-        ...
-    ValueError: temperature=0.0: expected more than 0; for the likeliest token use greedy=True
-    """
-
-    temperature: float | jax.Array = 1.0
-    top_p: float | jax.Array | None = None
-    min_p: float | jax.Array | None = None
-    top_k: int | None = dataclasses.field(default=None, metadata={"static": True})
-    greedy: bool = dataclasses.field(default=False, metadata={"static": True})
-    stop_token: int | None = dataclasses.field(default=None, metadata={"static": True})
-
-    def __post_init__(self):
-        """Checks what is a plain number; arrays, traced or not, are the caller's word."""
-        is_number = lambda x: isinstance(x, (int, float, np.number))
-        if is_number(self.temperature) and not self.temperature > 0:
-            raise ValueError(
-                f"temperature={self.temperature}: expected more than 0; for the likeliest token "
-                "use greedy=True"
-            )
-        if is_number(self.top_p) and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: expected a probability in (0, 1]; None is off")
-        if is_number(self.min_p) and not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p={self.min_p}: expected a ratio in [0, 1]; None is off")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k}: expected at least 1; None is off")
-
-
-def check_stop_token(sampling, vocab_size):
-    """Raises ValueError when the stop token is not in the vocabulary.
-
-    >>> check_stop_token(SamplingConfig(stop_token=15), vocab_size=16)
-    """
-    stop = sampling.stop_token
-    if stop is not None and not 0 <= stop < vocab_size:
-        raise ValueError(
-            f"stop_token={stop} is outside the vocabulary of {vocab_size} tokens: "
-            f"expected 0 to {vocab_size - 1}, or None"
-        )
-
-
-def log_probs(logits, sampling, keep=None):
+def log_probs(logits: jax.Array, sampling: SamplingConfig, keep: jax.Array | None = None) -> jax.Array:
     """Log-probabilities of the tempered, truncated and renormalised distribution.
 
         log p(v) = l_v/τ − log Σ_{u ∈ S} exp(l_u/τ)   for v ∈ S, else −∞
@@ -101,7 +43,7 @@ def log_probs(logits, sampling, keep=None):
     return jnp.where(support, shifted - jnp.log(total)[..., None], -jnp.inf)
 
 
-def temper(logits, sampling):
+def temper(logits: jax.Array, sampling: SamplingConfig) -> jax.Array:
     """Logits over temperature, in float32; `[..., V]` -> `[..., V]`.
 
     >>> temper(jnp.array([1.0, 2.0]), SamplingConfig(temperature=0.5)).tolist()
@@ -112,7 +54,7 @@ def temper(logits, sampling):
     return logits if is_one or sampling.greedy else logits / sampling.temperature
 
 
-def truncation(logits, sampling):
+def truncation(logits: jax.Array, sampling: SamplingConfig) -> jax.Array | None:
     """The support S of the truncated distribution, or None when nothing is truncated.
 
     Args:
@@ -144,7 +86,7 @@ def truncation(logits, sampling):
     return support
 
 
-def argmax(x):
+def argmax(x: jax.Array) -> jax.Array:
     """Index of the first maximum of the last axis.
 
     The maximum, then the first place equal to it: several times faster on a CPU than XLA's
@@ -156,10 +98,10 @@ def argmax(x):
     return _first(x >= jnp.max(x, axis=-1, keepdims=True))
 
 
-def inverse_cdf(weights, uniform):
+def inverse_cdf(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     """Draws an index with probability proportional to its weight.
 
-    Two levels, blocks and then the places of one block, so that no cumulative sum is long.  An
+    Two levels, blocks and then the places of one block, so that no cumulative sum is long. An
     index of weight 0 is never drawn, however the sums are rounded.
 
     Args:

@@ -1,21 +1,36 @@
 """The forward pass: pure functions of a plain dict of parameters.
 
-`apply` is all most callers need.  The smaller pieces serve the cached decoder, which must compute
+`apply` is all most callers need. The smaller pieces serve the cached decoder, which must compute
 the very same thing one token at a time.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from proxlm.lm import _config, _layers
+from proxlm import _validation
+from proxlm.lm import _arguments, _block, _config, _layers, _parameters, _views
+from proxlm.lm._config import ModelConfig, Params
+from proxlm.lm._views import View
 
 
-def apply(params, tokens, config, *, positions=None, mask=None):
+def apply(
+    params: Params,
+    tokens: jax.Array,
+    config: ModelConfig,
+    *,
+    positions: jax.Array | None = None,
+    mask: jax.Array | None = None,
+) -> jax.Array:
     """Logits of the next token at every position.
 
     Args:
       params: of `init`.
-      tokens: integers `[B, T]`.
+      tokens: integers `[B, T]` from the vocabulary. Ids outside of it are refused where they are
+        known; traced ones give NaN in all of their row.
       config: a `ModelConfig` with an LM head.
       positions: integers `[B, T]`; None counts the valid tokens of each row.
       mask: bool `[B, T]`, False where a token is padding, wherever it stands; None: all valid.
@@ -24,7 +39,8 @@ def apply(params, tokens, config, *, positions=None, mask=None):
       float32 `[B, T, V]`; meaningless, but finite, where the mask is False.
 
     Raises:
-      ValueError: T exceeds `config.max_length`, or the model has no LM head.
+      ValueError: an argument is invalid, T exceeds `config.max_length`, the params are not those
+        of the config, or the model has no LM head.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
@@ -32,15 +48,22 @@ def apply(params, tokens, config, *, positions=None, mask=None):
     (2, 5, 16)
     """
     hidden = encode(params, tokens, config, positions=positions, mask=mask)
-    return logits(params, hidden, config).reshape(*tokens.shape, -1)
+    return logits(params, hidden, config).reshape(*np.shape(tokens), -1)
 
 
-def encode(params, tokens, config, *, positions=None, mask=None):
+def encode(
+    params: Params,
+    tokens: jax.Array,
+    config: ModelConfig,
+    *,
+    positions: jax.Array | None = None,
+    mask: jax.Array | None = None,
+) -> jax.Array:
     """The last hidden states, normalised: what the heads read.
 
     Args:
       params: of `init`.
-      tokens: integers `[B, T]`.
+      tokens: as in `apply`.
       config: a `ModelConfig`.
       positions: as in `apply`.
       mask: as in `apply`.
@@ -48,34 +71,56 @@ def encode(params, tokens, config, *, positions=None, mask=None):
     Returns:
       `[B·T, D]` in the compute dtype.
 
+    Raises:
+      ValueError: as `apply`.
+
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> encode(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
     (10, 8)
     """
-    body = _block_of(tokens, config, positions, mask)
-    step = lambda x, block: (body(x, block), None)
-    x, _ = _over_layers(step, params, tokens, config)
-    return _layers.rms_norm(x, params["norm"]["scale"], config.norm_epsilon)
+    step = lambda x, block, view: (_block.run(block, x, view, config, np.shape(tokens)), None)
+    x, _ = over_layers(step, params, tokens, config, positions, mask)
+    return final_norm(params, x, config)
 
 
-def hidden_states(params, tokens, config, *, positions=None, mask=None):
-    """The residual stream after every block, not normalised: what a layer knows.
+def hidden_states(
+    params: Params,
+    tokens: jax.Array,
+    config: ModelConfig,
+    *,
+    positions: jax.Array | None = None,
+    mask: jax.Array | None = None,
+) -> jax.Array:
+    """The residual stream after every block, before the last norm.
 
-    The arguments are those of `apply`.  Returns `[L, B·T, D]` in the compute dtype, of which the
-    last, normalised, is `encode`; ValueError when T exceeds `config.max_length`.
+    Args:
+      params: of `init`.
+      tokens: as in `apply`.
+      config: a `ModelConfig`.
+      positions: as in `apply`.
+      mask: as in `apply`.
+
+    Returns:
+      `[L, B·T, D]` in the compute dtype, of which the last, normalised, is `encode`.
+
+    Raises:
+      ValueError: as `apply`.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2)
     >>> hidden_states(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
     (3, 10, 8)
     """
-    body = _block_of(tokens, config, positions, mask)
-    step = lambda x, block: (body(x, block),) * 2
-    return _over_layers(step, params, tokens, config)[1]
+
+    def step(x, block, view):
+        x = _block.run(block, x, view, config, np.shape(tokens))
+        return x, x
+
+    return over_layers(step, params, tokens, config, positions, mask)[1]
 
 
-def logits(params, hidden, config):
+def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
     """The LM head on hidden states: h·W, in float32.
 
     Args:
@@ -95,14 +140,16 @@ def logits(params, hidden, config):
     (3, 16)
     """
     if not config.lm_head:
-        raise ValueError("the model has no LM head: use values, or a config with lm_head=True")
+        remedy = "The model has no LM head: use values, or a config with lm_head=True."
+        raise _validation.invalid("config.lm_head", False, "True", remedy)
     name = "embedding" if config.tie_embeddings else "head"
     kernel = params[name]["kernel"].astype(hidden.dtype)  # [V, D] in both cases
     with _config.products(config):
-        return jnp.einsum("nd,vd->nv", hidden, kernel, preferred_element_type=jnp.float32)
+        result = jnp.einsum("nd,vd->nv", hidden, kernel, preferred_element_type=jnp.float32)
+    return _layers.soft_cap(result, config.logit_cap)
 
 
-def values(params, hidden, config):
+def values(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
     """The scalar head on hidden states: h·w + b, in float32.
 
     Args:
@@ -122,133 +169,81 @@ def values(params, hidden, config):
     [0.0, 0.0, 0.0]
     """
     if not config.value_head:
-        raise ValueError("the model has no value head: use a config with value_head=True")
+        remedy = "The model has no value head: use a config with value_head=True."
+        raise _validation.invalid("config.value_head", False, "True", remedy)
     head = params["value"]
     with _config.products(config):
         return hidden.astype(jnp.float32) @ head["kernel"] + head["bias"]
 
 
-def embed(params, tokens, config):
-    """Rows of the embedding in the compute dtype: integers `[...]` -> `[N, D]`.
+def embed(params: Params, tokens: jax.Array, config: ModelConfig, positions: jax.Array) -> jax.Array:
+    """Rows of the embedding in the compute dtype: integers `[...]` -> `[N, D]`; NaN outside of it.
+
+    Args:
+      params: of `init`.
+      tokens: integers `[...]`.
+      config: a `ModelConfig`.
+      positions: integers that broadcast to the shape of tokens; read by learned positions only.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8)
-    >>> embed(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> embed(params, jnp.zeros((2, 5), int), config, jnp.arange(5)[None]).shape
     (10, 8)
     """
-    return params["embedding"]["kernel"][tokens.reshape(-1)].astype(config.compute_dtype)
+    tokens, table = jnp.asarray(tokens), params["embedding"]["kernel"]
+    tokens = jnp.where(tokens < 0, config.vocab_size, tokens)  # JAX would count them from the end
+    x = table.at[tokens.reshape(-1)].get(mode="fill", fill_value=jnp.nan).astype(config.compute_dtype)
+    if config.embedding_scale is not None:
+        x = x * jnp.asarray(config.embedding_scale, x.dtype)
+    if config.positions == "learned":
+        at = jnp.broadcast_to(positions, tokens.shape).reshape(-1)
+        x = x + jnp.take(params["positions"]["kernel"], at, axis=0, mode="clip").astype(x.dtype)
+    return x
 
 
-def project(block, x, config, shape, turn):
-    """Queries, keys and values of a block, heads before positions; the first two rotated.
+def final_norm(params: Params, x: jax.Array, config: ModelConfig) -> jax.Array:
+    """The norm before the heads: `[..., D]` -> `[..., D]`.
 
-    Args:
-      block: the parameters of one layer.
-      x: `[B·T, D]`.
-      config: a `ModelConfig`.
-      shape: `(B, T)`.
-      turn: rotary cosines and sines, each broadcastable to `[B, 1, T, d/2]`.
+    >>> config = ModelConfig(vocab_size=16, width=2, num_heads=1)
+    >>> final_norm({"norm": {"scale": jnp.ones(2)}}, jnp.array([[3.0, -3.0]]), config).round(2).tolist()
+    [[1.0, -1.0]]
+    """
+    return _block.norm(x, params["norm"], config)
 
-    Returns:
-      `[B, H, T, d]`, `[B, H_kv, T, d]`, `[B, H_kv, T, d]`.
+
+def over_layers(
+    step: Callable[[jax.Array, Params, View], tuple[jax.Array, Any]],
+    params: Params,
+    tokens: jax.Array,
+    config: ModelConfig,
+    positions: jax.Array | None,
+    mask: jax.Array | None,
+) -> tuple[jax.Array, Any]:
+    """Checks the arguments and scans `step(x, block, view)` over the layers, from the embedding on.
 
     >>> from proxlm import lm
-    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_kv_heads=2)
-    >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
-    >>> turn = angles(None, None, 5, config)
-    >>> [part.shape for part in project(block, jnp.ones((10, 8)), config, (2, 5), turn)]
-    [(2, 4, 5, 2), (2, 2, 5, 2), (2, 2, 5, 2)]
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2)
+    >>> step = lambda x, block, view: (x + 1.0, x[0, 0] * 0.0)
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> over_layers(step, params, jnp.zeros((1, 2), int), config, None, None)[1].shape
+    (3,)
     """
-    attention = block["attention"]
-    x = _layers.rms_norm(x, block["attention_norm"]["scale"], config.norm_epsilon)
-    kernel, bias = attention["qkv"]["kernel"], attention["qkv"].get("bias")
-    sizes = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
-    heads_first = lambda part: part.reshape(*shape, -1, config.head_width).transpose(0, 2, 1, 3)
-    with _config.products(config):
-        query, key, value = map(heads_first, _layers.linear_parts(x, kernel, sizes, bias))
-    if config.qk_norm:
-        query = _layers.rms_norm(query, attention["query_norm"]["scale"], config.norm_epsilon)
-        key = _layers.rms_norm(key, attention["key_norm"]["scale"], config.norm_epsilon)
-    return _layers.rotate(query, *turn), _layers.rotate(key, *turn), value
-
-
-def finish(block, x, query, key, value, visible, config):
-    """Adds the attention's result and then the MLP's to the residual stream.
-
-    Args:
-      block: the parameters of one layer.
-      x: `[B·T, D]`, the residual stream.
-      query: `[B, H, T, d]`, of `project`.
-      key: `[B, H_kv, S, d]`.
-      value: `[B, H_kv, S, d]`.
-      visible: bool, `[B or 1, 1, T, S]`: which keys a query may see.
-      config: a `ModelConfig`.
-
-    Returns:
-      `[B·T, D]`.
-
-    >>> from proxlm import lm
-    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
-    >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
-    >>> heads = [jnp.ones((1, 2, 3, 4))] * 3
-    >>> finish(block, jnp.ones((3, 8)), *heads, visibility(None, 3), config).shape
-    (3, 8)
-    """
-    kernel, mlp = block["attention"]["out"]["kernel"], block["mlp"]
-    with _config.products(config):
-        mixed = _layers.attend(query, key, value, visible).transpose(0, 2, 1, 3)
-        mixed = mixed.reshape(len(x), -1)
-        x = x + _layers.linear(mixed, kernel.reshape(-1, kernel.shape[-1]))
-        normed = _layers.rms_norm(x, block["mlp_norm"]["scale"], config.norm_epsilon)
-        return x + _layers.swiglu(normed, mlp["gate_up"]["kernel"], mlp["down"]["kernel"])
-
-
-def visibility(mask, length):
-    """Which keys a query may see: the valid ones up to itself; bool `[B or 1, 1, T, T]`.
-
-    >>> visibility(None, 2)[0, 0].tolist()
-    [[True, False], [True, True]]
-    """
-    causal = jnp.tril(jnp.ones((1, 1, length, length), bool))
-    return causal if mask is None else causal & mask[:, None, None, :]
-
-
-def angles(positions, mask, length, config):
-    """Rotary cosines and sines `[B or 1, 1, T, d/2]` of the given or counted positions.
-
-    >>> from proxlm import lm
-    >>> config = lm.ModelConfig(vocab_size=16, width=8, num_heads=2)
-    >>> angles(None, None, 5, config)[0].shape
-    (1, 1, 5, 2)
-    """
-    rotation = lambda positions: _layers.rotation(positions, config.head_width, config.rope_theta)
-    if positions is not None:
-        return rotation(positions[:, None])
-    # XLA fuses what it can into every rotation of every head and layer. Cosines of counted
-    # positions would be computed anew in each, up to a sixth of an update; a table is looked up.
-    table = rotation(jnp.arange(length))
-    if mask is None:
-        return tuple(part[None, None] for part in table)
-    counted = jnp.cumsum(mask, axis=1)[:, None] - 1
-    return tuple(jnp.take(part, counted, axis=0, mode="clip") for part in table)
-
-
-def _block_of(tokens, config, positions, mask):
-    """`(x, block) -> x` for these tokens: all of a layer, on the flat residual stream."""
-    batch, length = tokens.shape
-    _config.check_length(length, config)
-    visible = visibility(mask, length)
-    turn = angles(positions, mask, length, config)
-
-    def body(x, block):
-        heads = project(block, x, config, (batch, length), turn)
-        return finish(block, x, *heads, visible, config)
-
-    return body
-
-
-def _over_layers(step, params, tokens, config):
-    """Scans a step over the layers, from the embedding on."""
-    step = jax.checkpoint(step) if config.remat else step
+    tokens, mask = _arguments.token_ids(tokens, mask, config)
+    _parameters.check(params, config)
+    if positions is not None and np.shape(positions) != tokens.shape:
+        expected = f"{tokens.shape}, the shape of tokens"
+        raise _validation.invalid("positions.shape", np.shape(positions), expected)
+    views, index = _views.of_layers(positions, mask, tokens.shape[1], config)
+    if len(views) == 1:
+        body = lambda x, block: step(x, block, views[0])
+        layers = params["blocks"]
+    else:
+        together = _views.stack(views)
+        pick = lambda at: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, at, 0, False), together)
+        body = lambda x, layer: step(x, layer[0], pick(layer[1]))
+        layers = (params["blocks"], jnp.array(index))
+    body = jax.checkpoint(body) if config.remat else body
     unroll = config.unroll or (config.num_layers if config.num_layers <= 8 else 1)
-    return jax.lax.scan(step, embed(params, tokens, config), params["blocks"], unroll=unroll)
+    counted = _views.count(mask, tokens.shape[1]) if positions is None else positions
+    return jax.lax.scan(body, embed(params, tokens, config, counted), layers, unroll=unroll)

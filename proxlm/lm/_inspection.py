@@ -1,11 +1,14 @@
-"""What a forward pass leaves unsaid: who attends to whom, and what each layer would predict."""
+"""The inside of a forward pass: who attends to whom, and what each layer would predict."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from proxlm.lm import _config, _forward, _layers
+from proxlm import _validation
+from proxlm.lm import _block, _config, _forward, _layers
+from proxlm.lm._config import ModelConfig, Params
 
 
 class Inspection(NamedTuple):
@@ -22,7 +25,14 @@ class Inspection(NamedTuple):
     residual: jax.Array
 
 
-def inspect(params, tokens, config, *, positions=None, mask=None):
+def inspect(
+    params: Params,
+    tokens: jax.Array,
+    config: ModelConfig,
+    *,
+    positions: jax.Array | None = None,
+    mask: jax.Array | None = None,
+) -> Inspection:
     """Runs the model as `encode` does, by the same functions, and keeps what is on the way.
 
     With x_0 the embedding, layer l computes
@@ -37,14 +47,14 @@ def inspect(params, tokens, config, *, positions=None, mask=None):
       tokens: integers `[B, T]`.
       config: a `ModelConfig`.
       positions: as in `apply`.
-      mask: as in `apply`.  A padded query has no meaning; one that sees no key at all attends to
+      mask: as in `apply`. A padded query has no meaning; one that sees no key at all attends to
         all of them alike.
 
     Returns:
-      An `Inspection`.  It holds L·B·H·T² weights: give few rows.
+      An `Inspection`. It holds L·B·H·T² weights: give few rows.
 
     Raises:
-      ValueError: T exceeds `config.max_length`.
+      ValueError: as `apply`.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2)
@@ -54,27 +64,24 @@ def inspect(params, tokens, config, *, positions=None, mask=None):
     >>> seen.attention[0, 0, 0, 1].round(2).tolist()
     [0.5, 0.5, 0.0, 0.0, 0.0]
     """
-    batch, length = tokens.shape
-    _config.check_length(length, config)
-    visible = _forward.visibility(mask, length)
-    turn = _forward.angles(positions, mask, length, config)
+    shape = np.shape(tokens)
 
-    def body(x, block):
-        query, key, value = _forward.project(block, x, config, (batch, length), turn)
-        x = _forward.finish(block, x, query, key, value, visible, config)
+    def step(x, block, view):
+        query, key, value = _block.project(block, x, config, shape, view.turn)
+        after = _block.finish(block, x, query, key, value, view.visible, config)
         with _config.products(config):
-            return x, (_layers.attention(query, key, visible), x)
+            weights = _layers.attention(query, key, view.visible, config.query_scale, config.attention_cap)
+        return after, (weights, x)
 
-    start = _forward.embed(params, tokens, config)
-    _, (attention, after) = jax.lax.scan(body, start, params["blocks"])
-    residual = jnp.concatenate([start[None], after])
-    return Inspection(attention, residual.reshape(-1, batch, length, config.width))
+    last, (attention, before) = _forward.over_layers(step, params, tokens, config, positions, mask)
+    residual = jnp.concatenate([before, last[None]])
+    return Inspection(attention, residual.reshape(-1, *shape, config.width))
 
 
-def logit_lens(params, residual, config):
-    """The logit lens: what the model would say if it stopped at a layer.
+def logit_lens(params: Params, residual: jax.Array, config: ModelConfig) -> jax.Array:
+    """The logit lens: the logits of the model if it stopped at a layer.
 
-        logits_l = head(rms_norm(x_l)),
+        logits_l = head(norm(x_l)),
 
     by the last norm and the head of the model, so that the last layer's are the model's own.
 
@@ -98,10 +105,7 @@ def logit_lens(params, residual, config):
     (4, 2, 5, 16)
     """
     if residual.shape[-1:] != (config.width,):
-        raise ValueError(
-            f"residual has shape {residual.shape}: expected [..., D] with D the model's width, "
-            f"{config.width}, as in Inspection.residual"
-        )
-    rows = residual.reshape(-1, config.width)
-    hidden = _layers.rms_norm(rows, params["norm"]["scale"], config.norm_epsilon)
+        expected = f"[..., {config.width}], D the model's width, as in Inspection.residual"
+        raise _validation.invalid("residual.shape", residual.shape, expected)
+    hidden = _forward.final_norm(params, residual.reshape(-1, config.width), config)
     return _forward.logits(params, hidden, config).reshape(*residual.shape[:-1], -1)

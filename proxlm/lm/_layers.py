@@ -4,14 +4,23 @@ Activations are flat, `[N, D]` with N = B·T: on a CPU the gradient of a matrix 
 `[B, T, D]` leaves the fast kernels, and on a GPU the reshape is free.
 """
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 # Finite, so that a row with no visible key gives a uniform average and not NaN.
 HIDDEN = -1e30
 
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
 
-def linear(x, kernel, bias=None):
+
+def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Applies x·W (+ b), treating every axis of the kernel after the first as output.
 
     Args:
@@ -31,7 +40,9 @@ def linear(x, kernel, bias=None):
     return y
 
 
-def linear_parts(x, kernel, sizes, bias=None):
+def linear_parts(
+    x: jax.Array, kernel: jax.Array, sizes: Sequence[int], bias: jax.Array | None = None
+) -> list[jax.Array]:
     """Several products with one packed kernel: x·W₁, x·W₂ and so on.
 
     The kernel is split where it is smaller than the result, as in training, where splitting the
@@ -60,10 +71,10 @@ def linear_parts(x, kernel, sizes, bias=None):
     return [linear(x, part, b) for part, b in zip(kernels, biases, strict=True)]
 
 
-def rms_norm(x, scale, epsilon):
+def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
     """Root-mean-square normalisation over the last axis: x / √(mean(x²) + ε) · scale.
 
-    Computed in float32 and returned in the dtype of `x`.  Source: Zhang & Sennrich 2019.
+    Computed in float32 and returned in the dtype of `x`. Source: Zhang & Sennrich 2019.
 
     >>> rms_norm(jnp.array([[2.0, -2.0]]), jnp.array([1.0, 3.0]), 0.0).tolist()
     [[1.0, -3.0]]
@@ -74,71 +85,75 @@ def rms_norm(x, scale, epsilon):
     return (wide * jax.lax.rsqrt(power + epsilon) * scale).astype(x.dtype)
 
 
-def rotation(positions, head_width, theta):
-    """Cosines and sines of the rotary angles p·θ^(−2i/d), i = 0 … d/2 − 1.
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    """Layer normalisation over the last axis: (x − mean) / √(var + ε) · scale + bias.
 
-    Args:
-      positions: integers of any shape `[...]`.
-      head_width: d, even.
-      theta: the base θ.
+    Computed in float32 and returned in the dtype of `x`. Source: Ba et al. 2016.
 
-    Returns:
-      `(cos, sin)`, float32, each `[..., d/2]`.  Source: Su et al. 2021.
-
-    >>> [part.shape for part in rotation(jnp.arange(5), 8, 1e4)]
-    [(5, 4), (5, 4)]
+    >>> layer_norm(jnp.array([[3.0, 1.0]]), jnp.array([1.0, 2.0]), jnp.array([0.0, 5.0]), 0.0).tolist()
+    [[1.0, 3.0]]
     """
-    frequency = theta ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
-    angle = positions[..., None].astype(jnp.float32) * jnp.expand_dims(
-        frequency, tuple(range(positions.ndim))
-    )
-    return jnp.cos(angle), jnp.sin(angle)
+    wide = x.astype(jnp.float32)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    power = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    scale, bias = (jnp.expand_dims(part, tuple(range(x.ndim - 1))) for part in (scale, bias))
+    return (centred * jax.lax.rsqrt(power + epsilon) * scale + bias).astype(x.dtype)
 
 
-def rotate(x, cos, sin):
-    """Rotates the pairs (x_i, x_{i + d/2}) of the last axis by the angles of `rotation`.
+def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
+    """Bounds x smoothly: c·tanh(x/c), or x where c is None.
 
-    Args:
-      x: `[..., d]`.
-      cos: broadcastable to `[..., d/2]`, same rank as `x`.
-      sin: as `cos`.
-
-    >>> rotate(jnp.array([1.0, 0.0]), jnp.array([0.0]), jnp.array([1.0])).tolist()
-    [0.0, 1.0]
+    >>> soft_cap(jnp.array([1e6, 0.0]), 30.0).tolist()
+    [30.0, 0.0]
     """
-    low, high = jnp.split(x, 2, axis=-1)
-    cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
-    return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
-def attend(query, key, value, visible):
-    """Grouped-query attention softmax(q·kᵀ/√d)·v, the softmax in float32.
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    visible: jax.Array,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> jax.Array:
+    """Grouped-query attention softmax(q·kᵀ·scale)·v, the softmax in float32.
 
     Args:
       query: `[B, H, T, d]`; query head h reads key-value head h // (H / H_kv).
       key: `[B, H_kv, S, d]`.
       value: `[B, H_kv, S, d]`.
       visible: bool, `[B or 1, 1, T, S]`: which keys a query may see.
+      scale: of the scores; None: d^(−1/2).
+      cap: of `soft_cap` on the scores.
 
     Returns:
-      `[B, H, T, d]`.  Source: Ainslie et al. 2023.
+      `[B, H, T, d]`. Source: Ainslie et al. 2023.
 
     >>> attend(*[jnp.ones((2, h, 3, 4)) for h in (4, 2, 2)], jnp.ones((1, 1, 3, 3), bool)).shape
     (2, 4, 3, 4)
     """
     batch, heads, length, width = query.shape
-    weights = attention(query, key, visible).astype(value.dtype)
+    weights = attention(query, key, visible, scale, cap).astype(value.dtype)
     weights = weights.reshape(batch, key.shape[1], -1, key.shape[2])
     return jnp.einsum("bgqk,bgkd->bgqd", weights, value).reshape(batch, heads, length, width)
 
 
-def attention(query, key, visible):
-    """The weights of `attend`, softmax(q·kᵀ/√d) over the visible keys: float32 `[B, H, T, S]`.
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    visible: jax.Array,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> jax.Array:
+    """The weights of `attend`, softmax(q·kᵀ·scale) over the visible keys: float32 `[B, H, T, S]`.
 
     Args:
       query: as in `attend`.
       key: as in `attend`.
       visible: as in `attend`.
+      scale: as in `attend`.
+      cap: as in `attend`.
 
     >>> visible = jnp.tril(jnp.ones((1, 1, 2, 2), bool))
     >>> weights = attention(jnp.ones((1, 2, 2, 4)), jnp.ones((1, 1, 2, 4)), visible)
@@ -147,25 +162,7 @@ def attention(query, key, visible):
     """
     batch, heads, length, width = query.shape
     # The heads of a group and the queries share one matrix product with the group's keys.
-    query = (query * width**-0.5).reshape(batch, key.shape[1], -1, width)
+    query = (query * (width**-0.5 if scale is None else scale)).reshape(batch, key.shape[1], -1, width)
     scores = jnp.einsum("bgqd,bgkd->bgqk", query, key, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, heads, length, -1)
+    scores = soft_cap(scores.reshape(batch, heads, length, -1), cap)
     return jax.nn.softmax(jnp.where(visible, scores, HIDDEN), axis=-1)
-
-
-def swiglu(x, gate_up, down):
-    """Gated MLP: (silu(x·G) ⊙ x·U)·W.
-
-    Args:
-      x: `[N, D]`.
-      gate_up: `[D, 2, F]`, G and U side by side: one matrix product in place of two.
-      down: `[F, D]`.
-
-    Returns:
-      `[N, D]`.  Source: Shazeer 2020.
-
-    >>> swiglu(jnp.ones((2, 3)), jnp.ones((3, 2, 4)), jnp.ones((4, 3))).shape
-    (2, 3)
-    """
-    gate, up = linear_parts(x, gate_up, (1, 1))
-    return linear(jax.nn.silu(gate) * up, down)

@@ -1,17 +1,19 @@
 """Sampling inside jit: prefill, then one token at a time against a key-value cache."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from proxlm.lm import _cache, _config, _distribution, _forward, _model
-from proxlm.lm._distribution import SamplingConfig
+from proxlm import _validation
+from proxlm.lm import _arguments, _cache, _distribution, _forward, _parameters, _sampling_config
+from proxlm.lm._config import ModelConfig, Params
+from proxlm.lm._sampling_config import SamplingConfig
 
 
 class Samples(NamedTuple):
-    """Prompts and what was sampled after them; P + R = T columns.
+    """Prompts and the responses sampled after them; P + R = T columns.
 
     Attributes:
       tokens: int32 `[B, T]`: the prompt, moved to end in column P − 1, then the response.
@@ -30,9 +32,9 @@ class Samples(NamedTuple):
 
 
 class _Loop(NamedTuple):
-    """What one step of decoding hands to the next."""
+    """The state of decoding between two tokens."""
 
-    cache: list
+    cache: list[_cache.LayerCache]
     token: jax.Array  # [B], the last one sampled
     done: jax.Array  # [B]
     tokens: jax.Array  # [R, B]
@@ -41,39 +43,40 @@ class _Loop(NamedTuple):
 
 
 def sample(
-    key,
-    params,
-    prompts,
-    config,
-    num_tokens,
+    key: jax.Array,
+    params: Params,
+    prompts: jax.Array,
+    config: ModelConfig,
+    num_tokens: int,
     *,
-    prompt_mask=None,
-    sampling=SamplingConfig(),
-    early_exit=False,
-    segment=16,
-):
+    prompt_mask: jax.Array | None = None,
+    sampling: SamplingConfig = SamplingConfig(),
+    early_exit: bool = False,
+    segment: int = 16,
+) -> Samples:
     """Continues every prompt by up to `num_tokens` tokens.
 
     Args:
-      key: a typed key; consumed.  One uniform number is drawn per token and row.
+      key: a typed key, or `[B]` of them; consumed. One uniform number is drawn per token and row.
+        With one key the numbers of a row depend on how many rows there are; with a key for each
+        row, a row's text depends on its own key alone.
       params: of `lm.init`.
-      prompts: integers `[B, P]`.
+      prompts: integers `[B, P]` from the vocabulary.
       config: a `ModelConfig` with an LM head.
       num_tokens: R, the length of the longest response.
       prompt_mask: bool `[B, P]`, False where a prompt is padding, on whichever side; None: none
-        is.  Every row needs a valid token.
+        is. Every row needs a valid token.
       sampling: a `SamplingConfig`.
-      early_exit: stop when all rows have ended.  A `while_loop`: leave it off under `vmap`.
+      early_exit: stop when all rows have ended. A `while_loop`: leave it off under `vmap`.
       segment: the cache grows by this many columns at a time, so that attention reads hardly
-        more than is filled; each growth, of at most four, compiles the
-        step again.
+        more than is filled; each growth, of at most four, compiles the step again.
 
     Returns:
       `Samples`.
 
     Raises:
-      ValueError: P + R exceeds the context, the stop token is not in the vocabulary, or shapes
-        are not as above.
+      ValueError: P + R exceeds the context, a stop token is not in the vocabulary, or an argument
+        is not as above.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
@@ -82,36 +85,35 @@ def sample(
     >>> samples.tokens.shape, samples.log_probs.shape
     ((2, 8), (2, 5))
     """
-    check(prompts, prompt_mask, num_tokens, config, sampling)
+    prompts, prompt_mask = check(key, params, prompts, prompt_mask, num_tokens, config, sampling)
+    _validation.integer(1, "sample", segment=segment)
     batch, length = prompts.shape
     if prompt_mask is not None:
         prompts, prompt_mask = align(prompts, prompt_mask)
     # Unstacked here and not in the loop, which would copy every layer at every token.
-    params = {**params, "blocks": _model.unstack(params["blocks"])}
+    params = {**params, "blocks": _cache.blocks_of(params)}
     hidden, cache = _cache.prefill(params, prompts, prompt_mask, config)
-    uniform = jax.random.uniform(key, (num_tokens, batch))
+    uniform = uniforms(key, num_tokens, batch)
     draw = functools.partial(draw_tokens, params=params, config=config, sampling=sampling)
     token, log_prob = draw(hidden, uniform[0])
     zeros = functools.partial(jnp.zeros, (num_tokens, batch))
     state = _Loop(
         cache,
         token,
-        token == (-1 if sampling.stop_token is None else sampling.stop_token),
+        _sampling_config.is_stop(token, sampling),
         zeros(jnp.int32).at[0].set(token),
         zeros().at[0].set(log_prob),
         zeros(bool).at[0].set(True),
     )
-    angles = _cache.turns(prompt_mask, length, num_tokens, config)
-    start = 1
+    places, start = _cache.places(prompt_mask, length, num_tokens, config), 1
     for end in _segments(num_tokens, segment):
         state = state._replace(cache=_cache.grow(state.cache, length + end))
-        valid = _cache.valid_columns(prompt_mask, length, length + end)
         step = functools.partial(
             _step,
             uniform=uniform,
-            valid=valid,
+            valid=_cache.valid_columns(prompt_mask, length, length + end),
             draw=draw,
-            angles=angles,
+            places=places,
             first=length,
             params=params,
             config=config,
@@ -122,7 +124,7 @@ def sample(
     return _collect(state, prompts, prompt_mask)
 
 
-def align(tokens, mask):
+def align(tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Moves each row's valid tokens to its end, in order: any padding becomes left padding.
 
     Args:
@@ -140,30 +142,38 @@ def align(tokens, mask):
     return take(tokens), take(mask)
 
 
-def _step(i, state, *, uniform, valid, draw, angles, first, params, config, sampling):
+def uniforms(key: jax.Array, num_tokens: int, batch: int) -> jax.Array:
+    """Uniform numbers in [0, 1), `[R, B]`, of one key or of one key a row.
+
+    >>> keys = jax.random.split(jax.random.key(0), 3)
+    >>> bool(jnp.all(uniforms(keys, 5, 3)[:, :2] == uniforms(keys[:2], 5, 2)))
+    True
+    """
+    if key.ndim:
+        return jax.vmap(lambda row: jax.random.uniform(row, (num_tokens,)), out_axes=1)(key)
+    return jax.random.uniform(key, (num_tokens, batch))
+
+
+def _step(i, state, *, uniform, valid, draw, places, first, params, config, sampling):
     """Feeds the last token, i − 1, and draws token i."""
-    column = first + i - 1
-    turn = [jax.lax.dynamic_index_in_dim(part, i - 1, keepdims=False) for part in angles]
-    columns = jax.lax.broadcasted_iota(jnp.int32, valid.shape, 1)
-    visible = valid & (columns <= column)
-    hidden, cache = _cache.decode(params, state.token, state.cache, column, turn, visible, config)
+    column, place = first + i - 1, _cache.at_step(places, i - 1)
+    hidden, cache = _cache.decode(params, state.token, state.cache, column, place, valid, config)
     token, log_prob = draw(hidden, uniform[i])
     token = jnp.where(state.done, 0, token)
     put = lambda rows, row: jax.lax.dynamic_update_index_in_dim(rows, row, i, 0)
-    done = state.done
-    if sampling.stop_token is not None:
-        done = done | (token == sampling.stop_token)
     return _Loop(
         cache,
         token,
-        done,
+        state.done | _sampling_config.is_stop(token, sampling),
         put(state.tokens, token),
         put(state.log_probs, jnp.where(state.done, 0.0, log_prob)),
         put(state.mask, ~state.done),
     )
 
 
-def draw_tokens(hidden, uniform, *, params, config, sampling):
+def draw_tokens(
+    hidden: jax.Array, uniform: jax.Array, *, params: Params, config: ModelConfig, sampling: SamplingConfig
+) -> tuple[jax.Array, jax.Array]:
     """Samples from the head's distribution: tokens and their log-probabilities, `[B]`.
 
     >>> from proxlm import lm
@@ -213,19 +223,31 @@ def _collect(state, prompts, prompt_mask):
     )
 
 
-def check(prompts, prompt_mask, num_tokens, config, sampling):
-    """Raises the ValueErrors of `sample`: what can be checked before any compute.
+def check(
+    key: Any,
+    params: Params,
+    prompts: Any,
+    prompt_mask: Any,
+    num_tokens: int,
+    config: ModelConfig,
+    sampling: SamplingConfig,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Raises the ValueErrors of `sample` before any compute; returns prompts and mask as arrays.
 
     >>> from proxlm import lm
-    >>> check(jnp.zeros((2, 3), int), None, 5, lm.ModelConfig(vocab_size=16), SamplingConfig())
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
+    >>> params, how = lm.init(jax.random.key(0), config), (config, SamplingConfig())
+    >>> check(jax.random.key(1), params, [[1, 2, 3]], None, 5, *how)[0].shape
+    (1, 3)
     """
-    if prompts.ndim != 2 or prompts.shape[1] < 1:
-        raise ValueError(f"prompts has shape {prompts.shape}: expected [B, P] with P at least 1")
-    if prompt_mask is not None and prompt_mask.shape != prompts.shape:
-        raise ValueError(
-            f"prompt_mask has shape {prompt_mask.shape}: expected that of prompts, {prompts.shape}"
-        )
-    if num_tokens < 1:
-        raise ValueError(f"num_tokens={num_tokens}: expected at least 1")
-    _config.check_length(prompts.shape[1] + num_tokens, config)
-    _distribution.check_stop_token(sampling, config.vocab_size)
+    prompts, prompt_mask = _arguments.token_ids(prompts, prompt_mask, config, "prompts")
+    _arguments.rows_have_tokens(prompt_mask, "prompt_mask")
+    _arguments.typed_key(key, prompts.shape[0])
+    _arguments.num_tokens(num_tokens, prompts.shape[1], config)
+    _parameters.check(params, config, stacked=False)
+    if not isinstance(sampling, SamplingConfig):
+        raise _validation.invalid("sampling", sampling, "a SamplingConfig")
+    if not config.lm_head:
+        raise _validation.invalid("config.lm_head", False, "True", "Tokens are sampled from the LM head.")
+    _sampling_config.check_stop_token(sampling, config.vocab_size)
+    return prompts, prompt_mask

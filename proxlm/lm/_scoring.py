@@ -4,9 +4,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from proxlm.lm import _distribution, _forward
-from proxlm.lm._distribution import SamplingConfig
+from proxlm import _validation
+from proxlm.lm import _arguments, _distribution, _forward
+from proxlm.lm._config import ModelConfig, Params
+from proxlm.lm._sampling_config import SamplingConfig
 
 
 class Scores(NamedTuple):
@@ -26,23 +29,24 @@ class Scores(NamedTuple):
 
 
 def score(
-    params,
-    tokens,
-    config,
+    params: Params,
+    tokens: jax.Array,
+    config: ModelConfig,
     *,
-    mask=None,
-    start=1,
-    sampling=SamplingConfig(),
-    full=False,
-):
+    mask: jax.Array | None = None,
+    start: int = 1,
+    sampling: SamplingConfig = SamplingConfig(),
+    full: bool = False,
+) -> Scores:
     """Log-probabilities, entropies and values of the tokens from column `start` on.
 
     Args:
       params: of `lm.init`.
-      tokens: integers `[B, T]`.
+      tokens: integers `[B, T]` from the vocabulary. Ids outside of it, such as labels of −100,
+        are refused where they are known and the mask is True; traced ones give NaN in their row.
       config: a `ModelConfig`.
-      mask: bool `[B, T]` of valid tokens.  Column start − 1 must hold the token before the first
-        scored one, as in `Samples`.
+      mask: bool `[B, T]` of valid tokens; scores where it is False have no meaning, but are
+        finite. Column start − 1 must hold the token before the first scored one, as in `Samples`.
       start: the first scored column, at least 1; R = T − start.
       sampling: the settings the tokens were sampled with.
       full: also return the whole distribution.
@@ -50,12 +54,16 @@ def score(
     Returns:
       `Scores`.
 
+    Raises:
+      ValueError: as `apply`, or there is no column from `start` on.
+
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
     >>> score(params, jnp.zeros((2, 8), int), config, start=3).log_probs.shape
     (2, 5)
     """
+    tokens, mask = _arguments.token_ids(tokens, mask, config)
     hidden = _hidden_before(params, tokens, config, mask, start)
     shape = (tokens.shape[0], tokens.shape[1] - start)
     targets = tokens[:, start:].reshape(-1)
@@ -69,7 +77,14 @@ def score(
     )
 
 
-def values(params, tokens, config, *, mask=None, start=1):
+def values(
+    params: Params,
+    tokens: jax.Array,
+    config: ModelConfig,
+    *,
+    mask: jax.Array | None = None,
+    start: int = 1,
+) -> jax.Array:
     """Values `[B, T − start]` of the states before the tokens from column `start` on.
 
     >>> from proxlm import lm
@@ -81,8 +96,8 @@ def values(params, tokens, config, *, mask=None, start=1):
     return _forward.values(params, hidden, config).reshape(tokens.shape[0], -1)
 
 
-def select(log_probs, tokens):
-    """Entry `tokens[n]` of each row: `[N, V]`, `[N]` -> `[N]`.
+def select(log_probs: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Entry `tokens[n]` of each row: `[N, V]`, `[N]` -> `[N]`; NaN where there is none.
 
     A select and a sum, not a gather: they fuse, and so does their gradient.
 
@@ -90,10 +105,11 @@ def select(log_probs, tokens):
     [2.0, 3.0]
     """
     places = jax.lax.broadcasted_iota(jnp.int32, log_probs.shape, 1)
-    return jnp.sum(jnp.where(places == tokens[:, None], log_probs, 0.0), axis=1)
+    picked = jnp.sum(jnp.where(places == tokens[:, None], log_probs, 0.0), axis=1)
+    return jnp.where((tokens >= 0) & (tokens < log_probs.shape[1]), picked, jnp.nan)
 
 
-def entropy(log_probs):
+def entropy(log_probs: jax.Array) -> jax.Array:
     """Entropy −Σ p log p in nats, with 0·log 0 = 0: `[N, V]` -> `[N]`.
 
     >>> entropy(jnp.log(jnp.array([[0.5, 0.5, 0.0]]))).round(4).tolist()
@@ -105,9 +121,10 @@ def entropy(log_probs):
 
 def _hidden_before(params, tokens, config, mask, start):
     """Hidden states that predict the columns from `start` on, `[B·R, D]`."""
-    batch, length = tokens.shape
-    if not 1 <= start < length:
-        raise ValueError(f"start={start}: expected 1 to {length - 1}, inside the {length} columns")
+    batch, length = np.shape(tokens) if np.ndim(tokens) == 2 else (0, 0)
+    if (batch, length) != (0, 0) and not (_validation.is_integer(start) and 1 <= start < length):
+        expected = f"an integer from 1 to {length - 1}, inside the {length} columns"
+        raise _validation.invalid("start", start, expected)
     hidden = _forward.encode(params, tokens, config, mask=mask)
     hidden = hidden.reshape(batch, length, -1)[:, start - 1 : -1]
     return hidden.reshape(batch * (length - start), -1)

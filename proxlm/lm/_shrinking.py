@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.lm._config import ModelConfig
+from proxlm import _validation
+from proxlm.lm import _parameters
+from proxlm.lm._config import ModelConfig, Params
 
 
 class LiveUnits(NamedTuple):
-    """What has an effect, layer by layer: NumPy booleans.
+    """The units and heads that can change the result, layer by layer: NumPy booleans.
 
     Attributes:
       hidden: `[L, F]`, the units of the MLP.
@@ -26,12 +28,13 @@ class LiveUnits(NamedTuple):
     heads: np.ndarray
 
 
-def live_units(params: Any, config: ModelConfig) -> LiveUnits:
-    """Says which hidden units and query heads can change the result.
+def live_units(params: Params, config: ModelConfig) -> LiveUnits:
+    """Finds the hidden units and query heads that can change the result.
 
-    A unit f adds silu(x·G_f) (x·U_f) W_f, which is 0 for every x where G_f, U_f or W_f is zero; a
-    head adds nothing where its part of `out` or all of its values, bias included, are zero. Zero
-    queries or keys are no reason: such a head takes the mean.
+    A unit f adds act(x·G_f) (x·U_f) W_f, which is 0 for every x where G_f, U_f or W_f is zero, the
+    biases of G_f and U_f included; a head adds nothing where its part of `out` or all of its
+    values, bias included, are zero. Zero queries or keys are no reason: such a head takes the mean.
+    Where queries are normalised as a whole, every head changes the norm and counts as live.
 
     Args:
       params: of `init`, with stacked blocks; not traced.
@@ -52,8 +55,12 @@ def live_units(params: Any, config: ModelConfig) -> LiveUnits:
     """
     blocks = _blocks(params, config)
     nonzero = lambda kernel, axes: np.any(np.asarray(kernel) != 0, axis=axes)
-    gate_up, down = (blocks["mlp"][name]["kernel"] for name in ("gate_up", "down"))
-    hidden = np.all(nonzero(gate_up, 1), axis=1) & nonzero(down, 2)  # gate and up are both needed
+    mlp, first_layer = blocks["mlp"], "gate_up" if config.gated else "up"
+    inputs = nonzero(mlp[first_layer]["kernel"], 1)
+    if config.mlp_bias:
+        inputs |= nonzero(mlp[first_layer]["bias"], ())
+    hidden = np.all(inputs.reshape(config.num_layers, -1, config.hidden_width), axis=1)  # gate and up
+    hidden &= nonzero(mlp["down"]["kernel"], 2)
     attention = blocks["attention"]
     first = config.num_heads + config.num_kv_heads  # of the values
     values = nonzero(attention["qkv"]["kernel"][:, :, first:], (1, 3))
@@ -61,10 +68,12 @@ def live_units(params: Any, config: ModelConfig) -> LiveUnits:
         values |= nonzero(attention["qkv"]["bias"][:, first:], 2)
     served = config.num_heads // config.num_kv_heads
     heads = nonzero(attention["out"]["kernel"], (2, 3)) & np.repeat(values, served, axis=1)
+    if config.qk_norm == "whole":
+        heads = np.ones_like(heads)
     return LiveUnits(hidden, heads)
 
 
-def shrink(params: Any, config: ModelConfig) -> tuple[Any, ModelConfig]:
+def shrink(params: Params, config: ModelConfig) -> tuple[dict[str, Any], ModelConfig]:
     """Removes hidden units and heads without effect: `(params, config)`, of the same function.
 
     Layers stay stacked, so that all of the library takes the smaller model as it takes any other,
@@ -105,18 +114,14 @@ def shrink(params: Any, config: ModelConfig) -> tuple[Any, ModelConfig]:
     heads, kv_heads = config.num_heads, config.num_kv_heads
     packed = np.concatenate([queries, heads + groups, heads + kv_heads + groups], axis=1)
     blocks = dict(params["blocks"])
-    attention, mlp = dict(blocks["attention"]), blocks["mlp"]
+    attention, mlp = dict(blocks["attention"]), dict(blocks["mlp"])
     axes = {"kernel": 2, "bias": 1}
     attention["qkv"] = {k: _take(x, packed, axes[k]) for k, x in attention["qkv"].items()}
-    attention["out"] = {"kernel": _take(attention["out"]["kernel"], queries, 1)}
-    blocks |= {
-        "attention": attention,
-        "mlp": {
-            "gate_up": {"kernel": _take(mlp["gate_up"]["kernel"], units, 3)},
-            "down": {"kernel": _take(mlp["down"]["kernel"], units, 1)},
-        },
-    }
-    return {**params, "blocks": blocks}, small
+    attention["out"] = attention["out"] | {"kernel": _take(attention["out"]["kernel"], queries, 1)}
+    first_layer = "gate_up" if config.gated else "up"
+    mlp[first_layer] = {k: _take(x, units, x.ndim - 1) for k, x in mlp[first_layer].items()}
+    mlp["down"] = mlp["down"] | {"kernel": _take(mlp["down"]["kernel"], units, 1)}
+    return {**params, "blocks": blocks | {"attention": attention, "mlp": mlp}}, small
 
 
 def _heads(live, config):
@@ -144,27 +149,9 @@ def _take(x, places, axis):
 
 def _blocks(params, config):
     """The stacked blocks, checked against the config."""
-    blocks = params["blocks"]
-    if not isinstance(blocks, dict):
-        raise ValueError("shrink: the blocks are a list; give stacked ones, as lm.stack makes them")
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(blocks)):
-        raise ValueError(
-            "shrink: the params are traced, but the new sizes depend on their values: call it "
-            "outside of jit, vmap and grad"
-        )
-    depth, width = config.num_layers, config.width
-    packed = config.num_heads + 2 * config.num_kv_heads
-    expected = {
-        ("attention", "qkv"): (depth, width, packed, config.head_width),
-        ("attention", "out"): (depth, config.num_heads, config.head_width, width),
-        ("mlp", "gate_up"): (depth, width, 2, config.hidden_width),
-        ("mlp", "down"): (depth, config.hidden_width, width),
-    }
-    for (part, name), shape in expected.items():
-        given = np.shape(blocks[part][name]["kernel"])
-        if given != shape:
-            raise ValueError(
-                f"shrink: blocks/{part}/{name}/kernel has shape {given}, and the config says "
-                f"{shape}: give the config that these params were made with"
-            )
-    return blocks
+    _parameters.check(params, config)
+    if not all(map(_validation.is_known, jax.tree.leaves(params["blocks"]))):
+        remedy = "The new sizes depend on their values: call it outside of jit, vmap and grad."
+        given = _validation.Verbatim("traced ones")
+        raise _validation.invalid("params", given, "known arrays", remedy, "shrink")
+    return params["blocks"]

@@ -1,28 +1,39 @@
 """Sampling token by token, each handed out as soon as it is drawn: text that appears as one reads.
 
-The loop over tokens and layers is the host's.  One layer is compiled and serves all, so that a
-deep model answers after a second of compilation, where `sample` compiles every layer; a token
-costs some tens of microseconds a layer more than there.
+The loop over tokens and layers is the host's. One layer is compiled and serves all of its kind, so
+that a deep model answers after a second of compilation, where `sample` compiles every layer; a
+token costs some tens of microseconds a layer more than there.
 """
 
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm.lm import _cache, _forward, _layers, _sampling
-from proxlm.lm._distribution import SamplingConfig
+from proxlm.lm import _cache, _config, _forward, _sampling, _views
+from proxlm.lm._config import ModelConfig, Params
+from proxlm.lm._sampling_config import SamplingConfig
+from proxlm.lm._views import View
 
 
-def stream(key, params, prompts, config, num_tokens, *, sampling=SamplingConfig()):
+def stream(
+    key: jax.Array,
+    params: Params,
+    prompts: jax.Array,
+    config: ModelConfig,
+    num_tokens: int,
+    *,
+    sampling: SamplingConfig = SamplingConfig(),
+) -> Iterator[np.ndarray]:
     """Continues prompts, and yields every token when it is drawn.
 
-    With the same key these are the tokens of `sample`.  Nothing stops at a stop token: who
+    With the same key these are the tokens of `sample`. Nothing stops at a stop token: who
     consumes the generator stops.
 
     Args:
-      key: a typed key; consumed.
+      key: a typed key, or `[B]` of them, as in `sample`; consumed.
       params: of `lm.init`; where several streams follow one another, unstack their blocks before,
         or each copies them.
       prompts: integers `[B, P]`, without padding.
@@ -43,17 +54,19 @@ def stream(key, params, prompts, config, num_tokens, *, sampling=SamplingConfig(
     >>> [token.shape for token in tokens]
     [(3,), (3,), (3,), (3,), (3,)]
     """
-    _sampling.check(prompts, None, num_tokens, config, sampling)
+    prompts, _ = _sampling.check(key, params, prompts, None, num_tokens, config, sampling)
     return _tokens(key, params, prompts, config, num_tokens, sampling)
 
 
 def _tokens(key, params, prompts, config, num_tokens, sampling):
     batch, length = prompts.shape
-    uniform = jax.random.uniform(key, (num_tokens, batch))
+    uniform = _sampling.uniforms(key, num_tokens, batch)
     blocks, outside = _cache.blocks_of(params), {k: v for k, v in params.items() if k != "blocks"}
-    x, layer_caches = _embed(outside, prompts, config), []
-    for block in blocks:
-        x, layer = _fill(block, x, config, (batch, length), length + num_tokens)
+    x, layer_caches = _embed(outside, prompts, jnp.arange(length)[None], config), []
+    kinds, index = _config.layer_kinds(config)
+    layers = [(block, kinds[kind]) for block, kind in zip(blocks, index, strict=True)]
+    for block, kind in layers:
+        x, layer = _fill(block, x, config, (batch, length), length + num_tokens, kind)
         layer_caches.append(layer)
     x = x.reshape(batch, length, -1)[:, -1]
     for i in range(num_tokens):
@@ -61,34 +74,35 @@ def _tokens(key, params, prompts, config, num_tokens, sampling):
         yield np.asarray(token)
         if i + 1 == num_tokens:
             return
-        x = _embed(outside, token, config)
-        for j, block in enumerate(blocks):
-            x, layer_caches[j] = _extend(block, x, layer_caches[j], length + i, config)
+        x = _embed(outside, token, jnp.array([length + i]), config)
+        for j, (block, kind) in enumerate(layers):
+            x, layer_caches[j] = _extend(block, x, layer_caches[j], length + i, config, kind)
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _embed(outside, tokens, config):
-    return _forward.embed(outside, tokens, config)
+def _embed(outside, tokens, positions, config):
+    return _forward.embed(outside, tokens, config, positions)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _fill(block, x, config, shape, total):
-    """A layer on the prompt, and its cache with room for the response."""
-    turn = _forward.angles(None, None, shape[1], config)
-    x, layer = _cache.fill(block, x, config, shape, turn, _forward.visibility(None, shape[1]))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _fill(block, x, config, shape, total, kind):
+    """A layer on the prompt, and its cache with columns for the response."""
+    visible = _views.visibility(None, shape[1], kind.window)
+    view = View(visible, _views.angles(None, None, shape[1], config, kind))
+    x, layer = _cache.fill(block, x, config, shape, view)
     return x, _cache.grow([layer], total)[0]
 
 
-@functools.partial(jax.jit, static_argnames="config", donate_argnums=2)
-def _extend(block, x, layer, column, config):
-    """A layer on the next token, which stands in this column and is there for all to see."""
-    turn = _forward.angles(jnp.full((1, 1), column), None, 1, config)
-    visible = (jnp.arange(layer.key.shape[2]) <= column)[None]
-    return _cache.extend(block, x, layer, column, turn, visible, config)
+@functools.partial(jax.jit, static_argnames=("config", "kind"), donate_argnums=2)
+def _extend(block, x, layer, column, config, kind):
+    """A layer on the next token, which stands in this column and sees those before it."""
+    visible = _cache.visible_columns(jnp.ones((1, layer.key.shape[2]), bool), column, kind.window)
+    turn = _views.angles(jnp.full((1, 1), column), None, 1, config, kind)
+    return _cache.extend(block, x, layer, column, View(visible, turn), config)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def _draw(outside, x, uniform, config, sampling):
-    hidden = _layers.rms_norm(x, outside["norm"]["scale"], config.norm_epsilon)
+    hidden = _forward.final_norm(outside, x, config)
     how = {"params": outside, "config": config, "sampling": sampling}
     return _sampling.draw_tokens(hidden, uniform, **how)[0]

@@ -1,17 +1,22 @@
 """Weights of the Llama architecture into parameters, and back.
 
 The tensors come as a dict of arrays under their usual names, wherever they were read from: those
-of a GGUF file, or those that transformers gives the same tensors in a safetensors file.  The two
-differ in more than names.  RoPE turns pairs of entries of a head; here, as in transformers, they
-are (i, i + d/2), and in GGUF (2i, 2i + 1).  Each has the rows of the query and key kernels in its
+of a GGUF file, or those that transformers gives the same tensors in a safetensors file. The two
+differ in more than names. RoPE turns pairs of entries of a head; here, as in transformers, they
+are (i, i + d/2), and in GGUF (2i, 2i + 1). Each has the rows of the query and key kernels in its
 own order, so what is read is reordered once, and the forward pass knows one order only.
 """
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from proxlm import _validation
+from proxlm.lm._config import ModelConfig, Params
 
 PARTS = ("attention_norm", "query", "key", "value", "out", "mlp_norm", "gate", "up", "down")
 
@@ -67,7 +72,7 @@ NAMES = {
 }
 
 
-def from_tensors(tensors, config):
+def from_tensors(tensors: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
     """Parameters of a model from the tensors of a Llama.
 
     A matrix W is stored as it multiplies, y = W·x with W `[out, in]`; a kernel here is its
@@ -84,7 +89,7 @@ def from_tensors(tensors, config):
 
     Raises:
       ValueError: a tensor is missing, of another shape or not known, the names are of neither
-        family, or the model is no Llama (qk_norm, attention_bias, value_head).
+        family, or the config is not that of a Llama.
 
     Source: Touvron et al. 2023 for the architecture; the order of a GGUF file's rows is that of
     llama.cpp's converter.
@@ -115,16 +120,16 @@ def from_tensors(tensors, config):
     return jax.tree.map(jnp.asarray, params)
 
 
-def to_tensors(params, config, names="gguf"):
+def to_tensors(params: Params, config: ModelConfig, names: str = "gguf") -> dict[str, np.ndarray]:
     """The tensors of a Llama from the parameters of a model: what `from_tensors` reads back.
 
     Args:
       params: of `init`.
-      config: a `ModelConfig` without qk_norm, attention_bias and value_head.
+      config: the `ModelConfig` of a Llama.
       names: "gguf" or "transformers".
 
     Returns:
-      name ↦ NumPy array, float32.
+      name ↦ NumPy array, float32, contiguous.
 
     Raises:
       ValueError: other names, or the model is no Llama.
@@ -136,18 +141,18 @@ def to_tensors(params, config, names="gguf"):
     (8, 24)
     """
     _check_model(config)
-    if names not in NAMES:
-        raise ValueError(f"names={names!r}: expected one of {', '.join(map(repr, NAMES))}")
-    names = NAMES[names]
+    _validation.one_of(tuple(NAMES), "to_tensors", names=names)
+    family = NAMES[names]
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
-    tensors = {names.embedding: params["embedding"]["kernel"], names.norm: params["norm"]["scale"]}
+    tensors = {family.embedding: params["embedding"]["kernel"], family.norm: params["norm"]["scale"]}
     if not config.tie_embeddings:
-        tensors[names.head] = params["head"]["kernel"]
-    for i, own in enumerate(_block_names(config, names)):
+        tensors[family.head] = params["head"]["kernel"]
+    for i, own in enumerate(_block_names(config, family)):
         block = jax.tree.map(lambda x, i=i: x[i], params["blocks"])
-        parts = _parts(block, config, names.interleaved)
+        parts = _parts(block, config, family.interleaved)
         tensors |= {name: parts[part] for name, part in zip(own, PARTS, strict=True)}
-    return tensors
+    # safetensors writes the memory of an array as it lies there
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 
 
 def _block(parts, config, interleaved):
@@ -243,11 +248,15 @@ def _shapes(config, names):
 
 
 def _check_model(config):
-    if not config.lm_head or config.value_head or config.qk_norm or config.attention_bias:
-        raise ValueError(
-            "config: expected a Llama, which has an LM head, no value head, no qk_norm and no "
-            "attention_bias; add a value head to its params afterwards"
-        )
+    shape = ("num_layers", "width", "num_heads", "num_kv_heads", "head_width", "hidden_width", "max_length")
+    shape += ("rope_theta", "norm_epsilon", "tie_embeddings", "init_scale", "compute_dtype")
+    names = (*shape, "matmul_precision", "remat", "unroll")
+    llama = ModelConfig(config.vocab_size, **{name: getattr(config, name) for name in names})
+    for field in dataclasses.fields(config):
+        given, expected = (getattr(one, field.name) for one in (config, llama))
+        if given != expected:
+            remedy = "The files are of a Llama; add a value head to its params afterwards."
+            raise _validation.invalid(f"config.{field.name}", given, repr(expected), remedy)
 
 
 def _check_tensors(given, expected):

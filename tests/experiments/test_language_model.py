@@ -104,7 +104,7 @@ def test_muon_leaves_embeddings_and_norms_to_adam():
 
 
 def test_muon_leaves_the_bias_of_a_kernel_to_adam():
-    config = dataclasses.replace(MODEL, attention_bias=True)
+    config = dataclasses.replace(MODEL, qkv_bias=True)
     (updates, _), (other, _) = (updates_of(language_model.muon(rate, 1e-3), config) for rate in (1.0, 2.0))
     bias = lambda tree: tree["blocks"]["attention"]["qkv"]["bias"]
     np.testing.assert_array_equal(bias(updates), bias(other))

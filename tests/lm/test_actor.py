@@ -128,9 +128,9 @@ def test_an_early_exit_changes_no_token():
 @pytest.mark.parametrize(
     ("policy", "critic", "message"),
     [
-        (CRITIC, None, "policy has no LM head: use a config with lm_head=True"),
-        (POLICY, None, "no value head: give a critic, or a policy config with value_head=True"),
-        (POLICY, POLICY, "critic has no value head: use a config with value_head=True"),
+        (CRITIC, None, "policy.lm_head must be True, got False"),
+        (POLICY, None, r"policy.value_head must be True without a critic, got False.* critic=False"),
+        (POLICY, POLICY, "critic.value_head must be True, got False"),
     ],
 )
 def test_models_without_their_heads_are_refused(policy, critic, message):
@@ -139,6 +139,13 @@ def test_models_without_their_heads_are_refused(policy, critic, message):
 
 
 def test_a_stop_token_outside_the_vocabulary_is_refused_at_once():
-    sampling_config = lm.SamplingConfig(stop_token=SHARED.vocab_size)
-    with pytest.raises(ValueError, match=rf"stop_token={SHARED.vocab_size} is outside"):
-        lm.make_actor(SHARED, NUM_TOKENS, sampling=sampling_config)
+    for outside in (SHARED.vocab_size, (1, SHARED.vocab_size), -1):
+        with pytest.raises(ValueError, match="stop_token must be from 0 to"):
+            lm.make_actor(SHARED, NUM_TOKENS, sampling=lm.SamplingConfig(stop_token=outside))
+
+
+@pytest.mark.parametrize("arguments", [{"num_tokens": 2.5}, {"sampling": {"top_k": 2}}, {"critic": "big"}])
+def test_bad_arguments_are_named_at_construction(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"make_actor: {name} must be"):
+        lm.make_actor(SHARED, **{"num_tokens": NUM_TOKENS} | arguments)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from proxlm import lm
+from proxlm.lm import _sampling
 from tests import arrays
 
 CONFIG = lm.ModelConfig(
@@ -18,7 +19,7 @@ CONFIG = lm.ModelConfig(
     num_heads=4,
     num_kv_heads=2,
     max_length=12,
-    qk_norm=True,
+    qk_norm="head",
     tie_embeddings=False,
 )
 PARAMS = arrays.rough(CONFIG, scale=0.7)
@@ -42,7 +43,7 @@ def everything(row):
     alike = lambda x: np.broadcast_to(x, (len(tokens), 5))
     whole = np.concatenate([alike(PROMPTS[row]), tokens], axis=1)
     valid = np.concatenate([alike(RAGGED[row]), np.ones(tokens.shape, bool)], axis=1)
-    whole, valid = lm.sampling.align(whole, valid)
+    whole, valid = _sampling.align(whole, valid)
     log_probs = np.where(mask, score(whole, mask=valid).log_probs, 0.0).sum(axis=1)
     return np.where(mask, tokens, 0), mask, log_probs
 
@@ -95,9 +96,9 @@ def test_beams_without_a_continuation_are_impossible():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="width=0"):
+    with pytest.raises(ValueError, match="width must be an integer ≥ 1, got 0"):
         lm.beam_search(PARAMS, PROMPTS, CONFIG, LENGTH, width=0)
     with pytest.raises(ValueError, match="max_length=12"):
         lm.beam_search(PARAMS, PROMPTS, CONFIG, 8, width=1)
-    with pytest.raises(ValueError, match="stop_token=4"):
+    with pytest.raises(ValueError, match="stop_token must be from 0 to 3, the vocabulary, or None, got 4"):
         lm.beam_search(PARAMS, PROMPTS, CONFIG, LENGTH, width=1, stop_token=4)

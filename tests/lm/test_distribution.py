@@ -222,19 +222,33 @@ def test_a_single_token_with_weight_is_always_drawn(size):
     np.testing.assert_array_equal(drawn, np.tile(np.arange(size), 3))
 
 
+def test_stop_tokens_are_one_or_several_in_any_collection():
+    one, two = lm.SamplingConfig(stop_token=3), lm.SamplingConfig(stop_token=(2, 3))
+    assert {lm.SamplingConfig(stop_token=stop) for stop in ([3, 2], {2, 3}, (np.int64(3), 2))} == {two}
+    assert lm.SamplingConfig(stop_token=[np.int64(3)]) == one and one.stop_token == 3
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0}, r"temperature=0: expected more than 0; .* greedy=True"),
-        ({"temperature": np.float32(0.0)}, r"temperature=0.0: expected more than 0"),
-        ({"temperature": -1.0}, r"temperature=-1.0: expected more than 0"),
-        ({"temperature": float("nan")}, r"temperature=nan: expected more than 0"),
-        ({"top_p": 0.0}, r"top_p=0.0: expected a probability in \(0, 1\]; None is off"),
-        ({"top_p": 1.5}, r"top_p=1.5: expected a probability"),
-        ({"top_p": np.float32(2.0)}, r"top_p=2.0: expected a probability"),
-        ({"min_p": -0.1}, r"min_p=-0.1: expected a ratio in \[0, 1\]; None is off"),
-        ({"min_p": 1.1}, r"min_p=1.1: expected a ratio"),
-        ({"top_k": 0}, r"top_k=0: expected at least 1; None is off"),
+        ({"temperature": 0}, r"temperature must be a number > 0, got 0\. .* greedy=True"),
+        ({"temperature": np.float32(0.0)}, r"temperature must be a number > 0, got np.float32\(0\.0\)"),
+        ({"temperature": -1.0}, "temperature must be a number > 0"),
+        ({"temperature": float("nan")}, "temperature must be a number > 0, got nan"),
+        ({"top_p": 0.0}, r"top_p must be a number > 0, got 0\.0\. None is off"),
+        ({"top_p": 1.5}, r"top_p must be a number in \[0, 1\]"),
+        ({"top_p": np.float32(2.0)}, "top_p must be a number in"),
+        ({"min_p": -0.1}, r"min_p must be a number in \[0, 1\], got -0\.1\. None is off"),
+        ({"min_p": 1.1}, "min_p must be a number in"),
+        ({"top_k": 0}, r"top_k must be an integer ≥ 1, got 0\. None is off"),
+        ({"top_k": 2.0}, r"top_k must be an integer ≥ 1, got 2\.0"),
+        ({"temperature": "hot"}, "temperature must be a number, got 'hot'"),
+        ({"temperature": jnp.array(-1.0)}, "temperature must be a number > 0"),
+        ({"greedy": "yes"}, "greedy must be one of False, True"),
+        ({"stop_token": 1.0}, r"stop_token must be an integer, a collection of integers, or None, got 1\.0"),
+        ({"stop_token": [2.0, 3]}, "stop_token must be an integer, a collection"),
+        ({"stop_token": ()}, "stop_token must be an integer, a collection"),
+        ({"stop_token": "end"}, "stop_token must be an integer, a collection"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(settings, message):

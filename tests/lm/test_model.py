@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from proxlm import lm
-from proxlm.lm import _layers as layers
+from proxlm.lm import _config, _rope
 from tests import arrays
 
 CONFIG = lm.ModelConfig(vocab_size=19, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12)
@@ -18,10 +18,10 @@ SHAPES = {
     "grouped queries": {},
     "one key-value head": {"num_kv_heads": 1},
     "wide heads": {"num_kv_heads": 4, "head_width": 6, "rope_theta": 50.0},
-    "normed queries and keys": {"qk_norm": True},
-    "attention bias": {"attention_bias": True},
+    "normed queries and keys": {"qk_norm": "head"},
+    "attention bias": {"qkv_bias": True},
     "untied head": {"tie_embeddings": False, "hidden_width": 24},
-    "large epsilon": {"norm_epsilon": 0.5, "qk_norm": True},
+    "large epsilon": {"norm_epsilon": 0.5, "qk_norm": "head"},
 }
 TOKENS = jnp.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 8, 9, 7]])
 
@@ -108,9 +108,11 @@ def test_a_row_changes_nothing_in_its_neighbour(params):
 
 def test_rotated_scores_depend_on_the_difference_of_positions_alone():
     query, key = arrays.normal(0, (1, 8)), arrays.normal(1, (1, 8))
+    config = lm.ModelConfig(vocab_size=2, width=8, num_heads=1, rope_theta=100.0)
+    kind = _config.LayerKind(None, "all")
 
     def score(query_position, key_position):
-        turn = lambda x, at: layers.rotate(x, *layers.rotation(jnp.array([at]), 8, 100.0))
+        turn = lambda x, at: _rope.rotate(x, *_rope.rotation(jnp.array([at]), config, kind))
         return jnp.vdot(turn(query, query_position), turn(key, key_position))
 
     scores = np.array([[score(p + d, p) for p in (0, 1, 17)] for d in (0, 1, 5)])
@@ -232,7 +234,7 @@ def test_kernels_have_the_stated_scale_and_writers_less_by_the_depth():
 
 
 def test_scales_start_at_one_and_biases_and_the_value_head_at_zero():
-    config = dataclasses.replace(CONFIG, qk_norm=True, attention_bias=True, value_head=True)
+    config = dataclasses.replace(CONFIG, qk_norm="head", qkv_bias=True, value_head=True)
     leaves = jax.tree_util.tree_leaves_with_path(init(jax.random.key(0), config))
     starts = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     ones = [leaf for path, leaf in starts.items() if path.endswith("scale")]
@@ -268,16 +270,29 @@ def test_the_linen_module_is_the_pure_functions():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"width": 18}, r"width=18 is not divisible by num_heads=4: give head_width"),
-        ({"num_kv_heads": 3}, r"num_heads=4 is not a multiple of num_kv_heads=3"),
-        ({"head_width": 5}, r"head_width=5 is odd: RoPE rotates pairs"),
-        ({"lm_head": False}, r"lm_head and value_head are both False"),
-        ({"num_layers": 0}, r"num_layers=0: expected at least 1"),
-        ({"vocab_size": 0}, r"vocab_size=0: expected at least 1"),
-        ({"max_length": -1}, r"max_length=-1: expected at least 1"),
-        ({"num_heads": 0}, r"num_heads=0: expected at least 1"),
-        ({"num_kv_heads": 0}, r"num_kv_heads=0: expected at least 1"),
-        ({"head_width": 0}, r"head_width=0: expected at least 1"),
+        ({"width": 18}, "width must be a multiple of num_heads=4, got 18. Or give head_width"),
+        ({"num_kv_heads": 3}, "num_heads must be a multiple of num_kv_heads=3, got 4"),
+        ({"head_width": 5}, "head_width must be even and positive, got 5. RoPE rotates pairs"),
+        ({"lm_head": False}, "lm_head must be True where value_head is False"),
+        ({"num_layers": 0}, "num_layers must be an integer ≥ 1, got 0"),
+        ({"vocab_size": 0}, "vocab_size must be an integer ≥ 1, got 0"),
+        ({"vocab_size": None}, "vocab_size must be an integer ≥ 1, got None"),
+        ({"max_length": -1}, "max_length must be an integer ≥ 1, got -1"),
+        ({"num_heads": 2.0}, r"num_heads must be an integer ≥ 1, got 2\.0"),
+        ({"num_kv_heads": 0}, "num_kv_heads must be an integer ≥ 1, got 0"),
+        ({"head_width": 0}, "head_width must be an integer ≥ 1, got 0"),
+        ({"rope_theta": 0}, "rope_theta must be a number > 0, got 0"),
+        ({"norm_epsilon": -1.0}, r"norm_epsilon must be a number in \[0, 1\]"),
+        ({"norm_epsilon": float("nan")}, r"norm_epsilon must be a number in \[0, 1\], got nan"),
+        ({"init_scale": -0.1}, "init_scale must be a number ≥ 0"),
+        ({"compute_dtype": "int8"}, "compute_dtype must be one of 'float32', 'bfloat16'"),
+        ({"activation": "relu"}, "activation must be one of 'silu', 'gelu', 'gelu_tanh', got 'relu'"),
+        ({"qk_norm": True}, "qk_norm must be one of None, 'head', 'whole', got True"),
+        ({"qkv_bias": "no"}, "qkv_bias must be one of False, True, got 'no'"),
+        ({"window_layers": (True,) * 4}, "window_layers must be None without a window"),
+        ({"window": 3, "window_layers": (True,)}, "window_layers must be 4 booleans, one a layer"),
+        ({"positions": "learned", "rope_share": 0.5}, r"rope_share must be 1\.0 with learned positions"),
+        ({"parallel": True, "norm_place": "both"}, "norm_place must be 'before' in a parallel model"),
     ],
 )
 def test_a_shape_that_does_not_fit_together_is_refused(settings, message):
@@ -294,7 +309,7 @@ def test_tokens_beyond_the_context_are_refused(params):
 def test_a_head_that_is_not_there_is_refused():
     critic = dataclasses.replace(CONFIG, lm_head=False, value_head=True)
     params = rough(critic)
-    with pytest.raises(ValueError, match=r"no LM head: .* lm_head=True"):
+    with pytest.raises(ValueError, match=r"lm_head must be True, got False\. .* lm_head=True"):
         lm.apply(params, TOKENS, critic)
-    with pytest.raises(ValueError, match=r"no value head: .* value_head=True"):
+    with pytest.raises(ValueError, match=r"value_head must be True, got False\. .* value_head=True"):
         lm.values(params, jnp.ones((1, 16)), CONFIG)

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from proxlm import lm
-from proxlm.lm import _layers as layers
+from proxlm.lm import _layers
 from tests import arrays
 
 CONFIG = lm.ModelConfig(
@@ -116,13 +117,24 @@ def test_many_faults_are_counted(params):
         lm.pretrained.from_tensors(tensors, shallow)
 
 
-@pytest.mark.parametrize("field", ["qk_norm", "attention_bias", "value_head"])
-def test_what_is_no_llama_is_refused_both_ways(params, field):
-    config = dataclasses.replace(CONFIG, **{field: True})
-    with pytest.raises(ValueError, match="expected a Llama"):
-        lm.pretrained.to_tensors(params, config)
-    with pytest.raises(ValueError, match="expected a Llama"):
-        lm.pretrained.from_tensors({}, config)
+@pytest.mark.parametrize(
+    "change", [{"qk_norm": "head"}, {"qkv_bias": True}, {"value_head": True}, {"window": 4}]
+)
+def test_what_is_no_llama_is_refused_both_ways(params, change):
+    config, (field,) = dataclasses.replace(CONFIG, **change), change
+    for attempt in (
+        lambda: lm.pretrained.to_tensors(params, config),
+        lambda: lm.pretrained.from_tensors({}, config),
+    ):
+        with pytest.raises(ValueError, match=rf"config\.{field} must be"):
+            attempt()
+
+
+def test_tensors_survive_a_file(tmp_path):
+    tensors = lm.pretrained.to_tensors(arrays.rough(UNTIED, scale=0.35), UNTIED, "transformers")
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    back = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    assert back.keys() == tensors.keys() and all(np.array_equal(back[name], x) for name, x in tensors.items())
 
 
 def test_an_unknown_family_of_names_is_refused(params):
@@ -136,5 +148,5 @@ def test_states_are_what_each_depth_would_end_with(params):
         config = dataclasses.replace(CONFIG, num_layers=depth)
         part = {**params, "blocks": jax.tree.map(lambda x, d=depth: x[:d], params["blocks"])}
         hidden = lm.encode(part, TOKENS[None], config)
-        normed = layers.rms_norm(states[depth - 1], part["norm"]["scale"], config.norm_epsilon)
+        normed = _layers.rms_norm(states[depth - 1], part["norm"]["scale"], config.norm_epsilon)
         assert np.allclose(normed, hidden, atol=1e-6)

@@ -23,8 +23,8 @@ CONFIG = lm.ModelConfig(
     num_kv_heads=2,
     max_length=16,
     norm_epsilon=0.1,
-    qk_norm=True,
-    attention_bias=True,
+    qk_norm="head",
+    qkv_bias=True,
     tie_embeddings=False,
 )
 SMALL = lm.ModelConfig(vocab_size=6, num_layers=1, width=8, num_heads=2, max_length=4)
@@ -203,6 +203,26 @@ def test_a_row_alone_gives_what_it_gives_among_others():
         np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
 
 
+def test_a_row_with_a_key_of_its_own_gives_the_same_text_in_every_batch():
+    keys = jax.random.split(jax.random.key(7), 6)
+    run = lambda key, row: compiled(
+        key, PARAMS, PROMPTS[row], CONFIG, NUM_TOKENS, prompt_mask=RAGGED[row], sampling=lm.SamplingConfig()
+    )
+    together = run(keys, slice(0, 6))
+    for rows in (slice(2, 3), slice(3, 6)):
+        np.testing.assert_array_equal(run(keys[rows], rows).tokens, together.tokens[rows])
+
+
+def test_any_of_several_stop_tokens_ends_a_response():
+    samples = jax.tree.map(np.asarray, sample({"stop_token": {3, 16}, "temperature": 1.5}))
+    free = np.asarray(sample({"temperature": 1.5}).tokens[:, 6:])
+    ends = [np.append(np.flatnonzero(np.isin(row, [3, 16])), NUM_TOKENS)[0] for row in free]
+    assert {3, 16} <= {row[end] for row, end in zip(free, ends, strict=True) if end < NUM_TOKENS}
+    lengths = np.minimum(np.array(ends) + 1, NUM_TOKENS)
+    np.testing.assert_array_equal(samples.response_mask.sum(axis=1), lengths)
+    np.testing.assert_array_equal(samples.ended, np.array(ends) < NUM_TOKENS)
+
+
 @pytest.mark.slow
 def test_vmap_over_keys_parameters_and_temperature_equals_a_loop():
     seeds, trees, temperatures = (1, 2), (PARAMS, rough(CONFIG, seed=5)), (0.7, 1.6)
@@ -274,21 +294,36 @@ def test_bfloat16_samples_with_log_probs_in_float32():
     ("options", "message"),
     [
         ({"num_tokens": 11}, r"17 tokens .* max_length=16: cut the prompt, sample fewer"),
-        ({"num_tokens": 0}, r"num_tokens=0: expected at least 1"),
-        ({"prompts": PROMPTS[0]}, r"prompts has shape \(6,\): expected \[B, P\]"),
-        ({"prompts": PROMPTS[:, :0]}, r"prompts has shape \(6, 0\): .* P at least 1"),
+        ({"num_tokens": 0}, "num_tokens must be an integer ≥ 1, got 0"),
+        (
+            {"prompts": PROMPTS[0]},
+            r"prompts must be integers \[B, T\] .* got .shape \(6,\).\. One seq",
+        ),
+        (
+            {"prompts": PROMPTS[:, :0]},
+            r"prompts must be integers .* B, T ≥ 1, got .shape \(6, 0\)",
+        ),
         (
             {"prompt_mask": RAGGED[:, 1:]},
-            r"prompt_mask has shape \(6, 5\): expected that of prompts, \(6, 6\)",
+            r"prompt_mask must be of the shape of prompts, \(6, 6\), got .shape \(6, 5\)",
         ),
         (
             {"sampling": lm.SamplingConfig(stop_token=17)},
-            r"stop_token=17 is outside the vocabulary of 17 tokens: expected 0 to 16, or None",
+            "stop_token must be from 0 to 16, the vocabulary, or None, got 17",
         ),
-        ({"sampling": lm.SamplingConfig(stop_token=-1)}, r"stop_token=-1 is outside"),
+        ({"sampling": lm.SamplingConfig(stop_token=(-1, 2))}, "stop_token must be from 0 to 16"),
+        ({"sampling": None}, "sampling must be a SamplingConfig"),
+        ({"num_tokens": 2.0}, r"num_tokens must be an integer ≥ 1, got 2\.0"),
+        ({"prompts": [[1, 2], [3]]}, "prompts must be .* got 'rows of several lengths'.*Pad the rows"),
+        ({"prompts": PROMPTS + 12}, "prompts must be ids from 0 to 16, the vocabulary of the config, got"),
+        ({"prompts": PROMPTS.astype(float)}, r"prompts must be integers .* got 'dtype float64'"),
+        ({"prompt_mask": RAGGED.astype(float)}, r"prompt_mask must be boolean, got .*astype\(bool\)"),
+        ({"prompt_mask": RAGGED & (np.arange(6) != 1)[:, None]}, "prompt_mask must be True for at least one"),
+        ({"key": jax.random.split(jax.random.key(0), 5)}, "key must be one key or 6 of them"),
+        ({"key": 3}, r"key must be a typed key, got 3\. Make one by jax\.random\.key"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(options, message):
     arguments = {"prompts": PROMPTS, "config": CONFIG, "num_tokens": NUM_TOKENS} | options
     with pytest.raises(ValueError, match=message):
-        lm.sample(jax.random.key(0), PARAMS, **arguments)
+        lm.sample(**{"key": jax.random.key(0), "params": PARAMS} | arguments)

@@ -177,9 +177,9 @@ def test_bfloat16_scores_are_float32_and_near():
     jax.tree.map(near, scores, expected)
 
 
-@pytest.mark.parametrize("start", [0, -1, 8])
+@pytest.mark.parametrize("start", [0, -1, 8, 1.0])
 @pytest.mark.parametrize("fn", [lm.score, scoring.values])
 def test_a_start_outside_the_columns_is_refused(fn, start):
-    message = rf"start={start}: expected 1 to 7, inside the 8 columns"
+    message = rf"start must be an integer from 1 to 7, inside the 8 columns, got {start}"
     with pytest.raises(ValueError, match=message):
         fn(PARAMS, TOKENS, CONFIG, start=start)

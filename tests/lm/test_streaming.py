@@ -50,9 +50,9 @@ def test_a_stream_may_be_left_early(params):
     ("prompts", "num_tokens", "settings", "message"),
     [
         (PROMPTS, 10, {}, "13 tokens do not fit"),
-        (PROMPTS[:, :0], 2, {}, "P at least 1"),
-        (PROMPTS, 0, {}, "num_tokens=0"),
-        (PROMPTS, 2, {"stop_token": 19}, "outside the vocabulary"),
+        (PROMPTS[:, :0], 2, {}, "B, T ≥ 1"),
+        (PROMPTS, 0, {}, "num_tokens must be an integer ≥ 1, got 0"),
+        (PROMPTS, 2, {"stop_token": 19}, "stop_token must be from 0 to 18"),
     ],
 )
 def test_bad_input_is_refused_when_called(params, prompts, num_tokens, settings, message):

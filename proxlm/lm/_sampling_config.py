@@ -1,0 +1,104 @@
+"""How to draw a token, and which tokens end a response."""
+
+import dataclasses
+import operator
+from collections.abc import Collection
+
+import jax
+import jax.numpy as jnp
+
+from proxlm import _validation
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How to draw a token. Temperature, top-p and min-p may be traced; None switches one off.
+
+    Attributes:
+      temperature: divides the logits; > 0.
+      top_p: keep the fewest most likely tokens that hold this much probability, in (0, 1].
+      min_p: keep the tokens at least this likely relative to the likeliest, in [0, 1].
+      top_k: keep the k most likely (static).
+      greedy: always take the most likely token, whatever the rest says (static).
+      stop_token: the token, or a collection of tokens, any of which ends a response and is its last
+        (static).
+
+    Ties at a threshold are all kept. The order is temperature, top-k, top-p, min-p. Traced values
+    cannot be checked.
+
+    >>> SamplingConfig(temperature=0.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: SamplingConfig: temperature must be a number > 0, got 0.0. For the likeliest token ...
+    >>> SamplingConfig(stop_token={7, 2}).stop_token
+    (2, 7)
+    """
+
+    temperature: float | jax.Array = 1.0
+    top_p: float | jax.Array | None = None
+    min_p: float | jax.Array | None = None
+    top_k: int | None = dataclasses.field(default=None, metadata={"static": True})
+    greedy: bool = dataclasses.field(default=False, metadata={"static": True})
+    stop_token: int | Collection[int] | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def __post_init__(self):
+        """Checks the values that are known, and sorts several stop tokens into a tuple."""
+        for name in ("temperature", "top_p", "min_p"):
+            number = getattr(self, name)
+            if isinstance(number, str | bytes | list | dict | set | bool):
+                raise _validation.invalid(name, number, "a number", function="SamplingConfig")
+        numbers = lambda **fields: {k: x for k, x in fields.items() if isinstance(x, _validation.NUMBERS)}
+        greedy = "For the likeliest token use greedy=True."
+        _validation.positive("SamplingConfig", greedy, **numbers(temperature=self.temperature))
+        shares = numbers(top_p=self.top_p, min_p=self.min_p)
+        _validation.within(0, 1, "SamplingConfig", "None is off.", **shares)
+        _validation.positive("SamplingConfig", "None is off.", **numbers(top_p=self.top_p))
+        _validation.integer(1, "SamplingConfig", "None is off.", top_k=self.top_k)
+        _validation.one_of((False, True), "SamplingConfig", greedy=self.greedy)
+        object.__setattr__(self, "stop_token", _stop_tokens(self.stop_token))
+
+
+def _stop_tokens(stop):
+    """None, an integer, or a sorted tuple of several."""
+    if stop is None or _validation.is_integer(stop):
+        return None if stop is None else operator.index(stop)
+    tokens = list(stop) if isinstance(stop, Collection) and not isinstance(stop, str | bytes) else []
+    if not tokens or not all(map(_validation.is_integer, tokens)):
+        expected = "an integer, a collection of integers, or None"
+        raise _validation.invalid("stop_token", stop, expected, function="SamplingConfig")
+    distinct = sorted({operator.index(token) for token in tokens})
+    return tuple(distinct) if len(distinct) > 1 else distinct[0]
+
+
+def check_stop_token(sampling: SamplingConfig, vocab_size: int) -> None:
+    """Raises ValueError when a stop token is not in the vocabulary.
+
+    >>> check_stop_token(SamplingConfig(stop_token=15), vocab_size=16)
+    """
+    for token in stop_tokens(sampling):
+        if not 0 <= token < vocab_size:
+            expected = f"from 0 to {vocab_size - 1}, the vocabulary, or None"
+            raise _validation.invalid("stop_token", token, expected)
+
+
+def stop_tokens(sampling: SamplingConfig) -> tuple[int, ...]:
+    """The stop tokens as a tuple.
+
+    >>> stop_tokens(SamplingConfig(stop_token=3)), stop_tokens(SamplingConfig())
+    ((3,), ())
+    """
+    stop = sampling.stop_token
+    return () if stop is None else (stop,) if isinstance(stop, int) else tuple(stop)
+
+
+def is_stop(tokens: jax.Array, sampling: SamplingConfig) -> jax.Array:
+    """Which of the tokens end a response: integers `[...]` -> bool `[...]`.
+
+    >>> is_stop(jnp.array([1, 2, 3]), SamplingConfig(stop_token={3, 1})).tolist()
+    [True, False, True]
+    """
+    found = jnp.zeros(tokens.shape, bool)
+    for token in stop_tokens(sampling):
+        found |= tokens == token
+    return found

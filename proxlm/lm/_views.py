@@ -1,0 +1,112 @@
+"""What attention sees in each kind of layer: which keys, and by which angles it rotates."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from proxlm.lm import _config, _rope
+from proxlm.lm._config import LayerKind, ModelConfig
+
+Turn = tuple[jax.Array, jax.Array]
+"""Cosines and sines of rotary angles."""
+
+
+class View(NamedTuple):
+    """What attention sees in the layers of one kind.
+
+    Attributes:
+      visible: bool `[B or 1, 1, T, S]`: which keys a query may see.
+      turn: cosines and sines of the angles of the positions, each `[B or 1, 1, T, r/2]`; None
+        where nothing rotates.
+    """
+
+    visible: jax.Array
+    turn: Turn | None
+
+
+def of_layers(
+    positions: jax.Array | None, mask: jax.Array | None, length: int, config: ModelConfig
+) -> tuple[list[View], tuple[int, ...]]:
+    """The view of each kind of layer, and the index of every layer's kind.
+
+    >>> views, index = of_layers(None, None, 5, ModelConfig(vocab_size=16, num_layers=2))
+    >>> len(views), index
+    (1, (0, 0))
+    """
+    kinds, index = _config.layer_kinds(config)
+    turn = lambda kind: angles(positions, mask, length, config, kind)
+    return [View(visibility(mask, length, kind.window), turn(kind)) for kind in kinds], index
+
+
+def stack(views: Sequence[View]) -> View:
+    """Views in one, stacked along a new first axis; where nothing rotates, by an angle of 0.
+
+    >>> view = View(jnp.ones((1, 1, 3, 3), bool), (jnp.ones((1, 1, 3, 2)), jnp.ones((1, 1, 3, 2))))
+    >>> stack([view, view._replace(turn=None)]).turn[1][1].max().item()
+    0.0
+    """
+    like = next((view.turn for view in views if view.turn is not None), None)
+    if like is not None:
+        rest = jnp.ones_like(like[0]), jnp.zeros_like(like[1])
+        views = [view if view.turn is not None else view._replace(turn=rest) for view in views]
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *views)
+
+
+def visibility(mask: jax.Array | None, length: int, window: int | None = None) -> jax.Array:
+    """Which keys a query may see: the valid ones up to itself, in its window.
+
+    Args:
+      mask: bool `[B, T]` or None.
+      length: T.
+      window: the number of columns that a query sees, its own included; None: all.
+
+    Returns:
+      bool `[B or 1, 1, T, T]`.
+
+    >>> visibility(None, 3, window=2)[0, 0].tolist()
+    [[True, False, False], [True, True, False], [False, True, True]]
+    """
+    causal = jnp.tril(jnp.ones((1, 1, length, length), bool))
+    if window is not None and window < length:
+        causal &= ~jnp.tril(jnp.ones((1, 1, length, length), bool), -window)
+    return causal if mask is None else causal & mask[:, None, None, :]
+
+
+def angles(
+    positions: jax.Array | None,
+    mask: jax.Array | None,
+    length: int,
+    config: ModelConfig,
+    kind: LayerKind,
+) -> Turn | None:
+    """Cosines and sines `[B or 1, 1, T, r/2]` of the given or counted positions, or None.
+
+    >>> config = ModelConfig(vocab_size=16, width=8, num_heads=2)
+    >>> angles(None, None, 5, config, LayerKind(None, "all"))[0].shape
+    (1, 1, 5, 2)
+    """
+    if kind.rope is None:
+        return None
+    is_dynamic = config.rope_scaling is not None and config.rope_scaling.kind == "dynamic"
+    if is_dynamic and positions is None:
+        positions = count(mask, length)
+    if positions is not None:
+        return _rope.rotation(positions[:, None], config, kind)
+    # XLA fuses what it can into every rotation of every head and layer. Cosines of counted
+    # positions would be computed anew in each, up to a sixth of an update; a table is looked up.
+    cos, sin = _rope.rotation(jnp.arange(length), config, kind)
+    if mask is None:
+        return cos[None, None], sin[None, None]
+    look_up = lambda table: jnp.take(table, count(mask, length)[:, None], axis=0, mode="clip")
+    return look_up(cos), look_up(sin)
+
+
+def count(mask: jax.Array | None, length: int) -> jax.Array:
+    """Positions `[B or 1, T]`: the number of valid tokens before each.
+
+    >>> count(jnp.array([[False, True, True]]), 3).tolist(), count(None, 3).tolist()
+    ([[-1, 0, 1]], [[0, 1, 2]])
+    """
+    return jnp.arange(length)[None] if mask is None else jnp.cumsum(mask, axis=1) - 1
