@@ -106,7 +106,7 @@ def _mask(mask, tokens, name):
     if mask.shape != tokens.shape:
         expected = f"{tokens.shape}, the shape of {name}"
         raise _validation.invalid(f"{argument}.shape", mask.shape, expected)
-    _validation.boolean(**{argument: mask})
+    _validation.boolean("", **{argument: mask})
     return mask
 
 
