@@ -22,7 +22,8 @@ def require_share(name: str, argument: str, share: chex.Numeric) -> None:
     """
     values = _validation.known(name, argument, share)
     if jnp.ndim(share) != 0 or not all(0 <= value <= 1 for value in values):
-        raise ValueError(f"{name}: {argument} must be one number in [0, 1], got {share}. For 80 % write 0.8.")
+        remedy = "For 80 % write 0.8."
+        raise _validation.invalid(argument, share, "one number in [0, 1]", remedy, name)
 
 
 def require_count(name: str, argument: str, count: chex.Numeric, least: int, remedy: str = "") -> None:
@@ -38,7 +39,7 @@ def require_count(name: str, argument: str, count: chex.Numeric, least: int, rem
     if not _validation.is_known(count) and count is not None:
         if jnp.issubdtype(jnp.result_type(count), jnp.integer):
             return
-        raise ValueError(f"{name}: {argument} must be an integer ≥ {least}, got {count!r}. {remedy}")
+        raise _validation.invalid(argument, count, f"an integer ≥ {least}", remedy, name)
     _validation.to_int(least, name, remedy, **{argument: count})
 
 
@@ -51,10 +52,8 @@ def require_grouping(name: str, over: _partition.Grouping | None) -> None:
     ValueError: prune: over must be a grouping or None, got 0. Groups along an axis are ...
     """
     if over is not None and not isinstance(over, _partition.Grouping):
-        raise ValueError(
-            f"{name}: over must be a grouping or None, got {over!r}. Groups along an axis are "
-            "penalties.grouping.axes(0)."
-        )
+        remedy = "Groups along an axis are penalties.grouping.axes(0)."
+        raise _validation.invalid("over", over, "a grouping or None", remedy, name)
 
 
 def require_link(name: str, argument: str, link: Any) -> None:
@@ -66,10 +65,8 @@ def require_link(name: str, argument: str, link: Any) -> None:
     ValueError: debias: link must be an optax.GradientTransformation, got 0.1. Build one, as ...
     """
     if not isinstance(link, optax.GradientTransformation):
-        raise ValueError(
-            f"{name}: {argument} must be an optax.GradientTransformation, got {link!r}. Build one, "
-            "as in apply_prox(penalties.l1(1e-2), learning_rate)."
-        )
+        remedy = "Build one, as in optax.adam(1e-3) or apply_prox(penalties.l1(1e-2), 1e-3)."
+        raise _validation.invalid(argument, link, "an optax.GradientTransformation", remedy, name)
 
 
 def require_params(name: str, params: chex.ArrayTree | None) -> chex.ArrayTree:
@@ -98,10 +95,9 @@ def require_rate(name: str, argument: str, learning_rate: optax.ScalarOrSchedule
         return
     _validation.tree_at_least(0, name, "", **{argument: learning_rate})
     if jnp.ndim(learning_rate) != 0:
-        raise ValueError(
-            f"{name}: {argument} must be one number, got shape {jnp.shape(learning_rate)}. "
-            "Let strengths differ instead, as in penalties.l1(array)."
-        )
+        given = _validation.Verbatim(f"shape {jnp.shape(learning_rate)}")
+        remedy = "Let strengths differ instead, as in penalties.l1(array)."
+        raise _validation.invalid(argument, given, "one number", remedy, name)
 
 
 def require_step(
@@ -156,19 +152,3 @@ def require_eps(name: str, params: chex.ArrayTree, eps: chex.Numeric, eps_root: 
             expected = f"a number that {dtype} can hold, as the params are"
             remedy = "There 0/0 is NaN where a gradient is 0: give eps=1e-4, or keep the params in float32."
             raise _validation.invalid("eps", eps, expected, remedy, name)
-
-
-def require_optimizer(name: str, inner: optax.GradientTransformation) -> None:
-    """Raises ValueError unless `inner` is a transformation.
-
-    >>> require_optimizer("aprox", 0.1)
-    Traceback (most recent call last):
-        ...
-    ValueError: aprox: inner must be an Optax transformation, got 0.1. Give the optimizer first, ...
-    """
-    if hasattr(inner, "init") and hasattr(inner, "update"):
-        return
-    raise ValueError(
-        f"{name}: inner must be an Optax transformation, got {inner!r}. Give the optimizer first, "
-        f"as in {name}(optax.sgd(0.1), penalties.l1(0.01), 0.1)."
-    )

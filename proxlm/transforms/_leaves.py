@@ -7,7 +7,7 @@ leave the latter out, or refuses them. States keep their form, whichever leaves 
 
 import functools
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import chex
 import jax
@@ -29,16 +29,18 @@ class Penalised(optax.GradientTransformationExtraArgs):
       unpenalised: called as `update` is.
     """
 
-    unpenalised: Callable[..., tuple[chex.ArrayTree, Any]]
+    unpenalised: Callable[..., tuple[Any, Any]]
 
-    def with_unpenalised(self, update: Callable[..., tuple[chex.ArrayTree, Any]]) -> Self:
-        """Sets the update without the penalty.
 
-        >>> Penalised(None, None).with_unpenalised(abs).unpenalised(-1)
-        1
-        """
-        self.unpenalised = update
-        return self
+def penalised(init: Any, update: Any, unpenalised: Callable[..., tuple[Any, Any]]) -> Penalised:
+    """A transformation with its update without the penalty.
+
+    >>> penalised(None, None, abs).unpenalised(-1)
+    1
+    """
+    made = Penalised(init, update)
+    made.unpenalised = unpenalised
+    return made
 
 
 def optimizer(
@@ -85,7 +87,7 @@ def over_trainable(
     updates: Any,
     state: Any,
     params: chex.ArrayTree,
-    rest: Callable[[Any, Any], Any] | None = None,
+    passes: bool = False,
     only: Callable[[chex.ArrayTree], chex.ArrayTree] | None = None,
 ) -> tuple[chex.ArrayTree, Any]:
     """Calls step (updates, state, params) on the leaves that are trained; gives updates and state.
@@ -96,7 +98,7 @@ def over_trainable(
       updates: as given; None where a leaf is frozen.
       state: as given.
       params: as given.
-      rest: (update, param) ↦ what is emitted for a leaf of integers or booleans; None for `still`.
+      passes: whether the update of a leaf of integers or booleans is emitted as given; otherwise it is 0.
       only: makes holes of the params to leave out; None for `trainable`.
 
     >>> over_trainable("doc", lambda u, s, p: (p, s), {"a": 1.0, "b": None}, (), {"a": 2.0, "b": 3.0})
@@ -109,28 +111,8 @@ def over_trainable(
         return step(updates, state, params)
     updates_left = jax.tree.map(_unless_none, params_left, updates, is_leaf=_is_none)
     moved, after = step(updates_left, _hollow(state, full, params_left), params_left)
-    emit = lambda update, new, param: _emit(rest or still, update, new, param)
+    emit = lambda update, new, param: _emit(passes, update, new, param)
     return jax.tree.map(emit, updates, moved, params, is_leaf=_is_none), _filled(state, after, full)
-
-
-def still(update: Any, param: chex.Numeric) -> jax.Array:
-    """The update that leaves a param where it is.
-
-    >>> still(None, jnp.array(3)).item()
-    0
-    """
-    del update
-    return jnp.zeros_like(param)
-
-
-def as_given(update: Any, param: chex.Numeric) -> Any:
-    """The update itself.
-
-    >>> as_given(2.0, 1.0)
-    2.0
-    """
-    del param
-    return update
 
 
 def trainable(params: chex.ArrayTree) -> chex.ArrayTree:
@@ -184,10 +166,10 @@ def _is_inexact(leaf):
     return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.inexact)
 
 
-def _emit(rest, update, new, param):
-    if update is None:
-        return None
-    return rest(update, param) if new is None else new
+def _emit(passes, update, new, param):
+    if update is None or new is not None:
+        return new
+    return update if passes else jnp.zeros_like(param)
 
 
 def _hollow(state, full, left):

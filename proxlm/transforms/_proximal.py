@@ -107,8 +107,8 @@ def follow(
             read = functools.partial(_read, rule, state.inner_state, after, params, updates, moved, rate)
             return _step(rule, due, read, kept, params)
 
-        kept, rest = (state.anchor, step_sum), _leaves.still if rule.scales else _leaves.as_given
-        result, (anchor, left) = _leaves.over_trainable(rule.name, step, moved, kept, params, rest)
+        kept, passes = (state.anchor, step_sum), not rule.scales
+        result, (anchor, left) = _leaves.over_trainable(rule.name, step, moved, kept, params, passes)
         return result, ProximalState(count, left, anchor, after)
 
     def update(updates, state, params=None, **extra_args):
@@ -117,7 +117,7 @@ def follow(
     def unpenalised(updates, state, params=None, **extra_args):
         return advance(False, updates, state, params, **extra_args)
 
-    return _leaves.Penalised(init, update).with_unpenalised(unpenalised)
+    return _leaves.penalised(init, update, unpenalised)
 
 
 def _tried(rule, state, params):
@@ -186,12 +186,8 @@ def _as_transformation(name, inner):
         # Its own gradient_transformation() would lose the extra arguments.
         update: Any = inner.update
         return optax.GradientTransformationExtraArgs(inner.init, update)
-    if isinstance(inner, optax.GradientTransformation):
-        return optax.with_extra_args_support(inner)
-    raise ValueError(
-        f"{name}: inner must be an optax.GradientTransformation, got {inner!r}. Give the "
-        "optimizer itself, as in optax.adam(1e-3)."
-    )
+    _arguments.require_link(name, "inner", inner)
+    return optax.with_extra_args_support(inner)
 
 
 def _has_emitted(name, before, after):

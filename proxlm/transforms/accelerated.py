@@ -64,29 +64,7 @@ def accelerated_proximal_gradient(
     [2.0, 0.0]
     """
     _arguments.require_step("accelerated_proximal_gradient", penalty, learning_rate)
-    return _accelerate(penalty, learning_rate, restart)
 
-
-def accelerated_params(state: optax.OptState) -> chex.ArrayTree:
-    """Reads x, the point with the exact zeros, from the state of `accelerated_proximal_gradient`.
-
-    Raises:
-      ValueError: if the state does not hold exactly one `AcceleratedState`.
-
-    >>> from proxlm import penalties
-    >>> accelerated_params(accelerated_proximal_gradient(0.5, penalties.l1()).init(jnp.ones(2)))
-    Array([1., 1.], dtype=float32)
-    """
-    found = _states.find(state, AcceleratedState)
-    if len(found) != 1:
-        raise ValueError(
-            f"accelerated_params: expected the state of one accelerated_proximal_gradient, got "
-            f"{len(found)} of them in {', '.join(_states.names(state)) or 'it'}."
-        )
-    return found[0].point
-
-
-def _accelerate(penalty, learning_rate, restart):
     def init(params):
         # A copy, so that the params may be donated.
         point = jax.tree.map(jnp.array, params)
@@ -110,6 +88,25 @@ def _accelerate(penalty, learning_rate, restart):
         return moved, AcceleratedState(_updates.increment(state.count), weight, rounded)
 
     return _leaves.optimizer("accelerated_proximal_gradient", penalty, init, step, widens=False)
+
+
+def accelerated_params(state: optax.OptState) -> chex.ArrayTree:
+    """Reads x, the point with the exact zeros, from the state of `accelerated_proximal_gradient`.
+
+    Raises:
+      ValueError: if the state does not hold exactly one `AcceleratedState`.
+
+    >>> from proxlm import penalties
+    >>> accelerated_params(accelerated_proximal_gradient(0.5, penalties.l1()).init(jnp.ones(2)))
+    Array([1., 1.], dtype=float32)
+    """
+    found = _states.find(state, AcceleratedState)
+    if len(found) != 1:
+        raise ValueError(
+            f"accelerated_params: expected the state of one accelerated_proximal_gradient, got "
+            f"{len(found)} of them in {', '.join(_states.names(state)) or 'it'}."
+        )
+    return found[0].point
 
 
 def _product(y, new, old):

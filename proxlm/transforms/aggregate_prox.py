@@ -71,7 +71,7 @@ def aprox(
     ([2.0, 0.0], [3.0, 0.5])
     """
     name = "aprox"
-    _arguments.require_optimizer(name, inner)
+    _arguments.require_link(name, "inner", inner)
     _arguments.require_step(name, penalty, learning_rate)
     inner = optax.with_extra_args_support(inner)
 

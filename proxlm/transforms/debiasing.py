@@ -73,7 +73,7 @@ def freeze_zeros(
             return _trees.narrow(updates, params), _updates.increment(count)
 
         updates, count = _leaves.over_trainable(
-            "freeze_zeros", step, updates, state.count, params, _leaves.as_given
+            "freeze_zeros", step, updates, state.count, params, passes=True
         )
         return updates, DebiasState(count, ())
 
@@ -144,9 +144,7 @@ def debias(
 
             return jax.lax.cond(state.count >= start, late, early)
 
-        updates, inner = _leaves.over_trainable(
-            "debias", step, updates, state.inner, params, _leaves.as_given
-        )
+        updates, inner = _leaves.over_trainable("debias", step, updates, state.inner, params, passes=True)
         return updates, DebiasState(_updates.increment(state.count), inner)
 
     return optax.GradientTransformationExtraArgs(init, update)

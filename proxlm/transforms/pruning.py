@@ -146,7 +146,7 @@ def prune_to(
         del params, extra_args
         return updates, state
 
-    return _leaves.Penalised(init, update).with_unpenalised(unpenalised)
+    return _leaves.penalised(init, update, unpenalised)
 
 
 def _survivors(name, x, sparsity, over, budget):

@@ -107,7 +107,7 @@ def proximal_schedule_free(
     [1.0, 0.0]
     """
     name = "proximal_schedule_free"
-    _arguments.require_optimizer(name, inner)
+    _arguments.require_link(name, "inner", inner)
     _require_settings(name, penalty, learning_rate, b1=b1)
     inner = optax.with_extra_args_support(inner)
 

@@ -90,7 +90,7 @@ def scheduled(
         updates, inner = made(updates, state.inner, params, **extra_args)
         return updates, ScheduledState(_updates.increment(state.count), inner)
 
-    return _leaves.Penalised(init, update).with_unpenalised(unpenalised)
+    return _leaves.penalised(init, update, unpenalised)
 
 
 def cubic_sparsity(final: chex.Numeric, begin: int, end: int, initial: chex.Numeric = 0.0) -> optax.Schedule:
