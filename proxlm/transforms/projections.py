@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import _trees, base
-from proxlm.transforms import _updates, steps
+from proxlm.transforms import _leaves, _updates, steps
 
 __all__ = ["apply_prox_updates", "project", "project_exactly"]
 
@@ -67,8 +67,7 @@ def project_exactly(params: chex.ArrayTree, penalty: base.Penalty) -> chex.Array
     [1.0, -1.0]
     """
     base.require_penalty("project_exactly", penalty=penalty)
-    moved = penalty.prox(_trees.widen("project_exactly", params), 1.0)
-    return jax.tree.map(_rounded, moved, params)
+    return _moved("project_exactly", params, jax.tree.map(jnp.zeros_like, params), penalty, 1.0)
 
 
 def apply_prox_updates(
@@ -85,7 +84,7 @@ def apply_prox_updates(
 
     Args:
       params: a tree of arrays.
-      updates: u, a tree like params, from a chain without prox.
+      updates: u, a tree like params, from a chain without prox; None where a leaf stays.
       penalty: g, a set or any other.
       step_size: t, the learning rate that scaled u; one number or, where g allows it, a tree of
         arrays. A set does not depend on it.
@@ -105,9 +104,19 @@ def apply_prox_updates(
     [True, True]
     """
     base.require_penalty("apply_prox_updates", penalty=penalty)
-    wide = [_trees.widen("apply_prox_updates", tree) for tree in (params, updates)]
-    moved = penalty.prox(jax.tree.map(jnp.add, *wide), step_size)
-    return jax.tree.map(_rounded, moved, params)
+    return _moved("apply_prox_updates", params, updates, penalty, step_size)
+
+
+def _moved(name, params, updates, penalty, step_size):
+    _leaves.require_trainable(name, penalty, params)
+
+    def step(updates, state, params):
+        target = jax.tree.map(jnp.add, _trees.promote(params), _trees.promote(updates))
+        return jax.tree.map(_rounded, penalty.prox(target, step_size), params), state
+
+    points, _ = _leaves.over_trainable(name, step, updates, (), params)
+    stays = lambda new, old, trained: old if new is None or trained is None else new
+    return jax.tree.map(stays, points, params, _leaves.trainable(params), is_leaf=lambda node: node is None)
 
 
 def _rounded(moved, param):

@@ -15,9 +15,9 @@ it is a dual average, as are y and prox_Sg(z), and its zeros are decided by a me
 Where weights keep their sign and g is l1, prox_Sg(z) = z - S λ sign is linear in (z, S), and the
 three points are those of schedule-free learning on f + g. Without a penalty they always are.
 
-On lassos with minibatches and a constant rate (`experiments.identification`, 100 weights, n=25) it
-ends at a relative gap of 1.9e-4 with no false nonzero, where averages of subgradient steps end at
-1.2e-3 with 86 of them, and averages of proximal steps at 1.9e-3 with 53.
+On lassos with minibatches and a constant rate (`experiments.identification`, 100 weights, n=25) it ends at a
+relative gap of 1.9e-4 with no false nonzero; averages of subgradient steps at 1.2e-3 with 86, and of
+proximal steps at 1.9e-3 with 53.
 """
 
 from collections.abc import Callable
@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from proxlm import _validation
 from proxlm.penalties import _trees, base
 from proxlm.transforms import _arguments, _leaves, _updates, preconditioners
 from proxlm.transforms._updates import beside
@@ -41,10 +42,7 @@ __all__ = [
 
 
 class ProximalScheduleFreeState(NamedTuple):
-    """State of `proximal_schedule_free` and `proximal_schedule_free_adam`.
-
-    Two arrays per parameter beside those of the inner optimizer; five in Adam's metric, where step sums are
-    arrays.
+    """State of the schedule-free optimizers: two arrays per parameter and the inner state; five with Adam.
 
     Attributes:
       count: the updates seen, int32.
@@ -52,7 +50,7 @@ class ProximalScheduleFreeState(NamedTuple):
       weight_sum: the sum of the averaging weights.
       latent: z.
       mean_latent: z̄.
-      step_sum: S, a number, or a tree of arrays in a metric.
+      step_sum: S, a number; with Adam a tree of arrays.
       mean_step_sum: S̄, likewise.
       inner_state: the state of the inner optimizer; in `proximal_schedule_free_adam` the second moment.
     """
@@ -108,7 +106,8 @@ def proximal_schedule_free(
     """
     name = "proximal_schedule_free"
     _arguments.require_link(name, "inner", inner)
-    _require_settings(name, penalty, learning_rate, b1=b1)
+    _arguments.require_step(name, penalty, learning_rate)
+    _arguments.require_decays(name, b1=b1)
     inner = optax.with_extra_args_support(inner)
 
     def init_inner(params):
@@ -159,7 +158,8 @@ def proximal_schedule_free_adam(
     [1.0, 0.0]
     """
     name = "proximal_schedule_free_adam"
-    _require_settings(name, penalty, learning_rate, b1=b1, b2=b2)
+    _arguments.require_step(name, penalty, learning_rate)
+    _arguments.require_decays(name, b1=b1, b2=b2)
 
     def init_inner(params):
         zeros = lambda: jax.tree.map(lambda x: jnp.zeros_like(jnp.real(x)), _trees.promote(params))
@@ -196,10 +196,9 @@ def proximal_schedule_free_params(
     """
     base.require_penalty("proximal_schedule_free_params", penalty=penalty)
     if not isinstance(state, ProximalScheduleFreeState):
-        raise ValueError(
-            "proximal_schedule_free_params: state must be a ProximalScheduleFreeState, got "
-            f"{type(state).__name__}. Of a chain's state, give the member of that type."
-        )
+        remedy = "Of a chain's state, give the member of that type."
+        expected, function = "a ProximalScheduleFreeState", "proximal_schedule_free_params"
+        raise _validation.invalid("state", type(state).__name__, expected, remedy, function)
     # Leaves that the state does not hold were not trained.
     point = penalty.prox(state.mean_latent, state.mean_step_sum)
     placed = lambda new, old: old if new is None else jnp.asarray(new, jnp.result_type(old))
@@ -222,16 +221,9 @@ def _averaged(
         # Copies, so that the params may be donated.
         copy = lambda: jax.tree.map(jnp.array, wide)
         inner_state, steps = init_inner(params)
-        return ProximalScheduleFreeState(
-            count=jnp.zeros([], jnp.int32),
-            largest_rate=_updates.zero(wide),
-            weight_sum=_updates.zero(wide),
-            latent=copy(),
-            mean_latent=copy(),
-            step_sum=steps,
-            mean_step_sum=jax.tree.map(jnp.array, steps),
-            inner_state=inner_state,
-        )
+        start, rate, total = jnp.zeros([], jnp.int32), _updates.zero(wide), _updates.zero(wide)
+        trees = copy(), copy(), steps, jax.tree.map(jnp.array, steps)
+        return ProximalScheduleFreeState(start, rate, total, *trees, inner_state)
 
     def step(gradients, state, params, extra_args):
         rate = _updates.rate_at(learning_rate, state.count, state.largest_rate)
@@ -256,8 +248,3 @@ def _mix(share, trees_before, trees_after):
     # In this form equals stay equal, and a learning rate of 0 moves nothing.
     mix = lambda one, other: one + beside(share, one) * (other - one)
     return jax.tree.map(mix, trees_before, trees_after)
-
-
-def _require_settings(name, penalty, learning_rate, **decays):
-    _arguments.require_step(name, penalty, learning_rate)
-    _arguments.require_decays(name, **decays)

@@ -76,8 +76,9 @@ def test_inside_nnx_optimizer_it_is_the_same():
         make, net = PENALTIES[penalty], boxed.nnx_module(weights())
         tx = TRANSFORMATIONS[name](make(boxed.nnx_state))
         optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
+        step = nnx.jit(lambda net, optimizer, gradients: optimizer.update(net, gradients))
         for seed in (10, 20):
-            optimizer.update(net, boxed.nnx_state(weights(seed)))
+            step(net, optimizer, boxed.nnx_state(weights(seed)))
         bare = lambda tree: tree
         expected = trained(TRANSFORMATIONS[name](make(bare)), weights(), bare)
         got = boxed.plain(nnx.state(net, nnx.Param))
@@ -85,7 +86,13 @@ def test_inside_nnx_optimizer_it_is_the_same():
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a == 0, b == 0), got, expected)
 
 
-@pytest.mark.parametrize("box", BOXINGS.values(), ids=BOXINGS)
+IN_FILES = [
+    pytest.param(box, marks=[] if box in (boxed.linen_boxed, boxed.nnx_state) else pytest.mark.slow, id=name)
+    for name, box in BOXINGS.items()
+]
+
+
+@pytest.mark.parametrize("box", IN_FILES)
 def test_reports_and_checkpoints_know_the_same_paths(box, tmp_path):
     tree = weights()
     tree["up"]["kernel"] = tree["up"]["kernel"].at[:, :2].set(0.0)
