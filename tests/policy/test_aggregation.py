@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,18 +8,23 @@ import pytest
 from proxlm.policy import aggregation
 from tests import arrays
 from tests.policy import vectors_on_disk
+from tests.policy.table_actor import compiled
 
 MASK = jnp.array([[True, True, True, True], [True, False, True, False], [False] * 4])
 EMPTY = jnp.zeros((2, 3), bool)
 
 
-@pytest.mark.parametrize("kind", aggregation.WEIGHTS)
-def test_weights_reproduce_verls_aggregation(kind, variant):
-    given = vectors_on_disk.inputs()
-    weights = variant(lambda mask: aggregation.weights(mask, kind))(given.mask)
-    loss = aggregation.weighted_sum(given.advantages, weights)
-    expected = vectors_on_disk.load("verl")["aggregation"][kind]
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+@functools.cache
+def all_weights():
+    """The weights of every kind, in one program."""
+    return compiled(lambda mask: {kind: fn(mask) for kind, fn in aggregation.WEIGHTS.items()})
+
+
+def test_weights_reproduce_verls_aggregation():
+    given, verl = vectors_on_disk.inputs(), vectors_on_disk.load("verl")["aggregation"]
+    for kind, weights in all_weights()(given.mask).items():
+        loss = aggregation.weighted_sum(given.advantages, weights)
+        np.testing.assert_allclose(loss, verl[kind], rtol=1e-5, err_msg=kind)
 
 
 def test_weights_by_hand():
@@ -40,27 +47,24 @@ def test_the_denominator_may_be_that_of_a_larger_batch():
             fn(MASK, 0.0)
 
 
-@pytest.mark.parametrize("kind", aggregation.WEIGHTS)
-def test_an_empty_row_leaves_numerator_and_denominator(kind):
-    x = arrays.normal(0, (3, 4))
-    whole = aggregation.weighted_sum(x, aggregation.weights(MASK, kind))
-    without = aggregation.weighted_sum(x[:2], aggregation.weights(MASK[:2], kind))
-    np.testing.assert_allclose(whole, without, atol=1e-6)
+def test_an_empty_row_leaves_numerator_and_denominator():
+    x, without = arrays.normal(0, (3, 4)), all_weights()(MASK[:2])
+    for kind, weights in all_weights()(MASK).items():
+        whole = aggregation.weighted_sum(x, weights)
+        np.testing.assert_allclose(whole, aggregation.weighted_sum(x[:2], without[kind]), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", aggregation.WEIGHTS)
-def test_microbatches_add_up_to_the_batch(kind, variant):
+def test_microbatches_add_up_to_the_batch():
     x, scale = arrays.normal(0, (6, 7)), jnp.float32(1.3)
-    weights = aggregation.weights(vectors_on_disk.inputs().mask, kind)
 
     def loss(scale, x, weights):
         return aggregation.weighted_sum(jnp.tanh(scale * x), weights)
 
-    of_value_and_gradient = variant(jax.value_and_grad(loss))
-    cuts = [slice(0, 1), slice(1, 4), slice(4, 6)]
-    parts = [of_value_and_gradient(scale, x[cut], weights[cut]) for cut in cuts]
-    whole = of_value_and_gradient(scale, x, weights)
-    np.testing.assert_allclose(np.sum(parts, axis=0), np.array(whole), atol=1e-6)
+    run = compiled(jax.value_and_grad(loss))
+    for kind, weights in all_weights()(vectors_on_disk.inputs().mask).items():
+        parts = [run(scale, x[cut], weights[cut]) for cut in (slice(0, 3), slice(3, 6))]
+        whole = run(scale, x, weights)
+        np.testing.assert_allclose(np.sum(parts, axis=0), np.array(whole), atol=1e-6, err_msg=kind)
 
 
 def test_a_constant_loss_has_the_mean_of_that_constant():
@@ -71,25 +75,21 @@ def test_a_constant_loss_has_the_mean_of_that_constant():
         )
 
 
-@pytest.mark.parametrize("kind", aggregation.WEIGHTS)
-def test_nothing_valid_weighs_nothing(kind):
-    weights = aggregation.weights(EMPTY, kind)
-    assert aggregation.weighted_sum(jnp.full(EMPTY.shape, jnp.nan), weights) == 0.0
-    assert not jnp.any(weights)
+def test_nothing_valid_weighs_nothing():
+    for weights in all_weights()(EMPTY).values():
+        assert aggregation.weighted_sum(jnp.full(EMPTY.shape, jnp.nan), weights) == 0.0
+        assert not jnp.any(weights)
 
 
-@pytest.mark.parametrize("reduce", [aggregation.masked_sum, aggregation.masked_mean])
-@pytest.mark.parametrize("poison", [jnp.nan, jnp.inf, -jnp.inf])
-def test_poison_under_the_mask_changes_no_bit_of_value_or_gradient(reduce, poison, variant):
+def test_poison_under_the_mask_changes_no_bit_of_value_or_gradient():
     x = arrays.normal(1, MASK.shape)
-
-    def loss(x):
-        return jnp.square(reduce(x, MASK))
-
-    clean = variant(jax.value_and_grad(loss))(jnp.where(MASK, x, 0.25))
-    dirty = variant(jax.value_and_grad(loss))(jnp.where(MASK, x, poison))
-    for a, b in zip(clean, dirty, strict=True):
-        np.testing.assert_array_equal(a, b)
+    reductions = (aggregation.masked_sum, aggregation.masked_mean, aggregation.masked_var)
+    of = lambda reduce: jax.value_and_grad(lambda x: jnp.square(reduce(x, MASK)))
+    run = compiled(lambda x: [of(reduce)(x) for reduce in reductions])
+    clean = jax.tree.leaves(run(jnp.where(MASK, x, 0.25)))
+    for poison in (jnp.nan, jnp.inf, -jnp.inf):
+        for a, b in zip(clean, jax.tree.leaves(run(jnp.where(MASK, x, poison))), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_selected_inputs_keep_nan_out_of_a_gradient_that_passes_through_exp():
