@@ -12,9 +12,9 @@
 """
 
 from proxlm.solvers._steps import Rule
-from proxlm.solvers.paths import path, strength_max
-from proxlm.solvers.proximal_gradient_method import Solution, proximal_gradient
+from proxlm.solvers.regularisation_path import path, strength_max
 from proxlm.solvers.rules import anderson, barzilai_borwein, fista, ista
+from proxlm.solvers.solver import Solution, proximal_gradient
 
 __all__ = [
     "Rule",

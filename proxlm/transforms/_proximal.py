@@ -71,21 +71,7 @@ def follow(
     [-1.0]
     """
     inner = _as_transformation(rule.name, inner)
-
-    def init(params):
-        _leaves.require_trainable(rule.name, rule.penalty, params)
-        inner_state = inner.init(params)
-        require(inner_state, params)
-        trained = _leaves.trainable(params)
-        if rule.eps is not None:
-            _arguments.require_eps(rule.name, trained, *rule.eps)
-        zero = _updates.zero(_trees.promote(trained))
-        if rule.preconditioner is not None:
-            _states.require_readable(rule.preconditioner, inner_state)
-            jax.eval_shape(lambda x: _tried(rule, inner_state, x), trained)
-        # A copy, so that the params may be donated.
-        anchor = jax.tree.map(jnp.array, trained) if rule.anchored else None
-        return ProximalState(jnp.zeros([], jnp.int32), zero, anchor, inner_state)
+    init = functools.partial(_begin, inner, rule, require)
 
     def advance(penalised, updates, state, params, **extra_args):
         params = _arguments.require_params(rule.name, params)
@@ -118,6 +104,23 @@ def follow(
         return advance(False, updates, state, params, **extra_args)
 
     return _leaves.penalised(init, update, unpenalised)
+
+
+def _begin(inner, rule, require, params):
+    """The first state."""
+    _leaves.require_trainable(rule.name, rule.penalty, params)
+    inner_state = inner.init(params)
+    require(inner_state, params)
+    trained = _leaves.trainable(params)
+    if rule.eps is not None:
+        _arguments.require_eps(rule.name, trained, *rule.eps)
+    zero = _updates.zero(_trees.promote(trained))
+    if rule.preconditioner is not None:
+        _states.require_readable(rule.preconditioner, inner_state)
+        jax.eval_shape(lambda x: _tried(rule, inner_state, x), trained)
+    # A copy, so that the params may be donated.
+    anchor = jax.tree.map(jnp.array, trained) if rule.anchored else None
+    return ProximalState(jnp.zeros([], jnp.int32), zero, anchor, inner_state)
 
 
 def _tried(rule, state, params):

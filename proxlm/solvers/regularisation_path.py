@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from proxlm import _validation
 from proxlm.penalties import base
 from proxlm.solvers import _problem as problem_lib
-from proxlm.solvers.proximal_gradient_method import Solution, proximal_gradient
+from proxlm.solvers.solver import Solution, proximal_gradient
 
 __all__ = ["path", "strength_max"]
 

@@ -105,17 +105,8 @@ def proximal_gradient(
     >>> jax.jacobian(solve)(1.0).tolist()
     [-1.0, 0.0]
     """
-    base.require_penalty("proximal_gradient", penalty=penalty)
-    _validation.tree_at_least(0, "proximal_gradient", tolerance=tolerance)
-    _validation.a_function("proximal_gradient", fun=fun)
-    _validation.arrays("proximal_gradient", params=params)
-    if _validation.is_known(max_iterations):
-        _validation.integer(0, "proximal_gradient", max_iterations=max_iterations)
-    if step_size is not None:
-        _validation.tree_positive("proximal_gradient", step_size=step_size)
     rule = rules.barzilai_borwein() if rule is None else rule
-    if not isinstance(rule, _steps.Rule):
-        raise _validation.invalid("rule", rule, "a Rule", "Call one: solvers.fista().", "proximal_gradient")
+    _require(fun, params, penalty, rule, tolerance, max_iterations, step_size)
     problem, start = problem_lib.flatten(fun, params, penalty, has_aux)
     first = _first_step(problem, start) if step_size is None else jnp.asarray(step_size)
     first = jax.lax.stop_gradient(first.astype(start.dtype))
@@ -149,6 +140,20 @@ def proximal_gradient(
         status,
         point.aux,
     )
+
+
+def _require(fun, params, penalty, rule, tolerance, max_iterations, step_size):
+    """Raises ValueError for invalid arguments of `proximal_gradient`."""
+    base.require_penalty("proximal_gradient", penalty=penalty)
+    _validation.tree_at_least(0, "proximal_gradient", tolerance=tolerance)
+    _validation.a_function("proximal_gradient", fun=fun)
+    _validation.arrays("proximal_gradient", params=params)
+    if _validation.is_known(max_iterations):
+        _validation.integer(0, "proximal_gradient", max_iterations=max_iterations)
+    if step_size is not None:
+        _validation.tree_positive("proximal_gradient", step_size=step_size)
+    if not isinstance(rule, _steps.Rule):
+        raise _validation.invalid("rule", rule, "a Rule", "Call one: solvers.fista().", "proximal_gradient")
 
 
 def _iterate(problem, rule, start, step_size, tolerance, max_iterations):
