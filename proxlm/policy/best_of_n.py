@@ -9,7 +9,7 @@ __all__ = ["best", "expected", "kl_bound", "log_probs_of_best"]
 
 
 def best(rewards: jax.typing.ArrayLike, n: int) -> jax.Array:
-    """Which answer of each n that lie side by side has the highest reward, the first of equals.
+    """The row of the highest reward among each n rows that lie side by side, the first of equals.
 
     Args:
       rewards: [B]; NaN is never chosen before a number.

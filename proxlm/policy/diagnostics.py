@@ -1,4 +1,4 @@
-"""What to watch while a policy learns: plain numbers over the valid tokens of a batch."""
+"""Diagnostics of a policy that learns: plain numbers over the valid tokens of a batch."""
 
 import inspect
 from collections.abc import Callable
@@ -22,7 +22,7 @@ __all__ = [
 
 
 class PolicyDiagnostics(NamedTuple):
-    """How far the policy has gone from the one that sampled; every field a scalar.
+    """The distance of the policy from the one that sampled; every field a scalar.
 
     Attributes:
       approx_kl: nats per token, mean of ρ - 1 - log ρ, an unbiased estimate of KL(π_old‖π).

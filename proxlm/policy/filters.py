@@ -16,10 +16,10 @@ def reward_varies(
     lengths: jax.typing.ArrayLike | None = None,
     tolerance: float = 0.0,
 ) -> jax.Array:
-    """Dynamic sampling inside one group: keeps it only if its rewards differ.
+    """Dynamic sampling within one group: keeps it only if its rewards differ.
 
     A group of equal rewards has advantages 0; masked out, it does not dilute the mean over the
-    batch either.  Shapes stay fixed, so nothing is drawn again to fill the batch.
+    batch either. Shapes stay fixed, so no other group is sampled in its place.
 
     Args:
       rewards: [G], of one group; `baselines.by_group` runs it over a batch.
@@ -137,7 +137,7 @@ def overlong_share(
 def high_entropy_mask(
     entropies: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, share: float = 0.2
 ) -> jax.Array:
-    """Marks the tokens where the policy was least certain: those that fork the reasoning.
+    """Marks the tokens of the highest entropy, where the policy was least certain.
 
     A token counts if its entropy is at least the (1 - share)-quantile of the valid ones. Multiply
     the policy loss by it, not the mask: the denominators stay those of all tokens.

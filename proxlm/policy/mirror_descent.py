@@ -2,9 +2,8 @@
 
     π⁺ = argmax_π  E_π[A] - β KL(π‖π_ref) - KL(π‖π_old)/τ
 
-What `prox` is to weights this is to a policy: τ is the step size, and PPO's clip and PPO-KL are
-ways not to solve it.  Here it is solved, in closed form on logits, and stated as a loss for a
-policy that is a network.
+τ is the step size. PPO's clip and its KL penalty approximate this step; here it is solved in closed
+form on logits, and stated as a loss for a policy that is a network.
 """
 
 import jax

@@ -3,10 +3,10 @@
     step = ppo.make_step(actor, reward, prompts, optimizer, config)
     state, metrics = jax.jit(step)(state, key)
 
-samples, rewards, computes advantages, and runs epochs of freshly shuffled minibatches.  `step` is
+samples, rewards, computes advantages, and runs epochs of freshly shuffled minibatches. `step` is
 the body of a `scan` over iterations; `vmap` it over states and keys for seeds, and build it inside
 the vmapped function for hyper-parameters: every number in `PPOConfig` that gives no shape may be
-traced.  A reward that is ordinary Python goes between two jitted halves: `make_host_step`.
+traced. A reward that is ordinary Python goes between two jitted halves: `make_host_step`.
 
 Fine-tuning of a part is a matter of the optimizer, not of the model:
 

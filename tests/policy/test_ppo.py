@@ -134,7 +134,10 @@ def test_the_first_ratio_is_1_however_the_tokens_were_sampled(sampling):
     assert first_ratio_error(settings, settings) < 1e-5
 
 
-@pytest.mark.parametrize("other", ["cold", "top p", "min p"])
+@pytest.mark.parametrize(
+    "other",
+    ["cold", pytest.param("top p", marks=pytest.mark.slow), pytest.param("min p", marks=pytest.mark.slow)],
+)
 def test_the_first_ratio_shows_a_sampler_that_is_not_the_scorer(other):
     sampler, scorer = (lm.SamplingConfig(**x) for x in (SAMPLINGS[other], NUMBERS))
     assert first_ratio_error(sampler, scorer) > 0.1
@@ -455,7 +458,7 @@ def test_a_policy_that_is_not_finite_passes_for_no_result():
 @pytest.mark.parametrize(
     "aggregation",
     [
-        pytest.param(name, marks=pytest.mark.slow if name.startswith("sequence") else [])
+        pytest.param(name, marks=pytest.mark.slow if name != "token" else [])
         for name in ("token", "sequence", "sequence_sum", "constant")
     ],
 )

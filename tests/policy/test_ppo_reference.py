@@ -75,7 +75,16 @@ def check(actor, params, ref_params, prompts, overrides, adam=ADAM):
     return state, new, samples, metrics
 
 
-@pytest.mark.parametrize("overrides", SETTINGS.values(), ids=SETTINGS.keys())
+QUICK = ("k3 in the reward", "exact in the loss", "all numbers")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(overrides, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, overrides in SETTINGS.items()
+    ],
+)
 def test_an_iteration_is_what_plain_loops_make_of_it(overrides):
     params, ref_params = (table_actor.params(seed, VOCAB, LENGTH) for seed in (0, 1))
     prompts = lm.Prompts(jnp.zeros((BATCH, 2), jnp.int32))
@@ -90,6 +99,7 @@ def test_an_iteration_is_what_plain_loops_make_of_it(overrides):
     assert new.iteration == 1 and new.kl_coef == state.kl_coef
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separate", [False, True], ids=["shared head", "separate critic"])
 def test_an_iteration_of_a_transformer_is_what_plain_loops_make_of_it(separate):
     sizes = {"num_layers": 1, "width": 8, "num_heads": 2, "hidden_width": 8, "init_scale": 0.5}

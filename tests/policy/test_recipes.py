@@ -227,7 +227,7 @@ def test_a_transformer_without_a_critic_learns_by_comparison():
     state = ppo.init(actor.init(jax.random.key(0)), SGD, settings)
     _, metrics = compiled(step)(state, jax.random.key(1))
     assert metrics.value_loss == metrics.explained_variance == 0 and metrics.grad_norm > 0
-    with pytest.raises(ValueError, match="these advantages need a critic"):
+    with pytest.raises(ValueError, match="These advantages need a critic"):
         jax.eval_shape(ppo.make_step(actor, reward, prompts, SGD, config("ppo")), state, KEY)
 
 

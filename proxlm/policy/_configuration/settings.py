@@ -92,7 +92,7 @@ class Value:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Whitening:
-    """What is whitened over the whole batch, (x - μ) / √(σ² + ε), and by which convention.
+    """Whitening over the whole batch, (x - μ) / √(σ² + ε): of advantages, of rewards, or of both.
 
     Attributes:
       advantages: to mean 0 and variance 1 (static).

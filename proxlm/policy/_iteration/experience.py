@@ -110,7 +110,7 @@ def prepare(
 
 
 def _teaching(experience, rewards, scores, config):
-    """What the recipe leaves out and corrects, once advantages are known."""
+    """Filters groups and corrects for another sampler, once advantages are known."""
     if config.group_filter is not None:
         samples, size = experience.samples, config.group_size
         lengths = jnp.sum(samples.response_mask, axis=1)

@@ -18,7 +18,7 @@ LEVELS = ("token", "sequence", "sequence_token", "product", "product_token")
 
 
 class ClipBounds(NamedTuple):
-    """Where a loss clips a ratio: below 1 - clip_low and above 1 + clip_high, or nowhere.
+    """The bounds at which a loss clips a ratio: 1 - clip_low and 1 + clip_high, or none.
 
     Attributes:
       clip_low: how far the ratio may fall below 1, or None.
