@@ -1,4 +1,4 @@
-"""No setting is accepted and ignored: every override of every recipe changes what is learnt, or is refused."""
+"""No setting is ignored: every override of every recipe changes what is learnt, or is refused."""
 
 import re
 
