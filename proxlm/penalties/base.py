@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import _description, _trees
+from proxlm.penalties import _description, _explicit_axes, _trees
 
 __all__ = ["Penalty", "Prox", "Residual", "Strength", "Value"]
 
@@ -74,12 +74,16 @@ class Penalty(_Functions):
     _call: tuple[str, tuple[Any, ...], dict[str, Any]] | None = None
 
     def described(self, name: str, *positional: Any, **arguments: Any) -> Self:
-        """Returns the same functions as a penalty that prints as the call of `name`.
+        """Returns the same functions, for any mesh, as a penalty that prints as the call of `name`.
 
         >>> Penalty(jnp.sum, lambda x, t: x - t).described("total", axis=None, strength=1.0)
         total(strength=1.0)
         """
-        described = self._replace()
+        described = self._replace(
+            value=_explicit_axes.supported(self.value, scalar=True),
+            prox=_explicit_axes.supported(self.prox, scalar=False),
+            residual=self.residual and _explicit_axes.supported(self.residual, scalar=False),
+        )
         described._call = name, positional, arguments
         return described
 
