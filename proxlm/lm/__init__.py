@@ -1,6 +1,6 @@
 """A small transformer language model in Flax: parameters, sampling, scoring, pretrained weights.
 
-- `ModelConfig`, `RopeScaling`, `init`, `num_params`, `Transformer`: shape and parameters of a model
+- `ModelConfig`, `RopeScaling`, `init`, `num_params`, `Transformer`: shape and `Params` of a model
 - `apply`, `encode`, `logits`, `values`, `hidden_states`: the forward pass and its parts
 - `sample`, `stream`, `beam_search`: continuations, by `SamplingConfig`; `Samples`, `Beams`
 - `score`: log-probabilities, entropies and values of given tokens; `Scores`

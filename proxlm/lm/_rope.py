@@ -80,7 +80,7 @@ def _scaled(frequency, theta, width, scaling):
 
 
 def _yarn_share(theta, width, scaling):
-    """How much of each frequency stays: a ramp over the entries, from 1 down to 0."""
+    """The share of each frequency that stays: a ramp over the entries, from 1 down to 0."""
     entry = lambda turns: (
         width * math.log(scaling.original_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
     )

@@ -1,4 +1,4 @@
-"""How to draw a token, and which tokens end a response."""
+"""Settings of sampling: the distribution of a token, and the tokens that end a response."""
 
 import dataclasses
 import operator
@@ -13,7 +13,7 @@ from proxlm import _validation
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How to draw a token. Temperature, top-p and min-p may be traced; None switches one off.
+    """Settings of a token's distribution. Temperature, top-p and min-p may be traced; None switches one off.
 
     Attributes:
       temperature: divides the logits; > 0.
@@ -93,7 +93,7 @@ def stop_tokens(sampling: SamplingConfig) -> tuple[int, ...]:
 
 
 def is_stop(tokens: jax.Array, sampling: SamplingConfig) -> jax.Array:
-    """Which of the tokens end a response: integers `[...]` -> bool `[...]`.
+    """Mask of the tokens that end a response: integers `[...]` -> bool `[...]`.
 
     >>> is_stop(jnp.array([1, 2, 3]), SamplingConfig(stop_token={3, 1})).tolist()
     [True, False, True]

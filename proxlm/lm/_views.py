@@ -1,4 +1,4 @@
-"""What attention sees in each kind of layer: which keys, and by which angles it rotates."""
+"""Views of attention in each kind of layer: its mask over keys, and the angles by which it rotates."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ Turn = tuple[jax.Array, jax.Array]
 
 
 class View(NamedTuple):
-    """What attention sees in the layers of one kind.
+    """The mask and the angles of attention in the layers of one kind.
 
     Attributes:
       visible: bool `[B or 1, 1, T, S]`: which keys a query may see.
@@ -55,7 +55,7 @@ def stack(views: Sequence[View]) -> View:
 
 
 def visibility(mask: jax.Array | None, length: int, window: int | None = None) -> jax.Array:
-    """Which keys a query may see: the valid ones up to itself, in its window.
+    """The attention mask: a query sees the valid keys up to itself, in its window.
 
     Args:
       mask: bool `[B, T]` or None.

@@ -18,11 +18,13 @@ import numpy as np
 from proxlm import _validation
 from proxlm.lm._config import ModelConfig, Params
 
+__all__ = ["from_tensors", "to_tensors"]
+
 PARTS = ("attention_norm", "query", "key", "value", "out", "mlp_norm", "gate", "up", "down")
 
 
 class _Names(NamedTuple):
-    """What a family of files calls the tensors, and whether RoPE's pairs are neighbours there."""
+    """Names of the tensors in a family of files, and whether RoPE's pairs are neighbours there."""
 
     embedding: str
     norm: str
@@ -76,7 +78,7 @@ def from_tensors(tensors: Mapping[str, Any], config: ModelConfig) -> dict[str, A
     """Parameters of a model from the tensors of a Llama.
 
     A matrix W is stored as it multiplies, y = W·x with W `[out, in]`; a kernel here is its
-    transpose, its outputs cut into heads.  Queries, keys and values are packed, and so are the
+    transpose, its outputs cut into heads. Queries, keys and values are packed, and so are the
     gate and the up projection.
 
     Args:

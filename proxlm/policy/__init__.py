@@ -2,7 +2,7 @@
 
 - `ppo`: one iteration, `make_step` for a traced reward and `make_host_step` for one in Python
 - `recipes`: two dozen algorithms by name, `recipes.make("grpo", group_size=16, kl_coef=0.01)`
-- `PPOConfig` with `KL`, `Value` and `Whitening`; `partial` binds the settings of a function for it
+- `PPOConfig` with `KL`, `Value` and `Whitening`; `partial` binds the settings of a function: a `Partial`
 - `losses`: policy losses per token, preference losses, supervised fine-tuning
 - `advantages`: of one sequence, of the answers to one prompt, of a whole batch
 - `kl`, `aggregation`: estimators of the KL from a reference; from a loss per token to one number
@@ -10,7 +10,7 @@
 - `diagnostics`, `best_of_n`: how far a policy has moved; the best of n answers
 - `mirror_descent`: the exact proximal step of a policy
 - `tabular`: a language small enough to enumerate, where every expectation is exact
-- `protocols`: the types of actors, prompts, rewards, advantages and losses
+- `protocols`: the types `Actor` `Prompts` `Samples` `Scores` `Reward` `Advantage` `Loss`
 
 Everything is a function of arrays and traces, vmaps and differentiates. The model is met through an
 actor, such as `lm.make_actor` gives.

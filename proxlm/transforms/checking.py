@@ -69,7 +69,7 @@ def check(
     steps: int = 24,
     view: Callable[[Any, chex.ArrayTree], chex.ArrayTree] | None = None,
     seed: int = 0,
-    **extra_args,
+    **extra_args: Any,
 ) -> Verdict:
     """Checks whether the exact zeros that a prox makes survive in an optimizer.
 

@@ -244,7 +244,7 @@ def positive_zeros(tried: PenaltyUnderTest) -> float:
 
 
 def nan_in_nan_out(tried: PenaltyUnderTest) -> float:
-    """Where NaN goes in, NaN comes out, in the value too: how often it does not.
+    """NaN in gives NaN out, in the value too; returns the number of times that it does not.
 
     >>> nan_in_nan_out(_example())
     0.0

@@ -1,4 +1,4 @@
-"""How a tree of arrays is cut into groups of coordinates: by axes, heads, blocks, across leaves."""
+"""Partitions of a tree of arrays into groups of coordinates: by axes, heads, blocks, across leaves."""
 
 from collections.abc import Mapping, Sequence
 

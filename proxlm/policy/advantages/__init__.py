@@ -1,13 +1,15 @@
 """Advantages: of one sequence, of the answers to one prompt, and of a whole batch.
 
-temporal  of one sequence [T]: `gae`; `whiten`; `place_score`, `shape_rewards`, `missing_eos`
-returns   of one sequence [T], without or beside a critic: `reward_to_go`, `remax`, `decoupled_gae`,
-`adaptive_lambda`; `over_tokens` spreads one number a sequence over its tokens
-group     of the G answers to one prompt [G]: `centred`, `group_relative` (GRPO), `leave_one_out` (RLOO),
-`length_weighted` (OPO), `batch_scaled`; `by_group` runs one over a batch
-pass_k    of one group [G], judged by its best: `pass_at_k`, `best_minus_second`
-token     of one group [G, T]: `optimal_token`, `score_energy`
-batch     of a whole batch [B, T], in the form that a recipe takes, all named `..._advantages`
+- `temporal`: of one sequence [T]: `gae`; `whiten`; `place_score`, `shape_rewards`, `missing_eos`
+- `returns`: of one sequence [T], without or beside a critic: `reward_to_go`, `remax`, `decoupled_gae`,
+  `adaptive_lambda`; `over_tokens` spreads one number a sequence over its tokens
+- `group`: of the G answers to one prompt [G]: `centred`, `group_relative` (GRPO), `leave_one_out` (RLOO),
+  `length_weighted` (OPO), `batch_scaled`; `by_group` runs one over a batch
+- `pass_k`: of one group [G], judged by its best: `pass_at_k`, `best_minus_second`
+- `token`: of one group [G, T]: `optimal_token`, `score_energy`
+- `batch`: of a whole batch [B, T], in the form that a recipe takes: `gae_advantages` `group_advantages`
+  `batch_scaled_advantages` `length_weighted_advantages` `reward_to_go_advantages`
+  `length_adaptive_advantages`
 """
 
 from proxlm.policy.advantages.batch import (

@@ -7,6 +7,8 @@ from proxlm import _validation
 from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number
 from proxlm.policy.losses._ratio import ClipBounds, clips_ratio, given, log_ratio
 
+__all__ = ["geometric_mean", "topr", "vespo"]
+
 
 @clips_ratio(lambda clip_low, clip_high: ClipBounds(-jnp.expm1(-clip_low), jnp.expm1(clip_high)))
 def geometric_mean(

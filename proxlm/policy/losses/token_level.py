@@ -14,6 +14,8 @@ from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number, finite
 from proxlm.policy.losses import clipping
 from proxlm.policy.losses._ratio import ClipBounds, clips_ratio, given, log_ratio
 
+__all__ = ["clip_cov", "dppo", "kl_cov"]
+
 
 @clips_ratio(lambda clip_low, clip_high: ClipBounds(clip_low, clip_high))
 def clip_cov(

@@ -10,11 +10,11 @@ number for every outcome, `[N]`; `kl_coef` is β ≥ 0. Everything raises ValueE
 coefficient out of range. Everything is a pure function that can be jitted and differentiated, in float64
 where that is enabled.
 
-  language    `Language`, its `outcomes` and `contexts`; `table`
-  exact       `objective`, `expected_reward`, `divergence`, `outcome_log_probs`, `occupancy`
-  dynamic     `values`, `optimum`, `proximal_point`, by dynamic programming
-  estimators  `expected_value_and_grad` and `moments` of any loss of a `Group` of sampled sequences
-  losses      `minibatch_loss`: the loss that a `PPOConfig` minimises, as such an estimator
+- `language`: `Language`, its `outcomes` (`Outcomes`) and `contexts`; `table`
+- `exact`: `objective`, `expected_reward`, `divergence`, `outcome_log_probs`, `occupancy`
+- `dynamic`: `values` (`Values`), `optimum`, `proximal_point`, by dynamic programming
+- `estimators`: `expected_value_and_grad` and `moments` (`Moments`) of a loss of a `Group` of sequences
+- `losses`: `minibatch_loss`: the loss that a `PPOConfig` minimises, as such an estimator
 """
 
 from proxlm.policy.tabular.dynamic import Values, optimum, proximal_point, values
