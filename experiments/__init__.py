@@ -1,1 +1,1 @@
-"""One runnable claim per file; `corpora` brings them text and `judges` measure what they write."""
+"""Experiments: one runnable claim a file, listed by `python -m experiments --list`."""

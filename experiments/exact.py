@@ -92,7 +92,7 @@ def smoke(config: Config) -> Config:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A language, what its sentences earn, the reference and where learning starts."""
+    """A language, the rewards of its sentences, the reference policy and the initial logits."""
 
     language: tabular.Language
     rewards: jax.Array
@@ -102,7 +102,7 @@ class Problem:
 
 
 def make_problem(config: Config) -> Problem:
-    """Random rewards and a random reference; the logits to start from are of another policy."""
+    """Random rewards, a random reference, and random logits to start from."""
     language = tabular.Language(config.vocab_size, config.length, stop_token=0)
     rng = np.random.default_rng(config.seed)
     shape = language.num_states, config.vocab_size
@@ -112,7 +112,7 @@ def make_problem(config: Config) -> Problem:
 
 
 def recipe(name: str, group_size: int, **overrides):
-    """A named algorithm with groups of this size; alone where it does not compare."""
+    """A named algorithm with groups of this size, or of 1 where it does not use groups."""
     config = recipes.RECIPES[name].config
     size = group_size if config.group_size > 1 else 1
     overrides = {"length_penalty": None, "group_size": size} | overrides
@@ -122,14 +122,14 @@ def recipe(name: str, group_size: int, **overrides):
 
 
 def placed(placement: str, kl_coef: float, group_size: int):
-    """Leave-one-out with the KL at one of the places where it is found."""
+    """Leave-one-out (RLOO) with the KL placed and estimated in one of the ways of `PLACEMENTS`."""
     where, estimator = PLACEMENTS[placement]
     settings = {"kl_placement": where, "kl_estimator": estimator, "kl_coef": kl_coef}
     return recipe("rloo", group_size, **settings)
 
 
 def critic(config, problem, log_probs):
-    """The exact critic of algorithms that want one, with the KL that is in their reward."""
+    """The exact critic, for algorithms that use one; it includes a KL in the reward."""
     if config.group_size > 1:
         return None
     coef = config.kl.coef if config.kl.placement == "reward" else 0.0
@@ -231,7 +231,7 @@ def proximal(problem, config: Config) -> np.ndarray:
 
 
 def families(config: Config) -> dict[str, dict[str, Any]]:
-    """The variants that learn: algorithms, places of the KL, trust regions."""
+    """Family ↦ name ↦ configuration: algorithms, places of the KL, trust regions."""
     beta, size = config.kl_coef, config.group_size
     inverse = 1.0 / config.step_size
     own = {"rloo", "reinforce++_baseline", "grpo", "dr_grpo", "dapo", "gspo", "luspo", "topr"}

@@ -1,4 +1,4 @@
-"""Text from a language model, as it is written: one of this project's runs, or SmolLM2.
+"""Samples text, token by token, from a language model: one of this project's runs, or SmolLM2.
 
     python -m experiments.generate --prompt "The capital of France is"
     python -m experiments.generate --checkpoint runs/train_lm/<time> --prompt "ROMEO" --samples 3
@@ -104,7 +104,7 @@ def write(model: model_store.LoadedModel, config: Config, on_text: Callable[[str
 
 
 def tokens(key, model: model_store.LoadedModel, prompt: list[int], config: Config) -> Iterator[int]:
-    """Tokens up to a stop, which is left out.
+    """Tokens up to a stop token, which is left out.
 
     Where the context is full, the model goes on from the last half of it: it learnt no longer one.
     """
@@ -130,14 +130,14 @@ def tokens(key, model: model_store.LoadedModel, prompt: list[int], config: Confi
 
 
 def timed(stream: Iterable[int], clock: list[float]) -> Iterator[int]:
-    """Notes when each token came."""
+    """Records the time of each token."""
     for token in stream:
         clock.append(time.perf_counter())
         yield token
 
 
 def decoded(stream: Iterable[int], decode) -> Iterator[str]:
-    """Pieces of text, each as soon as its tokens are whole characters."""
+    """Pieces of text, each as soon as its tokens make whole characters."""
     seen, shown = [], 0
     text = ""
     for token in stream:
@@ -163,7 +163,7 @@ def speed(clocks: list[list[float]]) -> dict[str, float]:
 
 
 def untrained(folder: pathlib.Path, config: Config) -> model_store.LoadedModel:
-    """A small model that has learnt nothing, kept and read back: what --smoke writes with."""
+    """A small untrained model, saved and loaded again, for --smoke."""
     alphabet = tokenization.Characters(config.prompt + "abcdefghij")
     model = lm.ModelConfig(len(alphabet.alphabet), num_layers=2, width=16, num_heads=2, max_length=32)
     model_store.save(folder, lm.init(jax.random.key(config.seed), model), model, alphabet)

@@ -1,4 +1,4 @@
-"""Vanishing and exploding gradients in a deep net, layer by layer, and the links that cure them.
+"""Vanishing and exploding gradients in a deep net, layer by layer, and the remedies.
 
     python -m experiments.gradient_flow           writes report.txt and gradient_flow.png
     python -m experiments.gradient_flow --smoke
@@ -60,7 +60,7 @@ class Variant(NamedTuple):
 
 
 def variants(config: Config) -> dict[str, Variant]:
-    """The plain net, and what may cure it: a link of the chain, another kind of layer, or both."""
+    """The plain net, and remedies: another optimizer, another kind of layer, or both."""
     descent = optax.sgd(config.rate)
     adam = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(config.adam_rate))
     clipped = optax.chain(optax.clip_by_global_norm(1.0), descent)

@@ -1,4 +1,4 @@
-"""Stochastic methods that end with the right zeros: the lasso in minibatches, last iterates.
+"""Support identification by stochastic methods: the lasso in minibatches, last iterates.
 
     python -m experiments.identification
     python -m experiments.identification --smoke
@@ -64,7 +64,7 @@ class Problem(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Results of a run: its end, and its state after every window of steps."""
+    """The weights at the end of a run, and metrics after every window of steps."""
 
     weights: jax.Array
     gap: jax.Array
@@ -178,7 +178,7 @@ def rows_of(outcomes: Mapping[str, tuple[float, Outcome]], problems: Problem, wh
 
 
 def plot(path, config: Config, outcomes: Mapping[str, tuple[float, Outcome]]) -> None:
-    """Draws the way of some of the methods."""
+    """Draws the convergence of some of the methods."""
     steps = np.arange(1, config.steps // config.window + 1) * config.window
     picked = ("prox-SGD", "metric prox-Adam", "FTRL-proximal", OURS, "schedule-free Adam (ours)")
     shown = [name for name in picked if name in outcomes]

@@ -1,4 +1,4 @@
-"""Sensitivity of a net to its initialisation: 64 seeds of six schemes at three depths.
+"""Sensitivity of training to initialisation: 64 seeds of six schemes at three depths.
 
     python -m experiments.initialisation           writes report.txt and initialisation.png
     python -m experiments.initialisation --smoke

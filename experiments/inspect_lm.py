@@ -1,4 +1,4 @@
-"""Inside a small language model: what its heads look at, what its layers say, what it can spare.
+"""Attention, logit lens and prunable heads of a small language model.
 
     python -m experiments.inspect_lm             writes three plots and report.txt
     python -m experiments.inspect_lm --smoke
@@ -56,7 +56,7 @@ class Config(configs.Base):
 
 
 class Lane(NamedTuple):
-    """Settings that differ between the two models trained side by side from a dense one."""
+    """The settings in which the two models that continue from a dense one differ."""
 
     penalised: jax.Array  # 0 or 1
     neuron: jax.Array  # median sizes, root mean squares of weights
@@ -79,7 +79,7 @@ def smoke(config: Config) -> Config:
 
 
 def heads_of(config: Config) -> grouping.Grouping:
-    """A head: its queries, keys and values, with what it writes."""
+    """Groups of heads: queries, keys and values, linked with the output."""
     split = grouping.heads(config.num_heads, axis=2, packed=3, apart=0)
     return grouping.linked({"qkv/kernel": split, "out/kernel": (0, 1)})
 
@@ -100,7 +100,7 @@ def group_penalty(lane: Lane, scale, config: Config) -> penalties.Penalty:
 
 
 def chain(lane: Lane, config: Config) -> optax.GradientTransformation:
-    """Adam with dual averaging of the penalty for a while; then what is zero stays so."""
+    """Adam with dual averaging of the penalty for a share of the steps; then zeros are frozen."""
     rate = language_model.ramp(config.learning_rate, config.steps, last=small_lm.LAST)
     end = max(1, int(config.choosing * config.steps))
     penalised = lambda scale: transforms.dual_averaging_adam(

@@ -1,4 +1,4 @@
-"""Words that make a film review positive: l1 logistic regression, a whole path of strengths.
+"""Words that make a film review positive, by l1 logistic regression over a path of strengths.
 
     python -m experiments.lasso_path             one path, warm-started, and every strength at once
     python -m experiments.lasso_path --smoke
@@ -44,7 +44,7 @@ def smoke(config: Config) -> Config:
 
 
 def bags(reviews, vocabulary) -> np.ndarray:
-    """Whether each word occurs, `[reviews, words]`, scaled so that a row has norm 1."""
+    """Binary occurrence of each word, `[reviews, words]`, scaled so that a row has norm 1."""
     columns = {word: i for i, word in enumerate(vocabulary)}
     features = np.zeros((len(reviews), len(vocabulary)), np.float32)
     for row, review in enumerate(reviews):
@@ -68,7 +68,7 @@ def make_loss(features, labels):
 
 
 def duality_gap(features, labels, weights, strength) -> float:
-    """An upper bound on the distance of the objective from its optimum, in float64."""
+    """An upper bound of the distance of the objective to its optimum, in float64."""
     features, labels, weights = (np.asarray(x, np.float64) for x in (features, labels, weights))
     signs = 2 * labels - 1
     margins = signs * (features @ weights)

@@ -68,7 +68,7 @@ def passes(config: Config, key):
 
 
 def run_program(key, shuffles, config: Config, bias: bool):
-    """The text's program from one initialisation: its mean squared error after every epoch.
+    """The program in question from one initialisation: its mean squared error after every epoch.
 
     Glorot's uniform weights, a bias of 0, Adam; the mean of (y - ŷ)² is that of Keras, 2 L.
     """

@@ -1,4 +1,4 @@
-"""A language model of the plays learns film reviews, and what changed fits into a small file.
+"""Fine-tuning whose delta fits into a small file: a model of the plays learns film reviews.
 
     python -m experiments.low_rank_anchor           writes tradeoff.png, report.txt and deltas
     python -m experiments.low_rank_anchor --smoke
@@ -84,7 +84,7 @@ def nuclear(strength) -> penalties.Penalty:
 
 
 def chains(config: Config):
-    """Method ↦ (strength ↦ its chain): both measure their penalty from where they start."""
+    """Method ↦ (strength ↦ its chain); both penalise the distance to the initial parameters."""
     rate = language_model.ramp(config.learning_rate, config.steps, last=small_lm.LAST)
     clip = optax.clip_by_global_norm(1.0)
     near = functools.partial(transforms.apply_prox, learning_rate=rate, anchored=True)

@@ -1,4 +1,4 @@
-"""A policy that pleases a learnt reward model too much: proxy rises, gold turns over.
+"""Reward over-optimisation: the learnt proxy rises, and the gold reward turns over.
 
     python -m experiments.overoptimisation            writes curves.png and report.txt
     python -m experiments.overoptimisation --smoke

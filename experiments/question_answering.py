@@ -1,4 +1,4 @@
-"""Questions with answers that can be checked: shown answers first, then only told right or wrong.
+"""Question answering: supervised learning of short answers, then reinforcement by exact match.
 
     python -m experiments.question_answering               sums in words, and QuaRTz's science
     python -m experiments.question_answering --ask "12 + 7 ="
@@ -96,7 +96,7 @@ def supervised_loss(params, batch: tasks.Encoded, model: lm.ModelConfig):
 
 
 def learn(run, name: str, data, model, steps: int, enough: float, config: Config):
-    """Shows questions with their answers; the params, one row a seed, all seeds in one vmap.
+    """Supervised learning from questions with their answers; params, one row a seed, in one vmap.
 
     A seed stays as it is once its mean loss over a chunk is below `enough`.
     """
@@ -127,20 +127,20 @@ def learn(run, name: str, data, model, steps: int, enough: float, config: Config
 
     return supervised.run_resumable(
         run,
-        f"{name}, shown answers",
+        f"{name}, supervised",
         run_chunk,
         (jax.jit(begin)(seeds), jnp.full(len(seeds), jnp.inf)),
         steps // CHUNK,
         CHUNK,
         key=jax.random.key(0),
-        folder=run.path / "fit" / f"{name}-shown",
+        folder=run.path / "fit" / f"{name}-supervised",
         config=config,
         every=2,
     )[0].params
 
 
-def practise(run, name: str, task: tasks.Task, data, model, params, iterations, config):
-    """Lets the models answer and tells them which answers were right; no answer is shown."""
+def reinforce(run, name: str, task: tasks.Task, data, model, params, iterations, config):
+    """Reinforcement learning from exact match of sampled answers; returns params, one row a seed."""
     rate = language_model.ramp(config.rl_rate, iterations, last=0.1)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -178,13 +178,13 @@ def practise(run, name: str, task: tasks.Task, data, model, params, iterations, 
 
     return supervised.run_resumable(
         run,
-        f"{name}, told right or wrong",
+        f"{name}, by reward",
         run_chunk,
         begin(params),
         10,
         chunk,
         key=jax.random.key(config.seed),
-        folder=run.path / "fit" / f"{name}-told",
+        folder=run.path / "fit" / f"{name}-by-reward",
         config=config,
         every=1,
         shown=("reward", "entropy"),
@@ -208,7 +208,7 @@ def answer_all(run, name: str, task: tasks.Task, config, steps, iterations, enou
     judge = functools.partial(answering.accuracy, task=task, model=model)
     sampled = functools.partial(judge, sampling=answering.SAMPLING)
     before = learn(run, name, data, model, steps, enough, config)
-    after = practise(run, name, task, data, model, before, iterations, config)
+    after = reinforce(run, name, task, data, model, before, iterations, config)
     answering.save(run, name, task, model, jax.tree.map(lambda x: x[0], after))
     some = task.train[: len(task.held_out)]
     return {

@@ -81,7 +81,7 @@ def smoke(config: Config) -> Config:
 
 
 def settings_of(name: str) -> ppo.PPOConfig:
-    """A recipe that pays nothing for leaving the walks it has imitated, but for one with a critic.
+    """A recipe without a KL to the imitated policy, except for one with a critic.
 
     A critic that is still to learn blames the walks from nodes that are far; without a KL these
     end for good at steps without an edge. So its KL stays, and its loss counts as the policy's.

@@ -34,7 +34,7 @@ FEWEST = 64  # reviews that fill a batch of every stage
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    """Settings of a run; the shapes of the smoke run are in `smoke`."""
+    """Settings of a run; those of the smoke run are in `smoke`."""
 
     vocab_size: int = 8192
     width: int = 128
@@ -171,12 +171,12 @@ def learn_reward(run, reviews, held_out, lm_params, model, parent, config: Confi
 
 
 def accuracy(params, held_out, model):
-    """Share of the held-out texts that a reward model takes for what they are."""
+    """Share of the held-out texts that a reward model classifies correctly."""
     odds = reward_model.judge(params, held_out, model)
     return {"accuracy": text_metrics.accuracy(odds, held_out["label"])}
 
 
-def learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config: Config):
+def learn_policy(run, prompts, lm_params, model, rm_params, rm_model, config: Config):
     """Stage (c): PPO, every seed in one call. Returns the states, one row per seed."""
     optimizer, settings = make_optimizer(config), ppo_settings(config)
     actor = make_actor(model, rm_model, config)
@@ -261,7 +261,7 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     )
     lm_params, model, lm_stage = learn_language(run, reviews, config)
     rm_params, rm_model, _ = learn_reward(run, reviews, held_out, lm_params, model, lm_stage, config)
-    states = learn_to_please(run, prompts, lm_params, model, rm_params, rm_model, config)
+    states = learn_policy(run, prompts, lm_params, model, rm_params, rm_model, config)
     return report.write(run, reviews, (lm_params, model), (rm_params, rm_model), states, config)
 
 

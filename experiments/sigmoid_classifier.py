@@ -83,7 +83,7 @@ CHANCES = {
 
 
 def mean_loss(name: str, weights, problem: Problem):
-    """L(θ) of a unit without a bias, as the text has it."""
+    """Mean loss L(θ) of a unit without a bias."""
     return jnp.mean(LOSSES[name](problem.inputs @ weights, problem.labels))
 
 
@@ -101,7 +101,7 @@ def learn(name: str, problem: Problem, start, config: Config) -> training.FitRes
 
 
 def judge(name: str, found: training.FitResult, held_out: Problem) -> dict[str, jax.Array]:
-    """Scores of a unit on held-out points."""
+    """Metrics of a unit on held-out points."""
     logits = held_out.inputs @ found.params
     chances = CHANCES[name](logits)
     positive = held_out.labels > 0

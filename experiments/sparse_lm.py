@@ -1,4 +1,4 @@
-"""A trained language model loses its MLP neurons: by penalties, or by magnitude.
+"""Structured pruning of a language model's MLP neurons: by penalties, or by magnitude.
 
     python -m experiments.sparse_lm             writes pareto.png and report.txt
     python -m experiments.sparse_lm --smoke
@@ -77,7 +77,7 @@ class Config(configs.Base):
 
 
 class Lane(NamedTuple):
-    """Settings that differ between the models that are trained in one vmap."""
+    """The settings in which the models of one vmap differ."""
 
     strength: jax.Array  # λ
     reach: jax.Array  # γ λ, the root mean square from which a group is let alone
@@ -121,7 +121,7 @@ def group_penalty(strength, reach, config: Config) -> penalties.Penalty:
 
 
 def subgradient(penalty):
-    """Adds ∂g to the gradient, as one does who has no prox; 0 where a group is zero."""
+    """Adds a subgradient of the penalty to the gradient, instead of a prox; 0 where a group is zero."""
 
     def update(updates, state, params):
         slope = jax.grad(penalty.value)(params)
@@ -131,7 +131,7 @@ def subgradient(penalty):
 
 
 def chains(config: Config):
-    """Method ↦ (lane ↦ its chain): all of them see the same batches, as many times."""
+    """Method ↦ (lane ↦ its chain); all see the same batches for the same number of steps."""
     rate = language_model.ramp(config.learning_rate, config.steps, last=small_lm.LAST)
     end = max(1, int(config.choosing * config.steps))
     clip, adam = optax.clip_by_global_norm(1.0), optax.adam(rate, b2=B2)

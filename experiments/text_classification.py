@@ -1,4 +1,4 @@
-"""Texts sorted into classes: a transformer from scratch, SmolLM2, group-sparse models, and all.
+"""Text classification: a transformer from scratch, SmolLM2, group-sparse models, and a pool of all.
 
     python -m experiments.text_classification    writes accuracy.png, confusion.png, reliability.png
     python -m experiments.text_classification --corpora newsgroups

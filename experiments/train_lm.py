@@ -53,7 +53,9 @@ class Config(configs.Base):
 
 def smoke(config: Config) -> Config:
     """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(config, steps=100, sample_length=60)
+    return dataclasses.replace(
+        config, num_layers=1, num_heads=2, width=32, steps=20, samples=1, sample_length=60
+    )
 
 
 def read(config: Config, run: runs.Run) -> str:

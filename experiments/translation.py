@@ -35,7 +35,7 @@ DROPOUT = 0.2  # of the LSTMs
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    """Settings of a run; the shapes of the smoke run are in `smoke`."""
+    """Settings of a run; those of the smoke run are in `smoke`."""
 
     pair: str = "kjv-web"
     spanish: str = ""  # where sword-text-sparv was unpacked, for kjv-spanish
@@ -119,7 +119,7 @@ def transformer_loss(params, rows, model):
 
 
 def learn_lstm(run, corpus: batches.Corpus, config: Config):
-    """The baseline, from the same verses in the same order."""
+    """Trains the baseline LSTM on the same verses in the same order."""
     settings = settings_of(config, width=config.luong_width)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -184,7 +184,7 @@ def ppo_settings(config: Config):
 
 
 def settings_of(config: Config, **own) -> dict[str, Any]:
-    """Settings that decide a stage of maximum likelihood."""
+    """The settings on which a stage of maximum likelihood depends."""
     names = ("pair", "vocab_size", "longest", "batch", "steps", "seed")
     return {name: getattr(config, name) for name in names} | own
 

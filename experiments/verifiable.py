@@ -174,7 +174,7 @@ def reinforce(run, config: Config, model, params, problems) -> dict[str, np.ndar
     return cached_results.stacked(cached_results.compute_each(run, "recipes", config.recipes, trial, shown))
 
 
-def lengthen(run, config: Config) -> dict[str, np.ndarray]:
+def measure_lengths(run, config: Config) -> dict[str, np.ndarray]:
     """Lengths of answers that earn nothing by length, `[variants, seeds, iterations]`."""
     key_imitate, key_learn = jax.random.split(jax.random.key(config.seed + 5))
     imitate = jax.jit(length_bias.imitate, static_argnums=1)
@@ -202,7 +202,7 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     start = judge(jax.random.key(config.seed + 4), params, params, problems.prompt)
     start["least_kl"] = jax.jit(functools.partial(policy.least_kl, model))(params, problems)
     results = reinforce(run, config, model, params, problems)
-    lengths = lengthen(run, config)
+    lengths = measure_lengths(run, config)
     return report.write(run, config, jax.device_get(start), results, lengths)
 
 

@@ -78,7 +78,7 @@ def table(title: str, job: Job, dtype: jnp.dtype, settings: clock.Settings) -> s
 
 
 def chains() -> dict[str, Callable[[], optax.GradientTransformation]]:
-    """The chains that are compared, each built when asked for."""
+    """The optimizers that are compared, each built when asked for."""
     adam, link = optax.adam(RATE), transforms.apply_prox
     l1, rows = penalties.l1(STRENGTH), penalties.group_lasso(STRENGTH, axis=-1)
     columns = penalties.group_lasso(STRENGTH, axis=0)

@@ -27,7 +27,7 @@ CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Duration of a measurement."""
+    """Durations of a measurement."""
 
     clock: str = "cpu"
     repeats: int = 5  # samples of each function
@@ -141,7 +141,7 @@ def caption(timings: Mapping[str, Timing]) -> str:
 
 
 def torch_fits() -> bool:
-    """Whether PyTorch is installed and would run on the same kind of device as JAX."""
+    """True if PyTorch is installed and would run on the same kind of device as JAX."""
     if importlib.util.find_spec("torch") is None:
         return False
     import torch

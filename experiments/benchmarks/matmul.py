@@ -1,4 +1,4 @@
-"""Lower bounds on the time of a job's matrix products: counted operations, and a measured rate.
+"""Lower bound of a job's time by its matrix products: operations counted, and a measured rate.
 
 Products alone are counted, a multiplication and an addition as two; a query is charged for the
 keys it may see and no others. A backward pass is two products for each one of the forward pass.

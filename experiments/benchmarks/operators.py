@@ -23,7 +23,7 @@ PEERS = ("jaxopt", "copt", "pyproximal", "proxop", "skglm")
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Sizes: entries, lengths of groups and rows, shapes of matrices."""
+    """Numbers of entries, lengths of groups and rows, shapes of matrices."""
 
     entries: int
     group: int = 1000
@@ -42,7 +42,7 @@ class Operator(NamedTuple):
 
 
 def operators(job: Job) -> dict[str, Callable[[], Operator]]:
-    """The operators that are measured, by name; to be built one after another, for the memory."""
+    """Name ↦ what builds the operator to measure; one after another, for the memory."""
     return {
         "soft threshold": lambda: soft_threshold(job),
         "group lasso": lambda: group_lasso(job),

@@ -10,7 +10,7 @@ from experiments.benchmarks import torch_peer
 
 
 class Models(NamedTuple):
-    """The modules that learn, and the frozen reference."""
+    """The policy that learns, and the frozen reference."""
 
     policy: torch_peer.Transformer
     critic: torch_peer.Transformer

@@ -1,4 +1,4 @@
-"""Code that experiments share, and one folder for each experiment that needs more than its own file."""
+"""Code that experiments share, and a folder for each experiment that needs more than its own file."""
 
 
 class Refusal(ValueError):

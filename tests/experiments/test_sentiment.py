@@ -279,7 +279,7 @@ from experiments import sentiment
 from experiments.support.run import cli, runs
 
 fields, options, last = json.loads(sys.argv[1])
-log, please = runs.log, sentiment.learn_to_please
+log, please = runs.log, sentiment.learn_policy
 
 def log_and_die(run, stage, **numbers):
     log(run, stage, **numbers)
@@ -292,7 +292,7 @@ def please_and_tell(run, *args):
     np.savez(run.path / "states.npz", **dict(zip(leaves, jax.tree.leaves(states))))
     return states
 
-runs.log, sentiment.learn_to_please = log_and_die, please_and_tell
+runs.log, sentiment.learn_policy = log_and_die, please_and_tell
 cli.start(sentiment.main, sentiment.smoke, sentiment.Config(**fields), runs.Options(**options))
 """
 

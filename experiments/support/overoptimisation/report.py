@@ -1,4 +1,4 @@
-"""Plots of over-optimisation: curves over the root of the KL, and forms that fit them."""
+"""Report of `experiments.overoptimisation`: curves over the root of the KL, and forms that fit them."""
 
 import functools
 from typing import NamedTuple
@@ -115,7 +115,7 @@ def write(run, pool_proxy, pool_gold, log, config):
 
 
 def turn(curve: Curve):
-    """Change of gold and proxy between two distances, in words and as arrays over seeds."""
+    """Changes of gold and proxy between two distances, in words and as arrays over seeds."""
     on = on_grid(curve)
     near, far = (int(np.argmin(np.abs(on.distance[0] - d))) for d in (NEAR, FAR))
     found = {name: (getattr(on, name)[:, near], getattr(on, name)[:, far]) for name in ("proxy", "gold")}

@@ -28,7 +28,7 @@ _FIELDS = ("experiment", "model", "longest", "response", "vocabulary")
 
 
 def is_right(samples: lm.Samples, truth: tasks.Encoded) -> jax.Array:
-    """Whether each response is the answer, token for token and no longer; bool `[B]`."""
+    """Exact match of each response and its answer, token for token and no longer; bool `[B]`."""
     start = samples.tokens.shape[1] - truth.answers.shape[1]
     same = (samples.tokens[:, start:] == truth.answers) | ~truth.answer_mask
     return jnp.all(same & (samples.response_mask == truth.answer_mask), axis=1)
@@ -134,7 +134,7 @@ def read_about(path: pathlib.Path) -> dict[str, Any]:
 
 
 def kind(question: str) -> str:
-    """The name of the model that a question is for, by its form.
+    """The one of the two models that a question is for, by its form.
 
     >>> kind("12 + 7 ="), kind("The water gets A: hot B: cold")
     ('arithmetic', 'science')

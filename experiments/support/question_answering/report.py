@@ -14,7 +14,7 @@ from experiments.support.question_answering import tasks
 from experiments.support.question_answering.tasks import Exercise
 from experiments.support.run import plots, runs, tables
 
-LABELS = {"before": "shown answers", "after": "then told right or wrong"}
+LABELS = {"before": "supervised", "after": "then by reward"}
 
 
 def majority(train: Sequence[Exercise], judged: Sequence[Exercise]) -> float:
@@ -94,11 +94,11 @@ def plot(path, run, numbers):
     """Draws the losses and rewards of training, with the accuracies before, after and without it."""
     panels, steps = {}, {}
     for name in numbers:
-        rows = runs.read_log(run, f"{name}, shown answers")
-        title = f"{name}, shown answers: loss, nats per token"
+        rows = runs.read_log(run, f"{name}, supervised")
+        title = f"{name}, supervised: loss, nats per token"
         panels[title], steps[title] = {"loss": band(rows, "loss")}, "supervised step"
-        rows = runs.read_log(run, f"{name}, told right or wrong")
-        title = f"{name}, told right or wrong: share right"
+        rows = runs.read_log(run, f"{name}, by reward")
+        title = f"{name}, by reward: share right"
         found = numbers[name]
         ends = [1, rows[-1]["step"]]
         panels[title] = {"sampled, in training": band(rows, "reward")} | {

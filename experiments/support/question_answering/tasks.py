@@ -93,7 +93,7 @@ class Encoded(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A task of one model: exercises to learn from, exercises to be judged by, and its tokens."""
+    """Exercises for training and judging a model, and its tokens."""
 
     train: list[Exercise]
     held_out: list[Exercise]

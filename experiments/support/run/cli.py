@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ import jax
 import tyro
 
 from experiments.support import Refusal
-from experiments.support.run import configs, runs, stopping
+from experiments.support.run import configs, runs, stages, stopping
+
+REMEDY = "What was saved is whole: mend this and go on with --resume"
 
 
 def run(main: Callable[[Any, runs.Run], Any], smoke: Callable[[Any], Any]) -> None:
@@ -58,11 +61,13 @@ def call(command: Callable[..., Any], name: str, description: str | None) -> Non
                 description=description,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
+    except stages.StorageFailure as error:
+        print(f"{name}: {error}. {REMEDY}", file=sys.stderr, flush=True)
+        os._exit(1)  # the threads of the storage would end with tracebacks of their own
     except Refusal as error:
         sys.exit(f"{name}: {error}")
     except OSError as error:
-        remedy = ". What was saved is whole: mend this and go on with --resume" if error.errno else ""
-        sys.exit(f"{name}: {error}{remedy}")
+        sys.exit(f"{name}: {error}{f'. {REMEDY}' if error.errno else ''}")
     except stopping.Stopped as stop:
         print(f"\n{name}: stopped; go on with --resume", file=sys.stderr)
         sys.exit(128 + stop.args[0])

@@ -63,12 +63,16 @@ def load(name: str, data: pathlib.Path) -> LoadedModel:
         return LoadedModel(params, config, encode, tokenizer.decode, stops)
     folder = find(pathlib.Path(name))
     try:
-        about = json.loads((folder / ABOUT).read_text())
+        about = json.loads((folder / ABOUT).read_text("utf-8"))
         config = lm.ModelConfig(**about["model"])
-        codec = _codec(**about["tokenizer"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        size, *codec = _codec(**about["tokenizer"])
+        if size != config.vocab_size:
+            raise ValueError(f"{size} tokens for a model of {config.vocab_size}")
+        return LoadedModel(supervised.load_params(folder, config, config), config, *codec)
+    except (Refusal, OSError):
+        raise
+    except Exception as error:  # of many kinds, as the tokenizer raises its own
         raise Refusal(f"{folder / ABOUT} is damaged ({error}): run its experiment") from error
-    return LoadedModel(supervised.load_params(folder, config, config), config, *codec)
 
 
 def find(path: pathlib.Path) -> pathlib.Path:
@@ -92,10 +96,11 @@ def find(path: pathlib.Path) -> pathlib.Path:
 
 
 def _codec(characters: str | None = None, bpe: dict[str, Any] | None = None):
-    """Encoding, decoding and stops, as the experiments have them in training."""
+    """The number of tokens, encoding, decoding and stops, as in training."""
     if characters is not None:
         alphabet = tokenization.Characters(characters)
-        return lambda text: alphabet.encode(text).tolist(), alphabet.decode, ()
+        encode = lambda text: alphabet.encode(text).tolist()
+        return len(alphabet.alphabet), encode, alphabet.decode, ()
     tokenizer = tokenizers.Tokenizer.from_str(json.dumps(bpe))
     encode = lambda text: tokenization.encode(tokenizer, [text])[0][:-1].tolist()
-    return encode, tokenizer.decode, (tokenization.END,)
+    return tokenizer.get_vocab_size(), encode, tokenizer.decode, (tokenization.END,)

@@ -47,8 +47,8 @@ def histogram(
     log: bool = False,
     marks: Mapping[str, float] | None = None,
 ) -> Draw:
-    """A histogram of the values, sample by sample, in bins that all share; values not finite
-    are left out, and with `log` those that are not positive. A mark is a dashed line at a value.
+    """Histograms of samples in bins that all share. Values that are not finite are left out,
+    and with `log` those that are not positive. A mark is a dashed line at a value.
     """
     marks = marks or {}
     usable = {name: _usable(values, log) for name, values in samples.items()}

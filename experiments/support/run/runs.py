@@ -22,7 +22,7 @@ _STAMP = "%Y%m%d-%H%M%S-%f"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of a run; none of them changes a result."""
+    """Options of a run, none of which changes a result."""
 
     smoke: bool = False  # a tiny configuration, seconds: a test that all of it runs
     resume: bool = False  # continue the newest run of this configuration

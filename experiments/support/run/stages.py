@@ -4,9 +4,12 @@ Stages such as pretraining live in `runs/<name>/cache/`, each under a fingerprin
 of the stages it stands on.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -21,6 +24,10 @@ from experiments.support.run import files, runs, stopping
 from proxlm import checkpoint, settings
 
 _CONFIG, _DONE = "config.json", "DONE"
+
+
+class StorageFailure(Refusal):
+    """A checkpoint that could not be written; those before it are whole."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +110,7 @@ def run_chunks(
             _check_finite(state, index + 1, checkpoint_folder)
             on_chunk(index, jax.device_get(metrics))
             if (index + 1) % every == 0 or index + 1 == num_chunks or is_asked():
-                checkpoint.save(checkpoint_folder, index + 1, state, owner)
+                save(checkpoint_folder, index + 1, state, owner)
             if is_asked():
                 raise stopping.Stopped(is_asked())
     return state
@@ -112,6 +119,25 @@ def run_chunks(
 def first_chunk(checkpoint_folder: str | os.PathLike) -> int:
     """The chunk that `run_chunks` would run first: 0, or the number of chunks already saved."""
     return checkpoint.latest(checkpoint_folder) or 0
+
+
+def save(folder: str | os.PathLike, step: int, state: Any, config: Any) -> None:
+    """Writes a checkpoint; a refusal of the library and a failure of the disk are one line each."""
+    log = logging.getLogger("absl")
+    level = log.level
+    try:
+        log.setLevel(logging.CRITICAL)
+        with contextlib.redirect_stderr(io.StringIO()):  # Orbax's threads print what they raise
+            checkpoint.save(folder, step, state, config)
+    except OSError:
+        raise
+    except ValueError as error:
+        if "Error writing" not in str(error):
+            raise Refusal(str(error)) from error
+        reason = "no space is left" if "No space left" in str(error) else str(error)[:120]
+        raise StorageFailure(f"checkpoint {step} of {folder} could not be written: {reason}") from error
+    finally:
+        log.setLevel(level)
 
 
 def restore(folder: str | os.PathLike, like: Any, config: Any) -> Any:

@@ -191,7 +191,7 @@ def run_resumable(
 def save_params(folder: pathlib.Path, params: Any, config: Any) -> None:
     """Writes the parameters that a finished stage hands on."""
     if checkpoint.latest(folder / "params") is None:
-        checkpoint.save(folder / "params", 1, params, config)
+        stages.save(folder / "params", 1, params, config)
 
 
 def load_params(folder: pathlib.Path, model: lm.ModelConfig, config: Any) -> Any:

@@ -165,6 +165,6 @@ def page(before, after, accuracy, before_texts, after_texts, length):
         tables.table(rows, ["", "before", "after"]),
         f"Accuracy on held-out reviews, of {length}-token texts:",
         tables.table(judged, ["", "reward model", "naive Bayes", "n"]),
-        "What stands before ▸ was given:",
+        "The text before ▸ is the prompt:",
         tables.side_by_side(before_texts[:SHOWN], after_texts[:SHOWN]),
     ]

@@ -22,7 +22,7 @@ SMOLLM2, PHRASES = "from SmolLM2", "phrases"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Settings of a corpus: how it is read and how long it is learnt."""
+    """Settings of one corpus: how much of a text is read, and for how long it is learnt."""
 
     length: int  # words of a training text
     steps: int
@@ -55,7 +55,7 @@ PLANS = {
 
 
 class Task(NamedTuple):
-    """Training, validation and test parts of a corpus."""
+    """Texts for training, validation and judging, with their classes and plan."""
 
     name: str
     train: datasets.Texts

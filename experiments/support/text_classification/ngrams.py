@@ -41,7 +41,7 @@ def of(text: str, longest: int) -> set[str]:
 
 
 def known(texts: Sequence[str], longest: int, least: int) -> Known:
-    """N-grams that at least so many of the texts have, the commonest first."""
+    """The phrases that at least `least` of the texts have, the commonest first."""
     counts = collections.Counter(phrase for text in texts for phrase in of(text, longest))
     kept = sorted((p for p, n in counts.items() if n >= least), key=lambda p: (-counts[p], p))
     rarity = [np.log(len(texts) / counts[phrase]) for phrase in kept]

@@ -72,7 +72,7 @@ def calibration_error(judged: Judged, bins: int = BINS) -> float:
 
 
 def confusion(judged: Judged) -> np.ndarray:
-    """The confusion matrix: the number of texts of each class (row) taken for each class (column)."""
+    """Counts of texts by true class (row) and predicted class (column)."""
     size = judged.log_probs.shape[1]
     matrix = np.zeros((size, size), int)
     np.add.at(matrix, (judged.labels, judged.log_probs.argmax(axis=1)), 1)
@@ -99,7 +99,7 @@ def plot_confusion(path: pathlib.Path, parts: Mapping[str, tuple[np.ndarray, Seq
 
 
 def plot_accuracy(path: pathlib.Path, parts: Mapping[str, Mapping[str, Judged]], aim: float):
-    """A panel for each corpus: every way with its standard error, beside Bayes and the aim."""
+    """A panel for each corpus: every method with its standard error, beside Bayes and the aim."""
 
     def panel(judged):
         names = [name for name in judged if name != BAYES]

@@ -1,4 +1,4 @@
-"""A transformer that sorts texts: words in, one score per class out.
+"""A transformer for text classification: words in, one score per class out.
 
 Its language-model head is not used. The normalised hidden states of a text's words are summed,
 divided by the root of their number, and read by a linear head, so that a word that says something
@@ -106,7 +106,7 @@ def judge(params, documents, length: int, config: lm.ModelConfig, batch: int = 1
 
 
 def evidence(params, batch, config: lm.ModelConfig) -> jax.Array:
-    """Contribution of every word to the likeliest class's score, to first order: `[B, T]`.
+    """Attribution of the likeliest class's score to every word, to first order: `[B, T]`.
 
     Gradient times input, Σ_d x_d ∂s/∂x_d, of each word's embedding x.
     """

@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """All that the models see."""
+    """The tokenizer and the three parts of the verses."""
 
     tokenizer: tokenizers.Tokenizer
     table: np.ndarray  # [V, C], the characters of each token

@@ -143,7 +143,7 @@ def sword(folder: pathlib.Path, numbers: Sequence[int]) -> dict[int, str]:
 
 
 def _indices(numbers: Sequence[int]) -> list[int]:
-    """Places of the verses in a testament's .bzv: a heading before each book and chapter."""
+    """Places of the verses in a testament's .bzv, which has a heading before each book and chapter."""
     found, index = [], 2
     for _, book in itertools.groupby(numbers, lambda n: n // 1_000_000):
         index += 1

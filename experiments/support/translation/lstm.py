@@ -1,4 +1,4 @@
-"""An LSTM encoder-decoder with attention: the tradition that transformers came from, as a baseline.
+"""An LSTM encoder-decoder with attention (Luong et al. 2015), as a baseline.
 
 Luong et al. 2015: one LSTM reads the source, another writes the target. At each token the writer's
 state h asks the reader's states s by the score h·W·s; what it finds and h give the attentional

@@ -23,7 +23,7 @@ DECODERS = ("greedy", "sampled", "beam")
 
 
 def describe(corpus: batches.Corpus, model: lm.ModelConfig) -> str:
-    """Counts of the data."""
+    """The sizes of the corpus and the model, in words."""
     sizes = [len(part.rows) for part in (corpus.train, corpus.development, corpus.held_out)]
     return (
         f"verses of at most {corpus.longest} tokens on either side: {sizes[0]:,} to learn from, "
@@ -159,7 +159,7 @@ def table(scores) -> str:
 
 
 def numbers(scores) -> dict[str, Any]:
-    """Results of `main`: means over seeds, and the gain by learning from rewards, seed by seed."""
+    """Means over seeds, and the gains of learning by reward, seed by seed."""
     mean = {place: np.mean([s["chrf"] for s in several]) for place, several in scores.items()}
     before = mean["transformer", "greedy"]
     gains = {
@@ -176,7 +176,8 @@ def draw(path, run, stages) -> None:
     likelihood = {name: runs.read_log(runs.Run(run.name, path), name) for name, path in stages.items()}
     rewarded = {name: runs.read_log(run, name) for name in ("PPO", "minimum risk")}
     # Learning by reward goes on from the transformer's last step.
-    start = {"step": 0, "chrf": likelihood["transformer"][-1]["chrf"]}
+    seeds = len(rewarded["PPO"][-1]["chrf"])
+    start = {"step": 0, "chrf": seeds * [likelihood["transformer"][-1]["chrf"]]}
     started = {name: [start, *rows] for name, rows in rewarded.items()}
     steps, iterations = "step of maximum likelihood", "iteration of learning by reward"
     panels = {

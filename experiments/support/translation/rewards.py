@@ -1,4 +1,4 @@
-"""A translator taught by the chrF of what it samples: by PPO, or by minimum risk.
+"""Training of a translator on the chrF of its samples: by PPO, or by minimum risk.
 
 Minimum risk training (Shen et al. 2016) makes the expected cost of a few candidates small:
 
@@ -27,7 +27,7 @@ SHARPNESS = 0.05  # α of minimum risk
 
 
 class Setting(NamedTuple):
-    """The common start of both ways to learn from rewards."""
+    """The inputs of both methods of learning by reward."""
 
     corpus: batches.Corpus
     model: lm.ModelConfig

@@ -1,6 +1,6 @@
-"""The effect of a loss's aggregation on the length of answers that earn nothing by length.
+"""Effect of the aggregation of a loss on the length of answers that earn nothing by length.
 
-An answer is a digit, as many blanks as the policy likes, and END.  A digit below 5 is right, but
+An answer is a digit, as many blanks as the policy likes, and END. A digit below 5 is right, but
 the digit is not learnt: its column is masked, like an observation, so half the answers stay wrong.
 The blanks earn nothing. An estimator without bias leaves them alone; the mean over each sequence
 (GRPO) divides praise and blame by the length, so the policy learns to be brief when right and to go

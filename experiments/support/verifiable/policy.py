@@ -1,4 +1,4 @@
-"""A policy that answers the problems of `reasoning`: what it learns from, and how it is judged."""
+"""A policy for the problems of `tasks`: demonstrations, reward and evaluation."""
 
 import jax
 import jax.numpy as jnp

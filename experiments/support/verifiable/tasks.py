@@ -61,7 +61,7 @@ def slip(key: jax.Array, answer: jax.Array) -> jax.Array:
 
 
 def right(tokens: jax.Array) -> jax.Array:
-    """Whether the answer in tokens `[PROMPT + ANSWER]` is right; what follows END is free."""
+    """Correctness of the answer in tokens `[PROMPT + ANSWER]`; tokens after END are free."""
     symbols, answer = tokens[1:PROMPT], tokens[PROMPT:]
     same = lambda wanted: jnp.all(answer[: len(wanted)] == wanted)
     ended = lambda digits: jnp.append(digits, END)
@@ -132,7 +132,7 @@ def _expressions(numbers):
 
 
 def _reaches(symbols, answer):
-    """Whether an answer x ± y ± z END uses the three numbers once each and comes to the fourth."""
+    """Correctness of x ± y ± z END: the three numbers once each, and the fourth as the result."""
     numbers, signs = answer[0:5:2], answer[1:5:2]
     total = numbers[0] + jnp.sum(jnp.where(signs == PLUS, 1, -1) * numbers[1:])
     well_formed = jnp.all((signs == PLUS) | (signs == MINUS)) & (answer[5] == END)
