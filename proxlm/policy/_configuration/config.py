@@ -101,6 +101,10 @@ class PPOConfig:
                 object.__setattr__(self, name, overrides_lib.complete(part, name))
             elif isinstance(part, _PLAIN):
                 raise _validation.invalid(name, part, "a function or None", "", "PPOConfig")
+            if part is None and name in ("advantage", "loss"):
+                raise _validation.invalid(
+                    name, part, "a function", "None switches other parts off.", "PPOConfig"
+                )
         for name, kind in {"kl": KL, "value": Value, "whitening": Whitening}.items():
             if isinstance(part := getattr(self, name), _PLAIN):
                 remedy = f"Import {kind.__name__} from proxlm.policy."
@@ -184,6 +188,12 @@ def check_parts(config: PPOConfig) -> None:
         "length_penalty": lambda part: jax.eval_shape(lambda lengths: part(lengths, shape[1]), row),
         "group_filter": lambda part: jax.eval_shape(part, row, valid, valid, row),
     }
+    for name in ("kl", "value"):
+        # not where a config is made: one of None may be the in_axes of a vmap
+        if getattr(getattr(config, name), "coef", 0.0) is None:
+            raise _validation.invalid(
+                f"{name}_coef", None, "a number", f"Give {name}=None for none.", "PPOConfig"
+            )
     for name, call in calls.items():
         part = getattr(config, name)
         own = getattr(getattr(part, "fn", None), "__module__", "").startswith("proxlm.policy.")
@@ -193,6 +203,10 @@ def check_parts(config: PPOConfig) -> None:
             except ValueError as error:
                 # without JAX's notes on its own traceback
                 raise ValueError(*error.args) from None
+            except TypeError as error:
+                raise _validation.invalid(
+                    name, part, "a part with settings of the right kind", f"{error}."
+                ) from None
 
 
 def _check_together(config: PPOConfig) -> None:
