@@ -24,8 +24,8 @@ def constraint(
     Args:
       name: the penalty's name, for messages.
       violation: (leaf, **parameters) ↦ how far the leaf is outside, by the measure of the set.
-      project: (leaf, step_size, **parameters) ↦ the nearest point; of the step size it may only
-        heed that it differs between coordinates.
+      project: (leaf, step_size, **parameters) ↦ the nearest point; it may depend on the step
+        size only where this differs between coordinates.
       parameters: see `base.leafwise`.
       tolerance: the largest violation that counts as inside. None is 1e-5, and 1e-2 for leaves
         below 32 bits, whose own rounding is 4e-3 in bfloat16.

@@ -20,7 +20,7 @@ def step_sizes(
     After Adam's step x - η m/D with D = √v̂ + ε, the penalty g itself is minimised only by a prox
     in the metric D: argmin_z g(z) + Σ_i D_i (z_i - x_i)²/2η, whose step sizes are t_i = η/D_i. But
     a weight that never saw a gradient (the row of an unseen token, a dead expert) has D_i = ε, and
-    its threshold λη/ε kills it in one step. The floor binds such a weight to the others of its
+    its threshold λη/ε sets it to 0 in one step. The floor binds such a weight to the others of its
     leaf; the cap holds where the whole leaf has seen nothing, and η/0 is the cap (0 if η is).
 
     Where neither binds, t is exact. If the gradient's step takes the same t, x - t m, a fixed point

@@ -112,7 +112,7 @@ def leafwise(
       parameters: name ↦ (numbers, slot). The numbers are one number, an array for an x of one
         array, or a tree of these matching x; slot (path, leaf) ↦ the shape that those of this leaf
         must broadcast to. The functions get them in the dtype of the leaf.
-      step_slot: the same for a step size; `trees.one_number` allows no diagonal metric.
+      step_slot: the same for a step size; `_trees.one_number` allows no diagonal metric.
       residual: (leaf, v, **parameters) ↦ array like leaf; see `Penalty`.
 
     Returns:

@@ -17,8 +17,7 @@ def l0(strength: base.Strength = 1.0) -> base.Penalty:
     threshold, where both are minimisers, becomes 0. What is kept keeps its bits.
 
     Args:
-      strength: λ ≥ 0, a number; or, one for each coordinate, an array that broadcasts to x; or a
-        tree of these in the structure of x. May be traced.
+      strength: λ ≥ 0, as in `l1`. May be traced.
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.
@@ -59,8 +58,7 @@ def mcp(strength: base.Strength = 1.0, gamma: base.Strength = 3.0) -> base.Penal
     x itself: hard thresholding at λ√(γt). A coordinate on a threshold becomes 0.
 
     Args:
-      strength: λ ≥ 0, a number; or, one for each coordinate, an array that broadcasts to x; or a
-        tree of these in the structure of x. May be traced.
+      strength: λ ≥ 0, as in `l1`. May be traced.
       gamma: γ > 0, in the same forms. The lasso is the limit γ → ∞, l0 of strength s that of
         λ = √(2s/γ), γ → 0.
 
@@ -114,8 +112,7 @@ def scad(strength: base.Strength = 1.0, a: base.Strength = 3.7) -> base.Penalty:
     On a knee where the prox jumps, the smaller minimiser is taken.
 
     Args:
-      strength: λ ≥ 0, a number; or, one for each coordinate, an array that broadcasts to x; or a
-        tree of these in the structure of x. May be traced.
+      strength: λ ≥ 0, as in `l1`. May be traced.
       a: a > 2, in the same forms.
 
     Returns:
@@ -171,8 +168,7 @@ def log_sum(strength: base.Strength = 1.0, epsilon: base.Strength = 1.0) -> base
     the square, beats 0 by the objective; else the prox is 0, on a tie as well.
 
     Args:
-      strength: λ ≥ 0, a number; or, one for each coordinate, an array that broadcasts to x; or a
-        tree of these in the structure of x. May be traced.
+      strength: λ ≥ 0, as in `l1`. May be traced.
       epsilon: ε > 0, in the same forms.
 
     Returns:
@@ -219,7 +215,7 @@ def log_sum(strength: base.Strength = 1.0, epsilon: base.Strength = 1.0) -> base
 
 
 def _keep_above(threshold, x, moved):
-    # A threshold of 0 kills nothing, not even the derivative at 0.
+    # A threshold of 0 changes nothing, not even the derivative at 0.
     return jnp.where((jnp.abs(x) <= threshold) & (threshold > 0), 0.0, moved)
 
 

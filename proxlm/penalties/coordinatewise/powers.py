@@ -19,8 +19,7 @@ def l_half(strength: base.Strength = 1.0) -> base.Penalty:
     method from √|x_i| is monotone, and the result is within two units in the last place.
 
     Args:
-      strength: λ ≥ 0, a number; or, one for each coordinate, an array that broadcasts to x; or a
-        tree of these in the structure of x. May be traced.
+      strength: λ ≥ 0, as in `l1`. May be traced.
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.
@@ -48,8 +47,7 @@ def l_two_thirds(strength: base.Strength = 1.0) -> base.Penalty:
     is within three units in the last place. The closed forms of this quartic cancel in float32.
 
     Args:
-      strength: λ ≥ 0, a number; or, one for each coordinate, an array that broadcasts to x; or a
-        tree of these in the structure of x. May be traced.
+      strength: λ ≥ 0, as in `l1`. May be traced.
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.

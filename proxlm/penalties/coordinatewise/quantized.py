@@ -48,8 +48,7 @@ def ternary(scale: base.Strength = 1.0, tolerance: float = TOLERANCE) -> base.Pe
     upper.
 
     Args:
-      scale: s > 0, a number; or an array that broadcasts to x, such as one with an entry for each
-        column; or a tree of these in the structure of x. May be traced.
+      scale: s > 0, as in `binary`. May be traced.
       tolerance: the largest distance to the set, in units of s, at which g is 0.
 
     Returns:
@@ -79,8 +78,7 @@ def quantization_grid(
     Args:
       values: v, L ≥ 1 finite numbers in ascending order. May be traced; then the order is not
         checked.
-      scale: s > 0, a number; or an array that broadcasts to x, such as one with an entry for each
-        column; or a tree of these in the structure of x. May be traced.
+      scale: s > 0, as in `binary`. May be traced.
       tolerance: the largest distance to the set, in units of s max|v|, at which g is 0. The
         default suits bfloat16; with hundreds of levels in float32, give a smaller one.
 
@@ -111,8 +109,7 @@ def prox_quant(strength: base.Strength, values: chex.Array, scale: base.Strength
     can do better. At a midpoint both neighbours are minimisers, and the upper is taken.
 
     Args:
-      strength: λ ≥ 0, a number; or, one for each coordinate, an array that broadcasts to x; or a
-        tree of these in the structure of x. May be traced.
+      strength: λ ≥ 0, as in `l1`. May be traced.
       values: v, L ≥ 1 finite numbers in ascending order. May be traced; then the order is not
         checked.
       scale: s > 0, in the forms of the strength.

@@ -14,7 +14,7 @@ from proxlm.penalties.groups import _partition
 def split(name: str, kernels: Mapping[str, _partition.Partitioner], x: chex.ArrayTree) -> _partition.Groups:
     """Joins the groups of leaves whose paths begin alike and end as `kernels` says.
 
-    See `grouping.linked`, which this does the work of.
+    The work of `grouping.linked`.
 
     >>> import jax.numpy as jnp
     >>> column = lambda name, path, leaf: _partition.counting(leaf, [1])

@@ -32,7 +32,7 @@ class Labelled(NamedTuple):
 
 
 def split(name: str, labels: chex.ArrayTree, axis: int | None, x: chex.ArrayTree) -> _partition.Groups:
-    """The groups of a tree by labels; see `grouping.by_label`, which this does the work of.
+    """The groups of a tree by labels; the work of `grouping.by_label`.
 
     >>> groups = split("doc", np.array([1, 0, -1, 1]), None, jnp.array([1.0, 2.0, 4.0, 8.0]))
     >>> groups.reduce(_partition.SUM, jnp.array([1.0, 2.0, 4.0, 8.0])).tolist(), groups.sizes.tolist()

@@ -19,7 +19,7 @@ def lift_to_groups(
     weight: str,
     slope: _norm_prox_in_metric.Slope | None = None,
 ) -> base.Penalty:
-    """Gives g(x) = Σ_G w_G² φ(|x_G| / w_G); see `groups.group`.
+    """Gives g(x) = Σ_G w_G² φ(|x_G| / w_G); see `group`.
 
     >>> from proxlm.penalties import grouping
 
@@ -139,7 +139,7 @@ def _root(squared):
 
 
 def _floor(unit):
-    # At 0 it would stay open whether φ kills the group or keeps it; and 1/unit² must be finite.
+    # At 0 it would stay open whether φ sets the group to 0 or keeps it; and 1/unit² must be finite.
     return jnp.maximum(unit, jnp.finfo(unit.dtype).tiny ** 0.5)
 
 

@@ -1,4 +1,4 @@
-"""Named penalties on the norms of groups, each a line of `groups.group`."""
+"""Named penalties on the norms of groups, each a line of `group`."""
 
 import chex
 
@@ -18,14 +18,14 @@ def l2(strength: base.Strength = 1.0, axis: groups.Axis = None) -> base.Penalty:
     Convex: yes. Separable: by group. Metric: yes. Cost: two passes over x.
 
     Args:
-      strength: λ ≥ 0, as in `groups.group_lasso`.
-      axis: as in `groups.group_lasso`; None takes a leaf as one group.
+      strength: λ ≥ 0, as in `group_lasso`.
+      axis: as in `group_lasso`; None takes a leaf as one group.
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.
 
     Raises:
-      ValueError: as `groups.group_lasso`.
+      ValueError: as `group_lasso`.
 
     Source: Parikh & Boyd 2014, section 6.5.1.
 
@@ -44,8 +44,8 @@ def group_mcp(
 ) -> base.Penalty:
     """The minimax concave penalty of group norms: g(x) = Σ_G w_G² φ(|x_G|₂ / w_G).
 
-    φ is `nonconvex.mcp`: groups within the threshold t λ w_G become zero as a whole, as in
-    `groups.group_lasso`, and groups longer than γ λ w_G are not shortened at all.
+    φ is `mcp`: groups within the threshold t λ w_G become zero as a whole, as in
+    `group_lasso`, and groups longer than γ λ w_G are not shortened at all.
 
     Convex: no. Separable: by group. Metric: yes; where t_i ≥ γ for some but not all coordinates of
     a group the result is no worse than x or 0, and may not be the best. Cost: two passes over x.
@@ -53,14 +53,14 @@ def group_mcp(
     Args:
       strength: λ ≥ 0, one number. May be traced.
       gamma: γ > 0, one number; t below γ keeps the prox continuous.
-      axis: as in `groups.group_lasso`.
-      weight: as in `groups.group_lasso`.
+      axis: as in `group_lasso`.
+      weight: as in `group_lasso`.
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.
 
     Raises:
-      ValueError: as `groups.group` and `nonconvex.mcp`.
+      ValueError: as `group` and `mcp`.
 
     Source: Huang, Breheny & Ma 2012; Deleu & Bengio 2021 for the metric.
 
@@ -79,21 +79,21 @@ def group_l_half(
 ) -> base.Penalty:
     """The square roots of group norms: g(x) = λ Σ_G w_G² (|x_G|₂ / w_G)^½.
 
-    prox_tg scales each group as `powers.l_half` does a number: up to a threshold it becomes zero,
+    prox_tg scales each group as `l_half` does a number: up to a threshold it becomes zero,
     beyond that long groups are shortened less than short ones.
 
     Convex: no. Separable: by group. Metric: no. Cost: two passes over x.
 
     Args:
       strength: λ ≥ 0, one number. May be traced.
-      axis: as in `groups.group_lasso`.
-      weight: as in `groups.group_lasso`.
+      axis: as in `group_lasso`.
+      weight: as in `group_lasso`.
 
     Returns:
       The penalty. Its step size is one number.
 
     Raises:
-      ValueError: as `groups.group` and `powers.l_half`.
+      ValueError: as `group` and `l_half`.
 
     Source: Hu, Li, Meng, Qin & Yang 2017 (group lp,q regularisation).
 

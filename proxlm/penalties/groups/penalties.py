@@ -24,7 +24,7 @@ def group_lasso(strength: base.Strength = 1.0, axis: Axis = 0, weight: str = "sq
     unit's incoming weights and axis=1 one of each input's outgoing weights; `grouping` has heads,
     blocks, experts, and neurons across leaves. A leaf of rank 0 is a group of one.
 
-    Convex: yes. Separable: by group. Metric: yes, by `secular.shorten`, at about a dozen passes
+    Convex: yes. Separable: by group. Metric: yes, by a secular equation, at about a dozen passes
     over x. Cost: two passes over x, no copy of it. Norms from 1e-19 to 1e19 are right in float32;
     shorter groups count as that short, and longer ones are not moved.
 

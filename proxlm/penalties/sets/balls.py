@@ -20,7 +20,7 @@ def l1_ball(
     """Indicator of the l1 ball: g(x) = 0 if every group has Σ_i |x_i| ≤ r, else +inf.
 
     prox(x)_i = sign(x_i) max(|x_i| - τ, 0), with the τ ≥ 0 at which the magnitudes sum to r, and
-    τ = 0 inside; in a diagonal metric with t_i τ for τ. No sort: see `roots`.
+    τ = 0 inside; in a diagonal metric with t_i τ for τ. τ is found without a sort.
 
     Convex: yes. Separable: by groups. Metric: yes; coordinates of t_i = 0 stay. Cost: about ten
     passes over x, one if it is inside.
@@ -29,7 +29,7 @@ def l1_ball(
       radius: r > 0, a number; or a tree in the structure of x of numbers and of arrays with one
         entry a group (the shape of the leaf, with 1 for the axes inside a group). May be traced.
       axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
-      tolerance: how far the norm may exceed r, relative to r; see `constraints.constraint`.
+      tolerance: how far the norm may exceed r, relative to r (None: 1e-5, and 1e-2 below 32 bits).
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.
@@ -61,8 +61,8 @@ def l1_sphere(
 
     Args:
       radius: r > 0, as for `l1_ball`.
-      axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
-      tolerance: how far the norm may be from r, relative to r; see `constraints.constraint`.
+      axis: the axes inside a group, as for `l1_ball`.
+      tolerance: how far the norm may be from r, relative to r (None: 1e-5, and 1e-2 below 32 bits).
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.
@@ -91,8 +91,8 @@ def l2_ball(
 
     Args:
       radius: r > 0, as for `l1_ball`.
-      axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
-      tolerance: how far the norm may exceed r, relative to r; see `constraints.constraint`.
+      axis: the axes inside a group, as for `l1_ball`.
+      tolerance: how far the norm may exceed r, relative to r (None: 1e-5, and 1e-2 below 32 bits).
 
     Returns:
       The penalty. Its step size is one number.
@@ -115,15 +115,15 @@ def l2_sphere(
 ) -> base.Penalty:
     """Indicator of the l2 sphere: g(x) = 0 if every group has |x|₂ = r, else +inf.
 
-    prox(x) = r x / |x|₂. From 0, whence all points are as near, it goes to r/√n in all coordinates,
+    prox(x) = r x / |x|₂. From 0, to which all points are equally near, it goes to r/√n in all coordinates,
     with a derivative of 0. With axis=-1 every row of an embedding has the norm r.
 
     Convex: no. Separable: by groups. Metric: no. Cost: three passes over x.
 
     Args:
       radius: r > 0, as for `l1_ball`.
-      axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
-      tolerance: how far the norm may be from r, relative to r; see `constraints.constraint`.
+      axis: the axes inside a group, as for `l1_ball`.
+      tolerance: how far the norm may be from r, relative to r (None: 1e-5, and 1e-2 below 32 bits).
 
     Returns:
       The penalty. Its step size is one number.

@@ -27,8 +27,8 @@ def box(
       lower: l, a number; or, one for each coordinate, an array that broadcasts to x; or a tree of
         these in the structure of x. May be -inf. May be traced.
       upper: u, likewise; may be +inf.
-      tolerance: how far a bound may be missed, relative to the larger of the bound and 1; see
-        `constraints.constraint`.
+      tolerance: how far a bound may be missed, relative to the larger of the bound and 1
+        (None: 1e-5, and 1e-2 below 32 bits).
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.
@@ -55,7 +55,7 @@ def non_negative(tolerance: float | None = None) -> base.Penalty:
     Convex: yes. Separable: yes. Metric: yes; coordinates of t_i = 0 stay. Cost: one pass over x.
 
     Args:
-      tolerance: how far x may be below 0; see `constraints.constraint`.
+      tolerance: how far x may be below 0 (None: 1e-5, and 1e-2 below 32 bits).
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.
@@ -82,8 +82,8 @@ def linf_ball(radius: base.Strength = 1.0, tolerance: float | None = None) -> ba
     Args:
       radius: r > 0, a number; or, one for each coordinate, an array that broadcasts to x; or a tree
         of these in the structure of x. May be traced.
-      tolerance: how far a bound may be missed, relative to the larger of r and 1; see
-        `constraints.constraint`.
+      tolerance: how far a bound may be missed, relative to the larger of r and 1
+        (None: 1e-5, and 1e-2 below 32 bits).
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.
@@ -113,8 +113,8 @@ def halfspace(normal: base.Strength, offset: base.Strength, tolerance: float | N
       normal: a, an array that broadcasts to x, or a tree of these in the structure of x. May be
         traced.
       offset: b, a number or a tree of numbers. May be traced.
-      tolerance: how far the sum may exceed b, relative to Σ |a_i x_i| + |b|; see
-        `constraints.constraint`.
+      tolerance: how far the sum may exceed b, relative to Σ |a_i x_i| + |b|
+        (None: 1e-5, and 1e-2 below 32 bits).
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.
@@ -144,8 +144,8 @@ def hyperplane(normal: base.Strength, offset: base.Strength, tolerance: float | 
     Args:
       normal: a, as for `halfspace`.
       offset: b, as for `halfspace`.
-      tolerance: how far the sum may be from b, relative to Σ |a_i x_i| + |b|; see
-        `constraints.constraint`.
+      tolerance: how far the sum may be from b, relative to Σ |a_i x_i| + |b|
+        (None: 1e-5, and 1e-2 below 32 bits).
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.

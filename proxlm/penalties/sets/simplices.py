@@ -30,7 +30,7 @@ def simplex(
       radius: s > 0, a number; or a tree in the structure of x of numbers and of arrays with one
         entry a group (the shape of the leaf, with 1 for the axes inside a group). May be traced.
       axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
-      tolerance: how far min x and Σ x may be off, relative to s; see `constraints.constraint`.
+      tolerance: how far min x and Σ x may be off, relative to s (None: 1e-5, and 1e-2 below 32 bits).
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.
@@ -80,16 +80,15 @@ def capped_simplex(
       cap: c > 0, a number; or, one for each coordinate, an array that broadcasts to x; or a tree
         of these in the structure of x. May be traced.
       radius: s > 0, as for `simplex`, and at most Σ_i c_i.
-      axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
-      tolerance: how far the bounds and Σ x may be missed, relative to s; see
-        `constraints.constraint`.
+      axis: the axes inside a group, as for `simplex`.
+      tolerance: how far the bounds and Σ x may be missed, relative to s (None: 1e-5, and 1e-2 below 32 bits).
 
     Returns:
       The penalty. Its step size is one number.
 
     Raises:
       ValueError: if a cap or radius is not > 0, the axis not an integer; and, on use, if a leaf
-        does not have these axes, or caps known as one number leave no room for the radius.
+        does not have these axes, or if caps given as one number cannot sum to the radius.
 
     Source: Wang & Lu, Projection onto the capped simplex, 2015.
 
@@ -103,7 +102,7 @@ def capped_simplex(
 
     def radius_slot(path, leaf):
         size = math.prod(leaf.shape[i] for i in _trees.inside("capped_simplex", axes, leaf, path))
-        _require_room(cap, radius, size, path)
+        _require_feasible(cap, radius, size, path)
         return _trees.per_group("capped_simplex", axes)(path, leaf)
 
     def project(x, step_size, cap, radius):
@@ -135,8 +134,8 @@ def sparse_simplex(
     Args:
       k: a static integer ≥ 1.
       radius: s > 0, as for `simplex`.
-      axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
-      tolerance: how far min x and Σ x may be off, relative to s; see `constraints.constraint`.
+      axis: the axes inside a group, as for `simplex`.
+      tolerance: how far min x and Σ x may be off, relative to s (None: 1e-5, and 1e-2 below 32 bits).
 
     Returns:
       The penalty. Its step size is one number.
@@ -182,7 +181,7 @@ def _off(x, radius, inside):
     return jnp.max(jnp.maximum(jnp.abs(sums - radius), jnp.max(-x)) / radius)
 
 
-def _require_room(cap, radius, size, path):
+def _require_feasible(cap, radius, size, path):
     caps, radii = (_validation.known("capped_simplex", "", given) for given in (cap, radius))
     one_each = [len(jax.tree.leaves(given)) == 1 for given in (cap, radius)]
     if not (all(one_each) and caps and radii and caps[0].ndim == 0) or size == 0:

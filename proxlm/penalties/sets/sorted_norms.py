@@ -70,7 +70,7 @@ def slope(strengths: base.Strength, axis: int | tuple[int, ...] | None = None) -
     Args:
       strengths: λ_1 ≥ λ_2 ≥ ... ≥ 0, an array of one axis with one entry for each coordinate of a
         group, or a number for all; or a tree of these in the structure of x. May be traced.
-      axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
+      axis: the axes inside a group, as for `linf`.
 
     Returns:
       The penalty. Its step size is one number.
@@ -119,7 +119,7 @@ def _prox_sorted(x, thresholds):
     magnitudes = jnp.abs(x)
     order = jnp.argsort(jax.lax.stop_gradient(magnitudes), descending=True)
     ordered, infinite = magnitudes[order], jnp.isinf(magnitudes[order])
-    # A first threshold beyond the sum of the magnitudes kills them all, and may be too large to add up.
+    # A first threshold beyond the sum of the magnitudes sets all to 0, and may be too large to add up.
     dead = jnp.max(thresholds, initial=0.0) > jnp.sum(jnp.where(infinite, 0.0, ordered))
     lowered = jnp.where(dead, 0.0, ordered - jnp.where(dead, 0.0, thresholds))
     # Infinities come first and stay; any numbers that are no less than the others stand for them.

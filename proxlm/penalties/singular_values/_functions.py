@@ -61,7 +61,7 @@ def apply(
       function: h, from σ [q] to as many numbers; the same for permuted σ, permuted. Differentiable
         forwards.
       x: the matrix [m, n], in at least float32, not empty.
-      method: the route, a key of `ROUTES`; see `singular_norms.spectral`.
+      method: the route, a key of `ROUTES`; see `spectral`.
       slack: x comes back as it is if no singular value moves by more than slack · ε σ_max, ε the
         rounding of the dtype of x.
 

@@ -32,8 +32,8 @@ def matrixwise(
         1 for the rows and columns), or a tree of these.
       rows: the axes of a leaf that together are the rows of a matrix.
       columns: the same for its columns. The other axes count the matrices.
-      method: see `singular.apply`.
-      slack: see `singular.apply`.
+      method: see `_functions.apply`.
+      slack: see `_functions.apply`.
 
     Returns:
       The penalty. Its step size is one number.

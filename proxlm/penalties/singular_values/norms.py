@@ -34,7 +34,7 @@ def spectral(
     (or the reverse) twice as fast. "gram" takes V from the eigenvectors of XᵀX, which squares the
     condition number: directions with σ below √ε σ_max, ε the rounding, are told apart no more, and
     the result errs by up to √ε σ_max (3e-4 σ_max in float32). It is as good as the others if h
-    kills what is below a few per cent of σ_max, or treats all of that alike. `value` goes by the
+    sets to 0 what is below a few per cent of σ_max, or treats all of that alike. `value` goes by the
     SVD. On a GPU "gram" is both faster and better: with 1024 x 512 random numbers in float32 and a
     threshold of 0.2 σ_max, 6 ms and an error of 1e-6 of the result on an H100, where JAX's SVD
     takes 21 ms and errs by 2e-4 (jax 0.11.2, n=3). Derivatives are finite and exact at repeated
@@ -202,7 +202,7 @@ def schatten(
     """Power of a Schatten norm: g(X) = λ Σ_i σ_i(X)ᵖ for p ≤ 1.
 
     prox_tg is that of Σ |σ_i|ᵖ on the singular values: p < 1 sets small ones to 0 and takes less
-    from large ones than the nuclear norm does. p=2 is ½ λ Σ_i σ_i², that is `norms.squared_l2`,
+    from large ones than the nuclear norm does. p=2 is ½ λ Σ_i σ_i², that is `squared_l2`,
     without an SVD; p=∞ is `spectral_norm`.
 
     Args:
