@@ -9,16 +9,16 @@ from proxlm import lm
 
 def normal(seed, shape=()):
     """Draws standard normal float32 numbers that depend on the seed and the shape alone."""
-    return jnp.asarray(np.random.default_rng([seed, *shape]).normal(size=shape), jnp.float32)
+    return jnp.array(np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32))
 
 
 def rough(config, scale, seed=0):
     """Parameters of a transformer in which no scale is 1 and no bias 0, so that each matters."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda key: lm.init(key, config), jax.random.key(0))
+    shapes = jax.eval_shape(lambda: lm.init(jax.random.key(0), config))
 
     def draw(path, leaf):
         start = 1.0 if path[-1].key == "scale" else 0.0
-        return jnp.asarray(start + rng.normal(scale=scale, size=leaf.shape), jnp.float32)
+        return jnp.array((start + rng.normal(scale=scale, size=leaf.shape)).astype(np.float32))
 
     return jax.tree_util.tree_map_with_path(draw, shapes)

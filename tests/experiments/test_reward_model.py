@@ -10,10 +10,11 @@ import pytest
 
 from experiments.support.models import reward_model
 from proxlm import lm
+from tests import arrays
 from tests.arrays import normal
 
 LANGUAGE = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2, max_length=16)
-PARAMS, MODEL = reward_model.from_language_model(lm.init(jax.random.key(0), LANGUAGE), LANGUAGE, num_layers=2)
+PARAMS, MODEL = reward_model.from_language_model(arrays.rough(LANGUAGE, 0.1), LANGUAGE, num_layers=2)
 
 
 def with_head(kernel, bias):

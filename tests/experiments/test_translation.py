@@ -14,7 +14,7 @@ from experiments.support.translation import batches, bibles, lstm, rewards
 from tests.experiments.starting import start
 
 WIDTH, VOCABULARY = 8, 6
-LSTM = lstm.init(jax.random.key(0), VOCABULARY, WIDTH)
+LSTM = jax.jit(lstm.init, static_argnums=(1, 2))(jax.random.key(0), VOCABULARY, WIDTH)
 SOURCE = np.array([[3, 4, 0], [5, 0, 0]])
 
 

@@ -44,3 +44,8 @@ def ramp() -> jax.Array:
 def anchor() -> jax.Array:
     """A point to measure from."""
     return normal(100, SHAPE)
+
+
+def compiled(penalty: penalties.Penalty) -> penalties.Penalty:
+    """The penalty with its members compiled: one program each, where op by op every operation is one."""
+    return penalty._replace(value=jax.jit(penalty.value), prox=jax.jit(penalty.prox))

@@ -10,7 +10,8 @@ from proxlm.solvers import _extrapolation
 from tests.arrays import normal
 
 FEATURES = normal(0, (40, 12))
-TARGETS = FEATURES @ jnp.zeros(12).at[:3].set(jnp.array([2.0, -1.0, 1.5])) + 0.1 * normal(1, (40,))
+NOISE = 0.1 * np.asarray(normal(1, (40,)))
+TARGETS = jnp.array(np.asarray(FEATURES)[:, :3] @ np.float32([2.0, -1.0, 1.5]) + NOISE)
 RULES = {
     "ista": solvers.ista(),
     "fista": solvers.fista(),
