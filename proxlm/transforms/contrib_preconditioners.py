@@ -13,7 +13,9 @@ import numpy as np
 import optax
 from optax import contrib
 
+from proxlm import _validation
 from proxlm.penalties import _trees
+from proxlm.transforms import _arguments
 from proxlm.transforms.preconditioners import Preconditioner, roots
 
 __all__ = [
@@ -94,6 +96,8 @@ def rms_preconditioner(
     >>> rms_preconditioner(decay=0.75, eps=0.0).diagonal(before[0], after[0], x, None).tolist()
     [2.0]
     """
+    _arguments.require_decays("rms_preconditioner", decay=decay)
+    _validation.at_least(0, "rms_preconditioner", eps=eps)
 
     def diagonal(before, after, params, gradients):
         del before, params, gradients

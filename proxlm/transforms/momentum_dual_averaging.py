@@ -121,6 +121,9 @@ def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
     """RMDA; RAMDA where ε is given."""
     _arguments.require_step(name, penalty, learning_rate)
     _arguments.require_rate(name, "mixing", mixing)
+    if not callable(mixing):
+        _validation.positive(name, mixing=mixing)
+        _validation.within(0, 1, name, mixing=mixing)
     if restart_every is not None:
         _validation.integer(1, name, restart_every=restart_every)
 

@@ -123,6 +123,7 @@ def proximal_adam(
     _validation.tree_at_least(0, "proximal_adam", floor=floor)
     _validation.tree_positive("proximal_adam", cap=cap)
     _arguments.require_decays("proximal_adam", b1=b1, b2=b2)
+    _validation.at_least(0, "proximal_adam", eps=eps, eps_root=eps_root)
     inner = optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     read = preconditioners.adam_preconditioner(b2, eps, eps_root)
     rule = Rule("proximal_adam", penalty, learning_rate, False, read, floor, cap, every, anchored)
@@ -179,6 +180,7 @@ def decoupled_proximal_adamw(
     """
     _arguments.require_step("decoupled_proximal_adamw", penalty, learning_rate, every)
     _arguments.require_decays("decoupled_proximal_adamw", b1=b1, b2=b2)
+    _validation.at_least(0, "decoupled_proximal_adamw", eps=eps, eps_root=eps_root, weight_decay=weight_decay)
     moments = (b1, b2, eps, eps_root, mu_dtype)
     inner = optax.adamw(learning_rate, *moments, weight_decay, mask, nesterov=nesterov)
     rule = Rule("decoupled_proximal_adamw", penalty, learning_rate, every=every, anchored=anchored)

@@ -13,6 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from proxlm import _validation
+from proxlm.transforms import _arguments
+
 __all__ = ["Preconditioner", "adam_preconditioner"]
 
 
@@ -47,6 +50,8 @@ def adam_preconditioner(
     >>> adam_preconditioner().diagonal(before[0], after[0], x, None).round(3).tolist()
     [4.0, -1.0]
     """
+    _arguments.require_decays("adam_preconditioner", b2=b2)
+    _validation.at_least(0, "adam_preconditioner", eps=eps, eps_root=eps_root)
 
     def diagonal(before, after, params, gradients):
         del before, params, gradients

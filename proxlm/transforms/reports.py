@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from proxlm import _validation
 from proxlm.penalties import _trees
 from proxlm.penalties.groups import _partition
 from proxlm.transforms import _arguments
@@ -100,6 +101,7 @@ def rank(params: chex.ArrayTree, tolerance: float | None = None) -> dict[str, ja
     >>> rank({"w": jnp.ones((3, 4)), "b": jnp.ones(3)})
     {'w': Array(1, dtype=int32)}
     """
+    _validation.at_least(0, "rank", tolerance=tolerance)
     found = {}
     for path, leaf in _by_path(params):
         wide = jnp.asarray(jax.tree.leaves(_trees.widen("rank", {path: leaf}))[0])

@@ -47,16 +47,20 @@ def separable_sum(penalties: Mapping[Hashable, base.Penalty], labels: Labels) ->
     """
     for label, penalty in penalties.items():
         base.require_penalty("separable_sum", **{f"penalties[{label!r}]": penalty})
+    summed = _summed("separable_sum", "labels", penalties, labels)
+    return summed.described("separable_sum", penalties, labels)
 
+
+def _summed(function, argument, penalties, labels):
     def parts(x):
         """Yields penalties with a function that makes holes of the leaves that are not theirs."""
-        given = _labels_of(labels, penalties, x)
+        given = _labels_of(function, argument, labels, penalties, x)
         for label in dict.fromkeys(given):
             yield label, penalties[label], lambda tree, own=label: _keep(tree, given, own)
 
     def merge(x, results):
         leaves = {label: iter(jax.tree.leaves(tree)) for label, tree in results}
-        ordered = [next(leaves[label]) for label in _labels_of(labels, penalties, x)]
+        ordered = [next(leaves[label]) for label in _labels_of(function, argument, labels, penalties, x)]
         return jax.tree.unflatten(jax.tree.structure(x), ordered)
 
     def value(x):
@@ -69,8 +73,7 @@ def separable_sum(penalties: Mapping[Hashable, base.Penalty], labels: Labels) ->
         return merge(x, [(k, base.residual_of(penalty)(own(x), own(v))) for k, penalty, own in parts(x)])
 
     known = all(penalty.residual for penalty in penalties.values())
-    summed = base.Penalty(value, prox, residual if known else None)
-    return summed.described("separable_sum", penalties, labels)
+    return base.Penalty(value, prox, residual if known else None)
 
 
 def masked(penalty: base.Penalty, mask: Labels) -> base.Penalty:
@@ -93,7 +96,7 @@ def masked(penalty: base.Penalty, mask: Labels) -> base.Penalty:
     3.5
     """
     base.require_penalty("masked", penalty=penalty)
-    summed = separable_sum({True: penalty, False: convex.zero()}, mask)
+    summed = _summed("masked", "mask", {True: penalty, False: convex.zero()}, mask)
     return summed.described("masked", penalty, mask)
 
 
@@ -134,20 +137,20 @@ def flattened(penalty: base.Penalty) -> base.Penalty:
     return joined.described("flattened", penalty)
 
 
-def _labels_of(labels, penalties, x):
+def _labels_of(function, argument, labels, penalties, x):
     """Lists the label of each leaf of x; ValueError for one that has no penalty."""
     leaves, _ = _trees.flatten(x)
     if _is_function(labels):
         given = [labels(_trees.place(path), leaf) for path, leaf in leaves]
     else:
-        given = _trees.pair("separable_sum", "labels", labels, x)
+        given = _trees.pair(function, argument, labels, x)
     # Optax's masks may be arrays, which cannot be looked up.
     given = [label.item() if isinstance(label, jax.Array | np.generic) else label for label in given]
     for (path, _), label in zip(leaves, given, strict=True):
         if label not in penalties:
             expected = f"one of {list(penalties)}"
             remedy = "penalties.zero() is for what is to be free."
-            raise _validation.invalid(_trees.label("label", path), label, expected, remedy, "separable_sum")
+            raise _validation.invalid(_trees.label(argument, path), label, expected, remedy, function)
     return given
 
 
