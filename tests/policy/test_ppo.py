@@ -83,10 +83,10 @@ def learn(samples, rewards=None, key=KEY, actor=ACTOR, optimizer=COUNTED, start_
     return state, *_learn(config, state, key, samples, rewards, actor, optimizer)
 
 
-def prepared(rewards, **overrides):
+def prepared(rewards, seed=5, **overrides):
     """Experience and summary, with λ = 0 and values 0: the advantages are the rewards."""
     plain = {"kl_coef": 0.0, "gae_lambda": 0.0, "whitening": None}
-    return _prepare(recipes.make("ppo", **plain | overrides), sampled(), rewards)
+    return _prepare(recipes.make("ppo", **plain | overrides), sampled(seed), rewards)
 
 
 @functools.cache
@@ -258,7 +258,7 @@ def test_one_plain_update_is_the_reinforce_gradient():
 
 def test_the_score_sits_on_the_last_token_of_a_response():
     rewards = normal(3, (BATCH,)) + 5
-    data, _ = prepared(rewards)
+    data, _ = prepared(rewards, seed=6)
     lengths = np.array(data.mask).sum(axis=1)
     assert set(lengths) >= {1, LENGTH}
     expected = np.zeros((BATCH, LENGTH))
