@@ -1,6 +1,6 @@
 """The one rule that keeps losses and their gradients finite: a bound before the exponential.
 
-1. A log-prob, log-ratio or score beyond ±1e9, such as the log-prob -inf of a token that cannot be said,
+1. A log-prob, log-ratio or score beyond ±1e9, such as the log-prob -inf of a token of probability 0,
    counts as ±1e9. There its gradient is 0.
 2. A log-ratio is clipped to ±`max_log_ratio` (20 nats by default) before it is exponentiated. Beyond the
    bound its gradient is 0.

@@ -158,8 +158,8 @@ def estimator(kind: str) -> Estimator:
 def exact(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
     """KL(π‖π_ref) = Σᵥ π(v) (log π(v) - log π_ref(v)) over the whole vocabulary.
 
-    A token that π cannot say (log π(v) = -inf, or so low that π(v) is 0 in this precision) adds 0 to value
-    and gradient, whatever π_ref says. One that only π can say makes the KL infinite, with gradient 0.
+    A token with π(v) = 0 (log π(v) = -inf, or so low that π(v) is 0 in this precision) adds 0 to value and
+    gradient, whatever π_ref(v) is. One with π_ref(v) = 0 < π(v) makes the KL infinite, with gradient 0.
 
     Args:
       log_probs: nats [..., V], normalised.
@@ -187,7 +187,7 @@ def exact(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) 
 
 
 def log_mass(ref_log_probs: jax.typing.ArrayLike, log_probs: jax.typing.ArrayLike) -> jax.Array:
-    """The log-probability log Σ π_ref(v) of the tokens v that π can say: 0 where it can say all.
+    """The log-probability log Σ π_ref(v) of the tokens v with π(v) > 0: 0 where these are all.
 
     Taken off the reference's log-probs it renormalises the reference on the support S of a truncated
     policy (top-k, top-p, min-p). KL(π_S‖π_ref,S) is then finite and never negative, and k1 and k3 of

@@ -24,8 +24,8 @@ def clipped(
 ) -> jax.Array:
     """PPO's loss per token, max(-A ρ, -A clip(ρ, 1 - clip_low, 1 + clip_high)), at any level of the ratio.
 
-    With `dual_clip` c the loss is at most -c A where A < 0, so that a token which the policy has come to
-    prefer cannot dominate the batch when its answer was a bad one.
+    With `dual_clip` c the loss is at most -c A where A < 0, so that a token of a bad response
+    whose probability has risen cannot dominate the batch.
 
     Args:
       clip_low: how far ρ may fall below 1, in [0, 1].
@@ -66,7 +66,7 @@ def cispo(
     level: str = "token",
     max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
-    """-sg[clip(ρ, 1 - clip_low, 1 + clip_high)] A log π: the weight is clipped, no token loses its gradient.
+    """CISPO, -sg[clip(ρ, 1 - clip_low, 1 + clip_high)] A log π: every token keeps its gradient.
 
     Args:
       clip_low: 1 leaves the weight without a bound below, as TRL does; 0.2 in verl.
@@ -98,7 +98,7 @@ def sapo(
     level: str = "token",
     max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
-    """-A (4/τ) σ(τ (ρ - 1)): a soft gate, of slope 1 at ρ = 1, in place of the clip.
+    """SAPO, -A (4/τ) σ(τ (ρ - 1)): a soft gate, of slope 1 at ρ = 1, in place of the clip.
 
     Args:
       tau_positive: τ > 0 where A > 0.

@@ -1,4 +1,4 @@
-"""Policy losses that weigh whole sequences; arguments and result as in the package's docstring."""
+"""Policy losses that weight whole sequences; arguments and result as in `proxlm.policy.losses`."""
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,9 @@ def geometric_mean(
     clip_high: Number = 0.4,
     max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
-    """GMPO: -Ā exp(Σₜ d̂ₜ / n), the geometric mean of ratios that are clipped one by one.
+    """GMPO, -Ā exp(Σₜ d̂ₜ / n), the geometric mean of ratios that are clipped one by one.
 
-    d̂ₜ is dₜ = log ρₜ held below clip_high where A > 0 and above -clip_low where A < 0; Ā is the
+    d̂ₜ is dₜ = log ρₜ, at most clip_high where A > 0 and at least -clip_low where A < 0; Ā is the
     mean advantage of the sequence. Every valid token carries the loss of its sequence, so the
     weights "sequence" give the paper's mean over sequences (verl and TRL: with rows="all").
 
@@ -58,7 +58,7 @@ def vespo(
     max_log_ratio: Number = MAX_LOG_RATIO,
     min_log_weight: Number = -18.420680743952367,
 ) -> jax.Array:
-    """-sg[φ(w)] A log π with φ(w) = e^λ w^k e^(-λw), w the ratio of whole sequences; φ(1) = 1.
+    """VESPO, -sg[φ(w)] A log π with φ(w) = e^λ w^k e^(-λw) of the ratio w of whole sequences; φ(1) = 1.
 
     Args:
       k_positive: k where A ≥ 0.
@@ -97,10 +97,9 @@ def topr(
     high_negative: Number = 1.0,
     max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
-    """-sg[clip(w, low, high)] A log π, w the ratio of whole sequences, bounds by the sign of A.
+    """TOPR, -sg[clip(w, low, high)] A log π of the ratio w of whole sequences, with bounds by the sign of A.
 
-    By default good sequences are imitated with weight 1 and bad ones unlearnt only as far as the
-    policy still says them.
+    By default good sequences have weight 1, and bad ones the probability that is left of them, at most 1.
 
     Args:
       low_positive: least weight where A ≥ 0.

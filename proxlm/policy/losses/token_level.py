@@ -1,8 +1,8 @@
-"""Policy losses that single out tokens; the four arguments and the result as in the package's docstring.
+"""Policy losses that single out tokens; arguments and result as in `proxlm.policy.losses`.
 
-A high covariance of A and log π over the batch is what makes entropy collapse: `clip_cov` and
-`kl_cov` find those tokens among all that they are given, a minibatch or a microbatch of it.
-`dppo` asks how far a token's probability has moved, not its ratio.
+Entropy collapses by the tokens of high covariance of A and log π: `clip_cov` and `kl_cov` find them among all
+that they are given, a minibatch or a microbatch of it. `dppo` bounds the change of a token's probability, not
+its ratio.
 """
 
 import jax
@@ -31,7 +31,7 @@ def clip_cov(
     max_log_ratio: Bound = MAX_LOG_RATIO,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """The clipped surrogate without a few tokens whose covariance lies between low and high.
+    """Clip-Cov, the clipped loss without a few tokens whose covariance lies between low and high.
 
     cov = (A - mean A) (log π - mean log π), means over the mask; max(1, ⌊share · n⌋ ) of the tokens
     with low < cov < high, and not clipped already, get neither loss nor gradient.
@@ -74,7 +74,7 @@ def kl_cov(
     coef: Number = 1.0,
     max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
-    """-A ρ, plus c |log ρ| at the max(1, ⌊share · n⌋) tokens of the largest covariance.
+    """KL-Cov, -A ρ plus c |log ρ| at the max(1, ⌊share · n⌋) tokens of the largest covariance.
 
     Args:
       share: of the valid tokens, in [0, 1].
@@ -108,7 +108,7 @@ def dppo(
     max_log_ratio: Bound = MAX_LOG_RATIO,
     divergence: str = "tv",
 ) -> jax.Array:
-    """-sg[min(ρ, max_ratio)] A log π where the token's probability has not moved too far.
+    """DPPO, -sg[min(ρ, max_ratio)] A log π where the token's probability has not moved too far.
 
     "tv" drops a token of A > 0 where π - π_old > clip_high and one of A ≤ 0 where π_old - π >
     clip_low; "kl" compares the divergence of "this token or another" with the same bounds, in nats.

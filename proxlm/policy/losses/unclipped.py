@@ -17,7 +17,7 @@ def policy_gradient(
     advantages: jax.typing.ArrayLike,
     mask: jax.typing.ArrayLike,
 ) -> jax.Array:
-    """-A log π: REINFORCE, right for samples of the policy itself; the old log-probs are not read.
+    """REINFORCE, -A log π: right for samples of the policy itself; the old log-probs are not read.
 
     Source: Williams (1992).
 
@@ -38,7 +38,7 @@ def kl_penalty(
     level: str = "token",
     max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
-    """-A ρ + c · KL to the policy that sampled; with c = 0 plain importance sampling.
+    """PPO-KL, -A ρ + c · KL to the policy that sampled; with c = 0 plain importance sampling.
 
     "forward" adds ρ - 1 - log ρ, whose mean over samples is KL(π_old‖π), as PPO-KL has it;
     "reverse" adds ρ log ρ - ρ + 1, whose mean is KL(π‖π_old), that of the proximal step.
@@ -70,7 +70,7 @@ def dro(
     mask: jax.typing.ArrayLike,
     beta: Number = 0.1,
 ) -> jax.Array:
-    """-A log π + ½ β (log ρ)²: the square draws log ρ to A/β, whoever sampled; no ratio, no clip.
+    """DRO, -A log π + ½ β (log ρ)²: the square draws log ρ to A/β, for samples of any policy.
 
     Args:
       beta: β ≥ 0.
