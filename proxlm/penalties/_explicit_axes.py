@@ -45,7 +45,7 @@ def supported(function: Callable[..., Any], scalar: bool) -> Callable[..., Any]:
                     error.add_note(REMEDY)
                 raise error from None
 
-    run.supports_explicit_axes = True
+    vars(run)["supports_explicit_axes"] = True
     return run
 
 

@@ -215,7 +215,7 @@ def pair(name: str, argument: str, tree: Any, x: chex.ArrayTree) -> Sequence[Any
     given = {_tree_paths.names(path): leaf for path, leaf in flatten(tree)[0]}
     ends = {path: _longest_prefix(path, given) for path in wanted}
     missing = [path for path, end in ends.items() if end is None]
-    used = set(ends.values())
+    used = {end for end in ends.values() if end is not None}
     over_hole = lambda path: any(path[: len(hole)] == hole or hole[: len(path)] == path for hole in holes)
     extra = [path for path in given if path not in used and not over_hole(path)]
     for problem, paths in (("nothing", missing), ("a leaf unknown to x", extra)):
@@ -228,7 +228,7 @@ def pair(name: str, argument: str, tree: Any, x: chex.ArrayTree) -> Sequence[Any
                 "Give it the structure of x, or a prefix of it.",
                 name,
             )
-    return [given[ends[path]] for path in wanted]
+    return [given[end] for end in ends.values() if end is not None]
 
 
 def _longest_prefix(path, given):
