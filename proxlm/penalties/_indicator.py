@@ -5,16 +5,16 @@ from collections.abc import Callable, Mapping
 import jax
 
 from proxlm import _validation
-from proxlm.penalties import _trees, base
+from proxlm.penalties import _slots, base
 
 
 def constraint(
     name: str,
     violation: Callable[..., jax.Array],
     project: Callable[..., jax.Array],
-    parameters: Mapping[str, tuple[base.Strength, _trees.Slot]],
+    parameters: Mapping[str, tuple[base.Strength, _slots.Slot]],
     tolerance: float | None = None,
-    step_slot: _trees.Slot = _trees.one_number,
+    step_slot: _slots.Slot = _slots.one_number,
     residual: Callable[..., jax.Array] | None = None,
 ) -> base.Penalty:
     """Carries the indicator of a set of arrays over a tree: g(x) = 0 if every leaf is inside.
@@ -57,7 +57,7 @@ def constraint(
 
     def value(x):
         allowed = jax.tree.map(lambda leaf: base.tolerance_of(leaf, tolerance), x)
-        extended = {**parameters, "tolerance": (allowed, _trees.one_number)}
+        extended = {**parameters, "tolerance": (allowed, _slots.one_number)}
         return base.leafwise(name, inside, move, extended).value(x)
 
     carried = base.leafwise(name, inside, move, parameters, step_slot, residual)

@@ -1,7 +1,6 @@
-"""Trees of arrays with holes: dtypes, axes, and numbers laid beside the leaves they belong to."""
+"""Trees of arrays with holes: dtypes, and numbers laid beside the leaves they belong to."""
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard
 
 import chex
@@ -10,21 +9,16 @@ import jax.numpy as jnp
 
 from proxlm import _tree_paths, _validation
 from proxlm._tree_paths import Path, flatten, map_with_path, place
+from proxlm.penalties import _slots
 
 METRIC_REMEDY = (
     "This penalty has no prox in a diagonal metric: give one number, as the decoupled form "
     "does, or take a penalty that allows it, such as l1 or group_lasso."
 )
 COMPLEX_REMEDY = "Take group_lasso(strength, axis=()), for which a complex number is a group of two; or "
-LEAVE_OUT = (
-    "leave this leaf out with penalties.masked; to freeze it, use optax.partition with optax.set_to_zero."
-)
 
 # A number, an array or a tree of these: strengths, radii, bounds and step sizes. May be traced.
 Numbers: TypeAlias = chex.Numeric | Mapping[Any, Any] | tuple[Any, ...] | list[Any]
-Shape = tuple[int, ...]
-Axes = tuple[int, ...] | None
-Slot = Callable[[Path, jax.Array], Shape]
 
 
 def widen(name: str, x: chex.ArrayTree, with_complex: bool = False) -> chex.ArrayTree:
@@ -43,7 +37,7 @@ def widen(name: str, x: chex.ArrayTree, with_complex: bool = False) -> chex.Arra
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             expected = "a real floating-point array"
             remedy = COMPLEX_REMEDY if jnp.iscomplexobj(leaf) else "Cast it, or "
-            raise _validation.invalid(label("x", path), leaf.dtype, expected, remedy + LEAVE_OUT, name)
+            raise _validation.invalid(label("x", path), leaf.dtype, expected, remedy + _slots.LEAVE_OUT, name)
         return leaf.astype(jnp.float32) if jnp.finfo(leaf.dtype).bits < 32 else leaf
 
     return map_with_path(widen_leaf, x)
@@ -87,81 +81,15 @@ def narrow(x: Any, like: Any) -> Any:
     return jax.tree.map(lambda leaf, other: leaf.astype(jnp.result_type(other)), x, like)
 
 
-def coordinates(path: Path, leaf: jax.Array) -> Shape:
-    """The slot of numbers that may differ between coordinates: the shape of the leaf.
-
-    >>> coordinates((), jnp.ones((2, 3)))
-    (2, 3)
-    """
-    del path
-    return leaf.shape
-
-
-def one_number(path: Path, leaf: jax.Array) -> Shape:
-    """The slot of numbers that are one for a whole leaf.
-
-    >>> one_number((), jnp.ones((2, 3)))
-    ()
-    """
-    del path, leaf
-    return ()
-
-
-def axes_of(name: str, axis: int | Sequence[int] | None, argument: str = "axis") -> Axes:
-    """Gives an axis argument as a tuple, None for all axes; ValueError unless made of integers.
-
-    >>> axes_of("l2_ball", -1), axes_of("l2_ball", None)
-    ((-1,), None)
-    """
-    if axis is None:
-        return None
-    axes = tuple(axis) if isinstance(axis, Sequence) else (axis,)
-    if not all(hasattr(i, "__index__") for i in axes):
-        raise _validation.invalid(argument, axis, "an integer, a tuple of integers or None", "", name)
-    return tuple(operator.index(i) for i in axes)
-
-
-def inside(name: str, axes: Axes, leaf: jax.Array, path: Path = ()) -> tuple[int, ...]:
-    """The axes of one leaf that lie inside a group, counted from the front.
-
-    All of them where axes is None or the leaf has rank 0.
-
-    Raises:
-      ValueError: if the leaf does not have these axes, or an axis is named twice.
-
-    >>> inside("l2_ball", (-1,), jnp.ones((2, 3)))
-    (1,)
-    """
-    if axes is None or leaf.ndim == 0:
-        return tuple(range(leaf.ndim))
-    counted = tuple(i + leaf.ndim if i < 0 else i for i in axes)
-    if len(set(counted)) == len(counted) and all(0 <= i < leaf.ndim for i in counted):
-        return counted
-    expected = f"different axes of the leaf of shape {leaf.shape} at {place(path)}"
-    raise _validation.invalid("axis", axes, expected, f"Choose others, or {LEAVE_OUT}", name)
-
-
-def per_group(name: str, axes: Axes) -> Slot:
-    """The slot of numbers that may differ between groups: the shape of the leaf, 1 inside a group.
-
-    >>> per_group("l2_ball", (-1,))((), jnp.ones((2, 3)))
-    (2, 1)
-    """
-
-    def slot(path, leaf):
-        reduced = inside(name, axes, leaf, path)
-        return tuple(1 if i in reduced else size for i, size in enumerate(leaf.shape))
-
-    return slot
-
-
-def spread(name: str, argument: str, numbers: Numbers, slot: Slot, x: chex.ArrayTree) -> list[jax.Array]:
+def spread(
+    name: str, argument: str, numbers: Numbers, slot: _slots.Slot, x: chex.ArrayTree
+) -> list[jax.Array]:
     """Lists one number or array for each leaf of a widened x, in the leaf's dtype.
 
     Raises:
       ValueError: naming the path, where the numbers do not fit the leaf's slot.
 
-    >>> spread("l1", "strength", 2.0, coordinates, {"a": jnp.ones(2), "b": jnp.ones(3)})
+    >>> spread("l1", "strength", 2.0, _slots.coordinates, {"a": jnp.ones(2), "b": jnp.ones(3)})
     [Array(2., dtype=float32), Array(2., dtype=float32)]
     """
     leaves, _ = flatten(x)
@@ -183,7 +111,7 @@ def spread_tree(name: str, argument: str, numbers: Numbers, x: chex.ArrayTree) -
     >>> spread_tree("add_linear", "step_size", 2.0, {"a": jnp.ones(2)})
     {'a': Array(2., dtype=float32)}
     """
-    return jax.tree.unflatten(jax.tree.structure(x), spread(name, argument, numbers, coordinates, x))
+    return jax.tree.unflatten(jax.tree.structure(x), spread(name, argument, numbers, _slots.coordinates, x))
 
 
 def steps_like(name: str, step_size: Numbers, x: chex.ArrayTree) -> chex.ArrayTree:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import _description, _explicit_axes, _trees
+from proxlm.penalties import _description, _explicit_axes, _slots, _trees
 
 __all__ = ["Penalty", "Prox", "Residual", "Strength", "Value"]
 
@@ -96,8 +96,8 @@ def leafwise(
     name: str,
     value: Callable[..., jax.Array],
     prox: Callable[..., jax.Array],
-    parameters: Mapping[str, tuple[Strength, _trees.Slot]],
-    step_slot: _trees.Slot = _trees.one_number,
+    parameters: Mapping[str, tuple[Strength, _slots.Slot]],
+    step_slot: _slots.Slot = _slots.one_number,
     residual: Callable[..., jax.Array] | None = None,
 ) -> Penalty:
     """Carries a penalty on one array over a tree: g(x) = Σ over leaves of value(leaf).
@@ -112,7 +112,7 @@ def leafwise(
       parameters: name ↦ (numbers, slot). The numbers are one number, an array for an x of one
         array, or a tree of these matching x; slot (path, leaf) ↦ the shape that those of this leaf
         must broadcast to. The functions get them in the dtype of the leaf.
-      step_slot: the same for a step size; `_trees.one_number` allows no diagonal metric.
+      step_slot: the same for a step size; `_slots.one_number` allows no diagonal metric.
       residual: (leaf, v, **parameters) ↦ array like leaf; see `Penalty`.
 
     Returns:
@@ -120,7 +120,7 @@ def leafwise(
 
     >>> cost = lambda x, slope: jnp.sum(slope * x)
     >>> move = lambda x, t, slope: x - t * slope
-    >>> linear = leafwise("linear", cost, move, {"slope": (2.0, _trees.coordinates)})
+    >>> linear = leafwise("linear", cost, move, {"slope": (2.0, _slots.coordinates)})
     >>> linear.prox({"w": jnp.ones(2)}, 0.25)["w"].tolist()
     [0.5, 0.5]
     """

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from proxlm.penalties import _trees, base
+from proxlm.penalties import _slots, base
 from proxlm.penalties.coordinatewise import convex as norms
 from proxlm.penalties.groups import _norm_prox_in_metric, _partition, grouping
 from proxlm.penalties.groups import penalties as groups
@@ -32,8 +32,8 @@ def mcp(strength, gamma=3.0):
         slope = jnp.maximum(strength - jnp.abs(x) / gamma, 0.0) * jnp.sign(x)
         return v - jnp.where(x == 0, jnp.clip(v, -strength, strength), slope)
 
-    given = {"strength": (strength, _trees.coordinates)}
-    return base.leafwise("mcp", value, prox, given, _trees.coordinates, residual)
+    given = {"strength": (strength, _slots.coordinates)}
+    return base.leafwise("mcp", value, prox, given, _slots.coordinates, residual)
 
 
 def group_mcp(strength, axis=0, weight="sqrt_size", gamma=3.0):

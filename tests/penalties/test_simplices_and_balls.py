@@ -8,8 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from proxlm.penalties import _multi_reduce
-from proxlm.penalties.sets import _threshold, balls, simplices
+from proxlm.penalties.sets import _multi_reduce, _threshold, balls, simplices
 from tests.arrays import normal
 from tests.penalties import projections
 from tests.penalties.penalty_case import SHAPE, Case, ramp

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm.penalties import _isotonic
 from proxlm.penalties.coordinatewise import convex
-from proxlm.penalties.sets import balls, sorted_norms
+from proxlm.penalties.sets import _isotonic, balls, sorted_norms
 from tests.arrays import normal
 from tests.penalties import projections
 from tests.penalties.penalty_case import SHAPE, Case, ramp

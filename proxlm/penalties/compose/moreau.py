@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import _trees, base
+from proxlm.penalties import _slots, _trees, base
 
 __all__ = ["conjugate", "envelope"]
 
@@ -95,7 +95,7 @@ def envelope(penalty: base.Penalty, smoothing: chex.Numeric) -> base.Penalty:
 
     def prox(x, step_size):
         wide = _trees.widen("envelope", x)
-        _trees.spread("envelope", "step_size", step_size, _trees.one_number, wide)
+        _trees.spread("envelope", "step_size", step_size, _slots.one_number, wide)
         share = jnp.where(jnp.isinf(step_size), 1.0, step_size / (step_size + smoothing))
         moved = penalty.prox(wide, step_size + smoothing)
         between = lambda leaf, goal: leaf + share * (goal - leaf)

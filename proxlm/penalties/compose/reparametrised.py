@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import _trees, base
+from proxlm.penalties import _slots, _trees, base
 
 __all__ = ["change_basis", "reshaped"]
 
@@ -46,7 +46,7 @@ def change_basis(
 
     def prox(x, step_size):
         wide = _trees.widen("change_basis", x)
-        _trees.spread("change_basis", "step_size", step_size, _trees.one_number, wide)
+        _trees.spread("change_basis", "step_size", step_size, _slots.one_number, wide)
         turned_x = jax.tree.map(forward, wide)
         moved = penalty.prox(turned_x, step_size)
         back = jax.tree.map(lambda *pair: _turn_back(backward, *pair), wide, turned_x, moved)
@@ -89,7 +89,7 @@ def reshaped(penalty: base.Penalty, shape: Sequence[int]) -> base.Penalty:
                 return leaf.reshape(shape)
             except TypeError as error:
                 expected = f"of as many coordinates as the leaf of shape {leaf.shape} at {_trees.place(path)}"
-                remedy = f"Give another, or {_trees.LEAVE_OUT}"
+                remedy = f"Give another, or {_slots.LEAVE_OUT}"
                 raise _validation.invalid("shape", shape, expected, remedy, "reshaped") from error
 
         return _trees.map_with_path(one, _trees.widen("reshaped", x))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import _trees, base
+from proxlm.penalties import _slots, base
 
 __all__ = ["elastic_net", "l1", "non_negative_l1", "squared_l2", "zero"]
 
@@ -192,5 +192,5 @@ def _soft(x, threshold):
 def _coordinatewise(name, value, prox, residual, **strengths):
     for argument, strength in strengths.items():
         _validation.tree_at_least(0, name, **{argument: strength})
-    parameters = {key: (strength, _trees.coordinates) for key, strength in strengths.items()}
-    return base.leafwise(name, value, prox, parameters, _trees.coordinates, residual)
+    parameters = {key: (strength, _slots.coordinates) for key, strength in strengths.items()}
+    return base.leafwise(name, value, prox, parameters, _slots.coordinates, residual)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.penalties import _trees, base
+from proxlm.penalties import _slots, base
 
 __all__ = ["l0", "log_sum", "mcp", "scad"]
 
@@ -46,8 +46,8 @@ def l0(strength: base.Strength = 1.0) -> base.Penalty:
         return jnp.where(x == 0, 0.0, v)
 
     _validation.tree_at_least(0, "l0", strength=strength)
-    parameters = {"strength": (strength, _trees.coordinates)}
-    return base.leafwise("l0", value, prox, parameters, _trees.coordinates, residual)
+    parameters = {"strength": (strength, _slots.coordinates)}
+    return base.leafwise("l0", value, prox, parameters, _slots.coordinates, residual)
 
 
 def mcp(strength: base.Strength = 1.0, gamma: base.Strength = 3.0) -> base.Penalty:
@@ -98,8 +98,8 @@ def mcp(strength: base.Strength = 1.0, gamma: base.Strength = 3.0) -> base.Penal
 
     _validation.tree_at_least(0, "mcp", strength=strength)
     _validation.tree_positive("mcp", gamma=gamma)
-    parameters = {"strength": (strength, _trees.coordinates), "gamma": (gamma, _trees.coordinates)}
-    return base.leafwise("mcp", value, prox, parameters, _trees.coordinates, residual)
+    parameters = {"strength": (strength, _slots.coordinates), "gamma": (gamma, _slots.coordinates)}
+    return base.leafwise("mcp", value, prox, parameters, _slots.coordinates, residual)
 
 
 def scad(strength: base.Strength = 1.0, a: base.Strength = 3.7) -> base.Penalty:
@@ -156,8 +156,8 @@ def scad(strength: base.Strength = 1.0, a: base.Strength = 3.7) -> base.Penalty:
     _validation.tree_at_least(0, "scad", strength=strength)
     if not all(np.all(number > 2) for number in _validation.known("scad", "a", a)):
         raise _validation.invalid("a", a, "a number > 2", "Usual is 3.7.", "scad")
-    parameters = {"strength": (strength, _trees.coordinates), "a": (a, _trees.coordinates)}
-    return base.leafwise("scad", value, prox, parameters, _trees.coordinates, residual)
+    parameters = {"strength": (strength, _slots.coordinates), "a": (a, _slots.coordinates)}
+    return base.leafwise("scad", value, prox, parameters, _slots.coordinates, residual)
 
 
 def log_sum(strength: base.Strength = 1.0, epsilon: base.Strength = 1.0) -> base.Penalty:
@@ -208,10 +208,10 @@ def log_sum(strength: base.Strength = 1.0, epsilon: base.Strength = 1.0) -> base
     _validation.tree_at_least(0, "log_sum", strength=strength)
     _validation.tree_positive("log_sum", epsilon=epsilon)
     parameters = {
-        "strength": (strength, _trees.coordinates),
-        "epsilon": (epsilon, _trees.coordinates),
+        "strength": (strength, _slots.coordinates),
+        "epsilon": (epsilon, _slots.coordinates),
     }
-    return base.leafwise("log_sum", value, prox, parameters, _trees.coordinates, residual)
+    return base.leafwise("log_sum", value, prox, parameters, _slots.coordinates, residual)
 
 
 def _keep_above(threshold, x, moved):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import _trees, base
+from proxlm.penalties import _slots, base
 
 __all__ = ["l_half", "l_two_thirds"]
 
@@ -106,5 +106,5 @@ def _power(name, strength, order):
         return jnp.where(x == 0, 0.0, v - jnp.sign(x) * slope)
 
     _validation.tree_at_least(0, name, strength=strength)
-    parameters = {"strength": (strength, _trees.coordinates)}
-    return base.leafwise(name, value, prox, parameters, _trees.coordinates, residual)
+    parameters = {"strength": (strength, _slots.coordinates)}
+    return base.leafwise(name, value, prox, parameters, _slots.coordinates, residual)

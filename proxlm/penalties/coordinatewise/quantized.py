@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.penalties import _trees, base
+from proxlm.penalties import _slots, base
 
 __all__ = ["binary", "prox_quant", "quantization_grid", "ternary"]
 
@@ -147,8 +147,8 @@ def prox_quant(strength: base.Strength, values: chex.Array, scale: base.Strength
 
     _validation.tree_at_least(0, "prox_quant", strength=strength)
     _validation.tree_positive("prox_quant", scale=scale)
-    parameters = {"strength": (strength, _trees.coordinates), "scale": (scale, _trees.coordinates)}
-    made = base.leafwise("prox_quant", value, prox, parameters, _trees.coordinates, residual)
+    parameters = {"strength": (strength, _slots.coordinates), "scale": (scale, _slots.coordinates)}
+    made = base.leafwise("prox_quant", value, prox, parameters, _slots.coordinates, residual)
     return made.described("prox_quant", strength=strength, values=values, scale=scale)
 
 
@@ -163,8 +163,8 @@ def _set(name, values, scale, tolerance):
         return _nearest(x, values, scale)
 
     _validation.tree_positive(name, scale=scale)
-    parameters = {"scale": (scale, _trees.coordinates)}
-    made = base.leafwise(name, value, prox, parameters, _trees.coordinates)
+    parameters = {"scale": (scale, _slots.coordinates)}
+    made = base.leafwise(name, value, prox, parameters, _slots.coordinates)
     return made.described(name, scale=scale, tolerance=tolerance)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.penalties import _trees
+from proxlm.penalties import _slots, _trees
 from proxlm.penalties.groups import _partition
 
 
@@ -92,7 +92,7 @@ def of_lists(function: str, groups: Sequence[Sequence[int]], size: int) -> np.nd
 def _labelled(name, path, leaf, labels, axis):
     labels = np.asarray(labels)
     if axis is not None and leaf.ndim:
-        (i,) = _trees.inside(name, (axis,), leaf, path)
+        (i,) = _slots.inside(name, (axis,), leaf, path)
         labels = labels.reshape([-1 if j == i else 1 for j in range(leaf.ndim)])
     same_rank = labels.ndim == leaf.ndim
     if not same_rank or any(n not in (1, m) for n, m in zip(labels.shape, leaf.shape, strict=True)):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.penalties import _trees, base
+from proxlm.penalties import _slots, _trees, base
 from proxlm.penalties.groups import _norm_prox_in_metric, _partition
 
 WEIGHTS = {"sqrt_size": lambda size: np.sqrt(np.maximum(size, 1.0)), "none": np.ones_like}
@@ -96,7 +96,7 @@ def steps(name: str, step_size: base.Strength, x: chex.ArrayTree) -> chex.ArrayT
 
 def _spread(name, argument, given, like):
     leaves, structure = jax.tree.flatten(like)
-    given = _trees.spread(name, argument, given, _trees.coordinates, like)
+    given = _trees.spread(name, argument, given, _slots.coordinates, like)
     whole = [jnp.broadcast_to(n, leaf.shape) for n, leaf in zip(given, leaves, strict=True)]
     return jax.tree.unflatten(structure, whole)
 

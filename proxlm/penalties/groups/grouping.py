@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import chex
 
 from proxlm import _validation
-from proxlm.penalties import _trees
+from proxlm.penalties import _slots, _trees
 from proxlm.penalties.groups import _across_leaves, _labels, _partition
 from proxlm.penalties.groups._partition import Grouping
 
@@ -31,10 +31,10 @@ def axes(axis: int | tuple[int, ...] | None = 0) -> Grouping:
     >>> axes(0).split("doc", jnp.ones((4, 3))).sizes
     4
     """
-    given = _trees.axes_of("axes", axis)
+    given = _slots.axes_of("axes", axis)
 
     def partition(name, path, leaf):
-        inside = _trees.inside(name, given, leaf, path)
+        inside = _slots.inside(name, given, leaf, path)
         return _partition.counting(leaf, [i for i in range(leaf.ndim) if i not in inside])
 
     return _partition.by_leaf(partition).described("axes", axis=axis)
@@ -59,8 +59,8 @@ def slices(axis: int | tuple[int, ...] = 0) -> Grouping:
     >>> slices(0).split("doc", jnp.ones((2, 4, 3))).sizes
     12
     """
-    given = _trees.axes_of("slices", () if axis is None else axis)
-    count = lambda name, path, leaf: _partition.counting(leaf, _trees.inside(name, given, leaf, path))
+    given = _slots.axes_of("slices", () if axis is None else axis)
+    count = lambda name, path, leaf: _partition.counting(leaf, _slots.inside(name, given, leaf, path))
     return _partition.by_leaf(count).described("slices", axis=axis)
 
 
@@ -90,10 +90,10 @@ def heads(num_heads: int, axis: int = -1, packed: int = 1, apart: int | tuple[in
     """
     _validation.to_int(1, "heads", num_heads=num_heads)
     _validation.to_int(1, "heads", packed=packed)
-    given = (_trees.axes_of("heads", apart, "apart") or ()) + (_trees.axes_of("heads", axis) or ())
+    given = (_slots.axes_of("heads", apart, "apart") or ()) + (_slots.axes_of("heads", axis) or ())
 
     def partition(name, path, leaf):
-        order = _trees.inside(name, given, leaf, path)
+        order = _slots.inside(name, given, leaf, path)
         splits = list(_partition.counting(leaf, order).splits)
         for i in order[-1:]:
             width = _share(name, path, leaf, i, packed * num_heads)
@@ -125,7 +125,7 @@ def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1)
     >>> blocks((2, 3), (0, 1)).split("doc", jnp.ones((4, 6))).sizes
     6
     """
-    given = _trees.axes_of("blocks", axis) or ()
+    given = _slots.axes_of("blocks", axis) or ()
     sizes = tuple(size) if isinstance(size, (tuple, list)) else (size,)
     if len(sizes) != len(given):
         raise _validation.invalid("size", size, f"one entry for each axis of {axis!r}", "", "blocks")
@@ -134,7 +134,7 @@ def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1)
 
     def partition(name, path, leaf):
         splits = [(1, n, 1) for n in leaf.shape]
-        blocked = _trees.inside(name, given, leaf, path)
+        blocked = _slots.inside(name, given, leaf, path)
         for i, k in zip(blocked, sizes[: leaf.ndim], strict=True):
             count = 1 if k is None else _share(name, path, leaf, i, k)
             splits[i] = (1, count, leaf.shape[i] if k is None else k)
@@ -166,7 +166,7 @@ def by_label(labels: chex.ArrayTree, axis: int | None = None) -> Grouping:
     [2, 1]
     """
     known = _labels.integers("by_label", labels)
-    _trees.axes_of("by_label", axis)
+    _slots.axes_of("by_label", axis)
     made = Grouping(lambda name, x: _labels.split(name, known, axis, x))
     return made.described("by_label", labels=labels, axis=axis)
 
@@ -244,5 +244,5 @@ def _share(name, path, leaf, axis, parts):
     if size % parts == 0:
         return size // parts
     given, expected = _validation.Verbatim(f"shape {leaf.shape}"), f"divisible by {parts} along axis {axis}"
-    remedy = f"Choose another size, or {_trees.LEAVE_OUT}"
+    remedy = f"Choose another size, or {_slots.LEAVE_OUT}"
     raise _validation.invalid(_trees.label("x", path), given, expected, remedy, name)

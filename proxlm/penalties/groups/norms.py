@@ -53,7 +53,8 @@ def group_mcp(
     Args:
       strength: λ ≥ 0, one number. May be traced.
       gamma: γ > 0, one number; t below γ keeps the prox continuous.
-      axis, weight: as in `group_lasso`.
+      axis: as in `group_lasso`.
+      weight: as in `group_lasso`.
 
     Returns:
       The penalty. Its step size may be an array shaped like x, or a tree of such.
@@ -85,7 +86,8 @@ def group_l_half(
 
     Args:
       strength: λ ≥ 0, one number. May be traced.
-      axis, weight: as in `group_lasso`.
+      axis: as in `group_lasso`.
+      weight: as in `group_lasso`.
 
     Returns:
       The penalty. Its step size is one number.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.penalties import _trees, base
+from proxlm.penalties import _slots, _trees, base
 from proxlm.penalties.coordinatewise import convex
 from proxlm.penalties.groups import _norm_prox, _norm_prox_in_metric, _partition, grouping
 
@@ -193,4 +193,4 @@ def _over(name, axis):
     """Gives the grouping that an axis argument means."""
     if isinstance(axis, _partition.Grouping):
         return axis
-    return grouping.axes(_trees.axes_of(name, axis))
+    return grouping.axes(_slots.axes_of(name, axis))

@@ -7,25 +7,25 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import _trees
+from proxlm.penalties import _slots, _trees
 
 
-def blocks_slot(name: str, m: int, axis: int) -> _trees.Slot:
+def blocks_slot(name: str, m: int, axis: int) -> _slots.Slot:
     """The slot of one number a leaf; ValueError for leaves that `axis` does not cut into blocks.
 
     >>> blocks_slot("n_m", 4, -1)((), jnp.ones((3, 8)))
     ()
     """
-    axes = _trees.axes_of(name, (axis,))
+    axes = _slots.axes_of(name, (axis,))
 
     def slot(path, leaf):
-        inside = _trees.inside(name, axes, leaf, path)
+        inside = _slots.inside(name, axes, leaf, path)
         size = leaf.shape[inside[0]] if inside else 1
         if size % m:
             expected = f"of a size divisible by {m} along axis {axis}"
             given, remedy = (
                 _validation.Verbatim(f"size {size}"),
-                f"Choose another axis, or {_trees.LEAVE_OUT}",
+                f"Choose another axis, or {_slots.LEAVE_OUT}",
             )
             raise _validation.invalid(_trees.label("x", path), given, expected, remedy, name)
         return ()
@@ -42,7 +42,7 @@ def blocks(name: str, x: jax.Array, m: int, axis: int) -> tuple[jax.Array, tuple
     """
     if x.ndim == 0:
         return x.reshape(1), (0,)
-    (i,) = _trees.inside(name, _trees.axes_of(name, (axis,)), x)
+    (i,) = _slots.inside(name, _slots.axes_of(name, (axis,)), x)
     return x.reshape(*x.shape[:i], x.shape[i] // m, m, *x.shape[i + 1 :]), (i + 1,)
 
 

@@ -8,7 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _multi_reduce
+from proxlm.penalties.sets import _multi_reduce
 
 # Each step at least quarters the product of residual and slope, so that no float32 needs more;
 # ten is usual.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import _indicator, _trees, base
+from proxlm.penalties import _indicator, _slots, base
 from proxlm.penalties.sets import _threshold
 
 __all__ = ["l1_ball", "l1_sphere", "l2_ball", "l2_sphere"]
@@ -147,7 +147,7 @@ def _l1_set(name, radius, axis, tolerance, is_ball):
         return jnp.where(x < 0, 0.0 - moved, moved)
 
     norm = lambda axes, x: jnp.sum(jnp.abs(x), axis=axes, keepdims=True)
-    return _set_of_norm(name, radius, axis, tolerance, is_ball, norm, project, _trees.coordinates)
+    return _set_of_norm(name, radius, axis, tolerance, is_ball, norm, project, _slots.coordinates)
 
 
 def _l2_set(name, radius, axis, tolerance, is_ball):
@@ -168,23 +168,23 @@ def _l2_set(name, radius, axis, tolerance, is_ball):
         moved = jnp.where(largest == 0, diagonal, moved)
         return base.keep_bits(jnp.abs(over) <= rounding, x, moved)
 
-    return _set_of_norm(name, radius, axis, tolerance, is_ball, norm, project, _trees.one_number)
+    return _set_of_norm(name, radius, axis, tolerance, is_ball, norm, project, _slots.one_number)
 
 
 def _set_of_norm(name, radius, axis, tolerance, is_ball, norm, project, step_slot):
     _validation.tree_positive(name, radius=radius)
     if not is_ball:
         _validation.tree_finite(name, radius=radius)
-    axes = _trees.axes_of(name, axis)
+    axes = _slots.axes_of(name, axis)
 
     def violation(x, radius):
-        excess = norm(_trees.inside(name, axes, x), x) / radius - 1.0
+        excess = norm(_slots.inside(name, axes, x), x) / radius - 1.0
         return jnp.max(excess if is_ball else jnp.abs(excess))
 
     def move(x, step_size, radius):
-        return project(_trees.inside(name, axes, x), x, step_size, radius)
+        return project(_slots.inside(name, axes, x), x, step_size, radius)
 
-    parameters = {"radius": (radius, _trees.per_group(name, axes))}
+    parameters = {"radius": (radius, _slots.per_group(name, axes))}
     made = _indicator.constraint(name, violation, move, parameters, tolerance, step_slot)
     return made.described(name, radius=radius, axis=axis, tolerance=tolerance)
 

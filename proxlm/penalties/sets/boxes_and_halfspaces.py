@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.penalties import _indicator, _trees, base
+from proxlm.penalties import _indicator, _slots, base
 
 __all__ = ["box", "halfspace", "hyperplane", "linf_ball", "non_negative"]
 
@@ -177,7 +177,7 @@ def _box(name, lower, upper, tolerance):
         least, most = jnp.where(x <= lower, -jnp.inf, 0.0), jnp.where(x >= upper, jnp.inf, 0.0)
         return v - jnp.clip(v, least, most)
 
-    slot = _trees.coordinates
+    slot = _slots.coordinates
     parameters = {"lower": (lower, slot), "upper": (upper, slot)}
     return _indicator.constraint(name, violation, project, parameters, tolerance, slot, residual)
 
@@ -210,8 +210,8 @@ def _side(name, normal, offset, tolerance, part):
         over = part(jnp.sum(terms) - offset)
         return jnp.abs(over) / jnp.maximum(jnp.sum(jnp.abs(terms)) + jnp.abs(offset), 1e-30)
 
-    slot = _trees.coordinates
-    parameters = {"normal": (normal, slot), "offset": (offset, _trees.one_number)}
+    slot = _slots.coordinates
+    parameters = {"normal": (normal, slot), "offset": (offset, _slots.one_number)}
     return _indicator.constraint(name, violation, project, parameters, tolerance, slot)
 
 

@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import _trees, base
+from proxlm.penalties import _slots, _trees, base
 from proxlm.penalties.sets import _ranking
 
 __all__ = ["n_m", "top_k"]
@@ -44,28 +44,28 @@ def top_k(k: int, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
     inf
     """
     k = _validation.to_int(0, "top_k", k=k)
-    axes = _trees.axes_of("top_k", axis)
+    axes = _slots.axes_of("top_k", axis)
 
     def group(path, leaf):
-        size = math.prod(leaf.shape[i] for i in _trees.inside("top_k", axes, leaf, path))
+        size = math.prod(leaf.shape[i] for i in _slots.inside("top_k", axes, leaf, path))
         if leaf.size and k > size:
             expected = f"at most {size}, the size of a group at {_trees.place(path)}"
-            raise _validation.invalid("k", k, expected, f"Lower it, or {_trees.LEAVE_OUT}", "top_k")
+            raise _validation.invalid("k", k, expected, f"Lower it, or {_slots.LEAVE_OUT}", "top_k")
         return ()
 
     def value(x, k_as_float):
         del k_as_float
-        return _at_most(k, x, _trees.inside("top_k", axes, x))
+        return _at_most(k, x, _slots.inside("top_k", axes, x))
 
     def prox(x, step_size, k_as_float):
         del k_as_float
         if k == 0 or x.size == 0:
             return jnp.where(jnp.isnan(x), x, 0.0)
-        keep = _ranking.largest(_ranking.bits_of_size(x, step_size), k, _trees.inside("top_k", axes, x))
+        keep = _ranking.largest(_ranking.bits_of_size(x, step_size), k, _slots.inside("top_k", axes, x))
         return jnp.where(keep | jnp.isnan(x), x, 0.0)
 
     # The slot is where a leaf meets its path: it checks k, which is the same for every leaf.
-    made = base.leafwise("top_k", value, prox, {"k_as_float": (k, group)}, _trees.coordinates)
+    made = base.leafwise("top_k", value, prox, {"k_as_float": (k, group)}, _slots.coordinates)
     return made.described("top_k", k=k, axis=axis)
 
 
@@ -119,7 +119,7 @@ def n_m(n: int, m: int, axis: int = -1) -> base.Penalty:
         return jnp.where(keep.reshape(x.shape) | jnp.isnan(x), x, 0.0)
 
     parameters = {"n_as_float": (n, _ranking.blocks_slot("n_m", m, axis))}
-    made = base.leafwise("n_m", value, prox, parameters, _trees.coordinates)
+    made = base.leafwise("n_m", value, prox, parameters, _slots.coordinates)
     return made.described("n_m", n=n, m=m, axis=axis)
 
 

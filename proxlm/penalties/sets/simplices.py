@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.penalties import _indicator, _rows, _trees, base
-from proxlm.penalties.sets import _capped, _threshold
+from proxlm.penalties import _indicator, _slots, _trees, base
+from proxlm.penalties.sets import _capped, _rows, _threshold
 
 __all__ = ["capped_simplex", "simplex", "sparse_simplex"]
 
@@ -48,16 +48,16 @@ def simplex(
     """
     _validation.tree_positive("simplex", radius=radius)
     _validation.tree_finite("simplex", radius=radius)
-    axes = _trees.axes_of("simplex", axis)
+    axes = _slots.axes_of("simplex", axis)
 
     def project(x, step_size, radius):
-        return _threshold.project(x, radius, step_size, _threshold.Kind(_trees.inside("simplex", axes, x)))
+        return _threshold.project(x, radius, step_size, _threshold.Kind(_slots.inside("simplex", axes, x)))
 
     def violation(x, radius):
-        return _off(x, radius, _trees.inside("simplex", axes, x))
+        return _off(x, radius, _slots.inside("simplex", axes, x))
 
-    parameters = {"radius": (radius, _trees.per_group("simplex", axes))}
-    slot = _trees.coordinates
+    parameters = {"radius": (radius, _slots.per_group("simplex", axes))}
+    slot = _slots.coordinates
     made = _indicator.constraint("simplex", violation, project, parameters, tolerance, slot)
     return made.described("simplex", radius=radius, axis=axis, tolerance=tolerance)
 
@@ -98,22 +98,22 @@ def capped_simplex(
     _validation.tree_positive("capped_simplex", cap=cap)
     _validation.tree_positive("capped_simplex", radius=radius)
     _validation.tree_finite("capped_simplex", radius=radius)
-    axes = _trees.axes_of("capped_simplex", axis)
+    axes = _slots.axes_of("capped_simplex", axis)
 
     def radius_slot(path, leaf):
-        size = math.prod(leaf.shape[i] for i in _trees.inside("capped_simplex", axes, leaf, path))
+        size = math.prod(leaf.shape[i] for i in _slots.inside("capped_simplex", axes, leaf, path))
         _require_feasible(cap, radius, size, path)
-        return _trees.per_group("capped_simplex", axes)(path, leaf)
+        return _slots.per_group("capped_simplex", axes)(path, leaf)
 
     def project(x, step_size, cap, radius):
         # A coordinate never exceeds the sum, so that an infinite cap is none.
-        return _capped.project(x, radius, jnp.minimum(cap, radius), _trees.inside("capped_simplex", axes, x))
+        return _capped.project(x, radius, jnp.minimum(cap, radius), _slots.inside("capped_simplex", axes, x))
 
     def violation(x, cap, radius):
-        off = _off(x, radius, _trees.inside("capped_simplex", axes, x))
+        off = _off(x, radius, _slots.inside("capped_simplex", axes, x))
         return jnp.maximum(off, jnp.max((x - cap) / radius))
 
-    parameters = {"cap": (cap, _trees.coordinates), "radius": (radius, radius_slot)}
+    parameters = {"cap": (cap, _slots.coordinates), "radius": (radius, radius_slot)}
     made = _indicator.constraint("capped_simplex", violation, project, parameters, tolerance)
     return made.described("capped_simplex", cap=cap, radius=radius, axis=axis, tolerance=tolerance)
 
@@ -152,21 +152,21 @@ def sparse_simplex(
     k = _validation.to_int(1, "sparse_simplex", k=k)
     _validation.tree_positive("sparse_simplex", radius=radius)
     _validation.tree_finite("sparse_simplex", radius=radius)
-    axes = _trees.axes_of("sparse_simplex", axis)
+    axes = _slots.axes_of("sparse_simplex", axis)
 
     def radius_slot(path, leaf):
-        size = math.prod(leaf.shape[i] for i in _trees.inside("sparse_simplex", axes, leaf, path))
+        size = math.prod(leaf.shape[i] for i in _slots.inside("sparse_simplex", axes, leaf, path))
         if 0 < size < k:
             expected = f"at most {size}, the size of a group at {_trees.place(path)}"
-            raise _validation.invalid("k", k, expected, f"Lower it, or {_trees.LEAVE_OUT}", "sparse_simplex")
-        return _trees.per_group("sparse_simplex", axes)(path, leaf)
+            raise _validation.invalid("k", k, expected, f"Lower it, or {_slots.LEAVE_OUT}", "sparse_simplex")
+        return _slots.per_group("sparse_simplex", axes)(path, leaf)
 
     def project(x, step_size, radius):
-        inside = _trees.inside("sparse_simplex", axes, x)
+        inside = _slots.inside("sparse_simplex", axes, x)
         return _on_largest(x, radius, k, inside)
 
     def violation(x, radius):
-        inside = _trees.inside("sparse_simplex", axes, x)
+        inside = _slots.inside("sparse_simplex", axes, x)
         too_many = jnp.max(jnp.sum(x != 0, axis=inside)) > k
         return _off(x, radius, inside) + jnp.where(too_many, jnp.inf, 0.0)
 

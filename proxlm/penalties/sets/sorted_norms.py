@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.penalties import _isotonic, _rows, _trees, base
-from proxlm.penalties.sets import _threshold
+from proxlm.penalties import _slots, base
+from proxlm.penalties.sets import _isotonic, _rows, _threshold
 
 __all__ = ["linf", "slope"]
 
@@ -41,20 +41,20 @@ def linf(strength: base.Strength = 1.0, axis: int | tuple[int, ...] | None = Non
     9.0
     """
     _validation.tree_at_least(0, "linf", strength=strength)
-    axes = _trees.axes_of("linf", axis)
+    axes = _slots.axes_of("linf", axis)
 
     def value(x, strength):
-        over_group = {"axis": _trees.inside("linf", axes, x), "keepdims": True}
+        over_group = {"axis": _slots.inside("linf", axes, x), "keepdims": True}
         return jnp.sum(base.times(strength, jnp.max(jnp.abs(x), initial=0.0, **over_group)))
 
     def prox(x, step_size, strength):
-        kind = _threshold.Kind(_trees.inside("linf", axes, x), absolute=True, floored=True)
+        kind = _threshold.Kind(_slots.inside("linf", axes, x), absolute=True, floored=True)
         tau = _threshold.threshold(x, base.pull(step_size, strength), 1.0, kind)
         bound = tau.centre + tau.offset
         at_bound = jnp.where(x < 0, 0.0 - bound, bound)
         return jnp.where(_threshold.margin(x, tau, 1.0, kind) < 0, x, at_bound)
 
-    parameters = {"strength": (strength, _trees.per_group("linf", axes))}
+    parameters = {"strength": (strength, _slots.per_group("linf", axes))}
     made = base.leafwise("linf", value, prox, parameters)
     return made.described("linf", strength=strength, axis=axis)
 
@@ -91,18 +91,18 @@ def slope(strengths: base.Strength, axis: int | tuple[int, ...] | None = None) -
         if np.any(np.diff(leaf, axis=-1) > 0 if leaf.ndim else False):
             expected, remedy = "in descending order", "Sort them, largest first."
             raise _validation.invalid("strengths", leaf, expected, remedy, "slope")
-    axes = _trees.axes_of("slope", axis)
+    axes = _slots.axes_of("slope", axis)
 
     def strengths_slot(path, leaf):
-        return (math.prod(leaf.shape[i] for i in _trees.inside("slope", axes, leaf, path)),)
+        return (math.prod(leaf.shape[i] for i in _slots.inside("slope", axes, leaf, path)),)
 
     def value(x, strengths):
-        magnitudes = jnp.abs(_rows.of(x, _trees.inside("slope", axes, x)))
+        magnitudes = jnp.abs(_rows.of(x, _slots.inside("slope", axes, x)))
         ordered = jnp.sort(magnitudes, axis=1, descending=True)
         return jnp.sum(base.times(jnp.broadcast_to(strengths, ordered.shape[1:])[None], ordered))
 
     def prox(x, step_size, strengths):
-        inside = _trees.inside("slope", axes, x)
+        inside = _slots.inside("slope", axes, x)
         thresholds = base.pull(step_size, strengths)
         moved = jax.vmap(_prox_sorted, in_axes=(0, None))(_rows.of(x, inside), thresholds)
         # They do not rise: if the first is 0, all are.

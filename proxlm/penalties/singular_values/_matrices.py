@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import _trees, base
+from proxlm.penalties import _slots, _trees, base
 from proxlm.penalties.singular_values import _functions
 
 Axis = int | Sequence[int]
@@ -115,7 +115,7 @@ def tolerant(name: str, make: Callable[[Any], base.Penalty], tolerance: float | 
 def _axes(name, argument, given):
     if given is None:
         raise _validation.invalid(argument, None, "an integer or a tuple of integers", "", name)
-    return _trees.axes_of(name, given, argument)
+    return _slots.axes_of(name, given, argument)
 
 
 def _inside(name, axes, shape, path=()):
@@ -127,7 +127,7 @@ def _inside(name, axes, shape, path=()):
     expected = f"different axes of the leaf of shape {shape} at {_trees.place(path)}"
     given = _validation.Verbatim(f"{axes[0]} and {axes[1]}")
     raise _validation.invalid(
-        "rows and columns", given, expected, f"Name others, or {_trees.LEAVE_OUT}", name
+        "rows and columns", given, expected, f"Name others, or {_slots.LEAVE_OUT}", name
     )
 
 

@@ -86,7 +86,8 @@ def nuclear(
     Args:
       strength: λ ≥ 0, a number, or an array with one entry a matrix (the shape of the leaf, with 1
         for rows and columns), or a tree of these. May be traced.
-      rows, columns: see `spectral`.
+      rows: see `spectral`.
+      columns: see `spectral`.
       method: see `spectral`. With "gram" the result errs by about
         min(t λ, ε σ_max²/(t λ)), its derivative by min(1, ε σ_max²/(t λ)²) of its size.
 
@@ -123,7 +124,9 @@ def spectral_norm(
 
     Args:
       strength: λ ≥ 0, a number, or one a matrix as for `nuclear`. May be traced.
-      rows, columns, method: see `spectral`.
+      rows: see `spectral`.
+      columns: see `spectral`.
+      method: see `spectral`.
 
     Returns:
       The penalty. Its step size is one number.
@@ -157,7 +160,8 @@ def rank(
 
     Args:
       strength: λ ≥ 0, a number, or one a matrix as for `nuclear`. May be traced.
-      rows, columns: see `spectral`.
+      rows: see `spectral`.
+      columns: see `spectral`.
       method: see `spectral`; "gram" wants √(2 t λ) well above 3e-4 σ_max in float32.
       tolerance: for `value`, singular values up to this times σ_max count as 0. None is 1e-5, and
         1e-2 for leaves below 32 bits.
@@ -204,7 +208,9 @@ def schatten(
     Args:
       strength: λ ≥ 0, a number, or one a matrix as for `nuclear`. May be traced.
       p: 1/2, 2/3, 1 (the nuclear norm), 2 or math.inf.
-      rows, columns, method: see `spectral`.
+      rows: see `spectral`.
+      columns: see `spectral`.
+      method: see `spectral`.
 
     Returns:
       The penalty. Its step size is one number.

@@ -31,7 +31,9 @@ def nuclear_ball(
 
     Args:
       radius: r > 0, a number, or one a matrix as for `nuclear`. May be traced.
-      rows, columns, method: see `spectral`.
+      rows: see `spectral`.
+      columns: see `spectral`.
+      method: see `spectral`.
       tolerance: for `value`, how far beyond r the sum may be, as a fraction of r. None is
         1e-5, and 1e-2 for leaves below 32 bits.
 
@@ -80,7 +82,9 @@ def spectral_ball(
 
     Args:
       radius: r > 0, a number, or one a matrix as for `nuclear`. May be traced.
-      rows, columns, method: see `spectral`.
+      rows: see `spectral`.
+      columns: see `spectral`.
+      method: see `spectral`.
       tolerance: for `value`, how far beyond r σ_max may be, as a fraction of r. None is 1e-5,
         and 1e-2 for leaves below 32 bits.
 
@@ -128,7 +132,8 @@ def rank_ball(
 
     Args:
       r: the rank, a Python integer ≥ 0.
-      rows, columns: see `spectral`.
+      rows: see `spectral`.
+      columns: see `spectral`.
       method: see `spectral`; "gram" wants σ_r well above 3e-4 σ_max in float32.
       tolerance: for `value`, how large σ_{r+1} may be, as a fraction of σ_max. None is 1e-5,
         and 1e-2 for leaves below 32 bits.
@@ -176,7 +181,8 @@ def stiefel(
     values of the result are 1 up to 2e-6, and the result itself is right up to ε σ_max/σ_min.
 
     Args:
-      rows, columns: see `spectral`.
+      rows: see `spectral`.
+      columns: see `spectral`.
       tolerance: for `value`, how far from 1 a singular value may be. None is 1e-5, and 1e-2 for
         leaves below 32 bits.
 
