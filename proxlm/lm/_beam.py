@@ -1,6 +1,7 @@
 """Beam search inside jit: the likeliest continuations that a search of fixed width finds."""
 
 import functools
+import math
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -78,8 +79,8 @@ def beam_search(
     """
     stops, any_key = SamplingConfig(stop_token=stop_token), jax.random.key(0)
     prompts, prompt_mask = _sampling.check(any_key, params, prompts, prompt_mask, num_tokens, config, stops)
-    if not _validation.is_integer(width) or width < 1:
-        raise _validation.invalid("width", width, "an integer ≥ 1", function="beam_search")
+    _validation.to_int(1, "beam_search", width=width)
+    _validation.at_least(-math.inf, "beam_search", length_penalty=length_penalty)
     batch, length = prompts.shape
     if prompt_mask is not None:
         prompts, prompt_mask = _sampling.align(prompts, prompt_mask)

@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from proxlm.lm import _forward, _parameters
+from proxlm import _validation
+from proxlm.lm import _arguments, _forward, _parameters
 from proxlm.lm._config import ModelConfig, Params
 
 
@@ -64,12 +65,20 @@ def init(key: jax.Array, config: ModelConfig) -> dict[str, Any]:
       config: a `ModelConfig`.
 
     Returns:
-      A nested dict of float32 arrays. Source: Radford et al. 2019 for the depth scaling.
+      A nested dict of float32 arrays.
+
+    Raises:
+      ValueError: if the key is not a typed one or `config` not a ModelConfig.
+
+    Source: Radford et al. 2019 for the depth scaling.
 
     >>> params = init(jax.random.key(0), ModelConfig(vocab_size=16, num_layers=3, width=8))
     >>> params["blocks"]["mlp"]["down"]["kernel"].shape
     (3, 24, 8)
     """
+    _arguments.typed_key(key, 1)
+    if not isinstance(config, ModelConfig):
+        raise _validation.invalid("config", config, "a ModelConfig", "Make one.", "init")
     return dict(Transformer(config).init(key, method="declare")["params"])
 
 
