@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +19,36 @@ SHAPES = {
     "grouped queries": {},
     "one key-value head": {"num_kv_heads": 1},
     "wide heads": {"num_kv_heads": 4, "head_width": 6, "rope_theta": 50.0},
-    "normed queries and keys": {"qk_norm": "head"},
-    "attention bias": {"qkv_bias": True},
+    "normed queries and keys": {"qk_norm": "head", "qkv_bias": True, "norm_epsilon": 0.5},
     "untied head": {"tie_embeddings": False, "hidden_width": 24},
-    "large epsilon": {"norm_epsilon": 0.5, "qk_norm": "head"},
+    "window": {"window": 3, "window_layers": (True, False), "window_rope_theta": 20.0},
+    "like GPT-2": {
+        "positions": "learned",
+        "norm": "layer",
+        "gated": False,
+        "activation": "gelu_tanh",
+        "qkv_bias": True,
+        "out_bias": True,
+        "mlp_bias": True,
+    },
+    "like GPT-NeoX": {
+        "norm": "layer",
+        "gated": False,
+        "activation": "gelu",
+        "parallel": True,
+        "rope_share": 0.5,
+    },
+    "like Gemma": {
+        "norm": "rms_plus_one",
+        "norm_place": "both",
+        "activation": "gelu_tanh",
+        "embedding_scale": 4.0,
+        "query_scale": 0.3,
+        "attention_cap": 2.0,
+        "logit_cap": 3.0,
+    },
+    "like OLMo 2": {"norm_place": "after", "qk_norm": "whole", "rope_layers": (True, False)},
+    "linear rope": {"rope_scaling": lm.RopeScaling("linear", factor=4.0, original_length=4)},
 }
 TOKENS = jnp.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 8, 9, 7]])
 
@@ -39,47 +66,79 @@ def params():
 def reference(params, tokens, config):
     """Logits [T, V] of one sequence in float64: loops over layers, heads and queries."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    x = params["embedding"]["kernel"][np.asarray(tokens)]
+    x = params["embedding"]["kernel"][np.asarray(tokens)] * (config.embedding_scale or 1.0)
+    if config.positions == "learned":
+        x = x + params["positions"]["kernel"][: len(x)]
     for layer in range(config.num_layers):
         block = jax.tree.map(lambda leaf, i=layer: leaf[i], params["blocks"])
-        normed = reference_norm(x, block["attention_norm"], config)
-        x = x + reference_attention(normed, block["attention"], config)
-        normed = reference_norm(x, block["mlp_norm"], config)
-        gate, up = (normed @ block["mlp"]["gate_up"]["kernel"][:, i] for i in (0, 1))
-        x = x + (gate / (1 + np.exp(-gate)) * up) @ block["mlp"]["down"]["kernel"]
+        normed = lambda x, name, block=block: reference_norm(x, block[name], config) if name in block else x
+        attended = reference_attention(normed(x, "attention_norm"), block["attention"], config, layer)
+        before = x
+        x = x + normed(attended, "attention_post_norm")
+        read = normed(before if config.parallel else x, "mlp_norm")
+        x = x + normed(reference_mlp(read, block["mlp"], config), "mlp_post_norm")
     table = params["embedding" if config.tie_embeddings else "head"]["kernel"]
-    return reference_norm(x, params["norm"], config) @ table.T
+    return cap(reference_norm(x, params["norm"], config) @ table.T, config.logit_cap)
 
 
-def reference_norm(x, part, config):
-    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + config.norm_epsilon) * part["scale"]
+def cap(x, bound):
+    return x if bound is None else bound * np.tanh(x / bound)
 
 
-def reference_attention(x, part, config):
+def reference_mlp(x, part, config):
+    act = {
+        "silu": lambda x: x / (1 + np.exp(-x)),
+        "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))) / 2,
+        "gelu_tanh": lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
+    }[config.activation]
+    if config.gated:
+        gate, up = (x @ part["gate_up"]["kernel"][:, i] for i in (0, 1))
+        hidden = act(gate) * up
+    else:
+        hidden = act(x @ part["up"]["kernel"] + part["up"].get("bias", 0.0))
+    return hidden @ part["down"]["kernel"] + part["down"].get("bias", 0.0)
+
+
+def reference_norm(x, part, config, axes=-1):
+    scale = part["scale"] + (config.norm == "rms_plus_one")
+    if config.norm == "layer":
+        x = x - x.mean(axis=-1, keepdims=True)
+    rest = part.get("bias", 0.0)
+    return x / np.sqrt(np.mean(x**2, axis=axes, keepdims=True) + config.norm_epsilon) * scale + rest
+
+
+def reference_attention(x, part, config, layer):
     heads, groups, width = config.num_heads, config.num_kv_heads, config.head_width
     packed = np.einsum("td,dhe->the", x, part["qkv"]["kernel"]) + part["qkv"].get("bias", 0.0)
+    queries, keys, values = np.split(packed, (heads, heads + groups), axis=1)
+    if config.qk_norm:
+        axes = -1 if config.qk_norm == "head" else (-2, -1)
+        queries = reference_norm(queries, part["query_norm"], config, axes)
+        keys = reference_norm(keys, part["key_norm"], config, axes)
+    window = config.window if (config.window_layers or (True,) * 9)[layer] else None
+    scale = config.query_scale or width**-0.5
     mixed = np.zeros((len(x), heads, width))
     for head in range(heads):
         group = head // (heads // groups)
-        query, key = packed[:, head], packed[:, heads + group]
-        value = packed[:, heads + groups + group]
-        if config.qk_norm:
-            query = reference_norm(query, part["query_norm"], config)
-            key = reference_norm(key, part["key_norm"], config)
-        query, key = (reference_turn(rows, config.rope_theta) for rows in (query, key))
+        query, key = (reference_turn(rows, config, layer) for rows in (queries[:, head], keys[:, group]))
         for t in range(len(x)):
-            weights = np.exp(key[: t + 1] @ query[t] / np.sqrt(width))
-            mixed[t, head] = weights @ value[: t + 1] / weights.sum()
-    return np.einsum("the,hed->td", mixed, part["out"]["kernel"])
+            seen = slice(max(0, t + 1 - (window or len(x))), t + 1)
+            weights = np.exp(cap(key[seen] @ query[t] * scale, config.attention_cap))
+            mixed[t, head] = weights @ values[seen, group] / weights.sum()
+    return np.einsum("the,hed->td", mixed, part["out"]["kernel"]) + part["out"].get("bias", 0.0)
 
 
-def reference_turn(rows, theta):
+def reference_turn(rows, config, layer):
     """RoPE as a product of complex numbers."""
-    half = rows.shape[1] // 2
-    pairs = rows[:, :half] + 1j * rows[:, half:]
+    if config.positions == "learned" or not (config.rope_layers or (True,) * 9)[layer]:
+        return rows
+    own = config.window_rope_theta and config.window_layers[layer]
+    theta = config.window_rope_theta if own else config.rope_theta
+    half = int(rows.shape[1] * config.rope_share) // 2
+    pairs = rows[:, :half] + 1j * rows[:, half : 2 * half]
     angles = np.arange(len(rows))[:, None] * theta ** (-np.arange(half) / half)
-    turned = pairs * np.exp(1j * angles)
-    return np.concatenate([turned.real, turned.imag], axis=1)
+    turned = pairs * np.exp(1j * angles / (config.rope_scaling.factor if config.rope_scaling else 1.0))
+    return np.concatenate([turned.real, turned.imag, rows[:, 2 * half :]], axis=1)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -90,6 +149,47 @@ def test_logits_equal_those_of_a_loop_in_float64(shape):
     assert logits.dtype == jnp.float32
     for row, tokens in zip(logits, TOKENS, strict=True):
         np.testing.assert_allclose(row, reference(params, tokens, config), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["window", "like GPT-2", "like GPT-NeoX", "like Gemma", "like OLMo 2"])
+def test_decoding_by_a_cache_is_the_forward_pass_of_every_shape(shape):
+    config = dataclasses.replace(CONFIG, **SHAPES[shape])
+    params, mask = rough(config), jnp.array([[True] * 5, [False] * 2 + [True] * 3])
+    draw = jax.jit(lm.sample, static_argnames=("config", "num_tokens"))
+    samples = draw(jax.random.key(0), params, TOKENS[:, :5], config, num_tokens=6, prompt_mask=mask)
+    scores = jax.jit(lm.score, static_argnames=("config", "start"))(
+        params, samples.tokens, config, mask=samples.mask, start=5
+    )
+    np.testing.assert_allclose(samples.log_probs, scores.log_probs, atol=1e-5)
+    streamed = lm.stream(jax.random.key(0), params, TOKENS[:, :5], config, 6)
+    alone = draw(jax.random.key(0), params, TOKENS[:, :5], config, num_tokens=6)
+    np.testing.assert_array_equal(np.stack(list(streamed), axis=1), alone.tokens[:, 5:])
+
+
+def scaled_angles(scaling, length=7):
+    """Angles per position, of a head of 8 entries with θ = 10,000, and the factor of the cosines."""
+    config = lm.ModelConfig(vocab_size=2, width=8, num_heads=1, rope_scaling=scaling)
+    cos, sin = _rope.rotation(jnp.arange(length), config, _config.LayerKind(None, "all"))
+    return np.arctan2(sin, cos)[1], np.hypot(cos, sin)[1, 0]
+
+
+def test_scaled_frequencies_by_hand():
+    plain = 10_000.0 ** (-np.arange(4) / 4)  # 1, .1, .01, .001: wavelengths 6.28, 62.8, 628, 6283
+    angles, _ = scaled_angles(lm.RopeScaling("llama3", factor=8.0, original_length=200, low=1.0, high=4.0))
+    middle = (200 / (2 * np.pi / 0.1) - 1.0) / 3.0  # between 200 / 4 and 200 / 1
+    shares = np.array([1.0, middle, 0.0, 0.0])
+    np.testing.assert_allclose(angles, plain * (shares + (1 - shares) / 8), rtol=1e-5)
+    angles, factor = scaled_angles(lm.RopeScaling("yarn", factor=4.0, original_length=400, low=1.0, high=8.0))
+    entry = lambda turns: 8 * np.log(400 / (turns * 2 * np.pi)) / (2 * np.log(10_000.0))
+    first, last = np.floor(entry(8.0)), np.ceil(entry(1.0))
+    shares = 1 - np.clip((np.arange(4) - first) / (last - first), 0, 1)
+    np.testing.assert_allclose(angles, plain * (shares + (1 - shares) / 4), rtol=1e-5)
+    np.testing.assert_allclose(factor, 1 + 0.1 * np.log(4.0), rtol=1e-6)
+    angles, _ = scaled_angles(lm.RopeScaling("dynamic", factor=2.0, original_length=4), length=8)
+    theta = 10_000.0 * (2.0 * 8 / 4 - 1.0) ** (8 / 6)
+    np.testing.assert_allclose(angles, theta ** (-np.arange(4) / 4), rtol=1e-5)
+    angles, _ = scaled_angles(lm.RopeScaling("dynamic", factor=2.0, original_length=9), length=8)
+    np.testing.assert_allclose(angles, plain, rtol=1e-6)
 
 
 def test_a_token_changes_nothing_before_it_and_everything_from_it_on(params):
