@@ -8,11 +8,11 @@ own order, so what is read is reordered once, and the forward pass knows one ord
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
@@ -100,26 +100,29 @@ def from_tensors(tensors: Mapping[str, Any], config: ModelConfig) -> dict[str, A
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
     >>> again = from_tensors(to_tensors(params, config), config)
-    >>> bool(jnp.all(again["blocks"]["mlp"]["down"]["kernel"]
-    ...              == params["blocks"]["mlp"]["down"]["kernel"]))
+    >>> bool((again["embedding"]["kernel"] == params["embedding"]["kernel"]).all())
     True
     """
     _check_model(config)
     names = _names_of(tensors)
     _check_tensors({name: np.shape(x) for name, x in tensors.items()}, _shapes(config, names))
     read = lambda name: np.asarray(tensors[name], np.float32)
-    blocks = [
-        _block(dict(zip(PARTS, map(read, own), strict=True)), config, names.interleaved)
-        for own in _block_names(config, names)
-    ]
-    params = {
-        "embedding": {"kernel": read(names.embedding)},
-        "blocks": jax.tree.map(lambda *leaves: np.stack(leaves), *blocks),
-        "norm": {"scale": read(names.norm)},
-    }
+    # One layer at a time into the stacked arrays, so that no second copy of the model is made.
+    stacked = {}
+    for i, own in enumerate(_block_names(config, names)):
+        block = _block(dict(zip(PARTS, map(read, own), strict=True)), config, names.interleaved)
+        if not stacked:
+            stacked = jax.tree.map(lambda x: np.empty((config.num_layers, *x.shape), x.dtype), block)
+        jax.tree.map(functools.partial(_put, i), stacked, block)
+    params = {"blocks": stacked, "norm": {"scale": read(names.norm)}}
+    params |= {"embedding": {"kernel": read(names.embedding)}}
     if not config.tie_embeddings:
         params["head"] = {"kernel": read(names.head)}
-    return jax.tree.map(jnp.asarray, params)
+    leaves, structure = jax.tree.flatten(params)
+    del params, stacked
+    # each leaf is dropped as soon as JAX has its copy
+    put = lambda: jax.device_put(leaves.pop(0)).block_until_ready()
+    return jax.tree.unflatten(structure, [put() for _ in range(len(leaves))])
 
 
 def to_tensors(params: Params, config: ModelConfig, names: str = "gguf") -> dict[str, np.ndarray]:
@@ -155,6 +158,10 @@ def to_tensors(params: Params, config: ModelConfig, names: str = "gguf") -> dict
         tensors |= {name: parts[part] for name, part in zip(own, PARTS, strict=True)}
     # safetensors writes the memory of an array as it lies there
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+
+
+def _put(i, stacked, layer):
+    stacked[i] = layer
 
 
 def _block(parts, config, interleaved):
