@@ -142,7 +142,14 @@ def test_numbers_of_a_recipe_are_traced_whatever_part_they_are_in():
     assert len(traces) == 1 and jnp.any(ends[0] != ends[1])
 
 
-@pytest.mark.parametrize("name", ["dapo", "cispo", "reinforce++"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dapo",
+        pytest.param("cispo", marks=pytest.mark.slow),
+        pytest.param("reinforce++", marks=pytest.mark.slow),
+    ],
+)
 def test_recipes_run_side_by_side_in_one_vmap(name):
     def end(rate, settings):
         optimizer = optax.sgd(rate)

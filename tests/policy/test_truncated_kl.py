@@ -49,7 +49,7 @@ def everything_said(actor, params):
     return samples._replace(log_probs=said[possible]), probability[possible]
 
 
-@pytest.mark.parametrize("name", SAMPLINGS)
+@pytest.mark.parametrize("name", ["top-k", "top-p", pytest.param("min-p", marks=pytest.mark.slow)])
 def test_no_estimator_is_negative_on_average_and_the_unbiased_ones_agree(name):
     actor, params, reference = actor_of(SAMPLINGS[name]), params_of(1), params_of(2)
     samples, probability = everything_said(actor, params)
@@ -83,7 +83,11 @@ def test_the_reference_is_renormalised_on_what_the_policy_can_say():
 
 @pytest.mark.parametrize(
     ("placement", "estimator"),
-    [("reward", "exact"), ("loss", "exact"), pytest.param("loss", "k3", marks=pytest.mark.slow)],
+    [
+        ("reward", "exact"),
+        pytest.param("loss", "exact", marks=pytest.mark.slow),
+        pytest.param("loss", "k3", marks=pytest.mark.slow),
+    ],
 )
 def test_a_hundred_truncated_iterations_are_finite(placement, estimator):
     actor, optimizer = actor_of(SAMPLINGS["top-k"]), optax.adam(1e-2)
