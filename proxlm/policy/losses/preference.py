@@ -1,7 +1,7 @@
 """Losses of preferences: of a reward model, and of a policy that is trained without one.
 
-They take one number per response: its reward, or log π(y) as `sequence_log_probs` sums it. A number beyond
-±1e9, such as the log-prob -inf of a response of probability 0, counts as ±1e9 with gradient 0; all losses
+They take one number per response: its reward, or log π(y) as `sequence_log_probs` sums it. An infinite
+number, such as the log-prob -inf of a response of probability 0, counts as ±1e9 with gradient 0; all losses
 are written with log σ and softplus, so that none overflows. Of a pair, `chosen` is log π(y₊) of the preferred
 response and `rejected` log π(y₋) of the other, in nats, any shape; `ref_...` are those of the reference.
 """
