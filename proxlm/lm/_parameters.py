@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from proxlm import _validation
+from proxlm.lm import _arguments
 from proxlm.lm._config import ModelConfig, Params
 
 
@@ -88,6 +89,8 @@ def check(params: Params, config: ModelConfig, stacked: bool = True) -> None:
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> check(lm.init(jax.random.key(0), config), config)
     """
+    for path, leaf in _leaves(params):
+        _arguments.no_explicit_axes(f"params: {path}", leaf)
     blocks = params["blocks"] if isinstance(params, Mapping) and "blocks" in params else None
     if blocks is None:
         remedy = "Those of an actor are params['policy'] and params['critic']."

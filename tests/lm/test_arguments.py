@@ -97,3 +97,12 @@ def test_parameters_that_a_config_does_not_have_are_refused():
         lm.apply({"policy": PARAMS}, TOKENS, CONFIG)
     # a value head that is not asked for does not matter
     lm.encode(lm.init(jax.random.key(0), dataclasses.replace(CONFIG, value_head=True)), TOKENS, CONFIG)
+
+
+def test_explicit_axes_of_a_mesh_are_refused_with_the_remedy():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    place = lambda x: jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.P("data")))
+    with jax.set_mesh(mesh):
+        for params, tokens in ((PARAMS, place(TOKENS)), (jax.tree.map(place, PARAMS), TOKENS)):
+            with pytest.raises(ValueError, match=r"over axes of AxisType\.Auto, got .* Write jax\.make_mesh"):
+                apply(params, tokens, CONFIG)
