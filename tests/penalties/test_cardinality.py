@@ -7,7 +7,7 @@ import pytest
 
 from proxlm.penalties.sets import cardinality, two_four
 from tests.arrays import normal
-from tests.penalties.penalty_case import Case
+from tests.penalties.penalty_case import Case, compiled
 
 top_k, n_m, soft_two_four = cardinality.top_k, cardinality.n_m, two_four.soft_two_four
 
@@ -57,7 +57,7 @@ def test_n_m_is_a_stable_sort_of_each_block(n, m):
     blocks = np.apply_along_axis(largest, 1, x.reshape(2, m, 3), n).reshape(x.shape)
     moved = jax.jit(n_m(n, m, axis=0).prox)(x, 1.0)
     np.testing.assert_array_equal(moved, blocks)
-    np.testing.assert_array_equal(n_m(n, m).prox(x.T, 1.0), blocks.T)
+    np.testing.assert_array_equal(jax.jit(n_m(n, m).prox)(x.T, 1.0), blocks.T)
 
 
 def test_kept_bits_are_kept_and_dropped_ones_are_positive_zero():
@@ -96,23 +96,22 @@ def test_in_a_metric_the_dearest_to_move_are_kept():
 
 def test_top_k_under_vmap_and_in_other_dtypes():
     x = rough(3, (5, 24))
-    np.testing.assert_array_equal(
-        jax.vmap(lambda row: top_k(3).prox(row, 1.0))(x), top_k(3, axis=1).prox(x, 1.0)
-    )
+    rows = jax.jit(jax.vmap(lambda row: top_k(3).prox(row, 1.0)))(x)
+    np.testing.assert_array_equal(rows, compiled(top_k(3, axis=1)).prox(x, 1.0))
     half = jnp.asarray(x, jnp.bfloat16)
-    moved = top_k(7).prox(half, 1.0)
+    moved = compiled(top_k(7)).prox(half, 1.0)
     assert moved.dtype == jnp.bfloat16
     np.testing.assert_array_equal(moved, largest(np.asarray(half, np.float32).ravel(), 7).reshape(5, 24))
     with jax.enable_x64(True):
         wide = jnp.asarray(1.0 + 1e-12 * np.arange(8))
-        np.testing.assert_array_equal(top_k(3).prox(wide, 1.0), largest(np.asarray(wide), 3))
+        np.testing.assert_array_equal(compiled(top_k(3)).prox(wide, 1.0), largest(np.asarray(wide), 3))
 
 
 def test_scalars_and_empty_leaves_pass():
     assert top_k(1).prox(jnp.array(-2.0), 1.0) == n_m(1, 1).prox(jnp.array(-2.0), 1.0) == -2
     for shape in ((0,), (0, 3), (4, 0)):
         empty = jnp.zeros(shape)
-        for penalty in (top_k(5, axis=0), n_m(2, 4, axis=0), soft_two_four(axis=0)):
+        for penalty in map(compiled, (top_k(5, axis=0), n_m(2, 4, axis=0), soft_two_four(axis=0))):
             assert penalty.prox(empty, 1.0).shape == shape
             assert penalty.value(empty) == 0
 
@@ -208,7 +207,7 @@ def test_soft_two_four_finds_minima_that_are_known(size):
 def test_soft_two_four_has_the_derivatives_of_finite_differences():
     with jax.enable_x64(True):
         x = jnp.array([[0.5, -0.4, 0.45, 0.42], [1.0, 0.9, -0.7, 0.1], [1.0, 2.0, 0.5, 0.6]])
-        move = lambda x, s: soft_two_four(s).prox(x, 0.4)
+        move = jax.jit(lambda x, s: soft_two_four(s).prox(x, 0.4))
         assert np.sum(np.asarray(move(x, 1.0)) != 0, axis=1).tolist() == [4, 3, 2]
         h = 1e-6
         for i in range(4):
@@ -229,15 +228,15 @@ def test_soft_two_four_scales_with_the_weights(scale):
 
 def test_soft_two_four_is_the_hard_one_for_large_strengths():
     x = normal(6, (8, 5)).at[:4, 0].set(jnp.array([jnp.inf, 1.0, jnp.nan, 2.0]))
-    moved = soft_two_four(100.0, axis=0).prox(x, 1.0)
-    np.testing.assert_array_equal(moved, n_m(2, 4, axis=0).prox(x, 1.0))
+    moved = compiled(soft_two_four(100.0, axis=0)).prox(x, 1.0)
+    np.testing.assert_array_equal(moved, compiled(n_m(2, 4, axis=0)).prox(x, 1.0))
     np.testing.assert_array_equal(moved[:4, 0], [jnp.inf, 0.0, jnp.nan, 0.0])
 
 
 def test_soft_two_four_spares_blocks_of_two():
     x = jnp.array([[0.5, 0.0, -1e-25, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    np.testing.assert_array_equal(soft_two_four(0.7).prox(x, 1.0), x)
-    jacobian = jax.jacrev(lambda x: soft_two_four(0.7).prox(x, 1.0))(jnp.zeros(4))
+    np.testing.assert_array_equal(jax.jit(soft_two_four(0.7).prox)(x, 1.0), x)
+    jacobian = jax.jit(jax.jacrev(lambda x: soft_two_four(0.7).prox(x, 1.0)))(jnp.zeros(4))
     np.testing.assert_array_equal(jacobian, jnp.eye(4))
 
 
