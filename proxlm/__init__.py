@@ -56,15 +56,17 @@ _ORIGINS = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Imports a module or a name of `__all__` when it is first asked for (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module 'proxlm' has no attribute {name!r}")
-    if name not in _ORIGINS:
-        return importlib.import_module(f"proxlm.{name}")
-    value = getattr(importlib.import_module(_ORIGINS[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # which would take any name for one of these
+
+    def __getattr__(name: str) -> Any:
+        """Imports a module or a name of `__all__` when it is first asked for (PEP 562)."""
+        if name not in __all__:
+            raise AttributeError(f"module 'proxlm' has no attribute {name!r}")
+        if name not in _ORIGINS:
+            return importlib.import_module(f"proxlm.{name}")
+        value = getattr(importlib.import_module(_ORIGINS[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

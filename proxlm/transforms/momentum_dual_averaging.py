@@ -117,7 +117,7 @@ def ramda(
     return _averaged("ramda", learning_rate, penalty, mixing, restart_every, eps)
 
 
-def _averaged(name, learning_rate, penalty, mixing, restart_every, eps):
+def _averaged(name, learning_rate, penalty, mixing: optax.ScalarOrSchedule, restart_every, eps):
     """RMDA; RAMDA where ε is given."""
     _arguments.require_step(name, penalty, learning_rate)
     _arguments.require_rate(name, "mixing", mixing)

@@ -217,6 +217,7 @@ def stationarity(tried: PenaltyUnderTest) -> float:
     """
     x, t = tried.x, tried.step_size
     moved = tried.prox(x, t)
+    assert tried.residual is not None
     left = tried.residual(moved, (x - moved) / t)
     return _worst(np.abs(left) / (1.0 + np.abs(x).max() / t))
 

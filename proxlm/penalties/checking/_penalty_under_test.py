@@ -65,9 +65,9 @@ class PenaltyUnderTest(NamedTuple):
 
 def under_test(
     penalty: base.Penalty,
-    x: jax.Array,
-    others: jax.Array,
-    noise: jax.Array,
+    x: jax.typing.ArrayLike,
+    others: jax.typing.ArrayLike,
+    noise: jax.typing.ArrayLike,
     step_size: float,
     is_set: bool = False,
 ) -> PenaltyUnderTest:
@@ -85,7 +85,9 @@ def under_test(
 
     return PenaltyUnderTest(
         penalty,
-        *map(np.asarray, (x, others, noise)),
+        np.asarray(x),
+        np.asarray(others),
+        np.asarray(noise),
         step_size,
         is_set,
         evaluate=_in_batches(lambda x, t: (penalty.value(x), penalty.prox(x, t))),

@@ -183,8 +183,8 @@ def _on_vectors(penalty, example, step_size, is_set, seed):
     draw = np.random.default_rng(seed)
     x, others = (sizes * draw.normal(size=(9, flat.size)) for _ in range(2))
     noise = draw.normal(size=(60, flat.size))
-    points = (jnp.asarray(a, flat.dtype) for a in (x, others, noise))
-    return _penalty_under_test.under_test(on_vectors, *points, step_size, is_set)
+    x, others, noise = (jnp.asarray(a, flat.dtype) for a in (x, others, noise))
+    return _penalty_under_test.under_test(on_vectors, x, others, noise, step_size, is_set)
 
 
 RADIUS = (
