@@ -64,9 +64,8 @@ def test_boxes_change_no_number(penalty, transformation):
     make, tx = PENALTIES[penalty], TRANSFORMATIONS[transformation]
     bare = lambda tree: tree
     expected = trained(tx(make(bare)), weights(), bare)
-    # An anchored prox makes zeros of the difference alone.
-    measured_from_zero = "anchor" not in penalty and transformation != "apply_prox"
-    assert not measured_from_zero or any(jnp.any(leaf == 0) for leaf in jax.tree.leaves(expected))
+    if (penalty, transformation) in FAST and "anchor" not in penalty:
+        assert any(jnp.any(leaf == 0) for leaf in jax.tree.leaves(expected))
     for box in BOXINGS.values():
         got = trained(tx(make(box)), box(weights()), box)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), got, expected)
