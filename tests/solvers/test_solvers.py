@@ -141,6 +141,7 @@ def test_trees_and_auxiliary_outputs():
     assert solution.aux["count"] == 7
 
 
+@pytest.mark.slow
 def test_vmap_over_strengths_is_the_loop():
     strengths = jnp.array([0.01, 0.1, 0.5])
     solve = lambda s: solvers.proximal_gradient(least_squares, jnp.zeros(12), penalties.l1(s))

@@ -51,7 +51,7 @@ LINKS = {
             optax.rmsprop(rate), _l1, rate, preconditioner="rmsprop", floor=0.1, cap=5.0
         )
     ),
-    "proximal_sgd": Link(lambda rate: transforms.proximal_sgd(rate, _l1, 0.9, nesterov=True)),
+    "proximal_sgd": Link(lambda rate: transforms.proximal_sgd(rate, _l1, 0.9, nesterov=True), variant=True),
     "proximal_adam": Link(lambda rate: transforms.proximal_adam(rate, _l1)),
     "proximal_adam every": Link(
         lambda rate: transforms.proximal_adam(rate, _l1, every=2, anchored=True, floor=0.1),
@@ -100,8 +100,12 @@ LINKS = {
         _after_sgd(lambda rate: transforms.debias(transforms.apply_prox(_l1, rate), 2)), variant=True
     ),
     "project": Link(
-        _after_sgd(lambda rate: transforms.project(penalties.box(-0.5, 0.5))), moves_at_zero=True
+        _after_sgd(lambda rate: transforms.project(penalties.box(-0.5, 0.5))),
+        moves_at_zero=True,
+        variant=True,
     ),
-    "skip_on_kl": Link(lambda rate: transforms.skip_on_kl(transforms.proximal_sgd(rate, _l1), 0.1), _KL),
+    "skip_on_kl": Link(
+        lambda rate: transforms.skip_on_kl(transforms.proximal_sgd(rate, _l1), 0.1), _KL, variant=True
+    ),
     "scale_by_kl": Link(_after_sgd(lambda rate: transforms.scale_by_kl(0.1)), _KL, needs_params=False),
 }

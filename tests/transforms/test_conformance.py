@@ -100,6 +100,11 @@ def test_inject_hyperparams_gives_the_same_path(name, link):
     make = lambda learning_rate: link.make(learning_rate)
     inject = lambda rate: optax.inject_hyperparams(make)(learning_rate=rate)
     assert_close(trained(link._replace(make=inject)), baseline(name)[0])
+
+
+@pytest.mark.slow
+def test_inject_hyperparams_gives_the_same_path_for_a_schedule(link):
+    inject = lambda rate: optax.inject_hyperparams(lambda learning_rate: link.make(learning_rate))(rate)
     schedule = lambda count: 0.1 / (1 + count)
     assert_close(trained(link._replace(make=inject), schedule), trained(link, schedule))
 

@@ -152,6 +152,7 @@ def test_neurons_go_with_all_their_kernels_and_leave_others_alone(variant):
     np.testing.assert_array_equal(got["bias"], params["bias"])
 
 
+@pytest.mark.slow
 def test_pruning_at_many_shares_at_once_is_the_loop():
     shares, params = jnp.linspace(0.0, 1.0, 6), tree()
     swept = jax.vmap(lambda share: transforms.prune(params, share, budget="tree"))(shares)
@@ -282,7 +283,7 @@ def test_debiasing_is_the_prox_and_then_the_base_on_what_is_left(variant):
     assert state[1].count == 6
 
 
-@pytest.mark.parametrize("start", [2, jnp.int32(2)])
+@pytest.mark.parametrize("start", [2, pytest.param(jnp.int32(2), marks=pytest.mark.slow)])
 def test_debiasing_a_whole_optimizer_is_that_optimizer_without_its_penalty_on_the_support(start):
     rate, gradients = lambda count: 0.3 / (1 + count), [tree(seed) for seed in range(5)]
     penalty = penalties.l1(1.5)

@@ -83,6 +83,7 @@ def test_a_guard_hands_the_extra_arguments_on():
     np.testing.assert_allclose(updates, 0.25)
 
 
+@pytest.mark.slow
 def test_many_limits_at_once_are_the_loop():
     limits = jnp.array([0.0, 0.1, 1.0])
     run = lambda limit: walk(transforms.skip_on_kl(CHAIN, limit), KLS)[-1]
