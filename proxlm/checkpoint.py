@@ -6,10 +6,6 @@ array to a device, and refuses empty arrays and NumPy scalars; a resume must do 
 is handed a flat dict of plain arrays, and a description of the state and of the settings travels
 with each step and is compared before anything is read, as are the checksums of what was read.
 Orbax takes seconds to import, so it is imported on first use.
-
-- `save`: writes a state
-- `restore`: reads one
-- `latest`: the newest step in a folder
 """
 
 import contextlib

@@ -7,8 +7,6 @@ are (i, i + d/2), and in GGUF (2i, 2i + 1). Each has the rows of the query and k
 own order, so what is read is reordered once, and the forward pass knows one order only.
 """
 
-import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -113,7 +111,8 @@ def from_tensors(tensors: Mapping[str, Any], config: ModelConfig) -> dict[str, A
         block = _block(dict(zip(PARTS, map(read, own), strict=True)), config, names.interleaved)
         if not stacked:
             stacked = jax.tree.map(lambda x: np.empty((config.num_layers, *x.shape), x.dtype), block)
-        jax.tree.map(functools.partial(_put, i), stacked, block)
+        for buffer, layer in zip(jax.tree.leaves(stacked), jax.tree.leaves(block), strict=True):
+            buffer[i] = layer
     params = {"blocks": stacked, "norm": {"scale": read(names.norm)}}
     params |= {"embedding": {"kernel": read(names.embedding)}}
     if not config.tie_embeddings:
@@ -158,10 +157,6 @@ def to_tensors(params: Params, config: ModelConfig, names: str = "gguf") -> dict
         tensors |= {name: parts[part] for name, part in zip(own, PARTS, strict=True)}
     # safetensors writes the memory of an array as it lies there
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-
-
-def _put(i, stacked, layer):
-    stacked[i] = layer
 
 
 def _block(parts, config, interleaved):
@@ -257,15 +252,14 @@ def _shapes(config, names):
 
 
 def _check_model(config):
-    shape = ("num_layers", "width", "num_heads", "num_kv_heads", "head_width", "hidden_width", "max_length")
-    shape += ("rope_theta", "norm_epsilon", "tie_embeddings", "init_scale", "compute_dtype")
-    names = (*shape, "matmul_precision", "remat", "unroll")
+    names = ("num_layers", "width", "num_heads", "num_kv_heads", "head_width", "hidden_width", "max_length")
+    names += ("rope_theta", "norm_epsilon", "tie_embeddings", "init_scale", "compute_dtype")
+    names += ("matmul_precision", "remat", "unroll")
     llama = ModelConfig(config.vocab_size, **{name: getattr(config, name) for name in names})
-    for field in dataclasses.fields(config):
-        given, expected = (getattr(one, field.name) for one in (config, llama))
-        if given != expected:
+    for name, expected in vars(llama).items():
+        if (given := getattr(config, name)) != expected:
             remedy = "The files are of a Llama; add a value head to its params afterwards."
-            raise _validation.invalid(f"config.{field.name}", given, repr(expected), remedy)
+            raise _validation.invalid(f"config.{name}", given, repr(expected), remedy)
 
 
 def _check_tensors(given, expected):

@@ -151,7 +151,12 @@ def test_logits_equal_those_of_a_loop_in_float64(shape):
         np.testing.assert_allclose(row, reference(params, tokens, config), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", ["window", "like GPT-2", "like GPT-NeoX", "like Gemma", "like OLMo 2"])
+# One cached path serves all shapes; windows, positions and layers without rope are its own business.
+BY_CACHE = ["window", "like GPT-2", "like OLMo 2"]
+BY_CACHE += [pytest.param(shape, marks=pytest.mark.slow) for shape in ("like GPT-NeoX", "like Gemma")]
+
+
+@pytest.mark.parametrize("shape", BY_CACHE)
 def test_decoding_by_a_cache_is_the_forward_pass_of_every_shape(shape):
     config = dataclasses.replace(CONFIG, **SHAPES[shape])
     params, mask = rough(config), jnp.array([[True] * 5, [False] * 2 + [True] * 3])
@@ -283,7 +288,10 @@ def test_eager_and_compiled_agree(params, variant):
     np.testing.assert_allclose(logits, apply(params, TOKENS, CONFIG), atol=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"unroll": 1}, {"remat": True}, {"unroll": 1, "remat": True}])
+ONE_OF_BOTH = [pytest.param(change, marks=pytest.mark.slow) for change in ({"unroll": 1}, {"remat": True})]
+
+
+@pytest.mark.parametrize("change", [{"unroll": 1, "remat": True}, *ONE_OF_BOTH])
 def test_how_the_layers_are_looped_changes_neither_logits_nor_gradients(params, change):
     def loss(params, config):
         logits = lm.apply(params, TOKENS, config)

@@ -161,7 +161,7 @@ def test_an_early_exit_changes_nothing():
     assert_same(early, sample(settings, **same))
 
 
-@pytest.mark.parametrize("settings", [{"greedy": True}, {}])
+@pytest.mark.parametrize("settings", [pytest.param({"greedy": True}, marks=pytest.mark.slow), {}])
 @pytest.mark.parametrize("places", [range(3, 6), range(3), (0, 2, 5)], ids=["left", "right", "holes"])
 def test_padding_changes_nothing(settings, places):
     alone = sample(settings, prompts=PROMPTS[:, :3], mask=None)
