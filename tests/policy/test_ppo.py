@@ -716,7 +716,13 @@ def test_prompts_that_change_from_call_to_call_are_refused_where_they_are_traced
     config = recipes.make("ppo", **SMALL)
     batches = (lm.Prompts(jnp.full((BATCH, 2), i)) for i in range(9))
     make = lambda prompts: ppo.make_step(ACTOR, reward, prompts, SGD, config)
-    for prompts in (lambda key: next(batches), batches, [lm.Prompts(jnp.zeros((BATCH, 2), jnp.int32))]):
+    drawn = iter([lm.Prompts(np.full((BATCH, 2), i)) for i in range(9)])
+    for prompts in (
+        lambda key: next(batches),
+        lambda key: next(drawn),
+        batches,
+        [lm.Prompts(jnp.zeros((BATCH, 2), jnp.int32))],
+    ):
         with pytest.raises(ValueError, match=r"prompts must be a pure function of a key.*make_host_step"):
             make(prompts)
     make(lambda key: lm.Prompts(jax.nn.relu(jax.random.normal(key, (BATCH, 2))).astype(jnp.int32)))
