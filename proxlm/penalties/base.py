@@ -23,7 +23,6 @@ class Value(Protocol):
 
     def __call__(self, x: Any, /) -> jax.Array:
         """Returns g(x)."""
-        ...
 
 
 class Prox(Protocol):
@@ -31,7 +30,6 @@ class Prox(Protocol):
 
     def __call__(self, x: Any, step_size: Any, /) -> Any:
         """Returns the minimiser of g(z) + |z - x|²/2t."""
-        ...
 
 
 class Residual(Protocol):
@@ -39,7 +37,6 @@ class Residual(Protocol):
 
     def __call__(self, x: Any, v: Any, /) -> Any:
         """Returns v less its projection on the subdifferential at x."""
-        ...
 
 
 class _Functions(NamedTuple):
@@ -74,7 +71,7 @@ class Penalty(_Functions):
     _call: tuple[str, tuple[Any, ...], dict[str, Any]] | None = None
 
     def described(self, name: str, *positional: Any, **arguments: Any) -> Self:
-        """Returns the same functions, for any mesh, as a penalty that prints as the call of `name`.
+        """Returns the functions, for any mesh, as a penalty that prints as the call of `name`.
 
         >>> Penalty(jnp.sum, lambda x, t: x - t).described("total", axis=None, strength=1.0)
         total(strength=1.0)

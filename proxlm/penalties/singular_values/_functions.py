@@ -100,6 +100,39 @@ def level(values: jax.Array, excess: chex.Numeric) -> jax.Array:
     return jnp.maximum(jnp.max((jnp.cumsum(descending) - excess) / counts), 0.0)
 
 
+def largest(strength: chex.Numeric) -> base.Penalty:
+    """The largest of σ, times λ, as a penalty on σ.
+
+    >>> largest(2.0).prox(jnp.array([3.0, 2.0]), 1.0).tolist()
+    [1.5, 1.5]
+    """
+
+    def prox(values, step_size):
+        cut = level(values, base.pull(step_size, strength))
+        return jnp.where(values > cut, cut, values)
+
+    return base.Penalty(lambda values: base.times(strength, jnp.max(values)), prox)
+
+
+def count(strength: chex.Numeric, tolerance: chex.Numeric) -> base.Penalty:
+    """The number of σ above a share of the largest, times λ, as a penalty on σ.
+
+    >>> float(count(1.5, 1e-5).value(jnp.array([3.0, 2.0, 1e-7])))
+    3.0
+    """
+
+    def value(values):
+        largest = jnp.max(values)
+        number = jnp.sum(values > tolerance * largest, dtype=values.dtype)
+        return base.times(strength, jnp.where(jnp.isnan(largest), jnp.nan, number))
+
+    def prox(values, step_size):
+        threshold = jnp.sqrt(jax.lax.stop_gradient(2.0 * base.pull(step_size, strength)))
+        return jnp.where(values > threshold, values, 0.0)
+
+    return base.Penalty(value, prox)
+
+
 def _svd(x):
     left, values, right = jnp.linalg.svd(x, full_matrices=False)
     return Factors(left, _lift(values), right.T)

@@ -2,9 +2,6 @@
 
 import math
 
-import jax
-import jax.numpy as jnp
-
 from proxlm import _validation
 from proxlm.penalties import base
 from proxlm.penalties.coordinatewise import convex, powers
@@ -61,6 +58,7 @@ def spectral(
 
     Source: Lewis 1995 (unitarily invariant functions); Parikh & Boyd 2014, section 6.7.
 
+    >>> import jax.numpy as jnp
     >>> nuclear_norm = spectral(convex.l1(1.0))
     >>> x = jnp.array([[0.0, 3.0], [-0.5, 0.0]])
     >>> nuclear_norm.prox(x, 1.0).tolist()
@@ -101,6 +99,7 @@ def nuclear(
 
     Source: Cai, Candès & Shen 2010 (singular value thresholding).
 
+    >>> import jax.numpy as jnp
     >>> x = jnp.array([[0.0, 3.0], [-0.5, 0.0]])
     >>> nuclear(0.5).prox(x, 2.0).tolist()
     [[0.0, 2.0], [0.0, 0.0]]
@@ -138,13 +137,14 @@ def spectral_norm(
 
     Source: Parikh & Boyd 2014, sections 6.5.2 and 6.7.2.
 
+    >>> import jax.numpy as jnp
     >>> x = jnp.array([[0.0, 3.0], [-2.0, 0.0]])
     >>> spectral_norm(2.0).prox(x, 1.0).tolist()
     [[0.0, 1.5], [-1.5, 0.0]]
     >>> float(spectral_norm(2.0).value(x))
     6.0
     """
-    return _of_strength("spectral_norm", _largest, strength, rows, columns, method)
+    return _of_strength("spectral_norm", _functions.largest, strength, rows, columns, method)
 
 
 def rank(
@@ -176,6 +176,7 @@ def rank(
 
     Source: Eckart & Young 1936; the threshold is that of l0 on σ.
 
+    >>> import jax.numpy as jnp
     >>> x = jnp.array([[0.0, 3.0], [-0.5, 0.0]])
     >>> rank(1.0).prox(x, 2.0).tolist()
     [[0.0, 3.0], [0.0, 0.0]]
@@ -186,7 +187,7 @@ def rank(
 
     def make(tolerance):
         parameters = {"strength": strength, "tolerance": tolerance}
-        return _matrices.matrixwise("rank", _count, parameters, rows, columns, method)
+        return _matrices.matrixwise("rank", _functions.count, parameters, rows, columns, method)
 
     settings = {"rows": rows, "columns": columns, "method": method, "tolerance": tolerance}
     return _matrices.tolerant("rank", make, tolerance).described("rank", strength=strength, **settings)
@@ -222,6 +223,7 @@ def schatten(
 
     Source: Nie, Huang & Ding 2012 (p < 1); Xu et al. 2012 for the half on σ.
 
+    >>> import jax.numpy as jnp
     >>> x = jnp.array([[0.0, 3.0], [-0.5, 0.0]])
     >>> [float(schatten(2.0, p).value(x)) for p in (1, 2, math.inf)]
     [7.0, 9.25, 6.0]
@@ -232,7 +234,7 @@ def schatten(
         return convex.squared_l2(strength).described("schatten", strength=strength, p=p)
     if p != math.inf and p not in POWERS:
         raise _validation.invalid("p", p, f"one of {[*POWERS, 2, math.inf]}", "", "schatten")
-    vector = _largest if p == math.inf else POWERS[p]
+    vector = _functions.largest if p == math.inf else POWERS[p]
     made = _of_strength("schatten", vector, strength, rows, columns, method)
     return made.described("schatten", strength=strength, p=p, rows=rows, columns=columns, method=method)
 
@@ -240,24 +242,3 @@ def schatten(
 def _of_strength(name, vector, strength, rows, columns, method):
     _validation.tree_at_least(0, name, strength=strength)
     return _matrices.matrixwise(name, vector, {"strength": strength}, rows, columns, method)
-
-
-def _largest(strength):
-    def prox(values, step_size):
-        cut = _functions.level(values, base.pull(step_size, strength))
-        return jnp.where(values > cut, cut, values)
-
-    return base.Penalty(lambda values: base.times(strength, jnp.max(values)), prox)
-
-
-def _count(strength, tolerance):
-    def value(values):
-        largest = jnp.max(values)
-        number = jnp.sum(values > tolerance * largest, dtype=values.dtype)
-        return base.times(strength, jnp.where(jnp.isnan(largest), jnp.nan, number))
-
-    def prox(values, step_size):
-        threshold = jnp.sqrt(jax.lax.stop_gradient(2.0 * base.pull(step_size, strength)))
-        return jnp.where(values > threshold, values, 0.0)
-
-    return base.Penalty(value, prox)
