@@ -17,6 +17,10 @@ LANGUAGE = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2, max
 PARAMS, MODEL = reward_model.from_language_model(arrays.rough(LANGUAGE, 0.1), LANGUAGE, num_layers=2)
 
 
+odds_of = jax.jit(reward_model.log_odds, static_argnums=3)
+score_of = jax.jit(reward_model.score, static_argnums=3)
+
+
 def with_head(kernel, bias):
     return PARAMS | {"value": {"kernel": kernel, "bias": jnp.float32(bias)}}
 
@@ -44,7 +48,7 @@ def test_the_first_layers_are_taken_over_and_the_rest_left():
 
 
 def test_a_new_head_says_nothing():
-    odds = reward_model.log_odds(PARAMS, tokens_of((2, 5)), np.ones((2, 5), bool), MODEL)
+    odds = odds_of(PARAMS, tokens_of((2, 5)), np.ones((2, 5), bool), MODEL)
     np.testing.assert_array_equal(odds, np.zeros((2, 5)))
 
 
@@ -60,27 +64,27 @@ def test_evidence_is_read_off_the_hidden_states():
     mask = np.ones(tokens.shape, bool)
     hidden = lm.encode(params, tokens, MODEL).reshape(2, 5, 8)
     evidence = np.asarray(hidden) @ np.asarray(normal(1, (8,))) + 0.5
-    odds = reward_model.log_odds(params, tokens, mask, MODEL)
+    odds = odds_of(params, tokens, mask, MODEL)
     np.testing.assert_allclose(odds, reward_model.UNIT * np.cumsum(evidence, axis=1), rtol=1e-4)
 
 
 def test_the_score_of_a_text_is_not_changed_by_padding():
     params, tokens = with_head(normal(1, (8,)), 0.1), tokens_of((3, 5))
     mask = np.ones(tokens.shape, bool)
-    expected = reward_model.score(params, tokens, mask, MODEL)
+    expected = score_of(params, tokens, mask, MODEL)
     assert np.std(expected) > 1e-2
     for pad in ((0, 4), (3, 0), (2, 2)):
         wide = np.pad(tokens, ((0, 0), pad), constant_values=7)
-        score = reward_model.score(params, wide, np.pad(mask, ((0, 0), pad)), MODEL)
+        score = score_of(params, wide, np.pad(mask, ((0, 0), pad)), MODEL)
         np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_score_of_a_prefix_is_its_place_in_the_log_odds():
     params, tokens = with_head(normal(1, (8,)), 0.1), tokens_of((3, 6))
-    odds = reward_model.log_odds(params, tokens, np.ones((3, 6), bool), MODEL)
+    odds = odds_of(params, tokens, np.ones((3, 6), bool), MODEL)
     for length in range(1, 7):
         prefix = tokens[:, :length]
-        score = reward_model.score(params, prefix, np.ones(prefix.shape, bool), MODEL)
+        score = score_of(params, prefix, np.ones(prefix.shape, bool), MODEL)
         np.testing.assert_allclose(score, odds[:, length - 1], rtol=1e-4, atol=1e-5)
 
 
@@ -89,10 +93,10 @@ def test_masked_tokens_add_nothing_whatever_they_are():
     mask = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 0, 1, 1, 0]], bool)
     batch = {"tokens": tokens, "mask": mask, "label": np.float32([1, 0])}
     other = batch | {"tokens": np.where(mask, tokens, 3)}
-    grad = jax.grad(functools.partial(reward_model.loss, config=MODEL, skip=0))
+    grad = jax.jit(jax.grad(functools.partial(reward_model.loss, config=MODEL, skip=0)))
     for one, two in zip(*map(jax.tree.leaves, (grad(params, batch), grad(params, other))), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-7)
-    score = functools.partial(reward_model.score, params, mask=mask, config=MODEL)
+    score = lambda tokens: score_of(params, tokens, mask, MODEL)
     np.testing.assert_array_equal(score(tokens), score(other["tokens"]))
 
 
@@ -163,7 +167,7 @@ def test_every_text_is_judged_by_its_own_score(batch):
     mask[:, 0] = True
     params = with_head(normal(1, (8,)), 0.1)
     odds = reward_model.judge(params, {"tokens": tokens, "mask": mask, "label": np.ones(5)}, MODEL, batch)
-    expected = reward_model.score(params, tokens, mask, MODEL)
+    expected = score_of(params, tokens, mask, MODEL)
     np.testing.assert_allclose(odds, expected, rtol=1e-4, atol=1e-5)
     assert np.std(expected) > 1e-2
 

@@ -71,7 +71,9 @@ def test_extrapolation_spares_most_gradients_where_the_problem_is_ill_conditione
         solve = lambda rule: solvers.proximal_gradient(
             fun, jnp.zeros(12), penalties.l1(1e-5), rule=rule, max_iterations=50_000, tolerance=1e-8
         )
-        plain, extrapolated = solve(solvers.ista()), solve(solvers.anderson())
+        plain, extrapolated = (
+            jax.jit(solve, static_argnums=0)(r) for r in (solvers.ista(), solvers.anderson())
+        )
         assert plain.converged and extrapolated.converged
         np.testing.assert_allclose(extrapolated.params, 1.0 - 1e-5 / curvatures, atol=1e-4)
         assert extrapolated.evaluations < 0.2 * plain.evaluations
@@ -84,16 +86,18 @@ def test_a_restart_of_the_momentum_is_worth_half_of_the_iterations():
         fun, jnp.zeros(30), penalties.zero(), rule=solvers.fista(restart), max_iterations=4000, tolerance=1e-6
     )
     with jax.enable_x64(True):
-        restarted, plain = solve(True), solve(False)
+        restarted, plain = (jax.jit(solve, static_argnums=0)(restart) for restart in (True, False))
     assert restarted.converged and restarted.iterations < 0.6 * plain.iterations
 
 
 @every_rule
 def test_ridge_ends_at_its_closed_form(rule):
-    solution = solvers.proximal_gradient(
+    solve = lambda: solvers.proximal_gradient(
         least_squares, jnp.zeros(12), penalties.squared_l2(0.3), rule=rule, max_iterations=5000
     )
-    exact = np.linalg.solve(FEATURES.T @ FEATURES / 40 + 0.3 * np.eye(12), FEATURES.T @ TARGETS / 40)
+    solution = jax.jit(solve)()
+    features, targets = np.asarray(FEATURES), np.asarray(TARGETS)
+    exact = np.linalg.solve(features.T @ features / 40 + 0.3 * np.eye(12), features.T @ targets / 40)
     np.testing.assert_allclose(solution.params, exact, atol=2e-5)
 
 
@@ -135,7 +139,7 @@ def test_trees_and_auxiliary_outputs():
         return 0.5 * jax.tree.reduce(jnp.add, gaps), {"count": jnp.int32(7)}
 
     start = jax.tree.map(jnp.zeros_like, target)
-    solution = solvers.proximal_gradient(fun, start, penalties.l1(1.0), has_aux=True)
+    solution = jax.jit(lambda: solvers.proximal_gradient(fun, start, penalties.l1(1.0), has_aux=True))()
     np.testing.assert_allclose(solution.params["a"], [2.0, 0.0], atol=1e-5)
     np.testing.assert_allclose(solution.params["b"]["c"], [[-1.0]], atol=1e-5)
     assert solution.aux["count"] == 7
@@ -166,9 +170,10 @@ def test_the_solution_can_be_differentiated_in_strength_and_data(forwards):
             ).params
 
         theta = jnp.concatenate([jnp.array([0.05]), targets])
-        jacobian = (jax.jacfwd if forwards else jax.jacrev)(solve)(theta)
+        jacobian = jax.jit((jax.jacfwd if forwards else jax.jacrev)(solve))(theta)
+        theta, solve = np.asarray(theta), jax.jit(solve)
         for column in (0, 1, 7):
-            nudge = jnp.zeros_like(theta).at[column].set(1e-4)
+            nudge = 1e-4 * (np.arange(theta.size) == column)
             finite = (solve(theta + nudge) - solve(theta - nudge)) / 2e-4
             np.testing.assert_allclose(jacobian[:, column], finite, atol=1e-7)
         assert jnp.any(jacobian[:, 0] != 0)
@@ -178,7 +183,7 @@ def test_a_loss_on_the_solution_has_a_gradient():
     held_out = lambda w: jnp.mean(jnp.square(FEATURES[:5] @ w - TARGETS[:5]))
     solve = lambda s: solvers.proximal_gradient(least_squares, jnp.zeros(12), penalties.l1(s), tolerance=1e-6)
     risk = lambda s: held_out(solve(s).params)
-    slope = jax.grad(risk)(0.2)
+    slope, risk = jax.jit(jax.grad(risk))(0.2), jax.jit(risk)
     finite = (risk(0.21) - risk(0.19)) / 0.02
     assert slope == pytest.approx(float(finite), rel=0.02)
 
