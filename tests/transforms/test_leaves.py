@@ -82,3 +82,22 @@ def test_a_leaf_that_is_no_array_is_named(make):
     tx = make(penalties.l1(0.5))
     updates, _ = tx.update(arrays, tx.init(arrays), arrays)
     assert jax.tree.structure(updates) == jax.tree.structure(arrays)
+
+
+def test_exact_updates_leave_out_the_same_leaves():
+    updates = GRADIENTS | {"z": None}
+    new = transforms.apply_prox_updates(PARAMS, updates, ONLY_W, 0.1)
+    np.testing.assert_allclose(new["w"], [1.45, 0.07], rtol=1e-6)
+    box = penalties.masked(penalties.box(0.0, 0.5), lambda path, leaf: path == "w")
+    on_set = transforms.project_exactly(PARAMS, box)
+    np.testing.assert_array_equal(on_set["w"], jnp.array([0.5, 0.02]))
+    for moved in (new, on_set):
+        for name, leaf in OTHERS.items():
+            np.testing.assert_array_equal(moved[name], leaf)
+
+
+def test_updates_of_another_tree_are_refused_with_the_place():
+    for make in MADE.values():
+        tx, params = make(penalties.l1(0.5)), {"w": jnp.ones(2), "b": jnp.ones(1)}
+        with pytest.raises(ValueError, match=r"updates must be a tree like params, .* differs at b"):
+            tx.update({"w": jnp.ones(2)}, tx.init(params), params)
