@@ -90,7 +90,7 @@ def masked_deviation(
     """Deviations x - μ from the mean μ = Σ w x / Σ w over the mask: exactly 0 if all valid entries are equal.
 
     Args:
-      weights: w ≥ 0, the shape of x; None weighs every entry the same. If all are 0, so is μ.
+      weights: w ≥ 0, the shape of x, without gradient; None weighs every entry the same. If all are 0, μ is.
 
     Returns:
       The shape of x, 0 where masked; finite wherever x is.
@@ -102,6 +102,7 @@ def masked_deviation(
     """
     x, mask = select(x, mask), jnp.asarray(mask)
     weights = mask.astype(x.dtype) if weights is None else select(weights, mask, "weights")
+    weights = jax.lax.stop_gradient(weights)
     unit = _unit(x)
     x = x / unit
     highest = jnp.max(jax.lax.stop_gradient(x), initial=-jnp.inf, where=mask)
