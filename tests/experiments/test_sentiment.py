@@ -220,7 +220,6 @@ def smoked(wheels, tmp_path_factory):
     return options, numbers, path
 
 
-@pytest.mark.slow
 def test_a_smoke_run_goes_through_all_stages(smoked):
     _, numbers, path = smoked
     assert numbers.keys() == {"before", "after", "reward_model"}

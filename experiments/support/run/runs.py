@@ -51,10 +51,10 @@ class Run:
 
     def write(
         self,
-        numbers: Mapping[str, Any],
+        numbers: dict[str, Any],
         report: Sequence[str],
         figures: Mapping[str, Callable[[pathlib.Path], Any]] | None = None,
-    ) -> Mapping[str, Any]:
+    ) -> dict[str, Any]:
         """Prints the report and writes it, the numbers and the figures; returns the numbers.
 
         Args:
