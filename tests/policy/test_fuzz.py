@@ -73,7 +73,9 @@ LOSSES = {
         "dppo": {"divergence": "kl"},
     }.items()
 }
-FUNCTIONS = {name: lambda x, y, mask, loss=loss: loss(x, y, x - y, mask) for name, loss in LOSSES.items()}
+FUNCTIONS = {
+    name: lambda x, y, mask, loss=loss: loss(x, y, jnp.tanh(x - y), mask) for name, loss in LOSSES.items()
+}
 FUNCTIONS |= {
     f"clipped {level}": lambda x, y, mask, level=level: losses.clipped(x, y, y, mask, level=level)
     for level in ("sequence", "sequence_token", "product", "product_token")
