@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm.lm import _block, _config, _forward, _model, _rope, _views
 from proxlm.lm._config import ModelConfig, Params
@@ -71,7 +72,7 @@ def decode(
     params: Params,
     tokens: jax.Array,
     cache: list[LayerCache],
-    column: jax.typing.ArrayLike,
+    column: ArrayLike,
     place: Places,
     valid: jax.Array,
     config: ModelConfig,
@@ -131,12 +132,7 @@ def fill(
 
 
 def extend(
-    block: Params,
-    x: jax.Array,
-    layer: LayerCache,
-    column: jax.typing.ArrayLike,
-    view: View,
-    config: ModelConfig,
+    block: Params, x: jax.Array, layer: LayerCache, column: ArrayLike, view: View, config: ModelConfig
 ) -> tuple[jax.Array, LayerCache]:
     """One layer of `decode`: the residual stream `[B, D]` after it, and its cache.
 
@@ -187,7 +183,7 @@ def _turns(positions, config, kind):
     return rotation(positions)
 
 
-def at_step(places: Places, i: jax.typing.ArrayLike) -> Places:
+def at_step(places: Places, i: ArrayLike) -> Places:
     """The place of response token i.
 
     >>> at_step(places(None, 5, 3, ModelConfig(vocab_size=16)), 2).positions.tolist()
@@ -207,7 +203,7 @@ def valid_columns(prompt_mask: jax.Array | None, length: int, total: int) -> jax
     return jnp.pad(prompt_mask, ((0, 0), (0, total - length)), constant_values=True)
 
 
-def visible_columns(valid: jax.Array, column: jax.typing.ArrayLike, window: int | None = None) -> jax.Array:
+def visible_columns(valid: jax.Array, column: ArrayLike, window: int | None = None) -> jax.Array:
     """Bool `[B or 1, 1, 1, S]`: the valid columns up to the token's own, in its window.
 
     >>> visible_columns(jnp.ones((1, 5), bool), 3, window=2)[0, 0, 0].tolist()

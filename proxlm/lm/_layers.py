@@ -140,11 +140,7 @@ def attend(
 
 
 def attention(
-    query: jax.Array,
-    key: jax.Array,
-    visible: jax.Array,
-    scale: float | None = None,
-    cap: float | None = None,
+    query: jax.Array, key: jax.Array, visible: jax.Array, scale: float | None = None, cap: float | None = None
 ) -> jax.Array:
     """The weights of `attend`, softmax(q·kᵀ·scale) over the visible keys: float32 `[B, H, T, S]`.
 

@@ -78,12 +78,7 @@ def score(
 
 
 def values(
-    params: Params,
-    tokens: jax.Array,
-    config: ModelConfig,
-    *,
-    mask: jax.Array | None = None,
-    start: int = 1,
+    params: Params, tokens: jax.Array, config: ModelConfig, *, mask: jax.Array | None = None, start: int = 1
 ) -> jax.Array:
     """Values `[B, T − start]` of the states before the tokens from column `start` on.
 

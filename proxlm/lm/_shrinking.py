@@ -106,10 +106,7 @@ def shrink(params: Params, config: ModelConfig) -> tuple[dict[str, Any], ModelCo
     units = _first(live.hidden)
     queries, groups = _heads(live.heads, config)
     small = dataclasses.replace(
-        config,
-        hidden_width=units.shape[1],
-        num_heads=queries.shape[1],
-        num_kv_heads=groups.shape[1],
+        config, hidden_width=units.shape[1], num_heads=queries.shape[1], num_kv_heads=groups.shape[1]
     )
     heads, kv_heads = config.num_heads, config.num_kv_heads
     packed = np.concatenate([queries, heads + groups, heads + kv_heads + groups], axis=1)

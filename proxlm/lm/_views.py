@@ -75,11 +75,7 @@ def visibility(mask: jax.Array | None, length: int, window: int | None = None) -
 
 
 def angles(
-    positions: jax.Array | None,
-    mask: jax.Array | None,
-    length: int,
-    config: ModelConfig,
-    kind: LayerKind,
+    positions: jax.Array | None, mask: jax.Array | None, length: int, config: ModelConfig, kind: LayerKind
 ) -> Turn | None:
     """Cosines and sines `[B or 1, 1, T, r/2]` of the given or counted positions, or None.
 

@@ -167,10 +167,7 @@ def _block(parts, config, interleaved):
         query, key = map(_halves, (query, key))
     out = parts["out"].T.reshape(config.num_heads, config.head_width, config.width)
     return {
-        "attention": {
-            "qkv": {"kernel": np.concatenate([query, key, value], axis=1)},
-            "out": {"kernel": out},
-        },
+        "attention": {"qkv": {"kernel": np.concatenate([query, key, value], axis=1)}, "out": {"kernel": out}},
         "mlp": {
             "gate_up": {"kernel": np.stack([parts["gate"].T, parts["up"].T], axis=1)},
             "down": {"kernel": parts["down"].T},

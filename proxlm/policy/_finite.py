@@ -11,6 +11,7 @@ NaN passes through all three, so that an error shows.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 
@@ -26,7 +27,7 @@ MAX_NATS = 1e9
 _LARGEST_EXPONENT = 80.0
 
 
-def finite(*numbers: jax.typing.ArrayLike) -> tuple[jax.Array, ...]:
+def finite(*numbers: ArrayLike) -> tuple[jax.Array, ...]:
     """The numbers in at least float32, ±1e9 where they are infinite.
 
     >>> finite(-jnp.inf, 2)
@@ -36,7 +37,7 @@ def finite(*numbers: jax.typing.ArrayLike) -> tuple[jax.Array, ...]:
     return tuple(jnp.nan_to_num(x, nan=jnp.nan, posinf=MAX_NATS, neginf=-MAX_NATS) for x in floats)
 
 
-def clip_log_ratio(log_ratio: jax.typing.ArrayLike, max_log_ratio: Bound = MAX_LOG_RATIO) -> jax.Array:
+def clip_log_ratio(log_ratio: ArrayLike, max_log_ratio: Bound = MAX_LOG_RATIO) -> jax.Array:
     """Clips log-ratios to ±max_log_ratio, so that no exponential of them overflows.
 
     Args:

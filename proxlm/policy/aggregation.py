@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy._finite import Number
@@ -37,10 +38,10 @@ __all__ = [
     "weights",
 ]
 
-Rows = str | jax.typing.ArrayLike
+Rows = str | ArrayLike
 
 
-def select(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, name: str = "x") -> jax.Array:
+def select(x: ArrayLike, mask: ArrayLike, name: str = "x") -> jax.Array:
     """Replaces the masked entries of x by 0, whatever they hold.
 
     Selecting the *inputs* of a formula, and not only its output, keeps a NaN under the mask out of the
@@ -66,7 +67,7 @@ def select(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, name: str = "x")
     return jnp.where(mask, x, jnp.zeros((), x.dtype))
 
 
-def masked_sum(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array:
+def masked_sum(x: ArrayLike, mask: ArrayLike) -> jax.Array:
     """Σ x over the mask; 0 where nothing is valid.
 
     >>> masked_sum(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([True, True, False]))
@@ -75,7 +76,7 @@ def masked_sum(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array
     return jnp.sum(select(x, mask))
 
 
-def masked_mean(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array:
+def masked_mean(x: ArrayLike, mask: ArrayLike) -> jax.Array:
     """Mean of x over the mask, Σ x / n; 0 where nothing is valid.
 
     >>> masked_mean(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([True, True, False]))
@@ -84,9 +85,7 @@ def masked_mean(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Arra
     return masked_sum(x, mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def masked_deviation(
-    x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, weights: jax.typing.ArrayLike | None = None
-) -> jax.Array:
+def masked_deviation(x: ArrayLike, mask: ArrayLike, weights: ArrayLike | None = None) -> jax.Array:
     """Deviations x - μ from the mean μ = Σ w x / Σ w over the mask: exactly 0 if all valid entries are equal.
 
     Args:
@@ -118,7 +117,7 @@ def masked_deviation(
     return jnp.clip(deviation - noise, -largest, largest) * unit
 
 
-def masked_var(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, ddof: int = 0) -> jax.Array:
+def masked_var(x: ArrayLike, mask: ArrayLike, *, ddof: int = 0) -> jax.Array:
     """Variance of x over the mask, Σ (x - μ)² / (n - ddof); 0 where n ≤ ddof.
 
     Args:
@@ -135,7 +134,7 @@ def masked_var(x: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, *, ddof: int
 
 
 def masked_scale(
-    deviation: jax.Array, mask: jax.typing.ArrayLike, ddof: int, epsilon: Number, inside: bool
+    deviation: jax.Array, mask: ArrayLike, ddof: int, epsilon: Number, inside: bool
 ) -> jax.Array:
     """The number that normalises deviations from a mean: σ + ε, or √(σ² + ε); its slope at σ = 0 is 0.
 
@@ -176,7 +175,7 @@ def _unit(x):
     return jnp.where(jnp.max(jnp.abs(jax.lax.stop_gradient(x)), initial=0.0) > 1e15, 2.0**80, 1.0)
 
 
-def token_weights(mask: jax.typing.ArrayLike, total: Number | None = None) -> jax.Array:
+def token_weights(mask: ArrayLike, total: Number | None = None) -> jax.Array:
     """Weights that count every token the same, w = 1/N with N the valid tokens of the batch.
 
     Args:
@@ -193,7 +192,7 @@ def token_weights(mask: jax.typing.ArrayLike, total: Number | None = None) -> ja
     return valid / (jnp.maximum(jnp.sum(valid), 1) if total is None else total)
 
 
-def sequence_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> jax.Array:
+def sequence_weights(mask: ArrayLike, rows: Rows = "valid") -> jax.Array:
     """Weights that count every sequence the same, w = 1/(B · n_b): a token of a long one counts less.
 
     Args:
@@ -208,7 +207,7 @@ def sequence_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> jax.Ar
     return sequence_sum_weights(mask, rows) / jnp.maximum(lengths, 1)
 
 
-def sequence_sum_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> jax.Array:
+def sequence_sum_weights(mask: ArrayLike, rows: Rows = "valid") -> jax.Array:
     """Weights of the mean over sequences of the sum over tokens, w = 1/B.
 
     Args:
@@ -229,9 +228,7 @@ def sequence_sum_weights(mask: jax.typing.ArrayLike, rows: Rows = "valid") -> ja
     return select(jnp.ones(()), mask) / rows
 
 
-def constant_weights(
-    mask: jax.typing.ArrayLike, length: Number | None = None, rows: Rows = "valid"
-) -> jax.Array:
+def constant_weights(mask: ArrayLike, length: Number | None = None, rows: Rows = "valid") -> jax.Array:
     """Weights of the sum over tokens divided by one constant, w = 1/(B · length): no bias by length.
 
     Args:
@@ -256,7 +253,7 @@ WEIGHTS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def weights(mask: jax.typing.ArrayLike, kind: str | Callable[..., jax.Array] = "token") -> jax.Array:
+def weights(mask: ArrayLike, kind: str | Callable[..., jax.Array] = "token") -> jax.Array:
     """The weights of a batch by name, one of `WEIGHTS`, or by a function of the mask.
 
     Args:
@@ -278,7 +275,7 @@ def weights(mask: jax.typing.ArrayLike, kind: str | Callable[..., jax.Array] = "
     return WEIGHTS[kind](mask)
 
 
-def weighted_sum(x: jax.typing.ArrayLike, weights: jax.Array) -> jax.Array:
+def weighted_sum(x: ArrayLike, weights: jax.Array) -> jax.Array:
     """Σ w x over the slots whose weight is not 0; x may be NaN elsewhere.
 
     Args:

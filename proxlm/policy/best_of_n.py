@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 
 __all__ = ["best", "expected", "kl_bound", "log_probs_of_best"]
 
 
-def best(rewards: jax.typing.ArrayLike, n: int) -> jax.Array:
+def best(rewards: ArrayLike, n: int) -> jax.Array:
     """The row of the highest reward among each n rows that lie side by side, the first of equals.
 
     Args:
@@ -36,9 +37,7 @@ def best(rewards: jax.typing.ArrayLike, n: int) -> jax.Array:
     return n * jnp.arange(groups.shape[0]) + jnp.argmax(groups, axis=1)
 
 
-def expected(
-    values: jax.typing.ArrayLike, rewards: jax.typing.ArrayLike, n: jax.typing.ArrayLike
-) -> jax.Array:
+def expected(values: ArrayLike, rewards: ArrayLike, n: ArrayLike) -> jax.Array:
     """The mean value of the best of n, without bias from N ≥ n samples: every n of them are tried.
 
     Σₖ v₍ₖ₎ C(N - k, n - 1) / C(N, n), where v₍ₖ₎ belongs to the k-th highest reward, the first of
@@ -70,7 +69,7 @@ def expected(
     return jnp.sum(weights * jnp.asarray(values)[jnp.argsort(-rewards)])
 
 
-def kl_bound(n: jax.typing.ArrayLike) -> jax.Array:
+def kl_bound(n: ArrayLike) -> jax.Array:
     """Log n - (n - 1)/n ≥ KL(best of n‖π), nats; equal where no two answers are alike.
 
     Args:
@@ -92,9 +91,7 @@ def kl_bound(n: jax.typing.ArrayLike) -> jax.Array:
     return jnp.log(n) - (n - 1.0) / n
 
 
-def log_probs_of_best(
-    log_probs: jax.typing.ArrayLike, rewards: jax.typing.ArrayLike, n: jax.typing.ArrayLike
-) -> jax.Array:
+def log_probs_of_best(log_probs: ArrayLike, rewards: ArrayLike, n: ArrayLike) -> jax.Array:
     """The exact log-probabilities of the best of n, for outcomes that can be listed.
 
     p(y) = F(y)ⁿ - F₋(y)ⁿ over the outcomes with the reward of y, F and F₋ the chances of a reward

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import aggregation, kl, losses
@@ -48,12 +49,12 @@ class PolicyDiagnostics(NamedTuple):
 
 
 def policy_diagnostics(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
-    clip_low: jax.typing.ArrayLike | None = 0.2,
-    clip_high: jax.typing.ArrayLike | None = 0.2,
+    log_probs: ArrayLike,
+    old_log_probs: ArrayLike,
+    advantages: ArrayLike,
+    mask: ArrayLike,
+    clip_low: ArrayLike | None = 0.2,
+    clip_high: ArrayLike | None = 0.2,
     level: str = "token",
 ) -> PolicyDiagnostics:
     """Masked means over all valid tokens of a batch; see `PolicyDiagnostics`.
@@ -128,7 +129,7 @@ def clip_bounds(loss: Callable[..., jax.Array]) -> ClipBounds:
     return bounds(**{name: settings[name] for name in inspect.signature(bounds).parameters})
 
 
-def effective_sample_size(weights: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array:
+def effective_sample_size(weights: ArrayLike, mask: ArrayLike) -> jax.Array:
     """(Σw)² / (n Σw²): the share of the samples that importance weights leave standing.
 
     Args:
@@ -154,9 +155,7 @@ def effective_sample_size(weights: jax.typing.ArrayLike, mask: jax.typing.ArrayL
     return jnp.where(squares > 0, jnp.minimum(share, 1.0), 1.0)
 
 
-def explained_variance(
-    values: jax.typing.ArrayLike, returns: jax.typing.ArrayLike, mask: jax.typing.ArrayLike
-) -> jax.Array:
+def explained_variance(values: ArrayLike, returns: ArrayLike, mask: ArrayLike) -> jax.Array:
     """1 - Var(R - V) / Var(R): 1 for a perfect critic, 0 for a constant one, negative for worse.
 
     Args:
@@ -181,6 +180,6 @@ def explained_variance(
     return jnp.where(total > 0, 1.0 - left / jnp.where(total > 0, total, 1.0), 0.0)
 
 
-def _extreme(reduce, rho: jax.Array, mask: jax.typing.ArrayLike, fill: float) -> jax.Array:
+def _extreme(reduce, rho: jax.Array, mask: ArrayLike, fill: float) -> jax.Array:
     extreme = reduce(jnp.where(mask, rho, fill), initial=fill)
     return jnp.where(jnp.any(mask), extreme, 1.0)

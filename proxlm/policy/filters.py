@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import aggregation
@@ -10,10 +11,10 @@ __all__ = ["ended_only", "high_entropy_mask", "overlong", "overlong_share", "rew
 
 
 def reward_varies(
-    rewards: jax.typing.ArrayLike,
-    valid: jax.typing.ArrayLike | None = None,
-    ended: jax.typing.ArrayLike | None = None,
-    lengths: jax.typing.ArrayLike | None = None,
+    rewards: ArrayLike,
+    valid: ArrayLike | None = None,
+    ended: ArrayLike | None = None,
+    lengths: ArrayLike | None = None,
     tolerance: float = 0.0,
 ) -> jax.Array:
     """Dynamic sampling within one group: keeps it only if its rewards differ.
@@ -53,10 +54,7 @@ def reward_varies(
 
 
 def ended_only(
-    rewards: jax.typing.ArrayLike,
-    valid: jax.typing.ArrayLike,
-    ended: jax.typing.ArrayLike,
-    lengths: jax.typing.ArrayLike | None = None,
+    rewards: ArrayLike, valid: ArrayLike, ended: ArrayLike, lengths: ArrayLike | None = None
 ) -> jax.Array:
     """Overlong filtering: an answer that was cut does not teach, but stays in its group's baseline.
 
@@ -77,9 +75,7 @@ def ended_only(
     return jnp.asarray(valid) & jnp.asarray(ended)
 
 
-def overlong(
-    lengths: jax.typing.ArrayLike, max_length: float, buffer: float, penalty: float = 1.0
-) -> jax.Array:
+def overlong(lengths: ArrayLike, max_length: float, buffer: float, penalty: float = 1.0) -> jax.Array:
     """0 up to max_length - buffer, then linearly down to -penalty at max_length and beyond.
 
     Args:
@@ -107,9 +103,7 @@ def overlong(
     return 0.0 - penalty * jnp.clip(beyond, 0.0, 1.0)
 
 
-def overlong_share(
-    lengths: jax.typing.ArrayLike, longest: int, share: float = 0.2, penalty: float = 1.0
-) -> jax.Array:
+def overlong_share(lengths: ArrayLike, longest: int, share: float = 0.2, penalty: float = 1.0) -> jax.Array:
     """`overlong` with a buffer that is a share of the longest response.
 
     Args:
@@ -134,9 +128,7 @@ def overlong_share(
     return overlong(lengths, longest, share * longest, penalty)
 
 
-def high_entropy_mask(
-    entropies: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, share: float = 0.2
-) -> jax.Array:
+def high_entropy_mask(entropies: ArrayLike, mask: ArrayLike, share: float = 0.2) -> jax.Array:
     """Marks the tokens of the highest entropy, where the policy was least certain.
 
     A token counts if its entropy is at least the (1 - share)-quantile of the valid ones. Multiply

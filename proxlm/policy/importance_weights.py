@@ -14,6 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import aggregation, kl, losses
@@ -30,9 +31,9 @@ __all__ = [
 
 
 def truncated(
-    old_log_probs: jax.typing.ArrayLike,
-    sampler_log_probs: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    old_log_probs: ArrayLike,
+    sampler_log_probs: ArrayLike,
+    mask: ArrayLike,
     low: Number = 0.0,
     high: Number = 2.0,
     max_log_ratio: Bound = MAX_LOG_RATIO,
@@ -58,9 +59,9 @@ def truncated(
 
 
 def icepop(
-    old_log_probs: jax.typing.ArrayLike,
-    sampler_log_probs: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    old_log_probs: ArrayLike,
+    sampler_log_probs: ArrayLike,
+    mask: ArrayLike,
     low: Number = 0.5,
     high: Number = 5.0,
     max_log_ratio: Bound = MAX_LOG_RATIO,
@@ -85,9 +86,9 @@ def icepop(
 
 
 def sequence_mask(
-    old_log_probs: jax.typing.ArrayLike,
-    sampler_log_probs: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    old_log_probs: ArrayLike,
+    sampler_log_probs: ArrayLike,
+    mask: ArrayLike,
     low: Number = 0.5,
     high: Number = 5.0,
     max_weight: Number | None = None,
@@ -118,10 +119,10 @@ def sequence_mask(
 
 
 def off_policy_sequence_mask(
-    log_probs: jax.typing.ArrayLike,
-    sampler_log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    log_probs: ArrayLike,
+    sampler_log_probs: ArrayLike,
+    advantages: ArrayLike,
+    mask: ArrayLike,
     threshold: Number,
 ) -> jax.Array:
     """Weights 1, but 0 in sequences of negative advantage whose mean log μ/π is above the threshold.
@@ -144,9 +145,9 @@ def off_policy_sequence_mask(
 
 
 def kl_rejection_mask(
-    old_log_probs: jax.typing.ArrayLike,
-    sampler_log_probs: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    old_log_probs: ArrayLike,
+    sampler_log_probs: ArrayLike,
+    mask: ArrayLike,
     high: Number,
     low: Number | None = None,
     kind: str = "k3",
@@ -183,9 +184,9 @@ def kl_rejection_mask(
 
 
 def normalised(
-    old_log_probs: jax.typing.ArrayLike,
-    sampler_log_probs: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    old_log_probs: ArrayLike,
+    sampler_log_probs: ArrayLike,
+    mask: ArrayLike,
     correction: Callable[..., jax.Array] = truncated,
     over: str = "token",
 ) -> jax.Array:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy._finite import MAX_LOG_RATIO, Number, finite
@@ -37,10 +38,10 @@ __all__ = [
     "straight_through",
 ]
 
-Estimator = Callable[[jax.typing.ArrayLike, jax.typing.ArrayLike], jax.Array]
+Estimator = Callable[[ArrayLike, ArrayLike], jax.Array]
 
 
-def k1(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
+def k1(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
     """k1 = log π(a) - log π_ref(a), the log-ratio, subtracted in float32 or better.
 
     Source: Schulman, "Approximating KL divergence" (2020).
@@ -53,7 +54,7 @@ def k1(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> 
     return log_probs - ref_log_probs
 
 
-def k2(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
+def k2(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
     """k2 = ½ (log π(a) - log π_ref(a))².
 
     Source: Schulman, "Approximating KL divergence" (2020).
@@ -65,8 +66,8 @@ def k2(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> 
 
 
 def k3(
-    log_probs: jax.typing.ArrayLike,
-    ref_log_probs: jax.typing.ArrayLike,
+    log_probs: ArrayLike,
+    ref_log_probs: ArrayLike,
     max_log_ratio: Number = MAX_LOG_RATIO,
     max_value: Number | None = None,
 ) -> jax.Array:
@@ -91,7 +92,7 @@ def k3(
     return estimate if max_value is None else jnp.minimum(estimate, max_value)
 
 
-def absolute(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
+def absolute(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
     """|log π(a) - log π_ref(a)|: verl's "abs", a penalty that estimates no KL.
 
     >>> absolute(jnp.array([-1.5]), jnp.array([-1.0]))
@@ -117,7 +118,7 @@ def straight_through(value_of: Estimator) -> Estimator:
     (Array(0.5, dtype=float32), Array(0.5, dtype=float32, weak_type=True))
     """
 
-    def estimate(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
+    def estimate(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
         square = k2(log_probs, ref_log_probs)
         value = value_of(log_probs, ref_log_probs)
         return square + jax.lax.stop_gradient(value - square)
@@ -155,7 +156,7 @@ def estimator(kind: str) -> Estimator:
     return ESTIMATORS[kind]
 
 
-def exact(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) -> jax.Array:
+def exact(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
     """KL(π‖π_ref) = Σᵥ π(v) (log π(v) - log π_ref(v)) over the whole vocabulary.
 
     A token with π(v) = 0 (log π(v) = -inf, or so low that π(v) is 0 in this precision) adds 0 to value and
@@ -186,7 +187,7 @@ def exact(log_probs: jax.typing.ArrayLike, ref_log_probs: jax.typing.ArrayLike) 
     return jnp.where(infinite, jnp.inf, divergence)
 
 
-def log_mass(ref_log_probs: jax.typing.ArrayLike, log_probs: jax.typing.ArrayLike) -> jax.Array:
+def log_mass(ref_log_probs: ArrayLike, log_probs: ArrayLike) -> jax.Array:
     """The log-probability log Σ π_ref(v) of the tokens v with π(v) > 0: 0 where these are all.
 
     Taken off the reference's log-probs it renormalises the reference on the support S of a truncated

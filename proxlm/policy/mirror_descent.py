@@ -9,6 +9,7 @@ form on logits, and stated as a loss for a policy that is a network.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import kl
@@ -18,9 +19,9 @@ __all__ = ["proximal_loss", "proximal_regression", "proximal_step"]
 
 
 def proximal_step(
-    advantages: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    ref_log_probs: jax.typing.ArrayLike | None = None,
+    advantages: ArrayLike,
+    old_log_probs: ArrayLike,
+    ref_log_probs: ArrayLike | None = None,
     kl_coef: float | jax.Array = 0.0,
     step_size: float | jax.Array = 1.0,
 ) -> jax.Array:
@@ -58,10 +59,10 @@ def proximal_step(
 
 
 def proximal_loss(
-    log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    ref_log_probs: jax.typing.ArrayLike | None = None,
+    log_probs: ArrayLike,
+    advantages: ArrayLike,
+    old_log_probs: ArrayLike,
+    ref_log_probs: ArrayLike | None = None,
     kl_coef: float | jax.Array = 0.0,
     step_size: float | jax.Array = 1.0,
 ) -> jax.Array:
@@ -102,10 +103,10 @@ def proximal_loss(
 
 
 def proximal_regression(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    rewards: jax.typing.ArrayLike,
-    ref_log_probs: jax.typing.ArrayLike | None = None,
+    log_probs: ArrayLike,
+    old_log_probs: ArrayLike,
+    rewards: ArrayLike,
+    ref_log_probs: ArrayLike | None = None,
     kl_coef: float | jax.Array = 0.0,
     step_size: float | jax.Array = 1.0,
 ) -> jax.Array:

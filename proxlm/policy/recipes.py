@@ -53,8 +53,7 @@ _ON_POLICY = {"num_epochs": 1, "num_minibatches": 1, "loss": partial(losses.poli
 
 RECIPES = {
     "ppo": Recipe(
-        PPOConfig(),
-        "Schulman et al. 2017; k1 in the reward, GAE with a critic, whitened advantages",
+        PPOConfig(), "Schulman et al. 2017; k1 in the reward, GAE with a critic, whitened advantages"
     ),
     "ppo_kl": Recipe(
         PPOConfig(loss=partial(losses.kl_penalty, coef=1.0, direction="forward")),
@@ -91,11 +90,7 @@ RECIPES = {
         "Hu 2025: reward to go, k1 in the reward, whitened over the batch (ddof 1), clip",
     ),
     "reinforce++_baseline": Recipe(
-        _groups(
-            _CENTRED,
-            whitening=Whitening(ddof=1),
-            kl=KL(coef=0.01, placement="loss", estimator="k2"),
-        ),
+        _groups(_CENTRED, whitening=Whitening(ddof=1), kl=KL(coef=0.01, placement="loss", estimator="k2")),
         "Hu 2025: group mean, then whitened over the batch (ddof 1); k2 in the loss",
     ),
     "rloo": Recipe(
@@ -113,11 +108,7 @@ RECIPES = {
         "Hao et al. 2025: length-weighted baseline, exactly on policy, no KL",
     ),
     "grpo": Recipe(
-        _groups(
-            _NORMALISED,
-            aggregation="sequence",
-            kl=KL(coef=0.04, placement="loss", estimator="k3"),
-        ),
+        _groups(_NORMALISED, aggregation="sequence", kl=KL(coef=0.04, placement="loss", estimator="k3")),
         "Shao et al. 2024: std with ddof 1 + 1e-4 (TRL), mean over sequences, k3 in the loss",
     ),
     "dr_grpo": Recipe(

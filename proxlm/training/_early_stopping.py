@@ -44,11 +44,7 @@ def init_best_params(params: optax.Params) -> BestParams:
 
 
 def update_best_params(
-    best: BestParams,
-    params: optax.Params,
-    loss: chex.Numeric,
-    step: chex.Numeric,
-    margin: chex.Numeric = 0.0,
+    best: BestParams, params: optax.Params, loss: chex.Numeric, step: chex.Numeric, margin: chex.Numeric = 0.0
 ) -> BestParams:
     """Replaces the best params if the new held-out loss is lower: L < L_best − margin.
 

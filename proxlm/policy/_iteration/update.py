@@ -207,10 +207,7 @@ def _loss(params, batch, weights, kl_coef, actor, config):
     value_loss = jnp.zeros_like(policy_loss)
     if config.value is not None:
         value_loss = losses.clipped_value_loss(
-            aggregation.select(scores.values, batch.mask),
-            batch.values,
-            batch.returns,
-            config.value.clip,
+            aggregation.select(scores.values, batch.mask), batch.values, batch.returns, config.value.clip
         )
         total += config.value.coef * aggregation.weighted_sum(value_loss, weights["value"])
     aux = {"log_probs": scores.log_probs, "entropy": scores.entropy}

@@ -149,11 +149,7 @@ def length_weighted_advantages(
 
 
 def reward_to_go_advantages(
-    rewards: jax.Array,
-    values: jax.Array | None,
-    mask: jax.Array,
-    group_size: int = 1,
-    discount: Number = 1.0,
+    rewards: jax.Array, values: jax.Array | None, mask: jax.Array, group_size: int = 1, discount: Number = 1.0
 ) -> Estimate:
     """REINFORCE's advantages: the reward still to come, without a baseline; the size of groups is not read.
 

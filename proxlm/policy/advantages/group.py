@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import aggregation
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-def centred(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = None) -> jax.Array:
+def centred(rewards: ArrayLike, valid: ArrayLike | None = None) -> jax.Array:
     """A = r - mean(r), as in Dr. GRPO: the expected gradient is (G - 1)/G of the true one.
 
     Source: Dr. GRPO (Liu et al. 2025).
@@ -40,8 +41,8 @@ def centred(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = 
 
 
 def group_relative(
-    rewards: jax.typing.ArrayLike,
-    valid: jax.typing.ArrayLike | None = None,
+    rewards: ArrayLike,
+    valid: ArrayLike | None = None,
     epsilon: Number = 1e-4,
     ddof: int = 1,
     epsilon_inside: bool = False,
@@ -65,11 +66,7 @@ def group_relative(
 
 
 def batch_scaled(
-    rewards: jax.typing.ArrayLike,
-    group_size: int,
-    valid: jax.typing.ArrayLike | None = None,
-    epsilon: Number = 1e-4,
-    ddof: int = 1,
+    rewards: ArrayLike, group_size: int, valid: ArrayLike | None = None, epsilon: Number = 1e-4, ddof: int = 1
 ) -> jax.Array:
     """A = (r - mean of the group) / (std of the batch + ε): scaled, and all prompts weigh the same.
 
@@ -98,7 +95,7 @@ def batch_scaled(
     return by_group(centred, group_size, rewards, valid) / scale
 
 
-def leave_one_out(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = None) -> jax.Array:
+def leave_one_out(rewards: ArrayLike, valid: ArrayLike | None = None) -> jax.Array:
     """A = r - the mean of the others, as in RLOO: the expected gradient is the true one.
 
     Source: RLOO (Kool et al. 2019; Ahmadian et al. 2024).
@@ -111,11 +108,7 @@ def leave_one_out(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | N
     return aggregation.masked_deviation(rewards, valid) * (count / jnp.maximum(count - 1, 1))
 
 
-def length_weighted(
-    rewards: jax.typing.ArrayLike,
-    lengths: jax.typing.ArrayLike,
-    valid: jax.typing.ArrayLike | None = None,
-) -> jax.Array:
+def length_weighted(rewards: ArrayLike, lengths: ArrayLike, valid: ArrayLike | None = None) -> jax.Array:
     """A = r - Σ l r / Σ l, as in OPO: of least variance if the gradient's square grows with the length.
 
     Args:
@@ -171,9 +164,7 @@ def check_groups(batch: int, group_size: int) -> None:
         raise _validation.invalid("batch size", batch, f"a multiple of group_size={group_size}", remedy)
 
 
-def check_group(
-    rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None
-) -> tuple[jax.Array, jax.Array]:
+def check_group(rewards: ArrayLike, valid: ArrayLike | None) -> tuple[jax.Array, jax.Array]:
     """Raises ValueError unless given one group of at least 2; gives rewards, 0 where not valid, and the mask.
 
     >>> check_group(jnp.array([1.0, jnp.nan]), jnp.array([True, False]))[0].tolist()

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import aggregation
@@ -12,10 +13,7 @@ __all__ = ["best_minus_second", "pass_at_k"]
 
 
 def best_minus_second(
-    rewards: jax.typing.ArrayLike,
-    valid: jax.typing.ArrayLike | None = None,
-    epsilon: Number | None = 1e-6,
-    ddof: int = 1,
+    rewards: ArrayLike, valid: ArrayLike | None = None, epsilon: Number | None = 1e-6, ddof: int = 1
 ) -> jax.Array:
     """A = r_max - r_second for the best response, 0 for the others: the gain of best-of-G by this one.
 
@@ -42,11 +40,7 @@ def best_minus_second(
 
 
 def pass_at_k(
-    rewards: jax.typing.ArrayLike,
-    valid: jax.typing.ArrayLike | None = None,
-    *,
-    k: int,
-    epsilon: Number = 1e-6,
+    rewards: ArrayLike, valid: ArrayLike | None = None, *, k: int, epsilon: Number = 1e-6
 ) -> jax.Array:
     """The advantage of a right or wrong response if k drawn ones are judged by the best of them.
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import aggregation
@@ -12,11 +13,7 @@ __all__ = ["adaptive_lambda", "decoupled_gae", "over_tokens", "remax", "reward_t
 
 
 def reward_to_go(
-    rewards: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
-    discount: Number = 1.0,
-    *,
-    holes: str = "skip",
+    rewards: ArrayLike, mask: ArrayLike, discount: Number = 1.0, *, holes: str = "skip"
 ) -> jax.Array:
     """The reward still to come, Gₜ = rₜ + γ Gₜ₊₁ over the valid tokens.
 
@@ -40,12 +37,7 @@ def reward_to_go(
     return gae(rewards, jnp.zeros(jnp.shape(rewards)), mask, discount, 1.0, holes=holes)[0]
 
 
-def remax(
-    rewards: jax.typing.ArrayLike,
-    greedy_score: Number,
-    mask: jax.typing.ArrayLike,
-    discount: Number = 1.0,
-) -> jax.Array:
+def remax(rewards: ArrayLike, greedy_score: Number, mask: ArrayLike, discount: Number = 1.0) -> jax.Array:
     """The reward to come minus that of the greedy response, Gₜ - r(greedy).
 
     Args:
@@ -68,7 +60,7 @@ def remax(
     return jnp.where(mask, reward_to_go(rewards, mask, discount) - greedy_score, 0.0)
 
 
-def over_tokens(per_sequence: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array:
+def over_tokens(per_sequence: ArrayLike, mask: ArrayLike) -> jax.Array:
     """Spreads one number per sequence over its valid tokens.
 
     Args:
@@ -92,7 +84,7 @@ def over_tokens(per_sequence: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) 
     return aggregation.select(spread, mask, "per_sequence")
 
 
-def adaptive_lambda(mask: jax.typing.ArrayLike, alpha: Number = 0.05) -> jax.Array:
+def adaptive_lambda(mask: ArrayLike, alpha: Number = 0.05) -> jax.Array:
     """The λ of a sequence of l tokens, max(0, 1 - 1 / (α l)): longer ones are discounted less.
 
     Args:
@@ -117,9 +109,9 @@ def adaptive_lambda(mask: jax.typing.ArrayLike, alpha: Number = 0.05) -> jax.Arr
 
 
 def decoupled_gae(
-    rewards: jax.typing.ArrayLike,
-    values: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    rewards: ArrayLike,
+    values: ArrayLike,
+    mask: ArrayLike,
     discount: Number = 1.0,
     policy_lambda: Number = 0.95,
     critic_lambda: Number = 1.0,

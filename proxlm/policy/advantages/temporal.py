@@ -6,6 +6,7 @@ Masked slots may hold anything: they are not read.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import aggregation
@@ -15,9 +16,9 @@ __all__ = ["gae", "missing_eos", "place_score", "shape_rewards", "whiten"]
 
 
 def gae(
-    rewards: jax.typing.ArrayLike,
-    values: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    rewards: ArrayLike,
+    values: ArrayLike,
+    mask: ArrayLike,
     discount: Number = 1.0,
     gae_lambda: Number = 0.95,
     *,
@@ -74,8 +75,8 @@ def gae(
 
 
 def whiten(
-    x: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    x: ArrayLike,
+    mask: ArrayLike,
     *,
     shift_mean: bool = True,
     ddof: int = 0,
@@ -115,7 +116,7 @@ def whiten(
     return jnp.where(mask, whitened + aggregation.masked_mean(x, mask), 0.0)
 
 
-def place_score(score: Number, mask: jax.typing.ArrayLike, *, place: str = "last") -> jax.Array:
+def place_score(score: Number, mask: ArrayLike, *, place: str = "last") -> jax.Array:
     """Rewards per token of a sequence that has one score: the score at its last valid token, 0 elsewhere.
 
     The last valid token is the one that ended the sequence, or the last before it was cut.
@@ -148,12 +149,7 @@ def place_score(score: Number, mask: jax.typing.ArrayLike, *, place: str = "last
     return aggregation.select(score, is_last, "score")
 
 
-def shape_rewards(
-    score: Number,
-    kl: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
-    kl_coef: Number,
-) -> jax.Array:
+def shape_rewards(score: Number, kl: ArrayLike, mask: ArrayLike, kl_coef: Number) -> jax.Array:
     """Rewards per token with a KL penalty: rₜ = -β klₜ at every valid token, plus the score at the last one.
 
     Args:
@@ -178,12 +174,7 @@ def shape_rewards(
     return place_score(score, mask) - scaled(kl_coef, aggregation.select(kl, mask, "kl"))
 
 
-def missing_eos(
-    score: jax.typing.ArrayLike,
-    ended: jax.typing.ArrayLike,
-    penalty: Number,
-    mode: str = "subtract",
-) -> jax.Array:
+def missing_eos(score: ArrayLike, ended: ArrayLike, penalty: Number, mode: str = "subtract") -> jax.Array:
     """Lowers the score of a sequence that was cut before its end-of-sequence token.
 
     Args:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import aggregation
@@ -10,7 +11,7 @@ from proxlm.policy.advantages import group, returns
 __all__ = ["optimal_token", "score_energy"]
 
 
-def score_energy(log_probs: jax.typing.ArrayLike, sum_of_squares: jax.typing.ArrayLike) -> jax.Array:
+def score_energy(log_probs: ArrayLike, sum_of_squares: ArrayLike) -> jax.Array:
     """The squared norm of the score, ‖∇ log π(a)‖² = 1 - 2 π(a) + Σᵥ π(v)², with respect to the logits.
 
     Args:
@@ -32,10 +33,7 @@ def score_energy(log_probs: jax.typing.ArrayLike, sum_of_squares: jax.typing.Arr
 
 
 def optimal_token(
-    rewards: jax.typing.ArrayLike,
-    energies: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
-    free_tail: bool = True,
+    rewards: ArrayLike, energies: ArrayLike, mask: ArrayLike, free_tail: bool = True
 ) -> jax.Array:
     """Aₜ = Gₜ - Bₜ with the baseline of least variance at every token, Bₜ = Σ Wₜ Gₜ / Σ Wₜ.
 

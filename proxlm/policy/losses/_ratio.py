@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import aggregation, kl
@@ -53,9 +54,9 @@ def clips_ratio(bounds: Callable[..., ClipBounds] = ClipBounds) -> Callable[[Los
 
 
 def log_ratio(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    log_probs: ArrayLike,
+    old_log_probs: ArrayLike,
+    mask: ArrayLike,
     level: str = "token",
     max_log_ratio: Bound = MAX_LOG_RATIO,
 ) -> jax.Array:
@@ -108,9 +109,7 @@ def log_ratio(
     return clip_log_ratio(difference, max_log_ratio)
 
 
-def given(
-    log_probs: jax.typing.ArrayLike, advantages: jax.typing.ArrayLike, mask: jax.typing.ArrayLike
-) -> tuple[jax.Array, jax.Array]:
+def given(log_probs: ArrayLike, advantages: ArrayLike, mask: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Log-probs and advantages as a loss reads them: 0 where masked, finite, no gradient into advantages.
 
     >>> log_probs, advantages = given(jnp.array([-jnp.inf, jnp.nan]), 2.0, jnp.array([True, False]))

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number
@@ -12,10 +13,10 @@ __all__ = ["cispo", "clipped", "clipped_value_loss", "sapo"]
 
 @clips_ratio()
 def clipped(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    log_probs: ArrayLike,
+    old_log_probs: ArrayLike,
+    advantages: ArrayLike,
+    mask: ArrayLike,
     clip_low: Number = 0.2,
     clip_high: Number = 0.2,
     dual_clip: Number | None = None,
@@ -57,10 +58,10 @@ def clipped(
 
 @clips_ratio()
 def cispo(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    log_probs: ArrayLike,
+    old_log_probs: ArrayLike,
+    advantages: ArrayLike,
+    mask: ArrayLike,
     clip_low: Number = 1.0,
     clip_high: Number = 4.0,
     level: str = "token",
@@ -89,10 +90,10 @@ def cispo(
 
 
 def sapo(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    log_probs: ArrayLike,
+    old_log_probs: ArrayLike,
+    advantages: ArrayLike,
+    mask: ArrayLike,
     tau_positive: Number = 1.0,
     tau_negative: Number = 1.05,
     level: str = "token",
@@ -119,10 +120,7 @@ def sapo(
 
 
 def clipped_value_loss(
-    values: jax.typing.ArrayLike,
-    old_values: jax.typing.ArrayLike,
-    returns: jax.typing.ArrayLike,
-    clip: Number | None = 0.2,
+    values: ArrayLike, old_values: ArrayLike, returns: ArrayLike, clip: Number | None = 0.2
 ) -> jax.Array:
     """½ max((V - R)², (clip(V, V_old ± clip) - R)²), the larger of the critic's two squared errors.
 

@@ -8,6 +8,7 @@ response and `rejected` log π(y₋) of the other, in nats, any shape; `ref_...`
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import aggregation
@@ -16,9 +17,7 @@ from proxlm.policy._finite import Number, finite
 __all__ = ["bradley_terry", "dpo", "ipo", "kto", "orpo", "sequence_log_probs", "simpo"]
 
 
-def sequence_log_probs(
-    log_probs: jax.typing.ArrayLike, mask: jax.typing.ArrayLike, average: bool = False
-) -> jax.Array:
+def sequence_log_probs(log_probs: ArrayLike, mask: ArrayLike, average: bool = False) -> jax.Array:
     """The log-probability of a whole response, log π(y) = Σₜ log π(yₜ), or its mean over the tokens of y.
 
     Args:
@@ -42,10 +41,7 @@ def sequence_log_probs(
 
 
 def bradley_terry(
-    chosen: jax.typing.ArrayLike,
-    rejected: jax.typing.ArrayLike,
-    margin: jax.typing.ArrayLike = 0.0,
-    centre_coef: Number = 0.0,
+    chosen: ArrayLike, rejected: ArrayLike, margin: ArrayLike = 0.0, centre_coef: Number = 0.0
 ) -> jax.Array:
     """The loss of a reward model, -log σ(r₊ - r₋ - margin) + c (r₊ + r₋)².
 
@@ -74,10 +70,10 @@ def bradley_terry(
 
 
 def dpo(
-    chosen: jax.typing.ArrayLike,
-    rejected: jax.typing.ArrayLike,
-    ref_chosen: jax.typing.ArrayLike,
-    ref_rejected: jax.typing.ArrayLike,
+    chosen: ArrayLike,
+    rejected: ArrayLike,
+    ref_chosen: ArrayLike,
+    ref_rejected: ArrayLike,
     beta: Number = 0.1,
     label_smoothing: Number = 0.0,
 ) -> jax.Array:
@@ -102,11 +98,7 @@ def dpo(
 
 
 def ipo(
-    chosen: jax.typing.ArrayLike,
-    rejected: jax.typing.ArrayLike,
-    ref_chosen: jax.typing.ArrayLike,
-    ref_rejected: jax.typing.ArrayLike,
-    beta: Number = 0.1,
+    chosen: ArrayLike, rejected: ArrayLike, ref_chosen: ArrayLike, ref_rejected: ArrayLike, beta: Number = 0.1
 ) -> jax.Array:
     """Identity preference optimisation, (h - 1/(2β))² with h as in `dpo`: h is drawn to a finite number.
 
@@ -124,9 +116,9 @@ def ipo(
 
 
 def kto(
-    log_ratio: jax.typing.ArrayLike,
-    desirable: jax.typing.ArrayLike,
-    kl: jax.typing.ArrayLike = 0.0,
+    log_ratio: ArrayLike,
+    desirable: ArrayLike,
+    kl: ArrayLike = 0.0,
     beta: Number = 0.1,
     desirable_weight: Number = 1.0,
     undesirable_weight: Number = 1.0,
@@ -164,7 +156,7 @@ def kto(
     return weight * jax.nn.sigmoid(-beta * sign * (h - z))
 
 
-def orpo(chosen: jax.typing.ArrayLike, rejected: jax.typing.ArrayLike, coef: Number = 0.1) -> jax.Array:
+def orpo(chosen: ArrayLike, rejected: ArrayLike, coef: Number = 0.1) -> jax.Array:
     """ORPO, a loss without a reference: -log p₊ - λ log σ(log odds(p₊) - log odds(p₋)).
 
     The odds of p are p / (1 - p).
@@ -191,12 +183,7 @@ def orpo(chosen: jax.typing.ArrayLike, rejected: jax.typing.ArrayLike, coef: Num
     return coef * jax.nn.softplus(_log_odds(rejected) - _log_odds(chosen)) - chosen
 
 
-def simpo(
-    chosen: jax.typing.ArrayLike,
-    rejected: jax.typing.ArrayLike,
-    beta: Number = 2.0,
-    margin: jax.typing.ArrayLike = 1.0,
-) -> jax.Array:
+def simpo(chosen: ArrayLike, rejected: ArrayLike, beta: Number = 2.0, margin: ArrayLike = 1.0) -> jax.Array:
     """SimPO, a loss without a reference: -log σ(β (log p₊ - log p₋) - γ), p the mean of a response's tokens.
 
     Args:

@@ -19,6 +19,7 @@ as TRL 1.16 defines them. `preference` has DPO itself, IPO, KTO, ORPO and SimPO.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy._finite import Number, finite
@@ -29,11 +30,7 @@ DIVERGENCES = ("reverse_kl", "forward_kl", "js", "alpha")
 
 
 def pair_loss(
-    chosen: jax.typing.ArrayLike,
-    rejected: jax.typing.ArrayLike,
-    kind: str,
-    beta: Number = 0.1,
-    label_smoothing: Number = 0.0,
+    chosen: ArrayLike, rejected: ArrayLike, kind: str, beta: Number = 0.1, label_smoothing: Number = 0.0
 ) -> jax.Array:
     """The loss of that name, one of `PAIR_LOSSES`, per pair.
 
@@ -124,9 +121,7 @@ PAIR_LOSSES = {
 }
 
 
-def f_score(
-    log_ratio: jax.typing.ArrayLike, divergence: str = "reverse_kl", alpha: Number = 0.5
-) -> jax.Array:
+def f_score(log_ratio: ArrayLike, divergence: str = "reverse_kl", alpha: Number = 0.5) -> jax.Array:
     """The slope f'(u) at u = π/π_ref(y), which replaces log u in DPO if f is the divergence from π_ref.
 
     reverse_kl: log u; forward_kl: 1 - 1/u; js: log(2u/(1 + u)); alpha: (u^(α-1) - 1)/(α - 1). Give the two

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number
@@ -12,10 +13,10 @@ __all__ = ["geometric_mean", "topr", "vespo"]
 
 @clips_ratio(lambda clip_low, clip_high: ClipBounds(-jnp.expm1(-clip_low), jnp.expm1(clip_high)))
 def geometric_mean(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    log_probs: ArrayLike,
+    old_log_probs: ArrayLike,
+    advantages: ArrayLike,
+    mask: ArrayLike,
     clip_low: Number = 0.4,
     clip_high: Number = 0.4,
     max_log_ratio: Bound = MAX_LOG_RATIO,
@@ -47,10 +48,10 @@ def geometric_mean(
 
 
 def vespo(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    log_probs: ArrayLike,
+    old_log_probs: ArrayLike,
+    advantages: ArrayLike,
+    mask: ArrayLike,
     k_positive: Number = 2.0,
     lambda_positive: Number = 3.0,
     k_negative: Number = 3.0,
@@ -87,10 +88,10 @@ def vespo(
 
 
 def topr(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    log_probs: ArrayLike,
+    old_log_probs: ArrayLike,
+    advantages: ArrayLike,
+    mask: ArrayLike,
     low_positive: Number = 1.0,
     high_positive: Number = 1.0,
     low_negative: Number = 0.0,

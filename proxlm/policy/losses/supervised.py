@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import aggregation
@@ -12,7 +13,7 @@ from proxlm.policy._finite import finite
 __all__ = ["completion_mask", "response_mask", "sft"]
 
 
-def completion_mask(mask: jax.typing.ArrayLike, prompt_lengths: jax.typing.ArrayLike) -> jax.Array:
+def completion_mask(mask: ArrayLike, prompt_lengths: ArrayLike) -> jax.Array:
     """Marks the tokens after a prompt: the valid ones after the first `prompt_lengths` valid ones.
 
     Args:
@@ -38,11 +39,7 @@ def completion_mask(mask: jax.typing.ArrayLike, prompt_lengths: jax.typing.Array
     return mask & (jnp.cumsum(mask, axis=-1) > lengths[..., None])
 
 
-def sft(
-    log_probs: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
-    kind: str | Callable[..., jax.Array] = "token",
-) -> jax.Array:
+def sft(log_probs: ArrayLike, mask: ArrayLike, kind: str | Callable[..., jax.Array] = "token") -> jax.Array:
     """The loss of supervised fine-tuning, -Σ w log π(yₜ | x, y₍<t₎) over the tokens of the responses.
 
     The prompt is not learnt. By the weights w every token counts the same ("token", the usual choice), or
@@ -71,7 +68,7 @@ def sft(
     return -aggregation.weighted_sum(log_probs, aggregation.weights(mask, kind))
 
 
-def response_mask(tokens: jax.typing.ArrayLike, stop_tokens: int | tuple[int, ...]) -> jax.Array:
+def response_mask(tokens: ArrayLike, stop_tokens: int | tuple[int, ...]) -> jax.Array:
     """Marks the tokens of responses up to the first stop token, itself included.
 
     Use this mask rather than a comparison with a padding token: a stop token may also be the padding.

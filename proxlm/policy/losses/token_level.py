@@ -7,6 +7,7 @@ its ratio.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import aggregation, kl
@@ -19,10 +20,10 @@ __all__ = ["clip_cov", "dppo", "kl_cov"]
 
 @clips_ratio(lambda clip_low, clip_high: ClipBounds(clip_low, clip_high))
 def clip_cov(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    log_probs: ArrayLike,
+    old_log_probs: ArrayLike,
+    advantages: ArrayLike,
+    mask: ArrayLike,
     clip_low: Number = 0.2,
     clip_high: Number = 0.2,
     share: Number = 2e-4,
@@ -66,10 +67,10 @@ def clip_cov(
 
 
 def kl_cov(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    log_probs: ArrayLike,
+    old_log_probs: ArrayLike,
+    advantages: ArrayLike,
+    mask: ArrayLike,
     share: Number = 2e-4,
     coef: Number = 1.0,
     max_log_ratio: Bound = MAX_LOG_RATIO,
@@ -98,10 +99,10 @@ def kl_cov(
 
 
 def dppo(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    log_probs: ArrayLike,
+    old_log_probs: ArrayLike,
+    advantages: ArrayLike,
+    mask: ArrayLike,
     clip_low: Number = 0.2,
     clip_high: Number = 0.2,
     max_ratio: Number = 20.0,

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import aggregation, kl
@@ -12,10 +13,7 @@ __all__ = ["dro", "kl_penalty", "policy_gradient"]
 
 
 def policy_gradient(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    log_probs: ArrayLike, old_log_probs: ArrayLike, advantages: ArrayLike, mask: ArrayLike
 ) -> jax.Array:
     """REINFORCE, -A log π: right for samples of the policy itself; the old log-probs are not read.
 
@@ -29,10 +27,10 @@ def policy_gradient(
 
 
 def kl_penalty(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
+    log_probs: ArrayLike,
+    old_log_probs: ArrayLike,
+    advantages: ArrayLike,
+    mask: ArrayLike,
     coef: Number = 1.0,
     direction: str = "forward",
     level: str = "token",
@@ -64,11 +62,7 @@ def kl_penalty(
 
 
 def dro(
-    log_probs: jax.typing.ArrayLike,
-    old_log_probs: jax.typing.ArrayLike,
-    advantages: jax.typing.ArrayLike,
-    mask: jax.typing.ArrayLike,
-    beta: Number = 0.1,
+    log_probs: ArrayLike, old_log_probs: ArrayLike, advantages: ArrayLike, mask: ArrayLike, beta: Number = 0.1
 ) -> jax.Array:
     """DRO, -A log π + ½ β (log ρ)²: the square draws log ρ to A/β, for samples of any policy.
 

@@ -19,13 +19,7 @@ where that is enabled.
 
 from proxlm.policy.tabular.dynamic import Values, optimum, proximal_point, values
 from proxlm.policy.tabular.estimators import Group, Moments, expected_value_and_grad, moments
-from proxlm.policy.tabular.exact import (
-    divergence,
-    expected_reward,
-    objective,
-    occupancy,
-    outcome_log_probs,
-)
+from proxlm.policy.tabular.exact import divergence, expected_reward, objective, occupancy, outcome_log_probs
 from proxlm.policy.tabular.language import Language, Outcomes, contexts, outcomes, table
 from proxlm.policy.tabular.losses import minibatch_loss
 

@@ -59,10 +59,7 @@ def values(
 
 
 def optimum(
-    ref_log_probs: jax.Array,
-    rewards: jax.Array,
-    kl_coef: Number,
-    language: Language,
+    ref_log_probs: jax.Array, rewards: jax.Array, kl_coef: Number, language: Language
 ) -> tuple[jax.Array, jax.Array]:
     """The optimal policy π* = π_ref e^(r/β) / Z, and its objective J* = β log Z.
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from proxlm import _validation
 
@@ -158,7 +159,7 @@ def ended(language: Language) -> np.ndarray:
     return result
 
 
-def check_table(language: Language, **tables: jax.typing.ArrayLike) -> None:
+def check_table(language: Language, **tables: ArrayLike) -> None:
     """Raises ValueError for a table that is not [S, V].
 
     >>> check_table(Language(vocab_size=2, length=2), log_probs=np.zeros((3, 2)))
@@ -170,7 +171,7 @@ def check_table(language: Language, **tables: jax.typing.ArrayLike) -> None:
             raise _validation.invalid(f"{name}.shape", np.shape(x), f"{expected}, [S, V]", remedy)
 
 
-def check_rewards(language: Language, rewards: jax.typing.ArrayLike) -> None:
+def check_rewards(language: Language, rewards: ArrayLike) -> None:
     """Raises ValueError unless there is one reward for every outcome, [N].
 
     >>> check_rewards(Language(vocab_size=2, length=2), np.zeros(4))
