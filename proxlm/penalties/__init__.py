@@ -17,6 +17,20 @@ or a tree of these.
   `envelope` `restrict_to_non_negative` `separable_sum` `masked` `flattened`
 - tried on their laws: `check` returns a `Report`, a `Law` a line; `step_sizes` of a preconditioner
 
+Arguments that many of them share:
+
+    strength      λ ≥ 0: a number; or an array that broadcasts to x, one entry for each coordinate, or,
+                  on groups or matrices, one for each of these (the shape of the leaf, with 1 for the axes
+                  inside); or a tree of these in the structure of x. May be traced
+    radius scale  r, s > 0, in the same forms
+    axis          the axes inside a group, counted from the end if negative; None for the whole leaf
+    tolerance     how far outside of a set `value` still gives 0, in the measure that is said. None is 1e-5,
+                  and 1e-2 for leaves below 32 bits, whose own rounding is 4e-3 in bfloat16
+    rows columns method   the axes that make a matrix, and the route to its singular values; see `spectral`
+
+Metric: yes means that the step size may be an array shaped like x, or a tree of such; otherwise it is one
+number. The projection on a set does not depend on the latter.
+
 >>> import jax.numpy as jnp
 >>> penalty = l1(0.5)
 >>> penalty.prox({"w": jnp.array([2.0, -0.1])}, 1.0)["w"].tolist()

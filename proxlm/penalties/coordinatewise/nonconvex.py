@@ -1,4 +1,7 @@
-"""Penalties on single coordinates that, unlike the lasso, hardly shrink what they keep."""
+"""Penalties on single coordinates that, unlike the lasso, hardly shrink what they keep.
+
+Shared arguments as in `proxlm.penalties`.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +19,8 @@ def l0(strength: base.Strength = 1.0) -> base.Penalty:
     prox_tg(x)_i = x_i if |x_i| > √(2tλ_i), else 0: hard thresholding. A coordinate on the
     threshold, where both are minimisers, becomes 0. What is kept keeps its bits.
 
-    Args:
-      strength: λ ≥ 0, as in `l1`. May be traced.
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
-
     Raises:
-      ValueError: if the strength is negative, NaN or not numeric.
+      ValueError: if an argument is invalid.
 
     Convex: no. Separable: yes. Metric: any diagonal. Cost: one pass.
 
@@ -58,18 +55,13 @@ def mcp(strength: base.Strength = 1.0, gamma: base.Strength = 3.0) -> base.Penal
     x itself: hard thresholding at λ√(γt). A coordinate on a threshold becomes 0.
 
     Args:
-      strength: λ ≥ 0, as in `l1`. May be traced.
-      gamma: γ > 0, in the same forms. The lasso is the limit γ → ∞, l0 of strength s that of
+      gamma: γ > 0, in the forms of the strength. The lasso is the limit γ → ∞, l0 of strength s that of
         λ = √(2s/γ), γ → 0.
 
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such, on either side of
-      γ in every coordinate.
-
     Raises:
-      ValueError: if the strength is negative, γ ≤ 0, or one of them NaN or not numeric.
+      ValueError: if an argument is invalid.
 
-    Convex: no. Separable: yes. Metric: any diagonal. Cost: one pass.
+    Convex: no. Separable: yes. Metric: any diagonal, on either side of γ. Cost: one pass.
 
     Source: Zhang 2010; the firm threshold is Gao & Bruce 1997.
 
@@ -112,17 +104,12 @@ def scad(strength: base.Strength = 1.0, a: base.Strength = 3.7) -> base.Penalty:
     On a knee where the prox jumps, the smaller minimiser is taken.
 
     Args:
-      strength: λ ≥ 0, as in `l1`. May be traced.
-      a: a > 2, in the same forms.
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such, on either side of
-      a - 1 in every coordinate.
+      a: a > 2, in the forms of the strength.
 
     Raises:
-      ValueError: if the strength is negative, a ≤ 2, or one of them NaN or not numeric.
+      ValueError: if an argument is invalid.
 
-    Convex: no. Separable: yes. Metric: any diagonal. Cost: one pass.
+    Convex: no. Separable: yes. Metric: any diagonal, on either side of a - 1. Cost: one pass.
 
     Source: Fan & Li 2001, for t = 1.
 
@@ -168,14 +155,10 @@ def log_sum(strength: base.Strength = 1.0, epsilon: base.Strength = 1.0) -> base
     the square, beats 0 by the objective; else the prox is 0, on a tie as well.
 
     Args:
-      strength: λ ≥ 0, as in `l1`. May be traced.
-      epsilon: ε > 0, in the same forms.
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
+      epsilon: ε > 0, in the forms of the strength.
 
     Raises:
-      ValueError: if the strength is negative, ε ≤ 0, or one of them NaN or not numeric.
+      ValueError: if an argument is invalid.
 
     Convex: no. Separable: yes. Metric: any diagonal. Cost: one pass with a root and a logarithm.
 

@@ -1,4 +1,7 @@
-"""Sums of powers below 1, which are sharper at zero than the lasso and flatter far from it."""
+"""Sums of powers below 1, which are sharper at zero than the lasso and flatter far from it.
+
+The strength is as in `proxlm.penalties`.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +21,8 @@ def l_half(strength: base.Strength = 1.0) -> base.Penalty:
     w³ - |x_i| w + tλ_i/2 = 0. The cosine that solves this cubic loses digits in float32; Newton's
     method from √|x_i| is monotone, and the result is within two units in the last place.
 
-    Args:
-      strength: λ ≥ 0, as in `l1`. May be traced.
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
-
     Raises:
-      ValueError: if the strength is negative, NaN or not numeric.
+      ValueError: if an argument is invalid.
 
     Convex: no. Separable: yes. Metric: any diagonal. Cost: six Newton steps, one power.
 
@@ -46,14 +43,8 @@ def l_two_thirds(strength: base.Strength = 1.0) -> base.Penalty:
     w⁴ - |x_i| w + 2tλ_i/3 = 0, by Newton's method from |x_i|^(1/3), which is monotone; the result
     is within three units in the last place. The closed forms of this quartic cancel in float32.
 
-    Args:
-      strength: λ ≥ 0, as in `l1`. May be traced.
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
-
     Raises:
-      ValueError: if the strength is negative, NaN or not numeric.
+      ValueError: if an argument is invalid.
 
     Convex: no. Separable: yes. Metric: any diagonal. Cost: six Newton steps, two powers.
 

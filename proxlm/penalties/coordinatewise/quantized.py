@@ -1,4 +1,4 @@
-"""Weights on few levels: as a set, or drawn towards it."""
+"""Weights on few levels: as a set, or drawn towards it; shared arguments as in `proxlm.penalties`."""
 
 import chex
 import jax
@@ -21,15 +21,10 @@ def binary(scale: base.Strength = 1.0, tolerance: float = TOLERANCE) -> base.Pen
     prox_tg(x)_i = s if x_i ≥ 0, else -s, whatever the step size.
 
     Args:
-      scale: s > 0, a number; or an array that broadcasts to x, such as one with an entry for each
-        column; or a tree of these in the structure of x. May be traced.
       tolerance: the largest distance to the set, in units of s, at which g is 0.
 
-    Returns:
-      The penalty. Its step size may have the shape of x, and does not matter.
-
     Raises:
-      ValueError: if the scale is not positive, or NaN.
+      ValueError: if an argument is invalid.
 
     Convex: no. Separable: yes. Metric: any diagonal. Cost: one pass.
 
@@ -48,14 +43,10 @@ def ternary(scale: base.Strength = 1.0, tolerance: float = TOLERANCE) -> base.Pe
     upper.
 
     Args:
-      scale: s > 0, as in `binary`. May be traced.
       tolerance: the largest distance to the set, in units of s, at which g is 0.
 
-    Returns:
-      The penalty. Its step size may have the shape of x, and does not matter.
-
     Raises:
-      ValueError: if the scale is not positive, or NaN.
+      ValueError: if an argument is invalid.
 
     Convex: no. Separable: yes. Metric: any diagonal. Cost: one pass.
 
@@ -76,17 +67,12 @@ def quantization_grid(
     prox_tg(x)_i is the nearest level, whatever the step size; of two equally near ones the upper.
 
     Args:
-      values: v, L ≥ 1 finite numbers in ascending order. May be traced; then the order is not
-        checked.
-      scale: s > 0, as in `binary`. May be traced.
+      values: v, L ≥ 1 finite numbers in ascending order. May be traced; then the order is not checked.
       tolerance: the largest distance to the set, in units of s max|v|, at which g is 0. The
         default suits bfloat16; with hundreds of levels in float32, give a smaller one.
 
-    Returns:
-      The penalty. Its step size may have the shape of x, and does not matter.
-
     Raises:
-      ValueError: if the values are not such, or the scale is not positive.
+      ValueError: if an argument is invalid.
 
     Convex: no. Separable: yes. Metric: any diagonal. Cost: one pass with L comparisons a
     coordinate, or log L look-ups for more than 64 levels.
@@ -109,16 +95,10 @@ def prox_quant(strength: base.Strength, values: chex.Array, scale: base.Strength
     can do better. At a midpoint both neighbours are minimisers, and the upper is taken.
 
     Args:
-      strength: λ ≥ 0, as in `l1`. May be traced.
-      values: v, L ≥ 1 finite numbers in ascending order. May be traced; then the order is not
-        checked.
-      scale: s > 0, in the forms of the strength.
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
+      values: v, as in `quantization_grid`.
 
     Raises:
-      ValueError: if the strength is negative, the values are not such, or the scale not positive.
+      ValueError: if an argument is invalid.
 
     Convex: no. Separable: yes. Metric: any diagonal. Cost: as `quantization_grid`.
 

@@ -1,4 +1,7 @@
-"""Partitions of a tree of arrays into groups of coordinates: by axes, heads, blocks, across leaves."""
+"""Partitions of a tree of arrays into groups of coordinates: by axes, heads, blocks, across leaves.
+
+A tree of groups has the structure of x: at each leaf an array with one entry a group, 1 for axes inside.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,11 +24,8 @@ def axes(axis: int | tuple[int, ...] | None = 0) -> Grouping:
     Args:
       axis: the axes inside a group, counted from the end if negative; None for all of them.
 
-    Returns:
-      The grouping. A tree of groups has the structure of x, with 1 for the axes inside a group.
-
     Raises:
-      ValueError: if the axis is not an integer; and, on use, if a leaf does not have these axes.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     >>> import jax.numpy as jnp
     >>> axes(0).split("doc", jnp.ones((4, 3))).sizes
@@ -49,11 +49,8 @@ def slices(axis: int | tuple[int, ...] = 0) -> Grouping:
     Args:
       axis: the axes that count groups, counted from the end if negative.
 
-    Returns:
-      The grouping. A tree of groups has the structure of x, with 1 for the axes inside a group.
-
     Raises:
-      ValueError: if the axis is not an integer; and, on use, if a leaf does not have these axes.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     >>> import jax.numpy as jnp
     >>> slices(0).split("doc", jnp.ones((2, 4, 3))).sizes
@@ -77,9 +74,6 @@ def heads(num_heads: int, axis: int = -1, packed: int = 1, apart: int | tuple[in
       axis: the axis that holds the heads. All other axes are inside the groups, but for `apart`.
       packed: how many projections lie one after another along the axis.
       apart: axes whose indices are cut from one another, such as the layers of a stacked kernel.
-
-    Returns:
-      The grouping. A tree of groups has the structure of x: H at the axis, 1 for axes inside.
 
     Raises:
       ValueError: if H or packed is no positive integer; and, on use, if the axis does not divide.
@@ -114,12 +108,9 @@ def blocks(size: int | tuple[int | None, ...], axis: int | tuple[int, ...] = -1)
       size: places in a block, one for each axis; None for the whole axis.
       axis: the axes to cut. Along all others each index has blocks of its own.
 
-    Returns:
-      The grouping. A tree of groups has the structure of x, with the count of blocks at each axis.
-
     Raises:
-      ValueError: if a size is no positive integer or their number not that of the axes; and, on
-        use, if an axis does not divide into blocks.
+      ValueError: if a size is no positive integer or their number not that of the axes; and, on use, if an
+        axis does not divide into blocks.
 
     >>> import jax.numpy as jnp
     >>> blocks((2, 3), (0, 1)).split("doc", jnp.ones((4, 6))).sizes

@@ -1,4 +1,4 @@
-"""Named penalties on the norms of groups, each a line of `group`."""
+"""Named penalties on the norms of groups, each a line of `group`; shared arguments as in `group_lasso`."""
 
 import chex
 
@@ -16,13 +16,6 @@ def l2(strength: base.Strength = 1.0, axis: groups.Axis = None) -> base.Penalty:
     prox_tg(x) = x max(1 - t λ / |x|₂, 0). `flattened(l2(λ))` is the norm of a whole tree.
 
     Convex: yes. Separable: by group. Metric: yes. Cost: two passes over x.
-
-    Args:
-      strength: λ ≥ 0, as in `group_lasso`.
-      axis: as in `group_lasso`; None takes a leaf as one group.
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
 
     Raises:
       ValueError: as `group_lasso`.
@@ -51,13 +44,7 @@ def group_mcp(
     a group the result is no worse than x or 0, and may not be the best. Cost: two passes over x.
 
     Args:
-      strength: λ ≥ 0, one number. May be traced.
-      gamma: γ > 0, one number; t below γ keeps the prox continuous.
-      axis: as in `group_lasso`.
-      weight: as in `group_lasso`.
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
+      gamma: γ > 0, one number, as is λ; t below γ keeps the prox continuous.
 
     Raises:
       ValueError: as `group` and `mcp`.
@@ -85,12 +72,7 @@ def group_l_half(
     Convex: no. Separable: by group. Metric: no. Cost: two passes over x.
 
     Args:
-      strength: λ ≥ 0, one number. May be traced.
-      axis: as in `group_lasso`.
-      weight: as in `group_lasso`.
-
-    Returns:
-      The penalty. Its step size is one number.
+      strength: λ ≥ 0, one number.
 
     Raises:
       ValueError: as `group` and `l_half`.

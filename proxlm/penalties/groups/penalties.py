@@ -1,4 +1,7 @@
-"""Penalties that act on groups of coordinates and set whole groups to zero."""
+"""Penalties that act on groups of coordinates and set whole groups to zero.
+
+Shared arguments as in `proxlm.penalties`.
+"""
 
 from collections.abc import Sequence
 
@@ -29,21 +32,13 @@ def group_lasso(strength: base.Strength = 1.0, axis: Axis = 0, weight: str = "sq
     shorter groups count as that short, and longer ones are not moved.
 
     Args:
-      strength: λ ≥ 0, a number; or a tree of groups, which for groups along axes is a tree in the
-        structure of x of numbers and of arrays with one entry a group (the shape of the leaf, with
-        1 for the axes inside a group). 0 leaves a group free. May be traced.
-      axis: the axes inside a group, counted from the end if negative; None for all of them; or a
-        grouping, as in group_lasso(0.1, grouping.heads(8)). Complex numbers are groups of two
-        themselves: axis=() thresholds their magnitudes.
+      axis: the axes inside a group; or a grouping, as in group_lasso(0.1, grouping.heads(8)). Complex
+        numbers are groups of two themselves: axis=() thresholds their magnitudes.
       weight: "sqrt_size" sets w_G = √(number of coordinates of G), which makes groups of any size
         equally hard to keep; "none" sets w_G = 1.
 
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
-
     Raises:
-      ValueError: if the strength is negative, NaN or not numeric, the axis not an integer, the
-        weight unknown; and, on use, if a leaf does not have these axes.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Source: Yuan & Lin 2006, for the norm as for the weights.
 
@@ -76,18 +71,12 @@ def sparse_group_lasso(
     Convex: yes. Separable: by group. Metric: yes, in the same order. Cost: as `group_lasso`.
 
     Args:
-      strength: λ ≥ 0, as in `group_lasso`.
-      mix: α in [0, 1], in the forms of the strength; 1 is the lasso, 0 the group lasso. May be traced.
+      mix: α in [0, 1], in the forms of the strength; 1 is the lasso, 0 the group lasso.
       axis: as in `group_lasso`. Coordinates in no group are not penalised at all.
-      weight: as in `group_lasso`.
-      coordinate_weight: v ≥ 0, a number; or, one for each coordinate, an array that broadcasts to x; or
-        a tree of these in the structure of x. May be traced.
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
+      coordinate_weight: v ≥ 0, one number or one for each coordinate. May be traced.
 
     Raises:
-      ValueError: as in `group_lasso`, if the mix is known and not in [0, 1], or a weight is negative.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Source: Simon, Friedman, Hastie & Tibshirani 2013.
 
@@ -165,18 +154,11 @@ def group(
 
     Args:
       penalty: φ, separable and even, on a tree of groups.
-      axis: as in `group_lasso`.
-      weight: "sqrt_size" or "none", as in `group_lasso`.
       slope: (λ, κ) where φ'(s) = max(λ - κ s, 0) for s > 0, which allows a diagonal metric; None
         for any other φ.
 
-    Returns:
-      The penalty. Its step size is one number; with a slope it may be an array shaped like x, or a
-      tree of such.
-
     Raises:
-      ValueError: if `penalty` is not a Penalty, the axis not an integer or the weight unknown; and
-        as φ does.
+      ValueError: if an argument is invalid; and as φ does.
 
     Source: Huang, Breheny & Ma 2012, section 2 (concave penalties of group norms).
 

@@ -1,4 +1,7 @@
-"""Balls and spheres of the l1 and l2 norms, over whole leaves or along axes."""
+"""Balls and spheres of the l1 and l2 norms, over whole leaves or along axes.
+
+Shared arguments as in `proxlm.penalties`.
+"""
 
 import math
 
@@ -26,17 +29,10 @@ def l1_ball(
     passes over x, one if it is inside.
 
     Args:
-      radius: r > 0, a number; or a tree in the structure of x of numbers and of arrays with one
-        entry a group (the shape of the leaf, with 1 for the axes inside a group). May be traced.
-      axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
-      tolerance: how far the norm may exceed r, relative to r (None: 1e-5, and 1e-2 below 32 bits).
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
+      tolerance: how far the norm may exceed r, relative to r.
 
     Raises:
-      ValueError: if the radius is not > 0, the axis not an integer; and, on use, if a leaf does
-        not have these axes.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Source: Duchi, Shalev-Shwartz, Singer & Chandra 2008; Condat 2016.
 
@@ -60,15 +56,10 @@ def l1_sphere(
     passes over x.
 
     Args:
-      radius: r > 0, as for `l1_ball`.
-      axis: the axes inside a group, as for `l1_ball`.
-      tolerance: how far the norm may be from r, relative to r (None: 1e-5, and 1e-2 below 32 bits).
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
+      tolerance: how far the norm may be from r, relative to r.
 
     Raises:
-      ValueError: as for `l1_ball`.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Source: Duchi et al. 2008, for magnitudes.
 
@@ -90,15 +81,10 @@ def l2_ball(
     Convex: yes. Separable: by groups. Metric: no. Cost: three passes over x.
 
     Args:
-      radius: r > 0, as for `l1_ball`.
-      axis: the axes inside a group, as for `l1_ball`.
-      tolerance: how far the norm may exceed r, relative to r (None: 1e-5, and 1e-2 below 32 bits).
-
-    Returns:
-      The penalty. Its step size is one number.
+      tolerance: how far the norm may exceed r, relative to r.
 
     Raises:
-      ValueError: as for `l1_ball`.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Source: Parikh & Boyd 2014, section 6.5.1.
 
@@ -121,15 +107,10 @@ def l2_sphere(
     Convex: no. Separable: by groups. Metric: no. Cost: three passes over x.
 
     Args:
-      radius: r > 0, as for `l1_ball`.
-      axis: the axes inside a group, as for `l1_ball`.
-      tolerance: how far the norm may be from r, relative to r (None: 1e-5, and 1e-2 below 32 bits).
-
-    Returns:
-      The penalty. Its step size is one number.
+      tolerance: how far the norm may be from r, relative to r.
 
     Raises:
-      ValueError: as for `l1_ball`.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Source: Absil & Malick, Projection-like retractions on matrix manifolds, 2012, section 4.
 

@@ -1,4 +1,4 @@
-"""Boxes, halfspaces and hyperplanes."""
+"""Boxes, halfspaces and hyperplanes; shared arguments as in `proxlm.penalties`."""
 
 import itertools
 
@@ -24,14 +24,9 @@ def box(
     Convex: yes. Separable: yes. Metric: yes; coordinates of t_i = 0 stay. Cost: one pass over x.
 
     Args:
-      lower: l, a number; or, one for each coordinate, an array that broadcasts to x; or a tree of
-        these in the structure of x. May be -inf. May be traced.
+      lower: l, one number or one for each coordinate. May be -inf.
       upper: u, likewise; may be +inf.
-      tolerance: how far a bound may be missed, relative to the larger of the bound and 1
-        (None: 1e-5, and 1e-2 below 32 bits).
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
+      tolerance: how far a bound may be missed, relative to the larger of the bound and 1.
 
     Raises:
       ValueError: if a bound is NaN or not numeric, or a lower one above its upper one.
@@ -55,10 +50,7 @@ def non_negative(tolerance: float | None = None) -> base.Penalty:
     Convex: yes. Separable: yes. Metric: yes; coordinates of t_i = 0 stay. Cost: one pass over x.
 
     Args:
-      tolerance: how far x may be below 0 (None: 1e-5, and 1e-2 below 32 bits).
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
+      tolerance: how far x may be below 0.
 
     Raises:
       ValueError: if the tolerance is negative or NaN.
@@ -80,16 +72,10 @@ def linf_ball(radius: base.Strength = 1.0, tolerance: float | None = None) -> ba
     Convex: yes. Separable: yes. Metric: yes; coordinates of t_i = 0 stay. Cost: one pass over x.
 
     Args:
-      radius: r > 0, a number; or, one for each coordinate, an array that broadcasts to x; or a tree
-        of these in the structure of x. May be traced.
-      tolerance: how far a bound may be missed, relative to the larger of r and 1
-        (None: 1e-5, and 1e-2 below 32 bits).
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
+      tolerance: how far a bound may be missed, relative to the larger of r and 1.
 
     Raises:
-      ValueError: if the radius is not > 0 or not numeric.
+      ValueError: if an argument is invalid.
 
     Source: Parikh & Boyd 2014, section 6.2.4.
 
@@ -110,14 +96,9 @@ def halfspace(normal: base.Strength, offset: base.Strength, tolerance: float | N
     over x and a.
 
     Args:
-      normal: a, an array that broadcasts to x, or a tree of these in the structure of x. May be
-        traced.
+      normal: a, an array that broadcasts to x, or a tree of these in the structure of x. May be traced.
       offset: b, a number or a tree of numbers. May be traced.
-      tolerance: how far the sum may exceed b, relative to Σ |a_i x_i| + |b|
-        (None: 1e-5, and 1e-2 below 32 bits).
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
+      tolerance: how far the sum may exceed b, relative to Σ |a_i x_i| + |b|.
 
     Raises:
       ValueError: if normal or offset is not numeric, not finite, or a normal is 0 throughout.
@@ -142,13 +123,7 @@ def hyperplane(normal: base.Strength, offset: base.Strength, tolerance: float | 
     over x and a.
 
     Args:
-      normal: a, as for `halfspace`.
-      offset: b, as for `halfspace`.
-      tolerance: how far the sum may be from b, relative to Σ |a_i x_i| + |b|
-        (None: 1e-5, and 1e-2 below 32 bits).
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
+      tolerance: how far the sum may be from b, relative to Σ |a_i x_i| + |b|.
 
     Raises:
       ValueError: as for `halfspace`.

@@ -23,16 +23,10 @@ def top_k(k: int, axis: int | tuple[int, ...] | None = None) -> base.Penalty:
 
     Args:
       k: number of coordinates to keep, ≥ 0.
-      axis: the axes inside a group, counted from the end if negative; None for all of them, which
-        makes each leaf a group.
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such; if it is one
-      number, it does not matter.
 
     Raises:
-      ValueError: if k is not an integer ≥ 0; and, on use, naming the leaf, if it does not have
-        these axes or a group has fewer than k coordinates. Empty leaves pass.
+      ValueError: if k is not an integer ≥ 0; and, on use, naming the leaf, if it does not have these axes or
+        a group has fewer than k coordinates. Empty leaves pass.
 
     Convex: no. Separable: over groups. Metric: any diagonal. Cost: about thirty passes.
 
@@ -79,16 +73,12 @@ def n_m(n: int, m: int, axis: int = -1) -> base.Penalty:
     Args:
       n: number of coordinates to keep in a block, ≥ 0.
       m: size of a block, ≥ 1. n = m permits everything.
-      axis: the axis along which blocks follow one another, counted from the end if negative. For a
-        kernel [inputs, units] the hardware wants the inputs: 0.
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such; if it is one
-      number, it does not matter.
+      axis: the axis along which blocks follow one another. For a kernel [inputs, units] the hardware wants
+        the inputs: 0.
 
     Raises:
-      ValueError: if n or m is not an integer, n < 0 or n > m; and, on use, naming the leaf, if it
-        does not have the axis or its size along the axis is not a multiple of m.
+      ValueError: if n or m is not an integer, n < 0 or n > m; and, on use, naming the leaf, if it does not
+        have the axis or its size along the axis is not a multiple of m.
 
     Convex: no. Separable: over blocks. Metric: any diagonal. Cost: one pass, m comparisons a
     coordinate.

@@ -1,4 +1,7 @@
-"""Simplices: non-negative numbers of a given sum, over whole leaves or along axes."""
+"""Simplices: non-negative numbers of a given sum, over whole leaves or along axes.
+
+Shared arguments as in `proxlm.penalties`.
+"""
 
 import math
 
@@ -27,17 +30,11 @@ def simplex(
     passes over x.
 
     Args:
-      radius: s > 0, a number; or a tree in the structure of x of numbers and of arrays with one
-        entry a group (the shape of the leaf, with 1 for the axes inside a group). May be traced.
-      axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
-      tolerance: how far min x and Σ x may be off, relative to s (None: 1e-5, and 1e-2 below 32 bits).
-
-    Returns:
-      The penalty. Its step size may be an array shaped like x, or a tree of such.
+      radius: s > 0, one number or one for each group.
+      tolerance: how far min x and Σ x may be off, relative to s.
 
     Raises:
-      ValueError: if the radius is not > 0, the axis not an integer; and, on use, if a leaf does
-        not have these axes.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Source: Held, Wolfe & Crowder 1974; Michelot 1986; Duchi et al. 2008.
 
@@ -77,18 +74,13 @@ def capped_simplex(
     Convex: yes. Separable: by groups. Metric: no. Cost: some tens of passes over x.
 
     Args:
-      cap: c > 0, a number; or, one for each coordinate, an array that broadcasts to x; or a tree
-        of these in the structure of x. May be traced.
+      cap: c > 0, one number or one for each coordinate.
       radius: s > 0, as for `simplex`, and at most Σ_i c_i.
-      axis: the axes inside a group, as for `simplex`.
-      tolerance: how far the bounds and Σ x may be missed, relative to s (None: 1e-5, and 1e-2 below 32 bits).
-
-    Returns:
-      The penalty. Its step size is one number.
+      tolerance: how far the bounds and Σ x may be missed, relative to s.
 
     Raises:
-      ValueError: if a cap or radius is not > 0, the axis not an integer; and, on use, if a leaf
-        does not have these axes, or if caps given as one number cannot sum to the radius.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes, or if caps given
+        as one number cannot sum to the radius.
 
     Source: Wang & Lu, Projection onto the capped simplex, 2015.
 
@@ -134,15 +126,11 @@ def sparse_simplex(
     Args:
       k: a static integer ≥ 1.
       radius: s > 0, as for `simplex`.
-      axis: the axes inside a group, as for `simplex`.
-      tolerance: how far min x and Σ x may be off, relative to s (None: 1e-5, and 1e-2 below 32 bits).
-
-    Returns:
-      The penalty. Its step size is one number.
+      tolerance: how far min x and Σ x may be off, relative to s.
 
     Raises:
-      ValueError: if k is not an integer ≥ 1, the radius not > 0, the axis not an integer; and, on
-        use, if a leaf does not have these axes, or has fewer than k coordinates in a group.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes, or has fewer
+        than k coordinates in a group.
 
     Source: Kyrillidis, Becker, Cevher & Koch, Sparse projections onto the simplex, 2013.
 

@@ -1,4 +1,7 @@
-"""Norms that weigh coordinates by rank: the largest magnitude, and sorted magnitudes."""
+"""Norms that weigh coordinates by rank: the largest magnitude, and sorted magnitudes.
+
+Shared arguments as in `proxlm.penalties`.
+"""
 
 import math
 
@@ -21,17 +24,8 @@ def linf(strength: base.Strength = 1.0, axis: int | tuple[int, ...] | None = Non
 
     Convex: yes. Separable: by groups. Metric: no. Cost: about ten passes over x.
 
-    Args:
-      strength: λ ≥ 0, a number; or a tree in the structure of x of numbers and of arrays with one
-        entry a group (the shape of the leaf, with 1 for the axes inside a group). May be traced.
-      axis: the axes inside a group, counted from the end if negative; None for the whole leaf.
-
-    Returns:
-      The penalty. Its step size is one number.
-
     Raises:
-      ValueError: if the strength is negative, NaN or not numeric, the axis not an integer; and, on
-        use, if a leaf does not have these axes.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Source: Parikh & Boyd 2014, section 6.5.2: x less its projection on the l1 ball of radius tλ.
 
@@ -70,14 +64,10 @@ def slope(strengths: base.Strength, axis: int | tuple[int, ...] | None = None) -
     Args:
       strengths: λ_1 ≥ λ_2 ≥ ... ≥ 0, an array of one axis with one entry for each coordinate of a
         group, or a number for all; or a tree of these in the structure of x. May be traced.
-      axis: the axes inside a group, as for `linf`.
-
-    Returns:
-      The penalty. Its step size is one number.
 
     Raises:
-      ValueError: if the strengths are negative, NaN or not numeric, or rise, the axis is not an
-        integer; and, on use, if their number is not that of the coordinates of a group.
+      ValueError: if the strengths rise or an argument is invalid; and, on use, if their number is not that of
+        the coordinates of a group.
 
     Source: Bogdan, van den Berg, Sabatti, Su & Candès, SLOPE, 2015; Zeng & Figueiredo 2014 (OWL).
 

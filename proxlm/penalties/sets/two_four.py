@@ -25,16 +25,12 @@ def soft_two_four(strength: base.Strength = 1.0, axis: int = -1) -> base.Penalty
     none, and the prox is the hard `n_m(2, 4)`.
 
     Args:
-      strength: λ ≥ 0, a number, or a tree of numbers in the structure of x. May be traced.
-      axis: the axis along which blocks of four follow one another, counted from the end if
-        negative.
-
-    Returns:
-      The penalty. Its step size is one number.
+      strength: λ ≥ 0, one number a leaf.
+      axis: the axis along which blocks of four follow one another.
 
     Raises:
-      ValueError: if the strength is negative, NaN or not numeric; and, on use, naming the leaf, if
-        it does not have the axis or its size along the axis is not a multiple of 4.
+      ValueError: if an argument is invalid; and, on use, naming the leaf, if it does not have the axis or its
+        size along the axis is not a multiple of 4.
 
     Convex: no. Separable: over blocks. Metric: one number. Cost: eighteen Newton steps in one and
     in two unknowns a block.

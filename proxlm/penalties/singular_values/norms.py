@@ -1,4 +1,4 @@
-"""Penalties on the singular values of matrices."""
+"""Penalties on the singular values of matrices; shared arguments as in `proxlm.penalties`."""
 
 import math
 
@@ -43,16 +43,10 @@ def spectral(
     Args:
       penalty: f, on an array [q]; the same for permuted numbers and for changed signs. Its own
         numbers may be traced.
-      rows: an axis of a leaf, or a tuple of axes.
-      columns: the same.
       method: "svd", "qr" or "gram".
 
-    Returns:
-      The penalty. Its step size is one number.
-
     Raises:
-      ValueError: if `penalty` is not a Penalty, an axis is no integer or the method unknown; and,
-        on use, if a leaf does not have these axes.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Convex: as f. Separable: no. Metric: no. Cost: an SVD a matrix, O(m n min(m, n)).
 
@@ -82,18 +76,11 @@ def nuclear(
     prox_tg shortens each singular value by t λ, to 0 if it is less: the rank falls.
 
     Args:
-      strength: λ ≥ 0, a number, or an array with one entry a matrix (the shape of the leaf, with 1
-        for rows and columns), or a tree of these. May be traced.
-      rows: see `spectral`.
-      columns: see `spectral`.
-      method: see `spectral`. With "gram" the result errs by about
-        min(t λ, ε σ_max²/(t λ)), its derivative by min(1, ε σ_max²/(t λ)²) of its size.
-
-    Returns:
-      The penalty. Its step size is one number.
+      method: with "gram" the result errs by about min(t λ, ε σ_max²/(t λ)), its derivative by
+        min(1, ε σ_max²/(t λ)²) of its size.
 
     Raises:
-      ValueError: if the strength is negative, NaN or not numeric; and as `spectral`.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Convex: yes. Separable: no. Metric: no. Cost: an SVD a matrix.
 
@@ -121,17 +108,8 @@ def spectral_norm(
     t λ; all become 0 where their sum is not more than t λ. That is X less its projection on the
     ball of nuclear norm t λ.
 
-    Args:
-      strength: λ ≥ 0, a number, or one a matrix as for `nuclear`. May be traced.
-      rows: see `spectral`.
-      columns: see `spectral`.
-      method: see `spectral`.
-
-    Returns:
-      The penalty. Its step size is one number.
-
     Raises:
-      ValueError: if the strength is negative, NaN or not numeric; and as `spectral`.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Convex: yes. Separable: no. Metric: no. Cost: an SVD a matrix.
 
@@ -159,18 +137,11 @@ def rank(
     prox_tg keeps the singular values above √(2 t λ) as they are and sets the others to 0.
 
     Args:
-      strength: λ ≥ 0, a number, or one a matrix as for `nuclear`. May be traced.
-      rows: see `spectral`.
-      columns: see `spectral`.
-      method: see `spectral`; "gram" wants √(2 t λ) well above 3e-4 σ_max in float32.
-      tolerance: for `value`, singular values up to this times σ_max count as 0. None is 1e-5, and
-        1e-2 for leaves below 32 bits.
-
-    Returns:
-      The penalty. Its step size is one number.
+      method: "gram" wants √(2 t λ) well above 3e-4 σ_max in float32.
+      tolerance: for `value`, singular values up to this times σ_max count as 0.
 
     Raises:
-      ValueError: if the strength is negative, NaN or not numeric; and as `spectral`.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Convex: no. Separable: no. Metric: no. Cost: an SVD a matrix.
 
@@ -207,17 +178,10 @@ def schatten(
     without an SVD; p=∞ is `spectral_norm`.
 
     Args:
-      strength: λ ≥ 0, a number, or one a matrix as for `nuclear`. May be traced.
       p: 1/2, 2/3, 1 (the nuclear norm), 2 or math.inf.
-      rows: see `spectral`.
-      columns: see `spectral`.
-      method: see `spectral`.
-
-    Returns:
-      The penalty. Its step size is one number.
 
     Raises:
-      ValueError: if the strength is negative, NaN or not numeric, p another; and as `spectral`.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Convex: for p ≥ 1. Separable: for p = 2. Metric: for p = 2. Cost: an SVD a matrix, but p = 2.
 

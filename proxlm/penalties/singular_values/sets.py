@@ -1,4 +1,4 @@
-"""Sets of matrices given by their singular values.
+"""Sets of matrices given by their singular values; shared arguments as in `proxlm.penalties`.
 
 A prox here is the projection, whatever the step size. A matrix comes back bit for bit where no
 singular value would move by more than the rounding of an SVD, so that projecting twice is projecting
@@ -30,18 +30,10 @@ def nuclear_ball(
     add up to r.
 
     Args:
-      radius: r > 0, a number, or one a matrix as for `nuclear`. May be traced.
-      rows: see `spectral`.
-      columns: see `spectral`.
-      method: see `spectral`.
-      tolerance: for `value`, how far beyond r the sum may be, as a fraction of r. None is
-        1e-5, and 1e-2 for leaves below 32 bits.
-
-    Returns:
-      The penalty. Its step size is one number, and has no effect.
+      tolerance: for `value`, how far beyond r the sum may be, as a fraction of r.
 
     Raises:
-      ValueError: if the radius is not positive or not numeric; and as `spectral`.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Convex: yes. Separable: no. Metric: no. Cost: an SVD a matrix.
 
@@ -81,18 +73,10 @@ def spectral_ball(
     input by more than r.
 
     Args:
-      radius: r > 0, a number, or one a matrix as for `nuclear`. May be traced.
-      rows: see `spectral`.
-      columns: see `spectral`.
-      method: see `spectral`.
-      tolerance: for `value`, how far beyond r σ_max may be, as a fraction of r. None is 1e-5,
-        and 1e-2 for leaves below 32 bits.
-
-    Returns:
-      The penalty. Its step size is one number, and has no effect.
+      tolerance: for `value`, how far beyond r σ_max may be, as a fraction of r.
 
     Raises:
-      ValueError: if the radius is not positive or not numeric; and as `spectral`.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Convex: yes. Separable: no. Metric: no. Cost: an SVD a matrix.
 
@@ -132,17 +116,11 @@ def rank_ball(
 
     Args:
       r: the rank, a Python integer ≥ 0.
-      rows: see `spectral`.
-      columns: see `spectral`.
-      method: see `spectral`; "gram" wants σ_r well above 3e-4 σ_max in float32.
-      tolerance: for `value`, how large σ_{r+1} may be, as a fraction of σ_max. None is 1e-5,
-        and 1e-2 for leaves below 32 bits.
-
-    Returns:
-      The penalty. Its step size is one number, and has no effect.
+      method: "gram" wants σ_r well above 3e-4 σ_max in float32.
+      tolerance: for `value`, how large σ_{r+1} may be, as a fraction of σ_max.
 
     Raises:
-      ValueError: if r is not an integer ≥ 0; and as `spectral`.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Convex: no. Separable: no. Metric: no. Cost: an SVD a matrix.
 
@@ -181,16 +159,10 @@ def stiefel(
     values of the result are 1 up to 2e-6, and the result itself is right up to ε σ_max/σ_min.
 
     Args:
-      rows: see `spectral`.
-      columns: see `spectral`.
-      tolerance: for `value`, how far from 1 a singular value may be. None is 1e-5, and 1e-2 for
-        leaves below 32 bits.
-
-    Returns:
-      The penalty. Its step size is one number, and has no effect.
+      tolerance: for `value`, how far from 1 a singular value may be.
 
     Raises:
-      ValueError: as `spectral`.
+      ValueError: if an argument is invalid; and, on use, if a leaf does not have these axes.
 
     Convex: no. Separable: no. Metric: no. Cost: an SVD a matrix.
 
