@@ -1,8 +1,9 @@
 """Masked sums, means and variances, and the weights that turn a loss per token into one number.
 
-`masked_...` take x of any shape and a mask, bool of that shape; the weights take a mask, bool [..., T], and
-are float32 of its shape, 0 where masked. All raise ValueError if the mask is not boolean, shapes differ or a
-setting is out of range.
+`masked_...` take x of any shape and a mask, bool of that shape; a `ddof` of 0 divides a variance by n, one of
+1 by n - 1. The weights take a mask, bool [..., T] of the whole batch, and are float32 of its shape, 0 where
+masked; `rows` is that of `sequence_sum_weights`. All raise ValueError if the mask is not boolean, shapes
+differ or a setting is out of range.
 
 How tokens are weighed is part of the objective. A weight function looks at the mask of the *whole* batch
 once; a microbatch then takes its slice of the weights, so that the parts add up to the same loss and the same
@@ -48,15 +49,10 @@ def select(x: ArrayLike, mask: ArrayLike, name: str = "x") -> jax.Array:
     gradient too: the zero cotangent of a masked slot would otherwise meet 0 · NaN = NaN on its way back.
 
     Args:
-      x: array of any shape, or a scalar.
-      mask: bool, the shape of x.
       name: of x in an error message.
 
     Returns:
       An array of the mask's shape, float32 (or float64 if x is).
-
-    Raises:
-      ValueError: if the mask is not boolean or the shapes differ.
 
     >>> select(jnp.array([1.0, jnp.nan]), jnp.array([True, False]))
     Array([1., 0.], dtype=float32)
@@ -118,13 +114,7 @@ def masked_deviation(x: ArrayLike, mask: ArrayLike, weights: ArrayLike | None = 
 
 
 def masked_var(x: ArrayLike, mask: ArrayLike, *, ddof: int = 0) -> jax.Array:
-    """Variance of x over the mask, Σ (x - μ)² / (n - ddof); 0 where n ≤ ddof.
-
-    Args:
-      ddof: 0 divides by n, 1 by n - 1.
-
-    Returns:
-      A scalar; exactly 0 where all valid entries are equal.
+    """Variance of x over the mask, Σ (x - μ)² / (n - ddof); 0 where n ≤ ddof or all entries are equal.
 
     >>> masked_var(jnp.array([1.0, 3.0, jnp.inf]), jnp.array([True, True, False]), ddof=1)
     Array(2., dtype=float32)
@@ -140,16 +130,8 @@ def masked_scale(
 
     Args:
       deviation: of any shape, as `masked_deviation` gives it.
-      mask: bool, the same shape.
       ddof: 0 divides the variance by n, 1 by n - 1.
-      epsilon: ε > 0.
       inside: True puts ε inside the root.
-
-    Returns:
-      A scalar.
-
-    Raises:
-      ValueError: if ε is not positive or ddof is negative.
 
     >>> masked_scale(jnp.array([-1.0, 1.0]), jnp.ones(2, bool), 0, 0.5, inside=False).item()
     1.5
@@ -195,9 +177,6 @@ def token_weights(mask: ArrayLike, total: Number | None = None) -> jax.Array:
 def sequence_weights(mask: ArrayLike, rows: Rows = "valid") -> jax.Array:
     """Weights that count every sequence the same, w = 1/(B · n_b): a token of a long one counts less.
 
-    Args:
-      rows: as in `sequence_sum_weights`.
-
     Source: GRPO (Shao et al. 2024); verl's "seq-mean-token-mean", TRL's "grpo" with rows="all".
 
     >>> sequence_weights(jnp.array([[True, True], [True, False], [False, False]])).tolist()
@@ -233,7 +212,6 @@ def constant_weights(mask: ArrayLike, length: Number | None = None, rows: Rows =
 
     Args:
       length: tokens, a number > 0; None takes T, the padded length.
-      rows: as in `sequence_sum_weights`.
 
     Source: Dr. GRPO (Liu et al. 2025); TRL's "dr_grpo" with rows="all", verl's
     "seq-mean-token-sum-norm".
@@ -257,14 +235,10 @@ def weights(mask: ArrayLike, kind: str | Callable[..., jax.Array] = "token") -> 
     """The weights of a batch by name, one of `WEIGHTS`, or by a function of the mask.
 
     Args:
-      mask: bool [..., T], of the whole batch; microbatches take slices of the result.
       kind: "token", "sequence", "sequence_sum", "constant", or (mask) -> weights.
 
     Returns:
       float32 weights of the mask's shape; the loss is `weighted_sum(x, weights)`.
-
-    Raises:
-      ValueError: if the mask is not boolean or the kind is unknown.
 
     >>> weights(jnp.array([[True, False], [True, True]]), "sequence").tolist()
     [[0.5, 0.0], [0.25, 0.25]]
@@ -277,16 +251,6 @@ def weights(mask: ArrayLike, kind: str | Callable[..., jax.Array] = "token") -> 
 
 def weighted_sum(x: ArrayLike, weights: jax.Array) -> jax.Array:
     """Σ w x over the slots whose weight is not 0; x may be NaN elsewhere.
-
-    Args:
-      x: one value per token, any shape.
-      weights: the shape of x.
-
-    Returns:
-      A scalar.
-
-    Raises:
-      ValueError: if the shapes differ.
 
     >>> weighted_sum(jnp.array([4.0, jnp.nan]), jnp.array([0.5, 0.0]))
     Array(2., dtype=float32)

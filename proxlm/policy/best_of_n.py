@@ -1,4 +1,7 @@
-"""The policy that samples n answers and keeps the one of highest reward."""
+"""The policy that samples n answers and keeps the one of highest reward.
+
+All raise ValueError if shapes differ, n is below 1, or B is not a multiple of it.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +17,9 @@ def best(rewards: ArrayLike, n: int) -> jax.Array:
 
     Args:
       rewards: [B]; NaN is never chosen before a number.
-      n: B is a multiple of it.
 
     Returns:
       Rows, int [B / n]: `jax.tree.map(lambda x: x[rows], samples)` keeps the best.
-
-    Raises:
-      ValueError: if rewards is not a vector, or B not a multiple of n.
 
     >>> best(jnp.array([0.0, 2.0, 5.0, jnp.nan]), 2).tolist()
     [1, 2]
@@ -48,12 +47,6 @@ def expected(values: ArrayLike, rewards: ArrayLike, n: ArrayLike) -> jax.Array:
       rewards: [N], by which the best is chosen; NaN only where there is nothing else.
       n: from 1 to N, may be traced.
 
-    Returns:
-      A scalar.
-
-    Raises:
-      ValueError: if the shapes differ or n is not in 1 to N.
-
     Source: Nakano et al. (2021), WebGPT, appendix I; used so by Gao, Schulman and Hilton (2023).
 
     >>> f"{expected(jnp.array([5.0, 6.0, 7.0]), jnp.array([1.0, 3.0, 2.0]), 2):.4f}"
@@ -72,15 +65,6 @@ def expected(values: ArrayLike, rewards: ArrayLike, n: ArrayLike) -> jax.Array:
 def kl_bound(n: ArrayLike) -> jax.Array:
     """Log n - (n - 1)/n ≥ KL(best of n‖π), nats; equal where no two answers are alike.
 
-    Args:
-      n: at least 1, any shape.
-
-    Returns:
-      Nats, the shape of n.
-
-    Raises:
-      ValueError: if n is below 1.
-
     Source: Stiennon et al. (2020); an upper bound by Beirami et al. (2024).
 
     >>> f"{kl_bound(4):.4f}"
@@ -95,18 +79,8 @@ def log_probs_of_best(log_probs: ArrayLike, rewards: ArrayLike, n: ArrayLike) ->
     """The exact log-probabilities of the best of n, for outcomes that can be listed.
 
     p(y) = F(y)ⁿ - F₋(y)ⁿ over the outcomes with the reward of y, F and F₋ the chances of a reward
-    at most and below it; outcomes of equal reward share it in proportion to π.
-
-    Args:
-      log_probs: nats [N], of all outcomes under π.
-      rewards: [N].
-      n: at least 1, not necessarily whole.
-
-    Returns:
-      Nats [N].
-
-    Raises:
-      ValueError: if the shapes differ or n is below 1.
+    at most and below it; outcomes of equal reward share it in proportion to π. Arrays are [N], an
+    outcome each; n need not be whole.
 
     Source: Beirami et al. (2024).
 

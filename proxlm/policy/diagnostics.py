@@ -1,4 +1,8 @@
-"""Diagnostics of a policy that learns: plain numbers over the valid tokens of a batch."""
+"""Diagnostics of a policy that learns: plain numbers over the valid tokens of a batch.
+
+Arrays have one shape, the mask is bool of that shape. All raise ValueError if shapes differ, the mask is not
+boolean or a bound is negative.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -59,22 +63,8 @@ def policy_diagnostics(
 ) -> PolicyDiagnostics:
     """Masked means over all valid tokens of a batch; see `PolicyDiagnostics`.
 
-    Without a valid token, it reports a policy that has not moved: KL 0, ratios 1, sample size 1.
-
-    Args:
-      log_probs: nats, of the policy that learns, any shape.
-      old_log_probs: nats, of the policy that sampled, the same shape.
-      advantages: the same shape or a scalar.
-      mask: bool, the same shape.
-      clip_low: as in the loss; None for a loss that does not clip the ratio.
-      clip_high: as in the loss, or None.
-      level: of the ratio that the loss clips.
-
-    Returns:
-      A `PolicyDiagnostics`.
-
-    Raises:
-      ValueError: if the shapes differ, the mask is not boolean or a bound is negative.
+    Without a valid token, it reports a policy that has not moved: KL 0, ratios 1, sample size 1. The bounds
+    and the level are those of the loss; None for a loss that does not clip the ratio.
 
     >>> log_probs = jnp.log(jnp.array([1.5, 0.5, 1.0]))
     >>> mask = jnp.array([True, True, True])
@@ -108,11 +98,7 @@ def policy_diagnostics(
 def clip_bounds(loss: Callable[..., jax.Array]) -> ClipBounds:
     """The bounds by which a loss clips the ratio: what it says of itself by `clips_ratio`.
 
-    Args:
-      loss: a function, or a `Partial` of one.
-
-    Returns:
-      `ClipBounds`; without bounds for a loss that clips no ratio.
+    A `Partial` will do. None without bounds, for a loss that clips no ratio.
 
     >>> from proxlm.policy import losses
     >>> clip_bounds(losses.clipped)
@@ -130,17 +116,7 @@ def clip_bounds(loss: Callable[..., jax.Array]) -> ClipBounds:
 
 
 def effective_sample_size(weights: ArrayLike, mask: ArrayLike) -> jax.Array:
-    """(Σw)² / (n Σw²): the share of the samples that importance weights leave standing.
-
-    Args:
-      weights: at least 0, any shape.
-      mask: bool, the same shape.
-
-    Returns:
-      A scalar in (0, 1]; 1 where nothing is valid.
-
-    Raises:
-      ValueError: if the shapes differ or the mask is not boolean.
+    """(Σw)² / (n Σw²): the share of the samples that importance weights leave standing, from 0 to 1.
 
     Source: Kong (1992).
 
@@ -158,16 +134,7 @@ def effective_sample_size(weights: ArrayLike, mask: ArrayLike) -> jax.Array:
 def explained_variance(values: ArrayLike, returns: ArrayLike, mask: ArrayLike) -> jax.Array:
     """1 - Var(R - V) / Var(R): 1 for a perfect critic, 0 for a constant one, negative for worse.
 
-    Args:
-      values: any shape.
-      returns: the same shape.
-      mask: bool, the same shape.
-
-    Returns:
-      A scalar; 0 where the returns do not vary.
-
-    Raises:
-      ValueError: if the shapes differ or the mask is not boolean.
+    0 where the returns do not vary.
 
     >>> mask = jnp.array([True, True, False])
     >>> explained_variance(jnp.array([0.0, 1.0, 5.0]), jnp.array([0.0, 2.0, jnp.nan]), mask)

@@ -1,4 +1,10 @@
-"""Masks over responses and tokens: which of them a policy learns from; and penalties on length."""
+"""Masks over responses and tokens: which of them a policy learns from; and penalties on length.
+
+`reward_varies` and `ended_only` are filters of one group of G responses: its rewards, whether each is valid
+and has ended, and its length, [G] -> bool [G]; `advantages.by_group` runs one over a batch. Penalties on
+length take lengths in tokens and give what to add to the rewards, of the same shape. All raise ValueError if
+shapes differ or a setting is out of range.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,23 +23,10 @@ def reward_varies(
     lengths: ArrayLike | None = None,
     tolerance: float = 0.0,
 ) -> jax.Array:
-    """Dynamic sampling within one group: keeps it only if its rewards differ.
+    """Dynamic sampling within one group: keeps it only if its rewards differ by more than the tolerance.
 
     A group of equal rewards has advantages 0; masked out, it does not dilute the mean over the
     batch either. Shapes stay fixed, so no other group is sampled in its place.
-
-    Args:
-      rewards: [G], of one group; `baselines.by_group` runs it over a batch.
-      valid: bool [G], or None: all.
-      ended: not used.
-      lengths: not used.
-      tolerance: max - min must be above it.
-
-    Returns:
-      bool [G].
-
-    Raises:
-      ValueError: if shapes are wrong or the tolerance is negative.
 
     Source: DAPO (Yu et al. 2025).
 
@@ -58,15 +51,6 @@ def ended_only(
 ) -> jax.Array:
     """Overlong filtering: an answer that was cut does not teach, but stays in its group's baseline.
 
-    Args:
-      rewards: [G], of one group; not used.
-      valid: bool [G].
-      ended: bool [G], whether an answer has its stop token.
-      lengths: not used.
-
-    Returns:
-      bool [G].
-
     Source: DAPO (Yu et al. 2025); TRL's `mask_truncated_completions`.
 
     >>> ended_only(jnp.zeros(3), jnp.array([True, True, False]), jnp.array([True, False, True])).tolist()
@@ -79,16 +63,8 @@ def overlong(lengths: ArrayLike, max_length: float, buffer: float, penalty: floa
     """0 up to max_length - buffer, then linearly down to -penalty at max_length and beyond.
 
     Args:
-      lengths: tokens, any shape.
       max_length: L.
       buffer: c, tokens, above 0.
-      penalty: at least 0.
-
-    Returns:
-      What to add to the rewards, the shape of lengths.
-
-    Raises:
-      ValueError: if the buffer is not positive or the penalty negative.
 
     Source: DAPO (Yu et al. 2025), soft overlong punishment.
 
@@ -107,16 +83,8 @@ def overlong_share(lengths: ArrayLike, longest: int, share: float = 0.2, penalty
     """`overlong` with a buffer that is a share of the longest response.
 
     Args:
-      lengths: tokens, any shape.
       longest: tokens at which a response is cut.
       share: in (0, 1].
-      penalty: at least 0.
-
-    Returns:
-      What to add to the rewards, the shape of lengths.
-
-    Raises:
-      ValueError: if the share is not positive or the penalty negative.
 
     Source: DAPO (Yu et al. 2025), where 4096 of 20480 tokens are the buffer.
 
@@ -131,19 +99,8 @@ def overlong_share(lengths: ArrayLike, longest: int, share: float = 0.2, penalty
 def high_entropy_mask(entropies: ArrayLike, mask: ArrayLike, share: float = 0.2) -> jax.Array:
     """Marks the tokens of the highest entropy, where the policy was least certain.
 
-    A token counts if its entropy is at least the (1 - share)-quantile of the valid ones. Multiply
-    the policy loss by it, not the mask: the denominators stay those of all tokens.
-
-    Args:
-      entropies: nats [..., T], of the policy at each token.
-      mask: bool [..., T], of the whole batch.
-      share: of the valid tokens, in [0, 1].
-
-    Returns:
-      bool [..., T], False where masked.
-
-    Raises:
-      ValueError: if the shapes differ, the mask is not boolean or the share out of range.
+    A token counts if its entropy is at least the (1 - share)-quantile of the valid ones, [..., T].
+    Multiply the policy loss by it, not the mask: the denominators stay those of all tokens.
 
     Source: Wang et al. (2025), beyond the 80/20 rule; TRL's `top_entropy_quantile`.
 

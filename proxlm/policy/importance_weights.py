@@ -3,7 +3,9 @@
 A sampler with other kernels, of lower precision or out of date, has log μ(a) where the trainer has log
 π_old(a). Every function takes these two, nats [..., T], and a mask, bool [..., T]; `old_log_probs` and
 `sampler_log_probs` carry no gradient. It gives weights [..., T], 0 where masked, that multiply a loss per
-token before it is aggregated. All raise ValueError if shapes differ or a setting is out of range.
+token before it is aggregated. `level` and `max_log_ratio` are those of `losses.log_ratio`; what verl and TRL
+call the weight of the sequence is its "product". All raise ValueError if shapes differ or a setting is out of
+range.
 
 A log-prob of -inf counts as -1e9, and log-ratios are clipped to ±`max_log_ratio` before they are
 exponentiated, so that every weight is a number.
@@ -41,13 +43,6 @@ def truncated(
 ) -> jax.Array:
     """Truncated importance sampling, w = clip(π_old/μ, low, high).
 
-    Args:
-      low: least weight.
-      high: largest weight.
-      max_log_ratio: as in `losses.clip_log_ratio`.
-      level: "token", "sequence" or "product", as in `losses.log_ratio`; verl and TRL call "product" the
-        weight of the sequence.
-
     Source: Yao et al. (2025), TIS; Ionides (2008).
 
     >>> truncated(jnp.log(jnp.array([3.0, 0.5])), jnp.zeros(2), jnp.ones(2, bool)).tolist()
@@ -68,12 +63,6 @@ def icepop(
     level: str = "token",
 ) -> jax.Array:
     """IcePop, w = π_old/μ where it lies in [low, high] and 0 elsewhere.
-
-    Args:
-      low: least weight that is kept.
-      high: largest weight that is kept.
-      max_log_ratio: as in `losses.clip_log_ratio`.
-      level: as in `truncated`.
 
     Source: IcePop (Ant Ling team, 2025).
 
@@ -98,10 +87,7 @@ def sequence_mask(
     """Weights w = π_old/μ per token in sequences whose own ratio lies in [low, high]; 0 in the others.
 
     Args:
-      low: bound on the ratio of the sequence.
-      high: bound on the ratio of the sequence.
       max_weight: bound on the weights of tokens, or None.
-      max_log_ratio: as in `losses.clip_log_ratio`.
       level: of the sequence's ratio: "sequence", the geometric mean, or "product".
 
     Source: OpenRLHF's "seq-mask-tis" (2026).
@@ -127,9 +113,9 @@ def off_policy_sequence_mask(
 ) -> jax.Array:
     """Weights 1, but 0 in sequences of negative advantage whose mean log μ/π is above the threshold.
 
+    π is the policy that learns, the advantages [..., T] or a scalar.
+
     Args:
-      log_probs: nats [..., T], of the policy that learns.
-      advantages: [..., T] or a scalar.
       threshold: nats per token.
 
     Source: DeepSeek-V3.2 (2025), the off-policy sequence mask; TRL's `off_policy_mask_threshold`.
@@ -158,7 +144,6 @@ def kl_rejection_mask(
     Take the result, bool [..., T], as the mask: what is rejected leaves the denominators too.
 
     Args:
-      high: nats.
       low: nats, or None; for k1 = log μ/π_old, which may be negative.
       kind: an estimator of `kl`; log-ratios are clipped to ±20.
       over: "token", or the "sum", "mean" or "max" over a sequence.

@@ -11,8 +11,8 @@ gradient of the KL of whole sequences. In the *loss* take `exact` or k2: the exp
 that a coefficient in front of it does nothing, and the expected gradient of k3 is that of KL(π_ref‖π).
 
 All take log π(a) and log π_ref(a), nats of sampled tokens of one shape, and give one estimate per token,
-float32 or better; they raise ValueError if the shapes differ. A log-prob of -inf counts as -1e9 nats, with
-gradient 0, so that every estimate is a number.
+float32 or better; all raise ValueError if shapes differ or a setting is out of range. A log-prob of -inf
+counts as -1e9 nats, with gradient 0, so that every estimate is a number.
 """
 
 from collections.abc import Callable
@@ -106,12 +106,6 @@ def absolute(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
 def straight_through(value_of: Estimator) -> Estimator:
     """An estimator with the value of another one and the gradient of k2: sg[x - k2] + k2.
 
-    Args:
-      value_of: (log_probs, ref_log_probs) -> x, one estimate per token.
-
-    Returns:
-      A function of the same arguments.
-
     Source: verl's "k1+", "k3+" and "abs+".
 
     >>> jax.value_and_grad(straight_through(k1))(-1.0, -1.5)
@@ -143,12 +137,6 @@ def estimator(kind: str) -> Estimator:
     Args:
       kind: "k1", "k2", "k3", "abs", or with a "+" and the gradient of k2.
 
-    Returns:
-      A function (log_probs, ref_log_probs) -> one estimate per token.
-
-    Raises:
-      ValueError: with the known names.
-
     >>> estimator("k2") is k2
     True
     """
@@ -159,18 +147,9 @@ def estimator(kind: str) -> Estimator:
 def exact(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
     """KL(π‖π_ref) = Σᵥ π(v) (log π(v) - log π_ref(v)) over the whole vocabulary.
 
-    A token with π(v) = 0 (log π(v) = -inf, or so low that π(v) is 0 in this precision) adds 0 to value and
-    gradient, whatever π_ref(v) is. One with π_ref(v) = 0 < π(v) makes the KL infinite, with gradient 0.
-
-    Args:
-      log_probs: nats [..., V], normalised.
-      ref_log_probs: nats [..., V], normalised.
-
-    Returns:
-      KL in nats [...].
-
-    Raises:
-      ValueError: if the shapes differ.
+    Log-probs are nats [..., V], normalised; the KL is nats [...]. A token with π(v) = 0 (log π(v) = -inf, or
+    so low that π(v) is 0 in this precision) adds 0 to value and gradient, whatever π_ref(v) is. One with
+    π_ref(v) = 0 < π(v) makes the KL infinite, with gradient 0.
 
     >>> log_probs = jnp.log(jnp.array([0.5, 0.5, 0.0]))
     >>> f"{exact(log_probs, jnp.log(jnp.array([0.25, 0.75, 0.0]))):.4f}"
@@ -190,17 +169,10 @@ def exact(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
 def log_mass(ref_log_probs: ArrayLike, log_probs: ArrayLike) -> jax.Array:
     """The log-probability log Σ π_ref(v) of the tokens v with π(v) > 0: 0 where these are all.
 
-    Taken off the reference's log-probs it renormalises the reference on the support S of a truncated
-    policy (top-k, top-p, min-p). KL(π_S‖π_ref,S) is then finite and never negative, and k1 and k3 of
-    tokens drawn from π_S are unbiased for it. Against a reference that is truncated on its own, or not
-    at all, the KL is infinite or E[k1] negative.
-
-    Args:
-      ref_log_probs: nats [..., V], of the whole vocabulary.
-      log_probs: nats [..., V], -inf outside of S.
-
-    Returns:
-      Nats [...].
+    Log-probs are nats [..., V], the result is nats [...]. Taken off the reference's log-probs it renormalises
+    the reference on the support S of a truncated policy (top-k, top-p, min-p). KL(π_S‖π_ref,S) is then finite
+    and never negative, and k1 and k3 of tokens drawn from π_S are unbiased for it. Against a reference that
+    is truncated on its own, or not at all, the KL is infinite or E[k1] negative.
 
     >>> ref = jnp.log(jnp.array([0.25, 0.25, 0.5]))
     >>> f"{log_mass(ref, jnp.array([-0.7, -0.7, -jnp.inf])):.4f}"
@@ -231,12 +203,6 @@ def adapt(
       target: nats per sequence.
       horizon: sequences, at least max_error · n, since β could otherwise lose its sign.
       max_error: bound on the relative error.
-
-    Returns:
-      The next β, a float32 scalar.
-
-    Raises:
-      ValueError: if a known argument is out of range or NaN.
 
     Source: Ziegler et al., "Fine-tuning language models from human preferences" (2019).
 

@@ -4,6 +4,10 @@
 
 τ is the step size. PPO's clip and its KL penalty approximate this step; here it is solved in closed
 form on logits, and stated as a loss for a policy that is a network.
+
+All take advantages [..., V], to which a constant added to a row adds nothing; log-probs, nats [..., V], of
+the old policy and, if there is one, of the reference; and β ≥ 0 and τ > 0. A loss has gradient in `log_probs`
+alone. All raise ValueError if shapes differ, β or τ is out of range, or β is given without a reference.
 """
 
 import jax
@@ -27,18 +31,10 @@ def proximal_step(
 ) -> jax.Array:
     """The exact step, log π⁺ ∝ (A + β log π_ref + log π_old/τ) / (β + 1/τ), over the last axis.
 
-    Args:
-      advantages: [..., V]; a constant added to a row, as V added to A gives Q, changes nothing.
-      old_log_probs: nats [..., V].
-      ref_log_probs: nats [..., V], or None without a reference.
-      kl_coef: β ≥ 0.
-      step_size: τ > 0; infinite, the step ends at the optimum, if β > 0.
+    An infinite τ ends at the optimum, if β > 0.
 
     Returns:
       Nats [..., V], normalised; -inf where the old policy or the reference is.
-
-    Raises:
-      ValueError: if shapes differ, β is negative, τ not positive or β given without a reference.
 
     Source: Nemirovski and Yudin (1983); Geist et al. (2019), regularised Markov decision processes.
 
@@ -68,22 +64,9 @@ def proximal_loss(
 ) -> jax.Array:
     """-Σᵥ π(v) A(v) + β KL(π‖π_ref) + KL(π‖π_old)/τ: what `proximal_step` minimises.
 
-    For a policy that is a network: minimise its mean over prefixes of the old policy by gradients.
-    With sampled tokens alone, `losses.kl_penalty` in the reverse direction estimates it.
-
-    Args:
-      log_probs: nats [..., V], of the policy that learns.
-      advantages: [..., V]; no gradient flows into them.
-      old_log_probs: nats [..., V].
-      ref_log_probs: nats [..., V], or None without a reference.
-      kl_coef: β ≥ 0.
-      step_size: τ > 0.
-
-    Returns:
-      A loss per prefix [...].
-
-    Raises:
-      ValueError: as `proximal_step`.
+    For a policy that is a network: minimise its mean over prefixes of the old policy by gradients. With
+    sampled tokens alone, `losses.kl_penalty` in the reverse direction estimates it. One number a prefix,
+    [...].
 
     Source: Tomar et al. (2020), mirror descent policy optimisation.
 
@@ -114,21 +97,8 @@ def proximal_regression(
 
     d = log π/π_old(y) and r' = r - β log π_old/π_ref(y). For the exact step f is one number for
     every answer to a prompt, so the loss is 0 there, whoever sampled; on the policy's own samples
-    its gradient is (β + 1/τ) times the policy gradient with a mean baseline.
-
-    Args:
-      log_probs: nats [G], log π(y) of the answers of one group, as sums over their tokens.
-      old_log_probs: nats [G].
-      rewards: [G].
-      ref_log_probs: nats [G], or None without a reference.
-      kl_coef: β ≥ 0.
-      step_size: τ > 0.
-
-    Returns:
-      A loss per answer [G].
-
-    Raises:
-      ValueError: as `proximal_step`.
+    its gradient is (β + 1/τ) times the policy gradient with a mean baseline. Log-probs log π(y) are
+    sums over an answer's tokens, nats [G] of one group, as the rewards are and the loss is.
 
     Source: Gao et al. (2024), REBEL; Flet-Berliac et al. (2024), contrastive policy gradient.
 

@@ -6,8 +6,9 @@ Each is a function
 
 of rewards [B, T]; values [B, T] of a critic, or None without one; a mask, bool [B, T]; and the number of
 responses to each prompt, which lie side by side. The results are [B, T], 0 where masked; returns are None
-where no critic is trained. All raise ValueError if the batch does not divide into groups or a setting is out
-of range. Advantages of your own are a function of the same arguments.
+where no critic is trained. Settings are those of the function of one sequence or group. All raise ValueError
+if the batch does not divide into groups or a setting is out of range. Advantages of your own are a function
+of the same arguments.
 """
 
 from collections.abc import Callable
@@ -45,11 +46,6 @@ def gae_advantages(
 ) -> Estimate:
     """Generalised advantage estimates and their returns, as `gae`; the size of groups is not read.
 
-    Args:
-      discount: γ in [0, 1].
-      gae_lambda: λ in [0, 1].
-      holes: as in `gae`.
-
     >>> rewards, values, mask = jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.ones((1, 2), bool)
     >>> gae_advantages(rewards, values, mask, gae_lambda=0.5)[0].tolist()
     [[1.5, 1.0]]
@@ -66,11 +62,7 @@ def length_adaptive_advantages(
     alpha: Number = 0.05,
     critic_lambda: Number = 1.0,
 ) -> Estimate:
-    """VAPO's advantages: λ = 1 - 1/(α l) for the policy, another λ for the critic; γ = 1.
-
-    Args:
-      alpha: as in `adaptive_lambda`.
-      critic_lambda: λ of the returns, in [0, 1].
+    """VAPO's advantages: λ = 1 - 1/(α l) for the policy, another λ in [0, 1] for the critic; γ = 1.
 
     Source: Yue et al. (2025).
 
@@ -116,10 +108,6 @@ def batch_scaled_advantages(
 ) -> Estimate:
     """As `group_advantages`, against the mean of the group, in units of the deviation over the batch.
 
-    Args:
-      epsilon: as in `batch_scaled`.
-      ddof: as in `batch_scaled`.
-
     Source: Liu et al. (2025), tricks or traps; TRL's `scale_rewards="batch"`.
 
     >>> rewards, mask = jnp.array([[0.0, 1.0], [3.0, 0.0]]), jnp.ones((2, 2), bool)
@@ -152,9 +140,6 @@ def reward_to_go_advantages(
     rewards: jax.Array, values: jax.Array | None, mask: jax.Array, group_size: int = 1, discount: Number = 1.0
 ) -> Estimate:
     """REINFORCE's advantages: the reward still to come, without a baseline; the size of groups is not read.
-
-    Args:
-      discount: γ in [0, 1].
 
     >>> reward_to_go_advantages(jnp.array([[0.5, 1.0]]), None, jnp.ones((1, 2), bool))[0].tolist()
     [[1.5, 1.0]]

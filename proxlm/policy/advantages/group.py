@@ -70,18 +70,7 @@ def batch_scaled(
 ) -> jax.Array:
     """A = (r - mean of the group) / (std of the batch + ε): scaled, and all prompts weigh the same.
 
-    Args:
-      rewards: [B], of groups that lie side by side.
-      group_size: G.
-      valid: bool [B], or None: all.
-      epsilon: ε > 0.
-      ddof: 1 divides the variance by B - 1, 0 by B.
-
-    Returns:
-      [B], 0 where not valid.
-
-    Raises:
-      ValueError: if shapes are wrong, B is not a multiple of G, G is below 2 or ε is not positive.
+    Of a batch [B] of groups that lie side by side; ε and `ddof` are those of `group_relative`.
 
     Source: Liu et al. (2025), tricks or traps; TRL's `scale_rewards="batch"`.
 
@@ -111,9 +100,6 @@ def leave_one_out(rewards: ArrayLike, valid: ArrayLike | None = None) -> jax.Arr
 def length_weighted(rewards: ArrayLike, lengths: ArrayLike, valid: ArrayLike | None = None) -> jax.Array:
     """A = r - Σ l r / Σ l, as in OPO: of least variance if the gradient's square grows with the length.
 
-    Args:
-      lengths: [G], tokens.
-
     Source: Hao et al. (2025), on-policy RL with optimal reward baseline.
 
     >>> length_weighted(jnp.array([1.0, 0.0]), jnp.array([3, 1]))
@@ -128,14 +114,7 @@ def by_group(baseline: Callable[..., jax.Array], group_size: int, *arrays: jax.A
 
     Args:
       baseline: as those of this module, arrays [G] -> [G].
-      group_size: G.
       *arrays: [B] each.
-
-    Returns:
-      [B].
-
-    Raises:
-      ValueError: if B is not a multiple of G, or G is below 2.
 
     >>> by_group(centred, 2, jnp.array([1.0, 3.0, 5.0, 5.0]))
     Array([-1.,  1.,  0.,  0.], dtype=float32)

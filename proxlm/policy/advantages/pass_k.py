@@ -19,7 +19,6 @@ def best_minus_second(
 
     Args:
       epsilon: divides by std(r) + ε; None does not divide.
-      ddof: as in `group_relative`.
 
     Source: Tang et al. (2025, arXiv 2503.19595), as verl 0.9.1's pass@k defines it.
 

@@ -1,4 +1,8 @@
-"""Advantages of one sequence [T] without a critic, or with one whose λ depends on the length."""
+"""Advantages of one sequence [T] without a critic, or with one whose λ depends on the length.
+
+Rewards, values and masks are [T], the results 0 where masked; γ, λ and `holes` are those of `gae`. All raise
+ValueError if shapes differ, a mask is not boolean or a setting is out of range.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +21,6 @@ def reward_to_go(
 ) -> jax.Array:
     """The reward still to come, Gₜ = rₜ + γ Gₜ₊₁ over the valid tokens.
 
-    Args:
-      rewards: [T].
-      mask: bool [T].
-      discount: γ in [0, 1].
-      holes: as in `gae`.
-
-    Returns:
-      [T], 0 where masked.
-
-    Raises:
-      ValueError: as `gae`.
-
     Source: Williams (1992); REINFORCE++ (Hu 2025) whitens it over the batch.
 
     >>> reward_to_go(jnp.array([0.0, jnp.nan, 1.0]), jnp.array([True, False, True]), 0.5)
@@ -38,19 +30,7 @@ def reward_to_go(
 
 
 def remax(rewards: ArrayLike, greedy_score: Number, mask: ArrayLike, discount: Number = 1.0) -> jax.Array:
-    """The reward to come minus that of the greedy response, Gₜ - r(greedy).
-
-    Args:
-      rewards: [T].
-      greedy_score: a scalar, the reward of the response of most probable tokens.
-      mask: bool [T].
-      discount: γ in [0, 1].
-
-    Returns:
-      [T], 0 where masked.
-
-    Raises:
-      ValueError: as `reward_to_go`.
+    """The reward to come minus that of the greedy response, Gₜ - r(greedy), of likeliest tokens.
 
     Source: Li et al. (2023), ReMax.
 
@@ -61,17 +41,7 @@ def remax(rewards: ArrayLike, greedy_score: Number, mask: ArrayLike, discount: N
 
 
 def over_tokens(per_sequence: ArrayLike, mask: ArrayLike) -> jax.Array:
-    """Spreads one number per sequence over its valid tokens.
-
-    Args:
-      per_sequence: [...].
-      mask: bool [..., T].
-
-    Returns:
-      [..., T], 0 where masked.
-
-    Raises:
-      ValueError: if the leading axes differ or the mask is not boolean.
+    """Spreads one number per sequence, [...], over its valid tokens, [..., T].
 
     >>> over_tokens(jnp.array([2.0]), jnp.array([[True, False]])).tolist()
     [[2.0, 0.0]]
@@ -85,17 +55,7 @@ def over_tokens(per_sequence: ArrayLike, mask: ArrayLike) -> jax.Array:
 
 
 def adaptive_lambda(mask: ArrayLike, alpha: Number = 0.05) -> jax.Array:
-    """The λ of a sequence of l tokens, max(0, 1 - 1 / (α l)): longer ones are discounted less.
-
-    Args:
-      mask: bool [..., T]; l is its count.
-      alpha: α > 0.
-
-    Returns:
-      [...].
-
-    Raises:
-      ValueError: if the mask is not boolean or α is not positive.
+    """The λ [...] of sequences [..., T] of l tokens, max(0, 1 - 1 / (α l)): longer ones are discounted less.
 
     Source: VAPO (Yue et al. 2025).
 
@@ -121,19 +81,8 @@ def decoupled_gae(
     """Generalised advantages by one λ and returns by another: the critic learns without bias by λ = 1.
 
     Args:
-      rewards: [T].
-      values: [T].
-      mask: bool [T].
-      discount: γ in [0, 1].
       policy_lambda: λ of the advantages, in [0, 1]; `adaptive_lambda` gives VAPO's.
       critic_lambda: λ of the returns, in [0, 1].
-      holes: as in `gae`.
-
-    Returns:
-      Advantages [T] and returns [T], 0 where masked.
-
-    Raises:
-      ValueError: as `gae`.
 
     Source: VC-PPO (Yuan et al. 2025); VAPO (Yue et al. 2025).
 

@@ -1,7 +1,8 @@
 """Rewards, advantages and returns of one sequence of tokens [T].
 
 A mask marks the tokens that the policy chose. It may have holes (the output of a tool, an observation).
-Masked slots may hold anything: they are not read.
+Masked slots may hold anything: they are not read, and the results [T] are 0 there. A discount γ and a λ lie
+in [0, 1]. All raise ValueError if shapes differ, a mask is not boolean or a setting is out of range.
 """
 
 import jax
@@ -30,20 +31,9 @@ def gae(
     and V and A are 0 after the last one: a sequence cut at its maximum length counts as ended.
 
     Args:
-      rewards: [T].
       values: [T], the critic's value of the state before each token.
-      mask: bool [T].
-      discount: γ in [0, 1].
-      gae_lambda: λ in [0, 1].
       holes: "skip" leaves the tokens of a hole out; "zero" counts them as tokens of reward 0 and value 0
         (OpenRLHF's convention), each of which discounts.
-
-    Returns:
-      Advantages [T] and returns [T], not whitened, 0 where masked.
-
-    Raises:
-      ValueError: if an array is not [T], the mask is not boolean, γ or λ is not a number in [0, 1], or the
-        convention is unknown.
 
     Source: Schulman et al. (2015); skipping holes as verl, tunix and NeMo-RL do.
 
@@ -86,12 +76,9 @@ def whiten(
     """Whitens all valid entries of x, (x - μ) / √(σ² + ε); with `shift_mean=False`, adds μ again.
 
     Mean and variance are those of the array given: of a minibatch, or of the whole rollout. Conventions
-      differ:
-    ddof is 0 in OpenAI's and OpenRLHF's code, 1 in TRL, verl and tunix.
+    differ: ddof is 0 in OpenAI's and OpenRLHF's code, 1 in TRL, verl and tunix.
 
     Args:
-      x: any shape.
-      mask: bool, the shape of x.
       shift_mean: False keeps the mean, as for rewards.
       ddof: 0 divides the variance by n, 1 by n - 1.
       epsilon: ε > 0.
@@ -99,9 +86,6 @@ def whiten(
 
     Returns:
       The shape of x, 0 where masked. Equal entries give exactly 0 (their mean, if it is kept).
-
-    Raises:
-      ValueError: if the shapes differ, the mask is not boolean or ε is not positive.
 
     Source: Ziegler et al. (2019), `whiten` of lm-human-preferences.
 
@@ -127,12 +111,6 @@ def place_score(score: Number, mask: ArrayLike, *, place: str = "last") -> jax.A
       place: "last", or "after": one slot later where there is one, on padding, as in TRL 1.12's PPO (issue
         3750); its advantages then need a mask that is one token longer.
 
-    Returns:
-      Rewards [T].
-
-    Raises:
-      ValueError: if the score is not a scalar, the mask is not a boolean vector or the place is unknown.
-
     Source: Ziegler et al. (2019).
 
     >>> place_score(0.7, jnp.array([True, True, False]))
@@ -153,16 +131,8 @@ def shape_rewards(score: Number, kl: ArrayLike, mask: ArrayLike, kl_coef: Number
     """Rewards per token with a KL penalty: rₜ = -β klₜ at every valid token, plus the score at the last one.
 
     Args:
-      score: a scalar.
       kl: nats [T], one estimate per token; with k1 the policy gradient is that of the KL of sequences.
-      mask: bool [T].
       kl_coef: β ≥ 0, reward per nat; 0 gives 0 even where the KL is infinite.
-
-    Returns:
-      Rewards [T], 0 where masked. No gradient is stopped here.
-
-    Raises:
-      ValueError: if the shapes differ, the mask is not boolean or β is negative.
 
     Source: Ziegler et al. (2019).
 
@@ -178,18 +148,9 @@ def missing_eos(score: ArrayLike, ended: ArrayLike, penalty: Number, mode: str =
     """Lowers the score of a sequence that was cut before its end-of-sequence token.
 
     Args:
-      score: any shape.
       ended: bool, the shape of score: True where the end-of-sequence token was sampled.
-      penalty: ≥ 0.
       mode: "subtract" gives score - penalty (TRL); "replace" gives -penalty whatever the score
         (OpenAI with 1, EasyLM with 10).
-
-    Returns:
-      The scores, float32.
-
-    Raises:
-      ValueError: if the shapes differ, `ended` is not boolean, the penalty is negative or the mode is
-        unknown.
 
     >>> missing_eos(jnp.array([2.0, 2.0]), jnp.array([True, False]), penalty=0.5)
     Array([2. , 1.5], dtype=float32)

@@ -1,4 +1,7 @@
-"""Advantages of one group [G, T] with a baseline that differs from token to token."""
+"""Advantages of one group [G, T] with a baseline that differs from token to token.
+
+All raise ValueError if shapes differ, a mask is not boolean or G is below 2.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +17,7 @@ __all__ = ["optimal_token", "score_energy"]
 def score_energy(log_probs: ArrayLike, sum_of_squares: ArrayLike) -> jax.Array:
     """The squared norm of the score, ‖∇ log π(a)‖² = 1 - 2 π(a) + Σᵥ π(v)², with respect to the logits.
 
-    Args:
-      log_probs: nats, log π(a) of the sampled tokens, any shape.
-      sum_of_squares: Σᵥ π(v)² over the vocabulary, the same shape.
-
-    Returns:
-      An array of that shape.
-
-    Raises:
-      ValueError: if the shapes differ.
+    Of sampled tokens a with the sums Σᵥ π(v)² over the vocabulary; any shape.
 
     >>> f"{score_energy(jnp.log(0.5), 0.5):.2f}"
     '0.50'
@@ -41,17 +36,9 @@ def optimal_token(
     of the response's gradient up to token t.
 
     Args:
-      rewards: [G, T].
       energies: e ≥ 0, [G, T], as `score_energy`; times w² where weights w correct the sampler.
-      mask: bool [G, T].
       free_tail: True takes no baseline where only the longest response goes on; False takes its own return,
         which leaves an advantage of 0 there.
-
-    Returns:
-      Advantages [G, T], 0 where masked.
-
-    Raises:
-      ValueError: if shapes are wrong or G is below 2.
 
     Source: the optimal token baseline as verl 0.9.1 defines it ("tir_optimal_token_baseline", and
     without holes "optimal_token_baseline").

@@ -11,9 +11,10 @@ of the same four arrays, which are described here once:
     advantages     [..., T], or a scalar
     mask           bool [..., T], True at the tokens that count; masked slots may hold NaN
 
-The result is [..., T], 0 where masked, to be weighed and summed by `aggregation`. All raise ValueError if
-shapes differ, the mask is not boolean or a setting is out of range. ρ is the ratio π/π_old, sg the stopped
-gradient. A loss of your own is a function of the same four arrays.
+The result is [..., T], 0 where masked, to be weighed and summed by `aggregation`. `level` is one of those of
+`log_ratio`, `max_log_ratio` a bound as of `clip_log_ratio`; ρ is the ratio π/π_old, sg the stopped gradient.
+A loss of your own is a function of the same four arrays. All losses and masks here raise ValueError if shapes
+differ, a mask is not boolean or a setting is out of range.
 
   clipping        `clipped` (PPO, and at other levels GSPO and RLOO), `cispo`, `sapo`, `clipped_value_loss`
   unclipped       `policy_gradient`, `kl_penalty`, `dro`

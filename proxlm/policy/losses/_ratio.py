@@ -38,9 +38,6 @@ def clips_ratio(bounds: Callable[..., ClipBounds] = ClipBounds) -> Callable[[Los
     Args:
       bounds: settings of the loss, by name -> `ClipBounds`.
 
-    Returns:
-      A decorator.
-
     >>> marked = clips_ratio()(lambda log_probs, clip_low=0.1, clip_high=0.1, level="token": 0.0)
     >>> marked.clip_bounds is ClipBounds
     True
@@ -73,19 +70,7 @@ def log_ratio(
     clipped to ±max_log_ratio, beyond which the gradient is 0. All levels have one number per token, so every
     policy loss takes any of them. Weigh "sequence" and "product" by `aggregation.sequence_weights`; a token
     form has the gradient of its sequence's form if its tokens weigh 1/n, or 1 where it is the product.
-
-    Args:
-      log_probs: nats [..., T], of the policy that learns.
-      old_log_probs: nats [..., T], of the policy that sampled; no gradient flows into it.
-      mask: bool [..., T].
-      level: "token", "sequence", "sequence_token", "product" or "product_token".
-      max_log_ratio: as in `clip_log_ratio`.
-
-    Returns:
-      Nats [..., T], 0 where masked.
-
-    Raises:
-      ValueError: if shapes differ, the mask is not boolean, the level is unknown or the bound out of range.
+    Arguments as of every policy loss; the result is nats [..., T], 0 where masked.
 
     Source: GSPO (Zheng et al. 2025) and its token form. Their gradients differ only where the advantages do
     within a sequence; TRL and OpenRLHF take the former, verl the latter. TRL's RLOO takes "product".

@@ -32,8 +32,7 @@ def clipped(
       clip_low: how far ρ may fall below 1, in [0, 1].
       clip_high: how far ρ may rise above 1; larger than clip_low in DAPO ("clip higher").
       dual_clip: None, or c ≥ 1; 3 is usual, and verl's default; TRL's `delta` if it is above 1 + clip_high.
-      level: "token", "sequence" (GSPO), or another as in `log_ratio`.
-      max_log_ratio: as in `clip_log_ratio`.
+      level: "sequence" in GSPO.
 
     Source: Schulman et al. (2017); dual clip: Ye et al. (2020); clip higher: Yu et al. (2025); sequences:
     Zheng et al. (2025).
@@ -72,8 +71,6 @@ def cispo(
     Args:
       clip_low: 1 leaves the weight without a bound below, as TRL does; 0.2 in verl.
       clip_high: TRL writes `epsilon_high` = 1 + clip_high.
-      level: as in `log_ratio`.
-      max_log_ratio: as in `clip_log_ratio`.
 
     Source: MiniMax-M1 (2025).
 
@@ -104,8 +101,6 @@ def sapo(
     Args:
       tau_positive: τ > 0 where A > 0.
       tau_negative: τ > 0 elsewhere; larger, since lowering one token raises all others.
-      level: as in `log_ratio`.
-      max_log_ratio: as in `clip_log_ratio`.
 
     Source: Gao et al. (2025), soft adaptive policy optimisation.
 
@@ -133,12 +128,6 @@ def clipped_value_loss(
       old_values: of the critic when the tokens were sampled, the same shape.
       returns: R, the same shape or a scalar.
       clip: in units of the values; None leaves ½ (V - R)².
-
-    Returns:
-      A loss per token.
-
-    Raises:
-      ValueError: if shapes differ or the clip is negative.
 
     Source: OpenAI baselines' PPO2; the ½ as in "The 37 implementation details of PPO" (2022).
 

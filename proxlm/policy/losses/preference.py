@@ -3,7 +3,10 @@
 They take one number per response: its reward, or log π(y) as `sequence_log_probs` sums it. An infinite
 number, such as the log-prob -inf of a response of probability 0, counts as ±1e9 with gradient 0; all losses
 are written with log σ and softplus, so that none overflows. Of a pair, `chosen` is log π(y₊) of the preferred
-response and `rejected` log π(y₋) of the other, in nats, any shape; `ref_...` are those of the reference.
+response and `rejected` log π(y₋) of the other, in nats, any shape; `ref_...` are those of the reference, and
+β is positive. For `orpo` and `simpo` they are log p₊ and log p₋, the *mean* log-probability of a token; for
+`bradley_terry` the rewards r₊ and r₋. The result is a loss per pair. All raise ValueError if shapes differ, a
+mask is not boolean or a setting is out of range.
 """
 
 import jax
@@ -28,9 +31,6 @@ def sequence_log_probs(log_probs: ArrayLike, mask: ArrayLike, average: bool = Fa
     Returns:
       Nats [...], 0 without a valid token.
 
-    Raises:
-      ValueError: if the shapes differ or the mask is not boolean.
-
     >>> mask = jnp.array([True, True, False])
     >>> sequence_log_probs(jnp.array([-1.0, -2.0, jnp.nan]), mask, average=True)
     Array(-1.5, dtype=float32)
@@ -46,16 +46,8 @@ def bradley_terry(
     """The loss of a reward model, -log σ(r₊ - r₋ - margin) + c (r₊ + r₋)².
 
     Args:
-      chosen: r₊, rewards of the preferred responses, any shape.
-      rejected: r₋, the same shape.
       margin: the same shape or a scalar; how much better the preferred one was judged to be.
       centre_coef: c ≥ 0; draws the sum of the rewards of a pair to 0.
-
-    Returns:
-      A loss per pair.
-
-    Raises:
-      ValueError: if shapes differ or c is negative.
 
     Source: Bradley and Terry (1952); margin: Llama 2 (2023); centring: Eisenstein et al. (2023).
 
@@ -102,9 +94,6 @@ def ipo(
 ) -> jax.Array:
     """Identity preference optimisation, (h - 1/(2β))² with h as in `dpo`: h is drawn to a finite number.
 
-    Args:
-      beta: β > 0.
-
     Source: Azar et al. (2023).
 
     >>> ipo(-1.0, -2.0, -1.0, -1.0, beta=0.25).item()
@@ -134,12 +123,6 @@ def kto(
       desirable_weight: λ₊ ≥ 0.
       undesirable_weight: λ₋ ≥ 0.
 
-    Returns:
-      A loss per response.
-
-    Raises:
-      ValueError: if shapes differ, `desirable` is not boolean or a setting is out of range.
-
     Source: Ethayarajh et al. (2024).
 
     >>> kto(jnp.array([0.0, 0.0]), jnp.array([True, False]), undesirable_weight=2.0)
@@ -162,15 +145,7 @@ def orpo(chosen: ArrayLike, rejected: ArrayLike, coef: Number = 0.1) -> jax.Arra
     The odds of p are p / (1 - p).
 
     Args:
-      chosen: nats, log p₊, the *mean* log-probability of a token of y₊, any shape.
-      rejected: nats, log p₋, the same shape.
       coef: λ ≥ 0.
-
-    Returns:
-      A loss per pair, the negative log-likelihood of the preferred response included.
-
-    Raises:
-      ValueError: if shapes differ or λ is negative.
 
     Source: Hong et al. (2024).
 
@@ -184,19 +159,7 @@ def orpo(chosen: ArrayLike, rejected: ArrayLike, coef: Number = 0.1) -> jax.Arra
 
 
 def simpo(chosen: ArrayLike, rejected: ArrayLike, beta: Number = 2.0, margin: ArrayLike = 1.0) -> jax.Array:
-    """SimPO, a loss without a reference: -log σ(β (log p₊ - log p₋) - γ), p the mean of a response's tokens.
-
-    Args:
-      chosen: nats, log p₊, the *mean* log-probability of a token of y₊, any shape.
-      rejected: nats, log p₋, the same shape.
-      beta: β > 0.
-      margin: γ.
-
-    Returns:
-      A loss per pair.
-
-    Raises:
-      ValueError: if shapes differ or β is not positive.
+    """SimPO, a loss without a reference: -log σ(β (log p₊ - log p₋) - γ), γ the margin.
 
     Source: Meng et al. (2024).
 

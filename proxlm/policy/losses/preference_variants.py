@@ -13,7 +13,8 @@ wrong,
     apo_down  σ(βh₊) + σ(-x): both down, the worse one further             D'Oosterlinck et al. 2024
     discopop  -(1 - m) log σ(x) + m e^-x, m = σ(x / 0.05)                  Lu et al. 2024
 
-as TRL 1.16 defines them. `preference` has DPO itself, IPO, KTO, ORPO and SimPO.
+as TRL 1.16 defines them; ValueError if shapes differ or a setting is out of range or not one of that kind.
+`preference` has DPO itself, IPO, KTO, ORPO and SimPO.
 """
 
 import jax
@@ -40,12 +41,6 @@ def pair_loss(
       kind: "hinge", "robust", "exo", "nca", "bco", "sppo", "apo_zero", "apo_down" or "discopop".
       beta: β > 0.
       label_smoothing: s in [0, ½), of "robust" and "exo"; 0 for the others.
-
-    Returns:
-      A loss per pair.
-
-    Raises:
-      ValueError: if shapes differ, the kind is unknown, or a setting is out of range or not one of that kind.
 
     >>> f"{pair_loss(1.0, 0.0, 'hinge', beta=0.25):.2f} {pair_loss(0.0, 0.0, 'apo_zero'):.2f}"
     '0.75 1.00'
@@ -124,9 +119,8 @@ PAIR_LOSSES = {
 def f_score(log_ratio: ArrayLike, divergence: str = "reverse_kl", alpha: Number = 0.5) -> jax.Array:
     """The slope f'(u) at u = π/π_ref(y), which replaces log u in DPO if f is the divergence from π_ref.
 
-    reverse_kl: log u; forward_kl: 1 - 1/u; js: log(2u/(1 + u)); alpha: (u^(α-1) - 1)/(α - 1). Give the two
-      of a
-    pair to `dpo`, with references of 0.
+    reverse_kl: log u; forward_kl: 1 - 1/u; js: log(2u/(1 + u)); alpha: (u^(α-1) - 1)/(α - 1). Give the two of
+    a pair to `dpo`, with references of 0.
 
     Args:
       log_ratio: nats, log u, any shape.
@@ -135,9 +129,6 @@ def f_score(log_ratio: ArrayLike, divergence: str = "reverse_kl", alpha: Number 
 
     Returns:
       An array of that shape; exponents are clipped at 80.
-
-    Raises:
-      ValueError: if the divergence is unknown or α is 1.
 
     Source: Wang et al. (2023), f-DPO; TRL's `f_divergence_type`.
 

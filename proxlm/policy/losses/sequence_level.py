@@ -23,14 +23,9 @@ def geometric_mean(
 ) -> jax.Array:
     """GMPO, -Ā exp(Σₜ d̂ₜ / n), the geometric mean of ratios that are clipped one by one.
 
-    d̂ₜ is dₜ = log ρₜ, at most clip_high where A > 0 and at least -clip_low where A < 0; Ā is the
+    d̂ₜ is dₜ = log ρₜ in nats, at most clip_high where A > 0 and at least -clip_low where A < 0; Ā is the
     mean advantage of the sequence. Every valid token carries the loss of its sequence, so the
     weights "sequence" give the paper's mean over sequences (verl and TRL: with rows="all").
-
-    Args:
-      clip_low: nats.
-      clip_high: nats.
-      max_log_ratio: as in `clip_log_ratio`.
 
     Source: Zhao et al. (2025), geometric-mean policy optimisation.
 
@@ -61,11 +56,9 @@ def vespo(
 ) -> jax.Array:
     """VESPO, -sg[φ(w)] A log π with φ(w) = e^λ w^k e^(-λw) of the ratio w of whole sequences; φ(1) = 1.
 
+    k and λ are the positive ones where A ≥ 0, the negative ones elsewhere.
+
     Args:
-      k_positive: k where A ≥ 0.
-      lambda_positive: λ where A ≥ 0.
-      k_negative: k where A < 0.
-      lambda_negative: λ where A < 0.
       max_log_ratio: nats, bound of every token's log-ratio and of their sum.
       min_log_weight: nats, bound of the sum below; log 1e-8 as in TRL 1.16.
 
@@ -100,14 +93,8 @@ def topr(
 ) -> jax.Array:
     """TOPR, -sg[clip(w, low, high)] A log π of the ratio w of whole sequences, with bounds by the sign of A.
 
-    By default good sequences have weight 1, and bad ones the probability that is left of them, at most 1.
-
-    Args:
-      low_positive: least weight where A ≥ 0.
-      high_positive: largest weight where A ≥ 0.
-      low_negative: least weight where A < 0.
-      high_negative: largest weight where A < 0.
-      max_log_ratio: as in `clip_log_ratio`.
+    The bounds are the positive ones where A ≥ 0. By default good sequences have weight 1, and bad ones the
+    probability that is left of them, at most 1.
 
     Source: Le Roux et al. (2025), tapered off-policy REINFORCE.
 

@@ -23,9 +23,6 @@ def completion_mask(mask: ArrayLike, prompt_lengths: ArrayLike) -> jax.Array:
     Returns:
       bool [..., T]. `lm.score(..., start=1)` scores the tokens from the second on: take [..., 1:].
 
-    Raises:
-      ValueError: if the mask is not boolean, or there is not one length for each row.
-
     >>> completion_mask(jnp.array([[False, True, True, True]]), jnp.array([2])).tolist()
     [[False, False, False, True]]
     """
@@ -42,20 +39,15 @@ def completion_mask(mask: ArrayLike, prompt_lengths: ArrayLike) -> jax.Array:
 def sft(log_probs: ArrayLike, mask: ArrayLike, kind: str | Callable[..., jax.Array] = "token") -> jax.Array:
     """The loss of supervised fine-tuning, -Σ w log π(yₜ | x, y₍<t₎) over the tokens of the responses.
 
-    The prompt is not learnt. By the weights w every token counts the same ("token", the usual choice), or
-    every response ("sequence"), or log π of whole responses is summed ("sequence_sum").
+    A scalar, 0 without a valid token. The prompt is not learnt. By the weights w every token counts the same
+    ("token", the usual choice), or every response ("sequence"), or log π of whole responses is summed
+    ("sequence_sum").
 
     Args:
       log_probs: nats [..., T], as `lm.score` gives them; masked ones may hold anything.
       mask: bool [..., T], True at the tokens of the response, its stop token among them. With labels of -100
         at what is not learnt, it is `labels != -100`.
       kind: as in `aggregation.weights`: a name, or a function of the mask.
-
-    Returns:
-      A scalar; 0 without a valid token.
-
-    Raises:
-      ValueError: if the shapes differ, the mask is not boolean or the kind unknown.
 
     Source: Ouyang et al. (2022), stage 1. TRL's SFTTrainer with `completion_only_loss` is "token".
 
@@ -79,9 +71,6 @@ def response_mask(tokens: ArrayLike, stop_tokens: int | tuple[int, ...]) -> jax.
 
     Returns:
       bool [..., T]; all True where nothing stopped.
-
-    Raises:
-      ValueError: if the tokens are not integers.
 
     Source: Ziegler et al. (2019); TRL's `truncate_response`, verl's `get_response_mask`.
 

@@ -38,12 +38,7 @@ def clip_cov(
     with low < cov < high, and not clipped already, get neither loss nor gradient.
 
     Args:
-      clip_low: as in `clipped`.
-      clip_high: as in `clipped`.
       share: of the valid tokens, in [0, 1].
-      low: bound on the covariance.
-      high: bound on the covariance.
-      max_log_ratio: as in `clip_log_ratio`.
       key: chooses among the tokens at random, as the paper does; None takes the largest covariance.
 
     Source: Cui et al. (2025), the entropy mechanism.
@@ -80,7 +75,6 @@ def kl_cov(
     Args:
       share: of the valid tokens, in [0, 1].
       coef: c ≥ 0.
-      max_log_ratio: as in `clip_log_ratio`.
 
     Source: Cui et al. (2025), the entropy mechanism.
 
@@ -118,7 +112,6 @@ def dppo(
       clip_low: bound where A ≤ 0.
       clip_high: bound where A > 0.
       max_ratio: bound of the weight; verl's `clip_ratio_c`, which its actor config sets to 3.
-      max_log_ratio: as in `clip_log_ratio`.
       divergence: "tv" or "kl".
 
     Source: DPPO (2026, arXiv 2602.04879), as verl 0.9.1 defines it.

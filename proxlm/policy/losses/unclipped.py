@@ -43,9 +43,6 @@ def kl_penalty(
 
     Args:
       coef: c ≥ 0.
-      direction: "forward" or "reverse".
-      level: as in `log_ratio`.
-      max_log_ratio: as in `clip_log_ratio`.
 
     Source: Schulman et al. (2017), section 4; Tomar et al. (2020) for the reverse direction.
 
