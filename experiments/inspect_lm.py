@@ -37,7 +37,7 @@ class Config(configs.Base):
     context: int = 64
     batch: int = 16
     start_steps: int = 1000  # of Adam on the dense model
-    steps: int = 300  # of the penalised one from there, healing included
+    steps: int = 300  # of the penalised one from there, debiasing included
     choosing: float = 0.3  # the share of them in which heads and neurons are chosen
     learning_rate: float = 2e-3
     strength: float = 4e-3  # λ of neurons, in Adam's metric

@@ -5,16 +5,16 @@
 
 2 CPU cores (AMD EPYC, 2.6 GHz) that did a little other work, 6½ minutes (10 of CPU). All
 methods have 300 steps from the same dense model; the penalised ones choose in the first 90 and
-heal in the others. Held-out loss at 50 % and 80 % of the MLP neurons removed, and how much worse
+are debiased in the others. Held-out loss at 50 % and 80 % of the MLP neurons removed, and how much worse
 than dual averaging, seed by seed (n=3):
 
     dual averaging             1.815 ± 0.008   1.873 ± 0.007
     subgradient, pruned last   1.818 ± 0.007   1.909 ± 0.007    +0.003 ± 0.001   +0.036 ± 0.007
-    pruned at once, healed     1.817 ± 0.006   1.894 ± 0.004    +0.002 ± 0.003   +0.021 ± 0.003
-    pruned in steps, healed    1.817 ± 0.007   1.874 ± 0.004    +0.002 ± 0.003   +0.001 ± 0.004
+    pruned at once, debiased   1.817 ± 0.006   1.894 ± 0.004    +0.002 ± 0.003   +0.021 ± 0.003
+    pruned in steps, debiased  1.817 ± 0.007   1.874 ± 0.004    +0.002 ± 0.003   +0.001 ± 0.004
 
 At 80 % the penalty clearly beats pruning by magnitude at once or at the end; at 50 % it beats the
-latter, and the former is within the spread. A cubic ramp of pruning with healing ties with it, and
+latter, and the former is within the spread. A cubic ramp of pruning with debiasing ties with it, and
 so does metric prox-Adam. No heads were removed; their penalty is half as strong. The
 strengths were tried out on one seed, with the same held-out text. Of the model nearest to 80 %,
 cut to 60 of 256 units a layer, scoring is 1.4 to 1.5 and sampling 1.4 times as fast, with equal
@@ -48,8 +48,8 @@ class Config(configs.Base):
     context: int = 64
     batch: int = 16
     start_steps: int = 1000  # of Adam on the dense model that all methods start from
-    steps: int = 300  # of every method, healing included
-    choosing: float = 0.3  # the share of them in which neurons are chosen; then what is left heals
+    steps: int = 300  # of every method, debiasing included
+    choosing: float = 0.3  # the share of them in which neurons are chosen; then what is left is debiased
     learning_rate: float = 2e-3
     strengths: tuple[float, ...] = (3e-3, 4e-3, 5e-3, 6e-3)  # λ, in Adam's metric
     reaches: tuple[float, ...] = (0.98, 1.04, 1.1, 1.18)  # neurons of so many median sizes
@@ -166,8 +166,8 @@ def chains(config: Config):
         "metric prox": penalised(transforms.proximal_adam),
         "decoupled prox": penalised(transforms.decoupled_proximal_adamw, config.decoupled, weight_decay=0.0),
         "subgradient, pruned last": pruned_last,
-        "pruned at once, healed": pruned(lambda share: share, 1),
-        "pruned in steps, healed": pruned(
+        "pruned at once, debiased": pruned(lambda share: share, 1),
+        "pruned in steps, debiased": pruned(
             lambda share: transforms.cubic_sparsity(share, 0, end), end + every + 1, every
         ),
     }

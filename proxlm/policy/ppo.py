@@ -121,8 +121,8 @@ def make_step(
         fields beside tokens and mask, such as right answers, `(Samples, prompts) -> [B]` with a row
         of the prompts for each row of the samples.
       prompts: `(key) -> Prompts`, a pure function; each is answered `config.group_size` times.
-      optimizer: any `optax.GradientTransformation`; it is handed the extra arguments `approx_kl`,
-        of the minibatch before the update, and `first_update`, True at an iteration's first.
+      optimizer: any `optax.GradientTransformation`; it is handed the extra argument `approx_kl`,
+        of the minibatch before the update.
       config: a `PPOConfig`.
       auxiliary: `(params, key) -> scalar`, a loss added to that of every minibatch, or None; in
         PPO-ptx (Ouyang et al. 2022) a coefficient times a language model's loss on its own texts.

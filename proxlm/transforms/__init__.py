@@ -42,6 +42,19 @@ States: `ProximalState` `AcceleratedState` `ProximalScheduleFreeState` `RDAState
 `FTRLProximalState` `RMDAState` `DualAveragingAdamState` `AProxState` `ScheduledState` `PruneState`
 `DebiasState` `SkipState`.
 
+Arguments that many of them share:
+
+    learning_rate  η ≥ 0: a number, a traced scalar or a schedule, read at the number of earlier updates
+    penalty        g; its strengths may be traced. What acts in a metric takes those with `Metric: yes`
+    every          apply the prox at each `every`-th update only, with the sum of the learning rates since
+    anchored       measure g from the params seen by `init`, which the state then keeps
+    floor cap      least D in units of the rms of D over a leaf, and largest step size η/D
+    over           a grouping of `penalties.grouping`
+    momentum nesterov accumulator_dtype b1 b2 eps eps_root mu_dtype weight_decay    as in Optax
+
+A link hands extra arguments on to what it wraps, and ignores them where it wraps nothing. What
+moves params to a point or freezes them emits updates in the dtype of the params.
+
 >>> import jax.numpy as jnp
 >>> import optax
 >>> from proxlm import penalties

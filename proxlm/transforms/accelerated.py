@@ -39,14 +39,10 @@ def accelerated_proximal_gradient(
     row, and at the solution the two are equal.
 
     Args:
-      learning_rate: t ≤ 1/L, L the Lipschitz constant of ∇f: a number, a traced scalar or a
-        schedule.
+      learning_rate: t ≤ 1/L, L the Lipschitz constant of ∇f.
       penalty: g, convex for the theory.
-      restart: reset the momentum whenever it points uphill, ⟨y - x⁺, x⁺ - x⟩ > 0, which makes the method
-        fast near the solution. Noisy gradients would restart it at random: set False for minibatches.
-
-    Returns:
-      The transformation. Its state holds one copy of the params.
+      restart: reset the momentum whenever it points uphill, ⟨y - x⁺, x⁺ - x⟩ > 0, which makes the method fast
+        near the solution. Noisy gradients would restart it at random: set False for minibatches.
 
     Raises:
       ValueError: if an argument is invalid; on update, without params.

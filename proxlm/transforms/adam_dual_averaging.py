@@ -90,19 +90,9 @@ def dual_averaging_adam(
     of `optax.adam` in float32 and 0.95 times in bfloat16. A `floor` or `cap` adds passes.
 
     Args:
-      learning_rate: η, a number, a traced scalar or a schedule, read at the number of earlier
-        updates.
-      penalty: g, with a prox in a diagonal metric; its strengths may be traced.
-      b1: decay of the first moment, as in `optax.adam`.
-      b2: decay of the second moment.
-      eps: ε.
       forgetting: k ≥ 1, see above.
       memory: the most steps that an average looks back over, ≥ 1.
-      floor: least D in units of the rms of D over the leaf; see `penalties.step_sizes`.
       cap: largest η/D.
-
-    Returns:
-      The transformation. It ignores extra arguments.
 
     Raises:
       ValueError: if an argument is invalid; on update, without params or if the penalty has no prox in a

@@ -49,12 +49,6 @@ def aprox(
 
     Args:
       inner: the optimizer, its learning rate included.
-      penalty: g; its strengths may be traced.
-      learning_rate: that of inner: a number, a traced scalar or a schedule, read at the
-        number of earlier updates.
-
-    Returns:
-      The transformation. Extra arguments go to inner.
 
     Raises:
       ValueError: if an argument is invalid; on update, without params.

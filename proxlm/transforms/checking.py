@@ -84,14 +84,13 @@ def check(
     It is for penalties that make zeros, and it does not see changes of the params outside the optimizer.
 
     Args:
-      optimizer: any transformation.
       params: a tree; only its shapes and dtypes matter. A small one will do.
-      steps: updates to try: a ramp must have begun by then, a warm-up ended with a rate above 0,
-        and an `every` be at most a quarter of it.
+      steps: updates to try: a ramp must have begun by then, a warm-up ended with a rate above 0, and an
+        `every` be at most a quarter of it.
       view: (optimizer's state, params) ↦ the params that are used in the end, such as
         `optax.contrib.schedule_free_eval_params`; None takes them as they are.
       seed: of the noise.
-      **extra_args: handed to the optimizer, besides approx_kl=0 and first_update.
+      **extra_args: handed to the optimizer, besides approx_kl=0.
 
     Returns:
       A `Verdict`: `verdict.passed` is a bool, `print(verdict)` shows the reasons.
@@ -155,8 +154,7 @@ def _count(optimizer, start, advance, view, steps, seed):
 
 
 def _advance(optimizer, noise, extra_args, turn, params, state):
-    given = {"first_update": turn[0] == 0} | extra_args
-    updates, state = optimizer.update(noise(turn[1]), state, params, **given)
+    updates, state = optimizer.update(noise(turn[1]), state, params, **extra_args)
     return optax.apply_updates(params, updates), state
 
 
@@ -169,8 +167,7 @@ def _noise(key, like, scale):
 
 def _rounded(optimizer, state, params, extra_args):
     """Yields a line if updates have fewer bits than the params they are added to."""
-    given = {"first_update": True} | extra_args
-    update = lambda params, state: optimizer.update(params, state, params, **given)[0]
+    update = lambda params, state: optimizer.update(params, state, params, **extra_args)[0]
     updates = jax.eval_shape(update, params, state)
     pairs = zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True)
     for u, p in pairs:

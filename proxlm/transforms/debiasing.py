@@ -42,11 +42,8 @@ def freeze_zeros(
 
     Args:
       start: the number of updates that pass before. May be traced.
-      over: freeze a weight only where its whole group is zero, such as grouping.axes(0); None
-        freezes single weights. Leaves in no group pass.
-
-    Returns:
-      The transformation. It ignores extra arguments; updates come in the dtype of the params.
+      over: freeze a weight only where its whole group is zero, such as grouping.axes(0); None freezes single
+        weights. Leaves in no group pass.
 
     Raises:
       ValueError: if an argument is invalid; on update, without params.
@@ -98,14 +95,10 @@ def debias(
         `proximal_sgd`, `proximal_adam` or `decoupled_proximal_adamw`. Dual averaging has no form without a
         penalty; and of a chain only the last part may be wrapped.
       start: the number of updates before. May be traced.
-      over: as in `freeze_zeros`.
-
-    Returns:
-      The transformation. Extra arguments are handed on; updates come in the dtype of the params.
 
     Raises:
-      ValueError: if start is not an integer ≥ 0, over is not a grouping or `penalised` is no transformation;
-        on init, if it is none that can go on without its penalty; and, on update, without params.
+      ValueError: if an argument is invalid; on init, if `penalised` cannot go on without its penalty; and, on
+        update, without params.
 
     Source: Meinshausen 2007 (relaxed lasso); Han et al. 2015 (retraining after pruning).
 

@@ -47,12 +47,8 @@ def rda(
     `ftrl_proximal` or `dual_averaging_adam`, which are centred at the last point.
 
     Args:
-      learning_rate: η, a number, a traced scalar or a schedule, read at the number of earlier
-        updates. It is 1/γ of the paper.
+      learning_rate: η; it is 1/γ of the paper.
       penalty: g; it need not allow a diagonal metric. It should be smallest at x_0, as l1 is at 0.
-
-    Returns:
-      The transformation. It ignores extra arguments.
 
     Raises:
       ValueError: if an argument is invalid; on update, without params.
@@ -117,14 +113,8 @@ def adagrad_rda(
     x_0, and a learning rate of 0 does not freeze the params.
 
     Args:
-      learning_rate: η, as in `rda`.
-      penalty: g, with a prox in a diagonal metric.
-      initial_accumulator_value: the value that Σ g² starts at, as in `optax.adagrad`. A value above 0
-        keeps the threshold of weights without a gradient finite.
-      eps: ε, as in `optax.adagrad`.
-
-    Returns:
-      The transformation. It ignores extra arguments.
+      initial_accumulator_value: the value that Σ g² starts at, as in `optax.adagrad`. A value above 0 keeps
+        the threshold of weights without a gradient finite.
 
     Raises:
       ValueError: if an argument is invalid; on update, without params or if the penalty has no prox in a
@@ -198,13 +188,8 @@ def ftrl_proximal(
         y = ((t - 1) r - g_t)/t,   x ← prox_τg(x + τ y),   r ← (x_t + τ y - x_{t+1})/τ.
 
     Args:
-      learning_rate: α, a number, a traced scalar or a schedule, read at the number of earlier
-        updates. Updates with 0 move nothing and are not averaged.
-      penalty: g, with a prox in a diagonal metric.
+      learning_rate: α. Updates with 0 move nothing and are not averaged.
       beta: β > 0; it keeps the step of a weight without gradients at α/β.
-
-    Returns:
-      The transformation. It ignores extra arguments.
 
     Raises:
       ValueError: if an argument is invalid; on update, without params or if the penalty has no prox in a

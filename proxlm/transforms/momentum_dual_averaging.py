@@ -55,14 +55,9 @@ def rmda(
     W⁰ to the params and all sums to 0.
 
     Args:
-      learning_rate: η, a number, a traced scalar or a schedule, read at the number of earlier
-        updates.
       penalty: g; it need not allow a diagonal metric.
       mixing: c in (0, 1], a number or a schedule.
       restart_every: the number of updates between restarts; None for no restart.
-
-    Returns:
-      The transformation. It ignores extra arguments.
 
     Raises:
       ValueError: if an argument is invalid; on update, without params.
@@ -92,18 +87,9 @@ def ramda(
     Penalties with a closed form in the metric need no inner loop, unlike those of the paper. A
     weight that has never had a gradient has P = 1: g shrinks it, but not by α/ε.
 
-    Args:
-      learning_rate: η, as in `rmda`.
-      penalty: g, with a prox in a diagonal metric.
-      mixing: c, as in `rmda`.
-      eps: ε.
-      restart_every: as in `rmda`.
-
-    Returns:
-      The transformation. It ignores extra arguments.
-
     Raises:
-      ValueError: as `rmda`, and on update if the penalty has no prox in a diagonal metric.
+      ValueError: if an argument is invalid; on update, without params or if the penalty has no prox in a
+        diagonal metric.
 
     Source: Huang & Lee 2024 (Regularized adaptive momentum dual averaging), algorithm 1.
 

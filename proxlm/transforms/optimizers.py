@@ -31,15 +31,6 @@ def proximal_sgd(
     alike, t = η (1 - μᵏ)/(1 - μ) at the k-th update, so that fixed points solve min f + g whatever
     the momentum. At strength 0 this is `optax.sgd`.
 
-    Args:
-      learning_rate: η, a number, a traced scalar or a schedule.
-      penalty: g.
-      momentum: μ < 1; None for none.
-      nesterov: as in `optax.sgd`.
-      accumulator_dtype: the dtype of m, as in `optax.sgd`.
-      every: apply the prox at each `every`-th update only; see `proximal`.
-      anchored: measure g from the params seen by `init`.
-
     Raises:
       ValueError: if an argument is invalid; on update, without params.
 
@@ -92,19 +83,8 @@ def proximal_adam(
     traced ones cannot be checked. `dual_averaging_adam` keeps float32 moments.
 
     Args:
-      learning_rate: η, a number, a traced scalar or a schedule.
-      penalty: g, which must allow a diagonal metric, as do `l1`, `group_lasso` and most others, but
-        not `nuclear`.
-      b1: the decay of the first moment, as in `optax.adam`.
-      b2: the decay of the second moment.
-      eps: ε.
-      eps_root: ε_root.
-      mu_dtype: the dtype of the first moment.
-      nesterov: Nadam.
-      floor: least D in units of the leaf's rms; see `proximal`.
-      cap: largest step size.
-      every: apply the prox at each `every`-th update only.
-      anchored: measure g from the params seen by `init`.
+      penalty: g, which must allow a diagonal metric, as do `l1`, `group_lasso` and most others, but not
+        `nuclear`.
 
     Raises:
       ValueError: if an argument is invalid; on init, if the penalty has no prox in a diagonal metric; on
@@ -153,18 +133,7 @@ def decoupled_proximal_adamw(
     lasso, which `proximal_adam` solves. At strength 0 this is `optax.adamw`. Any penalty may be used.
 
     Args:
-      learning_rate: η, a number, a traced scalar or a schedule.
-      penalty: g.
-      b1: the decay of the first moment, as in `optax.adamw`.
-      b2: the decay of the second moment.
-      eps: added to the root.
-      eps_root: added under the root.
-      mu_dtype: the dtype of the first moment.
-      weight_decay: the decay, by the same learning rate.
       mask: which weights decay; the penalty sees all of them.
-      nesterov: Nadam.
-      every: apply the prox at each `every`-th update only; see `proximal`.
-      anchored: measure g from the params seen by `init`.
 
     Raises:
       ValueError: if an argument is invalid; on update, without params.

@@ -23,10 +23,6 @@ def project(constraint: base.Penalty, *, every: int = 1) -> optax.GradientTransf
 
     Args:
       constraint: a set, such as `box`, `top_k`, `rank_ball` or `simplex`.
-      every: project at each `every`-th update only.
-
-    Returns:
-      The transformation. It ignores extra arguments.
 
     Raises:
       ValueError: as `apply_prox`.
@@ -53,11 +49,7 @@ def project_exactly(params: chex.ArrayTree, penalty: base.Penalty) -> chex.Array
     number is missed by its rounding, once for all.
 
     Args:
-      params: a tree of arrays.
       penalty: a set. Any other penalty would be applied once more at each call.
-
-    Returns:
-      The tree, in the dtypes it had.
 
     Raises:
       ValueError: if `penalty` is not a Penalty.
@@ -83,14 +75,9 @@ def apply_prox_updates(
     of weights on levels in float32 it leaves twice as many values as there are levels.
 
     Args:
-      params: a tree of arrays.
       updates: u, a tree like params, from a chain without prox; None where a leaf stays.
-      penalty: g, a set or any other.
-      step_size: t, the learning rate that scaled u; one number or, where g allows it, a tree of
-        arrays. A set does not depend on it.
-
-    Returns:
-      The new params, in the dtypes they had.
+      step_size: t, the learning rate that scaled u; one number or, where g allows it, a tree of arrays. A set
+        does not depend on it.
 
     Raises:
       ValueError: if `penalty` is not a Penalty, or t is negative.

@@ -46,17 +46,13 @@ def prune(
     Args:
       params: a tree of arrays. Holes (`None`, `optax.MaskedNode`) are passed over.
       sparsity: s in [0, 1]. May be traced; in float32, s n is exact up to some 10⁷ weights.
-      over: how weights make groups, such as grouping.axes(0), grouping.heads(8) or a
-        grouping.linked of neurons; None prunes single weights. Then n counts groups.
-      budget: "leaf" takes the share of each leaf, or of each array of groups; "tree" of all of
-        them together, so that leaves of small weights lose more.
-
-    Returns:
-      The tree, in the dtypes it had.
+      over: how weights make groups, such as grouping.axes(0), grouping.heads(8) or a grouping.linked of
+        neurons; None prunes single weights. Then n counts groups.
+      budget: "leaf" takes the share of each leaf, or of each array of groups; "tree" of all of them together,
+        so that leaves of small weights lose more.
 
     Raises:
-      ValueError: if the sparsity is not in [0, 1], over not a grouping, the budget unknown, or a
-        leaf not made of real floating-point numbers.
+      ValueError: if an argument is invalid, or a leaf not made of real floating-point numbers.
 
     Source: Han, Pool, Tran & Dally 2015; for groups Li et al. 2017.
 
@@ -89,15 +85,10 @@ def prune_to(
     ramp, wrap this link in `debias`.
 
     Args:
-      sparsity: s in [0, 1], a number, or a schedule such as `cubic_sparsity`, read at the number of
-        earlier updates. May be traced.
-      over: as in `prune`.
-      budget: as in `prune`.
-      every: choose at each `every`-th update only, k ≥ 1. Above 1 the state holds a boolean tree
-        like the params.
-
-    Returns:
-      The transformation. It ignores extra arguments; updates come in the dtype of the params.
+      sparsity: s in [0, 1], a number, or a schedule such as `cubic_sparsity`, read at the number of earlier
+        updates. May be traced.
+      every: choose at each `every`-th update only, k ≥ 1. Above 1 the state holds a boolean tree like the
+        params.
 
     Raises:
       ValueError: if an argument is invalid; on update, without params.

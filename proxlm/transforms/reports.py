@@ -58,7 +58,6 @@ def live_groups(params: chex.ArrayTree, over: _partition.Grouping) -> dict[str, 
     Groups that reach across leaves are found under the beginning their paths share.
 
     Args:
-      params: a tree of arrays.
       over: how they make groups, as in grouping.linked({"up": 1, "down": 0}).
 
     Returns:
@@ -87,10 +86,8 @@ def rank(params: chex.ArrayTree, tolerance: float | None = None) -> dict[str, ja
     axes that should count as one, as heads and their size, want a reshape first.
 
     Args:
-      params: a tree of arrays.
-      tolerance: relative to the largest singular value. None is max(m, n) ε as in
-        `jnp.linalg.matrix_rank`; for leaves below 32 bits, whose entries are rounded apart from one
-        another, their own ε.
+      tolerance: relative to the largest singular value. None is max(m, n) ε as in `jnp.linalg.matrix_rank`;
+        for leaves below 32 bits, whose entries are rounded apart from one another, their own ε.
 
     Returns:
       path ↦ int32 array, of the axes before the last two.
@@ -118,12 +115,8 @@ def report(params: chex.ArrayTree, over: _partition.Grouping | None = None, with
     """A table to read: a line for each leaf with its zeros, and on request live groups and rank.
 
     Args:
-      params: a tree of arrays, not traced.
       over: adds the live groups, by leaf or in lines of their own where groups reach across leaves.
       with_rank: adds the rank of matrices, the mean over a stack; an SVD each.
-
-    Returns:
-      Lines of text, the last one about all weights.
 
     Raises:
       ValueError: as `live_groups` and `rank`.

@@ -81,14 +81,9 @@ def proximal_schedule_free(
 
     Args:
       inner: the optimizer, its learning rate included.
-      penalty: g; its strengths may be traced.
-      learning_rate: η, that of inner: a number, a traced scalar or a schedule with a
-        warm-up and no decay, read at the number of earlier updates.
+      learning_rate: η, that of inner, with a warm-up and no decay.
       b1: β in [0, 1), which draws the params towards the average, as in Optax.
       weight_lr_power: the averaging weights are the largest η so far to this power.
-
-    Returns:
-      The transformation. Extra arguments go to inner.
 
     Raises:
       ValueError: if an argument is invalid; on update, without params.
@@ -135,19 +130,9 @@ def proximal_schedule_free_adam(
     weight that has never had a gradient has D = 1. As in `optax.contrib.schedule_free_adamw`, the
     place of a first moment is taken by β.
 
-    Args:
-      learning_rate: η, as in `proximal_schedule_free`; begin with a warm-up.
-      penalty: g, with a prox in a diagonal metric.
-      b1: β, as in `proximal_schedule_free`.
-      b2: decay of the second moment.
-      eps: ε.
-      weight_lr_power: as in `proximal_schedule_free`.
-
-    Returns:
-      The transformation. It ignores extra arguments.
-
     Raises:
-      ValueError: as `proximal_schedule_free`, and on update if the penalty has no prox in a diagonal metric.
+      ValueError: if an argument is invalid; on update, without params or if the penalty has no prox in a
+        diagonal metric.
 
     Source: as `proximal_schedule_free`, with the metric of Yun, Lozano & Yang 2021 (ProxGen).
 
@@ -183,8 +168,7 @@ def proximal_schedule_free_params(
 
     Args:
       state: a `ProximalScheduleFreeState`; of a chain's state, its member of that type.
-      params: the params; their dtypes are used, and leaves that were not trained.
-      penalty: g, as given to the link.
+      params: their dtypes are used, and leaves that were not trained.
 
     Raises:
       ValueError: if the state is another one or `penalty` is not a Penalty.

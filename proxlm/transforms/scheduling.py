@@ -43,9 +43,6 @@ def scheduled(
       make: a pure function, number ↦ transformation. The number is traced.
       schedule: count ↦ that number, or a tree of numbers.
 
-    Returns:
-      The transformation. Extra arguments are handed on to the link.
-
     Raises:
       ValueError: if make or the schedule cannot be called; on init, if make does not return a transformation.
 
@@ -104,11 +101,8 @@ def cubic_sparsity(final: chex.Numeric, begin: int, end: int, initial: chex.Nume
       end: e > b, an update.
       initial: s_i in [0, 1]. May be traced.
 
-    Returns:
-      The schedule, count ↦ share, for `prune_to`.
-
     Raises:
-      ValueError: if a share is not in [0, 1], or begin and end are not integers with begin < end.
+      ValueError: if an argument is invalid.
 
     Source: Zhu & Gupta 2017.
 

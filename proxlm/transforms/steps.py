@@ -36,20 +36,14 @@ def proximal_step(
     it is given hyperparam_dtype=jnp.float32.
 
     Args:
-      penalty: g; its strengths may be traced.
-      learning_rate: t ≥ 0, a number, a traced scalar or a schedule.
       every: apply the prox at each `every`-th update only, with the sum of the learning rates since the last
         time as t. Other updates are only scaled.
-      anchored: measure g from the params seen by `init`, kept in the state: the update becomes
-        a + prox_tg(params - t u - a) - params. With `squared_l2` this is a trust region around the
-        pretrained weights (L2-SP, FedProx).
-
-    Returns:
-      The transformation. It ignores extra arguments.
+      anchored: measure g from the params seen by `init`, kept in the state: the update becomes a +
+        prox_tg(params - t u - a) - params. With `squared_l2` this is a trust region around the pretrained
+        weights (L2-SP, FedProx).
 
     Raises:
-      ValueError: if `penalty` is not a Penalty, `every` not a positive integer or `learning_rate` negative,
-        NaN or not a scalar; and, on update, without params.
+      ValueError: if an argument is invalid; on update, without params.
 
     Source: Duchi & Singer 2009 (forward-backward splitting) and, for `every`, lazy updates as in Langford,
     Li & Zhang 2009.
@@ -83,17 +77,11 @@ def apply_prox(
     the params arrive within one rounding of where the update alone takes them.
 
     Args:
-      penalty: g; its strengths may be traced.
-      learning_rate: t ≥ 0, the one that scaled u: a number, a traced scalar or a schedule.
       every: as in `proximal_step`; other updates pass as they are.
       anchored: as in `proximal_step`: a + prox_tg(params + u - a) - params.
 
-    Returns:
-      The transformation. It ignores extra arguments.
-
     Raises:
-      ValueError: if `penalty` is not a Penalty, `every` not a positive integer or `learning_rate`
-        negative, NaN or not a scalar; and, on update, without params.
+      ValueError: if an argument is invalid; on update, without params.
 
     Source: as `proximal_step`.
 

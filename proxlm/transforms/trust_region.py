@@ -41,11 +41,8 @@ def skip_on_kl(
     that a minibatch with invalid log-probs changes neither params nor moments.
 
     Args:
-      inner: the optimizer, prox included.
+      inner: the optimizer, prox included; its extra arguments are handed on.
       max_kl: the limit ≥ 0, in nats per token. May be traced.
-
-    Returns:
-      The transformation. Extra arguments are handed on; its state counts the dropped updates.
 
     Raises:
       ValueError: if an argument is invalid; on update, without `approx_kl`.
@@ -90,13 +87,9 @@ def scale_by_kl(
     the prox as well, stop or skip.
 
     Args:
-      target: the KL up to which steps are whole, > 0, in nats per token. May be traced, as may the
-        bounds.
+      target: the KL up to which steps are whole, > 0, in nats per token. May be traced, as may the bounds.
       least: the smallest factor, ≥ 0.
       most: the largest.
-
-    Returns:
-      The transformation, without state.
 
     Raises:
       ValueError: if an argument is invalid; on update, without `approx_kl`.

@@ -47,21 +47,15 @@ def proximal(
 
     Args:
       inner: the optimizer, its learning rate included.
-      penalty: g; its strengths may be traced.
-      learning_rate: η, that of inner: a number, a traced scalar or a schedule, which is read at the number of
-        earlier updates. A momentum μ, as of `optax.trace`, makes steps 1/(1 - μ) times as long: give
-        η/(1 - μ); `proximal_sgd` does it for you.
+      learning_rate: η, that of inner. A momentum μ, as of `optax.trace`, makes steps 1/(1 - μ) times as long:
+        give η/(1 - μ); `proximal_sgd` does it for you.
       preconditioner: how D is read from the state of inner, as in `adam_preconditioner(b2=0.95)`; by name,
         such as "adam", with Optax's own defaults; None for the decoupled form. The state is found by its type
         under chains, masks, partitions and wrappers.
       floor: least D in units of the rms of D over the leaf; see `penalties.step_sizes`.
       cap: largest t.
-      every: apply the prox at each `every`-th update only, with t from the sum of the learning
-        rates since the last time and D as it then is, which costs no tree in the state.
-      anchored: measure g from the params seen by `init`, kept in the state.
-
-    Returns:
-      The transformation. Extra arguments go to inner.
+      every: apply the prox at each `every`-th update only, with t from the sum of the learning rates since
+        the last time and D as it then is, which costs no tree in the state.
 
     Raises:
       ValueError: if an argument is invalid; on init, if the state of the preconditioner is not found or the

@@ -141,16 +141,6 @@ def iterations(tx, **overrides):
     return path
 
 
-def test_ppo_says_which_update_is_the_first():
-    def update(updates, state, params=None, *, first_update, **extra_args):
-        state = jnp.where(first_update, 0, state + 1)
-        return updates, state
-
-    tx = optax.GradientTransformationExtraArgs(lambda params: jnp.int32(-5), update)
-    for state, _ in iterations(tx):
-        assert state.opt_state == 7
-
-
 def test_scaling_keeps_the_policy_nearer():
     free = iterations(ADAM)[0][1].approx_kl
     held = iterations(optax.chain(ADAM, transforms.scale_by_kl(0.001, least=0.0)))[0][1].approx_kl

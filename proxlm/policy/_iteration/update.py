@@ -105,19 +105,16 @@ def run(
         keys = jax.random.split(key_auxiliary, updates)
     shuffle = lambda key: jax.random.permutation(key, batch)
     rows = jax.vmap(shuffle)(jax.random.split(key, config.num_epochs)).reshape(updates, -1)
-    first = jnp.arange(updates) == 0
     optimizer = optax.with_extra_args_support(optimizer)
 
     def attempt(carry, turn):
-        (params, opt_state, _), (rows, first, key) = carry, turn
+        (params, opt_state, _), (rows, key) = carry, turn
         minibatch = jax.tree.map(lambda x: x[rows], experience)
         grads, report = _gradient(params, minibatch, state.kl_coef, actor, config)
         if auxiliary is not None:
             grads = jax.tree.map(jnp.add, grads, jax.grad(auxiliary)(params, key))
         proceed = jnp.bool_(True) if config.max_kl is None else report["approx_kl"] <= config.max_kl
-        updates, new_opt_state = optimizer.update(
-            grads, opt_state, params, approx_kl=report["approx_kl"], first_update=first
-        )
+        updates, new_opt_state = optimizer.update(grads, opt_state, params, approx_kl=report["approx_kl"])
         new = (optax.apply_updates(params, updates), new_opt_state)
         if config.max_kl is not None:
             keep = lambda new, old: jnp.where(proceed, new, old)
@@ -134,7 +131,7 @@ def run(
         return jax.lax.cond(carry[2], skip, attempt, carry, turn)
 
     carry = (state.params, state.opt_state, jnp.bool_(False))
-    (params, opt_state, _), reports = jax.lax.scan(body, carry, (rows, first, keys))
+    (params, opt_state, _), reports = jax.lax.scan(body, carry, (rows, keys))
     report = _reduce(reports)
     losses_finite = jnp.isfinite(report["policy_loss"] + report["value_loss"])
     return params, opt_state, report | {"finite": all_finite(params) & losses_finite}
