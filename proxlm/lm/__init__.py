@@ -11,7 +11,8 @@
 - `pretrained`: tensors of files of other libraries
 
 `params = lm.init(key, config)`, then `logits = lm.apply(params, tokens, config)`. A key is the first
-argument, as in `jax.random`; steps that `lax.scan` repeats take their state before it.
+argument, as in `jax.random`; steps that `lax.scan` repeats take their state before it. Everywhere `params`
+are those of `init` or `pretrained`, and `config` is the `ModelConfig` they were made with.
 """
 
 from proxlm.lm import pretrained

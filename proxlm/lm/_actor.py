@@ -70,11 +70,6 @@ def make_actor(
       num_tokens: R, the length of the longest response.
       critic: a `ModelConfig` with a value head; None where the policy has one, or False where no
         values are wanted, as by recipes that compare the answers to one prompt.
-      sampling: a `SamplingConfig`, for sampling and for scoring.
-      early_exit: as in `sample`.
-
-    Returns:
-      An `Actor`.
 
     Raises:
       ValueError: neither model has a value head, the policy has no LM head, a stop token is not

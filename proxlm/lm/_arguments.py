@@ -21,19 +21,6 @@ def token_ids(
 ) -> tuple[jax.Array, jax.Array | None]:
     """Checks token ids and their mask; ids that are masked out become 0.
 
-    Args:
-      tokens: integers `[B, T]`, an array or nested lists.
-      mask: bool `[B, T]` or None.
-      config: the `ModelConfig` with the vocabulary and the context.
-      name: of the tokens' argument, for messages.
-
-    Returns:
-      `(tokens, mask)`.
-
-    Raises:
-      ValueError: another shape or dtype, no rows, no columns, too many columns, or a known id
-        outside of the vocabulary.
-
     >>> token_ids([[3, 1]], None, ModelConfig(vocab_size=16))[0].tolist()
     [[3, 1]]
     """

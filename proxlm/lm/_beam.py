@@ -54,12 +54,8 @@ def beam_search(
     decoding, and V^(R−1) beams find the maximum over all continuations.
 
     Args:
-      params: of `lm.init`.
-      prompts: integers `[B, P]`.
-      config: a `ModelConfig` with an LM head.
       num_tokens: R, the length of the longest continuation.
       width: W, the number of beams (static).
-      prompt_mask: bool `[B, P]`, as in `sample`.
       stop_token: the token, or a collection of tokens, any of which ends a continuation and is its
         last; or None (static).
       length_penalty: α of s; may be traced.

@@ -1,4 +1,7 @@
-"""One layer of the transformer: projections, attention, MLP, and the norms around them."""
+"""One layer of the transformer: projections, attention, MLP, and the norms around them.
+
+The residual stream x is flat, `[B·T, D]`; `shape` is `(B, T)`.
+"""
 
 import jax
 
@@ -9,16 +12,6 @@ from proxlm.lm._views import Turn, View
 
 def run(block: Params, x: jax.Array, view: View, config: ModelConfig, shape: tuple[int, ...]) -> jax.Array:
     """A layer on the flat residual stream.
-
-    Args:
-      block: the parameters of one layer.
-      x: `[B·T, D]`.
-      view: what its attention sees.
-      config: a `ModelConfig`.
-      shape: `(B, T)`.
-
-    Returns:
-      `[B·T, D]`.
 
     >>> import jax.numpy as jnp
     >>> from proxlm import lm
@@ -36,15 +29,7 @@ def project(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries, keys and values of a block, heads before positions; the first two rotated.
 
-    Args:
-      block: the parameters of one layer.
-      x: `[B·T, D]`.
-      config: a `ModelConfig`.
-      shape: `(B, T)`.
-      turn: cosines and sines, each broadcastable to `[B, 1, T, r/2]`, or None.
-
-    Returns:
-      `[B, H, T, d]`, `[B, H_kv, T, d]`, `[B, H_kv, T, d]`.
+    They are `[B, H, T, d]` and twice `[B, H_kv, T, d]`; `turn` broadcasts to `[B, 1, T, r/2]`.
 
     >>> import jax.numpy as jnp
     >>> from proxlm import lm
@@ -84,18 +69,6 @@ def finish(
 ) -> jax.Array:
     """Adds the attention's result and the MLP's to the residual stream.
 
-    Args:
-      block: the parameters of one layer.
-      x: `[B·T, D]`, the residual stream.
-      query: `[B, H, T, d]`, of `project`.
-      key: `[B, H_kv, S, d]`.
-      value: `[B, H_kv, S, d]`.
-      visible: bool, `[B or 1, 1, T, S]`: which keys a query may see.
-      config: a `ModelConfig`.
-
-    Returns:
-      `[B·T, D]`.
-
     >>> import jax.numpy as jnp
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
@@ -122,11 +95,6 @@ def mlp(part: Params, x: jax.Array, config: ModelConfig) -> jax.Array:
     Args:
       part: gate_up, its kernel `[D, 2, F]` with G and U side by side, one product in place of two;
         or up, `[D, F]`; and down, `[F, D]`.
-      x: `[N, D]`.
-      config: a `ModelConfig`.
-
-    Returns:
-      `[N, D]`.
 
     >>> import jax.numpy as jnp
     >>> kernels = {"gate_up": {"kernel": jnp.ones((3, 2, 4))}, "down": {"kernel": jnp.ones((4, 3))}}

@@ -38,17 +38,7 @@ class Places(NamedTuple):
 def prefill(
     params: Params, tokens: jax.Array, mask: jax.Array | None, config: ModelConfig
 ) -> tuple[jax.Array, list[LayerCache]]:
-    """Runs a prompt and keeps its keys and values.
-
-    Args:
-      params: of `lm.init`.
-      tokens: integers `[B, P]`, every row's last token in the last column.
-      mask: bool `[B, P]`, or None when nothing is padding.
-      config: a `ModelConfig`.
-
-    Returns:
-      `(hidden, cache)`: the normalised hidden state of the last column, `[B, D]`, and a list of
-      `LayerCache` with S = P.
+    """Runs a prompt `[B, P]`, padded on the left; gives the last column's hidden states and the cache.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
@@ -77,19 +67,12 @@ def decode(
     valid: jax.Array,
     config: ModelConfig,
 ) -> tuple[jax.Array, list[LayerCache]]:
-    """Runs one more token of every row against the cache, and adds it there.
+    """Runs one more token of every row, `[B]`, against the cache, and adds it there.
 
     Args:
       params: of `lm.init`; in a loop, unstack their blocks before it, or they are copied inside.
-      tokens: integers `[B]`.
-      cache: a list of `LayerCache`.
       column: scalar: where in the cache this token goes, the same for all rows.
-      place: the position of this token.
       valid: bool `[B or 1, S]`: the columns that hold tokens, or will.
-      config: a `ModelConfig`.
-
-    Returns:
-      `(hidden, cache)`, hidden `[B, D]`.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)

@@ -11,21 +11,16 @@ from proxlm.lm._sampling_config import SamplingConfig
 
 
 def log_probs(logits: jax.Array, sampling: SamplingConfig, keep: jax.Array | None = None) -> jax.Array:
-    """Log-probabilities of the tempered, truncated and renormalised distribution.
+    """Log-probabilities of the tempered, truncated and renormalised distribution, `[..., V]`.
 
         log p(v) = l_v/τ − log Σ_{u ∈ S} exp(l_u/τ)   for v ∈ S, else −∞
 
     The support S carries no gradient.
 
     Args:
-      logits: `[..., V]`, any float dtype.
-      sampling: a `SamplingConfig`.
       keep: tokens `[...]` that belong to S whatever the thresholds say: those that were sampled.
         A threshold computed from logits that differ in the last bit could otherwise give a
         sampled token the log-probability −∞.
-
-    Returns:
-      float32 `[..., V]`.
 
     >>> logits = jnp.array([2.0, 2.0, 1.0])
     >>> (log_probs(logits, SamplingConfig(top_k=2)) / jnp.log(2)).tolist()
@@ -55,14 +50,7 @@ def temper(logits: jax.Array, sampling: SamplingConfig) -> jax.Array:
 
 
 def truncation(logits: jax.Array, sampling: SamplingConfig) -> jax.Array | None:
-    """The support S of the truncated distribution, or None when nothing is truncated.
-
-    Args:
-      logits: float32 `[..., V]`, tempered.
-      sampling: a `SamplingConfig`.
-
-    Returns:
-      bool `[..., V]` or None.
+    """The support S of the truncated distribution, bool `[..., V]`, or None when nothing is truncated.
 
     >>> truncation(jnp.log(jnp.array([0.1, 0.6, 0.3])), SamplingConfig(top_p=0.8)).tolist()
     [False, True, True]

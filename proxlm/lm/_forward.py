@@ -1,7 +1,7 @@
 """The forward pass: pure functions of a plain dict of parameters.
 
-`apply` is all most callers need. The smaller pieces serve the cached decoder, which must compute
-the very same thing one token at a time.
+`apply` is all most callers need. The smaller pieces serve the cached decoder, which must compute the very
+same thing one token at a time.
 """
 
 from collections.abc import Callable
@@ -59,20 +59,9 @@ def encode(
     positions: jax.Array | None = None,
     mask: jax.Array | None = None,
 ) -> jax.Array:
-    """The last hidden states, normalised: what the heads read.
+    """The last hidden states, normalised, which the heads read: `[B·T, D]` in the compute dtype.
 
-    Args:
-      params: of `init`.
-      tokens: as in `apply`.
-      config: a `ModelConfig`.
-      positions: as in `apply`.
-      mask: as in `apply`.
-
-    Returns:
-      `[B·T, D]` in the compute dtype.
-
-    Raises:
-      ValueError: as `apply`.
+    Arguments and errors as in `apply`.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
@@ -92,47 +81,22 @@ def hidden_states(
     positions: jax.Array | None = None,
     mask: jax.Array | None = None,
 ) -> jax.Array:
-    """The residual stream after every block, before the last norm.
+    """The residual stream after every block, before the last norm: `[L, B·T, D]`.
 
-    Args:
-      params: of `init`.
-      tokens: as in `apply`.
-      config: a `ModelConfig`.
-      positions: as in `apply`.
-      mask: as in `apply`.
-
-    Returns:
-      `[L, B·T, D]` in the compute dtype, of which the last, normalised, is `encode`.
-
-    Raises:
-      ValueError: as `apply`.
+    Arguments and errors as in `apply`.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2)
     >>> hidden_states(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
     (3, 10, 8)
     """
-
-    def step(x, block, view):
-        x = _block.run(block, x, view, config, np.shape(tokens))
-        return x, x
+    step = lambda x, block, view: (_block.run(block, x, view, config, np.shape(tokens)),) * 2
 
     return over_layers(step, params, tokens, config, positions, mask)[1]
 
 
 def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
-    """The LM head on hidden states: h·W, in float32.
-
-    Args:
-      params: of `init`.
-      hidden: `[N, D]`, rows of `encode`.
-      config: a `ModelConfig` with an LM head.
-
-    Returns:
-      float32 `[N, V]`.
-
-    Raises:
-      ValueError: the model has no LM head.
+    """The LM head on hidden states: h·W, `[N, D]` of `encode` -> float32 `[N, V]`; ValueError without one.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
@@ -150,18 +114,7 @@ def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
 
 
 def values(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
-    """The scalar head on hidden states: h·w + b, in float32.
-
-    Args:
-      params: of `init`.
-      hidden: `[N, D]`, rows of `encode`.
-      config: a `ModelConfig` with a value head.
-
-    Returns:
-      float32 `[N]`.
-
-    Raises:
-      ValueError: the model has no value head.
+    """The scalar head on hidden states: h·w + b, `[N, D]` -> float32 `[N]`; ValueError without one.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, value_head=True)
@@ -179,11 +132,7 @@ def values(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
 def embed(params: Params, tokens: jax.Array, config: ModelConfig, positions: jax.Array) -> jax.Array:
     """Rows of the embedding in the compute dtype: integers `[...]` -> `[N, D]`; NaN outside of it.
 
-    Args:
-      params: of `init`.
-      tokens: integers `[...]`.
-      config: a `ModelConfig`.
-      positions: integers that broadcast to the shape of tokens; read by learned positions only.
+    The positions broadcast to the shape of tokens; only learned ones are read.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8)

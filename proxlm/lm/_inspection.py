@@ -43,18 +43,11 @@ def inspect(
     of which A_l and x_l are returned.
 
     Args:
-      params: of `init`, with stacked blocks.
-      tokens: integers `[B, T]`.
-      config: a `ModelConfig`.
-      positions: as in `apply`.
       mask: as in `apply`. A padded query has no meaning; one that sees no key at all attends to
         all of them alike.
 
     Returns:
       An `Inspection`. It holds L·B·H·T² weights: give few rows.
-
-    Raises:
-      ValueError: as `apply`.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2)
@@ -83,18 +76,8 @@ def logit_lens(params: Params, residual: jax.Array, config: ModelConfig) -> jax.
 
         logits_l = head(norm(x_l)),
 
-    by the last norm and the head of the model, so that the last layer's are the model's own.
-
-    Args:
-      params: of `init`.
-      residual: `[..., D]`, of an `Inspection`.
-      config: a `ModelConfig` with an LM head.
-
-    Returns:
-      float32 `[..., V]`.
-
-    Raises:
-      ValueError: the model has no LM head, or the last axis is not its width.
+    by the last norm and the head of the model, so that the last layer's are the model's own: `[..., D]` of an
+    `Inspection` -> float32 `[..., V]`.
 
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
 

@@ -21,15 +21,7 @@ ACTIVATIONS = {
 
 
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """Applies x·W (+ b), treating every axis of the kernel after the first as output.
-
-    Args:
-      x: `[N, D]`.
-      kernel: `[D, ...]`; cast to the dtype of `x`.
-      bias: the kernel's trailing shape, or None.
-
-    Returns:
-      `[N, F]`, F the product of the kernel's trailing axes.
+    """Applies x·W (+ b), `[N, D]` -> `[N, F]`, every axis of the kernel after the first as output.
 
     >>> linear(jnp.ones((2, 3)), jnp.ones((3, 4, 5))).shape
     (2, 20)
@@ -43,20 +35,12 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> ja
 def linear_parts(
     x: jax.Array, kernel: jax.Array, sizes: Sequence[int], bias: jax.Array | None = None
 ) -> list[jax.Array]:
-    """Several products with one packed kernel: x·W₁, x·W₂ and so on.
+    """Several products with one packed kernel: x·W₁, x·W₂ and so on, `[N, ...]` flattened.
 
+    The kernel is `[D, P, ...]`, the bias `[P, ...]`, and the sizes say how many of the P belong to each part.
     The kernel is split where it is smaller than the result, as in training, where splitting the
     result would copy it in the forward and again in the backward pass; and the result where that
     is smaller, as in decoding, which would copy the kernel at every token.
-
-    Args:
-      x: `[N, D]`.
-      kernel: `[D, P, ...]`.
-      sizes: how many of the P belong to each part.
-      bias: `[P, ...]` or None.
-
-    Returns:
-      A list of `[N, ...]` arrays, the trailing axes of each part flattened.
 
     >>> [part.shape for part in linear_parts(jnp.ones((2, 3)), jnp.ones((3, 4, 5)), (1, 3))]
     [(2, 5), (2, 15)]
@@ -143,13 +127,6 @@ def attention(
     query: jax.Array, key: jax.Array, visible: jax.Array, scale: float | None = None, cap: float | None = None
 ) -> jax.Array:
     """The weights of `attend`, softmax(q·kᵀ·scale) over the visible keys: float32 `[B, H, T, S]`.
-
-    Args:
-      query: as in `attend`.
-      key: as in `attend`.
-      visible: as in `attend`.
-      scale: as in `attend`.
-      cap: as in `attend`.
 
     >>> visible = jnp.tril(jnp.ones((1, 1, 2, 2), bool))
     >>> weights = attention(jnp.ones((1, 2, 2, 4)), jnp.ones((1, 1, 2, 4)), visible)

@@ -62,10 +62,6 @@ def init(key: jax.Array, config: ModelConfig) -> dict[str, Any]:
 
     Args:
       key: a typed key; consumed.
-      config: a `ModelConfig`.
-
-    Returns:
-      A nested dict of float32 arrays.
 
     Raises:
       ValueError: if the key is not a typed one or `config` not a ModelConfig.

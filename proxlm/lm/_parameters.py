@@ -81,8 +81,6 @@ def check(params: Params, config: ModelConfig, stacked: bool = True) -> None:
     A value head that the config does not have is let pass.
 
     Args:
-      params: of `init`.
-      config: a `ModelConfig`.
       stacked: whether the blocks have to be stacked; they may be a list otherwise.
 
     >>> from proxlm import lm

@@ -10,15 +10,9 @@ from proxlm.lm._rope_scaling import RopeScaling
 
 
 def rotation(positions: jax.Array, config: ModelConfig, kind: LayerKind) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines of the rotary angles p·f_i of positions p, i = 0 … r/2 − 1.
+    """Cosines and sines of the rotary angles p·f_i of positions p `[...]`, i = 0 … r/2 − 1.
 
-    Args:
-      positions: integers `[...]`; with the dynamic scaling, the largest of them gives the length.
-      config: a `ModelConfig`; r of the d entries of a head rotate.
-      kind: of the layer, with a rope.
-
-    Returns:
-      `(cos, sin)`, float32, each `[..., r/2]`.
+    float32 `[..., r/2]` each. With the dynamic scaling, the largest position gives the length.
 
     >>> config = ModelConfig(vocab_size=16, width=16, num_heads=2)
     >>> [part.shape for part in rotation(jnp.arange(5), config, LayerKind(None, "all"))]
@@ -43,12 +37,7 @@ def rotation(positions: jax.Array, config: ModelConfig, kind: LayerKind) -> tupl
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates the pairs (x_i, x_{i + r/2}) of the first r entries of the last axis.
-
-    Args:
-      x: `[..., d]`.
-      cos: broadcastable to `[..., r/2]`, same rank as `x`.
-      sin: as `cos`.
+    """Rotates the pairs (x_i, x_{i + r/2}) of the first r entries of the last axis; cos and sin broadcast.
 
     >>> rotate(jnp.array([1.0, 0.0]), jnp.array([0.0]), jnp.array([1.0])).tolist()
     [0.0, 1.0]

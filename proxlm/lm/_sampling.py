@@ -60,23 +60,16 @@ def sample(
       key: a typed key, or `[B]` of them; consumed. One uniform number is drawn per token and row.
         With one key the numbers of a row depend on how many rows there are; with a key for each
         row, a row's text depends on its own key alone.
-      params: of `lm.init`.
       prompts: integers `[B, P]` from the vocabulary.
-      config: a `ModelConfig` with an LM head.
       num_tokens: R, the length of the longest response.
       prompt_mask: bool `[B, P]`, False where a prompt is padding, on whichever side; None: none
         is. Every row needs a valid token.
-      sampling: a `SamplingConfig`.
       early_exit: stop when all rows have ended. A `while_loop`: leave it off under `vmap`.
       segment: the cache grows by this many columns at a time, so that attention reads hardly
         more than is filled; each growth, of at most four, compiles the step again.
 
-    Returns:
-      `Samples`.
-
     Raises:
-      ValueError: P + R exceeds the context, a stop token is not in the vocabulary, or an argument
-        is not as above.
+      ValueError: P + R exceeds the context, or an argument is not as above.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
@@ -125,14 +118,7 @@ def sample(
 
 
 def align(tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Moves each row's valid tokens to its end, in order: any padding becomes left padding.
-
-    Args:
-      tokens: `[B, P]`.
-      mask: bool `[B, P]`.
-
-    Returns:
-      `(tokens, mask)`.
+    """Moves each row's valid tokens to its end, in order: any padding `[B, P]` becomes left padding.
 
     >>> align(jnp.array([[7, 8, 0]]), jnp.array([[True, True, False]]))[0].tolist()
     [[0, 7, 8]]

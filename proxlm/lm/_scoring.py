@@ -41,18 +41,13 @@ def score(
     """Log-probabilities, entropies and values of the tokens from column `start` on.
 
     Args:
-      params: of `lm.init`.
       tokens: integers `[B, T]` from the vocabulary. Ids outside of it, such as labels of −100,
         are refused where they are known and the mask is True; traced ones give NaN in their row.
-      config: a `ModelConfig`.
       mask: bool `[B, T]` of valid tokens; scores where it is False have no meaning, but are
         finite. Column start − 1 must hold the token before the first scored one, as in `Samples`.
       start: the first scored column, at least 1; R = T − start.
       sampling: the settings the tokens were sampled with.
       full: also return the whole distribution.
-
-    Returns:
-      `Scores`.
 
     Raises:
       ValueError: as `apply`, or there is no column from `start` on.

@@ -35,16 +35,7 @@ def live_units(params: Params, config: ModelConfig) -> LiveUnits:
     biases of G_f and U_f included; a head adds nothing where its part of `out` or all of its
     values, bias included, are zero. Zero queries or keys are no reason: such a head takes the mean.
     Where queries are normalised as a whole, every head changes the norm and counts as live.
-
-    Args:
-      params: of `init`, with stacked blocks; not traced.
-      config: a `ModelConfig`.
-
-    Returns:
-      `LiveUnits`.
-
-    Raises:
-      ValueError: the params are traced, or their shapes are not those of the config.
+    ValueError for params that are traced, or not of the config's shapes.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
@@ -82,17 +73,7 @@ def shrink(params: Params, config: ModelConfig) -> tuple[dict[str, Any], ModelCo
     heads it serves are dead, and all groups keep as many heads as the fullest. One unit and one
     head stay in any case. What stays keeps its order and its bits.
 
-    The state of an optimizer does not fit any more: start it anew.
-
-    Args:
-      params: of `init`, with stacked blocks; not traced.
-      config: a `ModelConfig`.
-
-    Returns:
-      The smaller params, and the config that describes them.
-
-    Raises:
-      ValueError: as `live_units`.
+    The state of an optimizer does not fit any more: start it anew. Errors are those of `live_units`.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)

@@ -29,23 +29,15 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """Continues prompts, and yields every token when it is drawn.
 
-    With the same key these are the tokens of `sample`. Nothing stops at a stop token: who
-    consumes the generator stops.
+    With the same key these are the tokens of `sample`. Nothing stops at a stop token: who consumes the
+    generator of `[B]` stops. Errors are those of `sample`, raised when called and not when first read.
 
     Args:
       key: a typed key, or `[B]` of them, as in `sample`; consumed.
       params: of `lm.init`; where several streams follow one another, unstack their blocks before,
         or each copies them.
       prompts: integers `[B, P]`, without padding.
-      config: a `ModelConfig` with an LM head.
       num_tokens: how many to yield, at most.
-      sampling: a `SamplingConfig`.
-
-    Returns:
-      A generator of int32 NumPy arrays `[B]`.
-
-    Raises:
-      ValueError: as `sample`, when called and not when first read.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)

@@ -55,15 +55,9 @@ def stack(views: Sequence[View]) -> View:
 
 
 def visibility(mask: jax.Array | None, length: int, window: int | None = None) -> jax.Array:
-    """The attention mask: a query sees the valid keys up to itself, in its window.
+    """The attention mask: a query sees the valid keys up to itself, in its window: `[B or 1, 1, T, T]`.
 
-    Args:
-      mask: bool `[B, T]` or None.
-      length: T.
-      window: the number of columns that a query sees, its own included; None: all.
-
-    Returns:
-      bool `[B or 1, 1, T, T]`.
+    The window counts the query's own column; None is all.
 
     >>> visibility(None, 3, window=2)[0, 0].tolist()
     [[True, False, False], [True, True, False], [False, True, True]]

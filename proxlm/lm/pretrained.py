@@ -28,7 +28,7 @@ class _Names(NamedTuple):
     norm: str
     head: str
     block: str  # with the layer's number, before each of:
-    parts: tuple[str, ...]  # in the order of PARTS
+    parts: list[str]  # in the order of PARTS
     interleaved: bool
 
 
@@ -38,17 +38,7 @@ NAMES = {
         "output_norm.weight",
         "output.weight",
         "blk.{}.{}.weight",
-        (
-            "attn_norm",
-            "attn_q",
-            "attn_k",
-            "attn_v",
-            "attn_output",
-            "ffn_norm",
-            "ffn_gate",
-            "ffn_up",
-            "ffn_down",
-        ),
+        "attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_up ffn_down".split(),
         interleaved=True,
     ),
     "transformers": _Names(
@@ -57,16 +47,9 @@ NAMES = {
         "lm_head.weight",
         "model.layers.{}.{}.weight",
         (
-            "input_layernorm",
-            "self_attn.q_proj",
-            "self_attn.k_proj",
-            "self_attn.v_proj",
-            "self_attn.o_proj",
-            "post_attention_layernorm",
-            "mlp.gate_proj",
-            "mlp.up_proj",
-            "mlp.down_proj",
-        ),
+            "input_layernorm self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj "
+            "post_attention_layernorm mlp.gate_proj mlp.up_proj mlp.down_proj"
+        ).split(),
         interleaved=False,
     ),
 }
@@ -82,10 +65,6 @@ def from_tensors(tensors: Mapping[str, Any], config: ModelConfig) -> dict[str, A
     Args:
       tensors: name ↦ array of any float dtype, complete; the names are those of GGUF
         (`blk.0.attn_q.weight`) or of transformers (`model.layers.0.self_attn.q_proj.weight`).
-      config: the `ModelConfig` that they are of.
-
-    Returns:
-      A nested dict of float32 arrays, as of `init`.
 
     Raises:
       ValueError: a tensor is missing, of another shape or not known, the names are of neither
@@ -128,15 +107,7 @@ def to_tensors(params: Params, config: ModelConfig, names: str = "gguf") -> dict
     """The tensors of a Llama from the parameters of a model: what `from_tensors` reads back.
 
     Args:
-      params: of `init`.
-      config: the `ModelConfig` of a Llama.
       names: "gguf" or "transformers".
-
-    Returns:
-      name ↦ NumPy array, float32, contiguous.
-
-    Raises:
-      ValueError: other names, or the model is no Llama.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
@@ -229,17 +200,8 @@ def _shapes(config, names):
     """Maps name to shape of every tensor that the model has."""
     width, hidden = config.width, config.hidden_width
     query, key = (n * config.head_width for n in (config.num_heads, config.num_kv_heads))
-    parts = (
-        (width,),
-        (query, width),
-        (key, width),
-        (key, width),
-        (width, query),
-        (width,),
-        (hidden, width),
-        (hidden, width),
-        (width, hidden),
-    )
+    attention = [(width,), (query, width), (key, width), (key, width), (width, query)]
+    parts = [*attention, (width,), (hidden, width), (hidden, width), (width, hidden)]
     shapes = {names.embedding: (config.vocab_size, width), names.norm: (width,)}
     if not config.tie_embeddings:
         shapes[names.head] = (config.vocab_size, width)
@@ -263,11 +225,8 @@ def _check_tensors(given, expected):
     """Names every tensor that is missing, not known, or of another shape."""
     faults = [f"{name} is missing" for name in expected if name not in given]
     faults += [f"{name} is not known" for name in given if name not in expected]
-    faults += [
-        f"{name} has shape {given[name]}, expected {shape}"
-        for name, shape in expected.items()
-        if name in given and given[name] != shape
-    ]
+    both = [(name, given[name], shape) for name, shape in expected.items() if name in given]
+    faults += [f"{name} has shape {found}, expected {shape}" for name, found, shape in both if found != shape]
     if faults:
         more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
         raise ValueError(
