@@ -15,11 +15,7 @@ def supported(function: Callable[..., Any], scalar: bool) -> Callable[..., Any]:
     every device.
 
     Args:
-      function: (x, ...) ↦ a tree like x, or a scalar.
-      scalar: whether it is a scalar.
-
-    Returns:
-      The function; on arrays without explicit axes it is the given one.
+      function: (x, ...) ↦ a tree like x, or, where `scalar` says so, a scalar.
 
     >>> supported(lambda x, t: x - t, scalar=False)(3.0, 1.0)
     2.0

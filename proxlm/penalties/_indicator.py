@@ -22,21 +22,10 @@ def constraint(
     Leaves without coordinates are inside.
 
     Args:
-      name: the penalty's name, for messages.
       violation: (leaf, **parameters) ↦ how far the leaf is outside, by the measure of the set.
-      project: (leaf, step_size, **parameters) ↦ the nearest point; it may depend on the step
-        size only where this differs between coordinates.
-      parameters: see `base.leafwise`.
-      tolerance: the largest violation that counts as inside. None is 1e-5, and 1e-2 for leaves
-        below 32 bits, whose own rounding is 4e-3 in bfloat16.
-      step_slot: see `base.leafwise`.
-      residual: see `base.leafwise`.
-
-    Returns:
-      The penalty on trees.
-
-    Raises:
-      ValueError: if the tolerance is negative or NaN.
+      project: (leaf, step_size, **parameters) ↦ the nearest point; it may depend on the step size only where
+        this differs between coordinates.
+      tolerance: the largest violation that counts as inside.
 
     >>> import jax.numpy as jnp
     >>> below = lambda x: jnp.max(x, initial=0.0)

@@ -27,18 +27,17 @@ def step_sizes(
     solves the stated problem wherever they bind.
 
     Args:
-      learning_rate: η ≥ 0. May be traced, as may floor and cap.
-      diagonal: D ≥ 0, a tree of arrays; for Adam √v̂ + ε.
-      floor: least D_i in units of the leaf's rms. At the default no weight of a leaf steps more
-        than 100 times as far as one of rms D. 0 switches it off.
-      cap: largest t_i. The default lets gradients of 1e-4 a weight and learning rates of 1e-3 pass,
-        and takes at most 10 λ from a weight in one step. jnp.inf switches it off.
+      diagonal: D ≥ 0, a tree of arrays; for Adam √v̂ + ε. All numbers may be traced.
+      floor: least D_i in units of the leaf's rms. At the default no weight of a leaf steps more than 100
+        times as far as one of rms D. 0 switches it off.
+      cap: largest t_i. The default lets gradients of 1e-4 a weight and learning rates of 1e-3 pass, and takes
+        at most 10 λ from a weight in one step. jnp.inf switches it off.
 
     Returns:
       t, a tree like `diagonal`, in at least float32.
 
     Raises:
-      ValueError: for known numbers: if η, D or the floor is negative or NaN, or the cap not > 0.
+      ValueError: if a known number is invalid.
 
     Source: Yun, Lozano & Yang 2021 (ProxGen) for the metric; the floor and the cap are ours.
 

@@ -48,12 +48,7 @@ def direction(pairs: Pairs, descent: jax.Array, live: jax.Array) -> jax.Array:
     The two-loop recursion; pairs without positive curvature there are passed over.
 
     Args:
-      pairs: `Pairs`.
-      descent: [n], 0 where not live.
-      live: bool [n].
-
-    Returns:
-      [n], 0 where not live; 0 everywhere as long as there is no pair.
+      descent: [n], 0 where not live, as is the result; 0 everywhere as long as there is no pair.
 
     Source: Nocedal 1980.
 

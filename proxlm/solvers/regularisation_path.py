@@ -28,10 +28,8 @@ def strength_max(
     the precision of the dtype. For `l1` it is max |∇f(0)|.
 
     Args:
-      fun: params ↦ f, or (f, aux).
       params: for their structure.
       make_penalty: strength ↦ penalty, such that 0 is a solution if the strength is large enough.
-      has_aux: whether fun gives an auxiliary output too.
 
     Returns:
       A scalar; +inf if no strength up to 2⁶⁰ suffices, as for `squared_l2`.
@@ -78,9 +76,7 @@ def path(
     """A regularisation path: the solution for each strength, started from that of the last.
 
     Args:
-      fun: as in `proximal_gradient`.
       params: where to start the first.
-      make_penalty: strength ↦ penalty.
       strengths: [K], best in decreasing order.
       **options: of `proximal_gradient`.
 

@@ -1,6 +1,7 @@
 """Rules by which a solver moves: momentum, spectral steps, extrapolation.
 
-A `Rule` is given to `proximal_gradient`.
+A `Rule` is given to `proximal_gradient`. An iteration evaluates f and its gradient twice (`ista` once),
+and once more for each halving of the step size, which recovers by the factor `grow` ≥ 1.
 """
 
 from typing import NamedTuple
@@ -32,13 +33,9 @@ def fista(restart: bool = True, strong_convexity: float = 0.0, grow: float = 1.1
     known.
 
     Args:
-      restart: drop the momentum when it points uphill, ⟨z - x⁺, x⁺ - x⟩ > 0: worth several times
-        the speed where f + g is strongly convex near the solution.
+      restart: drop the momentum when it points uphill, ⟨z - x⁺, x⁺ - x⟩ > 0: worth several times the speed
+        where f + g is strongly convex near the solution.
       strong_convexity: μ of f, if known.
-      grow: the factor ≥ 1 by which the step size recovers.
-
-    Returns:
-      The rule. An iteration evaluates f and its gradient twice, and once more for each halving.
 
     Raises:
       ValueError: if an argument is invalid.
@@ -79,12 +76,6 @@ def fista(restart: bool = True, strong_convexity: float = 0.0, grow: float = 1.1
 def ista(grow: float = 1.1) -> Rule:
     """Proximal gradient with backtracking: x⁺ = prox_tg(x - t ∇f(x)); g may be nonconvex.
 
-    Args:
-      grow: the factor ≥ 1 by which the step size recovers.
-
-    Returns:
-      The rule. An iteration evaluates f and its gradient once, and once more for each halving.
-
     Raises:
       ValueError: if `grow` is below 1.
 
@@ -114,11 +105,7 @@ def anderson(memory: int = 5, grow: float = 1.0) -> Rule:
 
     Args:
       memory: how many steps, static.
-      grow: the factor ≥ 1 by which the step size recovers; at 1 the last few T soon are the same
-        map, which the extrapolation relies on.
-
-    Returns:
-      The rule. An iteration evaluates f and its gradient twice, and once more for each halving.
+      grow: at 1 the last few T soon are the same map, which the extrapolation relies on.
 
     Raises:
       ValueError: if `memory` is not an integer ≥ 2, or `grow` below 1.
@@ -164,9 +151,6 @@ def barzilai_borwein(patience: int = 10, memory: int = 8) -> Rule:
     Args:
       patience: how many objectives a step may be compared with, static.
       memory: pairs of the quasi-Newton model, static; 0 leaves these steps out.
-
-    Returns:
-      The rule. An iteration evaluates f and its gradient twice, and once more for each halving.
 
     Raises:
       ValueError: if `patience` is not an integer ≥ 1, or `memory` not an integer ≥ 0.

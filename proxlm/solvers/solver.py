@@ -77,18 +77,12 @@ def proximal_gradient(
     as exact as the solution is.
 
     Args:
-      fun: params ↦ f, or (f, aux).
+      fun: params ↦ f, or (f, aux) with `has_aux`.
       params: where to start.
-      penalty: g.
       rule: how to move; None for `barzilai_borwein()`. See `proxlm.solvers.rules`.
       tolerance: for `Solution.error`, in units of the gradient.
-      max_iterations: at most so many.
       step_size: the first to try; None measures the curvature of f along its gradient.
-      has_aux: whether fun gives an auxiliary output too.
       implicit: whether the solution can be differentiated; False saves the linearisation.
-
-    Returns:
-      A `Solution`.
 
     Raises:
       ValueError: if an argument is invalid.

@@ -1,4 +1,7 @@
-"""New penalties out of old ones, on the same weights."""
+"""New penalties out of old ones, on the same weights.
+
+Each makes a penalty h of a `penalty` g, and its step sizes are those that g allows unless it says otherwise.
+"""
 
 import operator
 
@@ -19,14 +22,10 @@ def scale(penalty: base.Penalty, factor: chex.Numeric) -> base.Penalty:
     from step to step.
 
     Args:
-      penalty: g.
       factor: c ≥ 0, one number. May be traced.
 
-    Returns:
-      The penalty h, with the step sizes that g allows.
-
     Raises:
-      ValueError: if `penalty` is not a Penalty or the factor negative, NaN or not a number.
+      ValueError: if an argument is invalid.
 
     Source: Parikh & Boyd 2014, section 2.1.
 
@@ -61,12 +60,8 @@ def translate(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
     bit.
 
     Args:
-      penalty: g.
-      anchor: a, with the structure and shapes of x. May also have leaves where x has holes
-        (`None`, `optax.MaskedNode`).
-
-    Returns:
-      The penalty h, with the step sizes that g allows.
+      anchor: a, with the structure and shapes of x. May also have leaves where x has holes (`None`,
+        `optax.MaskedNode`).
 
     Raises:
       ValueError: if `penalty` is not a Penalty; and, on use, if x does not match the anchor.
@@ -108,11 +103,7 @@ def add_linear(penalty: base.Penalty, slope: chex.ArrayTree) -> base.Penalty:
     """Adds a linear function: h(x) = g(x) + ⟨s, x⟩, with prox_th(x) = prox_tg(x - t s).
 
     Args:
-      penalty: g.
       slope: s, with the structure and shapes of x.
-
-    Returns:
-      The penalty h, with the step sizes that g allows.
 
     Raises:
       ValueError: if `penalty` is not a Penalty; and, on use, if x does not match the slope.
@@ -150,14 +141,10 @@ def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty
     this and a `add_linear` by -μ c, up to a constant.
 
     Args:
-      penalty: g.
       strength: μ ≥ 0, one number. May be traced.
 
-    Returns:
-      The penalty h, with the step sizes that g allows.
-
     Raises:
-      ValueError: if `penalty` is not a Penalty or the strength negative, NaN or not a number.
+      ValueError: if an argument is invalid.
 
     Source: Parikh & Boyd 2014, section 2.1 (regularisation).
 

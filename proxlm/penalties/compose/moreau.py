@@ -1,4 +1,4 @@
-"""New penalties out of old ones by Moreau's decomposition."""
+"""New penalties out of old ones by Moreau's decomposition, of a convex `penalty` g."""
 
 import operator
 from typing import Any
@@ -23,11 +23,7 @@ def conjugate(penalty: base.Penalty, value: base.Value | None = None) -> base.Pe
     which the dual norm is at most 1.
 
     Args:
-      penalty: g, convex.
       value: g*, if it is known.
-
-    Returns:
-      The penalty g*, with the step sizes that g allows.
 
     Raises:
       ValueError: if `penalty` is not a Penalty; and, from `value`, if none was given.
@@ -66,14 +62,10 @@ def envelope(penalty: base.Penalty, smoothing: chex.Numeric) -> base.Penalty:
     prox_th(x) = x + t/(t + μ) (prox_(t+μ)g(x) - x). The envelope of `l1` is Huber's function.
 
     Args:
-      penalty: g, convex.
-      smoothing: μ > 0, one number. May be traced.
-
-    Returns:
-      The penalty h. Its step size is one number.
+      smoothing: μ > 0, one number, as the step size is. May be traced.
 
     Raises:
-      ValueError: if `penalty` is not a Penalty or the smoothing not a positive number.
+      ValueError: if an argument is invalid.
 
     Source: Moreau 1965; the prox is Beck 2017, theorem 6.63.
 

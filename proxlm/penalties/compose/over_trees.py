@@ -26,16 +26,13 @@ def separable_sum(penalties: Mapping[Hashable, base.Penalty], labels: Labels) ->
 
     Args:
       penalties: label ↦ penalty.
-      labels: (path, leaf) ↦ label, the path written "block_0/mlp/kernel"; or a tree of labels in
-        the structure of x or of a prefix of it, where a label stands for all leaves below. What JAX
-        knows as a tree is one, even where it can be called, such as an Equinox module.
-
-    Returns:
-      The penalty. Its step size may be what all the parts allow.
+      labels: (path, leaf) ↦ label, the path written "block_0/mlp/kernel"; or a tree of labels in the
+        structure of x or of a prefix of it, where a label stands for all leaves below. What JAX knows as a
+        tree is one, even where it can be called, such as an Equinox module.
 
     Raises:
-      ValueError: if a member is not a Penalty; and, on use, for a label without a penalty (the
-        known ones are listed).
+      ValueError: if a member is not a Penalty; and, on use, for a label without a penalty (the known ones are
+        listed).
 
     Source: Parikh & Boyd 2014, section 2.1 (separable sum).
 
@@ -80,12 +77,7 @@ def masked(penalty: base.Penalty, mask: Labels) -> base.Penalty:
     """A penalty on some leaves; the others are free and pass bit for bit.
 
     Args:
-      penalty: g.
-      mask: (path, leaf) ↦ bool, the path written "block_0/mlp/kernel"; or a tree of bools in the
-        structure of x or of a prefix of it.
-
-    Returns:
-      The penalty, with the step sizes that g allows.
+      mask: (path, leaf) ↦ bool, or a tree of bools, as the labels of `separable_sum`.
 
     Raises:
       ValueError: as `separable_sum`.
@@ -107,10 +99,7 @@ def flattened(penalty: base.Penalty) -> base.Penalty:
     `flattened(l2_ball(1.0))` bounds its global norm.
 
     Args:
-      penalty: g, on one vector.
-
-    Returns:
-      The penalty on trees. Its step size may be a tree where g allows an array.
+      penalty: g, on one vector. Where it allows an array as step size, this allows a tree.
 
     Raises:
       ValueError: if `penalty` is not a Penalty.

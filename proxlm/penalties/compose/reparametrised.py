@@ -23,15 +23,11 @@ def change_basis(
     of Q x is not an exact one after the way back, so there is no residual.
 
     Args:
-      penalty: g.
       forward: leaf ↦ Q leaf, in any shape.
       backward: Qᵀ, back to the shape of the leaf.
 
-    Returns:
-      The penalty h. Its step size is one number.
-
     Raises:
-      ValueError: if `penalty` is not a Penalty.
+      ValueError: if `penalty` is not a Penalty; and, on use, if the step size is not one number.
 
     Source: Parikh & Boyd 2014, section 2.1 (orthogonal precomposition).
 
@@ -65,12 +61,8 @@ def reshaped(penalty: base.Penalty, shape: Sequence[int]) -> base.Penalty:
     """A penalty on each leaf seen in another shape: a fused axis taken apart, blocks, pages.
 
     Args:
-      penalty: g, on arrays of that shape.
+      penalty: g, on arrays of that shape; step sizes are laid out like x.
       shape: static; one entry may be -1.
-
-    Returns:
-      The penalty on leaves of any shape with that many coordinates, its step sizes those of g,
-      laid out like x.
 
     Raises:
       ValueError: if `penalty` is not a Penalty; and, on use, where a leaf does not fit the shape.

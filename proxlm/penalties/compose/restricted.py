@@ -15,14 +15,8 @@ def restrict_to_non_negative(penalty: base.Penalty) -> base.Penalty:
     fall with any of them, as norms, their powers and all penalties on groups do. A non-negative group
     lasso is restrict_to_non_negative(group_lasso(0.1)).
 
-    Args:
-      penalty: g, which depends on magnitudes and does not fall with them; this is not checked.
-
-    Returns:
-      The penalty h, with the step sizes that g allows.
-
     Raises:
-      ValueError: if `penalty` is not a Penalty.
+      ValueError: if `penalty` is not a Penalty; whether it is such a g is not checked.
 
     Source: Yu, On decomposing the proximal map, 2013.
 

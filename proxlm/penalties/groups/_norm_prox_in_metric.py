@@ -47,13 +47,7 @@ def shorten(
     is constant, and in no case worse than x or 0.
 
     Args:
-      groups: of x.
-      x: widened tree of arrays.
-      step_size: t ≥ 0, a tree with the shapes of x.
       slope: of φ_G, each member a tree of groups.
-
-    Returns:
-      y, like x. Leaves in no group are returned as they are.
 
     Source: Deleu & Bengio 2021 (ProxSSI); Moré & Sorensen 1983 for the concave form.
 

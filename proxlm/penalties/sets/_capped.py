@@ -12,13 +12,8 @@ def project(x: jax.Array, total: jax.Array, cap: jax.Array, axes: tuple[int, ...
     """min(max(x - τ, 0), c) in every group, with the τ at which it sums to s.
 
     Args:
-      x: the groups lie along `axes`.
       total: 0 < s ≤ Σ c, a number or one for each group (the shape of x with 1 for the axes).
       cap: c > 0, a number or an array that broadcasts to x.
-      axes: the axes inside a group.
-
-    Returns:
-      An array like x.
 
     >>> project(jnp.array([3.0, 0.5, 0.0]), 2.0, 1.0, axes=(0,)).tolist()
     [1.0, 0.75, 0.25]

@@ -11,12 +11,6 @@ def nonincreasing(x: jax.Array) -> jax.Array:
     a place inside is cut there, since what lies before has the greater values; all blocks are
     tried at once, until none is cut. The derivative averages over the final blocks.
 
-    Args:
-      x: an array of one axis.
-
-    Returns:
-      An array like x.
-
     Source: Barlow, Bartholomew, Bremner & Brunk 1972: y is the slope of the least concave
     majorant of the cumulative sums; a cut at their maximum is a corner of it.
 

@@ -29,12 +29,8 @@ def fold(
     Args:
       axes: those to reduce, which stay with length 1.
       merges: `jnp.add` or `jnp.maximum`, one for each part.
-      parts: (numbers, *arrays) ↦ what to reduce, elementwise.
-      numbers: a tree of arrays with length 1 in the axes.
+      parts: (numbers, *arrays) ↦ what to reduce, elementwise; numbers have length 1 in the axes.
       arrays: the first gives the shape; others are like it or of rank 0.
-
-    Returns:
-      The reductions, with length 1 in the axes.
 
     >>> both = lambda shift, x: (x + shift, x)
     >>> x = jnp.array([[1.0, 2.0, 5.0]])

@@ -78,10 +78,6 @@ def largest(bits: jax.Array, k: chex.Numeric, inside: tuple[int, ...]) -> jax.Ar
     Args:
       bits: unsigned integers, as of `bits_of_size`, at least one a group.
       k: how many, from 1 to the size of a group. May be traced.
-      inside: the axes inside a group, counted from the front.
-
-    Returns:
-      Booleans shaped like the bits, k of them True in each group.
 
     >>> largest(jnp.array([5, 7, 5, 9], jnp.uint32), 3, (0,)).tolist()
     [True, True, False, True]

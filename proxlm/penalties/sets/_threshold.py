@@ -45,15 +45,11 @@ class Kind:
 def project(x: jax.Array, total: jax.Array, step_size: jax.Array | float, kind: Kind) -> jax.Array:
     """max(u - t τ, 0) in every group, with the τ at which it sums to s.
 
+    A group that sums to s as it is keeps its bits.
+
     Args:
-      x: the groups lie along `kind.axes`.
       total: s > 0, a number or one for each group (the shape of x with 1 for the axes).
       step_size: t; a number stands for 1. Coordinates of t = 0 stay, and use up their part of s.
-      kind: see `Kind`.
-
-    Returns:
-      An array like x, ≥ 0 but for coordinates that stay. A group that sums to s as it is keeps its
-      bits.
 
     >>> project(jnp.array([0.5, 1.0, -3.0]), 1.0, 0.1, Kind(axes=(0,))).tolist()
     [0.25, 0.75, 0.0]
@@ -83,13 +79,7 @@ def threshold(x: jax.Array, total: jax.Array, metric: jax.Array, kind: Kind) -> 
     together. The derivative is that of the last step and costs nothing unless asked for.
 
     Args:
-      x: the groups lie along `kind.axes`.
-      total: s ≥ 0, a number or one for each group.
       metric: t ≥ 0, a number or an array shaped like x. Coordinates of t = 0 are left out.
-      kind: see `Kind`.
-
-    Returns:
-      τ of each group, in the shape of x with 1 for the axes.
 
     Source: Michelot 1986; Condat, Fast projection onto the simplex and the l1 ball, 2016.
 

@@ -58,15 +58,10 @@ def apply(
     map; h may close over traced numbers, whose derivatives are taken too.
 
     Args:
-      function: h, from σ [q] to as many numbers; the same for permuted σ, permuted. Differentiable
-        forwards.
+      function: h, from σ [q] to as many numbers; the same for permuted σ, permuted. Differentiable forwards.
       x: the matrix [m, n], in at least float32, not empty.
-      method: the route, a key of `ROUTES`; see `spectral`.
-      slack: x comes back as it is if no singular value moves by more than slack · ε σ_max, ε the
-        rounding of the dtype of x.
-
-    Returns:
-      The matrix, like x.
+      slack: x comes back as it is if no singular value moves by more than slack · ε σ_max, ε the rounding of
+        the dtype of x.
 
     >>> apply(lambda s: jnp.minimum(s, 1.0), jnp.array([[0.0, 3.0], [-0.5, 0.0]])).tolist()
     [[0.0, 1.0], [-0.5, 0.0]]

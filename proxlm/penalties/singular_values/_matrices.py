@@ -26,21 +26,11 @@ def matrixwise(
     """Carries a penalty on singular values over a tree: g(x) = Σ over matrices of value(σ(X)).
 
     Args:
-      name: the penalty's name, for messages.
       vector: **parameters ↦ the penalty on σ [q], which must be symmetric under permutations.
-      parameters: name ↦ a number, or an array with one entry a matrix (the shape of the leaf, with
-        1 for the rows and columns), or a tree of these.
-      rows: the axes of a leaf that together are the rows of a matrix.
-      columns: the same for its columns. The other axes count the matrices.
-      method: see `_functions.apply`.
+      parameters: name ↦ a number, or an array with one entry a matrix (the shape of the leaf, with 1 for the
+        rows and columns), or a tree of these.
+      rows: the axes of a leaf that together are the rows of a matrix; those of neither count matrices.
       slack: see `_functions.apply`.
-
-    Returns:
-      The penalty. Its step size is one number.
-
-    Raises:
-      ValueError: if an axis is no integer or the method unknown; and, on use, if a leaf does not
-        have these axes.
 
     >>> from proxlm.penalties.coordinatewise import convex
     >>> nuclear = matrixwise("nuclear", convex.l1, {"strength": 1.0}, -2, -1)
@@ -88,16 +78,7 @@ def tolerant(name: str, make: Callable[[Any], base.Penalty], tolerance: float | 
     """Gives each leaf the tolerance of its dtype, for a value that asks for one.
 
     Args:
-      name: the penalty's name, for messages.
       make: tolerances (a number, or a tree of them like x) ↦ the penalty.
-      tolerance: the tolerance of all leaves. None is 1e-5, and 1e-2 for leaves below 32 bits, whose
-        own rounding is 4e-3 in bfloat16.
-
-    Returns:
-      The penalty.
-
-    Raises:
-      ValueError: if the tolerance is negative or NaN.
 
     >>> told = tolerant("told", lambda t: base.Penalty(lambda x: t, lambda x, step_size: x), None)
     >>> told.value({"a": jnp.ones(1), "b": jnp.ones(1, jnp.bfloat16)})
