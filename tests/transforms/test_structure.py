@@ -268,7 +268,7 @@ def test_a_zero_in_a_live_group_is_free():
 
 
 def test_debiasing_is_the_prox_and_then_the_base_on_what_is_left(variant):
-    prox = transforms.apply_prox(penalties.l1(0.5), 0.5)
+    prox = transforms.apply_prox(penalties.l1(0.8), 0.5)
     gradients, start = normal(0, (6, 30)), normal(1, (30,))
     tx = optax.chain(optax.sgd(0.5), transforms.debias(prox, 3))
     path, state = variant(lambda start: walk(tx, start, gradients))(start)

@@ -129,7 +129,7 @@ def test_without_a_metric_it_is_the_chain(penalty):
 
 
 def test_a_group_is_moved_in_the_metric():
-    penalty = penalties.group_lasso(2.0, axis=-1)
+    penalty = penalties.group_lasso(6.0, axis=-1)
     tx = transforms.proximal(optax.adam(0.1), penalty, 0.1, preconditioner="adam")
     params, gradient = normal(0, (5, 4)), normal(1, (5, 4))
     path, _ = walk(tx, params, [gradient])
