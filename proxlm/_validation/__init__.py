@@ -11,7 +11,7 @@ and step sizes may be, and refuse None. This package imports nothing else of pro
 from proxlm._validation._arrays import boolean, floats, one_sequence, same_shape, scalar
 from proxlm._validation._message import NUMBERS, Verbatim, invalid, is_known
 from proxlm._validation._numbers import at_least, integer, is_integer, one_of, positive, to_int, within
-from proxlm._validation._objects import a_function, an_optimizer
+from proxlm._validation._objects import a_function, an_optimizer, is_pure
 from proxlm._validation._trees import arrays, known, tree_at_least, tree_finite, tree_positive
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "invalid",
     "is_integer",
     "is_known",
+    "is_pure",
     "known",
     "one_of",
     "one_sequence",

@@ -1,8 +1,13 @@
 """Checks on functions and optimizers."""
 
+import re
+from collections.abc import Callable
 from typing import Any
 
-from proxlm._validation._message import invalid
+import jax
+import numpy as np
+
+from proxlm._validation._message import invalid, is_known
 
 
 def a_function(function: str = "", remedy: str = "", **functions: Any) -> None:
@@ -30,3 +35,26 @@ def an_optimizer(function: str = "", **optimizers: Any) -> None:
         if not (callable(getattr(given, "init", None)) and callable(getattr(given, "update", None))):
             remedy = "Build one: optax.adam(1e-3)."
             raise invalid(argument, given, "an Optax transformation", remedy, function)
+
+
+def is_pure(function: Callable[[Any], Any], argument: Any) -> bool:
+    """Whether tracing a function twice gives one program with the same constants.
+
+    >>> numbers = iter(range(10))
+    >>> is_pure(lambda x: x + next(numbers), 1.0), is_pure(jax.nn.relu, 1.0)
+    (False, True)
+    """
+    # a new function each time, or the second trace would be the first one's from JAX's cache
+    first, second = (jax.make_jaxpr(lambda x: function(x))(argument) for _ in range(2))
+    # without the addresses of functions, which differ from trace to trace
+    one, other = (re.sub("0x[0-9a-f]+", "", str(traced.jaxpr)) for traced in (first, second))
+    return one == other and all(map(_same, first.consts, second.consts))
+
+
+def _same(one, other):
+    if one is other:
+        return True
+    if not (is_known(one) and is_known(other)):
+        return False
+    one, other = np.asarray(one), np.asarray(other)
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()

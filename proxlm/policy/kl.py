@@ -24,6 +24,7 @@ from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy._finite import MAX_LOG_RATIO, Number, finite
+from proxlm.policy._finite import scaled as scaled
 
 __all__ = [
     "ESTIMATORS",

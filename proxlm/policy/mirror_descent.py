@@ -17,7 +17,6 @@ from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import kl
-from proxlm.policy._finite import scaled
 
 __all__ = ["proximal_loss", "proximal_regression", "proximal_step"]
 
@@ -82,7 +81,7 @@ def proximal_loss(
     loss = kl.exact(log_probs, jax.lax.stop_gradient(old_log_probs)) / step_size - gain
     if ref_log_probs is None:
         return loss
-    return loss + scaled(kl_coef, kl.exact(log_probs, jax.lax.stop_gradient(ref_log_probs)))
+    return loss + kl.scaled(kl_coef, kl.exact(log_probs, jax.lax.stop_gradient(ref_log_probs)))
 
 
 def proximal_regression(

@@ -80,12 +80,7 @@ def init(
 
     Args:
       params: of `Actor.init`, or with pretrained parts put in.
-      optimizer: any `optax.GradientTransformation`.
-      config: a `PPOConfig`.
       ref_params: the reference; None takes a copy of params, so that the state can be donated.
-
-    Returns:
-      A `PPOState`.
 
     Raises:
       ValueError: if an argument is invalid.
@@ -96,9 +91,8 @@ def init(
     """
     checks.check_config("ppo.init", optimizer, config)
     if config.kl is None and ref_params is not None:
-        raise _validation.invalid(
-            "ref_params", type(ref_params), "None with kl=None", "Give the config a KL.", "ppo.init"
-        )
+        remedy = "Give the config a KL."
+        raise _validation.invalid("ref_params", type(ref_params), "None with kl=None", remedy, "ppo.init")
     if config.kl is not None and ref_params is None:
         ref_params = jax.tree.map(jnp.copy, params)
     kl_coef = jnp.float32(0.0) if config.kl is None else jnp.asarray(config.kl.coef, jnp.float32)
@@ -113,7 +107,7 @@ def make_step(
     config: PPOConfig,
     auxiliary: protocols.Auxiliary | None = None,
 ) -> Step:
-    """One iteration of PPO as a pure function.
+    """One iteration of PPO as a pure function, `step(state, key) -> (state, Metrics)`.
 
     Args:
       actor: sample, score, reference and greedy, as `lm.make_actor` makes them.
@@ -123,12 +117,8 @@ def make_step(
       prompts: `(key) -> Prompts`, a pure function; each is answered `config.group_size` times.
       optimizer: any `optax.GradientTransformation`; it is handed the extra argument `approx_kl`,
         of the minibatch before the update.
-      config: a `PPOConfig`.
       auxiliary: `(params, key) -> scalar`, a loss added to that of every minibatch, or None; in
         PPO-ptx (Ouyang et al. 2022) a coefficient times a language model's loss on its own texts.
-
-    Returns:
-      `step(state, key) -> (state, Metrics)`.
 
     Raises:
       ValueError: if the prompts are a loader or change from call to call, or as
@@ -166,13 +156,7 @@ def make_collect_and_learn(
     config: PPOConfig,
     auxiliary: protocols.Auxiliary | None = None,
 ) -> tuple[Callable[..., Any], Callable[..., tuple[PPOState, Metrics]]]:
-    """The two halves of an iteration, around the reward.
-
-    Args:
-      actor: as in `make_step`.
-      optimizer: as in `make_step`.
-      config: a `PPOConfig`.
-      auxiliary: as in `make_step`.
+    """The two halves of an iteration, around the reward; arguments as in `make_step`.
 
     Returns:
       `collect(state, key, prompts) -> samples` and
@@ -223,23 +207,18 @@ def make_host_step(
 ) -> Step:
     """An iteration whose prompts and reward are ordinary Python: a loader, a scorer of strings.
 
+    Other arguments and errors as in `make_step`; a step also raises ValueError where the prompts are
+    exhausted, with the state untouched.
+
     Args:
-      actor: as in `make_step`.
       reward: `(Samples of NumPy arrays) -> [B]` floats, called between two jitted halves; NaN leaves
         a response out. With the prompts as in `make_step`, where they have further fields.
       prompts: `(key) -> Prompts`, called at every iteration; or an iterator, or a loader, which is
         begun again at its end.
-      optimizer: as in `make_step`.
-      config: a `PPOConfig`.
-      auxiliary: as in `make_step`.
 
     Returns:
       `step(state, key) -> (state, Metrics)`; not itself jittable. The same keys give the same
       bits as `make_step` with the same prompts and reward.
-
-    Raises:
-      ValueError: as `make_collect_and_learn`; from step, if the reward is not `[B]` or the prompts
-        are exhausted, with the state untouched.
 
     >>> import optax
     >>> from proxlm import lm

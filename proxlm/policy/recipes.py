@@ -195,9 +195,6 @@ def make(name: str, **overrides: Any) -> PPOConfig:
       name: one of `RECIPES`.
       **overrides: settings by flat name, or whole fields of `PPOConfig`.
 
-    Returns:
-      A `PPOConfig`.
-
     Raises:
       ValueError: if the name is unknown, if the recipe has no such setting, or as `PPOConfig`.
 

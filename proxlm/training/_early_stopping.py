@@ -30,12 +30,6 @@ class BestParams(NamedTuple):
 def init_best_params(params: optax.Params) -> BestParams:
     """A `BestParams` before any loss is known: the first finite one is better.
 
-    Args:
-      params: a pytree of arrays, kept until the first update.
-
-    Returns:
-      The `BestParams` that `update_best_params` goes on from.
-
     >>> float(init_best_params(jnp.ones(2)).loss)
     inf
     """
@@ -56,9 +50,6 @@ def update_best_params(
       loss: their held-out loss, a scalar.
       step: the steps taken so far, a scalar.
       margin: by how much a loss has to be lower to count as better, ≥ 0.
-
-    Returns:
-      The best of both.
 
     >>> best = update_best_params(init_best_params(jnp.ones(1)), jnp.ones(1), 0.5, step=10)
     >>> best = update_best_params(best, jnp.zeros(1), 0.6, step=20)

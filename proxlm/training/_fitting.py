@@ -131,9 +131,6 @@ def fit(
       margin: by how much a held-out loss has to be lower to be better.
       record: maps params to a pytree of arrays, recorded at each check in `history.recorded`.
 
-    Returns:
-      A `FitResult`.
-
     Raises:
       ValueError: `steps`, `every` or `patience` is not a positive integer, `every` does not divide
         `steps`, a tolerance or margin is negative, a patience has no held-out loss to judge by, or

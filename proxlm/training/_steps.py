@@ -34,13 +34,6 @@ class StepMetrics(NamedTuple):
 def init(params: optax.Params, optimizer: optax.GradientTransformation) -> TrainState:
     """Starts training: the params as given, the optimizer's first state, step 0.
 
-    Args:
-      params: a pytree of arrays.
-      optimizer: an Optax transformation, usually an `optax.chain`.
-
-    Returns:
-      The state from which the step of `make_step` goes on.
-
     Raises:
       ValueError: `optimizer` is not an Optax transformation.
 

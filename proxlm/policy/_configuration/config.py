@@ -124,11 +124,6 @@ class PPOConfig:
     ) -> tuple[jax.Array, jax.Array | None]:
         """Advantages [B, R], whitened if configured, and returns, or None without a critic.
 
-        Args:
-          token_rewards: [B, R].
-          values: [B, R], or None without a critic.
-          mask: bool [B, R].
-
         >>> rewards, mask = jnp.array([[1.0]]), jnp.array([[True]])
         >>> PPOConfig(whitening=None).estimate(rewards, rewards - 0.5, mask)
         (Array([[0.5]], dtype=float32), Array([[1.]], dtype=float32))

@@ -77,15 +77,8 @@ def override(config: Any, changes: dict[str, Any], whose: str) -> Any:
     """A configuration with settings replaced, each by the flat name of `paths`.
 
     Args:
-      config: a `PPOConfig`.
       changes: flat name -> value; a part that is given as a whole comes before its own settings.
       whose: the configuration's name, for messages.
-
-    Returns:
-      A `PPOConfig`.
-
-    Raises:
-      ValueError: if a name is unknown or shared by two parts, with the names there are.
 
     >>> from proxlm.policy._configuration.config import PPOConfig
     >>> override(PPOConfig(), {"clip_low": 0.1, "kl_coef": 0.2}, "ppo").kl.coef

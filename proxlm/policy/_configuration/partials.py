@@ -81,9 +81,6 @@ def partial(fn: Callable[..., Any], **settings: Any) -> Partial:
       **settings: floats, arrays and partials are numbers, and so is an integer where the function has
         a float; everything else is static and must be hashable.
 
-    Returns:
-      A `Partial`.
-
     Raises:
       ValueError: if the function has no argument of that name.
 

@@ -47,11 +47,6 @@ def check_batch(batch: int, config: PPOConfig) -> None:
 def check_rewards(rewards: Any, batch: int, library: Any) -> Any:
     """The rewards as an array of floats; ValueError unless they are one number per response.
 
-    Args:
-      rewards: what a reward function returned.
-      batch: the number of responses.
-      library: `jax.numpy` or `numpy`, whose array is wanted.
-
     >>> check_rewards([1, 0], 2, jnp).tolist()
     [1.0, 0.0]
     """

@@ -71,15 +71,7 @@ def prepare(
 ) -> tuple[Experience, Summary]:
     """Per-token rewards with the KL in them, values, advantages and returns.
 
-    Args:
-      state: a `PPOState`.
-      samples: of `actor.sample`; with a greedy baseline, those of `actor.greedy` after them.
-      rewards: float, one for each of the samples.
-      actor: as in `ppo.make_step`.
-      config: a `PPOConfig`.
-
-    Returns:
-      `(Experience, Summary)`.
+    With a greedy baseline the samples of `actor.greedy` come after those of `actor.sample`.
     """
     rewards = jnp.where(jnp.abs(rewards) <= MAX_REWARD, rewards, jnp.nan)
     given = _given(rewards, samples, config)

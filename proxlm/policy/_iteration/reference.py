@@ -52,11 +52,8 @@ def compare(
     zeros = jnp.zeros_like(old.log_probs)
     if config.kl is None:
         return Comparison(zeros, zeros, None)
-    exact, in_loss, truncated = (
-        config.kl.estimator == "exact",
-        config.kl.placement == "loss",
-        truncates(actor),
-    )
+    exact, in_loss = config.kl.estimator == "exact", config.kl.placement == "loss"
+    truncated = truncates(actor)
     reference = actor.reference(state.ref_params, samples, full=exact or truncated)
     log_probs, distribution = reference.log_probs, reference.distribution
     if truncated:

@@ -8,7 +8,6 @@ import optax
 
 from proxlm.policy import aggregation, diagnostics, kl, losses, protocols
 from proxlm.policy._configuration.config import PPOConfig
-from proxlm.policy._finite import scaled
 from proxlm.policy._iteration import checks
 from proxlm.policy._iteration.experience import Experience, all_finite
 from proxlm.policy._iteration.reference import truncates
@@ -80,23 +79,7 @@ def run(
     config: PPOConfig,
     auxiliary: protocols.Auxiliary | None = None,
 ) -> tuple[optax.Params, optax.OptState, dict[str, jax.Array]]:
-    """Epochs of freshly shuffled minibatches.
-
-    Args:
-      state: a `PPOState`.
-      experience: of `prepare`.
-      key: a typed key; consumed.
-      actor: as in `ppo.make_step`.
-      optimizer: as in `ppo.make_step`.
-      config: a `PPOConfig`.
-      auxiliary: `(params, key) -> scalar`, a loss added to that of every minibatch, or None.
-
-    Returns:
-      `(params, opt_state, report)`, the report a dict of scalars.
-
-    Raises:
-      ValueError: if the batch does not divide into minibatches, or these into microbatches.
-    """
+    """Epochs of freshly shuffled minibatches: `(params, opt_state, report)`, the report a dict of scalars."""
     batch = experience.mask.shape[0]
     checks.check_batch(batch, config)
     keys, updates = None, config.num_epochs * config.num_minibatches
@@ -199,7 +182,7 @@ def _loss(params, batch, weights, kl_coef, actor, config):
     if not (isinstance(config.entropy_coef, (int, float)) and config.entropy_coef == 0):
         per_token = per_token - config.entropy_coef * scores.entropy
     if in_loss:
-        per_token = per_token + scaled(kl_coef, _reference_kl(scores, batch, config.kl, truncates(actor)))
+        per_token = per_token + kl.scaled(kl_coef, _reference_kl(scores, batch, config.kl, truncates(actor)))
     total = aggregation.weighted_sum(per_token, weights["policy"])
     value_loss = jnp.zeros_like(policy_loss)
     if config.value is not None:

@@ -36,10 +36,7 @@ def values(
 ) -> Values:
     """V, Q and A of every prefix, by Q(s, v) = -β log π/π_ref(v|s) + V(sv) and V(s) = Σᵥ π(v|s) Q(s, v).
 
-    Σ_s π(s) Σᵥ ∇π(v|s) A(s, v) is the gradient of `objective`.
-
-    Returns:
-      `Values`; 0 for prefixes that have ended.
+    Σ_s π(s) Σᵥ ∇π(v|s) A(s, v) is the gradient of `objective`. 0 at prefixes that have ended.
 
     >>> language = Language(vocab_size=2, length=1)
     >>> values(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0.0, 4.0]), language).advantages
@@ -65,9 +62,6 @@ def optimum(
 
     Z(s) = Σᵥ π_ref(v|s) Z(sv) with Z = e^(r/β) at the end; π*(v|s) = π_ref(v|s) Z(sv) / Z(s).
     For every policy, J* - J(π) = β KL(π‖π*).
-
-    Args:
-      kl_coef: β > 0.
 
     Returns:
       log π*, nats [S, V], and J*, a scalar.
@@ -106,9 +100,6 @@ def proximal_point(
     """The exact proximal step on whole sequences, π⁺ ∝ (π_ref^β π^(1/τ) e^r)^(1/(β + 1/τ)).
 
     Every step multiplies log π/π* by (1/τ)/(β + 1/τ), up to a constant that normalises.
-
-    Args:
-      step_size: τ > 0.
 
     Source: Nemirovski and Yudin (1983), mirror descent with the entropy.
 
@@ -150,14 +141,7 @@ def backward(
 ) -> tuple[jax.Array, jax.Array]:
     """The recursion Q = immediate reward + V of the child, V = E[Q], from the last tokens to the first.
 
-    Args:
-      log_probs: nats [S, V].
-      immediate: [S, V] or [S, 1].
-      last: [V^T], the value of every full sequence.
-      language: a `Language`.
-
-    Returns:
-      V [S] and Q [S, V].
+    log π is [S, V], the reward [S, V] or [S, 1], and `last` [V^T] the value of every full sequence.
 
     >>> language = Language(vocab_size=2, length=1)
     >>> log_probs = jnp.log(jnp.full((1, 2), 0.5))

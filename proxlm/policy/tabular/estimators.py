@@ -80,18 +80,10 @@ def expected_value_and_grad(
     Args:
       estimator: (Group) -> scalar; the order of a group's sequences must not matter to it.
       params: of the policy, by default logits [S, V].
-      rewards: [N].
-      language: a `Language`.
       policy: (params) -> log-probabilities [S, V].
       group_size: G, sequences in a `Group`.
       old_log_probs: nats [S, V], of the policy that samples; None is the policy itself.
       ref_log_probs: nats [S, V], of the reference; None is the policy that samples.
-
-    Returns:
-      The value, a scalar, and the gradient, a pytree like params.
-
-    Raises:
-      ValueError: if a shape is wrong, G is below 1, or there are too many groups.
 
     >>> language = Language(vocab_size=2, length=1)
     >>> reinforce = lambda group: -jnp.sum(group.log_probs * group.rewards[:, None])
@@ -151,17 +143,7 @@ def moments(
 
 @functools.lru_cache(maxsize=16)
 def groups(language: Language, group_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every multiset of G outcomes, and the number of orders in which it can be drawn.
-
-    Args:
-      language: a `Language`.
-      group_size: G.
-
-    Returns:
-      Indices of outcomes, int [M, G], and counts, float [M].
-
-    Raises:
-      ValueError: if G is below 1 or M is above 262144.
+    """Every multiset of G outcomes, and the number of orders in which it can be drawn: [M, G] and [M].
 
     >>> members, counts = groups(Language(vocab_size=2, length=1), 2)
     >>> members.tolist(), counts.tolist()

@@ -76,10 +76,7 @@ def objective(
 
 
 def occupancy(log_probs: jax.Array, language: Language) -> jax.Array:
-    """The probability π(s) that a sequence passes through each prefix and continues.
-
-    Returns:
-      [S]; 1 for the empty prefix, 0 for those that have ended.
+    """The probability π(s) that a sequence passes through each prefix and continues, [S].
 
     >>> language = Language(vocab_size=2, length=2, stop_token=0)
     >>> occupancy(jnp.log(jnp.full((3, 2), 0.5)), language).tolist()

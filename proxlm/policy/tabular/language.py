@@ -81,12 +81,6 @@ class Outcomes(NamedTuple):
 def outcomes(language: Language) -> Outcomes:
     """The outcomes of a language, in the order of the rewards.
 
-    Args:
-      language: a `Language`.
-
-    Returns:
-      `Outcomes`; N = V^T without a stop token.
-
     >>> outcomes(Language(vocab_size=2, length=2, stop_token=0)).tokens.tolist()
     [[0, 0], [1, 0], [1, 1]]
     """
@@ -103,13 +97,7 @@ def outcomes(language: Language) -> Outcomes:
 
 
 def contexts(language: Language) -> np.ndarray:
-    """Sequences that pass through every prefix: the inputs that turn a model into a `table`.
-
-    Args:
-      language: a `Language`.
-
-    Returns:
-      int32 [V^(T-1), T - 1].
+    """Sequences that pass through every prefix: inputs that turn a model into a `table`, [V^(T-1), T - 1].
 
     >>> contexts(Language(vocab_size=2, length=3)).tolist()
     [[0, 0], [0, 1], [1, 0], [1, 1]]
@@ -124,13 +112,6 @@ def table(x: jax.Array, language: Language) -> jax.Array:
 
     Args:
       x: [V^(T-1), T, ...], at t the output after the first t tokens of a context.
-      language: a `Language`.
-
-    Returns:
-      [S, ...]; log-probabilities of every prefix, if x holds log-probabilities.
-
-    Raises:
-      ValueError: if x has another shape.
 
     >>> table(jnp.arange(4).reshape(2, 2), Language(vocab_size=2, length=2)).tolist()
     [0, 1, 3]

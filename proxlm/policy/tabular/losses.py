@@ -26,12 +26,6 @@ def minibatch_loss(config: PPOConfig, values: jax.Array | None = None) -> Callab
         filter sees as ended what is shorter than the longest.
       values: [S], of the critic, or None for recipes without one.
 
-    Returns:
-      (Group) -> scalar loss.
-
-    Raises:
-      ValueError: when called on a group, if its size does not suit the recipe.
-
     >>> from proxlm.policy import recipes, tabular
     >>> language = tabular.Language(vocab_size=2, length=1)
     >>> loss = minibatch_loss(recipes.make("rloo", group_size=2, kl_coef=0.0))
