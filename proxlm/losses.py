@@ -38,9 +38,8 @@ def next_token(logits: jax.Array, targets: jax.Array) -> jax.Array:
         raise _validation.invalid("targets.shape", jnp.shape(targets), expected, "", "next_token")
     if not jnp.issubdtype(jnp.result_type(targets), jnp.integer):
         dtype = jnp.result_type(targets)
-        raise _validation.invalid(
-            "targets.dtype", dtype, "an integer one", "Give ids of tokens.", "next_token"
-        )
+        remedy = "Give ids of tokens."
+        raise _validation.invalid("targets.dtype", dtype, "an integer one", remedy, "next_token")
     learnt, inside = targets != IGNORED, (targets >= 0) & (targets < size)
     if _validation.is_known(targets) and np.any(learnt & ~inside):
         outside = int(np.asarray(targets)[np.asarray(learnt & ~inside)][0])

@@ -141,7 +141,9 @@ def pair(name: str, argument: str, tree: Any, x: chex.ArrayTree) -> Sequence[Any
     holes = [path for path, node in nodes if is_hole(node)]
     wanted = [path for path, node in nodes if not is_hole(node)]
     given = {_tree_paths.names(path): leaf for path, leaf in flatten(tree)[0]}
-    ends = {path: _longest_prefix(path, given) for path in wanted}
+    # The longest beginning of a path, itself included, that is among the given ones.
+    beginning = lambda path: next((path[:k] for k in range(len(path), -1, -1) if path[:k] in given), None)
+    ends = {path: beginning(path) for path in wanted}
     missing = [path for path, end in ends.items() if end is None]
     used = {end for end in ends.values() if end is not None}
     over_hole = lambda path: any(path[: len(hole)] == hole or hole[: len(path)] == path for hole in holes)
@@ -149,19 +151,9 @@ def pair(name: str, argument: str, tree: Any, x: chex.ArrayTree) -> Sequence[Any
     for problem, paths in (("nothing", missing), ("a leaf unknown to x", extra)):
         if paths:
             shown = _validation.Verbatim(f"{problem} at {'/'.join(paths[0]) or place(())}")
-            raise _validation.invalid(
-                argument,
-                shown,
-                "a tree like x, or a prefix of it",
-                "Give it the structure of x, or a prefix of it.",
-                name,
-            )
+            remedy = "Give it the structure of x, or a prefix of it."
+            raise _validation.invalid(argument, shown, "a tree like x, or a prefix of it", remedy, name)
     return [given[end] for end in ends.values() if end is not None]
-
-
-def _longest_prefix(path, given):
-    """The longest beginning of a path, itself included, that is among the given ones; None without one."""
-    return next((path[:k] for k in range(len(path), -1, -1) if path[:k] in given), None)
 
 
 def label(argument: str, path: Path) -> str:
@@ -198,7 +190,5 @@ def _remedy(argument, shape):
 
 
 def _fits(given, shape):
-    if not given:
-        return True
-    ranks_agree = len(given) == len(shape)
-    return ranks_agree and all(g in (1, s) for g, s in zip(given, shape, strict=True))
+    alike = len(given) == len(shape) and all(g in (1, s) for g, s in zip(given, shape, strict=True))
+    return not given or alike

@@ -124,16 +124,8 @@ def proximal_gradient(
     iterations, evaluations, status = jax.lax.stop_gradient(counts).astype(jnp.int32)
     last = jax.lax.stop_gradient(last)
     point = problem.at(x)
-    return Solution(
-        problem.unravel(x),
-        point.total,
-        problem.error(point, last),
-        iterations,
-        evaluations,
-        last,
-        status,
-        point.aux,
-    )
+    found = problem.unravel(x), point.total, problem.error(point, last)
+    return Solution(*found, iterations, evaluations, last, status, point.aux)
 
 
 def _require(fun, params, penalty, rule, tolerance, max_iterations, step_size):

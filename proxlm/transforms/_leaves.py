@@ -111,7 +111,12 @@ def over_trainable(
         return step(updates, state, params)
     updates_left = jax.tree.map(_unless_none, params_left, updates, is_leaf=_is_none)
     moved, after = step(updates_left, _hollow(state, full, params_left), params_left)
-    emit = lambda update, new, param: _emit(passes, update, new, param)
+
+    def emit(update, new, param):
+        if update is None or new is not None:
+            return new
+        return update if passes else jnp.zeros_like(param)
+
     return jax.tree.map(emit, updates, moved, params, is_leaf=_is_none), _filled(state, after, full)
 
 
@@ -164,12 +169,6 @@ def _unless_none(given, other):
 
 def _is_inexact(leaf):
     return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.inexact)
-
-
-def _emit(passes, update, new, param):
-    if update is None or new is not None:
-        return new
-    return update if passes else jnp.zeros_like(param)
 
 
 def _hollow(state, full, left):

@@ -77,7 +77,10 @@ def accelerated_proximal_gradient(
         weight = (1.0 + jnp.sqrt(1.0 + 4.0 * jnp.square(state.weight))) / 2.0
         momentum = (state.weight - 1.0) / weight
         if restart:
-            uphill = _product(wide, new, old) > 0
+            # ⟨y - x⁺, x⁺ - x⟩
+            product = lambda y, a, b: jnp.sum(jnp.real(jnp.conj(y - a) * (a - b)))
+            products = jax.tree.map(product, wide, new, old)
+            uphill = jax.tree.reduce(operator.add, products, jnp.float32(0.0)) > 0
             weight, momentum = (jnp.where(uphill, x, y) for x, y in ((1.0, weight), (0.0, momentum)))
         ahead = lambda a, b: a + beside(momentum, a) * (a - b)
         moved = jax.tree.map(ahead, new, old)
@@ -103,9 +106,3 @@ def accelerated_params(state: optax.OptState) -> chex.ArrayTree:
             f"{len(found)} of them in {', '.join(_states.names(state)) or 'it'}."
         )
     return found[0].point
-
-
-def _product(y, new, old):
-    """⟨y - x⁺, x⁺ - x⟩."""
-    products = jax.tree.map(lambda c, a, b: jnp.sum(jnp.real(jnp.conj(c - a) * (a - b))), y, new, old)
-    return jax.tree.reduce(operator.add, products, jnp.float32(0.0))

@@ -115,9 +115,8 @@ def dual_averaging_adam(
 
     def init(params):
         zeros = lambda of: jax.tree.map(lambda x: jnp.zeros_like(of(x)), params)
-        start = lambda: jnp.zeros([], jnp.int32)
-        moments = zeros(jnp.asarray), zeros(jnp.real)
-        return DualAveragingAdamState(start(), start(), *moments, zeros(jnp.asarray))
+        start, moment = lambda: jnp.zeros([], jnp.int32), lambda: zeros(jnp.asarray)
+        return DualAveragingAdamState(start(), start(), moment(), zeros(jnp.real), moment())
 
     def step(gradients, state, params, extra_args):
         del extra_args
@@ -130,9 +129,8 @@ def dual_averaging_adam(
 
         # Divided as scalars: a division of each weight costs more than the memory it moves.
         newest, spread = c / (1.0 - b1**count), 1.0 / (1.0 - b2**count)
-        taken = _taken_up(penalty, params, state.average)
         mix = lambda r, m: beside(1.0 - c, r) * r - beside(newest, m) * m
-        average = jax.tree.map(mix, taken, mu)
+        average = jax.tree.map(mix, _taken_up(penalty, params, state.average), mu)
         root = lambda v: jnp.where(v > 0, jnp.sqrt(beside(spread, v) * v) + eps, -1.0)
         steps = _step_sizes(rate, c, jax.tree.map(root, nu), floor, cap)
         target = jax.tree.map(lambda x, t, y: x + t * y, params, steps, average)

@@ -118,7 +118,11 @@ def check(
 
     def run(scale):
         noise = lambda key: _noise(key, params, scale)
-        advance = lambda *carry: _advance(optimizer, noise, extra_args, *carry)
+
+        def advance(turn, params, state):
+            updates, state = optimizer.update(noise(turn[1]), state, params, **extra_args)
+            return optax.apply_updates(params, updates), state
+
         return _count(optimizer, noise(jax.random.key(seed)), advance, view, steps, seed)
 
     kept, born = jax.jit(lambda scales: jax.lax.map(run, scales))(jnp.array(SCALES))
@@ -151,11 +155,6 @@ def _count(optimizer, start, advance, view, steps, seed):
     turns = jnp.arange(steps), jax.random.split(jax.random.key(seed + 1), steps)
     (*_, last, killed, hits), shares = jax.lax.scan(body, carry, turns)
     return jnp.mean((last == 0) & killed & (hits > 1), dtype=jnp.float32), jnp.max(shares)
-
-
-def _advance(optimizer, noise, extra_args, turn, params, state):
-    updates, state = optimizer.update(noise(turn[1]), state, params, **extra_args)
-    return optax.apply_updates(params, updates), state
 
 
 def _noise(key, like, scale):
@@ -193,15 +192,12 @@ def _remarks(state):
 def _followers(chain):
     """Yields a line if links come after the one that makes zeros."""
     places = [i for i, node in enumerate(chain) if _states.makers(node)]
-    if places and not all(_freezes(node) for node in chain[places[-1] + 1 :]):
+    freezes = lambda node: isinstance(node, debiasing.DebiasState) and node.inner == ()
+    if places and not all(map(freezes, chain[places[-1] + 1 :])):
         yield (
             f"link {places[-1] + 1} of {len(chain)} makes the zeros: what follows may move them, "
             "so put it last"
         )
-
-
-def _freezes(node):
-    return isinstance(node, debiasing.DebiasState) and node.inner == ()
 
 
 def _nodes(state: Any) -> Iterator[Any]:

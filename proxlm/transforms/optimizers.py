@@ -47,7 +47,11 @@ def proximal_sgd(
     inner = optax.sgd(learning_rate, momentum, nesterov, accumulator_dtype)
     rate = learning_rate
     if momentum is not None:
-        _require_momentum(momentum)
+        _validation.tree_at_least(0, "proximal_sgd", momentum=momentum)
+        if _validation.is_known(momentum) and not momentum < 1:
+            raise ValueError(
+                f"proximal_sgd: momentum must be < 1, got {momentum}. 0.9 is common; None is without."
+            )
         rate = _summed(learning_rate, momentum)
     return follow(inner, Rule("proximal_sgd", penalty, rate, every=every, anchored=anchored))
 
@@ -164,12 +168,3 @@ def _summed(learning_rate, momentum):
         return given * (1.0 - momentum ** (count + 1)) / (1.0 - momentum)
 
     return rate
-
-
-def _require_momentum(momentum):
-    _validation.tree_at_least(0, "proximal_sgd", momentum=momentum)
-    known = _validation.is_known(momentum)
-    if known and not momentum < 1:
-        raise ValueError(
-            f"proximal_sgd: momentum must be < 1, got {momentum}. 0.9 is common; None is without."
-        )

@@ -99,13 +99,10 @@ def _moved(name, params, updates, penalty, step_size):
 
     def step(updates, state, params):
         target = jax.tree.map(jnp.add, _trees.promote(params), _trees.promote(updates))
-        return jax.tree.map(_rounded, penalty.prox(target, step_size), params), state
+        dtypes = jax.tree.map(jnp.result_type, params)
+        rounded = lambda moved, dtype: _updates.rounded(moved, dtype).astype(dtype)
+        return jax.tree.map(rounded, penalty.prox(target, step_size), dtypes), state
 
     points, _ = _leaves.over_trainable(name, step, updates, (), params)
     stays = lambda new, old, trained: old if new is None or trained is None else new
     return jax.tree.map(stays, points, params, _leaves.trainable(params), is_leaf=lambda node: node is None)
-
-
-def _rounded(moved, param):
-    dtype = jnp.result_type(param)
-    return _updates.rounded(moved, dtype).astype(dtype)

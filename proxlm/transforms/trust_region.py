@@ -59,14 +59,19 @@ def skip_on_kl(
     0.0 2
     -1.0 2
     """
-    inner = _wrapped("skip_on_kl", inner, max_kl)
+    _arguments.require_link("skip_on_kl", "inner", inner)
+    _validation.tree_at_least(0, "skip_on_kl", max_kl=max_kl)
+    _require_one("skip_on_kl", "max_kl", max_kl)
+    inner = optax.with_extra_args_support(inner)
 
     def init(params):
         return SkipState(jnp.zeros([], jnp.int32), inner.init(params))
 
     def update(updates, state, params=None, **extra_args):
-        within = _given("skip_on_kl", "approx_kl", extra_args) <= max_kl
-        updates, kept = _guarded(inner, within, updates, state.inner, params, extra_args)
+        within = _approx_kl("skip_on_kl", extra_args) <= max_kl
+        go = lambda: inner.update(updates, state.inner, params, **extra_args)
+        zeros = lambda: jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), jax.eval_shape(go)[0])
+        updates, kept = jax.lax.cond(within, go, lambda: (zeros(), state.inner))
         skipped = jnp.where(within, state.skipped, _updates.increment(state.skipped))
         return updates, SkipState(skipped, kept)
 
@@ -104,8 +109,7 @@ def scale_by_kl(
     [-1.0, -1.0, -0.5, -0.1]
     """
     _validation.tree_positive("scale_by_kl", target=target)
-    for argument, bound in (("least", least), ("most", most)):
-        _validation.tree_at_least(0, "scale_by_kl", "", **{argument: bound})
+    _validation.tree_at_least(0, "scale_by_kl", least=least, most=most)
     for argument, number in (("target", target), ("least", least), ("most", most)):
         _require_one("scale_by_kl", argument, number)
     known = [_validation.known("scale_by_kl", "bounds", bound) for bound in (least, most)]
@@ -114,7 +118,7 @@ def scale_by_kl(
 
     def update(updates, state, params=None, **extra_args):
         del params
-        approx_kl = _given("scale_by_kl", "approx_kl", extra_args)
+        approx_kl = _approx_kl("scale_by_kl", extra_args)
         quotient = target / jnp.where(approx_kl > 0, approx_kl, 1.0)
         factor = jnp.where(approx_kl > 0, jnp.clip(quotient, least, most), most)
         factor = jnp.where(jnp.isnan(approx_kl), least, factor)
@@ -123,30 +127,15 @@ def scale_by_kl(
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def _guarded(inner, proceed, updates, state, params, extra_args):
-    """The inner update, or none and the state as it was."""
-    go = lambda: inner.update(updates, state, params, **extra_args)
-    shapes = jax.eval_shape(go)[0]
-    zeros = lambda: jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), shapes)
-    return jax.lax.cond(proceed, go, lambda: (zeros(), state))
-
-
-def _wrapped(name, inner, max_kl):
-    _arguments.require_link(name, "inner", inner)
-    _validation.tree_at_least(0, name, max_kl=max_kl)
-    _require_one(name, "max_kl", max_kl)
-    return optax.with_extra_args_support(inner)
-
-
 def _require_one(name, argument, number):
     if jnp.ndim(number) != 0:
         raise ValueError(f"{name}: {argument} must be one number, got shape {jnp.shape(number)}.")
 
 
-def _given(name, argument, extra_args):
-    if argument not in extra_args:
+def _approx_kl(name, extra_args):
+    if "approx_kl" not in extra_args:
         raise ValueError(
-            f"{name}: update was not given {argument}, an extra argument. policy.ppo hands it to "
-            f"its optimizer; in your own loop call update(grads, state, params, {argument}=...)."
+            f"{name}: update was not given approx_kl, an extra argument. policy.ppo hands it to "
+            "its optimizer; in your own loop call update(grads, state, params, approx_kl=...)."
         )
-    return jnp.asarray(extra_args[argument])
+    return jnp.asarray(extra_args["approx_kl"])

@@ -90,7 +90,8 @@ def translate(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
     def prox(x, step_size):
         wide, centre, displacement = split(x)
         moved = penalty.prox(displacement, step_size)
-        return _trees.narrow(jax.tree.map(_join, wide, centre, displacement, moved), x)
+        join = lambda x, centre, old, new: base.keep_bits(new == old, x, centre + new)
+        return _trees.narrow(jax.tree.map(join, wide, centre, displacement, moved), x)
 
     def residual(x, v):
         return base.residual_of(penalty)(split(x)[2], v)
@@ -168,9 +169,8 @@ def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty
         return _trees.narrow(penalty.prox(shrunk, shorter), x)
 
     def residual(x, v):
-        return base.residual_of(penalty)(
-            x, jax.tree.map(lambda leaf, b: b - base.times(strength, leaf), x, v)
-        )
+        left = jax.tree.map(lambda leaf, b: b - base.times(strength, leaf), x, v)
+        return base.residual_of(penalty)(x, left)
 
     added = base.Penalty(value, prox, penalty.residual and residual)
     return added.described("add_quadratic", penalty, strength)
@@ -194,7 +194,3 @@ def _beside(name, argument, tree, x):
             raise _validation.invalid(_trees.label(argument, path), shown, expected, "", name)
     arrays = [jnp.asarray(b, leaf.dtype) for (_, leaf), b in zip(leaves, beside, strict=True)]
     return jax.tree.unflatten(structure, arrays)
-
-
-def _join(x, centre, displacement, moved):
-    return base.keep_bits(moved == displacement, x, centre + moved)

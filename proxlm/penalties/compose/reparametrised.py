@@ -45,16 +45,12 @@ def change_basis(
         _trees.spread("change_basis", "step_size", step_size, _slots.one_number, wide)
         turned_x = jax.tree.map(forward, wide)
         moved = penalty.prox(turned_x, step_size)
-        back = jax.tree.map(lambda *pair: _turn_back(backward, *pair), wide, turned_x, moved)
-        return _trees.narrow(back, x)
+        # Qᵀ Q x is x only up to rounding.
+        back = lambda leaf, old, new: base.keep_bits(jnp.all(new == old), leaf, backward(new))
+        return _trees.narrow(jax.tree.map(back, wide, turned_x, moved), x)
 
     changed = base.Penalty(lambda x: penalty.value(turned(x)), prox)
     return changed.described("change_basis", penalty, forward, backward)
-
-
-def _turn_back(backward, leaf, turned_leaf, moved):
-    # Qᵀ Q x is x only up to rounding.
-    return base.keep_bits(jnp.all(moved == turned_leaf), leaf, backward(moved))
 
 
 def reshaped(penalty: base.Penalty, shape: Sequence[int]) -> base.Penalty:

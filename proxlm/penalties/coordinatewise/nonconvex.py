@@ -190,10 +190,7 @@ def log_sum(strength: base.Strength = 1.0, epsilon: base.Strength = 1.0) -> base
 
     _validation.tree_at_least(0, "log_sum", strength=strength)
     _validation.tree_positive("log_sum", epsilon=epsilon)
-    parameters = {
-        "strength": (strength, _slots.coordinates),
-        "epsilon": (epsilon, _slots.coordinates),
-    }
+    parameters = {"strength": (strength, _slots.coordinates), "epsilon": (epsilon, _slots.coordinates)}
     return base.leafwise("log_sum", value, prox, parameters, _slots.coordinates, residual)
 
 

@@ -100,13 +100,8 @@ def sparse_group_lasso(
         strengths, mixes = (_norm_prox.beside(name, key, own, groups, wide) for key, own in given.items())
         single = jax.tree.map(base.times, mixes, strengths)
         whole = group_lasso(jax.tree.map(lambda m, s: base.times(1.0 - m, s), mixes, strengths), over, weight)
-        return (
-            wide,
-            groups,
-            _trees.spread_tree(name, "coordinate_weight", coordinate_weight, wide),
-            single,
-            whole,
-        )
+        weights = _trees.spread_tree(name, "coordinate_weight", coordinate_weight, wide)
+        return wide, groups, weights, single, whole
 
     def value(x):
         wide, groups, weights, single, whole = split(x)

@@ -23,11 +23,9 @@ def blocks_slot(name: str, m: int, axis: int) -> _slots.Slot:
         size = leaf.shape[inside[0]] if inside else 1
         if size % m:
             expected = f"of a size divisible by {m} along axis {axis}"
-            given, remedy = (
-                _validation.Verbatim(f"size {size}"),
-                f"Choose another axis, or {_slots.LEAVE_OUT}",
-            )
-            raise _validation.invalid(_trees.label("x", path), given, expected, remedy, name)
+            given, remedy = f"size {size}", f"Choose another axis, or {_slots.LEAVE_OUT}"
+            label = _trees.label("x", path)
+            raise _validation.invalid(label, _validation.Verbatim(given), expected, remedy, name)
         return ()
 
     return slot

@@ -191,10 +191,7 @@ def _side(name, normal, offset, tolerance, part):
 
 
 def _require_bounds(lower, upper):
-    lowers, uppers = (
-        _validation.known("box", "lower", lower),
-        _validation.known("box", "upper", upper),
-    )
+    lowers, uppers = _validation.known("box", "lower", lower), _validation.known("box", "upper", upper)
     if any(np.any(np.isnan(bound)) for bound in (*lowers, *uppers)):
         given = _validation.Verbatim(f"{lower} and {upper}")
         raise _validation.invalid("lower and upper", given, "numbers other than NaN", "", "box")
