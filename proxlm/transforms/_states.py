@@ -67,12 +67,7 @@ def names(state: Any) -> list[str]:
 
 
 def makers(state: Any) -> list[str]:
-    """Names the types of the records of links that make zeros, as `names` does.
-
-    >>> from proxlm import penalties, transforms
-    >>> makers(transforms.proximal_sgd(0.1, penalties.l1()).init(np.ones(2)))
-    ['ProximalState']
-    """
+    """Names the types of the records of links that make zeros, as `names` does."""
     ours = [kind for kind in _kinds(state) if kind.__module__.startswith("proxlm.transforms.")]
     return list(dict.fromkeys(k.__name__ for k in ours if k.__name__ not in _WRAPPERS))
 
@@ -112,82 +107,67 @@ def diagonal(
     return jax.tree.unflatten(structure, [leaves[path] for path in wanted])
 
 
-def require_sound(name: str, state: Any) -> None:
-    """Raises ValueError where a prox after the optimizer with this state cannot be right.
-
-    >>> require_sound("proximal", optax.scale_by_adam().init(np.ones(2)))
-    Traceback (most recent call last):
-        ...
-    ValueError: proximal: inner must be an optimizer that ends with its learning rate, got one that ...
-    """
+def require_sound(state: Any) -> None:
+    """Raises ValueError where a prox after the optimizer with this state cannot be right."""
     if made := makers(state):
-        expected, remedy = "an optimizer without a prox", "Join the two by penalties.separable_sum."
-        raise _refusal(name, expected, f"one that holds {made[0]}, which nothing may follow", remedy)
+        given = f"one that holds {made[0]}, which nothing may follow"
+        raise _refusal("an optimizer without a prox", given, "Join the two by penalties.separable_sum.")
     for kind, words in AVERAGES.items():
         if find(state, kind):
-            expected, remedy = "an optimizer whose update arrives as it is", "Leave that out."
-            raise _refusal(name, expected, f"one that loses exact zeros: {words}", remedy)
+            expected = "an optimizer whose update arrives as it is"
+            raise _refusal(expected, f"one that loses exact zeros: {words}", "Leave that out.")
     if own := find(state, OWN_STEPS):
-        raise refuse_own_step(name, f"one with {type(own[0]).__name__}")
+        raise refuse_own_step(f"one with {type(own[0]).__name__}")
     for last in _last(state):
         kind = type(last).__name__
         preconditions = kind.startswith("ScaleBy") and kind != "ScaleByScheduleState"
         if preconditions or isinstance(last, optax.contrib.SophiaState | optax.contrib.MuonState):
-            expected = "an optimizer that ends with its learning rate"
             remedy = "Put proximal_step last instead, or optax.scale_by_learning_rate."
-            raise _refusal(name, expected, f"one that ends with {kind}", remedy)
+            raise _refusal(
+                "an optimizer that ends with its learning rate", f"one that ends with {kind}", remedy
+            )
 
 
-def refuse_own_step(name: str, words: str) -> ValueError:
-    """The error for an optimizer that chooses its own step.
-
-    >>> refuse_own_step("proximal", "rprop")
-    ValueError('proximal: inner must be an optimizer with a learning rate, got rprop, which chooses ...')
-    """
+def refuse_own_step(words: str) -> ValueError:
+    """The error for an optimizer that chooses its own step."""
     remedy = "Use one with a learning rate, which the prox must know."
-    return _refusal(name, "an optimizer with a learning rate", f"{words}, which chooses its own step", remedy)
+    return _refusal("an optimizer with a learning rate", f"{words}, which chooses its own step", remedy)
 
 
-def _refusal(name, expected, given, remedy):
-    return _validation.invalid("inner", _validation.Verbatim(given), expected, remedy, name)
+def _refusal(expected, given, remedy):
+    return _validation.invalid("inner", _validation.Verbatim(given), expected, remedy, "proximal")
 
 
-def require_rate(name: str, state: Any, learning_rate: optax.ScalarOrSchedule) -> None:
-    """Raises ValueError where the learning rate shows not to be the one of the optimizer.
-
-    >>> state = optax.sgd(lambda count: 0.1 / (1 + count)).init(np.ones(2))
-    >>> require_rate("proximal", state, 0.1)
-    Traceback (most recent call last):
-        ...
-    ValueError: proximal: inner follows a schedule, and learning_rate is the number 0.1. Give ...
-    """
-    scheduled = find(state, optax.ScaleByScheduleState)
+def require_rate(state: Any, learning_rate: optax.ScalarOrSchedule) -> None:
+    """Raises ValueError where the learning rate shows not to be the one of the optimizer with this state."""
+    scheduled, injected = find(state, optax.ScaleByScheduleState), find(state, _INJECTED)
     if scheduled and not callable(learning_rate):
         raise ValueError(
-            f"{name}: inner follows a schedule, and learning_rate is the number {learning_rate}. "
+            f"proximal: inner follows a schedule, and learning_rate is the number {learning_rate}. "
             "Give the same schedule to both."
         )
-    injected = find(state, _INJECTED)
-    if callable(learning_rate) and not scheduled and not injected and _is_of_optax(state):
+    if callable(learning_rate) and not (scheduled or injected) and _is_of_optax(state):
         raise ValueError(
-            f"{name}: learning_rate is a schedule, and nothing in inner follows one. Give the same to both."
+            "proximal: learning_rate is a schedule, and nothing in inner follows one. Give the same to both."
         )
     for record in injected:
-        _require_equal(name, record.hyperparams.get("learning_rate"), learning_rate)
+        given = learning_rate(0) if callable(learning_rate) else learning_rate
+        numbers = record.hyperparams.get("learning_rate"), given
+        if all(map(_validation.is_known, numbers)):
+            inside, outside = (float(np.asarray(number)) for number in numbers)
+            # optax.inject_hyperparams may round it to bfloat16.
+            if not np.isclose(inside, outside, rtol=1e-2):
+                raise ValueError(
+                    f"proximal: inner has learning_rate={inside:.6g}, and this one is {outside:.6g}. "
+                    "Give the same to both."
+                )
 
 
 def require_readable(preconditioner: Preconditioner, state: Any) -> None:
-    """Raises ValueError unless a preconditioner finds what it can read in a state.
-
-    >>> require_readable(PRECONDITIONERS["adam"](), optax.sgd(0.1).init(np.ones(2)))
-    Traceback (most recent call last):
-        ...
-    ValueError: proximal: inner must be an optimizer whose state adam_preconditioner can read, ...
-    """
+    """Raises ValueError unless a preconditioner finds what it can read in a state."""
     if not find(state, preconditioner.types):
         wanted = " or ".join(kind.__name__ for kind in preconditioner.types)
         raise _refusal(
-            "proximal",
             f"an optimizer whose state {preconditioner.name} can read, {wanted}",
             f"one with {', '.join(names(state))}",
             f"Known are those of {', '.join(PRECONDITIONERS)}; others have preconditioner=None only.",
@@ -214,22 +194,6 @@ def _last(state):
             return _last(getattr(state, wrapper))
     if isinstance(state, optax.transforms.PartitionState):
         return [last for part in state.inner_states.values() for last in _last(part)]
-    if type(state) in (tuple, list) and state:
-        return _last(state[-1])
-    if type(state) is dict and state:
-        return _last(list(state.values())[-1])
-    return [state]
-
-
-def _require_equal(name, injected, learning_rate):
-    given = learning_rate(0) if callable(learning_rate) else learning_rate
-    numbers = (injected, given)
-    if not all(map(_validation.is_known, numbers)):
-        return
-    inside, outside = (float(np.asarray(number)) for number in numbers)
-    # optax.inject_hyperparams may round it to bfloat16.
-    if not np.isclose(inside, outside, rtol=1e-2):
-        raise ValueError(
-            f"{name}: inner has learning_rate={inside:.6g}, and this one is {outside:.6g}. "
-            "Give the same to both."
-        )
+    if type(state) is dict:
+        state = list(state.values())
+    return _last(state[-1]) if type(state) in (tuple, list) and state else [state]

@@ -80,10 +80,10 @@ def proximal(
     )
 
     def require(inner_state, params):
-        _states.require_sound("proximal", inner_state)
-        _states.require_rate("proximal", inner_state, learning_rate)
+        _states.require_sound(inner_state)
+        _states.require_rate(inner_state, learning_rate)
         if not _states.names(inner_state)[1:] and _needs_value(inner, inner_state, params):
-            raise _states.refuse_own_step("proximal", "one that asks for the value of the loss")
+            raise _states.refuse_own_step("one that asks for the value of the loss")
 
     return _proximal.follow(inner, rule, require)
 
