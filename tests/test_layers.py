@@ -24,7 +24,9 @@ SHARED = ("proxlm._validation", "proxlm._tree_paths", "proxlm.sharding")
 TAKE_FUNCTIONS = {"proxlm.policy", "proxlm.training"}
 NOT_IMPORTED = ("proxlm.lm", "proxlm.penalties")
 # Dependencies of the experiments only.
-EXPERIMENTAL = ("matplotlib", "tyro", "tokenizers", "rich", "vaderSentiment", "experiments")
+EXPERIMENTAL = ("matplotlib", "tyro", "rich", "vaderSentiment", "experiments")
+# Dependencies of the model only.
+OF_MODELS = ("flax", "gguf", "tokenizers")
 
 IMPORT_ALL = """
 import importlib, os, pkgutil
@@ -74,7 +76,7 @@ def may_import(name, target):
     """Returns whether a module of proxlm may import the target."""
     if any(within(target, package) for package in EXPERIMENTAL):
         return False
-    if within(target, "flax"):
+    if any(within(target, package) for package in OF_MODELS):
         return within(name, "proxlm.lm")
     if not within(target, "proxlm") or target in SHARED:
         return True
@@ -156,6 +158,7 @@ def test_every_module_imports_and_changes_no_setting():
         ("training.py", "import flax.linen as nn", "flax.linen"),
         ("checkpoint.py", "from flax import struct", "flax"),
         ("lm/_model.py", "from experiments import corpora", "experiments"),
+        ("policy/ppo.py", "import tokenizers", "tokenizers"),
         ("lm/_model.py", "import matplotlib.pyplot as plt", "matplotlib.pyplot"),
     ],
 )

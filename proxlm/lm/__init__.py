@@ -8,6 +8,7 @@
 - `inspect`, `logit_lens`: attention, and predictions of each layer; `Inspection`
 - `live_units`, `shrink`: smaller models from exact zeros; `LiveUnits`
 - `stack`, `unstack`: layers as one array a leaf, or as a list
+- `from_gguf`: a model with its tokenizer from a GGUF file; `Pretrained`
 - `pretrained`: tensors of files of other libraries
 
 `params = lm.init(key, config)`, then `logits = lm.apply(params, tokens, config)`. A key is the first
@@ -20,6 +21,7 @@ from proxlm.lm._actor import Actor, Prompts, make_actor
 from proxlm.lm._beam import Beams, beam_search
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._forward import apply, encode, hidden_states, logits, values
+from proxlm.lm._gguf import Pretrained, from_gguf
 from proxlm.lm._inspection import Inspection, inspect, logit_lens
 from proxlm.lm._model import Transformer, init, num_params, stack, unstack
 from proxlm.lm._rope_scaling import RopeScaling
@@ -36,6 +38,7 @@ __all__ = [
     "LiveUnits",
     "ModelConfig",
     "Params",
+    "Pretrained",
     "Prompts",
     "RopeScaling",
     "Samples",
@@ -45,6 +48,7 @@ __all__ = [
     "apply",
     "beam_search",
     "encode",
+    "from_gguf",
     "hidden_states",
     "init",
     "inspect",

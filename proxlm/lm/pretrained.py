@@ -7,7 +7,7 @@ are (i, i + d/2), and in GGUF (2i, 2i + 1). Each has the rows of the query and k
 own order, so what is read is reordered once, and the forward pass knows one order only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ class _Names(NamedTuple):
     norm: str
     head: str
     block: str  # with the layer's number, before each of:
-    parts: list[str]  # in the order of PARTS
+    parts: Sequence[str]  # in the order of PARTS
     interleaved: bool
 
 
@@ -82,6 +82,8 @@ def from_tensors(tensors: Mapping[str, Any], config: ModelConfig) -> dict[str, A
     """
     _check_model(config)
     names = _names_of(tensors)
+    if config.tie_embeddings and names.head in tensors:
+        tensors = _without_equal_head(tensors, names)
     _check_tensors({name: np.shape(x) for name, x in tensors.items()}, _shapes(config, names))
     read = lambda name: np.asarray(tensors[name], np.float32)
     # One layer at a time into the stacked arrays, so that no second copy of the model is made.
@@ -219,6 +221,13 @@ def _check_model(config):
         if (given := getattr(config, name)) != expected:
             remedy = "The files are of a Llama; add a value head to its params afterwards."
             raise _validation.invalid(f"config.{name}", given, repr(expected), remedy)
+
+
+def _without_equal_head(tensors, names):
+    """Drops the head of a tied model, which some files hold a second time, where it is the embedding."""
+    if not np.array_equal(tensors[names.head], tensors[names.embedding]):
+        return tensors
+    return {name: tensor for name, tensor in tensors.items() if name != names.head}
 
 
 def _check_tensors(given, expected):

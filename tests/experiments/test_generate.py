@@ -118,6 +118,19 @@ def test_a_description_of_another_model_than_is_there_is_refused(tmp_path):
         model_store.load(str(tmp_path), tmp_path)
 
 
+@pytest.mark.parametrize("change", [{"num_layers": 10**9}, {"hidden_width": 2**40}])
+def test_a_description_of_more_than_its_files_can_hold_is_refused(tmp_path, change):
+    config = lm.ModelConfig(len(CYCLE), num_layers=1, width=8, num_heads=2)
+    alphabet = tokenization.Characters(CYCLE)
+    model_store.save(tmp_path, lm.init(jax.random.key(0), config), config, alphabet)
+    about = json.loads((tmp_path / model_store.ABOUT).read_text())
+    about["model"] |= change
+    (tmp_path / model_store.ABOUT).write_text(json.dumps(about))
+    (given,) = [f"{name}={value}" for name, value in change.items()]
+    with pytest.raises(ValueError, match=f"{given}.* parameters, and its files have"):
+        model_store.load(str(tmp_path), tmp_path)
+
+
 @pytest.mark.slow
 def test_the_smoke_run_writes_what_was_asked_for(capsys):
     config = generate.Config(samples=2)

@@ -16,7 +16,7 @@ MODEL = lm.ModelConfig(vocab_size=9, num_layers=1, width=8, num_heads=2, max_len
 def test_texts_are_read_part_by_part_and_a_part_only_once(tmp_path, monkeypatch):
     config = lm.ModelConfig(vocab_size=9, num_layers=2, width=8, num_heads=2)
     params = arrays.rough(config, scale=0.3)
-    monkeypatch.setattr(smollm, "load", lambda data: smollm.SmolLM(params, config, None, (0,)))
+    monkeypatch.setattr(smollm, "load", lambda data: lm.Pretrained(params, config, None, (0,)))
     rows = [[0, 3], [0, 4, 5, 6], [0, 7, 8]]
     monkeypatch.setattr(smollm_features, "tokens", lambda model, names, longest: rows)
     monkeypatch.setattr(smollm_features, "PART", 2)
@@ -33,7 +33,7 @@ def test_texts_are_read_part_by_part_and_a_part_only_once(tmp_path, monkeypatch)
 
 
 def test_a_model_has_no_more_layers_than_it_has():
-    model = smollm.SmolLM({}, MODEL, None, (0,))
+    model = lm.Pretrained({}, MODEL, None, (0,))
     with pytest.raises(ValueError, match="num_layers=2: expected 1 to 1"):
         smollm.first_layers(model, 2, 8)
 

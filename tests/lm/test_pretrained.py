@@ -150,3 +150,13 @@ def test_states_are_what_each_depth_would_end_with(params):
         hidden = lm.encode(part, TOKENS[None], config)
         normed = _layers.rms_norm(states[depth - 1], part["norm"]["scale"], config.norm_epsilon)
         assert np.allclose(normed, hidden, atol=1e-6)
+
+
+@pytest.mark.parametrize(("names", "head"), [("gguf", "output.weight"), ("transformers", "lm_head.weight")])
+def test_the_head_of_a_tied_model_may_be_given_twice_when_equal(params, names, head):
+    tensors = lm.pretrained.to_tensors(params, CONFIG, names)
+    embedding = tensors[lm.pretrained.NAMES[names].embedding]
+    again = lm.pretrained.from_tensors(tensors | {head: embedding.copy()}, CONFIG)
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, params))
+    with pytest.raises(ValueError, match=f"{head} is not known"):
+        lm.pretrained.from_tensors(tensors | {head: embedding + 1}, CONFIG)

@@ -68,6 +68,7 @@ def load(name: str, data: pathlib.Path) -> LoadedModel:
         size, *codec = _codec(**about["tokenizer"])
         if size != config.vocab_size:
             raise ValueError(f"{size} tokens for a model of {config.vocab_size}")
+        _check_size(folder, config)
         return LoadedModel(supervised.load_params(folder, config, config), config, *codec)
     except (Refusal, OSError):
         raise
@@ -93,6 +94,14 @@ def find(path: pathlib.Path) -> pathlib.Path:
         names = ", ".join(map(str, found))
         raise Refusal(f"checkpoint: {path} holds {len(found)} models, {names}: give one of them")
     return found[0]
+
+
+def _check_size(folder: pathlib.Path, config: lm.ModelConfig) -> None:
+    """Checks that the files beside the description can hold such a model, before memory is asked for."""
+    held = sum(path.stat().st_size for path in (folder / "params").rglob("*") if path.is_file())
+    if (count := lm.num_params(config)) > held:
+        sizes = f"num_layers={config.num_layers}, width={config.width}, hidden_width={config.hidden_width}"
+        raise ValueError(f"{sizes} make {count} parameters, and its files have {held} bytes")
 
 
 def _codec(characters: str | None = None, bpe: dict[str, Any] | None = None):

@@ -123,7 +123,7 @@ def states_of_texts(
     return np.concatenate(parts)
 
 
-def tokens(model: smollm.SmolLM, names: Sequence[str], longest: int) -> list[list[int]]:
+def tokens(model: lm.Pretrained, names: Sequence[str], longest: int) -> list[list[int]]:
     """The first tokens of each text, the end of another one before them."""
     encodings = model.tokenizer.encode_batch([*names])
     return [[model.stops[0], *encoding.ids][:longest] for encoding in encodings]

@@ -1,0 +1,217 @@
+"""A GGUF file becomes its model and tokenizer; a damaged or foreign one is one line of ValueError."""
+
+import struct
+
+import gguf
+import jax
+import numpy as np
+import pytest
+from tokenizers import pre_tokenizers
+
+from proxlm import lm
+from tests import arrays
+
+TOKENS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    *sorted(pre_tokenizers.ByteLevel.alphabet()),
+    "12",
+    "ab",
+]
+CONFIG = lm.ModelConfig(
+    len(TOKENS), num_layers=1, width=32, num_heads=4, num_kv_heads=2, hidden_width=32, max_length=64
+)
+FIELDS = {
+    "general.architecture": "llama",
+    "llama.block_count": 1,
+    "llama.context_length": 64,
+    "llama.embedding_length": 32,
+    "llama.feed_forward_length": 32,
+    "llama.attention.head_count": 4,
+    "llama.attention.head_count_kv": 2,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "smollm",
+    "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.token_type": [3] * 3 + [1] * (len(TOKENS) - 3),
+    "tokenizer.ggml.merges": ["1 2", "a b"],
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+}
+KINDS = {bool: "bool", int: "uint32", float: "float32", str: "string", list: "array"}
+
+
+@pytest.fixture(scope="module")
+def params():
+    return arrays.rough(CONFIG, scale=0.3)
+
+
+@pytest.fixture(scope="module")
+def tensors(params):
+    return lm.pretrained.to_tensors(params, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def content(tensors, tmp_path_factory):
+    """The bytes of a right file."""
+    path = tmp_path_factory.mktemp("gguf") / "model.gguf"
+    write(path, tensors)
+    return path.read_bytes()
+
+
+def write(path, tensors, **changes):
+    """Writes a file, with fields changed, or left out where None; `__` in a name is a point."""
+    fields = FIELDS | {name.replace("__", "."): value for name, value in changes.items()}
+    writer = gguf.GGUFWriter(path, fields.pop("general.architecture"))
+    for name, value in fields.items():
+        if value is not None:
+            getattr(writer, f"add_{KINDS[type(value)]}")(name, value)
+    for name, tensor in tensors.items():
+        quantised = tensor.dtype == np.uint8
+        writer.add_tensor(name, tensor, raw_dtype=gguf.GGMLQuantizationType.Q8_0 if quantised else None)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def message(path):
+    """The one line that a file is refused with."""
+    with pytest.raises(ValueError) as caught:
+        lm.from_gguf(path)
+    text = str(caught.value)
+    assert text.startswith(f"from_gguf: {path}: ") and "\n" not in text
+    return text.removeprefix(f"from_gguf: {path}: ")
+
+
+def equal(one, other):
+    return jax.tree.all(jax.tree.map(np.array_equal, one, other))
+
+
+def test_a_file_becomes_its_model(tmp_path, params, tensors):
+    changes = {"llama__rope__freq_base": 5e4, "llama__vocab_size": len(TOKENS), "llama__expert_count": 0}
+    write(tmp_path / "a.gguf", tensors, **changes)
+    model = lm.from_gguf(tmp_path / "a.gguf")
+    assert equal(model.params, params)
+    assert (model.config.rope_theta, model.config.num_kv_heads, model.config.max_length) == (5e4, 2, 64)
+    assert model.config.norm_epsilon == pytest.approx(1e-5)
+    assert (model.config.tie_embeddings, model.stops) == (True, (2,))
+
+
+def test_fields_that_may_be_missing_have_the_defaults_of_the_format(tmp_path):
+    config = lm.ModelConfig(len(TOKENS), 1, 32, 4, hidden_width=32, max_length=64, norm_epsilon=2**-17)
+    tensors = lm.pretrained.to_tensors(arrays.rough(config, scale=0.3), config)
+    absent = ("llama__attention__head_count_kv", "tokenizer__ggml__bos_token_id", "tokenizer__ggml__pre")
+    absent += ("tokenizer__ggml__eos_token_id", "tokenizer__ggml__model", "tokenizer__ggml__token_type")
+    changes = dict.fromkeys(absent)
+    write(tmp_path / "a.gguf", tensors, **changes, llama__attention__layer_norm_rms_epsilon=2**-17)
+    model = lm.from_gguf(tmp_path / "a.gguf")
+    assert (model.config, model.stops) == (config, ())
+    # llama.cpp's default cuts at punctuation, and digits into threes.
+    words = [word for word, _ in model.tokenizer.pre_tokenizer.pre_tokenize_str("it's 12345 ok!")]
+    assert words == ["it", "'", "s", "Ġ", "123", "45", "Ġok", "!"]
+
+
+def test_quantised_weights_are_decoded_and_a_head_of_its_own_is_read(tmp_path, tensors):
+    q8 = gguf.GGMLQuantizationType.Q8_0
+    packed = gguf.quants.quantize(tensors["token_embd.weight"], q8)
+    write(tmp_path / "a.gguf", tensors | {"token_embd.weight": packed, "output.weight": packed})
+    model = lm.from_gguf(tmp_path / "a.gguf")
+    right = gguf.quants.dequantize(packed, q8)
+    np.testing.assert_array_equal(model.params["embedding"]["kernel"], right)
+    np.testing.assert_array_equal(model.params["head"]["kernel"], right)
+
+
+def test_the_tokenizer_cuts_numbers_into_digits_and_knows_its_control_tokens(tmp_path, content):
+    (tmp_path / "a.gguf").write_bytes(content)
+    tokenizer = lm.from_gguf(tmp_path / "a.gguf").tokenizer
+    assert tokenizer.encode("ab12<|im_end|>é").tokens == ["ab", "1", "2", "<|im_end|>", "Ã", "©"]
+    assert tokenizer.decode(tokenizer.encode("Ab 12 né").ids) == "Ab 12 né"
+
+
+REFUSED = {
+    "general__architecture": ["gpt2"],
+    "llama__rope__scaling__type": ["yarn"],
+    "llama__attention__sliding_window": [4096],
+    "llama__expert_count": [8],
+    "llama__something_new": [1],
+    "llama__block_count": [2**31, 10**6, 2, 1.0, [1]],
+    "llama__embedding_length": [2**31 - 1, None],
+    "llama__context_length": [2**31],
+    "llama__attention__head_count": [0, 3, True],
+    "llama__attention__head_count_kv": [3, [2]],
+    "llama__attention__layer_norm_rms_epsilon": [-1.0, float("nan"), None],
+    "llama__rope__freq_base": [float("nan"), 0.0, float("inf"), -1.0],
+    "llama__rope__dimension_count": [4],
+    "llama__vocab_size": [2**31 - 1, 7],
+    "tokenizer__ggml__eos_token_id": [len(TOKENS), "2"],
+    "tokenizer__ggml__pre": ["qwen2"],
+    "tokenizer__ggml__model": ["llama"],
+    "tokenizer__ggml__tokens": [TOKENS[:-1], [*TOKENS[:-1], "12"], 3],
+    "tokenizer__ggml__token_type": [[1]],
+    "tokenizer__ggml__merges": [["1 2"] * 1_000, ["1 3"], ["12"]],
+    "general__alignment": [0, 48],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in REFUSED.items() for value in values],
+    ids=lambda x: str(x)[:30],
+)
+def test_a_field_is_refused_by_name(tmp_path, tensors, name, value):
+    write(tmp_path / "a.gguf", tensors, **{name: value})
+    text = message(tmp_path / "a.gguf")
+    assert name.rpartition("__")[2] in text
+    assert len(text) < 400
+
+
+def patched(content, field, skipped, value):
+    """The bytes with a number of 8 bytes written so many bytes after the name of a field or tensor."""
+    at = content.index(field.encode()) + len(field) + skipped
+    return content[:at] + struct.pack("<Q", value) + content[at + 8 :]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda x: b"", "magic"),
+        (lambda x: x[:4] + b"\0\0\0\3" + x[8:], "version"),
+        (lambda x: x[:8] + struct.pack("<Q", 2**60) + x[16:], "tensor_count"),
+        (lambda x: x[:16] + struct.pack("<Q", 2**60) + x[24:], "kv_count"),
+        (lambda x: patched(x, "tokenizer.ggml.tokens", 8, 2**40), "length of tokenizer.ggml.tokens"),
+        (lambda x: patched(x, "tokenizer.ggml.token_type", 8, 2**40), "length of tokenizer.ggml.token_type"),
+        (lambda x: patched(x, "tokenizer.ggml.pre", 4, 2**63), "length of tokenizer.ggml.pre"),
+        (lambda x: patched(x, "blk.0.ffn_up.weight", 4, 2**62), "end of tensor blk.0.ffn_up.weight"),
+        (lambda x: patched(x, "blk.0.ffn_up.weight", 4, 0), "shape of tensor blk.0.ffn_up.weight"),
+        (lambda x: patched(x, "blk.0.ffn_up.weight", 24, 0), "offset of tensor"),
+        (lambda x: patched(x, "blk.0.ffn_up.weight", 24, 2**50), "end of tensor blk.0.ffn_up.weight"),
+        (lambda x: x[:-200], "end of tensor"),
+        (lambda x: x.replace(b"blk.0.ffn_up", b"blk.0.ffn_xx"), "blk.0.ffn_up.weight is missing"),
+        (lambda x: x[:-4] + struct.pack("<f", float("nan")), "ffn_down.weight must be finite"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(tmp_path, content, change, expected):
+    (tmp_path / "a.gguf").write_bytes(change(content))
+    assert expected in message(tmp_path / "a.gguf")
+
+
+@pytest.mark.parametrize("cases", [60, pytest.param(400, marks=pytest.mark.slow)])
+def test_truncated_files_and_turned_bytes_are_read_or_refused(tmp_path, content, cases):
+    rng = np.random.default_rng(cases)
+    path = tmp_path / "a.gguf"
+    header = content.index(b"output_norm.weight") + 50
+    for case in range(cases):
+        if case % 2:
+            path.write_bytes(content[: rng.integers(len(content))])
+            message(path)
+            continue
+        damaged = bytearray(content)
+        for at in rng.integers(header, size=1 + case % 3):
+            damaged[at] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            lm.from_gguf(path)
+        except ValueError as error:
+            assert str(error).startswith(f"from_gguf: {path}: ")
