@@ -243,7 +243,7 @@ def test_what_cannot_be_composed_is_refused(make, message):
 def test_an_unknown_label_is_refused_with_its_path_and_the_known_ones():
     made = penalties.separable_sum({"matrix": penalties.l1()}, kind)
     with pytest.raises(
-        ValueError, match=r"label at block/bias must be one of \['matrix'\], got 'bias'.*penalties\.zero"
+        ValueError, match=r"labels at block/bias must be one of \['matrix'\], got 'bias'.*penalties\.zero"
     ):
         made.prox(tree(), 0.1)
 
