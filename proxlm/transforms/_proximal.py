@@ -73,7 +73,7 @@ def follow(
     inner = _as_transformation(rule.name, inner)
     init = functools.partial(_begin, inner, rule, require)
 
-    def advance(penalised, updates, state, params, **extra_args):
+    def advance(penalised, updates, state, params=None, **extra_args):
         params = _arguments.require_params(rule.name, params)
         inner_update = functools.partial(inner.update, **extra_args)
         everything = lambda params: params
@@ -97,13 +97,7 @@ def follow(
         result, (anchor, left) = _leaves.over_trainable(rule.name, step, moved, kept, params, passes)
         return result, ProximalState(count, left, anchor, after)
 
-    def update(updates, state, params=None, **extra_args):
-        return advance(True, updates, state, params, **extra_args)
-
-    def unpenalised(updates, state, params=None, **extra_args):
-        return advance(False, updates, state, params, **extra_args)
-
-    return _leaves.penalised(init, update, unpenalised)
+    return _leaves.penalised(init, functools.partial(advance, True), functools.partial(advance, False))
 
 
 def _begin(inner, rule, require, params):

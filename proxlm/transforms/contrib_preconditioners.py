@@ -55,12 +55,8 @@ def amsgrad_preconditioner(eps: chex.Numeric = 1e-8, eps_root: chex.Numeric = 0.
     >>> amsgrad_preconditioner().types[0].__name__
     'ScaleByAmsgradState'
     """
-
-    def diagonal(before, after, params, gradients):
-        del before, params, gradients
-        return roots(after.nu_max, after.nu_max, eps, eps_root)
-
-    return Preconditioner("amsgrad_preconditioner", (optax.ScaleByAmsgradState,), diagonal)
+    read = lambda before, after, params, gradients: roots(after.nu_max, after.nu_max, eps, eps_root)
+    return Preconditioner("amsgrad_preconditioner", (optax.ScaleByAmsgradState,), read)
 
 
 def belief_preconditioner(b2: chex.Numeric = 0.999, eps: chex.Numeric = 1e-16) -> Preconditioner:
@@ -121,12 +117,10 @@ def adagrad_preconditioner(eps: chex.Numeric = 1e-7) -> Preconditioner:
     >>> adagrad_preconditioner().types[0].__name__
     'ScaleByRssState'
     """
-
-    def diagonal(before, after, params, gradients):
-        del before, params, gradients
-        return roots(after.sum_of_squares, after.sum_of_squares, 0.0, eps)
-
-    return Preconditioner("adagrad_preconditioner", (optax.ScaleByRssState,), diagonal)
+    read = lambda before, after, params, gradients: roots(
+        after.sum_of_squares, after.sum_of_squares, 0.0, eps
+    )
+    return Preconditioner("adagrad_preconditioner", (optax.ScaleByRssState,), read)
 
 
 def sophia_preconditioner(

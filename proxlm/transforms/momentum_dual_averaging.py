@@ -137,7 +137,7 @@ def _averaged(name, learning_rate, penalty, mixing: optax.ScalarOrSchedule, rest
         if eps is not None:
             add = lambda q, g: q + beside(weight, q) * _updates.square(g)
             squares = jax.tree.map(add, squares, gradients)
-            inverse = jax.tree.map(lambda q: _inverse(q, eps), squares)
+            inverse = jax.tree.map(lambda q: 1.0 / jnp.where(q > 0, jnp.cbrt(q) + eps, 1.0), squares)
             steps = jax.tree.map(lambda i: beside(step_sum, i) * i, inverse)
         target = jax.tree.map(lambda x, s, i: x - s * i, state.origin, sums, inverse)
         point = penalty.prox(target, steps)
@@ -148,18 +148,9 @@ def _averaged(name, learning_rate, penalty, mixing: optax.ScalarOrSchedule, rest
     return _leaves.optimizer(name, penalty, init, step)
 
 
-def _inverse(square, eps):
-    return 1.0 / jnp.where(square > 0, jnp.cbrt(square) + eps, 1.0)
-
-
 def _restarted(state, params, now):
     """The state, started anew at the params if `now`."""
-    fresh = lambda tree: jax.tree.map(lambda leaf: jnp.where(now, 0, leaf), tree)
-    return RMDAState(
-        count=state.count,
-        age=fresh(state.age),
-        step_sum=fresh(state.step_sum),
-        gradient_sum=fresh(state.gradient_sum),
-        square_sum=fresh(state.square_sum),
-        origin=jax.tree.map(lambda p, o: jnp.where(now, p, o), params, state.origin),
-    )
+    sums = state.age, state.step_sum, state.gradient_sum, state.square_sum
+    fresh = jax.tree.map(lambda leaf: jnp.where(now, 0, leaf), sums)
+    origin = jax.tree.map(lambda p, o: jnp.where(now, p, o), params, state.origin)
+    return RMDAState(state.count, *fresh, origin)

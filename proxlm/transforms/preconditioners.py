@@ -53,11 +53,8 @@ def adam_preconditioner(
     _arguments.require_decays("adam_preconditioner", b2=b2)
     _validation.at_least(0, "adam_preconditioner", eps=eps, eps_root=eps_root)
 
-    def diagonal(before, after, params, gradients):
-        del before, params, gradients
-        return adam_divisor(after.nu, after.count, b2, eps, eps_root)
-
-    return Preconditioner("adam_preconditioner", (optax.ScaleByAdamState,), diagonal)
+    read = lambda before, after, params, gradients: adam_divisor(after.nu, after.count, b2, eps, eps_root)
+    return Preconditioner("adam_preconditioner", (optax.ScaleByAdamState,), read)
 
 
 def adam_divisor(

@@ -133,10 +133,7 @@ def prune_to(
         updates, kept = _leaves.over_trainable("prune_to", step, updates, state.kept, params)
         return updates, PruneState(_updates.increment(state.count), kept)
 
-    def unpenalised(updates, state, params=None, **extra_args):
-        del params, extra_args
-        return updates, state
-
+    unpenalised = lambda updates, state, params=None, **extra_args: (updates, state)
     return _leaves.penalised(init, update, unpenalised)
 
 

@@ -1,5 +1,6 @@
 """Schedules of strengths and of sparsity."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -77,17 +78,13 @@ def scheduled(
         count = jnp.zeros([], jnp.int32)
         return ScheduledState(count, link(count).init(params))
 
-    def update(updates, state, params=None, **extra_args):
-        made = link(state.count)
-        updates, inner = made.update(updates, state.inner, params, **extra_args)
-        return updates, ScheduledState(_updates.increment(state.count), inner)
-
-    def unpenalised(updates, state, params=None, **extra_args):
-        made = debiasing.unpenalised_of(link(state.count), state.inner)
+    def advance(update_of, updates, state, params=None, **extra_args):
+        made = update_of(link(state.count), state.inner)
         updates, inner = made(updates, state.inner, params, **extra_args)
         return updates, ScheduledState(_updates.increment(state.count), inner)
 
-    return _leaves.penalised(init, update, unpenalised)
+    update = functools.partial(advance, lambda made, inner: made.update)
+    return _leaves.penalised(init, update, functools.partial(advance, debiasing.unpenalised_of))
 
 
 def cubic_sparsity(final: chex.Numeric, begin: int, end: int, initial: chex.Numeric = 0.0) -> optax.Schedule:

@@ -56,8 +56,7 @@ def nuclear_ball(
         return base.Penalty(lambda values: base.indicator(far(values), tolerance), project)
 
     _validation.tree_positive("nuclear_ball", radius=radius)
-    axes = rows, columns
-    return _set("nuclear_ball", vector, {"radius": radius}, axes, method, tolerance)
+    return _set("nuclear_ball", vector, {"radius": radius}, (rows, columns), method, tolerance)
 
 
 def spectral_ball(
@@ -97,8 +96,7 @@ def spectral_ball(
         )
 
     _validation.tree_positive("spectral_ball", radius=radius)
-    axes = rows, columns
-    return _set("spectral_ball", vector, {"radius": radius}, axes, method, tolerance)
+    return _set("spectral_ball", vector, {"radius": radius}, (rows, columns), method, tolerance)
 
 
 def rank_ball(
