@@ -231,7 +231,7 @@ def _merges(fields: Mapping[str, Any], vocab: Mapping[str, int]) -> list[tuple[s
 
 
 def _pre_tokenizer(kind: str) -> Any:
-    """How a text is cut into words: each digit by itself in SmolLM's way."""
+    """The step that cuts a text into words; SmolLM's takes each digit by itself."""
     import tokenizers
     from tokenizers import pre_tokenizers
 
