@@ -85,6 +85,7 @@ def test_a_file_that_a_kill_cut_is_not_taken_for_a_part(run, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr("os.replace", cut)
         cached_results.compute_once(run, "words", lambda: {"x": 1})
+    assert not [*cached_results.path_of(run, "words").parent.iterdir()]
     assert cached_results.compute_once(run, "words", lambda: {"x": 2})["x"] == 2
 
 

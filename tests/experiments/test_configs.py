@@ -11,6 +11,7 @@ from experiments.support.run import configs, runs
 @dataclasses.dataclass(frozen=True)
 class Config:
     steps: int = 10
+    every: int = 1
     seed: int = 0
     rate: float = 0.1
     strengths: tuple[float, ...] = (0.0, 1.0)
@@ -25,8 +26,9 @@ class Config:
     [
         ({"steps": 0}, "steps must be a number ≥ 1, got 0"),
         ({"steps": -5}, "steps must be a number ≥ 1, got -5"),
+        ({"every": 0}, "every must be a number ≥ 1, got 0"),
         ({"seed": -1}, "seed must be a number ≥ 0, got -1"),
-        ({"seed": 10**12}, "seed must be an integer ≤ 2147483647, got 1000000000000"),
+        ({"seed": 2**31}, "seed must be an integer ≤ 2147483647, got 2147483648"),
         ({"rate": math.nan}, "rate must be a finite number ≥ 0, got nan"),
         ({"rate": -math.inf}, "rate must be a finite number ≥ 0, got -inf"),
         ({"rate": -0.1}, r"rate must be a number ≥ 0, got -0\.1"),

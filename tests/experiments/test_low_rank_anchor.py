@@ -57,6 +57,12 @@ def test_a_sparse_delta_comes_back_to_the_bit(anchor, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
+def test_a_leaf_of_which_half_has_changed_is_kept_whole():
+    old = {"w": np.zeros(8, np.float32)}
+    names = lambda changed: [*deltas.sparse({"w": np.float32(np.arange(8) < changed)}, old)]
+    assert names(3) == ["w:index", "w:value"] and names(4) == ["w:whole"]
+
+
 def test_a_low_rank_delta_has_the_rank_of_the_change_and_comes_back(anchor, tmp_path):
     params = low_rank_params(anchor)
     delta = deltas.low_rank(params, anchor)
@@ -80,7 +86,11 @@ def test_a_cut_delta_keeps_the_largest_and_no_more_than_it_may(anchor):
     assert deltas.size(deltas.truncated(params, anchor, whole)) == whole
     half = deltas.truncated(params, anchor, whole // 2)
     assert 0 < deltas.size(half) <= whole // 2
-    change = np.arange(56, dtype=np.float32).reshape(7, 8)
+    # What is no matrix is kept first, and counts.
+    params = moved(params, {"norm/scale": np.ones(8, np.float32)})
+    cut = deltas.truncated(params, anchor, whole + 31)
+    assert "norm/scale:whole" in cut and deltas.size(cut) <= whole + 31
+    change = np.arange(56, dtype=np.float32).reshape(7, 8) * np.float32([1, -1] * 4)
     three = deltas.largest(moved(anchor, {"embedding/kernel": change}), anchor, 3 * 8)
     assert three["embedding/kernel:index"].tolist() == [53, 54, 55]
     assert deltas.size(three) == 3 * 8

@@ -39,6 +39,10 @@ def test_naive_bayes_tells_real_reviews_apart(wheels):
     assert 0.74 < right < 0.80
 
 
+def test_even_odds_are_on_the_side_of_the_first_class():
+    assert text_metrics.accuracy(np.array([0.0, 0.0, 0.0, 1.0]), [0, 1, 1, 1]) == 0.5
+
+
 def test_vader_negates_and_stays_in_range():
     good, not_good, shout, nothing = text_metrics.vader(["good", "not good", "GREAT " * 200, ""])
     assert -1 <= not_good < 0 < good < shout <= 1

@@ -90,6 +90,12 @@ def test_windows_need_text_that_is_long_enough():
         tokenization.windows([], 1)
 
 
+def test_random_windows_are_all_there_are_up_to_the_last_token():
+    rows = tokenization.random_windows(np.arange(5), 3, seed=0, shape=(4, 10))
+    assert rows.shape == (4, 10, 4)
+    assert np.unique(rows.reshape(-1, 4), axis=0).tolist() == [[0, 1, 2, 3], [1, 2, 3, 4]]
+
+
 def test_openings_are_the_first_tokens_of_documents_that_have_them():
     rows, kept = tokenization.openings(DOCUMENTS, 3)
     assert (rows.tolist(), kept) == ([[0, 1, 2, 3]], [0])

@@ -15,7 +15,7 @@ SIZES = {"num_layers": 1, "width": 8, "num_heads": 2, "hidden_width": 8, "init_s
 POLICY = lm.ModelConfig(7, **SIZES)
 SHARED = lm.ModelConfig(7, value_head=True, **SIZES)
 CRITIC = lm.ModelConfig(7, lm_head=False, value_head=True, **SIZES)
-SAMPLING = lm.SamplingConfig(temperature=0.8, top_k=5, stop_token=3)
+SAMPLING = lm.SamplingConfig(temperature=0.8, top_k=5, top_p=0.95, min_p=0.05, stop_token=3)
 BATCH, LENGTH, NUM_TOKENS = 12, 4, 6
 RAGGED = np.arange(LENGTH)[None] >= (np.arange(BATCH) % LENGTH)[:, None]
 ACTORS = {

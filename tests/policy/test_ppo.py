@@ -193,6 +193,8 @@ def test_a_kl_above_the_limit_drops_the_remaining_updates():
     _, stopped, metrics = learn(sampled(), max_kl=1e-5)
     assert metrics.num_updates == 1 == stopped.opt_state[0]["count"]
     assert metrics.approx_kl <= 1e-5 and metrics.ratio_max < 1.01
+    # A mean over the one update that was done, on whose samples all ratios are 1.
+    assert metrics.effective_sample_size == pytest.approx(1.0, rel=1e-4)
     table_actor.assert_close(stopped.params, once.params, atol=1e-6)
 
 

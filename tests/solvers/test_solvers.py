@@ -79,6 +79,18 @@ def test_extrapolation_spares_most_gradients_where_the_problem_is_ill_conditione
         assert extrapolated.evaluations < 0.2 * plain.evaluations
 
 
+def test_an_extrapolation_that_goes_up_is_not_taken():
+    # Where the slope hardly changes, a secant through two gradients overshoots: from 2.05 to -15.
+    fun = lambda x: jnp.sum(jnp.sqrt(1.0 + jnp.square(x)))
+    found = solvers.proximal_gradient(
+        fun, jnp.array([3.0]), penalties.zero(), rule=solvers.anderson(2), step_size=1.0, max_iterations=2
+    )
+    x = 3.0
+    for _ in range(2):
+        x -= x / np.sqrt(1.0 + x**2)
+    np.testing.assert_allclose(found.params, [x], rtol=1e-5)
+
+
 def test_a_restart_of_the_momentum_is_worth_half_of_the_iterations():
     curvatures = jnp.geomspace(1e-3, 1.0, 30)
     fun = lambda x: 0.5 * jnp.sum(curvatures * jnp.square(x - 1.0))
