@@ -59,11 +59,7 @@ def save(
     ...     latest(folder)
     3
     """
-    if not _validation.is_integer(step) or operator.index(step) < 0:
-        raise _validation.invalid(
-            "step", step, "an integer ≥ 0", "Count the steps from 0.", "checkpoint.save"
-        )
-    step = operator.index(step)
+    step = _validation.to_int(0, "checkpoint.save", "Count the steps from 0.", step=step)
     kinds = _checkpoint_leaves.kinds(state)
     arrays = dict(zip(kinds, map(_checkpoint_leaves.as_array, jax.tree.leaves(state)), strict=True))
     about = {
@@ -94,9 +90,6 @@ def save(
 def latest(folder: str | os.PathLike) -> int | None:
     """Returns the newest complete step in a folder, None when there is none.
 
-    Args:
-      folder: where `save` writes; need not exist yet.
-
     >>> latest("no/such/folder") is None
     True
     """
@@ -117,9 +110,6 @@ def restore(
         values are not read; a leaf committed to devices says where the restored one goes.
       config: the settings, which must equal those of the checkpoint.
       step: which step; the newest by default.
-
-    Returns:
-      The state, in the structure of `like`.
 
     Raises:
       ValueError: no such checkpoint; other settings, each differing field named with both values;

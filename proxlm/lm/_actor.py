@@ -1,6 +1,7 @@
 """A policy and a critic as the three functions that policy optimisation asks for."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -84,14 +85,9 @@ def make_actor(
     >>> actor.score(params, samples).values.shape
     (2, 5)
     """
-    if not isinstance(sampling, SamplingConfig):
-        raise _validation.invalid("sampling", sampling, "a SamplingConfig", function="make_actor")
-    if not _validation.is_integer(num_tokens) or num_tokens < 1:
-        raise _validation.invalid("num_tokens", num_tokens, "an integer ≥ 1", function="make_actor")
-    _check_heads(policy, critic)
-    _sampling_config.check_stop_token(sampling, policy.vocab_size)
+    _check(policy, num_tokens, critic, sampling)
     critic_config = critic or None
-
+    first = lambda samples: samples.tokens.shape[1] - num_tokens
     untruncated = dataclasses.replace(sampling, greedy=False, top_k=None, top_p=None, min_p=None)
 
     def init(key: jax.Array) -> ActorParams:
@@ -104,16 +100,8 @@ def make_actor(
     def sample(
         key: jax.Array, params: ActorParams, prompts: Prompts, settings: SamplingConfig = sampling
     ) -> Samples:
-        return _sampling.sample(
-            key,
-            params["policy"],
-            prompts.tokens,
-            policy,
-            num_tokens,
-            prompt_mask=prompts.mask,
-            sampling=settings,
-            early_exit=early_exit,
-        )
+        draw = functools.partial(_sampling.sample, sampling=settings, early_exit=early_exit)
+        return draw(key, params["policy"], prompts.tokens, policy, num_tokens, prompt_mask=prompts.mask)
 
     def greedy(params: ActorParams, prompts: Prompts) -> Samples:
         # the likeliest token needs no chance, so any key will do
@@ -123,31 +111,24 @@ def make_actor(
     def reference(
         params: ActorParams, samples: Samples, full: bool = False, settings: SamplingConfig = untruncated
     ) -> Scores:
-        return _scoring.score(
-            params["policy"],
-            samples.tokens,
-            policy,
-            mask=samples.mask,
-            start=samples.tokens.shape[1] - num_tokens,
-            sampling=settings,
-            full=full,
-        )
+        scores = functools.partial(_scoring.score, mask=samples.mask, start=first(samples), full=full)
+        return scores(params["policy"], samples.tokens, policy, sampling=settings)
 
     def score(params: ActorParams, samples: Samples, full: bool = False) -> Scores:
         scores = reference(params, samples, full, sampling)
         if critic_config is None:
             return scores
-        start = samples.tokens.shape[1] - num_tokens
-        values = _scoring.values(
-            params["critic"], samples.tokens, critic_config, mask=samples.mask, start=start
-        )
-        return scores._replace(values=values)
+        values = functools.partial(_scoring.values, mask=samples.mask, start=first(samples))
+        return scores._replace(values=values(params["critic"], samples.tokens, critic_config))
 
     return Actor(init, sample, score, reference, greedy, sampling)
 
 
-def _check_heads(policy, critic):
-    """Checks that between them the two models have the heads that are needed."""
+def _check(policy, num_tokens, critic, sampling):
+    """Checks the arguments; between them the two models have the heads that are needed."""
+    if not isinstance(sampling, SamplingConfig):
+        raise _validation.invalid("sampling", sampling, "a SamplingConfig", function="make_actor")
+    _validation.to_int(1, "make_actor", num_tokens=num_tokens)
     for name, config in {"policy": policy, "critic": critic}.items():
         if not isinstance(config, ModelConfig) and not (name == "critic" and config in (None, False)):
             raise _validation.invalid(name, config, "a ModelConfig", function="make_actor")
@@ -160,3 +141,4 @@ def _check_heads(policy, critic):
     if critic and not critic.value_head:
         remedy = "Use a config with value_head=True."
         raise _validation.invalid("critic.value_head", False, "True", remedy, "make_actor")
+    _sampling_config.check_stop_token(sampling, policy.vocab_size)

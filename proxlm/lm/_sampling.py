@@ -90,14 +90,8 @@ def sample(
     draw = functools.partial(draw_tokens, params=params, config=config, sampling=sampling)
     token, log_prob = draw(hidden, uniform[0])
     zeros = functools.partial(jnp.zeros, (num_tokens, batch))
-    state = _Loop(
-        cache,
-        token,
-        _sampling_config.is_stop(token, sampling),
-        zeros(jnp.int32).at[0].set(token),
-        zeros().at[0].set(log_prob),
-        zeros(bool).at[0].set(True),
-    )
+    rows = zeros(jnp.int32).at[0].set(token), zeros().at[0].set(log_prob), zeros(bool).at[0].set(True)
+    state = _Loop(cache, token, _sampling_config.is_stop(token, sampling), *rows)
     places, start = _cache.places(prompt_mask, length, num_tokens, config), 1
     for end in _segments(num_tokens, segment):
         state = state._replace(cache=_cache.grow(state.cache, length + end))

@@ -43,16 +43,10 @@ Rows = str | ArrayLike
 
 
 def select(x: ArrayLike, mask: ArrayLike, name: str = "x") -> jax.Array:
-    """Replaces the masked entries of x by 0, whatever they hold.
+    """Replaces the masked entries of x by 0, whatever they hold; `name` is of x in messages.
 
     Selecting the *inputs* of a formula, and not only its output, keeps a NaN under the mask out of the
     gradient too: the zero cotangent of a masked slot would otherwise meet 0 · NaN = NaN on its way back.
-
-    Args:
-      name: of x in an error message.
-
-    Returns:
-      An array of the mask's shape, float32 (or float64 if x is).
 
     >>> select(jnp.array([1.0, jnp.nan]), jnp.array([True, False]))
     Array([1., 0.], dtype=float32)

@@ -142,9 +142,7 @@ def fit(
     >>> found.params.round(4).tolist(), int(found.steps), found.reason
     ([3.0, -1.0], 40, 'converged: no weight moves by more than the tolerance')
     """
-    _validation.a_function("fit", loss_fn=loss_fn)
-    _validation.an_optimizer("fit", optimizer=optimizer)
-    _require(steps, every, tolerance, held_out, patience, margin)
+    _require(loss_fn, optimizer, steps, every, tolerance, held_out, patience, margin)
     step = _steps.make_step(loss_fn, optimizer)
     batch_of = _batches.as_function(batches)
 
@@ -221,11 +219,12 @@ def _largest_move(old, new):
     return jnp.max(jnp.stack(jax.tree.leaves(jax.tree.map(move, old, new))))
 
 
-def _require(steps, every, tolerance, held_out, patience, margin):
-    """Raises ValueError for settings that no loop could follow."""
-    for name, count in {"steps": steps, "every": every}.items():
-        if not _validation.is_integer(count) or count < 1:
-            raise _validation.invalid(name, count, "an integer ≥ 1", function="fit")
+def _require(loss_fn, optimizer, steps, every, tolerance, held_out, patience, margin):
+    """Raises ValueError for arguments that no loop could follow."""
+    _validation.a_function("fit", loss_fn=loss_fn)
+    _validation.an_optimizer("fit", optimizer=optimizer)
+    _validation.to_int(1, "fit", steps=steps)
+    _validation.to_int(1, "fit", every=every)
     _validation.integer(1, "fit", patience=patience)
     if steps % every:
         expected = f"a divisor of steps={steps}"

@@ -89,7 +89,11 @@ def partial(fn: Callable[..., Any], **settings: Any) -> Partial:
     """
     parameters = parameters_of(fn)
     for name, value in settings.items():
-        if parameters and name not in parameters and not takes_any(parameters):
+        if (
+            parameters
+            and name not in parameters
+            and not any(x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters.values())
+        ):
             close = difflib.get_close_matches(name, parameters, n=1)
             remedy = f"Did you mean {close[0]}? " if close else ""
             remedy += f"It has {', '.join(parameters)}."
@@ -123,15 +127,6 @@ def parameters_of(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         return dict(inspect.signature(fn).parameters)
     except (TypeError, ValueError):
         return {}
-
-
-def takes_any(parameters: dict[str, inspect.Parameter]) -> bool:
-    """Whether a function takes keyword arguments of any name.
-
-    >>> takes_any(parameters_of(lambda **rest: rest))
-    True
-    """
-    return any(x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters.values())
 
 
 def takes_float(parameter: inspect.Parameter | None) -> bool:

@@ -108,13 +108,11 @@ def run(
         shapes = jax.eval_shape(attempt, carry, turn)[1]
         return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def body(carry, turn):
-        if config.max_kl is None:
-            return attempt(carry, turn)
-        return jax.lax.cond(carry[2], skip, attempt, carry, turn)
-
+    guarded = lambda carry, turn: jax.lax.cond(carry[2], skip, attempt, carry, turn)
     carry = (state.params, state.opt_state, jnp.bool_(False))
-    (params, opt_state, _), reports = jax.lax.scan(body, carry, (rows, keys))
+    (params, opt_state, _), reports = jax.lax.scan(
+        attempt if config.max_kl is None else guarded, carry, (rows, keys)
+    )
     report = _reduce(reports)
     losses_finite = jnp.isfinite(report["policy_loss"] + report["value_loss"])
     return params, opt_state, report | {"finite": all_finite(params) & losses_finite}

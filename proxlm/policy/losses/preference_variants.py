@@ -60,58 +60,33 @@ def pair_loss(
     return PAIR_LOSSES[kind](beta * chosen, beta * rejected, beta, label_smoothing)
 
 
-def _hinge(good, bad, beta, s):
-    return jnp.maximum(1.0 - (good - bad), 0.0)
-
-
-def _robust(good, bad, beta, s):
-    right, wrong = jax.nn.log_sigmoid(good - bad), jax.nn.log_sigmoid(bad - good)
-    return (s * wrong - (1.0 - s) * right) / (1.0 - 2.0 * s)
+_log_sigmoid, _sigmoid = jax.nn.log_sigmoid, jax.nn.sigmoid
 
 
 def _exo(good, bad, beta, s):
     x = good - bad
-    right = jax.nn.sigmoid(x) * (jax.nn.log_sigmoid(x) - jnp.log1p(-s))
-    return right + jax.nn.sigmoid(-x) * (jax.nn.log_sigmoid(-x) - jnp.log(s))
-
-
-def _nca(good, bad, beta, s):
-    log_sigmoid = jax.nn.log_sigmoid
-    return -log_sigmoid(good) - 0.5 * (log_sigmoid(-good) + log_sigmoid(-bad))
-
-
-def _bco(good, bad, beta, s):
-    return -jax.nn.log_sigmoid(good) - jax.nn.log_sigmoid(-bad)
-
-
-def _sppo(good, bad, beta, s):
-    return (jnp.square(good - 0.5) + jnp.square(bad + 0.5)) / beta**2
-
-
-def _apo_zero(good, bad, beta, s):
-    return jax.nn.sigmoid(-good) + jax.nn.sigmoid(bad)
-
-
-def _apo_down(good, bad, beta, s):
-    return jax.nn.sigmoid(good) + jax.nn.sigmoid(bad - good)
+    right = _sigmoid(x) * (_log_sigmoid(x) - jnp.log1p(-s))
+    return right + _sigmoid(-x) * (_log_sigmoid(-x) - jnp.log(s))
 
 
 def _discopop(good, bad, beta, s):
     # m e^-x in one exponential, so that 0 · ∞ does not come up
-    x, log_sigmoid = good - bad, jax.nn.log_sigmoid
-    return jnp.exp(log_sigmoid(x / 0.05) - x) - jax.nn.sigmoid(-x / 0.05) * log_sigmoid(x)
+    x = good - bad
+    return jnp.exp(_log_sigmoid(x / 0.05) - x) - _sigmoid(-x / 0.05) * _log_sigmoid(x)
 
 
 # (βh₊, βh₋, β, s) -> loss
 PAIR_LOSSES = {
-    "hinge": _hinge,
-    "robust": _robust,
+    "hinge": lambda good, bad, beta, s: jnp.maximum(1.0 - (good - bad), 0.0),
+    "robust": lambda good, bad, beta, s: (
+        (s * _log_sigmoid(bad - good) - (1.0 - s) * _log_sigmoid(good - bad)) / (1.0 - 2.0 * s)
+    ),
     "exo": _exo,
-    "nca": _nca,
-    "bco": _bco,
-    "sppo": _sppo,
-    "apo_zero": _apo_zero,
-    "apo_down": _apo_down,
+    "nca": lambda good, bad, beta, s: -_log_sigmoid(good) - 0.5 * (_log_sigmoid(-good) + _log_sigmoid(-bad)),
+    "bco": lambda good, bad, beta, s: -_log_sigmoid(good) - _log_sigmoid(-bad),
+    "sppo": lambda good, bad, beta, s: (jnp.square(good - 0.5) + jnp.square(bad + 0.5)) / beta**2,
+    "apo_zero": lambda good, bad, beta, s: _sigmoid(-good) + _sigmoid(bad),
+    "apo_down": lambda good, bad, beta, s: _sigmoid(good) + _sigmoid(bad - good),
     "discopop": _discopop,
 }
 
