@@ -113,16 +113,12 @@ def sparse_group_lasso(
     def prox(x, step_size):
         wide, groups, weights, single, whole = split(x)
         steps = _norm_prox.steps(name, step_size, wide)
-        threshold = lambda x, t, v, s: base.pull(base.pull(t, v), s)
-        soft = lambda x, *pulls: x - jnp.clip(x, -threshold(x, *pulls), threshold(x, *pulls))
-        sparse = groups.apply(soft, (wide, steps, weights), (single,))
+        sparse = groups.apply(_soft, (wide, steps, weights), (single,))
         return _trees.narrow(whole.prox(sparse, step_size), x)
 
     def residual(x, v):
         wide, groups, weights, single, whole = split(x)
-        slope = lambda v, x, bound: v - jnp.where(x == 0, jnp.clip(v, -bound, bound), bound * jnp.sign(x))
-        left = lambda v, x, weight, s: slope(v, x, base.times(s, weight))
-        sparse = groups.apply(left, (_trees.widen(name, v), wide, weights), (single,))
+        sparse = groups.apply(_subtract_slope, (_trees.widen(name, v), wide, weights), (single,))
         return _trees.narrow(base.residual_of(whole)(wide, sparse), x)
 
     given = {"strength": strength, "mix": mix, "axis": axis, "weight": weight}
@@ -164,6 +160,16 @@ def group(
     base.require_penalty("group", penalty=penalty)
     made = _norm_prox.lift_to_groups("group", penalty, _over("group", axis), weight, slope)
     return made.described("group", penalty, axis=axis, weight=weight, slope=slope)
+
+
+def _soft(x, step_size, weight, strength):
+    threshold = base.pull(base.pull(step_size, weight), strength)
+    return x - jnp.clip(x, -threshold, threshold)
+
+
+def _subtract_slope(v, x, weight, strength):
+    bound = base.times(strength, weight)
+    return v - jnp.where(x == 0, jnp.clip(v, -bound, bound), bound * jnp.sign(x))
 
 
 def _over(name, axis):
