@@ -6,6 +6,7 @@ adds evidence wherever it stands.
 """
 
 import collections
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -116,7 +117,8 @@ def evidence(params, batch, config: lm.ModelConfig) -> jax.Array:
     def score(inputs):
         rows = jnp.arange(batch["tokens"].size).reshape(batch["tokens"].shape)
         own = {**params["lm"], "embedding": {"kernel": inputs.reshape(-1, inputs.shape[-1])}}
-        scores = logits({**params, "lm": own}, {**batch, "tokens": rows}, config)
+        each = dataclasses.replace(config, vocab_size=rows.size)  # every place has an embedding of its own
+        scores = logits({**params, "lm": own}, {**batch, "tokens": rows}, each)
         return jnp.sum(jnp.max(scores, axis=1))
 
     return jnp.sum(jax.grad(score)(inputs) * inputs, axis=-1) * batch["mask"]

@@ -99,7 +99,9 @@ def sparse_group_lasso(
         given = {"strength": strength, "mix": mix}
         strengths, mixes = (_norm_prox.beside(name, key, own, groups, wide) for key, own in given.items())
         single = jax.tree.map(base.times, mixes, strengths)
-        whole = group_lasso(jax.tree.map(lambda m, s: base.times(1.0 - m, s), mixes, strengths), over, weight)
+        between = jax.tree.map(lambda m, s: base.times(1.0 - m, s), mixes, strengths)
+        # A tree without leaves has no strengths.
+        whole = group_lasso(between if jax.tree.leaves(between) else 0.0, over, weight)
         weights = _trees.spread_tree(name, "coordinate_weight", coordinate_weight, wide)
         return wide, groups, weights, single, whole
 
