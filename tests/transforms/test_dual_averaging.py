@@ -252,7 +252,7 @@ def test_the_schedule_free_params_to_evaluate_have_zeros_and_fewer_errors(name, 
 
 
 def test_only_a_state_of_its_own_can_be_evaluated():
-    with pytest.raises(ValueError, match="must be a ProximalScheduleFreeState, got .?EmptyState"):
+    with pytest.raises(ValueError, match="must be a ProximalScheduleFreeState, got 'EmptyState'"):
         transforms.proximal_schedule_free_params(optax.EmptyState(), jnp.ones(2), penalties.l1())
 
 
