@@ -90,7 +90,10 @@ def hidden_states(
     >>> hidden_states(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
     (3, 10, 8)
     """
-    step = lambda x, block, view: (_block.run(block, x, view, config, np.shape(tokens)),) * 2
+
+    def step(x, block, view):
+        x = _block.run(block, x, view, config, np.shape(tokens))
+        return x, x
 
     return over_layers(step, params, tokens, config, positions, mask)[1]
 

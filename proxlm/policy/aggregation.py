@@ -123,8 +123,6 @@ def masked_scale(
     """The number that normalises deviations from a mean: σ + ε, or √(σ² + ε); its slope at σ = 0 is 0.
 
     Args:
-      deviation: of any shape, as `masked_deviation` gives it.
-      ddof: 0 divides the variance by n, 1 by n - 1.
       inside: True puts ε inside the root.
 
     >>> masked_scale(jnp.array([-1.0, 1.0]), jnp.ones(2, bool), 0, 0.5, inside=False).item()
