@@ -18,6 +18,9 @@ MAGIC, VERSIONS, ALIGNMENT = b"GGUF", (2, 3), 32
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 KINDS = (*SCALARS, STRING, ARRAY)
+# Far beyond any model's; they bound the memory that names of few bytes each could take.
+MOST_NAMES, MOST_STRINGS, LONGEST_TEXT = 2**16, 2**20, 2**20
+READ = ("general.architecture", "general.alignment", "llama.", "tokenizer.ggml.")  # the rest is passed
 DAMAGED = "The file is truncated or damaged: fetch it again."
 Buffer = mmap.mmap | bytes
 
@@ -98,6 +101,8 @@ class Cursor:
     def text(self, name: str) -> str:
         """The next string."""
         start = self.skip_text(name)
+        if self.offset - start > LONGEST_TEXT:
+            raise invalid(f"length of {name}", self.offset - start, f"at most {LONGEST_TEXT}", DAMAGED)
         content = self.data[start : self.offset]
         try:
             return str(content, "utf-8")
@@ -109,7 +114,7 @@ class Cursor:
         if kind in SCALARS:
             return self.number(name, SCALARS[kind])
         if kind == STRING:
-            return self.text(name)
+            return self.text(name) if name.startswith(READ) else self.skip_text(name)
         kind, count = self.number(name, "I"), self.number(name, "Q")
         if kind in SCALARS:
             start = self.skip(f"length of {name}", count, struct.calcsize(f"<{SCALARS[kind]}"))
@@ -117,6 +122,8 @@ class Cursor:
         if kind != STRING:
             raise invalid(f"type of the items of {name}", kind, "a scalar or a string")
         self.require(f"length of {name}", count, 8)
+        if count > MOST_STRINGS:
+            raise invalid(f"length of {name}", count, f"at most {MOST_STRINGS}")
         strings = Strings(name, self.offset, count, self.data)
         for _ in range(count):
             self.skip_text(name)
@@ -125,7 +132,7 @@ class Cursor:
 
 def invalid(name: str, given: Any, expected: str, remedy: str = "") -> ValueError:
     """The error of an invalid field, its value cut short."""
-    shown = repr(given)
+    shown = " ".join(repr(given).split())
     shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
     return _validation.invalid(name, _validation.Verbatim(shown), expected, remedy)
 
@@ -142,8 +149,10 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
     if version not in VERSIONS:
         raise invalid("version", version, f"one of {VERSIONS}, in little-endian order")
     num_tensors, num_fields = cursor.number("tensor_count", "Q"), cursor.number("kv_count", "Q")
-    cursor.require("tensor_count", num_tensors, 32)
-    cursor.require("kv_count", num_fields, 13)
+    for name, count, size in (("tensor_count", num_tensors, 32), ("kv_count", num_fields, 13)):
+        cursor.require(name, count, size)
+        if count > MOST_NAMES:
+            raise invalid(name, count, f"at most {MOST_NAMES}")
     fields: dict[str, Any] = {}
     for _ in range(num_fields):
         name = cursor.text("name of a field")

@@ -135,7 +135,7 @@ REFUSED = {
     "llama__rope__scaling__type": ["yarn"],
     "llama__attention__sliding_window": [4096],
     "llama__expert_count": [8],
-    "llama__something_new": [1],
+    "llama__something_new": [1, list(range(500))],
     "llama__block_count": [2**31, 10**6, 2, 1.0, [1]],
     "llama__embedding_length": [2**31 - 1, None],
     "llama__context_length": [2**31],
@@ -151,6 +151,7 @@ REFUSED = {
     "tokenizer__ggml__tokens": [TOKENS[:-1], [*TOKENS[:-1], "12"], 3],
     "tokenizer__ggml__token_type": [[1]],
     "tokenizer__ggml__merges": [["1 2"] * 1_000, ["1 3"], ["12"]],
+    "tokenizer__ggml__padding_side": ["é" * 2**20],
     "general__alignment": [0, 48],
 }
 
