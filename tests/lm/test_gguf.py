@@ -1,5 +1,6 @@
 """A GGUF file becomes its model and tokenizer; a damaged or foreign one is one line of ValueError."""
 
+import os
 import struct
 
 import gguf
@@ -67,6 +68,7 @@ def write(path, tensors, **changes):
     for name, value in fields.items():
         if value is not None:
             getattr(writer, f"add_{KINDS[type(value)]}")(name, value)
+    writer.data_alignment = fields.get("general.alignment") or 32
     for name, tensor in tensors.items():
         quantised = tensor.dtype == np.uint8
         writer.add_tensor(name, tensor, raw_dtype=gguf.GGMLQuantizationType.Q8_0 if quantised else None)
@@ -91,8 +93,11 @@ def equal(one, other):
 
 def test_a_file_becomes_its_model(tmp_path, params, tensors):
     changes = {"llama__rope__freq_base": 5e4, "llama__vocab_size": len(TOKENS), "llama__expert_count": 0}
+    changes["general__alignment"] = 64  # with which JAX may take a view for an array
     write(tmp_path / "a.gguf", tensors, **changes)
     model = lm.from_gguf(tmp_path / "a.gguf")
+    with open(tmp_path / "a.gguf", "r+b") as file:  # what is read does not change with its file
+        file.write(bytes(os.path.getsize(tmp_path / "a.gguf")))
     assert equal(model.params, params)
     assert (model.config.rope_theta, model.config.num_kv_heads, model.config.max_length) == (5e4, 2, 64)
     assert model.config.norm_epsilon == pytest.approx(1e-5)
@@ -164,8 +169,14 @@ REFUSED = {
 def test_a_field_is_refused_by_name(tmp_path, tensors, name, value):
     write(tmp_path / "a.gguf", tensors, **{name: value})
     text = message(tmp_path / "a.gguf")
-    assert name.rpartition("__")[2] in text
+    assert name.replace("__", ".") in text.partition(" must be ")[0]
     assert len(text) < 400
+
+
+def test_tokens_and_vocabulary_of_different_sizes_are_refused(tmp_path, tensors):
+    changes = {"llama__vocab_size": len(TOKENS), "tokenizer__ggml__tokens": TOKENS[:-1]}
+    write(tmp_path / "a.gguf", tensors, **changes, tokenizer__ggml__merges=["1 2"])
+    assert "llama.vocab_size must be 260, the number of tokenizer.ggml.tokens" in message(tmp_path / "a.gguf")
 
 
 def patched(content, field, skipped, value):
@@ -189,7 +200,12 @@ def patched(content, field, skipped, value):
         (lambda x: patched(x, "blk.0.ffn_up.weight", 24, 0), "offset of tensor"),
         (lambda x: patched(x, "blk.0.ffn_up.weight", 24, 2**50), "end of tensor blk.0.ffn_up.weight"),
         (lambda x: x[:-200], "end of tensor"),
+        (lambda x: x.replace(b"bos_token", b"eos_token"), "'tokenizer.ggml.eos_token_id'"),
+        (lambda x: x.replace(b"blk.0.ffn_up", b"blk.0.attn_q"), "name of a tensor must be given once"),
+        (lambda x: x[:8] + struct.pack("<Q", 2**17) + x[16:] + bytes(2**22), "at most 65536"),
+        (lambda x: patched(x, "tokenizer.ggml.tokens", 8, 2**21) + bytes(2**24), "at most 1048576"),
         (lambda x: x.replace(b"blk.0.ffn_up", b"blk.0.ffn_xx"), "blk.0.ffn_up.weight is missing"),
+        (lambda x: x[:-4] + struct.pack("<f", -float("inf")), "ffn_down.weight must be finite"),
         (lambda x: x[:-4] + struct.pack("<f", float("nan")), "ffn_down.weight must be finite"),
     ],
 )
@@ -205,7 +221,7 @@ def test_truncated_files_and_turned_bytes_are_read_or_refused(tmp_path, content,
     header = content.index(b"output_norm.weight") + 50
     for case in range(cases):
         if case % 2:
-            path.write_bytes(content[: rng.integers(len(content))])
+            path.write_bytes(content[: rng.integers(header if case % 3 else len(content))])
             message(path)
             continue
         damaged = bytearray(content)
