@@ -169,20 +169,27 @@ def array_files(folder):
     return sorted(files, key=lambda path: -path.stat().st_size)
 
 
+def flip_a_bit(step):
+    largest = array_files(step)[0]
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+
+
 def test_a_flipped_bit_is_found_and_the_older_step_offered(tmp_path):
     like = {"w": jnp.zeros(1000), "n": 0}
     for step in (1, 2):
         checkpoint.save(tmp_path, step, {"w": normal(step, (1000,)), "n": step}, CONFIG)
-    largest = array_files(tmp_path / "2")[0]
-    data = bytearray(largest.read_bytes())
-    data[len(data) // 2] ^= 1
-    largest.write_bytes(data)
+    flip_a_bit(tmp_path / "2")
     with pytest.raises(ValueError, match=r"step 2 in .* is damaged .*remove .*/2 to go on from step 1\."):
         checkpoint.restore(tmp_path, like, CONFIG)
     assert checkpoint.restore(tmp_path, like, CONFIG, step=1)["n"] == 1
     shutil.rmtree(tmp_path / "2")
     assert checkpoint.restore(tmp_path, like, CONFIG)["n"] == 1
     checkpoint.save(tmp_path, 2, like, CONFIG)
+    flip_a_bit(tmp_path / "1")
+    with pytest.raises(ValueError, match=r"step 1 in .* is damaged .*there is no older one"):
+        checkpoint.restore(tmp_path, like, CONFIG, step=1)
 
 
 @pytest.mark.parametrize("part", ["about", "state"])
@@ -205,6 +212,9 @@ def test_a_state_that_has_diverged_does_not_replace_a_good_one(tmp_path):
     assert checkpoint.restore(tmp_path, state, CONFIG)["w"].tolist() == [1.0, 1.0]
     checkpoint.save(tmp_path, 3, diverged, CONFIG, allow_non_finite=True)
     assert checkpoint.latest(tmp_path) == 3
+    checkpoint.save(tmp_path / "complex", 1, {"w": jnp.ones(2, complex)}, CONFIG)
+    with pytest.raises(ValueError, match="w is not finite"):
+        checkpoint.save(tmp_path / "complex", 2, {"w": jnp.array([1.0, complex(0.0, jnp.nan)])}, CONFIG)
 
 
 def test_nothing_to_restore_is_said(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from experiments.support import Refusal
 from experiments.support.data import corpora
-from experiments.support.run import cli, configs, runs
+from experiments.support.run import cli, configs, runs, stopping
 from proxlm import lm
 
 
@@ -148,6 +148,13 @@ def main(config: Config, run: runs.Run):
 
 cli.run(main, lambda config: config)
 """
+
+
+def test_a_second_signal_ends_what_deferred_the_first():
+    with stopping.signals(), pytest.raises(stopping.Stopped), stopping.deferred() as asked_by:
+        signal.raise_signal(signal.SIGTERM)
+        assert asked_by() == signal.SIGTERM
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])

@@ -44,6 +44,13 @@ def test_numbers_without_a_meaning_are_refused(tmp_path, settings, message):
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_multiple_is_positive():
+    configs.check_multiples(Config(steps=10), steps=5)
+    for steps in (0, 7):
+        with pytest.raises(ValueError, match=f"steps must be a positive multiple of 5, got {steps}"):
+            configs.check_multiples(Config(steps=steps), steps=5)
+
+
 def test_all_else_is_the_experiments_own_affair():
     configs.check(Config())
     configs.check(Config(rate=0.0, seed=configs.MOST, strengths=(0.0,), most=0, quick=True))

@@ -203,6 +203,11 @@ def test_no_uniform_number_draws_a_token_of_weight_zero(size):
     assert inverse_cdf(rows, ends).tolist() == [places[0], places[-1]]
 
 
+def test_a_number_on_a_boundary_draws_the_token_above_it():
+    rows = np.tile(np.array([1.0, 1.0, 2.0], np.float32), (4, 1))
+    assert inverse_cdf(rows, np.array([0.0, 0.25, 0.5, 0.75], np.float32)).tolist() == [0, 1, 2, 2]
+
+
 def test_rounding_at_the_end_of_a_block_draws_no_token_of_weight_zero():
     rng = np.random.default_rng(0)
     weights = np.exp(2 * rng.normal(size=(500, 64))).astype(np.float32)

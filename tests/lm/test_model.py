@@ -195,6 +195,12 @@ def test_scaled_frequencies_by_hand():
     np.testing.assert_allclose(angles, theta ** (-np.arange(4) / 4), rtol=1e-5)
     angles, _ = scaled_angles(lm.RopeScaling("dynamic", factor=2.0, original_length=9), length=8)
     np.testing.assert_allclose(angles, plain, rtol=1e-6)
+    # A layer with a window has a base of its own, which is not scaled.
+    linear = lm.RopeScaling("linear", factor=4.0, original_length=4)
+    sizes = {"vocab_size": 2, "width": 8, "num_heads": 1, "window": 3}
+    config = lm.ModelConfig(**sizes, window_rope_theta=16.0, rope_scaling=linear)
+    cos, sin = _rope.rotation(jnp.arange(2), config, _config.LayerKind(3, "window"))
+    np.testing.assert_allclose(np.arctan2(sin, cos)[1], [1.0, 0.5, 0.25, 0.125], rtol=1e-6)
 
 
 def test_a_token_changes_nothing_before_it_and_everything_from_it_on(params):

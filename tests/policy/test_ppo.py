@@ -12,6 +12,7 @@ import pytest
 from proxlm import lm
 from proxlm.policy import filters, partial, ppo, recipes
 from proxlm.policy._iteration import experience
+from proxlm.policy._iteration import prompts as prompt_lib
 from proxlm.policy.advantages import batch, returns
 from tests.arrays import normal
 from tests.policy import table_actor
@@ -185,6 +186,12 @@ def test_the_optimizer_is_handed_the_kl_of_its_minibatch():
     # Two updates: the first one's KL is 0, so the mean is half of the last one's.
     np.testing.assert_allclose(new.opt_state[0]["kl"], 2 * metrics.approx_kl, rtol=1e-5)
     assert new.opt_state[0]["kl"] > 1e-4
+
+
+def test_the_first_ratio_error_counts_on_both_sides_of_1():
+    for shift in (-0.3, 0.3):
+        _, _, metrics = learn(sampled()._replace(log_probs=sampled().log_probs - shift), max_kl=1e-3)
+        np.testing.assert_allclose(metrics.first_ratio_error, abs(np.expm1(shift)), rtol=1e-4)
 
 
 def test_a_kl_above_the_limit_drops_the_remaining_updates():
@@ -453,6 +460,8 @@ def test_a_policy_that_is_not_finite_passes_for_no_result():
     assert not metrics.finite and np.isnan(metrics.reward) and np.isfinite(state.kl_coef)
     state, metrics = iterate(ppo.init(PARAMS, SGD, config, REFERENCE))
     assert metrics.finite and np.isfinite(metrics.reward)
+    unsure = sampled()._replace(log_probs=sampled().log_probs.at[0, 0].set(jnp.nan))
+    assert np.isnan(learn(unsure)[2].reward)
     explodes = optax.scale(jnp.inf)
     assert not learn(sampled(), optimizer=explodes)[2].finite
 
@@ -682,6 +691,9 @@ def test_fields_of_the_prompts_are_the_second_argument_of_a_traced_reward_too():
     step = ppo.make_step(ACTOR, answered, lambda key: asked, SGD, config)
     jax.eval_shape(step, ppo.init(PARAMS, SGD, config, REFERENCE), KEY)
     assert seen == [(BATCH + BATCH // 2,)]
+    # In pairs as their answers stand, and once more for the greedy answers after these.
+    (rows,) = prompt_lib.for_reward(asked, config)
+    assert rows.answer.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 0, 1, 2, 3]
 
 
 # Bad input
