@@ -183,11 +183,7 @@ def learn(algorithm, problem, config: Config) -> np.ndarray:
 
     def gap(logits):
         return best - tabular.objective(
-            jax.nn.log_softmax(logits),
-            problem.rewards,
-            problem.language,
-            problem.ref,
-            problem.kl_coef,
+            jax.nn.log_softmax(logits), problem.rewards, problem.language, problem.ref, problem.kl_coef
         )
 
     def iteration(carry, _):

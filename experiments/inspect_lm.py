@@ -66,15 +66,7 @@ class Lane(NamedTuple):
 def smoke(config: Config) -> Config:
     """A tiny configuration for smoke tests; its numbers mean nothing."""
     return dataclasses.replace(
-        config,
-        num_heads=2,
-        width=16,
-        hidden_width=24,
-        context=24,
-        batch=4,
-        start_steps=20,
-        steps=10,
-        seeds=1,
+        config, num_heads=2, width=16, hidden_width=24, context=24, batch=4, start_steps=20, steps=10, seeds=1
     )
 
 

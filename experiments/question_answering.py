@@ -143,9 +143,7 @@ def reinforce(run, name: str, task: tasks.Task, data, model, params, iterations,
     """Reinforcement learning from exact match of sampled answers; returns params, one row a seed."""
     rate = language_model.ramp(config.rl_rate, iterations, last=0.1)
     optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.scale_by_adam(b2=0.98),
-        optax.scale_by_learning_rate(rate),
+        optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.98), optax.scale_by_learning_rate(rate)
     )
     actor = lm.make_actor(model, task.response, critic=False, sampling=answering.SAMPLING)
     collect, improve = ppo.make_collect_and_learn(actor, optimizer, settings(config))

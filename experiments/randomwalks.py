@@ -178,11 +178,7 @@ def judge(key, params, graph, config: Config) -> dict[str, jax.Array]:
     policy = {"policy": params}
     sampled = optimality(actor.sample(key, policy, many), graph)
     greedy = optimality(actor.greedy(policy, lm.Prompts(starts)), graph)
-    return {
-        "optimality": jnp.mean(sampled),
-        "shortest": jnp.mean(sampled == 1.0),
-        "greedy": jnp.mean(greedy),
-    }
+    return {"optimality": jnp.mean(sampled), "shortest": jnp.mean(sampled == 1.0), "greedy": jnp.mean(greedy)}
 
 
 def learn(run, config: Config) -> dict[str, np.ndarray]:

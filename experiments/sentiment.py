@@ -143,11 +143,7 @@ def learn_reward(run, reviews, held_out, lm_params, model, parent, config: Confi
 
     def compute(folder):
         data = reward_model.snippets(
-            config.seed,
-            reviews.train,
-            reviews.train_labels,
-            config.window - 1,
-            batch * config.rm_steps,
+            config.seed, reviews.train, reviews.train_labels, config.window - 1, batch * config.rm_steps
         )
         rows = np.arange(batch * config.rm_steps, dtype=np.int32).reshape(-1, batch)
         state = supervised.fit(

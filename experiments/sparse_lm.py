@@ -192,13 +192,7 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
             windows = cut(2 * seed + 3, (config.steps, config.batch))
             folder = run.path / "fit" / f"{method.replace(', ', '-').replace(' ', '-')}-{seed}"
             results[method, seed] = fit(
-                run,
-                f"{method} {seed}",
-                lanes_of(start, config),
-                start,
-                windows,
-                folder=folder,
-                config=config,
+                run, f"{method} {seed}", lanes_of(start, config), start, windows, folder=folder, config=config
             )
     return report.write(run, results, evaluate, held_out, model)
 

@@ -131,11 +131,7 @@ def fit(run, windows: Windows, model, config: Config):
     """Learns by AdamW, its rate warmed up and then lowered to a tenth."""
     decays = functools.partial(jax.tree.map, lambda x: x.ndim >= 2)
     rate = optax.warmup_cosine_decay_schedule(
-        0.0,
-        config.learning_rate,
-        min(100, config.steps // 2),
-        config.steps,
-        0.1 * config.learning_rate,
+        0.0, config.learning_rate, min(100, config.steps // 2), config.steps, 0.1 * config.learning_rate
     )
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),

@@ -122,8 +122,7 @@ def learn_lstm(run, corpus: batches.Corpus, config: Config):
     """Trains the baseline LSTM on the same verses in the same order."""
     settings = settings_of(config, width=config.luong_width)
     optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adam(language_model.ramp(4e-3, config.steps), b2=0.98),
+        optax.clip_by_global_norm(1.0), optax.adam(language_model.ramp(4e-3, config.steps), b2=0.98)
     )
     quality = report.make_quality(corpus, report.make_lstm(corpus.longest))
     params = lstm.init(jax.random.key(config.seed), config.vocab_size, config.luong_width)
@@ -175,11 +174,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 def ppo_settings(config: Config):
     """Candidates of one source compared with one another, four minibatches an iteration."""
     return recipes.make(
-        "grpo",
-        group_size=config.candidates,
-        kl_coef=0.0,
-        num_epochs=1,
-        num_minibatches=rewards.MINIBATCHES,
+        "grpo", group_size=config.candidates, kl_coef=0.0, num_epochs=1, num_minibatches=rewards.MINIBATCHES
     )
 
 

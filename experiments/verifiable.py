@@ -144,9 +144,7 @@ def reinforce(run, config: Config, model, params, problems) -> dict[str, np.ndar
     keys = jax.random.split(jax.random.key(config.seed + 2), (config.seeds, 2))
     judge = jax.jit(
         lambda keys, trained: policy_training.each(
-            lambda key, new: policy.make_judge(model)(key, new, params, problems.prompt),
-            keys,
-            trained,
+            lambda key, new: policy.make_judge(model)(key, new, params, problems.prompt), keys, trained
         )
     )
 

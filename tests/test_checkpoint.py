@@ -64,10 +64,7 @@ def test_abstract_states_are_enough_to_restore(tmp_path):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_comes_back_bitwise(tmp_path, dtype):
-    state = {
-        "jax": normal(0, (3, 5)).astype(dtype),
-        "numpy": np.asarray(normal(1, (4,)).astype(dtype)),
-    }
+    state = {"jax": normal(0, (3, 5)).astype(dtype), "numpy": np.asarray(normal(1, (4,)).astype(dtype))}
     checkpoint.save(tmp_path, 0, state, CONFIG)
     like = {"jax": jnp.zeros((3, 5), dtype), "numpy": np.zeros(4, jnp.dtype(dtype))}
     assert_same(checkpoint.restore(tmp_path, like, CONFIG), state)

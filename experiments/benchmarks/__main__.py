@@ -14,17 +14,7 @@ from typing import Literal
 import jax
 import tyro
 
-from experiments.benchmarks import (
-    chain,
-    clock,
-    matmul,
-    ppo,
-    prox,
-    sampling,
-    solvers,
-    sweeps,
-    training,
-)
+from experiments.benchmarks import chain, clock, matmul, ppo, prox, sampling, solvers, sweeps, training
 from experiments.support.run import runs
 
 MODULES = {

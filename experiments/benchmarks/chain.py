@@ -104,10 +104,7 @@ def nuclear(every: int) -> optax.GradientTransformation:
 
 
 def stepping(
-    optimizer: optax.GradientTransformation,
-    params: chex.ArrayTree,
-    gradients: chex.ArrayTree,
-    steps: int = 1,
+    optimizer: optax.GradientTransformation, params: chex.ArrayTree, gradients: chex.ArrayTree, steps: int = 1
 ) -> Callable[[], chex.ArrayTree]:
     """Takes so many steps in each call, on weights of its own whose memory is used again."""
 

@@ -60,12 +60,7 @@ def sampling(model: lm.ModelConfig, batch: int, prompt: int, response: int) -> i
 
 
 def ppo(
-    policy: lm.ModelConfig,
-    critic: lm.ModelConfig,
-    batch: int,
-    prompt: int,
-    response: int,
-    epochs: int,
+    policy: lm.ModelConfig, critic: lm.ModelConfig, batch: int, prompt: int, response: int, epochs: int
 ) -> int:
     """FLOPs of an iteration with a separate critic: π + (π + V) + 3·epochs·(π + V).
 
@@ -160,7 +155,4 @@ def _row(shape, dtype, rate):
 
 def floors(flops: int, limit: Limit) -> dict[str, float]:
     """Seconds that the products alone would take, by the two limits."""
-    return {
-        "products, best square": flops / limit.square,
-        "products, own shapes": flops / limit.own,
-    }
+    return {"products, best square": flops / limit.square, "products, own shapes": flops / limit.own}

@@ -104,9 +104,7 @@ def on_simplex_rows(job: Job) -> Operator:
         "proxlm": compiled(lambda x: penalties.simplex(axis=1).prox(x, 1.0), x),
         "optax": compiled(jax.vmap(optax.projections.projection_simplex), x),
     }
-    calls |= installed(
-        jaxopt=lambda of: compiled(jax.vmap(of("jaxopt").projection.projection_simplex), x),
-    )
+    calls |= installed(jaxopt=lambda of: compiled(jax.vmap(of("jaxopt").projection.projection_simplex), x))
     return Operator(x, calls, np.stack([simplex_by_sorting(row, 1.0) for row in x]))
 
 

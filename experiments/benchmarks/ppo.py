@@ -71,10 +71,7 @@ class Job:
         return matmul.shapes(self.policy, rows)
 
 
-JOBS = {
-    "tiny": Job(2, 32, 2, 16, prompt=4, response=8),
-    "base": Job(4, 128, 4, 256, prompt=16, response=48),
-}
+JOBS = {"tiny": Job(2, 32, 2, 16, prompt=4, response=8), "base": Job(4, 128, 4, 256, prompt=16, response=48)}
 
 
 def actor(job: Job) -> lm.Actor:

@@ -15,13 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import clock
-from experiments.benchmarks.sparse_problems import (
-    Job,
-    Problem,
-    coordinate_descent,
-    installed,
-    problems,
-)
+from experiments.benchmarks.sparse_problems import Job, Problem, coordinate_descent, installed, problems
 from experiments.support.run import tables
 from proxlm import penalties, solvers
 
@@ -51,10 +45,7 @@ def ours(problem: Problem, rule: solvers.Rule | None = None) -> Callable[[float]
 
 def solvers_of(problem: Problem) -> dict[str, Callable[[float], np.ndarray]]:
     """Ours and those that are installed."""
-    found = {
-        "proxlm": ours(problem),
-        "proxlm, FISTA": ours(problem, solvers.fista()),
-    }
+    found = {"proxlm": ours(problem), "proxlm, FISTA": ours(problem, solvers.fista())}
     return found | {by: coordinate_descent(problem, by) for by in installed()}
 
 

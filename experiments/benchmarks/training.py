@@ -47,10 +47,7 @@ class Job:
         return matmul.shapes(self.model, self.batch * self.length)
 
 
-JOBS = {
-    "tiny": Job(4, 128, 4, 256, batch=64, length=64),
-    "small": Job(6, 384, 6, 4096, batch=16, length=256),
-}
+JOBS = {"tiny": Job(4, 128, 4, 256, batch=64, length=64), "small": Job(6, 384, 6, 4096, batch=16, length=256)}
 
 
 def windows(job: Job) -> np.ndarray:

@@ -45,13 +45,7 @@ from proxlm.penalties.compose.moreau import conjugate, envelope
 from proxlm.penalties.compose.over_trees import flattened, masked, separable_sum
 from proxlm.penalties.compose.reparametrised import change_basis, reshaped
 from proxlm.penalties.compose.restricted import restrict_to_non_negative
-from proxlm.penalties.coordinatewise.convex import (
-    elastic_net,
-    l1,
-    non_negative_l1,
-    squared_l2,
-    zero,
-)
+from proxlm.penalties.coordinatewise.convex import elastic_net, l1, non_negative_l1, squared_l2, zero
 from proxlm.penalties.coordinatewise.nonconvex import l0, log_sum, mcp, scad
 from proxlm.penalties.coordinatewise.powers import l_half, l_two_thirds
 from proxlm.penalties.coordinatewise.quantized import binary, prox_quant, quantization_grid, ternary
@@ -59,13 +53,7 @@ from proxlm.penalties.groups import grouping
 from proxlm.penalties.groups.norms import group_l_half, group_mcp, l2
 from proxlm.penalties.groups.penalties import group, group_lasso, sparse_group_lasso
 from proxlm.penalties.sets.balls import l1_ball, l1_sphere, l2_ball, l2_sphere
-from proxlm.penalties.sets.boxes_and_halfspaces import (
-    box,
-    halfspace,
-    hyperplane,
-    linf_ball,
-    non_negative,
-)
+from proxlm.penalties.sets.boxes_and_halfspaces import box, halfspace, hyperplane, linf_ball, non_negative
 from proxlm.penalties.sets.cardinality import n_m, top_k
 from proxlm.penalties.sets.simplices import capped_simplex, simplex, sparse_simplex
 from proxlm.penalties.sets.sorted_norms import linf, slope

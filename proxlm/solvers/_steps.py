@@ -54,10 +54,7 @@ def backtrack(problem: Problem, start: Point, step_size: jax.Array) -> tuple:
 
 
 def halve_until(
-    problem: Problem,
-    start: Point,
-    step_size: jax.Array,
-    accept: Callable[[Point, jax.Array], jax.Array],
+    problem: Problem, start: Point, step_size: jax.Array, accept: Callable[[Point, jax.Array], jax.Array]
 ) -> tuple:
     """Halves t until the step is accepted; gives the point, t and the number of tries."""
     move = lambda t: problem.at(problem.prox(start.x - t * start.gradient, t))

@@ -67,11 +67,7 @@ moves params to a point or freezes them emits updates in the dtype of the params
 
 from proxlm.transforms import reports
 from proxlm.transforms._proximal import ProximalState
-from proxlm.transforms.accelerated import (
-    AcceleratedState,
-    accelerated_params,
-    accelerated_proximal_gradient,
-)
+from proxlm.transforms.accelerated import AcceleratedState, accelerated_params, accelerated_proximal_gradient
 from proxlm.transforms.adam_dual_averaging import DualAveragingAdamState, dual_averaging_adam
 from proxlm.transforms.aggregate_prox import AProxState, aprox
 from proxlm.transforms.checking import Verdict, check

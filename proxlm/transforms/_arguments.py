@@ -101,10 +101,7 @@ def require_rate(name: str, argument: str, learning_rate: optax.ScalarOrSchedule
 
 
 def require_step(
-    name: str,
-    penalty: base.Penalty,
-    learning_rate: optax.ScalarOrSchedule,
-    every: chex.Numeric = 1,
+    name: str, penalty: base.Penalty, learning_rate: optax.ScalarOrSchedule, every: chex.Numeric = 1
 ) -> None:
     """Raises ValueError, in the name of a link, for what a proximal step cannot be made of.
 

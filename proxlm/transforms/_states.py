@@ -73,11 +73,7 @@ def makers(state: Any) -> list[str]:
 
 
 def diagonal(
-    preconditioner: Preconditioner,
-    before: Any,
-    after: Any,
-    params: chex.ArrayTree,
-    gradients: chex.ArrayTree,
+    preconditioner: Preconditioner, before: Any, after: Any, params: chex.ArrayTree, gradients: chex.ArrayTree
 ) -> chex.ArrayTree:
     """Gives a preconditioner's D for every leaf of the params, from the records that hold a part of it.
 

@@ -30,9 +30,7 @@ class AProxState(NamedTuple):
 
 
 def aprox(
-    inner: optax.GradientTransformation,
-    penalty: base.Penalty,
-    learning_rate: optax.ScalarOrSchedule,
+    inner: optax.GradientTransformation, penalty: base.Penalty, learning_rate: optax.ScalarOrSchedule
 ) -> optax.GradientTransformationExtraArgs:
     """Aggregate proximal gradient: z ← z + u, x = prox_{Sg}(z), S the sum of all learning rates.
 

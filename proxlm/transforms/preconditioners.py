@@ -58,11 +58,7 @@ def adam_preconditioner(
 
 
 def adam_divisor(
-    nu: chex.ArrayTree,
-    count: jax.Array,
-    b2: chex.Numeric,
-    eps: chex.Numeric,
-    eps_root: chex.Numeric = 0.0,
+    nu: chex.ArrayTree, count: jax.Array, b2: chex.Numeric, eps: chex.Numeric, eps_root: chex.Numeric = 0.0
 ) -> chex.ArrayTree:
     """D of the second moment after `count` updates; -1 marks weights that never had a gradient.
 

@@ -9,11 +9,7 @@ __all__ = ["apply_prox", "proximal_step"]
 
 
 def proximal_step(
-    penalty: base.Penalty,
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    every: int = 1,
-    anchored: bool = False,
+    penalty: base.Penalty, learning_rate: optax.ScalarOrSchedule, *, every: int = 1, anchored: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """Ends a chain in the place of `optax.scale_by_learning_rate`: u ↦ prox_tg(params - t u) - params.
 
@@ -63,11 +59,7 @@ def proximal_step(
 
 
 def apply_prox(
-    penalty: base.Penalty,
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    every: int = 1,
-    anchored: bool = False,
+    penalty: base.Penalty, learning_rate: optax.ScalarOrSchedule, *, every: int = 1, anchored: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """Ends a chain that has its learning rate already: u ↦ prox_tg(params + u) - params, t that rate.
 

@@ -28,8 +28,7 @@ def test_a_donated_call_goes_on_from_its_last_result():
 
 def test_peers_that_are_not_installed_are_left_out():
     found = operators.installed(
-        nobody_has_this=lambda of: 1 / 0,
-        math=lambda of: lambda: of("math").floor(2.5),
+        nobody_has_this=lambda of: 1 / 0, math=lambda of: lambda: of("math").floor(2.5)
     )
     assert {name: call() for name, call in found.items()} == {"math": 2}
 

@@ -62,10 +62,7 @@ def spanish(tmp_path):
 
 def test_pairs_are_the_verses_that_both_have_in_plain_type(wheels):
     pairs = bibles.read("kjv-web", **wheels)
-    assert pairs == [
-        (1001001, "In the beginning", "In the beginning"),
-        (40001001, "The book", '"A book"'),
-    ]
+    assert pairs == [(1001001, "In the beginning", "In the beginning"), (40001001, "The book", '"A book"')]
     assert [verse.book for verse in pairs] == [1, 40]
 
 

@@ -11,12 +11,7 @@ from tests.experiments.starting import start
 
 REVIEWS = [
     corpora.Review(text, label)
-    for text, label in [
-        ("good good film", 1),
-        ("a bad film", 0),
-        ("good", 1),
-        ("bad and sad", 0),
-    ]
+    for text, label in [("good good film", 1), ("a bad film", 0), ("good", 1), ("bad and sad", 0)]
 ]
 
 

@@ -139,11 +139,7 @@ def test_snippets_are_pieces_of_documents_with_their_labels():
         np.testing.assert_array_equal(tokens[1:size], DOCUMENTS[which][start : start + size - 1])
         starts[which].append(int(start))
     # From the first token on, and as far as a whole piece fits, the END after it counted.
-    assert {which: {*seen} for which, seen in starts.items()} == {
-        0: {*range(1, 21)},
-        1: {1},
-        2: {1, 2, 3},
-    }
+    assert {which: {*seen} for which, seen in starts.items()} == {0: {*range(1, 21)}, 1: {1}, 2: {1, 2, 3}}
     # One in four at the beginning, and of the others one in twenty.
     assert np.mean(np.array(starts[0]) == 1) == pytest.approx(0.25 + 0.75 / 20, abs=0.08)
 

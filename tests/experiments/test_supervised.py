@@ -122,8 +122,7 @@ def go_on(root, run_chunk, **options):
 
 
 @pytest.mark.parametrize(
-    ("lines", "steps"),
-    [(1, [4, 8, 12]), (2, [2, 4, 6, 8, 10, 12]), (4, [*range(1, 13)])],
+    ("lines", "steps"), [(1, [4, 8, 12]), (2, [2, 4, 6, 8, 10, 12]), (4, [*range(1, 13)])]
 )
 def test_the_lines_of_a_chunk_carry_the_steps_they_end_at(tmp_path, lines, steps):
     advance = lambda state, _: (state + 1, [{"state": state, "line": i} for i in range(lines)])

@@ -74,10 +74,7 @@ def test_what_is_no_batch_of_tokens_is_refused(tokens, message):
     ("change", "message"),
     [
         ({"num_layers": 1}, r"params: blocks/.* must be \(1, .*\), by the config, got \(2, "),
-        (
-            {"num_layers": 3},
-            r"must be \(3, .*\), by the config, got \(2, .* were made with",
-        ),
+        ({"num_layers": 3}, r"must be \(3, .*\), by the config, got \(2, .* were made with"),
         ({"vocab_size": 12}, r"params: embedding/kernel must be \(12, 8\)"),
         ({"tie_embeddings": False}, r"params: head/kernel must be \(11, 8\), by the config, got nothing"),
         ({"qkv_bias": True}, r"params: blocks/attention/qkv/bias must be .* got nothing"),

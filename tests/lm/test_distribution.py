@@ -115,10 +115,7 @@ def test_truncations_go_in_order():
 
 def test_greedy_takes_the_first_of_equals():
     assert kept([0.2, 0.4, 0.4], greedy=True) == [1]
-    assert distribution.argmax(jnp.array([[1.0, 3.0, 3.0], [-jnp.inf, -2.0, -5.0]])).tolist() == [
-        1,
-        1,
-    ]
+    assert distribution.argmax(jnp.array([[1.0, 3.0, 3.0], [-jnp.inf, -2.0, -5.0]])).tolist() == [1, 1]
 
 
 def test_a_kept_token_joins_the_support_and_the_normalisation():

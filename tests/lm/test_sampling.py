@@ -230,13 +230,7 @@ def test_vmap_over_keys_parameters_and_temperature_equals_a_loop():
     def run(key, params, temperature):
         settings = lm.SamplingConfig(temperature=temperature, top_p=0.9, stop_token=3)
         return lm.sample(
-            key,
-            params,
-            PROMPTS,
-            CONFIG,
-            NUM_TOKENS,
-            prompt_mask=jnp.array(RAGGED),
-            sampling=settings,
+            key, params, PROMPTS, CONFIG, NUM_TOKENS, prompt_mask=jnp.array(RAGGED), sampling=settings
         )
 
     over_keys = jax.vmap(run, (0, None, None))

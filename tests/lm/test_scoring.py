@@ -13,13 +13,7 @@ from proxlm.lm import _scoring as scoring
 from tests import arrays
 
 CONFIG = lm.ModelConfig(
-    vocab_size=17,
-    num_layers=2,
-    width=16,
-    num_heads=4,
-    num_kv_heads=2,
-    max_length=12,
-    value_head=True,
+    vocab_size=17, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12, value_head=True
 )
 TOKENS = np.random.default_rng(0).integers(0, 17, (3, 8))
 

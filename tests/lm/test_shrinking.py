@@ -81,8 +81,7 @@ def test_layers_of_different_need_keep_what_the_neediest_has():
     smaller, small = lm.shrink(params, CONFIG)
     assert small.hidden_width == 5
     np.testing.assert_array_equal(
-        smaller["blocks"]["mlp"]["down"]["kernel"][1],
-        params["blocks"]["mlp"]["down"]["kernel"][1, 1::2],
+        smaller["blocks"]["mlp"]["down"]["kernel"][1], params["blocks"]["mlp"]["down"]["kernel"][1, 1::2]
     )
     same_function(params, CONFIG, smaller, small)
 

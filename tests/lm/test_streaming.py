@@ -13,11 +13,7 @@ from tests import arrays
 
 CONFIG = lm.ModelConfig(vocab_size=19, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12)
 PROMPTS = jnp.array([[3, 1, 4], [1, 5, 9]])
-SETTINGS = [
-    lm.SamplingConfig(),
-    lm.SamplingConfig(temperature=0.7, top_k=5),
-    lm.SamplingConfig(greedy=True),
-]
+SETTINGS = [lm.SamplingConfig(), lm.SamplingConfig(temperature=0.7, top_k=5), lm.SamplingConfig(greedy=True)]
 
 
 @pytest.fixture(scope="module")

@@ -61,8 +61,7 @@ CASES = {
     "conjugate_of_squared_l2": Case(
         # (½ μ|x|²)* = |y|²/2μ, with μ = 1/s; strength 0 has no such writing
         lambda s: penalties.conjugate(
-            penalties.squared_l2(1 / jnp.maximum(s, 1e-37)),
-            lambda y: penalties.squared_l2(s).value(y),
+            penalties.squared_l2(1 / jnp.maximum(s, 1e-37)), lambda y: penalties.squared_l2(s).value(y)
         ),
         metric=True,
         pointwise=lambda z, strength: strength * z**2 / 2,
@@ -167,11 +166,7 @@ def kind(path, leaf):
     return "matrix" if leaf.ndim == 2 else path.split("/")[-1]
 
 
-MEMBERS = {
-    "matrix": penalties.group_lasso(0.5),
-    "bias": penalties.l1(0.3),
-    "scale": penalties.zero(),
-}
+MEMBERS = {"matrix": penalties.group_lasso(0.5), "bias": penalties.l1(0.3), "scale": penalties.zero()}
 
 
 def test_a_separable_sum_acts_part_by_part():

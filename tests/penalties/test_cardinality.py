@@ -134,10 +134,7 @@ def test_scalars_and_empty_leaves_pass():
         (lambda x: n_m(-1, 4), "n_m: n must be an integer ≥ 0"),
         (lambda x: soft_two_four().value(x), "soft_two_four: x at a/b must be of a size divisible by 4"),
         (lambda x: soft_two_four(-1.0), "soft_two_four: strength must be a number ≥ 0"),
-        (
-            lambda x: soft_two_four().prox(jnp.ones(4), jnp.ones(4)),
-            "soft_two_four: step_size .*one",
-        ),
+        (lambda x: soft_two_four().prox(jnp.ones(4), jnp.ones(4)), "soft_two_four: step_size .*one"),
     ],
 )
 def test_what_does_not_fit_is_refused(make, message):

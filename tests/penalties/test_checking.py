@@ -86,16 +86,9 @@ MUTANTS = {  # name: (penalty, what check is told, a law that must break)
         {},
         "positive_zeros",
     ),
-    "nan_swallowed": (
-        lasso(lambda x, t: jnp.nan_to_num(soft(x, 0.7 * t))),
-        {},
-        "nan_in_nan_out",
-    ),
+    "nan_swallowed": (lasso(lambda x, t: jnp.nan_to_num(soft(x, 0.7 * t))), {}, "nan_in_nan_out"),
     "nan_derivative_at_zero": (
-        penalties.Penalty(
-            group_value,
-            lambda x, t: x * jnp.maximum(1 - 0.7 * t / column_norms(x), 0),
-        ),
+        penalties.Penalty(group_value, lambda x, t: x * jnp.maximum(1 - 0.7 * t / column_norms(x), 0)),
         {},
         "finite_derivatives",
     ),
@@ -104,11 +97,7 @@ MUTANTS = {  # name: (penalty, what check is told, a law that must break)
         {},
         "optimality",
     ),
-    "simplex_by_renormalising": (
-        on_simplex(renormalised),
-        {"is_set": True},
-        "symmetric_jacobian",
-    ),
+    "simplex_by_renormalising": (on_simplex(renormalised), {"is_set": True}, "symmetric_jacobian"),
     "ball_by_scaling": (in_ball(scaled_into_ball), {"is_set": True}, "symmetric_jacobian"),
     "value_of_another_strength": (
         penalties.l1(0.7)._replace(value=penalties.l1(0.8).value),
@@ -120,21 +109,9 @@ MUTANTS = {  # name: (penalty, what check is told, a law that must break)
         {},
         "stationarity",
     ),
-    "metric_ignored": (
-        lasso(lambda x, t: soft(x, 0.7 * jnp.mean(t))),
-        {"metric": True},
-        "metric_optimality",
-    ),
-    "half_precision_promoted": (
-        lasso(lambda x, t: soft(x.astype(jnp.float32), 0.7 * t)),
-        {},
-        "dtypes",
-    ),
-    "not_idempotent": (
-        in_ball(lambda x, t: 0.9 * scaled_into_ball(x, t)),
-        {"is_set": True},
-        "idempotence",
-    ),
+    "metric_ignored": (lasso(lambda x, t: soft(x, 0.7 * jnp.mean(t))), {"metric": True}, "metric_optimality"),
+    "half_precision_promoted": (lasso(lambda x, t: soft(x.astype(jnp.float32), 0.7 * t)), {}, "dtypes"),
+    "not_idempotent": (in_ball(lambda x, t: 0.9 * scaled_into_ball(x, t)), {"is_set": True}, "idempotence"),
 }
 
 
@@ -164,10 +141,7 @@ def test_what_was_replaced_in_the_mutants_was_right():
 def test_a_brute_force_grid_and_a_conjugate_see_the_same_fault():
     wrong = lasso(lambda x, t: soft(x, 0.8 * t))
     report = penalties.check(
-        wrong,
-        jnp.ones(4),
-        pointwise=lambda z: 0.7 * np.abs(z),
-        dual_prox=lambda y, s: np.clip(y, -0.7, 0.7),
+        wrong, jnp.ones(4), pointwise=lambda z: 0.7 * np.abs(z), dual_prox=lambda y, s: np.clip(y, -0.7, 0.7)
     )
     assert {"grid", "moreau"} <= set(report.broken)
 

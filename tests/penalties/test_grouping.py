@@ -93,11 +93,7 @@ def test_slices_are_experts():
 
 
 def test_an_expert_reaches_across_its_kernels():
-    x = {
-        "experts/up": normal(0, (E, D, F)),
-        "experts/down": normal(1, (E, F, D)),
-        "router": normal(2),
-    }
+    x = {"experts/up": normal(0, (E, D, F)), "experts/down": normal(1, (E, F, D)), "router": normal(2)}
     masks = [{name: mask(x[name], e) for name in x if name != "router"} for e in range(E)]
     over = grouping.linked({"experts/up": 0, "experts/down": 0})
     check(over, x, masks, apart=["router"])
@@ -147,10 +143,7 @@ def test_a_head_reaches_across_its_kernels():
 
 
 def network():
-    mlp = lambda seed: {
-        "up": {"kernel": normal(seed, (3, 4))},
-        "down": {"kernel": normal(seed + 1, (4, 3))},
-    }
+    mlp = lambda seed: {"up": {"kernel": normal(seed, (3, 4))}, "down": {"kernel": normal(seed + 1, (4, 3))}}
     return {"block_0": {"mlp": mlp(0)}, "block_1": {"mlp": mlp(2)}, "head": normal(4, (3,))}
 
 
@@ -209,10 +202,7 @@ def test_linked_groups_work_inside_masked():
     chex_equal = lambda a, b: np.testing.assert_array_equal(a, b)
     jax.tree.map(chex_equal, moved["block_0"], expected["block_0"])
     jax.tree.map(chex_equal, moved["block_1"], x["block_1"])
-    assert penalty.prox({"a": None, "b": optax.MaskedNode()}, 1.0) == {
-        "a": None,
-        "b": optax.MaskedNode(),
-    }
+    assert penalty.prox({"a": None, "b": optax.MaskedNode()}, 1.0) == {"a": None, "b": optax.MaskedNode()}
     assert penalty.value(None) == 0
 
 
@@ -243,8 +233,7 @@ def test_linked_prox_has_a_symmetric_jacobian_and_vmaps():
 
 
 @pytest.mark.parametrize(
-    "over",
-    [grouping.axes(0), grouping.slices(0), grouping.blocks(2, 0), grouping.heads(2, 0)],
+    "over", [grouping.axes(0), grouping.slices(0), grouping.blocks(2, 0), grouping.heads(2, 0)]
 )
 def test_scalars_and_empty_arrays_pass(over):
     penalty = groups.group_lasso(0.5, over)

@@ -98,10 +98,7 @@ def test_a_sparse_group_by_hand():
 
 
 def test_the_other_order_is_beaten():
-    x, penalty = (
-        jnp.array([2.0, 0.7, 0.7, 0.7, 0.7]),
-        groups.sparse_group_lasso(1.0, 0.5, weight="none"),
-    )
+    x, penalty = (jnp.array([2.0, 0.7, 0.7, 0.7, 0.7]), groups.sparse_group_lasso(1.0, 0.5, weight="none"))
     swapped = norms.l1(0.5).prox(groups.group_lasso(0.5, weight="none").prox(x, 1.0), 1.0)
     objective = lambda z: penalty.value(z) + 0.5 * jnp.sum((z - x) ** 2)
     assert objective(swapped) > objective(penalty.prox(x, 1.0)) + 1e-3

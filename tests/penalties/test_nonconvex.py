@@ -27,16 +27,10 @@ GRIDS = {  # name: (strength ↦ penalty, (z, strength) ↦ g of one coordinate)
     "l_half": (powers.l_half, lambda z, s: s * np.abs(z) ** 0.5),
     "l_two_thirds": (powers.l_two_thirds, lambda z, s: s * np.abs(z) ** (2 / 3)),
     "mcp": (lambda s: nonconvex.mcp(s, gamma=2.0), mcp_value),
-    "mcp_small_gamma": (
-        lambda s: nonconvex.mcp(s, gamma=0.3),
-        lambda z, s: mcp_value(z, s, 0.3),
-    ),
+    "mcp_small_gamma": (lambda s: nonconvex.mcp(s, gamma=0.3), lambda z, s: mcp_value(z, s, 0.3)),
     "scad": (lambda s: nonconvex.scad(s, a=3.0), scad_value),
     "scad_small_a": (lambda s: nonconvex.scad(s, a=2.1), lambda z, s: scad_value(z, s, 2.1)),
-    "log_sum": (
-        lambda s: nonconvex.log_sum(s, epsilon=1.5),
-        lambda z, s: s * np.log1p(np.abs(z) / 1.5),
-    ),
+    "log_sum": (lambda s: nonconvex.log_sum(s, epsilon=1.5), lambda z, s: s * np.log1p(np.abs(z) / 1.5)),
     "log_sum_small_epsilon": (
         lambda s: nonconvex.log_sum(s, epsilon=0.1),
         lambda z, s: s * np.log1p(np.abs(z) / 0.1),
@@ -186,10 +180,7 @@ def test_powers_scale_with_the_weights(scale):
 
 
 def test_a_threshold_kills_and_what_lies_above_jumps():
-    for make, threshold, jump in (
-        (powers.l_half, 1.5, 1.0),
-        (powers.l_two_thirds, 2.0, 1.0),
-    ):
+    for make, threshold, jump in ((powers.l_half, 1.5, 1.0), (powers.l_two_thirds, 2.0, 1.0)):
         strength = 1.0 if threshold == 1.5 else 1.5
         x = threshold * jnp.array([0.999, 1.0, 1.001])
         moved = make(strength).prox(x, 1.0)

@@ -44,10 +44,7 @@ def test_levels_are_the_nearest_with_ties_upwards(count):
 
 def test_binary_and_ternary_are_levels():
     x = 2.0 * normal(0, (4, 6))
-    for penalty, values in (
-        (quantized.binary(0.5), [-0.5, 0.5]),
-        (quantized.ternary(0.5), [-0.5, 0.0, 0.5]),
-    ):
+    for penalty, values in ((quantized.binary(0.5), [-0.5, 0.5]), (quantized.ternary(0.5), [-0.5, 0.0, 0.5])):
         np.testing.assert_array_equal(penalty.prox(x, 3.0), quantized.quantization_grid(values).prox(x, 0.0))
     ties = jnp.array([-0.25, 0.0, -0.0, 0.25])
     np.testing.assert_array_equal(quantized.binary(0.5).prox(ties, 1.0), [-0.5, 0.5, 0.5, 0.5])

@@ -240,10 +240,7 @@ def test_folds_are_sums_and_maxima(shape):
     x, shift = normal(5, shape), 0.5
     axes = tuple(range(1, len(shape)))
     parts = lambda shift, x: (x + shift, x)
-    for way in (
-        _multi_reduce.fold,
-        lambda axes, *rest: _multi_reduce._at_once(axes, *rest[:3], *rest[3]),
-    ):
+    for way in (_multi_reduce.fold, lambda axes, *rest: _multi_reduce._at_once(axes, *rest[:3], *rest[3])):
         total, largest = way(axes, (jnp.add, jnp.maximum), parts, shift, (x,))
         exact = np.sum(np.asarray(x, np.float64) + 0.5, axis=axes, keepdims=True)
         np.testing.assert_allclose(total, exact, rtol=1e-5, atol=1e-5)

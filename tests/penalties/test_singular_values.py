@@ -71,22 +71,16 @@ CASES = {
         lambda s: singular_norms.spectral(norms.l1(s)), dual_prox=lambda y, s: clip(y, 0.7)
     ),
     "schatten_two": Case(
-        lambda s: singular_norms.schatten(s, p=2),
-        metric=True,
-        pointwise=lambda z, s: 0.5 * s * z**2,
+        lambda s: singular_norms.schatten(s, p=2), metric=True, pointwise=lambda z, s: 0.5 * s * z**2
     ),
     "schatten_half": Case(lambda s: singular_norms.schatten(s, p=1 / 2), convex=False),
     "schatten_two_thirds": Case(lambda s: singular_norms.schatten(s, p=2 / 3), convex=False),
     "rank": Case(singular_norms.rank, convex=False),
     "nuclear_ball": Case(
-        lambda s: sets.nuclear_ball(1.5),
-        is_set=True,
-        dual_prox=lambda y, s: off_sum_ball(y, 1.5 * s),
+        lambda s: sets.nuclear_ball(1.5), is_set=True, dual_prox=lambda y, s: off_sum_ball(y, 1.5 * s)
     ),
     "spectral_ball": Case(
-        lambda s: sets.spectral_ball(0.9),
-        is_set=True,
-        dual_prox=lambda y, s: soft(y, 0.9 * s),
+        lambda s: sets.spectral_ball(0.9), is_set=True, dual_prox=lambda y, s: soft(y, 0.9 * s)
     ),
     "rank_ball": Case(lambda s: sets.rank_ball(2), convex=False, is_set=True),
     "stiefel": Case(lambda s: sets.stiefel(), convex=False, is_set=True),
@@ -105,14 +99,8 @@ SHRINKING = {
         lambda method: singular_norms.rank(1.0, method=method),
         on_values(lambda values: np.where(values > 1.0, values, 0.0)),
     ),
-    "nuclear_ball": (
-        lambda method: sets.nuclear_ball(1.5, method=method),
-        lambda x: on_sum_ball(x, 1.5),
-    ),
-    "spectral_ball": (
-        lambda method: sets.spectral_ball(0.9, method=method),
-        lambda x: clip(x, 0.9),
-    ),
+    "nuclear_ball": (lambda method: sets.nuclear_ball(1.5, method=method), lambda x: on_sum_ball(x, 1.5)),
+    "spectral_ball": (lambda method: sets.spectral_ball(0.9, method=method), lambda x: clip(x, 0.9)),
     "rank_ball": (
         lambda method: sets.rank_ball(2, method=method),
         on_values(lambda values: np.where(np.arange(len(values)) < 2, values, 0.0)),

@@ -23,9 +23,7 @@ CASES = {
     "slope": Case(lambda s: sorted_norms.slope(s * jnp.asarray(LAMBDAS, jnp.float32))),
     "slope_rows": Case(lambda s: sorted_norms.slope(s * jnp.array([2.0, 1.0, 0.5]), axis=-1)),
     "slope_constant": Case(
-        sorted_norms.slope,
-        pointwise=lambda z, s: s * np.abs(z),
-        dual_prox=lambda y, s: np.clip(y, -0.7, 0.7),
+        sorted_norms.slope, pointwise=lambda z, s: s * np.abs(z), dual_prox=lambda y, s: np.clip(y, -0.7, 0.7)
     ),
     "slope_largest": Case(
         lambda s: sorted_norms.slope(s * jnp.eye(12)[0]),

@@ -215,10 +215,7 @@ TRL |= {
         ("vespo", "token"),
     )
 }
-for name, weigh in (
-    ("truncate", importance_weights.truncated),
-    ("mask", importance_weights.icepop),
-):
+for name, weigh in (("truncate", importance_weights.truncated), ("mask", importance_weights.icepop)):
     TRL[f"is token_{name}"] = grpo(factor=of_sampler(part(weigh, **BOUNDS)))
     TRL[f"is sequence_{name}"] = grpo(factor=of_sampler(part(weigh, level="product", **BOUNDS)))
     TRL[f"vespo is token_{name}"] = vespo_of_the_sampler(weigh)

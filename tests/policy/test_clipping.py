@@ -36,12 +36,7 @@ def test_surrogate_and_gradient_are_rlaxs(index, row):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        ("token", "token"),
-        ("sequence", "sequence"),
-        ("dual_clip", "token"),
-        ("clip_higher", "token"),
-    ],
+    [("token", "token"), ("sequence", "sequence"), ("dual_clip", "token"), ("clip_higher", "token")],
 )
 def test_surrogate_and_gradient_are_openrlhfs(name, kind, variant):
     given, expected = vectors_on_disk.inputs(), vectors_on_disk.load("openrlhf")[name]
@@ -74,10 +69,7 @@ def test_value_loss_and_gradient_are_verls(index, variant):
 
 @pytest.mark.parametrize("index", range(2))
 def test_value_loss_is_openrlhfs_with_its_half(index):
-    given, expected = (
-        vectors_on_disk.inputs(),
-        vectors_on_disk.load("openrlhf")["value_loss"][index],
-    )
+    given, expected = (vectors_on_disk.inputs(), vectors_on_disk.load("openrlhf")["value_loss"][index])
     losses = loss_lib.clipped_value_loss(given.values, given.values_old, given.returns, expected["clip"])
     ours = aggregation.masked_mean(losses, given.mask)
     np.testing.assert_allclose(ours, expected["loss"], rtol=1e-5)

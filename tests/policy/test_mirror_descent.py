@@ -140,12 +140,7 @@ def test_sampled_tokens_estimate_the_objective_of_the_step():
     def sampled(group):
         advantages = exact.advantages[group.states, group.tokens]
         losses = loss_lib.kl_penalty(
-            group.log_probs,
-            group.old_log_probs,
-            advantages,
-            group.mask,
-            coef=1 / TAU,
-            direction="reverse",
+            group.log_probs, group.old_log_probs, advantages, group.mask, coef=1 / TAU, direction="reverse"
         )
         return jnp.sum(losses)
 

@@ -161,13 +161,7 @@ def test_an_epoch_sees_each_row_once_and_the_next_one_in_another_order():
 
     # With V = 0 and λ = 1 a token pulls the values by its row's reward, a power of 2 of its own.
     config = recipes.make(
-        "ppo",
-        num_epochs=3,
-        num_minibatches=2,
-        kl_coef=0.0,
-        gae_lambda=1.0,
-        value_coef=1.0,
-        value_clip=None,
+        "ppo", num_epochs=3, num_minibatches=2, kl_coef=0.0, gae_lambda=1.0, value_coef=1.0, value_clip=None
     )
     optimizer = optax.GradientTransformation(init, update)
     state = ppo.init(WORTHLESS, optimizer, config, REFERENCE)

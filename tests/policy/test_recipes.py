@@ -114,15 +114,7 @@ def group_of_samples(logits, rewards):
     own, ref = jax.nn.log_softmax(logits), jax.nn.log_softmax(REFERENCE["policy"]["logits"])
     said = lambda table: table[states, tokens]
     return tabular.Group(
-        said(own),
-        own[states],
-        sampled().log_probs,
-        said(ref),
-        ref[states],
-        rewards,
-        tokens,
-        mask,
-        states,
+        said(own), own[states], sampled().log_probs, said(ref), ref[states], rewards, tokens, mask, states
     )
 
 

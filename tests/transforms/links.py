@@ -54,8 +54,7 @@ LINKS = {
     "proximal_sgd": Link(lambda rate: transforms.proximal_sgd(rate, _l1, 0.9, nesterov=True), variant=True),
     "proximal_adam": Link(lambda rate: transforms.proximal_adam(rate, _l1)),
     "proximal_adam every": Link(
-        lambda rate: transforms.proximal_adam(rate, _l1, every=2, anchored=True, floor=0.1),
-        variant=True,
+        lambda rate: transforms.proximal_adam(rate, _l1, every=2, anchored=True, floor=0.1), variant=True
     ),
     "decoupled_proximal_adamw": Link(
         lambda rate: transforms.decoupled_proximal_adamw(rate, _l1), variant=True
@@ -71,8 +70,7 @@ LINKS = {
     "aprox": Link(lambda rate: transforms.aprox(optax.sgd(rate), _l1, rate)),
     "dual_averaging_adam": Link(lambda rate: transforms.dual_averaging_adam(rate, _l1)),
     "dual_averaging_adam floor": Link(
-        lambda rate: transforms.dual_averaging_adam(rate, _rows, memory=4, floor=0.1, cap=5.0),
-        variant=True,
+        lambda rate: transforms.dual_averaging_adam(rate, _rows, memory=4, floor=0.1, cap=5.0), variant=True
     ),
     "proximal_schedule_free": Link(
         lambda rate: transforms.proximal_schedule_free(optax.sgd(rate), _rows, rate), variant=True
@@ -87,8 +85,7 @@ LINKS = {
         )
     ),
     "prune_to": Link(
-        _after_sgd(lambda rate: transforms.prune_to(transforms.cubic_sparsity(0.5, 0, 3))),
-        moves_at_zero=True,
+        _after_sgd(lambda rate: transforms.prune_to(transforms.cubic_sparsity(0.5, 0, 3))), moves_at_zero=True
     ),
     "prune_to groups": Link(
         _after_sgd(lambda rate: transforms.prune_to(0.5, penalties.grouping.axes(-1), every=2)),

@@ -25,13 +25,7 @@ LINKS = {
     ),
     "proximal_schedule_free_adam": transforms.proximal_schedule_free_adam,
 }
-METRIC = (
-    "adagrad_rda",
-    "ftrl_proximal",
-    "ramda",
-    "dual_averaging_adam",
-    "proximal_schedule_free_adam",
-)
+METRIC = ("adagrad_rda", "ftrl_proximal", "ramda", "dual_averaging_adam", "proximal_schedule_free_adam")
 CENTRED = ("ftrl_proximal", "aprox", "dual_averaging_adam")
 each_link = pytest.mark.parametrize("name", LINKS)
 
@@ -178,11 +172,7 @@ def test_ftrl_proximal_minimises_the_sum_it_is_named_for():
 
 
 @pytest.mark.parametrize(
-    ("name", "base"),
-    [
-        ("dual_averaging_adam", optax.adam(0.1)),
-        ("aprox", optax.sgd(0.1)),
-    ],
+    ("name", "base"), [("dual_averaging_adam", optax.adam(0.1)), ("aprox", optax.sgd(0.1))]
 )
 def test_strength_zero_is_the_base_optimizer(name, base):
     gradients = normal(0, (20, 30))

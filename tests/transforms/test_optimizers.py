@@ -103,11 +103,7 @@ BASES = {
     "momentum": (transforms.proximal_sgd, optax.sgd, {"momentum": 0.9}),
     "nesterov": (transforms.proximal_sgd, optax.sgd, {"momentum": 0.9, "nesterov": True}),
     "adamw": (transforms.decoupled_proximal_adamw, optax.adamw, {"weight_decay": 0.1}),
-    "adamw, masked": (
-        transforms.decoupled_proximal_adamw,
-        optax.adamw,
-        {"mask": {"w": True, "b": False}},
-    ),
+    "adamw, masked": (transforms.decoupled_proximal_adamw, optax.adamw, {"mask": {"w": True, "b": False}}),
 }
 
 

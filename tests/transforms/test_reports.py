@@ -68,12 +68,7 @@ def test_the_table_says_it_all():
     assert rows["block_1"] == ["0", "/", "3"]
     assert rows["scale"] == ["4", "0.0", "%"]
     assert rows["total"] == ["22", "68.2", "%"]
-    assert reports.report({"x": jnp.float32(0.0)}).splitlines()[1].split() == [
-        "x",
-        "1",
-        "100.0",
-        "%",
-    ]
+    assert reports.report({"x": jnp.float32(0.0)}).splitlines()[1].split() == ["x", "1", "100.0", "%"]
 
 
 def test_bad_input_is_refused():

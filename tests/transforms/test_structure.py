@@ -256,11 +256,7 @@ def test_a_zero_in_a_live_group_is_free():
     updates, _ = tx.update(jnp.ones((2, 2)), tx.init(params), params)
     assert updates.tolist() == [[1.0, 0.0], [1.0, 0.0]]
     linked = transforms.freeze_zeros(over=NEURONS)
-    params = {
-        "up": jnp.array([[0.0, 0.0]]),
-        "down": jnp.array([[2.0], [0.0]]),
-        "bias": jnp.zeros(1),
-    }
+    params = {"up": jnp.array([[0.0, 0.0]]), "down": jnp.array([[2.0], [0.0]]), "bias": jnp.zeros(1)}
     updates, _ = linked.update(jax.tree.map(jnp.ones_like, params), linked.init(params), params)
     assert updates["up"].tolist() == [[1.0, 0.0]]
     assert updates["down"].tolist() == [[1.0], [0.0]]

@@ -176,13 +176,7 @@ def test_scaling_refuses_what_makes_no_sense(bad, words):
         transforms.scale_by_kl(**({"target": 0.1} | bad))
 
 
-@pytest.mark.parametrize(
-    "tx",
-    [
-        transforms.skip_on_kl(CHAIN, 0.1),
-        transforms.scale_by_kl(0.1),
-    ],
-)
+@pytest.mark.parametrize("tx", [transforms.skip_on_kl(CHAIN, 0.1), transforms.scale_by_kl(0.1)])
 def test_a_kl_that_was_not_given_is_asked_for(tx):
     params = jnp.ones(2)
     with pytest.raises(ValueError, match=r"update was not given approx_kl.*approx_kl=\.\.\."):

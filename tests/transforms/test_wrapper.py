@@ -36,9 +36,7 @@ def first_moment(b1):
 
 
 SOPHIA = contrib.sophia(
-    RATE,
-    weight_decay=0.0,
-    hessian_diagonal_fn=contrib.hutchinson_estimator_diag_hessian(jax.random.key(0)),
+    RATE, weight_decay=0.0, hessian_diagonal_fn=contrib.hutchinson_estimator_diag_hessian(jax.random.key(0))
 )
 PRECONDITIONED = {
     "adam": (optax.adam(RATE), "adam", first_moment(0.9)),
@@ -305,11 +303,7 @@ REFUSED = {
         r"ends with ScaleByRssState",
     ),
     "a prox inside": (
-        optax.chain(
-            optax.scale_by_adam(),
-            transforms.apply_prox(penalties.l1(), RATE),
-            optax.scale(-RATE),
-        ),
+        optax.chain(optax.scale_by_adam(), transforms.apply_prox(penalties.l1(), RATE), optax.scale(-RATE)),
         r"holds ProximalState, which nothing may follow",
     ),
     "a dual averaging": (
@@ -321,10 +315,7 @@ REFUSED = {
         r"holds PruneState",
     ),
     "a prox twice": (transforms.proximal_sgd(RATE, penalties.l1()), r"holds ProximalState"),
-    "schedule-free": (
-        contrib.schedule_free_sgd(RATE),
-        r"loses exact zeros: schedule_free",
-    ),
+    "schedule-free": (contrib.schedule_free_sgd(RATE), r"loses exact zeros: schedule_free"),
     "prodigy": (contrib.prodigy(RATE), r"with ProdigyState, which chooses its own step"),
     "rprop": (optax.rprop(RATE), r"with ScaleByRpropState, which chooses its own step"),
     "polyak": (optax.polyak_sgd(), r"asks for the value of the loss, which chooses its own step"),

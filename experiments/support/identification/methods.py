@@ -63,9 +63,7 @@ def methods(steps: int, only: tuple[str, ...] = ()) -> dict[str, Method]:
             averaged,
         ),
         "schedule-free Adam (ours)": Method(
-            lambda r, s: transforms.proximal_schedule_free_adam(warm(r), l1(s)),
-            (3e-3, 1e-2, 3e-2),
-            averaged,
+            lambda r, s: transforms.proximal_schedule_free_adam(warm(r), l1(s)), (3e-3, 1e-2, 3e-2), averaged
         ),
     }
     for name in only:

@@ -85,10 +85,7 @@ def truncated(params: Any, anchor: Any, most: int) -> Delta:
     kept = order[rest + np.cumsum(cost[order]) <= most]
     chosen = np.isin(np.arange(len(values)), kept)
     for path, (_, sizes, _) in changes.items():
-        ranks[path], chosen = (
-            chosen[: sizes.size].reshape(sizes.shape).sum(axis=1),
-            chosen[sizes.size :],
-        )
+        ranks[path], chosen = (chosen[: sizes.size].reshape(sizes.shape).sum(axis=1), chosen[sizes.size :])
     return low_rank(params, anchor, ranks)
 
 

@@ -35,11 +35,7 @@ def is_right(samples: lm.Samples, truth: tasks.Encoded) -> jax.Array:
 
 
 def accuracy(
-    params,
-    exercises,
-    task: tasks.Task,
-    model: lm.ModelConfig,
-    sampling: lm.SamplingConfig = GREEDY,
+    params, exercises, task: tasks.Task, model: lm.ModelConfig, sampling: lm.SamplingConfig = GREEDY
 ) -> np.ndarray:
     """Share of right answers, the likeliest or sampled, of each row of params; `[seeds]`."""
     encoded = task.encode(exercises)

@@ -141,10 +141,7 @@ def image(
 
 
 def points(
-    groups: Mapping[str, Any],
-    xlabel: str,
-    ylabel: str,
-    borders: Mapping[str, tuple[Any, Any]] | None = None,
+    groups: Mapping[str, Any], xlabel: str, ylabel: str, borders: Mapping[str, tuple[Any, Any]] | None = None
 ) -> Draw:
     """Points `[N, 2]`, a colour a group, and lines (x, y) that do not widen the view."""
 

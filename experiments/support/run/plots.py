@@ -81,10 +81,7 @@ def draw_panels(
 
 
 def bars(
-    path: str | os.PathLike,
-    rows: Mapping[str, Mapping[str, float]],
-    columns: Sequence[str],
-    title: str = "",
+    path: str | os.PathLike, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str], title: str = ""
 ) -> pathlib.Path:
     """Draws horizontal bars, a row a name and a panel a column, into a PNG; none for infinity."""
     if not rows or not columns:

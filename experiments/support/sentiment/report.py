@@ -69,12 +69,7 @@ def respond(key, params, *, prompts, ref_params, model, rm_params, rm_model, con
     """Continues every prompt; the samples, P(positive), and the log-probs of the untouched LM."""
     samples = lm.sample(key, params, prompts, model, config.response, sampling=SAMPLING)
     reference = lm.score(
-        ref_params,
-        samples.tokens,
-        model,
-        mask=samples.mask,
-        start=prompts.shape[1],
-        sampling=SAMPLING,
+        ref_params, samples.tokens, model, mask=samples.mask, start=prompts.shape[1], sampling=SAMPLING
     ).log_probs
     odds = reward_model.score(rm_params, samples.tokens, samples.mask, rm_model)
     return samples, jax.nn.sigmoid(odds), reference

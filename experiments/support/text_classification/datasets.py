@@ -67,12 +67,7 @@ def reviews(data: pathlib.Path, seed: int, requirements=corpora.REQUIREMENTS) ->
     return _split(corpora.movie_reviews(data, requirements), seed, ("negative", "positive"))
 
 
-CORPORA = {
-    "newsgroups": newsgroups,
-    "headlines": headlines,
-    "sentences": sentences,
-    "reviews": reviews,
-}
+CORPORA = {"newsgroups": newsgroups, "headlines": headlines, "sentences": sentences, "reviews": reviews}
 
 
 def load(name: str, data: pathlib.Path = corpora.WHEELS, seed: int = 0) -> Labelled:

@@ -39,15 +39,7 @@ class Plan:
 PLANS = {
     "newsgroups": Plan(length=128, steps=1500, batch=32, least=3, phrase_steps=500),
     "headlines": Plan(
-        length=24,
-        steps=1600,
-        batch=64,
-        least=2,
-        drop=0.1,
-        phrase=3,
-        least_phrases=2,
-        bag=48,
-        read=48,
+        length=24, steps=1600, batch=64, least=2, drop=0.1, phrase=3, least_phrases=2, bag=48, read=48
     ),
     "sentences": Plan(length=32, steps=800, batch=64, least=2, least_phrases=2, bag=96, read=64),
     "reviews": Plan(length=192, steps=600, batch=32, least=5),
@@ -170,13 +162,11 @@ def chains(model, task: Task, config):
     """Name ↦ what training starts from, and its chain."""
     rate = language_model.ramp(config.learning_rate, task.plan.steps)
     plain = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(rate, b2=0.98, weight_decay=config.weight_decay),
+        optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=config.weight_decay)
     )
     # A group is a word: what is not worth its norm gets an embedding of exact zeros.
     sparse = optax.chain(
-        plain,
-        optax.masked(apply_prox(penalties.group_lasso(config.strength, axis=-1), rate), only_words),
+        plain, optax.masked(apply_prox(penalties.group_lasso(config.strength, axis=-1), rate), only_words)
     )
     scratch = transformer.init(jax.random.key(config.seed), model, task.num_classes)
     return {"from scratch": (scratch, plain), "group-sparse": (scratch, sparse)}

@@ -73,9 +73,7 @@ def read(
 
 
 def bible(
-    version: str,
-    folder: pathlib.Path = corpora.WHEELS,
-    requirements: pathlib.Path = corpora.MORE,
+    version: str, folder: pathlib.Path = corpora.WHEELS, requirements: pathlib.Path = corpora.MORE
 ) -> dict[int, str]:
     """Reads a Bible of pythonbible, "kjv" or "web": verse number -> text.
 

@@ -165,10 +165,7 @@ def numbers(scores) -> dict[str, Any]:
     gains = {
         name: [s["chrf"] - before for s in scores[f"+ {name}", "greedy"]] for name in ("PPO", "minimum risk")
     }
-    return {
-        "chrf": {f"{name}, {decoder}": value for (name, decoder), value in mean.items()},
-        "gains": gains,
-    }
+    return {"chrf": {f"{name}, {decoder}": value for (name, decoder), value in mean.items()}, "gains": gains}
 
 
 def draw(path, run, stages) -> None:

@@ -67,11 +67,7 @@ def watch(samples, rewards) -> dict[str, jax.Array]:
     """Mean lengths of right and wrong answers, and the share that ended."""
     lengths = jnp.sum(samples.response_mask, axis=1)
     mean = lambda weights: jnp.sum(lengths * weights) / jnp.maximum(jnp.sum(weights), 1.0)
-    return {
-        "right": mean(rewards),
-        "wrong": mean(1.0 - rewards),
-        "ended": jnp.mean(samples.ended),
-    }
+    return {"right": mean(rewards), "wrong": mean(1.0 - rewards), "ended": jnp.mean(samples.ended)}
 
 
 def imitate(key: jax.Array, steps: int, batch: int = 64):

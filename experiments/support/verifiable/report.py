@@ -125,8 +125,7 @@ def length_table(names, lengths) -> str:
         gap, ended = tables.mean_spread(wrong - right, 1), f"{100 * last['ended'][i].mean():.0f}"
         rows.append([name, first[0], means[0], first[1], means[1], gap, ended])
     return tables.table(
-        rows,
-        ["recipe", "right: first", "last", "wrong: first", "last", "wrong - right", "ended, %"],
+        rows, ["recipe", "right: first", "last", "wrong: first", "last", "wrong - right", "ended, %"]
     )
 
 

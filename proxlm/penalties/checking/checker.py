@@ -174,9 +174,7 @@ def _on_vectors(penalty, example, step_size, is_set, seed):
     steps = lambda t: t if jnp.ndim(t) == 0 else unravel(t)
     residual = penalty.residual and (lambda x, v: ravel(penalty.residual(unravel(x), unravel(v))))
     on_vectors = base.Penalty(
-        lambda x: penalty.value(unravel(x)),
-        lambda x, t: ravel(penalty.prox(unravel(x), steps(t))),
-        residual,
+        lambda x: penalty.value(unravel(x)), lambda x, t: ravel(penalty.prox(unravel(x), steps(t))), residual
     )
     size = max(np.sqrt(np.mean(np.square(flat))), 1e-30)
     sizes = size * np.repeat([0.3, 1.0, 3.0], 3)[:, None]

@@ -30,10 +30,7 @@ def l2(strength: base.Strength = 1.0, axis: groups.Axis = None) -> base.Penalty:
 
 
 def group_mcp(
-    strength: chex.Numeric = 1.0,
-    gamma: chex.Numeric = 3.0,
-    axis: groups.Axis = 0,
-    weight: str = "sqrt_size",
+    strength: chex.Numeric = 1.0, gamma: chex.Numeric = 3.0, axis: groups.Axis = 0, weight: str = "sqrt_size"
 ) -> base.Penalty:
     """The minimax concave penalty of group norms: g(x) = Σ_G w_G² φ(|x_G|₂ / w_G).
 

@@ -16,9 +16,7 @@ __all__ = ["l1_ball", "l1_sphere", "l2_ball", "l2_sphere"]
 
 
 def l1_ball(
-    radius: base.Strength = 1.0,
-    axis: int | tuple[int, ...] | None = None,
-    tolerance: float | None = None,
+    radius: base.Strength = 1.0, axis: int | tuple[int, ...] | None = None, tolerance: float | None = None
 ) -> base.Penalty:
     """Indicator of the l1 ball: g(x) = 0 if every group has Σ_i |x_i| ≤ r, else +inf.
 
@@ -43,9 +41,7 @@ def l1_ball(
 
 
 def l1_sphere(
-    radius: base.Strength = 1.0,
-    axis: int | tuple[int, ...] | None = None,
-    tolerance: float | None = None,
+    radius: base.Strength = 1.0, axis: int | tuple[int, ...] | None = None, tolerance: float | None = None
 ) -> base.Penalty:
     """Indicator of the l1 sphere: g(x) = 0 if every group has Σ_i |x_i| = r, else +inf.
 
@@ -70,9 +66,7 @@ def l1_sphere(
 
 
 def l2_ball(
-    radius: base.Strength = 1.0,
-    axis: int | tuple[int, ...] | None = None,
-    tolerance: float | None = None,
+    radius: base.Strength = 1.0, axis: int | tuple[int, ...] | None = None, tolerance: float | None = None
 ) -> base.Penalty:
     """Indicator of the l2 ball: g(x) = 0 if every group has |x|₂ ≤ r, else +inf.
 
@@ -95,9 +89,7 @@ def l2_ball(
 
 
 def l2_sphere(
-    radius: base.Strength = 1.0,
-    axis: int | tuple[int, ...] | None = None,
-    tolerance: float | None = None,
+    radius: base.Strength = 1.0, axis: int | tuple[int, ...] | None = None, tolerance: float | None = None
 ) -> base.Penalty:
     """Indicator of the l2 sphere: g(x) = 0 if every group has |x|₂ = r, else +inf.
 

@@ -13,9 +13,7 @@ __all__ = ["box", "halfspace", "hyperplane", "linf_ball", "non_negative"]
 
 
 def box(
-    lower: base.Strength = -jnp.inf,
-    upper: base.Strength = jnp.inf,
-    tolerance: float | None = None,
+    lower: base.Strength = -jnp.inf, upper: base.Strength = jnp.inf, tolerance: float | None = None
 ) -> base.Penalty:
     """Indicator of a box: g(x) = 0 if l_i ≤ x_i ≤ u_i everywhere, else +inf.
 

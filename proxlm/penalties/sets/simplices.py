@@ -17,9 +17,7 @@ __all__ = ["capped_simplex", "simplex", "sparse_simplex"]
 
 
 def simplex(
-    radius: base.Strength = 1.0,
-    axis: int | tuple[int, ...] | None = None,
-    tolerance: float | None = None,
+    radius: base.Strength = 1.0, axis: int | tuple[int, ...] | None = None, tolerance: float | None = None
 ) -> base.Penalty:
     """Indicator of the simplex: g(x) = 0 if every group has x ≥ 0 and Σ_i x_i = s, else +inf.
 

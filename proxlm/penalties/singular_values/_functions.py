@@ -46,10 +46,7 @@ def singular_values(x: jax.Array) -> jax.Array:
 
 
 def apply(
-    function: Callable[[jax.Array], jax.Array],
-    x: jax.Array,
-    method: str = "svd",
-    slack: float = 0.0,
+    function: Callable[[jax.Array], jax.Array], x: jax.Array, method: str = "svd", slack: float = 0.0
 ) -> jax.Array:
     """Applies h to the singular values of a matrix: U diag(σ) Vᵀ ↦ U diag(h(σ)) Vᵀ.
 

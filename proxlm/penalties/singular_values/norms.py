@@ -13,10 +13,7 @@ POWERS = {1: convex.l1, 1 / 2: powers.l_half, 2 / 3: powers.l_two_thirds}
 
 
 def spectral(
-    penalty: base.Penalty,
-    rows: _matrices.Axis = -2,
-    columns: _matrices.Axis = -1,
-    method: str = "svd",
+    penalty: base.Penalty, rows: _matrices.Axis = -2, columns: _matrices.Axis = -1, method: str = "svd"
 ) -> base.Penalty:
     """Makes a penalty on matrices of one on vectors: g(X) = f(σ(X)).
 

@@ -174,8 +174,7 @@ def stiefel(
     """
     far = lambda values: jnp.max(jnp.abs(values - 1.0))
     vector = lambda tolerance: base.Penalty(
-        lambda values: base.indicator(far(values), tolerance),
-        lambda values, step_size: jnp.ones_like(values),
+        lambda values: base.indicator(far(values), tolerance), lambda values, step_size: jnp.ones_like(values)
     )
     made = _set("stiefel", vector, {}, (rows, columns), "svd", tolerance)
     return made.described("stiefel", rows=rows, columns=columns, tolerance=tolerance)
