@@ -98,6 +98,7 @@ def test_the_shrunk_model_gives_the_same_logits(finished):
     assert numbers["largest difference of logits"] < 1e-4
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_files_and_resumes_to_the_same_numbers(finished):
     numbers, options = finished
     folder = next((pathlib.Path(options.runs) / "sparse_lm").iterdir())

@@ -138,6 +138,7 @@ def test_every_public_penalty_is_tried():
         "conjugate",
         "group",
         "reshaped",
+        "restrict_to_non_negative",
         "schatten",
         "separable_sum",
     }
