@@ -151,6 +151,6 @@ def _averaged(name, learning_rate, penalty, mixing: optax.ScalarOrSchedule, rest
 def _restarted(state, params, now):
     """The state, started anew at the params if `now`."""
     sums = state.age, state.step_sum, state.gradient_sum, state.square_sum
-    fresh = jax.tree.map(lambda leaf: jnp.where(now, 0, leaf), sums)
+    age, step_sum, gradients, squares = jax.tree.map(lambda leaf: jnp.where(now, 0, leaf), sums)
     origin = jax.tree.map(lambda p, o: jnp.where(now, p, o), params, state.origin)
-    return RMDAState(state.count, *fresh, origin)
+    return RMDAState(state.count, age, step_sum, gradients, squares, origin)
