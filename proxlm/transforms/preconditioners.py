@@ -80,7 +80,9 @@ def unbounded(floor: chex.Numeric, cap: chex.Numeric) -> bool:
     return known and (floor, cap) == (0.0, jnp.inf)
 
 
-def roots(moment, hat, outside, inside):
+def roots(
+    moment: chex.ArrayTree, hat: chex.ArrayTree, outside: chex.Numeric, inside: chex.Numeric
+) -> chex.ArrayTree:
     """√(hat + inside) + outside in Optax's own dtype, which is what the step was divided by."""
     root = lambda v, h: jnp.where(v > 0, jnp.sqrt(h + inside) + outside, -1.0)
     return jax.tree.map(root, moment, hat)
