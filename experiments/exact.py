@@ -59,19 +59,18 @@ PLACEMENTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    vocab_size: int = 3
-    length: int = 4  # of the longest sentence; token 0 ends one
+    vocab_size: int = configs.field(3, smoke=2)
+    length: int = configs.field(4, smoke=2)  # of the longest sentence; token 0 ends one
     group_size: int = 2  # sentences per prompt: 496 groups of 2, 5456 of 3
     kl_coef: float = 0.2
     learning_rate: float = 0.05  # Adam's, which forgives an algorithm its scale
-    iterations: int = 150
+    iterations: int = configs.field(150, smoke=10)
     inner_steps: int = 4  # gradient steps between two looks at the policy
     step_size: float = 2.0  # of the proximal step
     seed: int = 0
-    algorithms: tuple[str, ...] = ALGORITHMS
+    algorithms: tuple[str, ...] = configs.field(ALGORITHMS, smoke=("ppo", "rloo", "dr_grpo", "grpo"))
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         configs.check_choices(self, algorithms=ALGORITHMS)
         _validation.at_least(2, group_size=self.group_size, vocab_size=self.vocab_size)
         language = tabular.Language(self.vocab_size, self.length, stop_token=0)
@@ -82,12 +81,6 @@ class Config(configs.Base):
             remedy = f"There are {groups:,} groups; at most {MOST_GROUPS:,} can be enumerated."
             raise _validation.invalid("group_size", self.group_size, "smaller", remedy)
         configs.check_positive(self, "kl_coef", "step_size", "learning_rate")
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    few = "ppo", "rloo", "dr_grpo", "grpo"
-    return dataclasses.replace(config, vocab_size=2, length=2, iterations=10, algorithms=few)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,4 +271,4 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

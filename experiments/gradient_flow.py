@@ -27,29 +27,23 @@ from proxlm import _validation, training
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    seeds: int = 8
-    depth: int = 32
+    seeds: int = configs.field(8, smoke=2)
+    depth: int = configs.field(32, smoke=12)
     context: int = 4  # characters a net reads
-    width: int = 32
+    width: int = configs.field(32, smoke=16)
     batch: int = 32
-    steps: int = 500
-    checks: int = 50  # at which gradients are looked at
+    steps: int = configs.field(500, smoke=20)
+    checks: int = configs.field(50, smoke=5)  # at which gradients are looked at
     small: float = 0.5  # of He's scale of the kernels, where gradients vanish
     large: float = 1.5  # and where they explode
     rate: float = 0.4  # of gradient descent
     adam_rate: float = 3e-3
-    held_out: int = 1024
+    held_out: int = configs.field(1024, smoke=64)
     seed: int = 0
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         if self.steps % self.checks:
             raise _validation.invalid("checks", self.checks, f"a divisor of steps={self.steps}")
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(config, seeds=2, depth=12, width=16, steps=20, checks=5, held_out=64)
 
 
 class Variant(NamedTuple):
@@ -211,4 +205,4 @@ def draw(path, found, config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

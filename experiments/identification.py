@@ -26,31 +26,25 @@ from proxlm import _validation, penalties, solvers
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    problems: int = 5  # each with its own features, noise and strength
-    seeds: int = 5  # of minibatches, for each problem; the steps are tuned on another one
-    steps: int = 20_000
+    problems: int = configs.field(5, smoke=2)  # each with its own features, noise and strength
+    # of minibatches, for each problem; the steps are tuned on another one
+    seeds: int = configs.field(5, smoke=2)
+    steps: int = configs.field(20_000, smoke=1500)
     batch: int = 32
-    rows: int = 200
-    weights: int = 100
-    live: int = 10  # weights that made the targets
+    rows: int = configs.field(200, smoke=60)
+    weights: int = configs.field(100, smoke=20)
+    live: int = configs.field(10, smoke=4)  # weights that made the targets
     strength: float = 0.1  # of the one at which the first weight appears
     window: int = 100  # steps; a weight flickers that is zero in some of them and not in others
-    only: tuple[str, ...] = ()  # the methods; none for all
+    only: tuple[str, ...] = configs.field((), smoke=("metric prox-Adam", OURS))  # the methods; none for all
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         methods(self.steps, self.only)
         for name, most in {"live": "weights", "window": "steps"}.items():
             bound = getattr(self, most)
             _validation.within(1, bound, remedy=f"The upper bound is {most}.", **{name: getattr(self, name)})
         _validation.at_least(2, remedy="Columns are scaled by their deviation.", rows=self.rows)
         configs.check_shares(self, "strength")
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    small = {"problems": 2, "seeds": 2, "steps": 1500, "rows": 60, "weights": 20, "live": 4}
-    return dataclasses.replace(config, **small, only=("metric prox-Adam", OURS))
 
 
 class Problem(NamedTuple):
@@ -219,4 +213,4 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

@@ -26,25 +26,19 @@ from proxlm import _validation, training
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    seeds: int = 64
-    depths: tuple[int, ...] = (2, 8, 32)
+    seeds: int = configs.field(64, smoke=2)
+    depths: tuple[int, ...] = configs.field((2, 8, 32), smoke=(2, 16))
     context: int = 4  # characters a net reads
-    width: int = 32
+    width: int = configs.field(32, smoke=16)
     batch: int = 32
-    steps: int = 200
+    steps: int = configs.field(200, smoke=40)
     learning_rate: float = 0.4
-    held_out: int = 1024
+    held_out: int = configs.field(1024, smoke=64)
     seed: int = 0
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         _validation.at_least(1, depths=min(self.depths))
         configs.check_positive(self, "learning_rate")
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(config, seeds=2, depths=(2, 16), width=16, steps=40, held_out=64)
 
 
 def learn(key, start, data: deep_nets.Data, config: Config):
@@ -128,4 +122,4 @@ def write(run, found, data: deep_nets.Data) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

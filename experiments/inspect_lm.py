@@ -31,23 +31,22 @@ from proxlm.penalties.groups import grouping
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
     num_layers: int = 2
-    num_heads: int = 8
-    width: int = 64
-    hidden_width: int = 256
-    context: int = 64
-    batch: int = 16
-    start_steps: int = 1000  # of Adam on the dense model
-    steps: int = 300  # of the penalised one from there, debiasing included
+    num_heads: int = configs.field(8, smoke=2)
+    width: int = configs.field(64, smoke=16)
+    hidden_width: int = configs.field(256, smoke=24)
+    context: int = configs.field(64, smoke=24)
+    batch: int = configs.field(16, smoke=4)
+    start_steps: int = configs.field(1000, smoke=20)  # of Adam on the dense model
+    steps: int = configs.field(300, smoke=10)  # of the penalised one from there, debiasing included
     choosing: float = 0.3  # the share of them in which heads and neurons are chosen
     learning_rate: float = 2e-3
     strength: float = 4e-3  # λ of neurons, in Adam's metric
     head_strength: float = 4e-3
     reach: float = 1.1  # neurons and heads of so many median sizes and more are let alone
-    seeds: int = 3
+    seeds: int = configs.field(3, smoke=1)
     seed: int = 0
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         _validation.at_least(10, steps=self.steps)
         _validation.at_least(16, context=self.context)
         configs.check_shares(self, "choosing")
@@ -61,13 +60,6 @@ class Lane(NamedTuple):
     penalised: jax.Array  # 0 or 1
     neuron: jax.Array  # median sizes, root mean squares of weights
     head: jax.Array
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(
-        config, num_heads=2, width=16, hidden_width=24, context=24, batch=4, start_steps=20, steps=10, seeds=1
-    )
 
 
 def heads_of(config: Config) -> grouping.Grouping:
@@ -137,4 +129,4 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

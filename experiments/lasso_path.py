@@ -25,22 +25,17 @@ from proxlm import _validation, penalties, solvers
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    vocabulary: int = 2000  # the words in most reviews, after those in more than half of them
-    reviews: int = 4000  # to learn from; as many as a tenth of that are held out
-    strengths: int = 30
+    # the words in most reviews, after those in more than half of them
+    vocabulary: int = configs.field(2000, smoke=60)
+    reviews: int = configs.field(4000, smoke=200)  # to learn from; as many as a tenth of that are held out
+    strengths: int = configs.field(30, smoke=5)
     smallest: float = 0.005  # of the strength at which the first word appears
     tolerance: float = 1e-6
     seed: int = 0
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         _validation.at_least(10, remedy="A tenth is held out.", reviews=self.reviews)
         configs.check_shares(self, "smallest", "tolerance")
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(config, vocabulary=60, reviews=200, strengths=5)
 
 
 def bags(reviews, vocabulary) -> np.ndarray:
@@ -193,4 +188,4 @@ def _accuracy(features, labels, weights):
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

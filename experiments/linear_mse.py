@@ -31,25 +31,19 @@ CLAIMED = 0.0117
 class Config(configs.Base):
     rows: int = 100
     batch: int = 32
-    epochs: int = 1000
+    epochs: int = configs.field(1000, smoke=40)
     adam_rate: float = 1e-3  # the default of Keras, as is its epsilon below
-    starts: int = 1000  # initialisations, each with points of its own
-    problems: int = 20  # repaired ones, solved by every method
+    starts: int = configs.field(1000, smoke=20)  # initialisations, each with points of its own
+    problems: int = configs.field(20, smoke=2)  # repaired ones, solved by every method
     ridge: float = 0.1  # λ in L + ½ λ |θ|²; each problem is solved without it, too
     tolerance: float = 2e-7
     most_steps: int = 5000  # of a method that has not converged
     seed: int = 0
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         _validation.at_least(3, remedy="The unit has three weights.", rows=self.rows)
         _validation.within(1, self.rows, remedy="The upper bound is rows.", batch=self.batch)
         configs.check_positive(self, "adam_rate", "tolerance")
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(config, epochs=40, starts=20, problems=2)
 
 
 def passes(config: Config, key):
@@ -204,4 +198,4 @@ def _crossing(errors):
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

@@ -29,23 +29,24 @@ from proxlm import _validation, lm, penalties, transforms
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    num_layers: int = 2
-    num_heads: int = 4
-    width: int = 64
-    hidden_width: int = 256
-    context: int = 64
-    batch: int = 16
-    start_steps: int = 1000  # on the plays
-    steps: int = 200  # on the reviews
+    num_layers: int = configs.field(2, smoke=1)
+    num_heads: int = configs.field(4, smoke=2)
+    width: int = configs.field(64, smoke=16)
+    hidden_width: int = configs.field(256, smoke=24)
+    context: int = configs.field(64, smoke=16)
+    batch: int = configs.field(16, smoke=4)
+    start_steps: int = configs.field(1000, smoke=20)  # on the plays
+    steps: int = configs.field(200, smoke=10)  # on the reviews
     learning_rate: float = 2e-3
-    nuclear: tuple[float, ...] = (0.0, 4.0, 8.0, 16.0, 32.0)  # decoupled: against steps of Adam
-    l1: tuple[float, ...] = (0.0, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3)  # in Adam's metric
+    # decoupled: against steps of Adam
+    nuclear: tuple[float, ...] = configs.field((0.0, 4.0, 8.0, 16.0, 32.0), smoke=(0.0, 4.0))
+    # in Adam's metric
+    l1: tuple[float, ...] = configs.field((0.0, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3), smoke=(0.0, 1e-3))
     every: int = 10  # updates to a prox of the nuclear norm
-    seeds: int = 3
+    seeds: int = configs.field(3, smoke=1)
     seed: int = 0
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         if self.steps % self.every:
             raise _validation.invalid(
                 "steps",
@@ -57,24 +58,6 @@ class Config(configs.Base):
             if getattr(self, name)[0] != 0:
                 raise _validation.invalid(name, getattr(self, name), "0 and then strengths above it")
         small_lm.check_shape(self)
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(
-        config,
-        num_layers=1,
-        num_heads=2,
-        width=16,
-        hidden_width=24,
-        context=16,
-        batch=4,
-        start_steps=20,
-        steps=10,
-        seeds=1,
-        nuclear=(0.0, 4.0),
-        l1=(0.0, 1e-3),
-    )
 
 
 def nuclear(strength) -> penalties.Penalty:
@@ -220,4 +203,4 @@ def export(run, method, found, start, results, model, held_out):
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

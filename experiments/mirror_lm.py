@@ -39,47 +39,28 @@ UPDATES = 8  # gradient steps an iteration
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    num_layers: int = 2
-    num_heads: int = 4
-    width: int = 48
-    hidden_width: int = 128
-    context: int = 25  # characters of a text, the line break before it included
-    lm_steps: int = 800
+    num_layers: int = configs.field(2, smoke=1)
+    num_heads: int = configs.field(4, smoke=2)
+    width: int = configs.field(48, smoke=16)
+    hidden_width: int = configs.field(128, smoke=24)
+    context: int = configs.field(25, smoke=9)  # characters of a text, the line break before it included
+    lm_steps: int = configs.field(800, smoke=40)
     learning_rate: float = 4e-3  # of the language models
     kl_coef: float = 0.4  # β
     step_size: float = 1.0  # τ of the proximal step
-    methods: tuple[str, ...] = METHODS
-    iterations: int = 40
-    rollouts: int = 64
-    pool: int = 8192  # texts of the language model, for J*
-    seeds: int = 5
+    methods: tuple[str, ...] = configs.field(METHODS, smoke=METHODS[::3])
+    iterations: int = configs.field(40, smoke=4)
+    rollouts: int = configs.field(64, smoke=16)
+    pool: int = configs.field(8192, smoke=256)  # texts of the language model, for J*
+    seeds: int = configs.field(5, smoke=2)
     seed: int = 0
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         configs.check_multiples(self, lm_steps=PARTS, iterations=PARTS, rollouts=UPDATES)
         configs.check_positive(self, "kl_coef", "step_size")
         configs.check_choices(self, methods=METHODS)
         gold_reward.check_texts(self.context, pool=self.pool)
         small_lm.check_shape(self)
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(
-        config,
-        num_layers=1,
-        num_heads=2,
-        width=16,
-        hidden_width=24,
-        context=9,
-        lm_steps=40,
-        methods=METHODS[::3],
-        iterations=4,
-        rollouts=16,
-        pool=256,
-        seeds=2,
-    )
 
 
 def settings(method: str, config: Config) -> ppo.PPOConfig:
@@ -226,4 +207,4 @@ def write(run, found, best, config: Config) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

@@ -36,24 +36,25 @@ SETTINGS = ppo.PPOConfig(num_epochs=2)
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    num_layers: int = 2
-    num_heads: int = 4
-    width: int = 48
-    hidden_width: int = 128
-    context: int = 25  # characters of a text, the line break before it included
-    lm_steps: int = 800
+    num_layers: int = configs.field(2, smoke=1)
+    num_heads: int = configs.field(4, smoke=2)
+    width: int = configs.field(48, smoke=16)
+    hidden_width: int = configs.field(128, smoke=24)
+    context: int = configs.field(25, smoke=9)  # characters of a text, the line break before it included
+    lm_steps: int = configs.field(800, smoke=40)
     learning_rate: float = 4e-3  # of the language models
-    pairs: tuple[int, int] = (128, 4096)  # comparisons that a reward model learns from
-    rm_steps: int = 300
-    kl_coefs: tuple[float, ...] = (0.0, 0.05, 0.2)  # of PPO on fewest pairs; 0 also on most
-    iterations: int = 64
-    rollouts: int = 64
+    # comparisons that a reward model learns from
+    pairs: tuple[int, int] = configs.field((128, 4096), smoke=(8, 64))
+    rm_steps: int = configs.field(300, smoke=20)
+    # of PPO on fewest pairs; 0 also on most
+    kl_coefs: tuple[float, ...] = configs.field((0.0, 0.05, 0.2), smoke=(0.0, 0.2))
+    iterations: int = configs.field(64, smoke=8)
+    rollouts: int = configs.field(64, smoke=16)
     policy_rate: float = 4e-4
-    seeds: int = 5
+    seeds: int = configs.field(5, smoke=2)
     seed: int = 0
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         configs.check_multiples(self, lm_steps=PARTS, rm_steps=PARTS, iterations=PARTS, rollouts=PARTS)
         if len(self.pairs) != 2 or not 1 <= self.pairs[0] < self.pairs[1]:
             raise _validation.invalid("pairs", self.pairs, "two rising numbers, few and many")
@@ -68,25 +69,6 @@ class Config(configs.Base):
     def lanes(self) -> list[tuple[int, float]]:
         """The comparisons of its reward model and the weight of the KL, one pair a policy."""
         return [(self.pairs[0], beta) for beta in self.kl_coefs] + [(self.pairs[1], 0.0)]
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(
-        config,
-        num_layers=1,
-        num_heads=2,
-        width=16,
-        hidden_width=24,
-        context=9,
-        lm_steps=40,
-        pairs=(8, 64),
-        rm_steps=20,
-        kl_coefs=(0.0, 0.2),
-        iterations=8,
-        rollouts=16,
-        seeds=2,
-    )
 
 
 def learn_rewards(run, start, model, compared, config: Config):
@@ -217,4 +199,4 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

@@ -31,25 +31,24 @@ CHUNK = 50  # supervised steps a call
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    num_layers: int = 2
-    num_heads: int = 4
-    width: int = 64
-    exercises: int = 20_000  # made up to learn arithmetic from
-    sums_steps: int = 1500  # of supervised learning at most
+    num_layers: int = configs.field(2, smoke=1)
+    num_heads: int = configs.field(4, smoke=2)
+    width: int = configs.field(64, smoke=16)
+    exercises: int = configs.field(20_000, smoke=200)  # made up to learn arithmetic from
+    sums_steps: int = configs.field(1500, smoke=50)  # of supervised learning at most
     enough: float = 0.25  # nats per token that end it for sums, while much is still wrong
-    science_steps: int = 200
-    sums_iterations: int = 300  # of reinforcement learning
-    science_iterations: int = 20
-    batch: int = 64  # exercises of a supervised step
-    prompts: int = 32  # of an iteration, each answered `group` times
+    science_steps: int = configs.field(200, smoke=50)
+    sums_iterations: int = configs.field(300, smoke=10)  # of reinforcement learning
+    science_iterations: int = configs.field(20, smoke=10)
+    batch: int = configs.field(64, smoke=16)  # exercises of a supervised step
+    prompts: int = configs.field(32, smoke=4)  # of an iteration, each answered `group` times
     group: int = 8
     rl_rate: float = 7e-4
     recipe: str = "rloo"
-    seeds: int = 3
+    seeds: int = configs.field(3, smoke=2)
     seed: int = 0
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         configs.check_multiples(
             self, sums_steps=CHUNK, science_steps=CHUNK, sums_iterations=10, science_iterations=10
         )
@@ -57,24 +56,6 @@ class Config(configs.Base):
         _validation.at_least(self.batch, remedy="The lower bound is batch.", exercises=self.exercises)
         configs.check_choices(self, recipe=recipes.RECIPES)
         ppo.check_batch(self.prompts * self.group, settings(self))
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(
-        config,
-        num_layers=1,
-        num_heads=2,
-        width=16,
-        exercises=200,
-        sums_steps=50,
-        seeds=2,
-        science_steps=50,
-        sums_iterations=10,
-        science_iterations=10,
-        batch=16,
-        prompts=4,
-    )
 
 
 def settings(config: Config) -> ppo.PPOConfig:
@@ -249,7 +230,7 @@ def command(
         checkpoint: the folder of the run that answers.
     """
     if ask is None:
-        cli.start(main, smoke, config, options)
+        cli.start(main, config, options)
     else:
         answering.reply(ask, checkpoint or f"{options.runs}/{answering.EXPERIMENT}")
 

@@ -33,24 +33,23 @@ REPEATS = 25  # walks from every node, to judge a policy
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    nodes: int = 21
-    probability: float = 0.1  # of an edge
-    longest: int = 10  # nodes of a walk
-    walks: int = 1000  # to imitate
-    num_layers: int = 2
-    width: int = 32
-    sft_steps: int = 400
-    sft_batch: int = 64
+    nodes: int = configs.field(21, smoke=8)
+    probability: float = configs.field(0.1, smoke=0.3)  # of an edge
+    longest: int = configs.field(10, smoke=6)  # nodes of a walk
+    walks: int = configs.field(1000, smoke=64)  # to imitate
+    num_layers: int = configs.field(2, smoke=1)
+    width: int = configs.field(32, smoke=16)
+    sft_steps: int = configs.field(400, smoke=60)
+    sft_batch: int = configs.field(64, smoke=32)
     sft_rate: float = 3e-3
-    methods: tuple[str, ...] = ("ppo", "rloo", "grpo")
-    iterations: int = 100
-    batch: int = 128  # walks of one iteration
+    methods: tuple[str, ...] = configs.field(("ppo", "rloo", "grpo"), smoke=("grpo",))
+    iterations: int = configs.field(100, smoke=4)
+    batch: int = configs.field(128, smoke=32)  # walks of one iteration
     learning_rate: float = 1e-3
-    seeds: int = 5  # each with a graph, walks and a model of its own
+    seeds: int = configs.field(5, smoke=2)  # each with a graph, walks and a model of its own
     seed: int = 0
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         _validation.at_least(3, nodes=self.nodes, longest=self.longest)
         configs.check_positive(self, "probability")
         _validation.within(0, 1, probability=self.probability)
@@ -59,25 +58,6 @@ class Config(configs.Base):
         model_of(self)
         for name in self.methods:
             ppo.check_batch(self.batch, settings_of(name))
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(
-        config,
-        nodes=8,
-        probability=0.3,
-        longest=6,
-        walks=64,
-        num_layers=1,
-        width=16,
-        sft_steps=60,
-        sft_batch=32,
-        methods=("grpo",),
-        iterations=4,
-        batch=32,
-        seeds=2,
-    )
 
 
 def settings_of(name: str) -> ppo.PPOConfig:
@@ -239,4 +219,4 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

@@ -34,28 +34,25 @@ FEWEST = 64  # reviews that fill a batch of every stage
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    """Settings of a run; those of the smoke run are in `smoke`."""
-
-    vocab_size: int = 8192
-    width: int = 128
-    num_layers: int = 4
+    vocab_size: int = configs.field(8192, smoke=512)
+    width: int = configs.field(128, smoke=32)
+    num_layers: int = configs.field(4, smoke=2)
     window: int = 64  # tokens of LM training
-    lm_steps: int = 1200
-    rm_layers: int = 2
-    rm_steps: int = 3000
-    iterations: int = 110
-    batch: int = 64  # responses of one PPO iteration
+    lm_steps: int = configs.field(1200, smoke=40)
+    rm_layers: int = configs.field(2, smoke=1)
+    rm_steps: int = configs.field(3000, smoke=40)
+    iterations: int = configs.field(110, smoke=4)
+    batch: int = configs.field(64, smoke=16)  # responses of one PPO iteration
     prompt: int = 12  # tokens of a review's opening
-    response: int = 32
+    response: int = configs.field(32, smoke=16)
     learning_rate: float = 6e-4  # of PPO
     kl_coef: float = 0.014
     anchor: float = 0.03  # strength of the pull to the untouched LM, in the weights
     seed: int = 0
     seeds: int = 1
-    documents: int = 0  # how many reviews to read; 0 is all
+    documents: int = configs.field(0, smoke=600)  # how many reviews to read; 0 is all
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         ppo.check_batch(self.batch, ppo_settings(self))
         make_optimizer(self)
         configs.check_multiples(self, width=32, lm_steps=20, rm_steps=20, iterations=CHUNK)
@@ -69,23 +66,6 @@ class Config(configs.Base):
         if self.documents and self.documents < FEWEST:
             raise _validation.invalid("documents", self.documents, f"0, which is all, or at least {FEWEST}")
         _validation.at_least(tokenization.SMALLEST, vocab_size=self.vocab_size)
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(
-        config,
-        vocab_size=512,
-        width=32,
-        num_layers=2,
-        rm_layers=1,
-        lm_steps=40,
-        rm_steps=40,
-        iterations=4,
-        batch=16,
-        response=16,
-        documents=600,
-    )
 
 
 def learn_language(run, reviews: film_reviews.Reviews, config: Config):
@@ -262,4 +242,4 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

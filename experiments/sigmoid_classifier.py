@@ -27,24 +27,18 @@ BEST = "logistic loss, labels {0, 1}"
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    problems: int = 100  # each with weights, points and labels of its own
+    problems: int = configs.field(100, smoke=3)  # each with weights, points and labels of its own
     rows: int = 200
-    held_out: int = 10_000
+    held_out: int = configs.field(10_000, smoke=500)
     certainty: float = 3.0  # |θ| of the unit that gave the labels: the larger, the fewer are odd
     learning_rate: float = 1.0
-    most_steps: int = 4000
+    most_steps: int = configs.field(4000, smoke=400)
     tolerance: float = 1e-6
-    strengths: int = 25  # of the l1 penalty
+    strengths: int = configs.field(25, smoke=5)  # of the l1 penalty
     seed: int = 0
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         configs.check_positive(self, "certainty", "learning_rate")
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(config, problems=3, held_out=500, most_steps=400, strengths=5)
 
 
 class Problem(NamedTuple):
@@ -226,4 +220,4 @@ def draw(file, problem: Problem, strengths, path, config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

@@ -41,26 +41,27 @@ B2 = small_lm.B2
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    num_layers: int = 2
-    num_heads: int = 4
-    width: int = 64
-    hidden_width: int = 256
-    context: int = 64
-    batch: int = 16
-    start_steps: int = 1000  # of Adam on the dense model that all methods start from
-    steps: int = 300  # of every method, debiasing included
+    num_layers: int = configs.field(2, smoke=1)
+    num_heads: int = configs.field(4, smoke=2)
+    width: int = configs.field(64, smoke=16)
+    hidden_width: int = configs.field(256, smoke=24)
+    context: int = configs.field(64, smoke=16)
+    batch: int = configs.field(16, smoke=4)
+    start_steps: int = configs.field(1000, smoke=20)  # of Adam on the dense model that all methods start from
+    steps: int = configs.field(300, smoke=10)  # of every method, debiasing included
     choosing: float = 0.3  # the share of them in which neurons are chosen; then what is left is debiased
     learning_rate: float = 2e-3
-    strengths: tuple[float, ...] = (3e-3, 4e-3, 5e-3, 6e-3)  # λ, in Adam's metric
-    reaches: tuple[float, ...] = (0.98, 1.04, 1.1, 1.18)  # neurons of so many median sizes
-    # and more are let alone
+    # λ, in Adam's metric
+    strengths: tuple[float, ...] = configs.field((3e-3, 4e-3, 5e-3, 6e-3), smoke=(1e-3, 0.1))
+    # neurons of so many median sizes and more are let alone
+    reaches: tuple[float, ...] = configs.field((0.98, 1.04, 1.1, 1.18), smoke=(1.0, 1.5))
     decoupled: float = 750.0  # λ is that much larger where no metric divides by gradients
-    shares: tuple[float, ...] = (0.0, 0.5, 0.65, 0.8)  # of neurons, to prune by magnitude
-    seeds: int = 3
+    # of neurons, to prune by magnitude
+    shares: tuple[float, ...] = configs.field((0.0, 0.5, 0.65, 0.8), smoke=(0.0, 0.5))
+    seeds: int = configs.field(3, smoke=1)
     seed: int = 0
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         _validation.at_least(10, steps=self.steps)
         _validation.at_least(2, context=self.context)
         configs.check_shares(self, "choosing")
@@ -82,25 +83,6 @@ class Lane(NamedTuple):
     strength: jax.Array  # λ
     reach: jax.Array  # γ λ, the root mean square from which a group is let alone
     share: jax.Array  # to prune
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(
-        config,
-        num_layers=1,
-        num_heads=2,
-        width=16,
-        hidden_width=24,
-        context=16,
-        batch=4,
-        start_steps=20,
-        steps=10,
-        seeds=1,
-        strengths=(1e-3, 0.1),
-        reaches=(1.0, 1.5),
-        shares=(0.0, 0.5),
-    )
 
 
 def group_penalty(strength, reach, config: Config) -> penalties.Penalty:
@@ -204,4 +186,4 @@ def lanes_of(start, config: Config) -> Lane:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

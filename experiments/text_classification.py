@@ -44,42 +44,28 @@ TOGETHER = "together"
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    corpora: tuple[str, ...] = ("newsgroups", "headlines", "reviews")
+    corpora: tuple[str, ...] = configs.field(("newsgroups", "headlines", "reviews"), smoke=("sentences",))
     num_layers: int = 1
-    width: int = 64
+    width: int = configs.field(64, smoke=16)
     learning_rate: float = 5e-3
     weight_decay: float = 0.05
     strength: float = 0.02  # of the group lasso over words, decoupled
     phrase_rate: float = 0.3  # of the linear model
     phrase_strength: float = 3e-6  # of its group lasso over phrases
-    vector_layers: int = 4  # of SmolLM2, that words go through
-    state_layers: int = 12  # that headlines go through; 0: they start from its words too
-    strengths: int = 7  # of ridge penalties on the head that reads these
-    longest: int = 512  # words of a text that is judged
+    vector_layers: int = configs.field(4, smoke=1)  # of SmolLM2, that words go through
+    # that headlines go through; 0: they start from its words too
+    state_layers: int = configs.field(12, smoke=1)
+    strengths: int = configs.field(7, smoke=2)  # of ridge penalties on the head that reads these
+    longest: int = configs.field(512, smoke=32)  # words of a text that is judged
     validation: float = 0.1  # share of the training texts by which settings are chosen
-    documents: int = 0  # how many texts to read of each part; 0 reads all
+    documents: int = configs.field(0, smoke=400)  # how many texts to read of each part; 0 reads all
     seed: int = 1  # settings were tried out on 0
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         configs.check_choices(self, corpora=datasets.CORPORA)
         configs.check_positive(self, "learning_rate", "phrase_rate")
         configs.check_shares(self, "validation")
         methods.shape(2, 1, self)
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(
-        config,
-        corpora=("sentences",),
-        width=16,
-        longest=32,
-        documents=400,
-        vector_layers=1,
-        state_layers=1,
-        strengths=2,
-    )
 
 
 def plan_of(corpus: str, smoke: bool) -> methods.Plan:
@@ -163,4 +149,4 @@ def pool(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

@@ -27,35 +27,27 @@ class Config(configs.Base):
     """The defaults are nanoGPT's recipe for a CPU."""
 
     text: str = ""  # a UTF-8 file; empty: Shakespeare
-    num_layers: int = 4
-    num_heads: int = 4
-    width: int = 128
+    num_layers: int = configs.field(4, smoke=1)
+    num_heads: int = configs.field(4, smoke=2)
+    width: int = configs.field(128, smoke=32)
     context: int = 64
     batch: int = 12
-    steps: int = 2000
+    steps: int = configs.field(2000, smoke=20)
     patience: int = 0  # evaluations (one in 500 steps) without a better held-out loss; 0: all steps
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     seed: int = 0
     prompt: str = "\n"
-    samples: int = 3
-    sample_length: int = 400
+    samples: int = configs.field(3, smoke=1)
+    sample_length: int = configs.field(400, smoke=60)
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         _validation.at_least(2, context=self.context)
         if self.steps > 100 and self.steps % 100:
             raise _validation.invalid("steps", self.steps, "1 to 100, or a multiple of 100")
         if not 1 <= len(self.prompt) <= self.context:
             raise _validation.invalid("prompt", self.prompt, f"1 to {self.context} characters, the context")
         shape(self, 2)
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(
-        config, num_layers=1, num_heads=2, width=32, steps=20, samples=1, sample_length=60
-    )
 
 
 def read(config: Config, run: runs.Run) -> str:
@@ -169,4 +161,4 @@ def write(params, prompt, model, alphabet, config: Config) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

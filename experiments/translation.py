@@ -35,26 +35,23 @@ DROPOUT = 0.2  # of the LSTMs
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    """Settings of a run; those of the smoke run are in `smoke`."""
-
     pair: str = "kjv-web"
     spanish: str = ""  # where sword-text-sparv was unpacked, for kjv-spanish
-    vocab_size: int = 2048
-    longest: int = 28  # tokens of a verse, on either side
-    width: int = 128
-    num_layers: int = 3
-    batch: int = 32
-    steps: int = 1200  # of maximum likelihood
-    luong_width: int = 192
-    iterations: int = 25  # of learning by reward
-    sources: int = 16  # verses of an iteration
-    candidates: int = 8  # translations of each
+    vocab_size: int = configs.field(2048, smoke=1024)
+    longest: int = configs.field(28, smoke=15)  # tokens of a verse, on either side
+    width: int = configs.field(128, smoke=32)
+    num_layers: int = configs.field(3, smoke=1)
+    batch: int = configs.field(32, smoke=8)
+    steps: int = configs.field(1200, smoke=20)  # of maximum likelihood
+    luong_width: int = configs.field(192, smoke=16)
+    iterations: int = configs.field(25, smoke=CHUNK)  # of learning by reward
+    sources: int = configs.field(16, smoke=4)  # verses of an iteration
+    candidates: int = configs.field(8, smoke=2)  # translations of each
     learning_rate: float = 5e-4  # of learning by reward
     seed: int = 0
-    seeds: int = 3  # of learning by reward
+    seeds: int = configs.field(3, smoke=2)  # of learning by reward
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         configs.check_choices(self, pair=bibles.PAIRS)
         if self.spanish and self.pair != "kjv-spanish":
             raise _validation.invalid(
@@ -63,24 +60,6 @@ class Config(configs.Base):
         configs.check_multiples(self, width=32, steps=20, iterations=CHUNK, sources=rewards.MINIBATCHES)
         _validation.at_least(2, remedy="They are compared with one another.", candidates=self.candidates)
         _validation.at_least(tokenization.SMALLEST, vocab_size=self.vocab_size)
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(
-        config,
-        vocab_size=1024,
-        longest=15,
-        width=32,
-        num_layers=1,
-        luong_width=16,
-        batch=8,
-        steps=20,
-        iterations=CHUNK,
-        sources=4,
-        candidates=2,
-        seeds=2,
-    )
 
 
 def learn_transformer(run, corpus: batches.Corpus, model: lm.ModelConfig, quality, config: Config):
@@ -213,4 +192,4 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

@@ -36,47 +36,29 @@ CHUNK = 50  # steps of supervised learning a call
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    num_layers: int = 2
-    width: int = 32
-    sft_steps: int = 3000
-    sft_batch: int = 128
+    num_layers: int = configs.field(2, smoke=1)
+    width: int = configs.field(32, smoke=16)
+    sft_steps: int = configs.field(3000, smoke=100)
+    sft_batch: int = configs.field(128, smoke=16)
     sft_rate: float = 6e-3
     slips: float = 0.5  # share of the demonstrations with a wrong symbol
-    iterations: int = 150
-    batch: int = 256  # responses of one iteration
+    iterations: int = configs.field(150, smoke=2)
+    batch: int = configs.field(256, smoke=32)  # responses of one iteration
     learning_rate: float = 1e-3
     one_step_boost: float = 2.0  # on it, where a batch is good for one update only
-    length_steps: int = 400  # of imitation, where lengths are looked at
-    recipes: tuple[str, ...] = tuple(recipes.RECIPES)
-    variants: tuple[str, ...] = tuple(length_bias.VARIANTS)
-    seeds: int = 5
+    length_steps: int = configs.field(400, smoke=20)  # of imitation, where lengths are looked at
+    recipes: tuple[str, ...] = configs.field(tuple(recipes.RECIPES), smoke=("remax",))
+    variants: tuple[str, ...] = configs.field(tuple(length_bias.VARIANTS), smoke=("grpo",))
+    seeds: int = configs.field(5, smoke=2)
     seed: int = 0
 
     def validate(self) -> None:
-        """Validates the configuration before any work starts."""
         configs.check_multiples(self, sft_steps=CHUNK)
         _validation.within(0, 1, slips=self.slips)
         configs.check_choices(self, variants=length_bias.VARIANTS, recipes=recipes.RECIPES)
         policy.make_model(self.num_layers, self.width)
         for name in self.recipes:
             ppo.check_batch(self.batch, settings_of(name))
-
-
-def smoke(config: Config) -> Config:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    return dataclasses.replace(
-        config,
-        num_layers=1,
-        width=16,
-        sft_steps=100,
-        sft_batch=16,
-        iterations=2,
-        batch=32,
-        length_steps=20,
-        recipes=("remax",),
-        variants=("grpo",),
-        seeds=2,
-    )
 
 
 def settings_of(name: str) -> ppo.PPOConfig:
@@ -205,4 +187,4 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main, smoke)
+    cli.run(main)

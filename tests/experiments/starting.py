@@ -5,4 +5,4 @@ from experiments.support.run import cli, runs
 
 def start(experiment, config=None, options=runs.Options()):
     """Runs the main of an experiment's module; returns its numbers."""
-    return cli.start(experiment.main, experiment.smoke, config, options)
+    return cli.start(experiment.main, config, options)

@@ -19,15 +19,11 @@ from proxlm import lm
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    steps: int = 10
+    steps: int = configs.field(10, smoke=1)
 
     def validate(self):
         if self.steps == 13:
             raise ValueError("steps must be a luckier number, got 13.")
-
-
-def smoke(config):
-    return dataclasses.replace(config, steps=1)
 
 
 def start(monkeypatch, *arguments, then=lambda config, run: None):
@@ -37,7 +33,7 @@ def start(monkeypatch, *arguments, then=lambda config, run: None):
         return then(config, run)
 
     monkeypatch.setattr(sys, "argv", ["/somewhere/quadratic.py", *arguments])
-    cli.run(main, smoke)
+    cli.run(main)
 
 
 def test_options_reach_main_with_a_run_that_holds_the_config(monkeypatch, tmp_path):
@@ -146,7 +142,7 @@ def main(config: Config, run: runs.Run):
         checkpoint_folder=run.path / "fit", on_chunk=lambda i, _: print(f"chunk {i}", flush=True),
     )
 
-cli.run(main, lambda config: config)
+cli.run(main)
 """
 
 

@@ -11,7 +11,7 @@ import pytest
 from experiments import gradient_flow, initialisation, linear_mse, sigmoid_classifier
 from experiments.support.linear_mse import least_squares
 from experiments.support.models import deep_nets
-from experiments.support.run import runs
+from experiments.support.run import configs, runs
 from tests.arrays import normal
 from tests.experiments.starting import start
 
@@ -152,5 +152,5 @@ def test_small_kernels_let_gradients_vanish_and_a_residual_net_keeps_them(tmp_pa
 
 def test_smoke_settings_pass_their_own_checks():
     for experiment in (linear_mse, sigmoid_classifier, initialisation, gradient_flow):
-        small = experiment.smoke(experiment.Config())
+        small = configs.smoke(experiment.Config())
         assert dataclasses.replace(small) == small

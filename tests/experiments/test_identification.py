@@ -9,16 +9,16 @@ import optax
 import pytest
 
 from experiments import identification
-from experiments.support.run import runs
+from experiments.support.run import configs, runs
 from tests.experiments.starting import start
 
 SMALL = dataclasses.replace(
-    identification.smoke(identification.Config()), steps=4, window=2, rows=8, weights=3, live=1
+    configs.smoke(identification.Config()), steps=4, window=2, rows=8, weights=3, live=1
 )
 
 
 def test_the_solution_is_one():
-    problem = identification.make_problem(identification.smoke(identification.Config()), 1)
+    problem = identification.make_problem(configs.smoke(identification.Config()), 1)
     slope = problem.features.T @ (problem.features @ problem.solution - problem.targets) / 60
     live = problem.solution != 0
     assert 0 < live.sum() < 20

@@ -12,7 +12,7 @@ import pytest
 from experiments import question_answering
 from experiments.support.data import corpora
 from experiments.support.question_answering import answering, tasks
-from experiments.support.run import runs
+from experiments.support.run import configs, runs
 from proxlm import lm
 from tests import arrays
 from tests.experiments.starting import start
@@ -105,7 +105,7 @@ def test_a_damaged_description_is_refused(tmp_path, about):
 @pytest.mark.slow
 def test_a_seed_stays_as_it_is_once_its_loss_is_low_enough(tmp_path):
     task = tasks.arithmetic(0, 200, 10)
-    config = question_answering.smoke(question_answering.Config())
+    config = configs.smoke(question_answering.Config())
     model = dataclasses.replace(
         MODEL, vocab_size=len(task.words.vocabulary), max_length=task.longest + task.response
     )

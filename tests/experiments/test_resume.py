@@ -24,7 +24,7 @@ def test_there_has_to_be_a_run_to_resume_and_it_is_looked_for_first(name, tmp_pa
     experiment = importlib.import_module(f"experiments.{name}")
     options = runs.Options(smoke=True, resume=True, runs=str(tmp_path), data=str(tmp_path))
     with pytest.raises(ValueError, match="resume: there is no run in"):
-        cli.start(experiment.main, experiment.smoke, options=options)
+        cli.start(experiment.main, options=options)
     assert not [*tmp_path.iterdir()]
 
 
@@ -44,7 +44,7 @@ def log_and_die(run, stage, **numbers):
         os.kill(os.getpid(), signal.SIGKILL)
 
 runs.log = log_and_die
-numbers = cli.start(experiment.main, experiment.smoke, options=runs.Options(**options))
+numbers = cli.start(experiment.main, options=runs.Options(**options))
 listed = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), numbers)
 pathlib.Path(numbers_file).write_text(json.dumps(listed, default=str))
 """

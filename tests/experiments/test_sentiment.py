@@ -16,7 +16,7 @@ import pytest
 from experiments import sentiment
 from experiments.support.data import corpora, text_metrics, tokenization
 from experiments.support.models import reward_model
-from experiments.support.run import runs
+from experiments.support.run import configs, runs
 from experiments.support.sentiment import report
 from proxlm import lm
 from tests.arrays import normal
@@ -35,7 +35,7 @@ def test_the_longest_prompt_and_response_fit_the_context():
 
 def test_a_smoke_run_keeps_what_is_no_matter_of_size():
     given = sentiment.Config(seed=3, seeds=2, kl_coef=0.5)
-    small = sentiment.smoke(given)
+    small = configs.smoke(given)
     assert (small.seed, small.seeds, small.kl_coef) == (3, 2, 0.5)
     assert small.lm_steps < given.lm_steps and small.iterations < given.iterations
 
@@ -292,7 +292,7 @@ def please_and_tell(run, *args):
     return states
 
 runs.log, sentiment.learn_policy = log_and_die, please_and_tell
-cli.start(sentiment.main, sentiment.smoke, sentiment.Config(**fields), runs.Options(**options))
+cli.start(sentiment.main, sentiment.Config(**fields), runs.Options(**options))
 """
 
 # Each fit, and PPO, saves once before its end.

@@ -17,22 +17,19 @@ from experiments.support.run import configs, runs, stages, stopping
 REMEDY = "What was saved is whole: mend this and go on with --resume"
 
 
-def run(main: Callable[[Any, runs.Run], Any], smoke: Callable[[Any], Any]) -> None:
-    """Runs an experiment by the command line: `main(config, run)`, with `smoke(config)` for --smoke."""
+def run(main: Callable[[Any, runs.Run], Any]) -> None:
+    """Runs an experiment, `main(config, run)`, by the command line."""
     kind = config_of(main)
 
     def command(config=kind(), options=runs.Options()):  # noqa: B008
-        start(main, smoke, config, options)
+        start(main, config, options)
 
     command.__annotations__ = {"config": kind, "options": runs.Options}
     call(command, name_of(main), sys.modules[main.__module__].__doc__)
 
 
 def start(
-    main: Callable[[Any, runs.Run], Any],
-    smoke: Callable[[Any], Any],
-    config: Any = None,
-    options: runs.Options = runs.Options(),
+    main: Callable[[Any, runs.Run], Any], config: Any = None, options: runs.Options = runs.Options()
 ) -> Any:
     """Opens a run of this configuration, the default one if None, and gives it to `main`.
 
@@ -40,8 +37,7 @@ def start(
       What `main(config, run)` returns.
     """
     config = config_of(main)() if config is None else config
-    config = smoke(config) if options.smoke else config
-    configs.check(config)
+    config = configs.smoke(config) if options.smoke else config
     with quick_compilation(options.smoke), runs.opened(name_of(main), config, options) as opened:
         print(f"run: {opened.path}", flush=True)
         return main(config, opened)

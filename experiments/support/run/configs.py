@@ -2,11 +2,24 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 from proxlm import _validation
 
 MOST = 2**31 - 1  # of an integer on the way to JAX
+
+T = TypeVar("T")
+
+
+def field(default: T, *, smoke: T) -> T:
+    """A field of a configuration with its default, and its value in a smoke run."""
+    return dataclasses.field(default=default, metadata={"smoke": smoke})
+
+
+def smoke(config: Any) -> Any:
+    """A tiny configuration for smoke tests; its numbers mean nothing."""
+    fields = [field for field in dataclasses.fields(config) if "smoke" in field.metadata]
+    return dataclasses.replace(config, **{field.name: field.metadata["smoke"] for field in fields})
 
 
 @dataclasses.dataclass(frozen=True)
