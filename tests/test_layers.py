@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # Each of these subpackages may import those beside it, and itself; nothing else of proxlm.
 MAY_KNOW = {
+    "proxlm._decoding": (),
     "proxlm.penalties": (),
     "proxlm.losses": (),
     "proxlm.lm": (),
@@ -18,8 +19,8 @@ MAY_KNOW = {
     "proxlm.transforms": ("proxlm.penalties",),
     "proxlm.solvers": ("proxlm.penalties",),
 }
-# Every subpackage may import these, which import nothing of proxlm themselves.
-SHARED = ("proxlm._validation", "proxlm._tree_paths", "proxlm.sharding")
+# Every subpackage may import these, which import nothing else of proxlm themselves.
+SHARED = ("proxlm._validation", "proxlm._tree_paths", "proxlm._decoding", "proxlm.sharding")
 # These take functions as arguments, so they import neither the model nor the penalties.
 TAKE_FUNCTIONS = {"proxlm.policy", "proxlm.training"}
 NOT_IMPORTED = ("proxlm.lm", "proxlm.penalties")
@@ -78,7 +79,7 @@ def may_import(name, target):
         return False
     if any(within(target, package) for package in OF_MODELS):
         return within(name, "proxlm.lm")
-    if not within(target, "proxlm") or target in SHARED:
+    if not within(target, "proxlm") or any(within(target, package) for package in SHARED):
         return True
     if any(within(name, package) for package in TAKE_FUNCTIONS) and any(
         within(target, package) for package in NOT_IMPORTED

@@ -16,8 +16,10 @@ argument, as in `jax.random`; steps that `lax.scan` repeats take their state bef
 are those of `init` or `pretrained`, and `config` is the `ModelConfig` they were made with.
 """
 
+from proxlm._decoding.config import SamplingConfig
+from proxlm._decoding.records import Actor, Prompts, Samples, Scores
 from proxlm.lm import pretrained
-from proxlm.lm._actor import Actor, Prompts, make_actor
+from proxlm.lm._actor import make_actor
 from proxlm.lm._beam import Beams, beam_search
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._forward import apply, encode, hidden_states, logits, values
@@ -25,9 +27,8 @@ from proxlm.lm._gguf import Pretrained, from_gguf
 from proxlm.lm._inspection import Inspection, inspect, logit_lens
 from proxlm.lm._model import Transformer, init, num_params, stack, unstack
 from proxlm.lm._rope_scaling import RopeScaling
-from proxlm.lm._sampling import Samples, sample
-from proxlm.lm._sampling_config import SamplingConfig
-from proxlm.lm._scoring import Scores, score
+from proxlm.lm._sampling import sample
+from proxlm.lm._scoring import score
 from proxlm.lm._shrinking import LiveUnits, live_units, shrink
 from proxlm.lm._streaming import stream
 

@@ -2,58 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal
 
 import jax
 
 from proxlm import _validation
-from proxlm.lm import _model, _sampling, _sampling_config, _scoring
+from proxlm._decoding import config as decoding
+from proxlm._decoding.config import SamplingConfig
+from proxlm._decoding.records import Actor, Prompts, Samples, Scores
+from proxlm.lm import _model, _sampling, _scoring
 from proxlm.lm._config import ModelConfig
-from proxlm.lm._sampling import Samples
-from proxlm.lm._sampling_config import SamplingConfig
-from proxlm.lm._scoring import Scores
 
 ActorParams = dict[str, Any]
 """`{"policy": ..., "critic": ...}`, each as `init` makes it; without a critic the policy alone."""
-
-
-class Prompts(NamedTuple):
-    """Token sequences to continue: tokens, integers `[B, P]`, and mask, bool `[B, P]` or None."""
-
-    tokens: jax.Array
-    mask: jax.Array | None = None
-
-
-class ScoreFn(Protocol):
-    """`(params, samples, full=False) -> Scores` of the responses."""
-
-    def __call__(self, params: ActorParams, samples: Samples, full: bool = False) -> Scores:
-        """Scores the responses; with `full`, the whole distributions too."""
-        ...
-
-
-class Actor(NamedTuple):
-    """Pure functions of `{"policy": ..., "critic": ...}`; without a critic the policy has a value head.
-
-    A key comes first, as in `jax.random`.
-
-    Attributes:
-      init: `(key) -> params`.
-      sample: `(key, params, Prompts) -> Samples`.
-      score: `(params, Samples, full=False) -> Scores`, of the responses, values included.
-      reference: `(params, Samples, full=False) -> Scores`, of the policy alone, no values, under the
-        distribution without truncation: what a truncated policy cannot say has no place in its KL.
-      greedy: `(params, Prompts) -> Samples` of the likeliest tokens, or None: a baseline.
-      sampling: the settings of sampling, or None where they are not known.
-    """
-
-    init: Callable[[jax.Array], ActorParams]
-    sample: Callable[[jax.Array, ActorParams, Prompts], Samples]
-    score: ScoreFn
-    reference: ScoreFn
-    greedy: Callable[[ActorParams, Prompts], Samples] | None = None
-    sampling: SamplingConfig | None = None
 
 
 def make_actor(
@@ -141,4 +102,4 @@ def _check(policy, num_tokens, critic, sampling):
     if critic and not critic.value_head:
         remedy = "Use a config with value_head=True."
         raise _validation.invalid("critic.value_head", False, "True", remedy, "make_actor")
-    _sampling_config.check_stop_token(sampling, policy.vocab_size)
+    decoding.check_stop_token(sampling, policy.vocab_size)

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.lm import _cache, _forward, _sampling, _sampling_config
+from proxlm._decoding import config as decoding
+from proxlm._decoding import rows
+from proxlm._decoding.config import SamplingConfig
+from proxlm.lm import _cache, _forward, _sampling
 from proxlm.lm._config import ModelConfig, Params
-from proxlm.lm._sampling_config import SamplingConfig
 
 
 class Beams(NamedTuple):
@@ -79,7 +81,7 @@ def beam_search(
     _validation.at_least(-math.inf, "beam_search", length_penalty=length_penalty)
     batch, length = prompts.shape
     if prompt_mask is not None:
-        prompts, prompt_mask = _sampling.align(prompts, prompt_mask)
+        prompts, prompt_mask = rows.align(prompts, prompt_mask)
     params = {**params, "blocks": _cache.blocks_of(params)}
     hidden, cache = _cache.prefill(params, prompts, prompt_mask, config)
     many = lambda x: jnp.repeat(x, width, axis=0)
@@ -141,5 +143,5 @@ def _select(i, beams, logits, *, stops, length_penalty):
         tokens=put(beams.tokens, jnp.where(ended, 0, token)),
         mask=put(beams.mask, ~ended),
         log_probs=jnp.take_along_axis(log_probs.reshape(batch, -1), best, axis=1),
-        ended=ended | _sampling_config.is_stop(token, stops),
+        ended=ended | decoding.is_stop(token, stops),
     ), parent

@@ -7,28 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.lm import _arguments, _cache, _distribution, _forward, _parameters, _sampling_config
+from proxlm._decoding import config as decoding
+from proxlm._decoding import distribution
+from proxlm._decoding.config import SamplingConfig
+from proxlm._decoding.records import Samples
+from proxlm._decoding.rows import align, uniforms
+from proxlm.lm import _arguments, _cache, _forward, _parameters
 from proxlm.lm._config import ModelConfig, Params
-from proxlm.lm._sampling_config import SamplingConfig
-
-
-class Samples(NamedTuple):
-    """Prompts and the responses sampled after them; P + R = T columns.
-
-    Attributes:
-      tokens: int32 `[B, T]`: the prompt, moved to end in column P − 1, then the response.
-      mask: bool `[B, T]`: which of them are real; the positions of a row count only these.
-      log_probs: float32 `[B, R]`, nats: of each response token under the tempered and truncated
-        distribution that it was drawn from; 0 after the end.
-      response_mask: bool `[B, R]`, the last R columns of `mask`: up to the stop token, with it.
-      ended: bool `[B]`: the response has a stop token.
-    """
-
-    tokens: jax.Array
-    mask: jax.Array
-    log_probs: jax.Array
-    response_mask: jax.Array
-    ended: jax.Array
 
 
 class _Loop(NamedTuple):
@@ -91,7 +76,7 @@ def sample(
     token, log_prob = draw(hidden, uniform[0])
     zeros = functools.partial(jnp.zeros, (num_tokens, batch))
     rows = zeros(jnp.int32).at[0].set(token), zeros().at[0].set(log_prob), zeros(bool).at[0].set(True)
-    state = _Loop(cache, token, _sampling_config.is_stop(token, sampling), *rows)
+    state = _Loop(cache, token, decoding.is_stop(token, sampling), *rows)
     places, start = _cache.places(prompt_mask, length, num_tokens, config), 1
     for end in _segments(num_tokens, segment):
         state = state._replace(cache=_cache.grow(state.cache, length + end))
@@ -111,29 +96,6 @@ def sample(
     return _collect(state, prompts, prompt_mask)
 
 
-def align(tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Moves each row's valid tokens to its end, in order: any padding `[B, P]` becomes left padding.
-
-    >>> align(jnp.array([[7, 8, 0]]), jnp.array([[True, True, False]]))[0].tolist()
-    [[0, 7, 8]]
-    """
-    order = jnp.argsort(mask, axis=1, stable=True)
-    take = functools.partial(jnp.take_along_axis, indices=order, axis=1)
-    return take(tokens), take(mask)
-
-
-def uniforms(key: jax.Array, num_tokens: int, batch: int) -> jax.Array:
-    """Uniform numbers in [0, 1), `[R, B]`, of one key or of one key a row.
-
-    >>> keys = jax.random.split(jax.random.key(0), 3)
-    >>> bool(jnp.all(uniforms(keys, 5, 3)[:, :2] == uniforms(keys[:2], 5, 2)))
-    True
-    """
-    if key.ndim:
-        return jax.vmap(lambda row: jax.random.uniform(row, (num_tokens,)), out_axes=1)(key)
-    return jax.random.uniform(key, (num_tokens, batch))
-
-
 def _step(i, state, *, uniform, valid, draw, places, first, params, config, sampling):
     """Feeds the last token, i − 1, and draws token i."""
     column, place = first + i - 1, _cache.at_step(places, i - 1)
@@ -144,7 +106,7 @@ def _step(i, state, *, uniform, valid, draw, places, first, params, config, samp
     return _Loop(
         cache,
         token,
-        state.done | _sampling_config.is_stop(token, sampling),
+        state.done | decoding.is_stop(token, sampling),
         put(state.tokens, token),
         put(state.log_probs, jnp.where(state.done, 0.0, log_prob)),
         put(state.mask, ~state.done),
@@ -163,16 +125,7 @@ def draw_tokens(
     >>> draw_tokens(params["embedding"]["kernel"][3:4], jnp.zeros(1), **how)[0].tolist()
     [3]
     """
-    logits = _distribution.temper(_forward.logits(params, hidden, config), sampling)
-    if sampling.greedy:
-        return _distribution.argmax(logits), jnp.zeros(logits.shape[0])
-    support = _distribution.truncation(logits, sampling)
-    shifted = logits - jnp.max(logits, axis=1, keepdims=True)
-    weights = jnp.exp(shifted)
-    weights = weights if support is None else jnp.where(support, weights, 0.0)
-    token = _distribution.inverse_cdf(weights, uniform)
-    picked = jnp.take_along_axis(shifted, token[:, None], axis=1)[:, 0]
-    return token, picked - jnp.log(jnp.sum(weights, axis=1))
+    return distribution.draw(_forward.logits(params, hidden, config), uniform, sampling)
 
 
 def _loop(step, start, end, state, early_exit):
@@ -229,5 +182,5 @@ def check(
         raise _validation.invalid("sampling", sampling, "a SamplingConfig")
     if not config.lm_head:
         raise _validation.invalid("config.lm_head", False, "True", "Tokens are sampled from the LM head.")
-    _sampling_config.check_stop_token(sampling, config.vocab_size)
+    decoding.check_stop_token(sampling, config.vocab_size)
     return prompts, prompt_mask

@@ -1,31 +1,14 @@
 """Teacher-forced scores of given tokens, under the distribution they were sampled from."""
 
-from typing import NamedTuple
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.lm import _arguments, _distribution, _forward
+from proxlm._decoding import distribution
+from proxlm._decoding.config import SamplingConfig
+from proxlm._decoding.records import Scores
+from proxlm.lm import _arguments, _forward
 from proxlm.lm._config import ModelConfig, Params
-from proxlm.lm._sampling_config import SamplingConfig
-
-
-class Scores(NamedTuple):
-    """Per scored token, all float32 `[B, R]`.
-
-    Attributes:
-      log_probs: nats, of the token given those before it.
-      entropy: nats, of the distribution it was drawn from.
-      values: of the state *before* the token; None without a value head.
-      distribution: log-probabilities of the whole vocabulary, `[B, R, V]`, when asked for.
-    """
-
-    log_probs: jax.Array
-    entropy: jax.Array
-    values: jax.Array | None = None
-    distribution: jax.Array | None = None
 
 
 def score(
@@ -55,7 +38,7 @@ def score(
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
-    >>> score(params, jnp.zeros((2, 8), int), config, start=3).log_probs.shape
+    >>> score(params, jax.numpy.zeros((2, 8), int), config, start=3).log_probs.shape
     (2, 5)
     """
     tokens, mask = _arguments.token_ids(tokens, mask, config)
@@ -63,10 +46,10 @@ def score(
     shape = (tokens.shape[0], tokens.shape[1] - start)
     targets = tokens[:, start:].reshape(-1)
     logits = _forward.logits(params, hidden, config)
-    log_probs = _distribution.log_probs(logits, sampling, keep=targets)
+    log_probs = distribution.log_probs(logits, sampling, keep=targets)
     return Scores(
-        log_probs=select(log_probs, targets).reshape(shape),
-        entropy=entropy(log_probs).reshape(shape),
+        log_probs=distribution.select(log_probs, targets).reshape(shape),
+        entropy=distribution.entropy(log_probs).reshape(shape),
         values=_forward.values(params, hidden, config).reshape(shape) if config.value_head else None,
         distribution=log_probs.reshape(*shape, -1) if full else None,
     )
@@ -79,34 +62,11 @@ def values(
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, value_head=True)
-    >>> values(lm.init(jax.random.key(0), config), jnp.zeros((2, 8), int), config).shape
+    >>> values(lm.init(jax.random.key(0), config), jax.numpy.zeros((2, 8), int), config).shape
     (2, 7)
     """
     hidden = _hidden_before(params, tokens, config, mask, start)
     return _forward.values(params, hidden, config).reshape(tokens.shape[0], -1)
-
-
-def select(log_probs: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Entry `tokens[n]` of each row: `[N, V]`, `[N]` -> `[N]`; NaN where there is none.
-
-    A select and a sum, not a gather: they fuse, and so does their gradient.
-
-    >>> select(jnp.array([[1.0, 2.0], [3.0, -jnp.inf]]), jnp.array([1, 0])).tolist()
-    [2.0, 3.0]
-    """
-    places = jax.lax.broadcasted_iota(jnp.int32, log_probs.shape, 1)
-    picked = jnp.sum(jnp.where(places == tokens[:, None], log_probs, 0.0), axis=1)
-    return jnp.where((tokens >= 0) & (tokens < log_probs.shape[1]), picked, jnp.nan)
-
-
-def entropy(log_probs: jax.Array) -> jax.Array:
-    """Entropy −Σ p log p in nats, with 0·log 0 = 0: `[N, V]` -> `[N]`.
-
-    >>> entropy(jnp.log(jnp.array([[0.5, 0.5, 0.0]]))).round(4).tolist()
-    [0.6930999755859375]
-    """
-    finite = jnp.where(log_probs > -jnp.inf, log_probs, 0.0)
-    return -jnp.sum(jnp.where(log_probs > -jnp.inf, jnp.exp(finite) * finite, 0.0), axis=1)
 
 
 def _hidden_before(params, tokens, config, mask, start):

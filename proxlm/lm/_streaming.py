@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from proxlm._decoding import rows
+from proxlm._decoding.config import SamplingConfig
 from proxlm.lm import _cache, _config, _forward, _sampling, _views
 from proxlm.lm._config import ModelConfig, Params
-from proxlm.lm._sampling_config import SamplingConfig
 from proxlm.lm._views import View
 
 
@@ -52,7 +53,7 @@ def stream(
 
 def _tokens(key, params, prompts, config, num_tokens, sampling):
     batch, length = prompts.shape
-    uniform = _sampling.uniforms(key, num_tokens, batch)
+    uniform = rows.uniforms(key, num_tokens, batch)
     blocks, outside = _cache.blocks_of(params), {k: v for k, v in params.items() if k != "blocks"}
     x, layer_caches = _embed(outside, prompts, jnp.arange(length)[None], config), []
     kinds, index = _config.layer_kinds(config)

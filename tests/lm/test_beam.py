@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from proxlm import lm
-from proxlm.lm import _sampling
+from proxlm._decoding import rows
 from tests import arrays
 
 CONFIG = lm.ModelConfig(
@@ -43,7 +43,7 @@ def everything(row):
     alike = lambda x: np.broadcast_to(x, (len(tokens), 5))
     whole = np.concatenate([alike(PROMPTS[row]), tokens], axis=1)
     valid = np.concatenate([alike(RAGGED[row]), np.ones(tokens.shape, bool)], axis=1)
-    whole, valid = _sampling.align(whole, valid)
+    whole, valid = rows.align(whole, valid)
     log_probs = np.where(mask, score(whole, mask=valid).log_probs, 0.0).sum(axis=1)
     return np.where(mask, tokens, 0), mask, log_probs
 

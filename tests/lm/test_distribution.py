@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from proxlm import lm
-from proxlm.lm import _distribution as distribution
+from proxlm._decoding import distribution
 from tests import arrays
 
 SETTINGS = {

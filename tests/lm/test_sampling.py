@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from proxlm import lm
-from proxlm.lm import _distribution as distribution
+from proxlm._decoding import distribution
 from proxlm.lm import _sampling as sampling
 from tests import arrays
 

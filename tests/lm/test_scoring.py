@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from proxlm import lm
+from proxlm._decoding import distribution
 from proxlm.lm import _scoring as scoring
 from tests import arrays
 
@@ -94,8 +95,8 @@ def test_entropy_counts_impossible_tokens_as_zero():
     with np.errstate(divide="ignore"):
         rows = np.log(np.array([[0.5, 0.25, 0.25, 0.0], [1, 0, 0, 0], [0.25] * 4], np.float32))
     expected = np.log(2) * np.array([1.5, 0.0, 2.0])
-    np.testing.assert_allclose(scoring.entropy(jnp.array(rows)), expected, atol=1e-6)
-    gradient = jax.grad(lambda x: jnp.sum(scoring.entropy(x)))(jnp.array(rows))
+    np.testing.assert_allclose(distribution.entropy(jnp.array(rows)), expected, atol=1e-6)
+    gradient = jax.grad(lambda x: jnp.sum(distribution.entropy(x)))(jnp.array(rows))
     # d(−p log p)/d log p = −p (1 + log p), and 0 where p is.
     shares = np.exp(rows)
     slope = -shares * (1 + np.where(shares > 0, rows, 0.0))

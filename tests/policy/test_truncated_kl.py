@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from proxlm import lm
+from proxlm._decoding import distribution
 from proxlm.policy import kl, ppo, recipes
 from proxlm.policy._iteration import reference as reference_lib
 from tests.policy.table_actor import compiled
@@ -41,7 +42,7 @@ def everything_said(actor, params):
     # a score counts a token as sampled; whether it can be is in the truncated distribution itself
     settings = actor.sampling
     logits = lm.apply(params["policy"], tokens, MODEL)[:, :-1]
-    log_probs = lm._distribution.log_probs(logits, settings)
+    log_probs = distribution.log_probs(logits, settings)
     said = jnp.take_along_axis(log_probs, responses[:, :, None], axis=2)[:, :, 0]
     probability = jnp.exp(jnp.sum(said, axis=1))
     possible = probability > 0
@@ -74,7 +75,7 @@ def test_no_estimator_is_negative_on_average_and_the_unbiased_ones_agree(name):
 def test_the_reference_is_renormalised_on_what_the_policy_can_say():
     policy = jnp.log(jnp.array([0.26, 0.25, 0.25, 0.24]))
     reference = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1]))
-    truncated = lm._distribution.log_probs(policy, lm.SamplingConfig(top_k=1))
+    truncated = distribution.log_probs(policy, lm.SamplingConfig(top_k=1))
     np.testing.assert_allclose(kl.log_mass(reference, truncated), np.log(0.4), rtol=1e-6)
     np.testing.assert_allclose(kl.log_mass(reference, policy), 0.0, atol=1e-6)
     restricted = reference - kl.log_mass(reference, truncated)

@@ -7,7 +7,7 @@ sorts the vocabulary: on a CPU a sort of 64 × 50k logits takes half a second.
 import jax
 import jax.numpy as jnp
 
-from proxlm.lm._sampling_config import SamplingConfig
+from proxlm._decoding.config import SamplingConfig
 
 
 def log_probs(logits: jax.Array, sampling: SamplingConfig, keep: jax.Array | None = None) -> jax.Array:
@@ -72,6 +72,48 @@ def truncation(logits: jax.Array, sampling: SamplingConfig) -> jax.Array | None:
         top = jnp.max(logits, axis=-1, keepdims=True)
         support = both(support, logits >= top + jnp.log(sampling.min_p))
     return support
+
+
+def select(log_probs: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Entry `tokens[n]` of each row: `[N, V]`, `[N]` -> `[N]`; NaN where there is none.
+
+    A select and a sum, not a gather: they fuse, and so does their gradient.
+
+    >>> select(jnp.array([[1.0, 2.0], [3.0, -jnp.inf]]), jnp.array([1, 0])).tolist()
+    [2.0, 3.0]
+    """
+    places = jax.lax.broadcasted_iota(jnp.int32, log_probs.shape, 1)
+    picked = jnp.sum(jnp.where(places == tokens[:, None], log_probs, 0.0), axis=1)
+    return jnp.where((tokens >= 0) & (tokens < log_probs.shape[1]), picked, jnp.nan)
+
+
+def entropy(log_probs: jax.Array) -> jax.Array:
+    """Entropy −Σ p log p in nats, with 0·log 0 = 0: `[N, V]` -> `[N]`.
+
+    >>> entropy(jnp.log(jnp.array([[0.5, 0.5, 0.0]]))).round(4).tolist()
+    [0.6930999755859375]
+    """
+    finite = jnp.where(log_probs > -jnp.inf, log_probs, 0.0)
+    return -jnp.sum(jnp.where(log_probs > -jnp.inf, jnp.exp(finite) * finite, 0.0), axis=1)
+
+
+def draw(logits: jax.Array, uniform: jax.Array, sampling: SamplingConfig) -> tuple[jax.Array, jax.Array]:
+    """Tokens `[B]` drawn by uniform numbers `[B]`, and their log-probabilities; logits `[B, V]`.
+
+    >>> token, log_prob = draw(jnp.zeros((1, 4)), jnp.array([0.6]), SamplingConfig())
+    >>> token.item(), (log_prob / jnp.log(2)).item()
+    (2, -2.0)
+    """
+    logits = temper(logits, sampling)
+    if sampling.greedy:
+        return argmax(logits), jnp.zeros(logits.shape[0])
+    support = truncation(logits, sampling)
+    shifted = logits - jnp.max(logits, axis=1, keepdims=True)
+    weights = jnp.exp(shifted)
+    weights = weights if support is None else jnp.where(support, weights, 0.0)
+    token = inverse_cdf(weights, uniform)
+    picked = jnp.take_along_axis(shifted, token[:, None], axis=1)[:, 0]
+    return token, picked - jnp.log(jnp.sum(weights, axis=1))
 
 
 def argmax(x: jax.Array) -> jax.Array:
