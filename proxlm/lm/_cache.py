@@ -1,11 +1,13 @@
-"""The key-value cache: one pair of `[B, H_kv, S, d]` per layer, in a list, never stacked.
+"""The key-value cache: a pair of `[B, H_kv, S, d]` for each layer, in a list or stacked `[L, ...]`.
 
-Heads stand before positions, so that reading it is one contiguous matrix product per head; a
-stacked cache would be copied whole at every token.
+Heads stand before positions, so that reading it is one contiguous matrix product per head. Where
+the layers are a list, or all of them one step of the layer loop, the cache is a list and grows. A
+deep model's layers are scanned, so that they compile once and are not copied: its cache is stacked
+and has all of its columns from the start, of which a step reads the first.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +19,14 @@ from proxlm.lm._views import Turn, View
 
 
 class LayerCache(NamedTuple):
-    """Rotated keys and values of one layer, `[B, H_kv, S, d]`; columns not yet written are 0."""
+    """Rotated keys and values of one layer, `[B, H_kv, S, d]`, or of all; columns not yet written are 0."""
 
     key: jax.Array
     value: jax.Array
+
+
+Cache = list[LayerCache] | LayerCache
+"""A list of layers, or all of them stacked."""
 
 
 class Places(NamedTuple):
@@ -37,7 +43,7 @@ class Places(NamedTuple):
 
 def prefill(
     params: Params, tokens: jax.Array, mask: jax.Array | None, config: ModelConfig
-) -> tuple[jax.Array, list[LayerCache]]:
+) -> tuple[jax.Array, Cache]:
     """Runs a prompt `[B, P]`, padded on the left; gives the last column's hidden states and the cache.
 
     >>> from proxlm import lm
@@ -48,12 +54,15 @@ def prefill(
     ((3, 8), 2, (3, 2, 5, 4))
     """
     batch, length = tokens.shape
-    views, index = _views.of_layers(None, mask, length, config)
-    x = _forward.embed(params, tokens, config, _views.count(mask, length))
-    cache = []
-    for block, kind in zip(blocks_of(params), index, strict=True):
-        x, layer = fill(block, x, config, (batch, length), views[kind])
-        cache.append(layer)
+    if is_scanned(params, config):
+        step = lambda x, block, view: fill(block, x, config, (batch, length), view)
+        x, cache = _forward.over_layers(step, params, tokens, config, None, mask)
+    else:
+        views, index = _views.of_layers(None, mask, length, config)
+        x, cache = _forward.embed(params, tokens, config, _views.count(mask, length)), []
+        for block, kind in zip(blocks_of(params), index, strict=True):
+            x, layer = fill(block, x, config, (batch, length), views[kind])
+            cache.append(layer)
     last = x.reshape(batch, length, -1)[:, -1]
     return _forward.final_norm(params, last, config), cache
 
@@ -61,18 +70,19 @@ def prefill(
 def decode(
     params: Params,
     tokens: jax.Array,
-    cache: list[LayerCache],
+    cache: Cache,
     column: ArrayLike,
     place: Places,
     valid: jax.Array,
     config: ModelConfig,
-) -> tuple[jax.Array, list[LayerCache]]:
+) -> tuple[jax.Array, Cache]:
     """Runs one more token of every row, `[B]`, against the cache, and adds it there.
 
     Args:
-      params: of `lm.init`; in a loop, unstack their blocks before it, or they are copied inside.
+      params: of `lm.init`; in a loop that does not scan them, unstack their blocks before it, or
+        they are copied inside.
       column: scalar: where in the cache this token goes, the same for all rows.
-      valid: bool `[B or 1, S]`: the columns that hold tokens, or will.
+      valid: bool `[B or 1, S]`: the columns that hold tokens, or will; a stacked cache may have more.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
@@ -89,11 +99,33 @@ def decode(
         View(visible_columns(valid, column, kind.window), turn)
         for kind, turn in zip(kinds, place.turns, strict=True)
     ]
-    new_cache = []
-    for block, old, kind in zip(blocks_of(params), cache, index, strict=True):
-        x, layer = extend(block, x, old, column, views[kind], config)
-        new_cache.append(layer)
+    if isinstance(cache, LayerCache):
+        x, new_cache = _extend_all(params["blocks"], x, cache, column, views, config)
+    else:
+        new_cache = []
+        for block, old, kind in zip(blocks_of(params), cache, index, strict=True):
+            x, layer = extend(block, x, old, column, views[kind], config)
+            new_cache.append(layer)
     return _forward.final_norm(params, x, config), new_cache
+
+
+def _extend_all(blocks, x, cache, column, views, config):
+    """All layers of `decode` in a loop, the cache in its carry, where it is written in place."""
+    at = lambda tree, layer: jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, layer, 0, False), tree)
+    view_of = _views.picker(views, config)
+    shape = (1, *cache.key.shape[1:3], views[0].visible.shape[-1], cache.key.shape[-1])
+
+    def body(layer, carry):
+        x, cache = carry
+        block, view = at(blocks, layer), view_of(layer)
+        query, key, value = _block.project(block, x, config, (x.shape[0], 1), view.turn)
+        write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new[None], (layer, 0, 0, column, 0))
+        cache = LayerCache(write(cache.key, key), write(cache.value, value))
+        read = lambda buffer: jax.lax.dynamic_slice(buffer, (layer, 0, 0, 0, 0), shape)[0]
+        return _block.finish(block, x, query, read(cache.key), read(cache.value), view.visible, config), cache
+
+    unroll = _config.layers_in_a_step(config)
+    return jax.lax.fori_loop(0, config.num_layers, body, (x, cache), unroll=unroll)
 
 
 def fill(
@@ -133,14 +165,14 @@ def extend(
     return _block.finish(block, x, query, *layer, view.visible, config), layer
 
 
-def grow(cache: list[LayerCache], length: int) -> list[LayerCache]:
-    """Appends empty columns until S = `length`.
+def grow(cache: Any, length: int) -> Any:
+    """Appends empty columns to a list of layers, or to all of them stacked, until S = `length`.
 
     >>> cache = [LayerCache(jnp.ones((1, 2, 3, 4)), jnp.ones((1, 2, 3, 4)))]
     >>> grow(cache, 7)[0].value.shape
     (1, 2, 7, 4)
     """
-    extend = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0)))
+    extend = lambda x: jnp.pad(x, (*((0, 0),) * (x.ndim - 2), (0, length - x.shape[-2]), (0, 0)))
     return jax.tree.map(extend, cache)
 
 
@@ -197,6 +229,15 @@ def visible_columns(valid: jax.Array, column: ArrayLike, window: int | None = No
     if window is not None:
         visible &= columns > column - window
     return visible[:, None, None, :]
+
+
+def is_scanned(params: Params, config: ModelConfig) -> bool:
+    """Whether the layers are scanned: stacked, and more of them than the layer loop unrolls.
+
+    >>> is_scanned({"blocks": {}}, ModelConfig(vocab_size=16, num_layers=30))
+    True
+    """
+    return isinstance(params["blocks"], Mapping) and _config.layers_in_a_step(config) < config.num_layers
 
 
 def blocks_of(params: Params) -> Sequence[Params]:

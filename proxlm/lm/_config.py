@@ -207,6 +207,15 @@ def layer_kinds(config: ModelConfig) -> tuple[tuple[LayerKind, ...], tuple[int, 
     return distinct, tuple(distinct.index(kind) for kind in kinds)
 
 
+def layers_in_a_step(config: ModelConfig) -> int:
+    """The number of layers in one step of the loop over them: all of up to 8, unless the config says.
+
+    >>> layers_in_a_step(ModelConfig(vocab_size=16)), layers_in_a_step(ModelConfig(16, num_layers=30))
+    (4, 1)
+    """
+    return config.unroll or (config.num_layers if config.num_layers <= 8 else 1)
+
+
 def products(config: ModelConfig) -> contextlib.AbstractContextManager:
     """A context: what is traced in it multiplies matrices at the config's precision.
 

@@ -186,16 +186,10 @@ def over_layers(
     if positions is not None and np.shape(positions) != tokens.shape:
         expected = f"{tokens.shape}, the shape of tokens"
         raise _validation.invalid("positions.shape", np.shape(positions), expected)
-    views, index = _views.of_layers(positions, mask, tokens.shape[1], config)
-    if len(views) == 1:
-        body = lambda x, block: step(x, block, views[0])
-        layers = params["blocks"]
-    else:
-        together = _views.stack(views)
-        pick = lambda at: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, at, 0, False), together)
-        body = lambda x, layer: step(x, layer[0], pick(layer[1]))
-        layers = (params["blocks"], jnp.array(index))
+    views, _ = _views.of_layers(positions, mask, tokens.shape[1], config)
+    view_of = _views.picker(views, config)
+    body = lambda x, layer: step(x, layer[0], view_of(layer[1]))
     body = jax.checkpoint(body) if config.remat else body
-    unroll = config.unroll or (config.num_layers if config.num_layers <= 8 else 1)
+    layers, unroll = (params["blocks"], jnp.arange(config.num_layers)), _config.layers_in_a_step(config)
     counted = _views.count(mask, tokens.shape[1]) if positions is None else positions
     return jax.lax.scan(body, embed(params, tokens, config, counted), layers, unroll=unroll)

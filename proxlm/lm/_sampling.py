@@ -19,7 +19,7 @@ from proxlm.lm._config import ModelConfig, Params
 class _Loop(NamedTuple):
     """The state of decoding between two tokens."""
 
-    cache: list[_cache.LayerCache]
+    cache: _cache.Cache
     token: jax.Array  # [B], the last one sampled
     done: jax.Array  # [B]
     tokens: jax.Array  # [R, B]
@@ -50,8 +50,12 @@ def sample(
       prompt_mask: bool `[B, P]`, False where a prompt is padding, on whichever side; None: none
         is. Every row needs a valid token.
       early_exit: stop when all rows have ended. A `while_loop`: leave it off under `vmap`.
-      segment: the cache grows by this many columns at a time, so that attention reads hardly
-        more than is filled; each growth, of at most four, compiles the step again.
+      segment: attention reads this many columns more at a time, so hardly more than are filled;
+        each growth, of at most four, compiles the step again.
+
+    The layers of a deep model, by `config.unroll` and where they are stacked, are scanned: they compile
+    once, and their weights are not copied. A list of them (`unstack`) is unrolled, which compiles each
+    layer at each growth, and is faster for a few rows.
 
     Raises:
       ValueError: P + R exceeds the context, or an argument is not as above.
@@ -68,9 +72,12 @@ def sample(
     batch, length = prompts.shape
     if prompt_mask is not None:
         prompts, prompt_mask = align(prompts, prompt_mask)
-    # Unstacked here and not in the loop, which would copy every layer at every token.
-    params = {**params, "blocks": _cache.blocks_of(params)}
+    if not _cache.is_scanned(params, config):
+        # Unstacked here and not in the loop, which would copy every layer at every token.
+        params = {**params, "blocks": _cache.blocks_of(params)}
     hidden, cache = _cache.prefill(params, prompts, prompt_mask, config)
+    if isinstance(cache, _cache.LayerCache):
+        cache = _cache.grow(cache, length + num_tokens)
     uniform = uniforms(key, num_tokens, batch)
     draw = functools.partial(draw_tokens, params=params, config=config, sampling=sampling)
     token, log_prob = draw(hidden, uniform[0])
@@ -79,7 +86,8 @@ def sample(
     state = _Loop(cache, token, decoding.is_stop(token, sampling), *rows)
     places, start = _cache.places(prompt_mask, length, num_tokens, config), 1
     for end in _segments(num_tokens, segment):
-        state = state._replace(cache=_cache.grow(state.cache, length + end))
+        if isinstance(state.cache, list):
+            state = state._replace(cache=_cache.grow(state.cache, length + end))
         step = functools.partial(
             _step,
             uniform=uniform,

@@ -1,10 +1,11 @@
 """Views of attention in each kind of layer: its mask over keys, and the angles by which it rotates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from proxlm.lm import _config, _rope
 from proxlm.lm._config import LayerKind, ModelConfig
@@ -52,6 +53,19 @@ def stack(views: Sequence[View]) -> View:
         rest = jnp.ones_like(like[0]), jnp.zeros_like(like[1])
         views = [view if view.turn is not None else view._replace(turn=rest) for view in views]
     return jax.tree.map(lambda *parts: jnp.stack(parts), *views)
+
+
+def picker(views: Sequence[View], config: ModelConfig) -> Callable[[ArrayLike], View]:
+    """A function from a layer, which may be traced, to its view.
+
+    >>> picker([View(jnp.ones((1, 1, 3, 3), bool), None)], ModelConfig(vocab_size=16))(2).turn is None
+    True
+    """
+    if len(views) == 1:
+        return lambda layer: views[0]
+    together, index = stack(views), jnp.array(_config.layer_kinds(config)[1])
+    pick = lambda x, layer: jax.lax.dynamic_index_in_dim(x, index[layer], 0, False)
+    return lambda layer: jax.tree.map(lambda x: pick(x, layer), together)
 
 
 def visibility(mask: jax.Array | None, length: int, window: int | None = None) -> jax.Array:

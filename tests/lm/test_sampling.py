@@ -146,6 +146,19 @@ def test_the_growth_of_the_cache_changes_nothing(segment):
     assert_same(sample(settings, segment=segment), sample(settings))
 
 
+@pytest.mark.parametrize("unroll", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_scanned_layers_sample_what_unrolled_ones_do(unroll):
+    kinds = {"window": 3, "window_layers": (True, False, False), "rope_layers": (True, True, False)}
+    config = dataclasses.replace(CONFIG, num_layers=3, unroll=unroll, **kinds)
+    params = rough(config)
+    how = {"prompt_mask": RAGGED, "segment": 4, "sampling": lm.SamplingConfig(stop_token=3)}
+    scanned, unrolled = (
+        compiled(jax.random.key(1), params | {"blocks": blocks}, PROMPTS, config, NUM_TOKENS, **how)
+        for blocks in (params["blocks"], lm.unstack(params["blocks"]))
+    )
+    assert_same(scanned, unrolled)
+
+
 def test_an_early_exit_changes_nothing():
     settings = {"stop_token": 3, "temperature": 1.5}
     assert_same(sample(settings, early_exit=True, segment=7), sample(settings))
