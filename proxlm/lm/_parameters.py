@@ -66,6 +66,17 @@ def outer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+@functools.lru_cache
+def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Maps the path of each parameter to its shape, the layers stacked.
+
+    >>> shapes(ModelConfig(vocab_size=16, width=8, num_layers=3))["blocks/mlp/down/kernel"]
+    (3, 24, 8)
+    """
+    blocks = {f"blocks/{path}": (config.num_layers, *shape) for path, shape in block_shapes(config).items()}
+    return outer_shapes(config) | blocks
+
+
 def norm_parts(config: ModelConfig) -> tuple[str, ...]:
     """The parameters of a norm.
 
@@ -87,7 +98,7 @@ def check(params: Params, config: ModelConfig, stacked: bool = True) -> None:
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> check(lm.init(jax.random.key(0), config), config)
     """
-    for path, leaf in _leaves(params):
+    for path, leaf in leaves(params):
         _arguments.no_explicit_axes(f"params: {path}", leaf)
     blocks = params["blocks"] if isinstance(params, Mapping) and "blocks" in params else None
     if blocks is None:
@@ -102,11 +113,11 @@ def check(params: Params, config: ModelConfig, stacked: bool = True) -> None:
         if len(blocks) != depth:
             raise _fault("the number of blocks", len(blocks), depth)
         expected |= {f"blocks/{path}": shape for path, shape in block_shapes(config).items()}
-        found = {f"blocks/{path}": np.shape(x) for path, x in _leaves(blocks[0])}
+        found = {f"blocks/{path}": np.shape(x) for path, x in leaves(blocks[0])}
     else:
-        expected |= {f"blocks/{path}": (depth, *shape) for path, shape in block_shapes(config).items()}
-        found = {f"blocks/{path}": np.shape(x) for path, x in _leaves(blocks)}
-    found |= {path: np.shape(x) for path, x in _leaves({k: v for k, v in params.items() if k != "blocks"})}
+        expected = dict(shapes(config))
+        found = {f"blocks/{path}": np.shape(x) for path, x in leaves(blocks)}
+    found |= {path: np.shape(x) for path, x in leaves({k: v for k, v in params.items() if k != "blocks"})}
     for path in [*expected, *found]:
         if path.startswith("value/") and path not in expected:
             continue
@@ -125,7 +136,12 @@ def _linear(name, kernel, bias, has_bias):
     return {f"{name}/kernel": kernel} | ({f"{name}/bias": bias} if has_bias else {})
 
 
-def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
+def leaves(tree: Any) -> Iterator[tuple[str, Any]]:
+    """The paths of a tree with their leaves.
+
+    >>> list(leaves({"norm": {"scale": 1.0}}))
+    [('norm/scale', 1.0)]
+    """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 

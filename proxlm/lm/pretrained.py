@@ -1,77 +1,86 @@
-"""Weights of the Llama architecture into parameters, and back.
+"""Tensors in the layout of other libraries into parameters, and back.
 
-The tensors come as a dict of arrays under their usual names, wherever they were read from: those
-of a GGUF file, or those that transformers gives the same tensors in a safetensors file. The two
-differ in more than names. RoPE turns pairs of entries of a head; here, as in transformers, they
-are (i, i + d/2), and in GGUF (2i, 2i + 1). Each has the rows of the query and key kernels in its
-own order, so what is read is reordered once, and the forward pass knows one order only.
+The tensors come as a dict of arrays under the names of their files, wherever they were read from. Files
+differ in more than names: whether a matrix is stored transposed, what is packed into one tensor, and the
+order of rows. RoPE turns pairs of entries of a head; here, as in transformers, they are (i, i + d/2), and
+in the GGUF file of a Llama (2i, 2i + 1). What is read is reordered once, and the forward pass knows one
+order only.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
+from proxlm.lm import _architectures, _config_fields, _layouts, _parameters
 from proxlm.lm._config import ModelConfig, Params
+from proxlm.lm._layouts import Layout
 
 __all__ = ["from_tensors", "to_tensors"]
 
-PARTS = ("attention_norm", "query", "key", "value", "out", "mlp_norm", "gate", "up", "down")
+Sharding = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+ALIGNMENT = 64  # of memory that JAX takes over as it lies there
 
 
-class _Names(NamedTuple):
-    """Names of the tensors in a family of files, and whether RoPE's pairs are neighbours there."""
+class _Slot(NamedTuple):
+    """A tensor of a file, and the entries of a parameter that it holds."""
 
-    embedding: str
-    norm: str
-    head: str
-    block: str  # with the layer's number, before each of:
-    parts: Sequence[str]  # in the order of PARTS
-    interleaved: bool
+    name: str
+    path: str  # of the parameter, all layers stacked
+    index: tuple[int | slice, ...]  # of its entries there
+    here: tuple[int, ...]  # shape of these entries
+    shape: tuple[int, ...]  # in the file
+    transposed: bool
+    rows: tuple[int, int, int] | None  # axes of the rows here, of which two are swapped in the file ...
+    axis: int  # ... the first of these
+    offset: float
 
+    def read(self, tensor: Any) -> np.ndarray:
+        """The entries of the parameter."""
+        x = np.asarray(tensor)
+        if self.rows is not None:
+            swapped = np.swapaxes(np.empty(self.rows, bool), self.axis, self.axis + 1).shape
+            x = x.reshape(*swapped, *x.shape[1:]).swapaxes(self.axis, self.axis + 1).reshape(x.shape)
+        x = x - np.asarray(self.offset, x.dtype) if self.offset else x
+        return (x.T if self.transposed else x).reshape(self.here)
 
-NAMES = {
-    "gguf": _Names(
-        "token_embd.weight",
-        "output_norm.weight",
-        "output.weight",
-        "blk.{}.{}.weight",
-        "attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_up ffn_down".split(),
-        interleaved=True,
-    ),
-    "transformers": _Names(
-        "model.embed_tokens.weight",
-        "model.norm.weight",
-        "lm_head.weight",
-        "model.layers.{}.{}.weight",
-        (
-            "input_layernorm self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj "
-            "post_attention_layernorm mlp.gate_proj mlp.up_proj mlp.down_proj"
-        ).split(),
-        interleaved=False,
-    ),
-}
+    def write(self, entries: np.ndarray) -> np.ndarray:
+        """The tensor; the inverse of `read`."""
+        x = entries.reshape(self.shape[::-1]).T if self.transposed else entries.reshape(self.shape)
+        x = x + np.asarray(self.offset, x.dtype) if self.offset else x
+        if self.rows is not None:
+            x = x.reshape(*self.rows, *x.shape[1:]).swapaxes(self.axis, self.axis + 1).reshape(x.shape)
+        return x
 
 
-def from_tensors(tensors: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
-    """Parameters of a model from the tensors of a Llama.
+def from_tensors(
+    tensors: Mapping[str, Any],
+    config: ModelConfig,
+    names: str | None = None,
+    *,
+    param_dtype: str = "float32",
+    sharding: Sharding | None = None,
+) -> dict[str, Any]:
+    """Parameters of a model from the tensors of a file.
 
-    A matrix W is stored as it multiplies, y = W·x with W `[out, in]`; a kernel here is its
-    transpose, its outputs cut into heads. Queries, keys and values are packed, and so are the
-    gate and the up projection.
+    Read one parameter after the other, so that memory holds no second copy of the model.
 
     Args:
-      tensors: name ↦ array of any float dtype, complete; the names are those of GGUF
-        (`blk.0.attn_q.weight`) or of transformers (`model.layers.0.self_attn.q_proj.weight`).
+      tensors: name ↦ array of any float dtype, complete; or what NumPy makes one of when asked.
+      names: the family of names: a `model_type` of transformers, such as "llama" or "gpt_neox", or
+        "gguf:" and an architecture of GGUF, "gguf:llama"; None: of transformers, as the config asks.
+      param_dtype: of the parameters: "float32", "bfloat16", "float16" or "float64".
+      sharding: (path, shape) ↦ where the parameter goes, a `jax.sharding.Sharding` or None; the path
+        is that of `init`'s tree, "blocks/mlp/down/kernel".
 
     Raises:
-      ValueError: a tensor is missing, of another shape or not known, the names are of neither
-        family, or the config is not that of a Llama.
-
-    Source: Touvron et al. 2023 for the architecture; the order of a GGUF file's rows is that of
-    llama.cpp's converter.
+      ValueError: if a tensor is missing, of another shape or not known, or the config does not belong
+        to an architecture with these names.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
@@ -80,154 +89,130 @@ def from_tensors(tensors: Mapping[str, Any], config: ModelConfig) -> dict[str, A
     >>> bool((again["embedding"]["kernel"] == params["embedding"]["kernel"]).all())
     True
     """
-    _check_model(config)
-    names = _names_of(tensors)
-    if config.tie_embeddings and names.head in tensors:
-        tensors = _without_equal_head(tensors, names)
-    _check_tensors({name: np.shape(x) for name, x in tensors.items()}, _shapes(config, names))
-    read = lambda name: np.asarray(tensors[name], np.float32)
-    # One layer at a time into the stacked arrays, so that no second copy of the model is made.
-    stacked = {}
-    for i, own in enumerate(_block_names(config, names)):
-        block = _block(dict(zip(PARTS, map(read, own), strict=True)), config, names.interleaved)
-        if not stacked:
-            stacked = jax.tree.map(lambda x: np.empty((config.num_layers, *x.shape), x.dtype), block)
-        for buffer, layer in zip(jax.tree.leaves(stacked), jax.tree.leaves(block), strict=True):
-            buffer[i] = layer
-    params = {"blocks": stacked, "norm": {"scale": read(names.norm)}}
-    params |= {"embedding": {"kernel": read(names.embedding)}}
-    if not config.tie_embeddings:
-        params["head"] = {"kernel": read(names.head)}
-    leaves, structure = jax.tree.flatten(params)
-    del params, stacked
-    # each leaf is dropped as soon as JAX has its copy
-    put = lambda: jax.device_put(leaves.pop(0)).block_until_ready()
-    return jax.tree.unflatten(structure, [put() for _ in range(len(leaves))])
+    return read(tensors, config, _layout(names, config), param_dtype, sharding)
 
 
-def to_tensors(params: Params, config: ModelConfig, names: str = "gguf") -> dict[str, np.ndarray]:
-    """The tensors of a Llama from the parameters of a model: what `from_tensors` reads back.
-
-    Args:
-      names: "gguf" or "transformers".
+def to_tensors(params: Params, config: ModelConfig, names: str | None = None) -> dict[str, np.ndarray]:
+    """The tensors that a file of the model holds: what `from_tensors` reads back.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
-    >>> tensors = to_tensors(lm.init(jax.random.key(0), config), config, "transformers")
+    >>> tensors = to_tensors(lm.init(jax.random.key(0), config), config)
     >>> tensors["model.layers.0.mlp.down_proj.weight"].shape
     (8, 24)
     """
-    _check_model(config)
-    _validation.one_of(tuple(NAMES), "to_tensors", names=names)
-    family = NAMES[names]
-    params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
-    tensors = {family.embedding: params["embedding"]["kernel"], family.norm: params["norm"]["scale"]}
-    if not config.tie_embeddings:
-        tensors[family.head] = params["head"]["kernel"]
-    for i, own in enumerate(_block_names(config, family)):
-        block = jax.tree.map(lambda x, i=i: x[i], params["blocks"])
-        parts = _parts(block, config, family.interleaved)
-        tensors |= {name: parts[part] for name, part in zip(own, PARTS, strict=True)}
+    _parameters.check(params, config)
+    leaves = {path: np.asarray(leaf) for path, leaf in _parameters.leaves(params)}
     # safetensors writes the memory of an array as it lies there
-    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    entries = lambda slot: np.ascontiguousarray(slot.write(leaves[slot.path][slot.index]))
+    return {slot.name: entries(slot) for slot in slots(config, _layout(names, config))}
 
 
-def _block(parts, config, interleaved):
-    """One layer's parameters from its tensors."""
-    heads = lambda x: x.T.reshape(config.width, -1, config.head_width)
-    query, key, value = (heads(parts[name]) for name in ("query", "key", "value"))
-    if interleaved:
-        query, key = map(_halves, (query, key))
-    out = parts["out"].T.reshape(config.num_heads, config.head_width, config.width)
-    return {
-        "attention": {"qkv": {"kernel": np.concatenate([query, key, value], axis=1)}, "out": {"kernel": out}},
-        "mlp": {
-            "gate_up": {"kernel": np.stack([parts["gate"].T, parts["up"].T], axis=1)},
-            "down": {"kernel": parts["down"].T},
-        },
-        "attention_norm": {"scale": parts["attention_norm"]},
-        "mlp_norm": {"scale": parts["mlp_norm"]},
+def read(
+    tensors: Mapping[str, Any], config: ModelConfig, layout: Layout, dtype: str, sharding: Sharding | None
+) -> dict[str, Any]:
+    """Parameters from the tensors of a file in a layout, all of them checked before any is read."""
+    _validation.one_of(DTYPES, param_dtype=dtype)
+    wanted = list(slots(config, layout))
+    tensors = _in_use(tensors, config, layout)
+    _check_tensors({name: np.shape(x) for name, x in tensors.items()}, {x.name: x.shape for x in wanted})
+    params: dict[str, Any] = {}
+    shapes = _parameters.shapes(config)
+    # The largest first: then what one takes beside its result is less than what is still to come.
+    for path in sorted(shapes, key=lambda path: -math.prod(shapes[path])):
+        leaf = _empty(shapes[path], jnp.dtype(dtype))
+        for slot in wanted:
+            if slot.path == path:
+                leaf[slot.index] = slot.read(tensors[slot.name])
+        place = params
+        *parents, part = path.split("/")
+        for name in parents:
+            place = place.setdefault(name, {})
+        place[part] = jax.device_put(leaf, sharding(path, shapes[path]) if sharding else None)
+        jax.block_until_ready(place[part])
+        del leaf
+    return params
+
+
+def slots(config: ModelConfig, layout: Layout) -> Iterator[_Slot]:
+    """The tensors of a file, each with its place in the parameters."""
+    heads, kv_heads = config.num_heads, config.num_kv_heads
+    places: dict[str, tuple[str, int, int]] = {
+        "query": ("attention/qkv", 0, heads),
+        "key": ("attention/qkv", heads, heads + kv_heads),
+        "value": ("attention/qkv", heads + kv_heads, heads + 2 * kv_heads),
+        "gate": ("mlp/gate_up", 0, 1),
     }
+    if config.gated:
+        places["up"] = ("mlp/gate_up", 1, 2)
+    whole = {"qkv": "attention/qkv", "gate_up": "mlp/gate_up", "up": "mlp/up", "down": "mlp/down"}
+    whole |= {name: f"attention/{name}" for name in ("out", "query_norm", "key_norm")}
+    covered = set()
+    for part, module in layout.modules.items():
+        base, first, last = places.get(part, (whole.get(part, part), 0, 0))
+        depth = config.num_layers if "{}" in module else None
+        prefix = "" if depth is None else "blocks/"
+        for path, shape in _parameters.shapes(config).items():
+            if path.rpartition("/")[0] == prefix + base:
+                covered.add(path)
+                is_kernel = path.endswith("/kernel")
+                cut = (slice(None),) * is_kernel + (slice(first, last),) if last else ()
+                for i in range(depth or 1):
+                    index = cut if depth is None else (i, *cut)
+                    suffix = "bias" if path.endswith("/bias") else "weight"
+                    name = f"{module.format(i)}.{suffix}"
+                    yield _slot(name, path, shape[depth is not None :], index, part, config, layout)
+    if left := sorted(set(_parameters.shapes(config)) - covered):
+        remedy = "Drop a value head first, and add it again afterwards."
+        raise _validation.invalid("params", left[0], "a parameter of the architecture", remedy)
 
 
-def _parts(block, config, interleaved):
-    """The inverse of `_block`."""
-    ends = (config.num_heads, config.num_heads + config.num_kv_heads)
-    query, key, value = np.split(block["attention"]["qkv"]["kernel"], ends, axis=1)
-    if interleaved:
-        query, key = map(_neighbours, (query, key))
-    rows = lambda x: x.reshape(config.width, -1).T
-    return {
-        "attention_norm": block["attention_norm"]["scale"],
-        "query": rows(query),
-        "key": rows(key),
-        "value": rows(value),
-        "out": block["attention"]["out"]["kernel"].reshape(-1, config.width).T,
-        "mlp_norm": block["mlp_norm"]["scale"],
-        "gate": block["mlp"]["gate_up"]["kernel"][:, 0].T,
-        "up": block["mlp"]["gate_up"]["kernel"][:, 1].T,
-        "down": block["mlp"]["down"]["kernel"].T,
-    }
-
-
-def _halves(x):
-    """Moves RoPE's pairs from (2i, 2i + 1) to (i, i + d/2) along the last axis."""
-    return x.reshape(*x.shape[:-1], -1, 2).swapaxes(-1, -2).reshape(x.shape)
-
-
-def _neighbours(x):
-    """The inverse of `_halves`."""
-    return x.reshape(*x.shape[:-1], 2, -1).swapaxes(-1, -2).reshape(x.shape)
-
-
-def _names_of(tensors):
-    """The family of names that the tensors have."""
-    for names in NAMES.values():
-        if names.embedding in tensors:
-            return names
-    expected = " or ".join(repr(names.embedding) for names in NAMES.values())
-    raise ValueError(
-        f"tensors has no {expected}, and starts with {sorted(tensors)[:3]}: expected the names of "
-        "a Llama in GGUF or in transformers"
+def _slot(name, path, shape, index, part, config, layout):
+    cut = next((x for x in index if isinstance(x, slice) and x.stop), None)
+    here = list(shape)
+    if cut is not None:
+        here[1 if path.endswith("/kernel") else 0] = cut.stop - cut.start
+    is_table = path.split("/")[0] in ("embedding", "positions", "head")
+    is_matrix = path.endswith("/kernel") and not is_table
+    inputs = math.prod(here[: 2 if part == "out" else 1]) if is_matrix else 1
+    outputs = math.prod(here) // inputs
+    flat = (inputs, outputs) if is_matrix else tuple(here) if is_table else (outputs,)
+    transposed = is_matrix and layout.transposed
+    rows, axis = None, 0
+    if layout.row_order == "by_head" and part == "qkv":
+        rows = (3, config.num_heads, config.head_width)
+    if layout.row_order == "neighbours" and part in ("query", "key"):
+        rows, axis = (outputs // config.head_width, 2, config.head_width // 2), 1
+    offset = layout.scale_offset if path.endswith("/scale") else 0.0
+    return _Slot(
+        name, path, index, tuple(here), flat[::-1] if transposed else flat, transposed, rows, axis, offset
     )
 
 
-def _block_names(config, names):
-    """For every layer the names of its tensors, in the order of PARTS."""
-    layers = range(config.num_layers)
-    return [[names.block.format(i, part) for part in names.parts] for i in layers]
+def _layout(names: str | None, config: ModelConfig) -> Layout:
+    names = names or str(_config_fields.to_fields(config)["model_type"])
+    known = {name: own.layout for name, own in _architectures.ARCHITECTURES.items()}
+    known |= {f"gguf:{name}": layout for name, (_, layout) in _architectures.GGUF.items()}
+    _validation.one_of(tuple(known), "pretrained", names=names)
+    return known[names]
 
 
-def _shapes(config, names):
-    """Maps name to shape of every tensor that the model has."""
-    width, hidden = config.width, config.hidden_width
-    query, key = (n * config.head_width for n in (config.num_heads, config.num_kv_heads))
-    attention = [(width,), (query, width), (key, width), (key, width), (width, query)]
-    parts = [*attention, (width,), (hidden, width), (hidden, width), (width, hidden)]
-    shapes = {names.embedding: (config.vocab_size, width), names.norm: (width,)}
-    if not config.tie_embeddings:
-        shapes[names.head] = (config.vocab_size, width)
-    for own in _block_names(config, names):
-        shapes |= dict(zip(own, parts, strict=True))
-    return shapes
+def _empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Memory that JAX can take over without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _check_model(config):
-    names = ("num_layers", "width", "num_heads", "num_kv_heads", "head_width", "hidden_width", "max_length")
-    names += ("rope_theta", "norm_epsilon", "tie_embeddings", "init_scale", "compute_dtype")
-    names += ("matmul_precision", "remat", "unroll")
-    llama = ModelConfig(config.vocab_size, **{name: getattr(config, name) for name in names})
-    for name, expected in vars(llama).items():
-        if (given := getattr(config, name)) != expected:
-            remedy = "The files are of a Llama; add a value head to its params afterwards."
-            raise _validation.invalid(f"config.{name}", given, repr(expected), remedy)
-
-
-def _without_equal_head(tensors, names):
-    """Drops the head of a tied model, which some files hold a second time, where it is the embedding."""
-    if not np.array_equal(tensors[names.head], tensors[names.embedding]):
-        return tensors
-    return {name: tensor for name, tensor in tensors.items() if name != names.head}
+def _in_use(tensors: Mapping[str, Any], config: ModelConfig, layout: Layout) -> Mapping[str, Any]:
+    """The tensors without buffers, and without a head that is the embedding a second time."""
+    embedding, head = (f"{layout.modules[name]}.weight" for name in ("embedding", "head"))
+    names = [name for name in tensors if not name.endswith(_layouts.BUFFERS)]
+    if config.tie_embeddings and head in tensors and embedding in tensors:
+        if np.array_equal(np.asarray(tensors[head]), np.asarray(tensors[embedding])):
+            names.remove(head)
+    return {name: tensors[name] for name in names}
 
 
 def _check_tensors(given, expected):

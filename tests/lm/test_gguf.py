@@ -50,7 +50,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def tensors(params):
-    return lm.pretrained.to_tensors(params, CONFIG)
+    return lm.pretrained.to_tensors(params, CONFIG, "gguf:llama")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_file_becomes_its_model(tmp_path, params, tensors):
 
 def test_fields_that_may_be_missing_have_the_defaults_of_the_format(tmp_path):
     config = lm.ModelConfig(len(TOKENS), 1, 32, 4, hidden_width=32, max_length=64, norm_epsilon=2**-17)
-    tensors = lm.pretrained.to_tensors(arrays.rough(config, scale=0.3), config)
+    tensors = lm.pretrained.to_tensors(arrays.rough(config, scale=0.3), config, "gguf:llama")
     absent = ("llama__attention__head_count_kv", "tokenizer__ggml__bos_token_id", "tokenizer__ggml__pre")
     absent += ("tokenizer__ggml__eos_token_id", "tokenizer__ggml__model", "tokenizer__ggml__token_type")
     changes = dict.fromkeys(absent)

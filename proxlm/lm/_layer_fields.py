@@ -1,0 +1,155 @@
+"""Fields of config.json that say how layers differ, and how positions enter: RoPE, its scaling, windows."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from proxlm import _validation
+from proxlm.lm import _architectures
+from proxlm.lm._architectures import Architecture
+from proxlm.lm._rope_scaling import RopeScaling
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+LENGTH = "original_max_position_embeddings"
+# Fields of a scaling of RoPE, by its kind, beside factor and original_max_position_embeddings.
+SCALING = {
+    "linear": {},
+    "dynamic": {},
+    "llama3": {"low_freq_factor": "low", "high_freq_factor": "high"},
+    "yarn": {
+        "beta_slow": "low",
+        "beta_fast": "high",
+        "attention_factor": "attention_factor",
+        "truncate": "truncate",
+    },
+}
+
+
+def flat(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with those of RoPE at the top, under one name each, wherever transformers has them."""
+    flat = {_architectures.RENAMED.get(kind, {}).get(name, name): value for name, value in fields.items()}
+    nested = flat.pop("rope_parameters", None)
+    if nested is None:
+        return flat
+    if not isinstance(nested, dict):
+        raise invalid("rope_parameters", nested, "an object")
+    parts = dict(nested)
+    if kind == "gemma3_text" and {FULL, SLIDING} >= set(parts):
+        local = dict(parts.get(SLIDING) or {})
+        if (given := local.pop("rope_type", "default")) != "default":
+            raise invalid(f"rope_parameters.{SLIDING}.rope_type", given, "'default'")
+        parts = dict(parts.get(FULL) or {})
+        if "rope_theta" in local:
+            flat["rope_local_base_freq"] = local.pop("rope_theta")
+        if local:
+            raise invalid(f"rope_parameters.{SLIDING}.{min(local)}", local[min(local)], "absent")
+    for name in ("rope_theta", "partial_rotary_factor"):
+        if name in parts:
+            value = parts.pop(name)
+            if flat.setdefault(name, value) != value:
+                raise invalid(name, flat[name], f"{value}, as in rope_parameters")
+    if parts.get("rope_type", parts.get("type", "default")) != "default":
+        if flat.setdefault("rope_scaling", parts) != parts:
+            raise invalid("rope_scaling", flat["rope_scaling"], f"{parts}, as in rope_parameters")
+    elif set(parts) - {"rope_type", "type"}:
+        name = min(set(parts) - {"rope_type", "type"})
+        raise invalid(f"rope_parameters.{name}", parts[name], "absent without a rope_type")
+    return flat
+
+
+def scaling(given: Any, read: Mapping[str, Any]) -> dict[str, Any]:
+    """The scaling of RoPE, and the length of the context with it."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise invalid("rope_scaling", given, "an object or null")
+    parts = dict(given)
+    old = parts.pop("type", None)
+    kind = parts.pop("rope_type", old)
+    if kind == "default" and not parts:
+        return {}
+    if not isinstance(kind, str) or kind not in SCALING:
+        raise invalid("rope_scaling.rope_type", kind, f"one of {tuple(SCALING)}")
+    length = parts.pop(LENGTH, None) or read["max_length"]
+    values = {target: parts.pop(name, None) for name, target in SCALING[kind].items()}
+    values = {target: value for target, value in values.items() if value is not None}
+    factor = parts.pop("factor", None)
+    _validation.within(1.0, 1e6, **{"rope_scaling.factor": factor})
+    _validation.integer(1, **{f"rope_scaling.{LENGTH}": length})
+    if factor is None:
+        raise invalid("rope_scaling.factor", None, "a number")
+    if kind == "yarn":
+        scales = [parts.pop(name, None) for name in ("mscale", "mscale_all_dim")]
+        _validation.at_least(0, mscale=scales[0], mscale_all_dim=scales[1])
+        if all(scales):
+            one, other = (1 + 0.1 * scale * math.log(factor) for scale in scales)
+            values.setdefault("attention_factor", one / other)
+    for name, value in parts.items():
+        raise invalid(f"rope_scaling.{name}", value, "absent")
+    stretched = {"max_length": int(factor * length)} if kind == "dynamic" else {}
+    return {"rope_scaling": RopeScaling(kind, float(factor), length, **values), **stretched}
+
+
+def layers(fields: Mapping[str, Any], read: Mapping[str, Any], own: Architecture) -> dict[str, Any]:
+    """The layers that rotate, and those that have the window."""
+    depth, window = read["num_layers"], read.get("window")
+    rotated = [True] * depth
+    if own.windows == "rotate":
+        every = fields.get("no_rope_layer_interval", 4)
+        _validation.integer(1, no_rope_layer_interval=every)
+        given = fields.get("no_rope_layers")
+        rotated = [(i + 1) % every != 0 for i in range(depth)] if given is None else given
+        if not isinstance(rotated, list) or len(rotated) != depth or not all(x in (0, 1) for x in rotated):
+            raise invalid("no_rope_layers", rotated, f"a list of {depth} zeros and ones")
+    if own.windows in ("above", "rotate"):
+        _validation.one_of((False, True), use_sliding_window=fields.get("use_sliding_window", False))
+        window = window if fields.get("use_sliding_window", False) else None
+    types = fields.get("layer_types") if own.windows != "all" else None
+    if types is not None:
+        known = isinstance(types, list) and all(x in (SLIDING, FULL) for x in types)
+        if not known or len(types) != depth:
+            raise invalid("layer_types", types, f"a list of {depth} of {SLIDING!r} and {FULL!r}")
+        windowed = [x == SLIDING for x in types]
+    elif own.windows == "above":
+        first = fields.get("max_window_layers", 28)
+        _validation.integer(0, max_window_layers=first)
+        windowed = [i >= first for i in range(depth)]
+    elif own.windows == "rotate":
+        windowed = [not x for x in rotated]
+    elif own.windows == "all":
+        windowed = [True] * depth
+    else:
+        every = fields.get("sliding_window_pattern", own.windows) or 1
+        _validation.integer(1, sliding_window_pattern=every)
+        windowed = [(i + 1) % every != 0 for i in range(depth)]
+    if types is not None and window is None and any(windowed):
+        raise invalid("sliding_window", None, "an integer, as layer_types has sliding ones")
+    window = window if any(windowed) else None
+    result: dict[str, Any] = {"window": window}
+    if window is not None and not all(windowed):
+        result["window_layers"] = tuple(windowed)
+    if "window_rope_theta" in read:
+        result["window_rope_theta"] = read["window_rope_theta"] if window is not None else None
+    if not all(rotated):
+        result["rope_layers"] = tuple(map(bool, rotated))
+    return result
+
+
+def read_apart(own: Architecture) -> set[str]:
+    """Fields that are read by functions of their own."""
+    names = {"rope_scaling"} if "rope_theta" in own.fields else set()
+    if own.windows not in (None, "all"):
+        names |= {"layer_types"}
+    if own.windows in ("above", "rotate"):
+        names |= {"use_sliding_window", "max_window_layers"}
+    if own.windows == "rotate":
+        names |= {"no_rope_layers", "no_rope_layer_interval"}
+    if isinstance(own.windows, int):
+        names |= {"sliding_window_pattern"}
+    return names
+
+
+def invalid(name: str, given: Any, expected: str) -> ValueError:
+    shown = " ".join(repr(given).split())
+    shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
+    return _validation.invalid(name, _validation.Verbatim(shown), expected, "It is not implemented.")
