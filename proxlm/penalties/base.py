@@ -1,7 +1,7 @@
 """The `Penalty`, and how a penalty on one array is carried over a tree of arrays."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias, cast
 
 import chex
 import jax
@@ -71,6 +71,10 @@ class Penalty(_Functions):
 
     _call: tuple[str, tuple[Any, ...], dict[str, Any]] | None = None
 
+    def __new__(cls, value: Value | None, prox: Prox, residual: Residual | None = None) -> Self:
+        """Pairs the functions; without a value the penalty serves the solvers and links that ask for none."""
+        return super().__new__(cls, cast(Value, value), prox, residual)
+
     def described(self, name: str, *positional: Any, **arguments: Any) -> Self:
         """Returns the functions, for any mesh, as a penalty that prints as the call of `name`.
 
@@ -84,6 +88,22 @@ class Penalty(_Functions):
         )
         described._call = name, positional, arguments
         return described
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it was made by the same call with equal numbers, or of the same functions."""
+        return isinstance(other, Penalty) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        """Agrees with ==."""
+        return hash(self._key())
+
+    def _key(self):
+        call = self._call and (self._call[0], self._call[1], tuple(sorted(self._call[2].items())))
+        try:
+            hash(call)
+        except TypeError:  # arrays cannot be compared at a glance
+            call = None
+        return call or tuple(self)
 
     def __repr__(self) -> str:
         """Returns the call that made the penalty, or the functions of one made by hand."""

@@ -1,7 +1,9 @@
 """Proximal gradient methods to a tolerance, for problems whose gradient is exact.
 
-- the solver: `proximal_gradient` gives a `Solution`, with the reason why it stopped
-- its rules: `barzilai_borwein` (the default) `fista` `ista` `anderson`, each a `Rule`
+- to a tolerance: `proximal_gradient` gives a `Solution`, with the reason why it stopped
+- step by step: a `Solver`, whose `init` and `update` carry a `SolverState`; of its `Options`, `Backtracking`
+  is the search for a step size, and `Iteration` the argument of a callback
+- rules: `barzilai_borwein` (the default) `fista` `ista` `anderson`, each a `Rule`
 - over strengths: `path`, from `strength_max` down
 
 >>> import jax.numpy as jnp
@@ -11,14 +13,21 @@
 [2.0, 0.0]
 """
 
+from proxlm.solvers._iterate import Iteration, SolverState
+from proxlm.solvers._problem import Backtracking
 from proxlm.solvers._steps import Rule
 from proxlm.solvers.regularisation_path import path, strength_max
 from proxlm.solvers.rules import anderson, barzilai_borwein, fista, ista
-from proxlm.solvers.solver import Solution, proximal_gradient
+from proxlm.solvers.solver import Options, Solution, Solver, proximal_gradient
 
 __all__ = [
+    "Backtracking",
+    "Iteration",
+    "Options",
     "Rule",
     "Solution",
+    "Solver",
+    "SolverState",
     "anderson",
     "barzilai_borwein",
     "fista",

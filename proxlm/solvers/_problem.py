@@ -1,5 +1,6 @@
 """The problem that solvers see: min f(x) + g(x) over plain vectors."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,15 +19,56 @@ class Point(NamedTuple):
       x: [n].
       smooth: f(x).
       gradient: ∇f(x), [n].
-      total: f(x) + g(x).
-      aux: what f gives besides its value, or None.
+      total: f(x) + g(x); f(x) where the penalty has no value.
     """
 
     x: jax.Array
     smooth: jax.Array
     gradient: jax.Array
     total: jax.Array
-    aux: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Backtracking:
+    """Settings of the search for a step size.
+
+    Attributes:
+      factor: by which a step that is refused is shortened, in (0, 1).
+      limit: of tries in one iteration.
+
+    Raises:
+      ValueError: if an argument is invalid.
+
+    >>> Backtracking(factor=0.8).limit
+    60
+    """
+
+    factor: float = 0.5
+    limit: int = 60
+
+    def __post_init__(self) -> None:
+        """Validates the settings."""
+        _validation.positive("Backtracking", factor=self.factor)
+        _validation.within(0.0, 1.0, "Backtracking", factor=self.factor)
+        _validation.integer(1, "Backtracking", limit=self.limit)
+
+
+class Objective(NamedTuple):
+    """The static half of a problem.
+
+    Attributes:
+      fun: (params, *args) ↦ f, with aux and gradient as the flags say.
+      penalty: g.
+      backtracking: None for a constant step.
+      has_aux: whether f comes as (f, aux).
+      value_and_grad: whether fun gives (f, ∇f).
+    """
+
+    fun: Callable
+    penalty: base.Penalty
+    backtracking: Backtracking | None = None
+    has_aux: bool = False
+    value_and_grad: bool = False
 
 
 class Problem(NamedTuple):
@@ -34,21 +76,29 @@ class Problem(NamedTuple):
 
     Attributes:
       at: x ↦ Point.
-      prox: (x, t) ↦ prox_tg(x).
+      step: (Point, t) ↦ prox_tg(x - t∇f(x)), t divided by the metric.
       error: (Point, t) ↦ how far -∇f(x) is from ∂g(x), the largest entry.
       descent: Point ↦ the steepest descent in f + g that starts smoothly, [n]; None where the
         penalty has no residual.
       unravel: back to the structure of the params.
+      metric: D, [n] or 1: lengths are Σ D_i x_i².
+      largest: step size.
+      backtracking: None for a constant step.
     """
 
     at: Callable[[jax.Array], Point]
-    prox: Callable[[jax.Array, jax.Array], jax.Array]
+    step: Callable[[Point, jax.Array], jax.Array]
     error: Callable[[Point, jax.Array], jax.Array]
     descent: Callable[[Point], jax.Array] | None
     unravel: Callable[[jax.Array], Any]
+    metric: Any
+    largest: Any
+    backtracking: Backtracking | None
 
 
-def flatten(fun: Callable, params: Any, penalty: base.Penalty, has_aux: bool) -> tuple:
+def flatten(
+    objective: Objective, params: Any, args: tuple = (), metric: Any = None, largest: Any = jnp.inf
+) -> tuple[Problem, jax.Array]:
     """Turns a problem on trees into one on vectors.
 
     Returns:
@@ -56,36 +106,65 @@ def flatten(fun: Callable, params: Any, penalty: base.Penalty, has_aux: bool) ->
 
     >>> from proxlm import penalties
     >>> fun = lambda x: 0.5 * jnp.sum(jnp.square(x - 1.0))
-    >>> problem, x = flatten(fun, jnp.zeros(2), penalties.l1(0.25), has_aux=False)
+    >>> problem, x = flatten(Objective(fun, penalties.l1(0.25)), jnp.zeros(2))
     >>> problem.error(problem.at(x), 1.0).item()
     0.75
     """
+    penalty = objective.penalty
     x, unravel = flatten_util.ravel_pytree(params)
-    ravel = lambda tree: flatten_util.ravel_pytree(tree)[0]
+    ravel = lambda tree: flatten_util.ravel_pytree(tree)[0].astype(x.dtype)
+    differentiate = _value_and_gradient(objective, args)
+    weights = 1.0 if metric is None else ravel(metric)
 
-    def smooth_part(x):
-        out = fun(unravel(x))
-        value = out[0] if has_aux else out
+    def at(x):
+        (smooth, _), gradient = differentiate(unravel(x))
+        total = smooth if penalty.value is None else smooth + penalty.value(unravel(x))
+        return Point(x, smooth.astype(x.dtype), ravel(gradient), total.astype(x.dtype))
+
+    def step(point, t):
+        sizes = t if metric is None else t / weights
+        moved = point.x - sizes * point.gradient
+        return ravel(penalty.prox(unravel(moved), sizes if metric is None else unravel(sizes)))
+
+    residual = penalty.residual
+    if residual is None:
+        # D|x - prox(x - t∇f)|/t tends to the distance as t does to 0.
+        descent, gap = None, lambda point, t: weights * (point.x - step(point, t)) / t
+    else:
+        descent = lambda point: ravel(residual(unravel(point.x), unravel(-point.gradient)))
+        gap = lambda point, t: descent(point)
+    error = lambda point, t: jnp.max(jnp.abs(gap(point, t)), initial=0.0)
+    return Problem(at, step, error, descent, unravel, weights, largest, objective.backtracking), x
+
+
+def aux(objective: Objective, params: Any, args: tuple) -> Any:
+    """The aux of f; None without `has_aux`.
+
+    >>> fun = lambda x: (jnp.sum(x), {"size": x.size})
+    >>> aux(Objective(fun, None, has_aux=True), jnp.zeros(2), ())
+    {'size': 2}
+    """
+    if not objective.has_aux:
+        return None
+    out = objective.fun(params, *args)
+    return (out[0] if objective.value_and_grad else out)[1]
+
+
+def _value_and_gradient(objective, args):
+    """Params ↦ ((f, aux), ∇f)."""
+
+    def checked(out):
+        value, aux = out if objective.has_aux else (out, None)
         if jnp.shape(value) != ():
             remedy = "Sum or average it; with has_aux=True it gives (value, aux)."
             raise _validation.invalid("fun(params).shape", jnp.shape(value), "(), one number", remedy)
-        return out
+        return jnp.asarray(value), aux
 
-    differentiate = jax.value_and_grad(smooth_part, has_aux=has_aux)
+    if objective.value_and_grad:
 
-    def at(x):
-        out, gradient = differentiate(x)
-        smooth, aux = out if has_aux else (out, None)
-        return Point(x, smooth, gradient, smooth + penalty.value(unravel(x)), aux)
+        def given(params):
+            out, gradient = objective.fun(params, *args)
+            return checked(out), gradient
 
-    prox = lambda x, t: ravel(penalty.prox(unravel(x), t))
-    residual = penalty.residual
-    if residual is None:
-        # |x - prox(x - t∇f)|/t tends to the distance as t does to 0.
-        error = lambda point, t: jnp.max(
-            jnp.abs(point.x - prox(point.x - t * point.gradient, t)) / t, initial=0.0
-        )
-        return Problem(at, prox, error, None, unravel), x
-    descent = lambda point: ravel(residual(unravel(point.x), unravel(-point.gradient)))
-    error = lambda point, t: jnp.max(jnp.abs(descent(point)), initial=0.0)
-    return Problem(at, prox, error, descent, unravel), x
+        return given
+    return jax.value_and_grad(lambda params: checked(objective.fun(params, *args)), has_aux=True)

@@ -1,10 +1,7 @@
-"""A proximal gradient step with a backtracked step size, and the form of a rule made of such steps.
+"""A proximal gradient step with a backtracked step size, and the form of a rule made of such steps."""
 
-A rule is `(init, step)`. `init(problem, point, step_size)` gives a state, `step(problem, state)`
-the next one; of a state the solver reads `point`, `step_size` and `evaluations` alone.
-"""
-
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,16 +10,23 @@ import jax.numpy as jnp
 from proxlm.solvers._problem import Point, Problem
 
 
-class Rule(NamedTuple):
-    """A way to move; see the module.
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A way to move; of its states a solver reads `point`, `step_size` and `evaluations` alone.
 
     Attributes:
       init: (Problem, Point, step_size) ↦ state.
       step: (Problem, state) ↦ state.
+      refresh: (Problem, state, Point) ↦ the state that goes on from this point, whose f may have other data.
+      needs_value: whether it compares values of g.
+      key: rules of equal keys are the same rule.
     """
 
-    init: Callable
-    step: Callable
+    init: Callable = dataclasses.field(compare=False)
+    step: Callable = dataclasses.field(compare=False)
+    refresh: Callable = dataclasses.field(compare=False)
+    needs_value: bool = True
+    key: Hashable = dataclasses.field(default_factory=object)
 
 
 class State(NamedTuple):
@@ -41,33 +45,62 @@ class State(NamedTuple):
     memory: Any
 
 
+def refresh_or_reset(init: Callable) -> Callable:
+    """A `refresh` for memories of one f: begins anew if the gradient at the point is another one."""
+
+    def refresh(problem, state, point):
+        old = state.point
+        size = jnp.maximum(jnp.max(jnp.abs(old.gradient)), jnp.max(jnp.abs(point.gradient)))
+        rounding = jnp.sqrt(jnp.finfo(size.dtype).eps) * size
+        same = jnp.all(old.x == point.x) & jnp.all(jnp.abs(old.gradient - point.gradient) <= rounding)
+        anew = init(problem, point, state.step_size)
+        memory = jax.tree.map(lambda kept, new: jnp.where(same, kept, new), state.memory, anew.memory)
+        return State(point, state.step_size, state.evaluations + 1, memory)
+
+    return refresh
+
+
+def grown(problem: Problem, step_size: jax.Array, grow: float) -> jax.Array:
+    """The step size to try next; a constant one stays."""
+    return step_size if problem.backtracking is None else grow * step_size
+
+
 def backtrack(problem: Problem, start: Point, step_size: jax.Array) -> tuple:
     """A step whose quadratic model bounds f from above; `(point, t, tries)`."""
     rounding = 10.0 * jnp.finfo(start.x.dtype).eps
 
     def bounded(new, t):
         move = new.x - start.x
-        bound = start.smooth + inner(start.gradient, move) + square(move) / (2.0 * t)
-        return new.smooth <= bound + rounding * jnp.abs(start.smooth)
+        length = inner(problem.metric * move, move)
+        above = new.smooth - start.smooth - inner(start.gradient, move)
+        # Where f and its linear model agree up to rounding, the change of the gradient tells.
+        bends = inner(new.gradient - start.gradient, move) <= length / t
+        level = jnp.abs(above) <= rounding * jnp.abs(start.smooth)
+        return (above <= length / (2.0 * t)) | (level & bends)
 
-    return halve_until(problem, start, step_size, bounded)
+    return shorten_until(problem, start, step_size, bounded)
 
 
-def halve_until(
+def shorten_until(
     problem: Problem, start: Point, step_size: jax.Array, accept: Callable[[Point, jax.Array], jax.Array]
 ) -> tuple:
-    """Halves t until the step is accepted; gives the point, t and the number of tries."""
-    move = lambda t: problem.at(problem.prox(start.x - t * start.gradient, t))
+    """Shortens t until the step is accepted; gives the point, t and the number of tries."""
+    move = lambda t: problem.at(problem.step(start, t))
+    t = jnp.minimum(step_size, problem.largest).astype(start.x.dtype)
+    if problem.backtracking is None:
+        return move(t), t, jnp.int32(1)
+    factor, limit = problem.backtracking.factor, problem.backtracking.limit
 
     def refused(carry):
         point, t, tries = carry
-        return ~accept(point, t) & (tries < 60)
+        return (tries == 0) | (~accept(point, t) & (tries < limit))
 
-    def retry(carry):
+    def attempt(carry):
         _, t, tries = carry
-        return move(0.5 * t), 0.5 * t, tries + 1
+        t = jnp.where(tries == 0, t, factor * t)
+        return move(t), t, tries + 1
 
-    return jax.lax.while_loop(refused, retry, (move(step_size), step_size, jnp.int32(1)))
+    return jax.lax.while_loop(refused, attempt, (start, t, jnp.int32(0)))
 
 
 def inner(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -77,12 +110,3 @@ def inner(x: jax.Array, y: jax.Array) -> jax.Array:
     3.0
     """
     return jnp.vdot(x, y, precision=jax.lax.Precision.HIGHEST)
-
-
-def square(x: jax.Array) -> jax.Array:
-    """|x|².
-
-    >>> square(jnp.array([3.0, 4.0])).item()
-    25.0
-    """
-    return inner(x, x)

@@ -1,7 +1,7 @@
 """Solutions for many strengths: the strength at which a path starts, and the path itself."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import chex
 import jax
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.penalties import base
-from proxlm.solvers import _problem as problem_lib
-from proxlm.solvers.solver import Solution, proximal_gradient
+from proxlm.solvers import _problem
+from proxlm.solvers.solver import Options, Solution, proximal_gradient
 
 __all__ = ["path", "strength_max"]
 
@@ -19,7 +19,7 @@ def strength_max(
     fun: Callable,
     params: chex.ArrayTree,
     make_penalty: Callable[[chex.Numeric], base.Penalty],
-    *,
+    *args: Any,
     has_aux: bool = False,
 ) -> jax.Array:
     """The smallest strength λ for which 0 solves min f + g_λ.
@@ -46,7 +46,7 @@ def strength_max(
         "strength_max", "Give penalties.l1, not penalties.l1(0.1).", make_penalty=make_penalty
     )
     zeros = jax.tree.map(jnp.zeros_like, params)
-    start, x = problem_lib.flatten(fun, zeros, make_penalty(0.0), has_aux)
+    start, x = _problem.flatten(_problem.Objective(fun, make_penalty(0.0), has_aux=has_aux), zeros, args)
     downhill = -start.at(x).gradient
 
     def suffices(strength):
@@ -71,14 +71,16 @@ def path(
     params: chex.ArrayTree,
     make_penalty: Callable[[chex.Numeric], base.Penalty],
     strengths: jax.Array,
-    **options: Any,
+    *args: Any,
+    **options: Unpack[Options],
 ) -> Solution:
     """A regularisation path: the solution for each strength, started from that of the last.
 
     Args:
       params: where to start the first.
       strengths: [K], best in decreasing order.
-      **options: of `proximal_gradient`.
+      *args: data, for `fun`.
+      **options: of `Solver`.
 
     Returns:
       A `Solution` whose leaves are stacked, [K, ...].
@@ -100,7 +102,7 @@ def path(
         raise _validation.invalid("strengths.shape", jnp.shape(strengths), "[K], a vector", remedy, "path")
 
     def advance(start, strength):
-        solution = proximal_gradient(fun, start, make_penalty(strength), **options)
+        solution = proximal_gradient(fun, start, make_penalty(strength), *args, **options)
         return solution.params, solution
 
     return jax.lax.scan(advance, params, strengths)[1]

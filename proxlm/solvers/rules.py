@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from proxlm import _validation
 from proxlm.solvers import _extrapolation, _quasi_newton
 from proxlm.solvers._problem import Point
-from proxlm.solvers._steps import Rule, State, backtrack, halve_until, inner, square
+from proxlm.solvers._steps import Rule, State, backtrack, grown, inner, refresh_or_reset, shorten_until
 
 __all__ = ["anderson", "barzilai_borwein", "fista", "ista"]
 
@@ -68,9 +68,16 @@ def fista(restart: bool = True, strong_convexity: float = 0.0, grow: float = 1.1
         next_weight = jnp.where(uphill, 1.0, next_weight).astype(weight.dtype)
         start = problem.at(point.x + beta * move)
         memory = Momentum(start, next_weight)
-        return State(point, grow * t, state.evaluations + tries + 1, memory)
+        return State(point, grown(problem, t, grow), state.evaluations + tries + 1, memory)
 
-    return Rule(init, step)
+    def refresh(problem, state, point):
+        moved = jnp.any(point.x != state.point.x)
+        start = problem.at(jnp.where(moved, point.x, state.memory.start.x))
+        weight = jnp.where(moved, 1.0, state.memory.weight)
+        return State(point, state.step_size, state.evaluations + 2, Momentum(start, weight))
+
+    key = ("fista", restart, strong_convexity, grow)
+    return Rule(init, step, refresh, needs_value=False, key=key)
 
 
 def ista(grow: float = 1.1) -> Rule:
@@ -91,9 +98,12 @@ def ista(grow: float = 1.1) -> Rule:
 
     def step(problem, state):
         point, t, tries = backtrack(problem, state.point, state.step_size)
-        return State(point, grow * t, state.evaluations + tries, ())
+        return State(point, grown(problem, t, grow), state.evaluations + tries, ())
 
-    return Rule(init, step)
+    def refresh(problem, state, point):
+        return state._replace(point=point, evaluations=state.evaluations + 1)
+
+    return Rule(init, step, refresh, needs_value=False, key=("ista", grow))
 
 
 def anderson(memory: int = 5, grow: float = 1.0) -> Rule:
@@ -127,9 +137,9 @@ def anderson(memory: int = 5, grow: float = 1.0) -> Rule:
         trial = problem.at(_extrapolation.extrapolate(history))
         better = trial.total < point.total
         point = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, point)
-        return State(point, grow * t, state.evaluations + tries + 1, history)
+        return State(point, grown(problem, t, grow), state.evaluations + tries + 1, history)
 
-    return Rule(init, step)
+    return Rule(init, step, refresh_or_reset(init), key=("anderson", memory, grow))
 
 
 class Recent(NamedTuple):
@@ -171,14 +181,16 @@ def barzilai_borwein(patience: int = 10, memory: int = 8) -> Rule:
 
     def step(problem, state):
         old, (totals, pairs) = state.point, state.memory
-        highest = jnp.max(totals)
-        accept = lambda new, t: new.total <= highest - 1e-4 * square(new.x - old.x) / (2.0 * t)
-        point, t, tries = halve_until(problem, old, state.step_size, accept)
+        length = lambda move: inner(problem.metric * move, move)
+        # Differences below the rounding of the objective say nothing; infinite is a start outside the set.
+        known = jnp.max(totals, initial=-jnp.inf, where=jnp.isfinite(totals))
+        highest = jnp.where(known > -jnp.inf, known, jnp.inf)
+        highest += 2.0 * jnp.finfo(old.x.dtype).eps * jnp.abs(old.smooth)
+        accept = lambda new, t: new.total <= highest - 1e-4 * length(new.x - old.x) / (2.0 * t)
+        point, t, tries = shorten_until(problem, old, state.step_size, accept)
         move, bend = point.x - old.x, point.gradient - old.gradient
-        curvature = inner(move, bend)
-        tiny = jnp.finfo(move.dtype).tiny
-        spectral = jnp.where(curvature > tiny, square(move) / jnp.maximum(curvature, tiny), 2 * t)
-        t = jnp.where(jnp.isfinite(spectral) & (spectral > 0), spectral, t)
+        if problem.backtracking is not None:
+            t = _spectral(length(move), inner(move, bend), t)
         if memory and problem.descent is not None:
             pairs = _quasi_newton.push(pairs, move, bend)
             point, pairs = _on_the_nonzeros(problem, point, pairs)
@@ -186,7 +198,14 @@ def barzilai_borwein(patience: int = 10, memory: int = 8) -> Rule:
         totals = jnp.concatenate([totals[1:], point.total[None]])
         return State(point, t, state.evaluations + tries, Recent(totals, pairs))
 
-    return Rule(init, step)
+    return Rule(init, step, refresh_or_reset(init), key=("barzilai_borwein", patience, memory))
+
+
+def _spectral(length, curvature, t):
+    """The inverse curvature along a move; 2t where there is none."""
+    tiny = jnp.finfo(length.dtype).tiny
+    spectral = jnp.where(curvature > tiny, length / jnp.maximum(curvature, tiny), 2 * t)
+    return jnp.where(jnp.isfinite(spectral) & (spectral > 0), spectral, t)
 
 
 def _on_the_nonzeros(problem, point, pairs):

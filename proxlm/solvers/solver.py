@@ -1,24 +1,28 @@
-"""min f(x) + g(x) to a tolerance, inside jit, differentiable through the solution."""
+"""min f(x) + g(x) to a tolerance or step by step, inside jit, differentiable through the solution."""
 
+import dataclasses
+import functools
+import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from proxlm import _validation
 from proxlm.penalties import base
-from proxlm.solvers import _problem as problem_lib
-from proxlm.solvers import _steps, rules
+from proxlm.solvers import _iterate, _problem, _steps, rules
+from proxlm.solvers._iterate import SolverState
 
-__all__ = ["Solution", "proximal_gradient"]
+__all__ = ["Options", "Solution", "Solver", "proximal_gradient"]
 
-CONVERGED, EXHAUSTED, NOT_FINITE = 0, 1, 2
 REASONS = (
     "converged: the error is within the tolerance",
     "stopped at max_iterations: allow more of them, or a larger tolerance",
     "stopped where the objective was not finite: check fun, or give a smaller step_size",
+    "stopped at the precision of the dtype: give a larger tolerance, or float64 for a smaller error",
 )
 
 
@@ -26,15 +30,17 @@ class Solution(NamedTuple):
     """Result of a solver, with the reason why it stopped.
 
     Attributes:
-      params: where it stopped.
-      objective: f + g there.
+      params: the best point that it met.
+      objective: f + g there; f where the penalty has no value.
       error: how far -∇f is from ∂g there: the largest entry of the difference to the nearest
         subgradient; of a penalty without a residual, of (x - prox_tg(x - t∇f(x)))/t.
       iterations: done.
       evaluations: of f with its gradient.
       step_size: the last.
-      status: 0 converged, 1 out of iterations, 2 not finite; `reason` says it in words.
+      status: 0 converged, 1 out of iterations, 2 not finite, 3 the precision of the dtype; `reason` says it
+        in words.
       aux: of f at params, or None.
+      state: from which `Solver.update` goes on.
     """
 
     params: Any
@@ -45,11 +51,12 @@ class Solution(NamedTuple):
     step_size: jax.Array
     status: jax.Array
     aux: Any
+    state: SolverState
 
     @property
     def converged(self) -> jax.Array:
         """Whether the error is within the tolerance."""
-        return self.status == CONVERGED
+        return self.status == _iterate.CONVERGED
 
     @property
     def reason(self) -> str:
@@ -57,32 +64,135 @@ class Solution(NamedTuple):
         return REASONS[int(self.status)]
 
 
+class Options(TypedDict, total=False):
+    """The options of `Solver`."""
+
+    rule: _steps.Rule | None
+    tolerance: chex.Numeric
+    relative_tolerance: chex.Numeric
+    max_iterations: chex.Numeric
+    step_size: chex.Numeric | None
+    max_step_size: chex.Numeric
+    backtracking: _problem.Backtracking | None
+    metric: Any
+    has_aux: bool
+    value_and_grad: bool
+    implicit: bool
+    callback: Callable[[_iterate.Iteration], Any] | None
+    verbose: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Solver:
+    """A problem min f(x) + g(x) and a way to solve it, to a tolerance or step by step.
+
+    Outside of `jit` its functions are compiled once for each shape, so `fun` should depend on its
+    arguments alone.
+
+    Attributes:
+      fun: (params, *args) ↦ f, or (f, aux) with `has_aux`, smooth.
+      penalty: g. Without a value, `Penalty(None, prox)`, it gets a rule that needs none.
+      rule: how to move; None for `barzilai_borwein()`, and for `fista()` where the penalty has no value or
+        the step size is constant. See `proxlm.solvers.rules`.
+      tolerance: for `Solution.error`, in units of the gradient.
+      relative_tolerance: added to the tolerance in units of the largest entry of ∇f at the start.
+      step_size: the first to try; None measures the curvature of f along its gradient.
+      max_step_size: the largest allowed.
+      backtracking: how a step is shortened; None for a constant `step_size`.
+      metric: D > 0, a tree like the params: x_i takes steps of t/D_i, g too, whose prox must allow it.
+      value_and_grad: whether `fun` gives its gradient too: (f, ∇f), or ((f, aux), ∇f).
+      implicit: whether the solution can be differentiated; False saves the linearisation.
+      callback: called on the host after every iteration, with an `Iteration`.
+      verbose: whether every iteration prints a line.
+
+    Raises:
+      ValueError: if an argument is invalid.
+
+    >>> from proxlm import penalties
+    >>> fun = lambda x, target: 0.5 * jnp.sum(jnp.square(x - target))
+    >>> solver = Solver(fun, penalties.l1(1.0), rule=rules.ista(), step_size=0.5, backtracking=None)
+    >>> params, target = jnp.zeros(2), jnp.array([3.0, 0.5])
+    >>> state = solver.init(params, target)
+    >>> params, state = solver.update(params, state, target)
+    >>> params.tolist(), solver.run(params, target).params.round(4).tolist()
+    ([1.0, 0.0], [2.0, 0.0])
+    """
+
+    fun: Callable
+    penalty: base.Penalty
+    _: dataclasses.KW_ONLY
+    rule: _steps.Rule | None = None
+    tolerance: chex.Numeric = 1e-5
+    relative_tolerance: chex.Numeric = 0.0
+    max_iterations: chex.Numeric = 1000
+    step_size: chex.Numeric | None = None
+    max_step_size: chex.Numeric = jnp.inf
+    backtracking: _problem.Backtracking | None = dataclasses.field(default_factory=_problem.Backtracking)
+    metric: Any = None
+    has_aux: bool = False
+    value_and_grad: bool = False
+    implicit: bool = True
+    callback: Callable[[_iterate.Iteration], Any] | None = None
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        """Validates the settings."""
+        base.require_penalty("proximal_gradient", penalty=self.penalty)
+        _validation.a_function("proximal_gradient", fun=self.fun)
+        if self.callback is not None:
+            _validation.a_function("proximal_gradient", callback=self.callback)
+        _validation.tree_at_least(0, "proximal_gradient", tolerance=self.tolerance)
+        _validation.tree_at_least(0, "proximal_gradient", relative_tolerance=self.relative_tolerance)
+        if _validation.is_known(self.max_iterations):
+            _validation.integer(0, "proximal_gradient", max_iterations=self.max_iterations)
+        for size in ("step_size", "max_step_size", "metric"):
+            if getattr(self, size) is not None:
+                _validation.tree_positive("proximal_gradient", **{size: getattr(self, size)})
+        _require_rule(self)
+
+    def run(self, params: chex.ArrayTree, *args: Any) -> Solution:
+        """Solves the problem on these data, from these params."""
+        _require_params(params)
+        static, numbers = _split(self)
+        snapshot = _snapshot(static, numbers, params, args)
+        if snapshot is None:
+            params, objective, error, state = _iterate.run(static, numbers, params, args)
+        else:
+            # No derivative can be asked of numbers that are known.
+            static = static._replace(implicit=False)
+            params, objective, error, state = _run(static, snapshot, numbers, params, args)
+        moving, aux = state.moving, state.aux
+        counts = state.iterations, moving.evaluations, moving.step_size, state.status
+        return Solution(params, objective, error, *counts, aux, state)
+
+    def init(self, params: chex.ArrayTree, *args: Any) -> SolverState:
+        """The state before the first step."""
+        _require_params(params)
+        return _iterate.init(*_split(self), params, args)
+
+    def update(self, params: chex.ArrayTree, state: SolverState, *args: Any) -> tuple[Any, SolverState]:
+        """One step on these data, which may be others than those before; gives the params and the state."""
+        static, numbers = _split(self)
+        compiled = _are_numbers((params, state, args)) and _is_hashable(static)
+        return (_update if compiled else _iterate.update)(static, numbers, params, state, args)
+
+
 def proximal_gradient(
-    fun: Callable,
-    params: chex.ArrayTree,
-    penalty: base.Penalty,
-    *,
-    rule: _steps.Rule | None = None,
-    tolerance: chex.Numeric = 1e-5,
-    max_iterations: chex.Numeric = 1000,
-    step_size: chex.Numeric | None = None,
-    has_aux: bool = False,
-    implicit: bool = True,
+    fun: Callable, params: chex.ArrayTree, penalty: base.Penalty, *args: Any, **options: Unpack[Options]
 ) -> Solution:
     """Minimises f(x) + g(x), f smooth and g a penalty, until -∇f(x) is all but a subgradient of g.
 
     May be jitted, and vmapped over whatever `fun` and `penalty` close over. The solution has
     derivatives with respect to the same, by the implicit function theorem at its fixed point
     x = prox_tg(x - t∇f(x)): the cost of the iterations is not differentiated, and derivatives are
-    as exact as the solution is.
+    as exact as the solution is. Outside of `jit` a second call with the same function and shapes is not
+    compiled again.
 
     Args:
-      fun: params ↦ f, or (f, aux) with `has_aux`.
+      fun: (params, *args) ↦ f, or (f, aux) with `has_aux`.
       params: where to start.
-      rule: how to move; None for `barzilai_borwein()`. See `proxlm.solvers.rules`.
-      tolerance: for `Solution.error`, in units of the gradient.
-      step_size: the first to try; None measures the curvature of f along its gradient.
-      implicit: whether the solution can be differentiated; False saves the linearisation.
+      *args: data, for `fun`.
+      **options: of `Solver`.
 
     Raises:
       ValueError: if an argument is invalid.
@@ -99,87 +209,81 @@ def proximal_gradient(
     >>> jax.jacobian(solve)(1.0).tolist()
     [-1.0, 0.0]
     """
-    rule = rules.barzilai_borwein() if rule is None else rule
-    _require(fun, params, penalty, rule, tolerance, max_iterations, step_size)
-    problem, start = problem_lib.flatten(fun, params, penalty, has_aux)
-    first = _first_step(problem, start) if step_size is None else jnp.asarray(step_size)
-    first = jax.lax.stop_gradient(first.astype(start.dtype))
-
-    def run(start):
-        state, iterations, status = _iterate(problem, rule, start, first, tolerance, max_iterations)
-        counts = jnp.stack([iterations, state.evaluations, status]).astype(start.dtype)
-        return state.point.x, (counts, state.step_size)
-
-    if implicit:
-        # The counts travel as floats, since custom_root wants a tangent of everything.
-        x, (counts, last) = jax.lax.custom_root(
-            lambda x: x - problem.prox(x - first * problem.at(x).gradient, first),
-            jax.lax.stop_gradient(start),
-            lambda _, start: run(start),
-            _solve_linear,
-            has_aux=True,
-        )
-    else:
-        x, (counts, last) = run(start)
-    iterations, evaluations, status = jax.lax.stop_gradient(counts).astype(jnp.int32)
-    last = jax.lax.stop_gradient(last)
-    point = problem.at(x)
-    found = problem.unravel(x), point.total, problem.error(point, last)
-    return Solution(*found, iterations, evaluations, last, status, point.aux)
+    return Solver(fun, penalty, **options).run(params, *args)
 
 
-def _require(fun, params, penalty, rule, tolerance, max_iterations, step_size):
-    """Raises ValueError for invalid arguments of `proximal_gradient`."""
-    base.require_penalty("proximal_gradient", penalty=penalty)
-    _validation.tree_at_least(0, "proximal_gradient", tolerance=tolerance)
-    _validation.a_function("proximal_gradient", fun=fun)
+_run = functools.partial(jax.jit, static_argnums=(0, 1))(
+    lambda static, snapshot, numbers, params, args: _iterate.run(static, numbers, params, args)
+)
+_update = functools.partial(jax.jit, static_argnums=0)(_iterate.update)
+
+
+def _split(solver):
+    """Divides the settings into those that are compiled in and the numbers."""
+    rule = _chosen_rule(solver)
+    flags = solver.backtracking, solver.has_aux, solver.value_and_grad
+    objective = _problem.Objective(solver.fun, solver.penalty, *flags)
+    static = _iterate.Static(objective, rule, solver.callback, solver.verbose, solver.implicit)
+    tolerances = solver.tolerance, solver.relative_tolerance, solver.max_iterations
+    return static, _iterate.Numbers(*tolerances, solver.step_size, solver.max_step_size, solver.metric)
+
+
+def _chosen_rule(solver):
+    if solver.rule is not None:
+        return solver.rule
+    plain = solver.penalty.value is None or solver.backtracking is None
+    return rules.fista() if plain else rules.barzilai_borwein()
+
+
+def _require_rule(solver):
+    """Raises ValueError for a rule that does not go with the penalty or the step size."""
+    rule, name = solver.rule, "proximal_gradient"
+    if rule is not None and not isinstance(rule, _steps.Rule):
+        raise _validation.invalid("rule", rule, "a Rule", "Call one: solvers.fista().", name)
+    if rule is not None and rule.needs_value and solver.penalty.value is None:
+        remedy = "Use fista() or ista(), or leave the rule out."
+        raise _validation.invalid("rule", rule.key, "one that needs no value of the penalty", remedy, name)
+    if solver.backtracking is None and solver.step_size is None:
+        raise _validation.invalid("step_size", None, "given where backtracking is None", "", name)
+
+
+def _require_params(params):
+    """Raises ValueError for params that are not real floating-point arrays."""
     _validation.arrays("proximal_gradient", params=params)
-    if _validation.is_known(max_iterations):
-        _validation.integer(0, "proximal_gradient", max_iterations=max_iterations)
-    if step_size is not None:
-        _validation.tree_positive("proximal_gradient", step_size=step_size)
-    if not isinstance(rule, _steps.Rule):
-        raise _validation.invalid("rule", rule, "a Rule", "Call one: solvers.fista().", "proximal_gradient")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            place = jax.tree_util.keystr(path, simple=True, separator="/")
+            argument = f"params at {place}" if place else "params"
+            given = _validation.Verbatim(jnp.result_type(leaf))
+            remedy = "Convert it: jnp.asarray(x, jnp.float32)."
+            raise _validation.invalid(argument, given, "of real floating-point", remedy, "proximal_gradient")
 
 
-def _iterate(problem, rule, start, step_size, tolerance, max_iterations):
-    """Runs the rule; gives its last state, the iterations done and why they ended."""
+def _snapshot(static, numbers, params, args):
+    """A key for what f and g are now; None where something is traced, or is no key.
 
-    def judge(state):
-        error = problem.error(state.point, state.step_size)
-        finite = jnp.isfinite(state.point.total)
-        return jnp.where(finite, jnp.where(error <= tolerance, CONVERGED, EXHAUSTED), NOT_FINITE)
-
-    def unfinished(carry):
-        _, iterations, status = carry
-        return (status == EXHAUSTED) & (iterations < max_iterations)
-
-    def advance(carry):
-        state, iterations, _ = carry
-        state = rule.step(problem, state)
-        return state, iterations + 1, judge(state)
-
-    state = rule.init(problem, problem.at(start), step_size)
-    return jax.lax.while_loop(unfinished, advance, (state, jnp.int32(0), judge(state)))
+    A function may close over what changes between two calls, so its trace belongs to the key.
+    """
+    if not (_is_hashable(static) and _are_numbers((numbers, params, args))):
+        return None
+    objective = static.objective
+    both = lambda params, args: (objective.fun(params, *args), objective.penalty.prox(params, 1.0))
+    traced = jax.make_jaxpr(both)(params, args)
+    if not _are_numbers(traced.consts):
+        return None
+    constants = tuple((np.shape(c), hash(np.asarray(c).tobytes())) for c in traced.consts)
+    return re.sub("0x[0-9a-f]+", "", str(traced.jaxpr)), constants
 
 
-def _first_step(problem, x):
-    """The inverse of the curvature of f along its gradient."""
-    point = problem.at(x)
-    size = jnp.linalg.norm(point.gradient)
-    scale = jnp.maximum(jnp.linalg.norm(x), 1.0)
-    nudge = 1e-3 * scale / jnp.where(size > 0, size, 1.0)
-    there = problem.at(x - nudge * point.gradient)
-    curvature = jnp.linalg.norm(there.gradient - point.gradient) / (nudge * size)
-    usable = jnp.isfinite(curvature) & (curvature > 0)
-    return jnp.where(usable, 1.0 / jnp.where(usable, curvature, 1.0), 1.0)
+def _is_hashable(static):
+    try:
+        hash(static)
+    except TypeError:
+        return False
+    return True
 
 
-def _solve_linear(matvec, b):
-    """Solves (I - J)x = b, J the derivative of the fixed-point map."""
-    if b.size <= 256:
-        matrix = jax.jacfwd(matvec)(jnp.zeros_like(b))
-        # Directions in which the solution is not unique do not move.
-        return jnp.linalg.solve(matrix, b)
-    solution, _ = jax.scipy.sparse.linalg.gmres(matvec, b, tol=1e-10, restart=50, maxiter=20)
-    return solution
+def _are_numbers(tree):
+    """Whether all leaves are numbers that are known."""
+    known = lambda leaf: isinstance(leaf, _validation.NUMBERS) and _validation.is_known(leaf)
+    return all(known(leaf) for leaf in jax.tree.leaves(tree))
