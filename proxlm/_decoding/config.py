@@ -102,3 +102,21 @@ def is_stop(tokens: jax.Array, sampling: SamplingConfig) -> jax.Array:
     for token in stop_tokens(sampling):
         found |= tokens == token
     return found
+
+
+def untruncated(sampling: SamplingConfig) -> SamplingConfig:
+    """The settings without greediness and truncation: those of the reference's distribution.
+
+    >>> untruncated(SamplingConfig(top_k=3, temperature=0.5)) == SamplingConfig(temperature=0.5)
+    True
+    """
+    return dataclasses.replace(sampling, greedy=False, top_k=None, top_p=None, min_p=None)
+
+
+def as_greedy(sampling: SamplingConfig) -> SamplingConfig:
+    """The settings with the likeliest token for the drawn one.
+
+    >>> as_greedy(SamplingConfig(stop_token=3)).greedy
+    True
+    """
+    return dataclasses.replace(sampling, greedy=True)

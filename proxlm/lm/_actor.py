@@ -1,6 +1,5 @@
 """A policy and a critic as the three functions that policy optimisation asks for."""
 
-import dataclasses
 import functools
 from typing import Any, Literal
 
@@ -49,7 +48,7 @@ def make_actor(
     _check(policy, num_tokens, critic, sampling)
     critic_config = critic or None
     first = lambda samples: samples.tokens.shape[1] - num_tokens
-    untruncated = dataclasses.replace(sampling, greedy=False, top_k=None, top_p=None, min_p=None)
+    untruncated = decoding.untruncated(sampling)
 
     def init(key: jax.Array) -> ActorParams:
         key_policy, key_critic = jax.random.split(key)
@@ -66,8 +65,7 @@ def make_actor(
 
     def greedy(params: ActorParams, prompts: Prompts) -> Samples:
         # the likeliest token needs no chance, so any key will do
-        settings = dataclasses.replace(sampling, greedy=True)
-        return sample(jax.random.key(0), params, prompts, settings)
+        return sample(jax.random.key(0), params, prompts, decoding.as_greedy(sampling))
 
     def reference(
         params: ActorParams, samples: Samples, full: bool = False, settings: SamplingConfig = untruncated

@@ -2,6 +2,7 @@
 
 - `ppo`: one iteration, `make_step` for a traced reward and `make_host_step` for one in Python
 - `recipes`: two dozen algorithms by name, `recipes.make("grpo", group_size=16, kl_coef=0.01)`
+- `actor_from_logits`, `check_actor`: the actor of any model, and whether an actor keeps its laws; `actors`
 - `PPOConfig` with `KL`, `Value` and `Whitening`; `partial` binds the settings of a function: a `Partial`
 - `losses`: policy losses per token, preference losses, supervised fine-tuning
 - `advantages`: of one sequence, of the answers to one prompt, of a whole batch
@@ -17,6 +18,7 @@ actor, such as `lm.make_actor` gives.
 """
 
 from proxlm.policy import (
+    actors,
     advantages,
     aggregation,
     best_of_n,
@@ -34,6 +36,7 @@ from proxlm.policy import (
 from proxlm.policy._configuration.config import PPOConfig
 from proxlm.policy._configuration.partials import Partial, partial
 from proxlm.policy._configuration.settings import KL, Value, Whitening
+from proxlm.policy.actors import actor_from_logits, check_actor
 from proxlm.policy.protocols import Actor, Advantage, Loss, Prompts, Reward, Samples, Scores
 
 __all__ = [
@@ -49,9 +52,12 @@ __all__ = [
     "Scores",
     "Value",
     "Whitening",
+    "actor_from_logits",
+    "actors",
     "advantages",
     "aggregation",
     "best_of_n",
+    "check_actor",
     "diagnostics",
     "filters",
     "importance_weights",

@@ -1,0 +1,1 @@
+"""Scripts of a page each: somebody else's model, taught by `ppo.make_step`."""

@@ -1,0 +1,23 @@
+"""The scripts of a page each: short, and what they teach is learnt."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from experiments import how_to
+
+SCRIPTS = {path.stem: path for path in pathlib.Path(how_to.__file__).parent.glob("[a-z]*.py")}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_each_is_a_page_and_imports(name):
+    assert len(SCRIPTS[name].read_text("utf-8").splitlines()) < 40
+    assert callable(importlib.import_module(f"experiments.how_to.{name}").main)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nnx_model", "equinox_model", "plain_jax"])
+def test_the_prompt_is_said_again(name):
+    rewards = importlib.import_module(f"experiments.how_to.{name}").main()
+    assert rewards[:3].mean() < 0.3 and rewards[-5:].mean() > 0.8
