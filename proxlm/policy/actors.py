@@ -155,7 +155,7 @@ def _score(params, samples, logits, num_tokens, sampling, full):
 
 
 def _logits_and_values(logits, params, tokens, mask):
-    """What `logits` gives, checked: logits [B, T, V], and values or None."""
+    """The result of `logits`, checked: logits [B, T, V], and values or None."""
     found = logits(params, tokens, mask)
     found, values = found if isinstance(found, tuple) else (found, None)
     if jnp.ndim(found) != 3 or jnp.shape(found)[:2] != tokens.shape:
