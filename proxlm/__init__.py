@@ -7,6 +7,7 @@
 - `policy`: advantages, losses, recipes and the PPO iteration
 - `training`: supervised steps as scan bodies, and a fit to convergence
 - `losses`: smooth losses that Optax lacks
+- `sharding`: meshes of several devices, and which array lies where
 - `checkpoint`, `settings`: saving and resuming, bit for bit; configurations as plain data
 
 From them: `Penalty`, `apply_prox`, `proximal`, `proximal_adam`, `proximal_step`.
@@ -23,7 +24,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from proxlm import checkpoint, lm, losses, penalties, policy, settings, solvers, training, transforms
+    from proxlm import (
+        checkpoint,
+        lm,
+        losses,
+        penalties,
+        policy,
+        settings,
+        sharding,
+        solvers,
+        training,
+        transforms,
+    )
     from proxlm.penalties import Penalty
     from proxlm.transforms import apply_prox, proximal, proximal_adam, proximal_step
 
@@ -41,6 +53,7 @@ __all__ = [
     "proximal_adam",
     "proximal_step",
     "settings",
+    "sharding",
     "solvers",
     "training",
     "transforms",

@@ -5,6 +5,7 @@ The residual stream x is flat, `[B·T, D]`; `shape` is `(B, T)`.
 
 import jax
 
+from proxlm import sharding
 from proxlm.lm import _config, _layers, _rope
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._views import Turn, View
@@ -20,8 +21,9 @@ def run(block: Params, x: jax.Array, view: View, config: ModelConfig, shape: tup
     >>> run(block, jnp.ones((3, 8)), View(jnp.ones((1, 1, 3, 3), bool), None), config, (1, 3)).shape
     (3, 8)
     """
+    block = sharding.whole(block)
     heads = project(block, x, config, shape, view.turn)
-    return finish(block, x, *heads, view.visible, config)
+    return sharding.rows(finish(block, x, *heads, view.visible, config))
 
 
 def project(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm import _validation
+from proxlm import _validation, sharding
 from proxlm.lm import _arguments, _block, _config, _layers, _parameters, _views
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._views import View
@@ -110,7 +110,7 @@ def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
         remedy = "The model has no LM head: use values, or a config with lm_head=True."
         raise _validation.invalid("config.lm_head", False, "True", remedy)
     name = "embedding" if config.tie_embeddings else "head"
-    kernel = params[name]["kernel"].astype(hidden.dtype)  # [V, D] in both cases
+    kernel = sharding.whole({name: params[name]})[name]["kernel"].astype(hidden.dtype)  # [V, D] in both cases
     with _config.products(config):
         result = jnp.einsum("nd,vd->nv", hidden, kernel, preferred_element_type=jnp.float32)
     return _layers.soft_cap(result, config.logit_cap)
@@ -143,7 +143,8 @@ def embed(params: Params, tokens: jax.Array, config: ModelConfig, positions: jax
     >>> embed(params, jnp.zeros((2, 5), int), config, jnp.arange(5)[None]).shape
     (10, 8)
     """
-    tokens, table = jnp.asarray(tokens), params["embedding"]["kernel"]
+    tokens = jnp.asarray(tokens)
+    table = sharding.whole({"embedding": params["embedding"]})["embedding"]["kernel"]
     tokens = jnp.where(tokens < 0, config.vocab_size, tokens)  # JAX would count them from the end
     x = table.at[tokens.reshape(-1)].get(mode="fill", fill_value=jnp.nan).astype(config.compute_dtype)
     if config.embedding_scale is not None:
@@ -151,7 +152,7 @@ def embed(params: Params, tokens: jax.Array, config: ModelConfig, positions: jax
     if config.positions == "learned":
         at = jnp.broadcast_to(positions, tokens.shape).reshape(-1)
         x = x + jnp.take(params["positions"]["kernel"], at, axis=0, mode="clip").astype(x.dtype)
-    return x
+    return sharding.rows(x)
 
 
 def final_norm(params: Params, x: jax.Array, config: ModelConfig) -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm import _validation
+from proxlm import _validation, sharding
 
 
 class TrainState(NamedTuple):
@@ -89,10 +89,11 @@ def make_step(
 
     def step(state: TrainState, batch: chex.ArrayTree) -> tuple[TrainState, StepMetrics]:
         _check_rows(batch)
+        batch = sharding.rows(batch)
         if microbatches == 1:
             loss, grads, aux = evaluate(state.params, batch)
         else:
-            loss, grads, aux = _accumulate(evaluate, state.params, _cut(batch, microbatches))
+            loss, grads, aux = _accumulate(evaluate, state.params, sharding.pieces(_cut(batch, microbatches)))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
         metrics = StepMetrics(loss, optax.tree.norm(_widened(grads)), aux)

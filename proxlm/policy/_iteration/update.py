@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from proxlm import sharding
 from proxlm.policy import aggregation, diagnostics, kl, losses, protocols
 from proxlm.policy._configuration.config import PPOConfig
 from proxlm.policy._iteration import checks
@@ -92,7 +93,8 @@ def run(
 
     def attempt(carry, turn):
         (params, opt_state, _), (rows, key) = carry, turn
-        minibatch = jax.tree.map(lambda x: x[rows], experience)
+        # pinned, for a gather by random rows would give every device all of them
+        minibatch = sharding.rows(jax.tree.map(lambda x: x[rows], experience))
         grads, report = _gradient(params, minibatch, state.kl_coef, actor, config)
         if auxiliary is not None:
             grads = jax.tree.map(jnp.add, grads, jax.grad(auxiliary)(params, key))
@@ -151,7 +153,8 @@ def _gradient(params, batch, kl_coef, actor, config):
     else:
         split = lambda x: x.reshape(config.num_microbatches, -1, *x.shape[1:])
         zeros = jax.tree.map(jnp.zeros_like, params)
-        grads, aux = jax.lax.scan(accumulate, zeros, jax.tree.map(split, (batch, weights)))
+        pieces = sharding.pieces(jax.tree.map(split, (batch, weights)))
+        grads, aux = jax.lax.scan(accumulate, zeros, pieces)
         aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)
     report = diagnostics.policy_diagnostics(
         aux["log_probs"],

@@ -1,0 +1,74 @@
+"""Run on four devices by `test_sharding`: training loops whose programs must divide their work."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from proxlm import lm, sharding, training
+from proxlm.policy import ppo
+
+MODEL = lm.ModelConfig(vocab_size=32, num_layers=1, width=16, num_heads=4, value_head=True, max_length=64)
+OPTIMIZER = optax.adam(1e-3)
+
+
+def supervised(microbatches):
+    """A training step of a plain function that pins nothing itself, with its state and batch."""
+    loss = lambda params, rows: jnp.mean(jnp.tanh(rows @ params["up"]["kernel"]) @ params["down"]["kernel"])
+    params = {"up": {"kernel": jnp.ones((64, 128))}, "down": {"kernel": jnp.ones((128, 64))}}
+    step = training.make_step(loss, OPTIMIZER, microbatches=microbatches)
+    return step, training.init(params, OPTIMIZER), jnp.ones((1024, 64))
+
+
+def policy(microbatches):
+    """An iteration of PPO, with its state and key."""
+    config = ppo.PPOConfig(num_epochs=1, num_minibatches=2, num_microbatches=microbatches)
+    actor = lm.make_actor(MODEL, 8)
+    prompts = lambda key: lm.Prompts(sharding.rows(jax.random.randint(key, (32, 4), 0, 32)))
+    reward = lambda samples: jnp.mean(samples.tokens[:, 4:] < 16, axis=1)
+    state = ppo.init(actor.init(jax.random.key(0)), OPTIMIZER, config)
+    return ppo.make_step(actor, reward, prompts, OPTIMIZER, config), state, jax.random.key(1)
+
+
+def compiled(function, state, data, mesh):
+    """The program, with the state placed over a mesh and the rows of the data cut."""
+    with jax.set_mesh(mesh):
+        data = jax.jit(sharding.rows)(data)
+        return jax.jit(function).lower(sharding.put(state, mesh), data).compile()
+
+
+def divides(sizes, name, function, state, data):
+    """Asserts that each of four devices does a fourth of the work, however the state lies."""
+    alone = jax.jit(function).lower(state, data).compile().cost_analysis()["flops"]
+    program = compiled(function, state, data, sharding.make_mesh(sizes))
+    share = program.cost_analysis()["flops"] / alone
+    assert share < 0.30, f"{name}, {sizes}: each device does {share:.2f} of the work"
+
+
+def agrees(name, function, state, data):
+    """Asserts the numbers of one device where weights, heads and rows are cut."""
+    expected, _ = jax.jit(function)(state, data)
+    mesh = sharding.make_mesh("fsdp=2,model=2")
+    with jax.set_mesh(mesh):
+        found, _ = jax.jit(function)(sharding.put(state, mesh), data)
+    for one, other in zip(jax.tree.leaves(expected.params), jax.tree.leaves(found.params), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, err_msg=name)
+    down = next(
+        x for path, x in jax.tree.leaves_with_path(found.params) if "down" in jax.tree_util.keystr(path)
+    )
+    assert tuple(down.sharding.spec)[-2:] == ("model", "fsdp"), f"{name}: {down.sharding.spec}"
+
+
+if __name__ == "__main__":
+    assert len(jax.devices()) == 4
+    if sys.argv[1:] == ["quick"]:
+        divides("data=4", "policy", *policy(1))
+        divides("data=2,fsdp=2", "supervised in 4", *supervised(4))
+        sys.exit()
+    for make in (supervised, policy):
+        agrees(make.__name__, *make(1))
+        for sizes in ("data=4", "data=2,fsdp=2"):
+            for pieces in (1, 4):
+                divides(sizes, f"{make.__name__} in {pieces}", *make(pieces))

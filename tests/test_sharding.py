@@ -1,0 +1,58 @@
+"""Meshes and specs, and programs on four devices: each does its share, and the numbers are those of one."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from proxlm import sharding
+
+MESH = jax.sharding.AbstractMesh((2, 4), ("fsdp", "model"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "named"),
+    [
+        ("data=3", r"make_mesh: mesh must be sizes that multiply to the 1 devices, got data=3"),
+        ("data=-1,fsdp=-1", "mesh must be sizes that multiply"),
+        ("", "got nothing"),
+        ("data", "axes with their sizes, each once, as \"data=4,fsdp=2\", got 'data'"),
+        ("data=1,data=1", "each once"),
+        ("rows=1", "axis must be one of 'data', 'fsdp', 'model', 'seeds', got 'rows'"),
+        ("data=0", "data must be a positive integer, or -1, got 0"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused(sizes, named):
+    with pytest.raises(ValueError, match=named):
+        sharding.make_mesh(sizes, jax.devices()[:1])
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "axes"),
+    [
+        ("blocks/attention/qkv/kernel", (8, 64, 12, 8), (None, "fsdp", "model", None)),
+        ("attention/qkv/kernel", (64, 12, 8), ("fsdp", "model", None)),
+        ("opt_state/0/mu/blocks/mlp/gate_up/kernel", (8, 64, 2, 96), (None, "fsdp", None, "model")),
+        ("embedding/kernel", (50, 64), (None, "fsdp")),  # 50 rows do not divide by 4
+        ("blocks/attention_norm/scale", (8, 7), (None, None)),
+        ("step", (), ()),
+    ],
+)
+def test_a_path_gives_its_spec(path, shape, axes):
+    assert tuple(sharding.spec(path, shape, MESH)) == axes
+
+
+@pytest.mark.parametrize("amount", ["quick", pytest.param("all", marks=pytest.mark.slow)])
+def test_four_devices_share_the_work(amount):
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sharded_programs", amount],
+        cwd=pathlib.Path(__file__).parents[1],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
