@@ -28,6 +28,10 @@ AMERICAN = re.compile(
 )
 
 
+# Modules whose functions are called by the module's name, such as lm.lora.init beside lm.init.
+NAMESPACES = ("proxlm.lm.delta", "proxlm.lm.lora", "proxlm.lm.trainable")
+
+
 def source_files(*folders):
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
@@ -129,7 +133,7 @@ def modules_hidden_by_a_name_of_their_package():
 def names_with_two_meanings_in_a_subpackage():
     meanings = {}
     for module, name, function in public_functions():
-        subpackage = ".".join(module.split(".")[:2])
+        subpackage = module if module in NAMESPACES else ".".join(module.split(".")[:2])
         meanings.setdefault(f"{subpackage}: {name}", set()).add(f"{function.__module__}.{name}")
     return [f"{name}: {', '.join(sorted(where))}" for name, where in meanings.items() if len(where) > 1]
 

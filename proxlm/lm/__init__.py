@@ -10,6 +10,7 @@
 - `stack`, `unstack`: layers as one array a leaf, or as a list
 - `from_gguf`: a model with its tokenizer from a GGUF file; `Pretrained`
 - `pretrained`: tensors of files of other libraries
+- `trainable`, `lora`: training of some layers or parts, and of low-rank factors
 
 `params = lm.init(key, config)`, then `logits = lm.apply(params, tokens, config)`. A key is the first
 argument, as in `jax.random`; steps that `lax.scan` repeats take their state before it. Everywhere `params`
@@ -18,7 +19,7 @@ are those of `init` or `pretrained`, and `config` is the `ModelConfig` they were
 
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Actor, Prompts, Samples, Scores
-from proxlm.lm import pretrained
+from proxlm.lm import lora, pretrained, trainable
 from proxlm.lm._actor import make_actor
 from proxlm.lm._beam import Beams, beam_search
 from proxlm.lm._config import ModelConfig, Params
@@ -56,6 +57,7 @@ __all__ = [
     "live_units",
     "logit_lens",
     "logits",
+    "lora",
     "make_actor",
     "num_params",
     "pretrained",
@@ -64,6 +66,7 @@ __all__ = [
     "shrink",
     "stack",
     "stream",
+    "trainable",
     "unstack",
     "values",
 ]

@@ -6,7 +6,7 @@ The residual stream x is flat, `[B·T, D]`; `shape` is `(B, T)`.
 import jax
 
 from proxlm import sharding
-from proxlm.lm import _config, _layers, _rope
+from proxlm.lm import _adapters, _config, _layers, _rope
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._views import Turn, View
 
@@ -42,10 +42,10 @@ def project(
     """
     attention = block["attention"]
     x = norm(x, block["attention_norm"], config) if "attention_norm" in block else x
-    kernel, bias = attention["qkv"]["kernel"], attention["qkv"].get("bias")
+    names = _adapters.MAPS["attention/qkv"]
     sizes = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
     with _config.products(config):
-        query, key, value = _layers.linear_parts(x, kernel, sizes, bias)
+        query, key, value = _adapters.linear_parts(x, attention["qkv"], names, sizes)
     if config.qk_norm == "whole":
         flat = lambda part: attention[part]["scale"].reshape(-1)
         query = rms_norm(query, flat("query_norm"), config)
@@ -79,12 +79,11 @@ def finish(
     >>> finish(block, jnp.ones((3, 8)), *heads, jnp.ones((1, 1, 3, 3), bool), config).shape
     (3, 8)
     """
-    out = block["attention"]["out"]
     normed = lambda x, name: norm(x, block[name], config) if name in block else x
     with _config.products(config):
         mixed = _layers.attend(query, key, value, visible, config.query_scale, config.attention_cap)
         mixed = mixed.transpose(0, 2, 1, 3).reshape(len(x), -1)
-        attended = _layers.linear(mixed, out["kernel"].reshape(-1, x.shape[1]), out.get("bias"))
+        attended = _adapters.linear(mixed, block["attention"]["out"], "out")
         if config.parallel:
             return x + attended + mlp(block["mlp"], normed(x, "mlp_norm"), config)
         x = x + normed(attended, "attention_post_norm")
@@ -103,13 +102,13 @@ def mlp(part: Params, x: jax.Array, config: ModelConfig) -> jax.Array:
     >>> mlp(kernels, jnp.ones((2, 3)), ModelConfig(vocab_size=16)).shape
     (2, 3)
     """
-    act, down = _layers.ACTIVATIONS[config.activation], part["down"]
+    act = _layers.ACTIVATIONS[config.activation]
     if config.gated:
-        packed = part["gate_up"]
-        gate, up = _layers.linear_parts(x, packed["kernel"], (1, 1), packed.get("bias"))
-        return _layers.linear(act(gate) * up, down["kernel"], down.get("bias"))
-    up = _layers.linear(x, part["up"]["kernel"], part["up"].get("bias"))
-    return _layers.linear(act(up), down["kernel"], down.get("bias"))
+        gate, up = _adapters.linear_parts(x, part["gate_up"], _adapters.MAPS["mlp/gate_up"], (1, 1))
+        hidden = act(gate) * up
+    else:
+        hidden = act(_adapters.linear(x, part["up"], "up"))
+    return _adapters.linear(hidden, part["down"], "down")
 
 
 def norm(x: jax.Array, part: Params, config: ModelConfig) -> jax.Array:

@@ -6,6 +6,7 @@ deep model's layers are scanned, so that they compile once and are not copied: i
 and has all of its columns from the start, of which a step reads the first.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from proxlm.lm import _block, _config, _forward, _model, _rope, _views
+from proxlm.lm import _block, _config, _forward, _model, _rope, _segments, _views
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._views import Turn, View
 
@@ -115,17 +116,22 @@ def _extend_all(blocks, x, cache, column, views, config):
     view_of = _views.picker(views, config)
     shape = (1, *cache.key.shape[1:3], views[0].visible.shape[-1], cache.key.shape[-1])
 
-    def body(layer, carry):
+    def body(part, first, layer, carry):
         x, cache = carry
-        block, view = at(blocks, layer), view_of(layer)
+        block, view = at(part, layer - first), view_of(layer)
         query, key, value = _block.project(block, x, config, (x.shape[0], 1), view.turn)
         write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new[None], (layer, 0, 0, column, 0))
         cache = LayerCache(write(cache.key, key), write(cache.value, value))
         read = lambda buffer: jax.lax.dynamic_slice(buffer, (layer, 0, 0, 0, 0), shape)[0]
         return _block.finish(block, x, query, read(cache.key), read(cache.value), view.visible, config), cache
 
-    unroll = _config.layers_in_a_step(config)
-    return jax.lax.fori_loop(0, config.num_layers, body, (x, cache), unroll=unroll)
+    carry, first, unroll = (x, cache), 0, _config.layers_in_a_step(config)
+    for part in _segments.parts_of(blocks):
+        last = first + _segments.depth(part)
+        step = functools.partial(body, part, first)
+        carry = jax.lax.fori_loop(first, last, step, carry, unroll=min(unroll, last - first))
+        first = last
+    return carry
 
 
 def fill(
@@ -247,4 +253,6 @@ def blocks_of(params: Params) -> Sequence[Params]:
     3
     """
     blocks = params["blocks"]
-    return list(blocks) if isinstance(blocks, list | tuple) else _model.unstack(blocks)
+    if isinstance(blocks, list | tuple):
+        return blocks
+    return [layer for part in _segments.parts_of(blocks) for layer in _model.unstack(part)]

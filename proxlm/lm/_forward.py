@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation, sharding
-from proxlm.lm import _arguments, _block, _config, _layers, _parameters, _views
+from proxlm.lm import _arguments, _block, _config, _layers, _parameters, _segments, _views
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._views import View
 
@@ -183,7 +183,7 @@ def over_layers(
     (3,)
     """
     tokens, mask = _arguments.token_ids(tokens, mask, config)
-    _parameters.check(params, config)
+    _parameters.check(params, config, factors=True)
     if positions is not None and np.shape(positions) != tokens.shape:
         expected = f"{tokens.shape}, the shape of tokens"
         raise _validation.invalid("positions.shape", np.shape(positions), expected)
@@ -191,6 +191,12 @@ def over_layers(
     view_of = _views.picker(views, config)
     body = lambda x, layer: step(x, layer[0], view_of(layer[1]))
     body = jax.checkpoint(body) if config.remat else body
-    layers, unroll = (params["blocks"], jnp.arange(config.num_layers)), _config.layers_in_a_step(config)
     counted = _views.count(mask, tokens.shape[1]) if positions is None else positions
-    return jax.lax.scan(body, embed(params, tokens, config, counted), layers, unroll=unroll)
+    x, seen, first = embed(params, tokens, config, counted), [], 0
+    for part in _segments.parts_of(params["blocks"]):
+        numbers = first + jnp.arange(depth := _segments.depth(part))
+        x, of_part = jax.lax.scan(
+            body, x, (part, numbers), unroll=min(_config.layers_in_a_step(config), depth)
+        )
+        seen, first = [*seen, of_part], first + depth
+    return x, seen[0] if len(seen) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *seen)

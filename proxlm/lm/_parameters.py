@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from proxlm import _validation
-from proxlm.lm import _arguments
+from proxlm.lm import _arguments, _segments
 from proxlm.lm._config import ModelConfig, Params
 
 
@@ -86,13 +86,14 @@ def norm_parts(config: ModelConfig) -> tuple[str, ...]:
     return ("scale", "bias") if config.norm == "layer" else ("scale",)
 
 
-def check(params: Params, config: ModelConfig, stacked: bool = True) -> None:
+def check(params: Params, config: ModelConfig, stacked: bool = True, factors: bool = False) -> None:
     """Raises ValueError where names or shapes of the parameters are not those of the config.
 
     A value head that the config does not have is let pass.
 
     Args:
       stacked: whether the blocks have to be stacked; they may be a list otherwise.
+      factors: whether kernels may have factors of `lm.lora` beside them.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
@@ -116,11 +117,16 @@ def check(params: Params, config: ModelConfig, stacked: bool = True) -> None:
         found = {f"blocks/{path}": np.shape(x) for path, x in leaves(blocks[0])}
     else:
         expected = dict(shapes(config))
-        found = {f"blocks/{path}": np.shape(x) for path, x in leaves(blocks)}
+        parts = [{path: np.shape(x) for path, x in leaves(part)} for part in _segments.parts_of(blocks)]
+        lengths = {path: sum(sum(part.get(path, ())[:1]) for part in parts) for path in parts[0]}
+        found = {f"blocks/{path}": (lengths[path], *shape[1:]) for path, shape in parts[0].items()}
     found |= {path: np.shape(x) for path, x in leaves({k: v for k, v in params.items() if k != "blocks"})}
     for path in [*expected, *found]:
-        if path.startswith("value/") and path not in expected:
+        if path not in expected and (path.startswith("value/") or (factors and "/lora/" in path)):
             continue
+        if "/lora/" in path:
+            given = _validation.Verbatim("factors of lm.lora")
+            raise _validation.invalid(f"params: {path}", given, "not there", "Merge them by lm.lora.merge.")
         if found.get(path) != expected.get(path):
             raise _fault(
                 path, found.get(path, _validation.Verbatim("nothing")), expected.get(path, "not there")

@@ -185,7 +185,7 @@ def check(
     _arguments.rows_have_tokens(prompt_mask, "prompt_mask")
     _arguments.typed_key(key, prompts.shape[0])
     _arguments.num_tokens(num_tokens, prompts.shape[1], config)
-    _parameters.check(params, config, stacked=False)
+    _parameters.check(params, config, stacked=False, factors=True)
     if not isinstance(sampling, SamplingConfig):
         raise _validation.invalid("sampling", sampling, "a SamplingConfig")
     if not config.lm_head:

@@ -1,0 +1,247 @@
+"""Training of a part of a model: the rest costs no gradient and has no moments.
+
+    trained, frozen = trainable.split(params, trainable.last_layers(6))
+    loss = lambda trained, batch: loss_fn(trainable.join(trained, frozen), batch)
+
+`trained` is a nested dict with the paths of `params`, so that any Optax chain, penalty, mask by path or
+checkpoint takes it as it takes the whole; a leaf of the layers holds those that are trained, `[k, ...]`.
+`join` gives parameters that the functions of `lm` take, without a copy of what is frozen: gradients flow
+from the head down to the first trained layer, and into the trained leaves alone. Hand `frozen` to a jitted
+function as an argument; what it closes over becomes a constant of the program.
+
+A selection says what is trained. It is one of
+
+- a regular expression, searched for in the path of each leaf, such as those in `PATTERNS`
+- a function of path and leaf to a bool, or for a leaf of the layers to L of them: `last_layers`
+- a list or tuple of selections: what any of them selects
+
+- `split`, `join`, `merge`, `Frozen`
+- `last_layers`, `PATTERNS`
+- `make_actor`: an actor whose policy's parameters are the trained part
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from proxlm import _validation
+from proxlm.lm import _actor, _adapters, _segments
+from proxlm.lm._actor import Actor
+from proxlm.lm._config import Params
+from proxlm.lm._segments import Segments
+
+__all__ = ["PATTERNS", "Frozen", "Select", "join", "last_layers", "make_actor", "merge", "split"]
+
+Select = str | Callable[[str, Any], Any] | Sequence[Any]
+"""A regular expression, a function of path and leaf, or a sequence of these."""
+
+PATTERNS = {
+    "attention": r"^blocks/attention/",
+    "mlp": r"^blocks/mlp/",
+    "norms": r"norm/(scale|bias)$",
+    "biases": r"/bias$",
+    "embeddings": r"^(embedding|positions|head)/",
+    "factors": r"/lora/.*/(a|b|magnitude)$",
+}
+"""Regular expressions of parts by name; "factors" are those of `lm.lora`."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """The part that `split` leaves untrained.
+
+    Attributes:
+      outer: path ↦ array, of what is outside of the layers.
+      segments: path ↦ stacked layers, for each run of layers that are alike in what they train.
+      layers: path of a leaf of the layers that is trained in part ↦ L flags, as sorted pairs; static.
+    """
+
+    outer: dict[str, Any]
+    segments: tuple[dict[str, Any], ...]
+    layers: tuple[tuple[str, tuple[bool, ...]], ...] = dataclasses.field(metadata={"static": True})
+
+
+def split(params: Params, select: Select) -> tuple[dict[str, Any], Frozen]:
+    """Parts parameters in those that are trained and those that are not.
+
+    Args:
+      params: of `lm.init`, `lm.from_gguf` or `lm.lora.init`, with stacked layers.
+      select: a selection, as described above.
+
+    Returns:
+      trained: a nested dict, a leaf of the layers `[k, ...]`; and `Frozen`, for `join`. Of leaves
+      that are trained in whole or not at all no copy is made.
+
+    Raises:
+      ValueError: if a selection matches nothing, or is of another kind.
+
+    >>> from proxlm import lm
+    >>> params = lm.init(jax.random.key(0), lm.ModelConfig(vocab_size=16, num_layers=3, width=8))
+    >>> trained, frozen = split(params, last_layers(1, "mlp/down"))
+    >>> jax.tree.map(jnp.shape, trained)
+    {'blocks': {'mlp': {'down': {'kernel': (1, 24, 8)}}}}
+    >>> split(params, [PATTERNS["norms"]])[0]["norm"]["scale"].shape
+    (8,)
+    """
+    leaves = _adapters.flat(params)
+    depth = next((np.shape(x)[0] for path, x in leaves.items() if path.startswith("blocks/")), 0)
+    flags = {path: _flags(select, path, leaf, depth) for path, leaf in leaves.items()}
+    if not any(map(any, flags.values())):
+        known = ", ".join(list(leaves)[:3])
+        raise _validation.invalid("select", select, f"a match for some path, such as {known}", "", "split")
+    layers = {path: flag for path, flag in flags.items() if path.startswith("blocks/") and any(flag)}
+    take = lambda x, flag: x if all(flag) else x[np.flatnonzero(flag)]
+    trained = {path: take(leaves[path], flag) for path, flag in layers.items()}
+    trained |= {path: x for path, x in leaves.items() if path not in layers and all(flags[path])}
+    outer = {p: x for p, x in leaves.items() if not p.startswith("blocks/") and p not in trained}
+    runs = _runs(layers, depth)
+    cut = lambda x, first, last: x if last - first == depth else x[first:last]
+    of_layers = {path: x for path, x in leaves.items() if path.startswith("blocks/")}
+    segments = tuple(
+        {p: cut(x, *run) for p, x in of_layers.items() if not (p in layers and layers[p][run[0]])}
+        for run in runs
+    )
+    return _nested(trained), Frozen(outer, segments, tuple(sorted(layers.items())))
+
+
+def join(trained: Params, frozen: Frozen) -> dict[str, Any]:
+    """The parameters of the whole model, for the functions of `lm` that run it.
+
+    Where some layers are trained and others not, they stay apart: see `merge` for one array a leaf.
+
+    Raises:
+      ValueError: if the two are not of one `split`.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=3, width=8)
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> trained, frozen = split(params, last_layers(1))
+    >>> logits = lm.apply(join(trained, frozen), jnp.zeros((1, 4), int), config)
+    """
+    leaves, layers = _adapters.flat(trained), dict(frozen.layers)
+    found = {path for path in leaves if path.startswith("blocks/")}
+    if found != set(layers):
+        wrong = sorted(found ^ set(layers))[0]
+        raise _validation.invalid("trained", wrong, "the trained part of this frozen one", "", "join")
+    outer = frozen.outer | {path: x for path, x in leaves.items() if path not in layers}
+    runs = _runs(layers, len(frozen.layers[0][1])) if layers else [(0, 0)]
+    parts = []
+    for (first, last), segment in zip(runs, frozen.segments, strict=True):
+        own = {path: _rows(leaves[path], layers[path], first, last) for path in layers if layers[path][first]}
+        parts.append(_nested(segment | own)["blocks"])
+    return {**_nested(outer), "blocks": parts[0] if len(parts) == 1 else Segments(tuple(parts))}
+
+
+def merge(trained: Params, frozen: Frozen) -> dict[str, Any]:
+    """The parameters as `split` was given them, each leaf of the layers one array, to be saved.
+
+    >>> from proxlm import lm
+    >>> params = lm.init(jax.random.key(0), lm.ModelConfig(vocab_size=16, num_layers=3, width=8))
+    >>> again = merge(*split(params, last_layers(1)))
+    >>> bool(jnp.all(again["blocks"]["mlp"]["down"]["kernel"] == params["blocks"]["mlp"]["down"]["kernel"]))
+    True
+    """
+    params = join(trained, frozen)
+    parts = _segments.parts_of(params["blocks"])
+    blocks = parts[0] if len(parts) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+    return params | {"blocks": blocks}
+
+
+def last_layers(number: int, pattern: str = "") -> Callable[[str, Any], Any]:
+    """Selects the last layers, or what a regular expression finds of them.
+
+    Raises:
+      ValueError: if `number` is not an integer ≥ 1; on use, if there are fewer layers.
+
+    >>> last_layers(2)("blocks/mlp/down/kernel", np.ones((3, 24, 8))).tolist()
+    [False, True, True]
+    """
+    number = _validation.to_int(1, "last_layers", number=number)
+
+    def select(path: str, leaf: Any) -> Any:
+        if not (path.startswith("blocks/") and re.search(pattern, path)):
+            return False
+        if number > (depth := np.shape(leaf)[0]):
+            raise _validation.invalid("number", number, f"at most {depth}, the layers", "", "last_layers")
+        return np.arange(depth) >= depth - number
+
+    return select
+
+
+def make_actor(actor: Actor, frozen: Frozen) -> Actor:
+    """An actor whose parameters are `{"policy": trained}`, with the critic if there is one.
+
+    The reference is a `trained` of its own, by default what training starts from, beside the one
+    frozen part; with `lm.lora.init` it is the model without factors. Build the step in the jitted
+    function that is given `frozen`:
+
+        step = jax.jit(lambda state, frozen, key: ppo.make_step(
+            trainable.make_actor(actor, frozen), reward, prompts, optimizer, config)(state, key))
+
+    Args:
+      actor: of `lm.make_actor`. Its `init` is refused here: take the `trained` of `split`.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, value_head=True)
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> trained, frozen = split(params, [last_layers(1), "^value/"])
+    >>> actor = make_actor(lm.make_actor(config, num_tokens=3), frozen)
+    >>> samples = actor.sample(jax.random.key(1), {"policy": trained}, prompts)  # doctest: +SKIP
+    """
+    whole = lambda params: {**params, "policy": join(params["policy"], frozen)}
+
+    def refuse(key: jax.Array) -> _actor.ActorParams:
+        raise ValueError("actor.init: the policy is pretrained; take {'policy': trained} of trainable.split")
+
+    greedy = actor.greedy
+    return actor._replace(
+        init=refuse,
+        sample=lambda key, params, prompts: actor.sample(key, whole(params), prompts),
+        score=lambda params, samples, full=False: actor.score(whole(params), samples, full),
+        reference=lambda params, samples, full=False: actor.reference(whole(params), samples, full),
+        greedy=None if greedy is None else lambda params, prompts: greedy(whole(params), prompts),
+    )
+
+
+def _flags(select, path, leaf, depth):
+    """Whether a leaf is trained, and for a leaf of the layers which of them: a tuple of bools."""
+    stacked = path.startswith("blocks/")
+    if isinstance(select, str):
+        flags = re.search(select, path) is not None
+    elif callable(select):
+        flags = select(path, leaf)
+    elif isinstance(select, Sequence):
+        flags = np.any([_flags(one, path, leaf, depth) for one in select], axis=0)
+        flags = flags if stacked else flags[0]
+    else:
+        expected = "a regular expression, a function of path and leaf, or a sequence of these"
+        raise _validation.invalid("select", select, expected, "", "split")
+    flags = np.asarray(flags)
+    if flags.dtype != bool or flags.shape not in ((), (depth,) if stacked else ()):
+        expected = f"one bool, or {depth} for a leaf of the layers,"
+        raise _validation.invalid(f"select({path!r})", flags.tolist(), expected, "", "split")
+    return tuple(np.broadcast_to(flags, depth if stacked else 1).tolist())
+
+
+def _runs(layers, depth):
+    """The runs of layers in which no leaf changes between trained and frozen: pairs of first and last."""
+    rows = list(zip(*layers.values(), strict=True)) if layers else [()] * depth
+    begins = [i for i in range(depth) if i == 0 or rows[i] != rows[i - 1]]
+    return list(zip(begins, [*begins[1:], depth], strict=True))
+
+
+def _rows(leaf, flags, first, last):
+    """The layers first to last of a trained leaf, which holds those with a flag."""
+    start = sum(flags[:first])
+    return leaf if sum(flags) == last - first else leaf[start : start + last - first]
+
+
+def _nested(leaves):
+    return traverse_util.unflatten_dict(leaves, sep="/")

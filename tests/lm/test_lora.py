@@ -1,0 +1,111 @@
+"""Factors beside kernels: the function, its gradient, and what they cost."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proxlm import lm
+from proxlm.lm import lora, trainable
+from tests.arrays import normal, rough
+
+CONFIG = lm.ModelConfig(
+    11,
+    num_layers=2,
+    width=8,
+    num_heads=4,
+    num_kv_heads=2,
+    hidden_width=6,
+    qkv_bias=True,
+    mlp_bias=True,
+    unroll=1,
+)
+PARAMS = rough(CONFIG, 0.3)
+TOKENS = jax.random.randint(jax.random.key(1), (2, 9), 0, 11)
+
+
+@functools.cache
+def adapted(dora):
+    """Parameters whose factors all differ from zero."""
+    params = lora.init(jax.random.key(2), PARAMS, {"query|value": 3, "out|mlp": 2}, alpha=3.0, dora=dora)
+    draw = lambda path, leaf: leaf if "scale" in str(path) else leaf + 0.3 * normal(leaf.size, leaf.shape)
+    trained, frozen = lora.split(params)
+    return trainable.merge(jax.tree_util.tree_map_with_path(draw, trained), frozen)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_factors_and_the_kernels_they_are_merged_into_are_one_function_with_one_gradient(dora):
+    trained, frozen = lora.split(adapted(dora))
+
+    @jax.jit
+    def both(trained, frozen):
+        apart = lambda t: lm.apply(trainable.join(t, frozen), TOKENS, CONFIG)
+        merged = lambda t: lm.apply(lora.merge(trainable.join(t, frozen)), TOKENS, CONFIG)
+        slope = lambda fn: jax.grad(lambda t: jnp.sum(jnp.sin(fn(t))))(trained)
+        results = [(fn(trained), slope(fn)) for fn in (apart, merged)]
+        return *results, lm.apply(PARAMS, TOKENS, CONFIG)
+
+    (one, slope), (other, expected), plain = both(trained, frozen)
+    np.testing.assert_allclose(one, other, atol=2e-5)
+    assert jnp.max(jnp.abs(one - plain)) > 0.1
+    without = lambda tree: [
+        x for path, x in jax.tree_util.tree_leaves_with_path(tree) if "magn" in str(path) or not dora
+    ]
+    # DoRA's gradient takes the norm for a constant, that of the merged kernel does not: the magnitude's agree
+    for found, right in zip(without(slope), without(expected), strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-4)
+
+
+def test_a_fresh_adapter_changes_nothing_and_is_sampled_from_as_the_base_is():
+    params = lora.init(jax.random.key(0), PARAMS, 2, pattern="attention/key|mlp/up")
+    assert params["blocks"]["attention"]["qkv"]["lora"]["key"]["scale"].tolist() == [2.0, 2.0]
+    draw = jax.jit(functools.partial(lm.sample, config=CONFIG, num_tokens=4))
+    np.testing.assert_array_equal(*(draw(jax.random.key(3), p, TOKENS).tokens for p in (PARAMS, params)))
+    scored = jax.jit(functools.partial(lm.score, config=CONFIG))
+    samples = draw(jax.random.key(3), adapted(True), TOKENS)
+    log_probs = scored(adapted(True), samples.tokens).log_probs[:, -4:]
+    np.testing.assert_allclose(samples.log_probs, log_probs, atol=1e-4)
+
+
+def test_dora_starts_from_the_norms_of_the_outputs():
+    params = lora.init(jax.random.key(0), PARAMS, 2, pattern="down", dora=True)
+    magnitude = params["blocks"]["mlp"]["down"]["lora"]["down"]["magnitude"]
+    kernel = np.asarray(PARAMS["blocks"]["mlp"]["down"]["kernel"])
+    np.testing.assert_allclose(magnitude, np.linalg.norm(kernel, axis=1), rtol=1e-6)
+
+
+def test_a_gradient_of_factors_needs_none_of_the_kernels():
+    config = lm.ModelConfig(16, num_layers=2, width=64, num_heads=1, hidden_width=256)
+    shapes = jax.eval_shape(functools.partial(lm.init, config=config), jax.random.key(0))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    trained, frozen = lora.split(lora.init(jax.random.key(0), params, 1, pattern="mlp/"))
+    run = lambda t, f, tokens: jnp.sum(lm.encode(trainable.join(t, f), tokens, config))
+    of = lambda *args: (
+        jax.jit(jax.grad(run)).lower(*args, np.zeros((1, 64), np.int32)).compile().cost_analysis()
+    )
+    everything = of(*trainable.split(params, "."))["flops"]
+    assert of(trained, frozen)["flops"] < 0.75 * everything
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: lora.init(jax.random.key(0), PARAMS, pattern="q_proj"),
+            r"found in one of attention/query, .*mlp/down",
+        ),
+        (lambda: lora.init(jax.random.key(0), PARAMS, 0), r"lora.init: rank must be an integer ≥ 1, got 0"),
+        (lambda: lora.init(jax.random.key(0), PARAMS, alpha=-1), r"alpha must be a number > 0, got -1"),
+        (lambda: lora.init(0, PARAMS), r"key must be a typed key"),
+        (
+            lambda: lora.init(jax.random.key(0), adapted(False)),
+            r"without factors, got factors .* Merge them first",
+        ),
+        (lambda: lm.shrink(adapted(False), CONFIG), r"got factors of lm.lora. Merge them by lm.lora.merge"),
+    ],
+)
+def test_what_cannot_be_adapted_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
