@@ -8,7 +8,7 @@
 - `inspect`, `logit_lens`: attention, and predictions of each layer; `Inspection`
 - `live_units`, `shrink`: smaller models from exact zeros; `LiveUnits`
 - `stack`, `unstack`: layers as one array a leaf, or as a list
-- `from_gguf`: a model with its tokenizer from a GGUF file; `Pretrained`
+- `load`, `save`: models that people have, from folders and GGUF files; `Pretrained`, `ChatTemplate`
 - `pretrained`: tensors of files of other libraries
 - `trainable`, `lora`: training of some layers or parts, and of low-rank factors
 
@@ -22,10 +22,11 @@ from proxlm._decoding.records import Actor, Prompts, Samples, Scores
 from proxlm.lm import lora, pretrained, trainable
 from proxlm.lm._actor import make_actor
 from proxlm.lm._beam import Beams, beam_search
+from proxlm.lm._chat import ChatTemplate
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._forward import apply, encode, hidden_states, logits, values
-from proxlm.lm._gguf import Pretrained, from_gguf
 from proxlm.lm._inspection import Inspection, inspect, logit_lens
+from proxlm.lm._loading import Pretrained, load, save
 from proxlm.lm._model import Transformer, init, num_params, stack, unstack
 from proxlm.lm._rope_scaling import RopeScaling
 from proxlm.lm._sampling import sample
@@ -36,6 +37,7 @@ from proxlm.lm._streaming import stream
 __all__ = [
     "Actor",
     "Beams",
+    "ChatTemplate",
     "Inspection",
     "LiveUnits",
     "ModelConfig",
@@ -50,11 +52,11 @@ __all__ = [
     "apply",
     "beam_search",
     "encode",
-    "from_gguf",
     "hidden_states",
     "init",
     "inspect",
     "live_units",
+    "load",
     "logit_lens",
     "logits",
     "lora",
@@ -62,6 +64,7 @@ __all__ = [
     "num_params",
     "pretrained",
     "sample",
+    "save",
     "score",
     "shrink",
     "stack",

@@ -1,7 +1,6 @@
 """From the fields of transformers' config.json to a ModelConfig, and back."""
 
 import dataclasses
-import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,7 +91,7 @@ def _value(
     fields: Mapping[str, Any], name: str, targets: str, default: Any, read: dict[str, Any], own: Architecture
 ) -> Any:
     """The value of a field, checked and in the terms of ModelConfig."""
-    value = typing.cast(Any, fields.get(name))
+    value: Any = fields.get(name)
     if value is None and callable(default):
         value = default(read)
     elif value is None and name not in fields and default is not ...:
@@ -100,10 +99,10 @@ def _value(
     elif value is None and (name not in fields or (default is not None and targets not in NULLABLE)):
         raise invalid(name, None, "given")
     if targets == "activation":
-        value = own.aliases.get(name, {}).get(value, value)
-        if not isinstance(value, str) or value not in _architectures.ACTIVATIONS:
+        name_of = dict(own.aliases.get(name, {})).get(str(value), str(value))
+        if name_of not in _architectures.ACTIVATIONS:
             raise invalid(name, value, f"one of {tuple(_architectures.ACTIVATIONS)}")
-        return _architectures.ACTIVATIONS[value]
+        return _architectures.ACTIVATIONS[name_of]
     target, argument = targets.split()[0], dict[str, Any]({name: value})
     if target in INTEGERS:
         _validation.integer(1, **argument)

