@@ -58,8 +58,8 @@ def windows(job: Job) -> np.ndarray:
 
 def loss(params, tokens, model: lm.ModelConfig):
     """Mean negative log-likelihood, nats per token, of windows `[B, T + 1]`."""
-    logits = lm.logits(params, lm.encode(params, tokens[:, :-1], model), model)
-    return jnp.mean(losses.next_token(logits, tokens[:, 1:].reshape(-1)))
+    hidden, targets = lm.encode(params, tokens[:, :-1], model), tokens[:, 1:].reshape(-1)
+    return jnp.mean(lm.map_logits(losses.next_token, params, hidden, model, targets))
 
 
 def ours(job: Job):

@@ -2,6 +2,7 @@
 
 - `ModelConfig`, `RopeScaling`, `init`, `num_params`, `Transformer`: shape and `Params` of a model
 - `apply`, `encode`, `logits`, `values`, `hidden_states`: the forward pass and its parts
+- `map_logits`: losses of the logits of many tokens, a chunk at a time
 - `sample`, `stream`, `beam_search`: continuations, by `SamplingConfig`; `Samples`, `Beams`
 - `score`: log-probabilities, entropies and values of given tokens; `Scores`
 - `make_actor`: policy and critic as policy optimisation takes them; `Actor`, `Prompts`
@@ -23,6 +24,7 @@ from proxlm.lm import lora, pretrained, trainable
 from proxlm.lm._actor import make_actor
 from proxlm.lm._beam import Beams, beam_search
 from proxlm.lm._chat import ChatTemplate
+from proxlm.lm._chunks import map_logits
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._forward import apply, encode, hidden_states, logits, values
 from proxlm.lm._inspection import Inspection, inspect, logit_lens
@@ -61,6 +63,7 @@ __all__ = [
     "logits",
     "lora",
     "make_actor",
+    "map_logits",
     "num_params",
     "pretrained",
     "sample",

@@ -7,7 +7,7 @@ from proxlm import _validation
 from proxlm._decoding import distribution
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Scores
-from proxlm.lm import _arguments, _forward
+from proxlm.lm import _arguments, _chunks, _forward
 from proxlm.lm._config import ModelConfig, Params
 
 
@@ -44,15 +44,16 @@ def score(
     tokens, mask = _arguments.token_ids(tokens, mask, config)
     hidden = _hidden_before(params, tokens, config, mask, start)
     shape = (tokens.shape[0], tokens.shape[1] - start)
-    targets = tokens[:, start:].reshape(-1)
-    logits = _forward.logits(params, hidden, config)
-    log_probs = distribution.log_probs(logits, sampling, keep=targets)
-    return Scores(
-        log_probs=distribution.select(log_probs, targets).reshape(shape),
-        entropy=distribution.entropy(log_probs).reshape(shape),
-        values=_forward.values(params, hidden, config).reshape(shape) if config.value_head else None,
-        distribution=log_probs.reshape(*shape, -1) if full else None,
-    )
+
+    def of(logits, targets):
+        log_probs = distribution.log_probs(logits, sampling, keep=targets)
+        whole = log_probs if full else None
+        return distribution.select(log_probs, targets), distribution.entropy(log_probs), whole
+
+    scores = _chunks.map_logits(of, params, hidden, config, tokens[:, start:].reshape(-1), strided=not full)
+    log_probs, entropy, whole = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), scores)
+    values = _forward.values(params, hidden, config).reshape(shape) if config.value_head else None
+    return Scores(log_probs, entropy, values, whole)
 
 
 def values(

@@ -10,6 +10,7 @@ import pytest
 
 from proxlm import lm
 from proxlm._decoding import distribution
+from proxlm.lm import _chunks
 from proxlm.lm import _scoring as scoring
 from tests import arrays
 
@@ -47,6 +48,24 @@ def test_scores_equal_a_reference_in_numpy(start, temperature):
             np.testing.assert_allclose(scores.distribution[at], expected, atol=1e-5)
             entropy = -np.sum(np.exp(expected) * expected)
             np.testing.assert_allclose(scores.entropy[at], entropy, rtol=1e-5)
+
+
+def test_a_head_in_chunks_gives_the_same_scores_and_gradients(monkeypatch):
+    def loss(params, full):
+        scores = lm.score(params, TOKENS, CONFIG, full=full)
+        return jnp.sum(scores.log_probs * arrays.normal(1, (3, 7)) + scores.entropy**2), scores
+
+    run = lambda: [
+        jax.jit(jax.value_and_grad(functools.partial(loss, full=full), has_aux=True))(PARAMS)
+        for full in (False, True)
+    ]
+    at_once = run()
+    monkeypatch.setattr(_chunks, "LARGE", 17 * 20)
+    monkeypatch.setattr(_chunks, "CHUNK", 17 * 5)  # 21 tokens: five chunks, the last not full
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    jax.tree.map(close, run(), at_once)
+    with pytest.raises(ValueError, match=r"rows\.shape must be \(21, \.\.\.\), a row a token of hidden"):
+        lm.map_logits(lambda logits, x: x, PARAMS, jnp.zeros((21, 16)), CONFIG, jnp.zeros(3))
 
 
 def test_the_distribution_comes_only_when_asked_for_and_values_only_from_a_head():

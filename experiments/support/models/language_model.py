@@ -14,8 +14,8 @@ from proxlm import lm, losses
 def loss(params, windows, config):
     """Mean negative log-likelihood, nats per token, of windows `[B, T + 1]`."""
     hidden = lm.encode(params, windows[:, :-1], config)
-    logits = lm.logits(params, hidden, config)
-    return jnp.mean(losses.next_token(logits, windows[:, 1:].reshape(-1)))
+    targets = windows[:, 1:].reshape(-1)
+    return jnp.mean(lm.map_logits(losses.next_token, params, hidden, config, targets))
 
 
 def make_evaluate(windows: np.ndarray, config: lm.ModelConfig, batch: int = 64):
