@@ -98,12 +98,13 @@ class Penalty(_Functions):
         return hash(self._key())
 
     def _key(self):
-        call = self._call and (self._call[0], self._call[1], tuple(sorted(self._call[2].items())))
+        name, positional, arguments = self._call or ("", (), {})
+        call = name, positional, tuple(sorted(arguments.items()))
         try:
             hash(call)
         except TypeError:  # arrays cannot be compared at a glance
-            call = None
-        return call or tuple(self)
+            return tuple(self)
+        return call if name else tuple(self)
 
     def __repr__(self) -> str:
         """Returns the call that made the penalty, or the functions of one made by hand."""
@@ -172,6 +173,16 @@ def leafwise(
 
         made = made._replace(residual=tree_residual)
     return made.described(name, **{key: numbers for key, (numbers, _) in parameters.items()})
+
+
+def is_literal(penalty: Penalty) -> bool:
+    """Whether the call that made a penalty says all about it, so that it holds neither arrays nor tracers.
+
+    >>> from proxlm.penalties import l1
+    >>> is_literal(l1(0.5)), is_literal(l1(jnp.ones(2))), is_literal(Penalty(None, lambda x, t: x))
+    (True, False, False)
+    """
+    return penalty._key() != tuple(penalty)
 
 
 def residual_of(penalty: Penalty) -> Residual:

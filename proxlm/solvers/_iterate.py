@@ -94,8 +94,9 @@ def init(static: Static, numbers: Numbers, params: Any, args: tuple) -> SolverSt
 def update(static: Static, numbers: Numbers, params: Any, state: SolverState, args: tuple) -> tuple:
     """One step on these data; `(params, state)`."""
     problem, x = pose(static, numbers, params, args)
-    moving = static.rule.refresh(problem, state.moving, problem.at(x))
-    error = problem.error(moving.point, moving.step_size)
+    point = problem.measured(problem.at(x), state.moving.step_size)
+    moving = static.rule.refresh(problem, state.moving, point)
+    error = problem.error(moving.point)
     begun = state._replace(moving=moving, progress=_progress.init(moving.point, error), aux=None)
     state = _advance(static, numbers, problem, begun)
     params = problem.unravel(state.moving.point.x)
@@ -118,8 +119,8 @@ def run(static: Static, numbers: Numbers, params: Any, args: tuple) -> tuple:
 
     if static.implicit:
         x, state = _differentiable(problem, iterate, start, step_size)
-        point = problem.at(x)
-        objective, error = point.total, problem.error(point, state.moving.step_size)
+        point = problem.measured(problem.at(x), state.moving.step_size)
+        objective, error = point.total, problem.error(point)
     else:
         x, state = iterate(start)
         over, progress = state.status == CONVERGED, state.progress
@@ -133,8 +134,8 @@ def run(static: Static, numbers: Numbers, params: Any, args: tuple) -> tuple:
 def _begin(static, numbers, problem, x):
     point = problem.at(x)
     step_size = _step_size(numbers, problem, point)
-    moving = static.rule.init(problem, point, step_size)
-    error = problem.error(point, step_size)
+    point = problem.measured(point, step_size)
+    moving, error = static.rule.init(problem, point, step_size), problem.error(point)
     scale = jnp.max(jnp.abs(point.gradient), initial=0.0)
     status = _status(numbers, error, scale, jnp.isfinite(point.smooth), jnp.isfinite(point.total))
     return SolverState(moving, _progress.init(point, error), error, scale, jnp.int32(0), status)
@@ -143,7 +144,7 @@ def _begin(static, numbers, problem, x):
 def _advance(static, numbers, problem, state):
     moving = static.rule.step(problem, state.moving)
     point = moving.point
-    error = problem.error(point, moving.step_size)
+    error = problem.error(point)
     has_value = static.objective.penalty.value is not None
     progress = _progress.observe(state.progress, point, error, has_value)
     status = _status(numbers, error, state.scale, jnp.isfinite(point.total), True)

@@ -20,12 +20,15 @@ class Point(NamedTuple):
       smooth: f(x).
       gradient: ∇f(x), [n].
       total: f(x) + g(x); f(x) where the penalty has no value.
+      gap: an element of ∇f(x) + ∂g(x), [n]; infinite where none is known, and of no size where the penalty
+        tells the nearest to 0 by its residual.
     """
 
     x: jax.Array
     smooth: jax.Array
     gradient: jax.Array
     total: jax.Array
+    gap: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +80,9 @@ class Problem(NamedTuple):
     Attributes:
       at: x ↦ Point.
       step: (Point, t) ↦ prox_tg(x - t∇f(x)), t divided by the metric.
-      error: (Point, t) ↦ how far -∇f(x) is from ∂g(x), the largest entry.
+      moved: (Point, t) ↦ the Point after such a step, with its gap.
+      measured: (Point, t) ↦ the same Point, with a gap.
+      error: Point ↦ how far -∇f(x) is from ∂g(x), the largest entry.
       descent: Point ↦ the steepest descent in f + g that starts smoothly, [n]; None where the
         penalty has no residual.
       unravel: back to the structure of the params.
@@ -88,7 +93,9 @@ class Problem(NamedTuple):
 
     at: Callable[[jax.Array], Point]
     step: Callable[[Point, jax.Array], jax.Array]
-    error: Callable[[Point, jax.Array], jax.Array]
+    moved: Callable[[Point, jax.Array], Point]
+    measured: Callable[[Point, jax.Array], Point]
+    error: Callable[[Point], jax.Array]
     descent: Callable[[Point], jax.Array] | None
     unravel: Callable[[jax.Array], Any]
     metric: Any
@@ -107,7 +114,7 @@ def flatten(
     >>> from proxlm import penalties
     >>> fun = lambda x: 0.5 * jnp.sum(jnp.square(x - 1.0))
     >>> problem, x = flatten(Objective(fun, penalties.l1(0.25)), jnp.zeros(2))
-    >>> problem.error(problem.at(x), 1.0).item()
+    >>> problem.error(problem.at(x)).item()
     0.75
     """
     penalty = objective.penalty
@@ -115,26 +122,35 @@ def flatten(
     ravel = lambda tree: flatten_util.ravel_pytree(tree)[0].astype(x.dtype)
     differentiate = _value_and_gradient(objective, args)
     weights = 1.0 if metric is None else ravel(metric)
+    residual = penalty.residual
 
     def at(x):
         (smooth, _), gradient = differentiate(unravel(x))
         total = smooth if penalty.value is None else smooth + penalty.value(unravel(x))
-        return Point(x, smooth.astype(x.dtype), ravel(gradient), total.astype(x.dtype))
+        gap = jnp.full(x.shape if residual is None else 0, jnp.inf, x.dtype)
+        return Point(x, smooth.astype(x.dtype), ravel(gradient), total.astype(x.dtype), gap)
 
     def step(point, t):
         sizes = t if metric is None else t / weights
         moved = point.x - sizes * point.gradient
         return ravel(penalty.prox(unravel(moved), sizes if metric is None else unravel(sizes)))
 
-    residual = penalty.residual
-    if residual is None:
-        # D|x - prox(x - t∇f)|/t tends to the distance as t does to 0.
-        descent, gap = None, lambda point, t: weights * (point.x - step(point, t)) / t
-    else:
+    if residual is not None:
         descent = lambda point: ravel(residual(unravel(point.x), unravel(-point.gradient)))
-        gap = lambda point, t: descent(point)
-    error = lambda point, t: jnp.max(jnp.abs(gap(point, t)), initial=0.0)
-    return Problem(at, step, error, descent, unravel, weights, largest, objective.backtracking), x
+        error = lambda point: jnp.max(jnp.abs(descent(point)), initial=0.0)
+        moved, measured = lambda point, t: at(step(point, t)), lambda point, t: point
+    else:
+        descent, error = None, lambda point: jnp.max(jnp.abs(point.gap), initial=0.0)
+        # What a prox made is where D(x - x⁺)/t - ∇f(x) is a subgradient of g.
+        drop = lambda old, new, t: weights * (old.x - new) / t
+        measured = lambda point, t: point._replace(gap=drop(point, step(point, t), t))
+
+        def moved(point, t):
+            new = at(step(point, t))
+            return new._replace(gap=drop(point, new.x, t) - point.gradient + new.gradient)
+
+    functions = at, step, moved, measured, error, descent, unravel
+    return Problem(*functions, weights, largest, objective.backtracking), x
 
 
 def aux(objective: Objective, params: Any, args: tuple) -> Any:

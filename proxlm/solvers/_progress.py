@@ -32,7 +32,7 @@ class Progress(NamedTuple):
 def init(point: Point, error: jax.Array) -> Progress:
     """The first point is the best so far.
 
-    >>> point = Point(jnp.ones(1), *3 * (jnp.float32(2.0),))
+    >>> point = Point(jnp.ones(1), *4 * (jnp.float32(2.0),))
     >>> init(point, jnp.float32(0.5)).level.item()
     2.0
     """
@@ -42,8 +42,8 @@ def init(point: Point, error: jax.Array) -> Progress:
 def observe(progress: Progress, point: Point, error: jax.Array, has_value: bool) -> Progress:
     """Takes note of a point; without a value of g the error alone tells which is best.
 
-    >>> first = init(Point(jnp.ones(1), *3 * (jnp.float32(2.0),)), jnp.float32(0.5))
-    >>> observe(first, Point(jnp.zeros(1), *3 * (jnp.float32(3.0),)), jnp.float32(0.1), True).best.item()
+    >>> first = init(Point(jnp.ones(1), *4 * (jnp.float32(2.0),)), jnp.float32(0.5))
+    >>> observe(first, Point(jnp.zeros(1), *4 * (jnp.float32(3.0),)), jnp.float32(0.1), True).best.item()
     1.0
     """
     level = progress.level

@@ -85,10 +85,9 @@ def shorten_until(
     problem: Problem, start: Point, step_size: jax.Array, accept: Callable[[Point, jax.Array], jax.Array]
 ) -> tuple:
     """Shortens t until the step is accepted; gives the point, t and the number of tries."""
-    move = lambda t: problem.at(problem.step(start, t))
     t = jnp.minimum(step_size, problem.largest).astype(start.x.dtype)
     if problem.backtracking is None:
-        return move(t), t, jnp.int32(1)
+        return problem.moved(start, t), t, jnp.int32(1)
     factor, limit = problem.backtracking.factor, problem.backtracking.limit
 
     def refused(carry):
@@ -98,7 +97,7 @@ def shorten_until(
     def attempt(carry):
         _, t, tries = carry
         t = jnp.where(tries == 0, t, factor * t)
-        return move(t), t, tries + 1
+        return problem.moved(start, t), t, tries + 1
 
     return jax.lax.while_loop(refused, attempt, (start, t, jnp.int32(0)))
 

@@ -134,7 +134,7 @@ def anderson(memory: int = 5, grow: float = 1.0) -> Rule:
     def step(problem, state):
         point, t, tries = backtrack(problem, state.point, state.step_size)
         history = _extrapolation.push(state.memory, state.point.x, point.x)
-        trial = problem.at(_extrapolation.extrapolate(history))
+        trial = problem.measured(problem.at(_extrapolation.extrapolate(history)), t)
         better = trial.total < point.total
         point = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, point)
         return State(point, grown(problem, t, grow), state.evaluations + tries + 1, history)

@@ -33,7 +33,7 @@ class Solution(NamedTuple):
       params: the best point that it met.
       objective: f + g there; f where the penalty has no value.
       error: how far -∇f is from ∂g there: the largest entry of the difference to the nearest
-        subgradient; of a penalty without a residual, of (x - prox_tg(x - t∇f(x)))/t.
+        subgradient; of a penalty without a residual, to the one that its prox took.
       iterations: done.
       evaluations: of f with its gradient.
       step_size: the last.
@@ -267,8 +267,10 @@ def _snapshot(static, numbers, params, args):
     if not (_is_hashable(static) and _are_numbers((numbers, params, args))):
         return None
     objective = static.objective
-    both = lambda params, args: (objective.fun(params, *args), objective.penalty.prox(params, 1.0))
-    traced = jax.make_jaxpr(both)(params, args)
+    penalty = objective.penalty
+    # A penalty that is equal to any made by the same call holds nothing that is traced.
+    prox = (lambda params: None) if base.is_literal(penalty) else lambda params: penalty.prox(params, 1.0)
+    traced = jax.make_jaxpr(lambda params, args: (objective.fun(params, *args), prox(params)))(params, args)
     if not _are_numbers(traced.consts):
         return None
     constants = tuple((np.shape(c), hash(np.asarray(c).tobytes())) for c in traced.consts)

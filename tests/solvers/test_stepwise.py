@@ -121,6 +121,17 @@ def test_a_prox_without_a_value_finds_the_solution():
         solvers.Solver(distance, penalties.Penalty(None, prox), rule=solvers.anderson())
 
 
+def test_the_error_without_a_residual_is_that_of_the_subgradient_of_the_prox():
+    target = jnp.array([3.0, 0.5])
+    norm = penalties.l1(1.0)._replace(residual=None)
+    fun = lambda x: 2.0 * distance(x, target)
+    found = solvers.proximal_gradient(
+        fun, jnp.zeros(2), norm, rule=solvers.ista(), step_size=0.25, max_iterations=1
+    )
+    np.testing.assert_allclose(found.params, [1.25, 0.0])  # from a gradient of (-6, -1), less the threshold
+    assert found.error == pytest.approx(abs(2 * (1.25 - 3.0) + 1.0))
+
+
 def test_the_limits_of_a_step_hold():
     steps = []
     solve = lambda **options: solvers.proximal_gradient(

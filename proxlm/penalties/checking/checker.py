@@ -143,6 +143,9 @@ def check(
     ('optimality', 'envelope_gradient', 'stationarity')
     """
     base.require_penalty("check", penalty=penalty)
+    if penalty.value is None:
+        remedy = f"The laws compare values of g; for a set give its indicator. Mind that {RADIUS}"
+        raise _validation.invalid("penalty.value", None, "a function", remedy, "check")
     _validation.positive("check", step_size=step_size)
     tried = _on_vectors(penalty, example, step_size, is_set, seed)
     asked = ["optimality", "symmetric_jacobian", "spectrum" if convex else "monotone"]
