@@ -32,19 +32,20 @@ def kinds(state: chex.ArrayTree) -> dict[str, str]:
 
 
 def as_array(leaf: Any) -> jax.Array | np.ndarray:
-    """A leaf as the numeric array that is written."""
+    """A leaf as the numeric array that is written, once: what each process has for itself, by the first."""
     if _is_key(leaf):
-        return jax.random.key_data(leaf)
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, _PYTHON_SCALARS.get(type(leaf)))
+        leaf = jax.random.key_data(leaf)
+    if isinstance(leaf, jax.Array) and (jax.process_count() == 1 or not leaf.is_fully_addressable):
+        return leaf
+    return np.asarray(leaf, _PYTHON_SCALARS.get(type(leaf)))
 
 
 def target(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
     """The form in which a leaf is read: an array on the devices that `like` is committed to, else NumPy's."""
-    if _is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    elif _has_place(leaf):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-    return np.empty(np.shape(leaf), _PYTHON_SCALARS.get(type(leaf)) or leaf.dtype)
+    data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    if _has_place(leaf):
+        return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=leaf.sharding)
+    return np.empty(np.shape(data), _PYTHON_SCALARS.get(type(leaf)) or data.dtype)
 
 
 def as_leaf(value: Any, like: Any) -> Any:
@@ -63,7 +64,11 @@ def as_leaf(value: Any, like: Any) -> Any:
         # Assigning keeps the weak type, without which later arithmetic would promote otherwise.
         zero = jnp.asarray(np.zeros((), like.dtype).item())
         value = jnp.broadcast_to(zero, like.shape).at[...].set(value)
-    return jax.device_put(value, like.sharding) if _has_place(like) else jnp.asarray(value)
+    if not _has_place(like):
+        return jnp.asarray(value)
+    return (
+        value if getattr(value, "sharding", None) == like.sharding else jax.device_put(value, like.sharding)
+    )
 
 
 def checksum(array: Any) -> str | None:
