@@ -12,6 +12,7 @@
 - `load`, `save`: models that people have, from folders and GGUF files; `Pretrained`, `ChatTemplate`
 - `pretrained`: tensors of files of other libraries
 - `trainable`, `lora`: training of some layers or parts, and of low-rank factors
+- `delta`: fine-tuned weights as a small exact file of what changed
 
 `params = lm.init(key, config)`, then `logits = lm.apply(params, tokens, config)`. A key is the first
 argument, as in `jax.random`; steps that `lax.scan` repeats take their state before it. Everywhere `params`
@@ -20,7 +21,7 @@ are those of `init` or `pretrained`, and `config` is the `ModelConfig` they were
 
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Actor, Prompts, Samples, Scores
-from proxlm.lm import lora, pretrained, trainable
+from proxlm.lm import delta, lora, pretrained, trainable
 from proxlm.lm._actor import make_actor
 from proxlm.lm._beam import Beams, beam_search
 from proxlm.lm._chat import ChatTemplate
@@ -53,6 +54,7 @@ __all__ = [
     "Transformer",
     "apply",
     "beam_search",
+    "delta",
     "encode",
     "hidden_states",
     "init",
