@@ -70,7 +70,8 @@ def write(
 ) -> None:
     """Writes everything but the weights."""
     tokens = dict(template.tokens) if template is not None else {}
-    ids = {"eos_token_id": list(stops) or None}
+    # Where a field is missing transformers takes a token of the architecture's first model.
+    ids: dict[str, Any] = {"bos_token_id": None, "pad_token_id": None, "eos_token_id": list(stops) or None}
     if tokenizer is not None:
         tokenizer.save(str(folder / TOKENIZER))
         if "eos_token" not in tokens and stops:
@@ -82,7 +83,7 @@ def write(
     if template is not None:
         (folder / TEMPLATE).write_text(template.source, encoding="utf-8")
     write_json(folder / CONFIG, {**fields, **ids})
-    write_json(folder / GENERATION, ids)
+    write_json(folder / GENERATION, {name: value for name, value in ids.items() if value is not None})
 
 
 def _optional(path: pathlib.Path) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def layers(fields: Mapping[str, Any], read: Mapping[str, Any], own: Architecture
     if own.windows in ("above", "rotate"):
         _validation.one_of((False, True), use_sliding_window=fields.get("use_sliding_window", False))
         window = window if fields.get("use_sliding_window", False) else None
+        _validation.integer(0, max_window_layers=fields.get("max_window_layers"))
     types = fields.get("layer_types") if own.windows != "all" else None
     if types is not None:
         known = isinstance(types, list) and all(x in (SLIDING, FULL) for x in types)
@@ -111,9 +112,7 @@ def layers(fields: Mapping[str, Any], read: Mapping[str, Any], own: Architecture
             raise invalid("layer_types", types, f"a list of {depth} of {SLIDING!r} and {FULL!r}")
         windowed = [x == SLIDING for x in types]
     elif own.windows == "above":
-        first = fields.get("max_window_layers", 28)
-        _validation.integer(0, max_window_layers=first)
-        windowed = [i >= first for i in range(depth)]
+        windowed = [i >= fields.get("max_window_layers", 28) for i in range(depth)]
     elif own.windows == "rotate":
         windowed = [not x for x in rotated]
     elif own.windows == "all":

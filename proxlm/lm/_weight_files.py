@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from proxlm import _validation
+from proxlm.lm._layouts import BUFFERS
 
 ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = ("F64", "F32", "F16", "BF16")
@@ -53,6 +54,8 @@ def read(folder: pathlib.Path) -> dict[str, Tensor]:
             raise _validation.invalid(f"a file of {INDEX}", shard, "a file beside it", "Fetch it.")
         with opened(folder / shard) as file:
             for name in file.keys():
+                if name.endswith(BUFFERS):
+                    continue
                 part = file.get_slice(name)
                 if (dtype := part.get_dtype()) not in DTYPES:
                     remedy = "Quantised weights are read from GGUF files only."

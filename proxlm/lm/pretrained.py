@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.lm import _architectures, _config_fields, _layouts, _parameters
+from proxlm.lm import _architectures, _config_fields, _parameters
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._layouts import Layout
 
@@ -210,13 +210,12 @@ def _empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 
 
 def _in_use(tensors: Mapping[str, Any], config: ModelConfig, layout: Layout) -> Mapping[str, Any]:
-    """The tensors without buffers, and without a head that is the embedding a second time."""
+    """The tensors without a head that is the embedding a second time."""
     embedding, head = (f"{layout.modules[name]}.weight" for name in ("embedding", "head"))
-    names = [name for name in tensors if not name.endswith(_layouts.BUFFERS)]
     if config.tie_embeddings and head in tensors and embedding in tensors:
         if np.array_equal(np.asarray(tensors[head]), np.asarray(tensors[embedding])):
-            names.remove(head)
-    return {name: tensors[name] for name in names}
+            return {name: tensor for name, tensor in tensors.items() if name != head}
+    return tensors
 
 
 def _check_tensors(given, expected):

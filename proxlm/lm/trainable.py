@@ -72,7 +72,7 @@ def split(params: Params, select: Select) -> tuple[dict[str, Any], Frozen]:
     """Parts parameters in those that are trained and those that are not.
 
     Args:
-      params: of `lm.init`, `lm.from_gguf` or `lm.lora.init`, with stacked layers.
+      params: of `lm.init`, `lm.load` or `lm.lora.init`, with stacked layers.
       select: a selection, as described above.
 
     Returns:

@@ -25,7 +25,15 @@ SIZES = {
     "eos_token_id": None,
 }
 FIRST = {"original_max_position_embeddings": 8}
-GPT_2 = {"vocab_size": 31, "n_layer": 3, "n_embd": 32, "n_head": 4, "n_positions": 64}
+GPT_2 = {
+    "vocab_size": 31,
+    "n_layer": 3,
+    "n_embd": 32,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
 LAYERS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 
 

@@ -1,0 +1,63 @@
+"""Beside transformers itself, where it is installed: logits with and without cache, and folders both ways."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proxlm import lm
+from proxlm.lm import _cache, _forward
+from tests.lm import peer_models
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+PROMPT = 14
+
+
+@jax.jit(static_argnames="config")
+def logits_by_steps(params, tokens, mask, *, config):
+    """The logits from the last token of a prompt on, one token after the other."""
+    hidden, cache = _cache.prefill(params, tokens[:, :PROMPT], mask[:, :PROMPT], config)
+    length = tokens.shape[1]
+    places = _cache.places(mask[:, :PROMPT], PROMPT, length - PROMPT, config)
+    valid = _cache.valid_columns(mask[:, :PROMPT], PROMPT, length)
+
+    def step(cache, i):
+        column = PROMPT + i
+        hidden, cache = _cache.decode(
+            params, tokens[:, column], cache, column, _cache.at_step(places, i), valid, config
+        )
+        return cache, _forward.logits(params, hidden, config)
+
+    _, later = jax.lax.scan(step, _cache.grow(cache, length), jnp.arange(length - PROMPT))
+    return jnp.concatenate([_forward.logits(params, hidden, config)[None], later]).swapaxes(0, 1)
+
+
+@pytest.mark.parametrize("case", peer_models.CASES)
+def test_everything_is_as_in_transformers(case, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    torch.set_num_threads(1)
+    reference = peer_models.build(case)
+    tokens, mask = peer_models.inputs()
+    # first, as the dynamic scaling of RoPE remembers in transformers the longest row it has seen
+    steps = peer_models.logits_by_steps(reference, tokens, mask, PROMPT)
+    whole = peer_models.logits(reference, tokens, mask)
+    reference.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
+    model = lm.load(tmp_path / "theirs")
+    own = jax.jit(lm.apply, static_argnames="config")(model.params, tokens, config=model.config, mask=mask)
+    np.testing.assert_allclose(own[mask], whole[mask], atol=1e-4 * np.abs(whole[mask]).max())
+    found = logits_by_steps(model.params, tokens, mask, config=model.config)
+    np.testing.assert_allclose(found, steps, atol=1e-4 * np.abs(steps).max())
+
+    lm.save(tmp_path / "ours", model, max_shard_size=20_000)
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", attn_implementation="eager", dtype="auto"
+    )
+    assert type(again) is type(reference)
+    theirs, ours = reference.state_dict(), again.state_dict()
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    np.testing.assert_array_equal(peer_models.logits(again.eval(), tokens, mask)[mask], whole[mask])
+    back = lm.load(tmp_path / "ours")
+    assert back.config == model.config
+    assert jax.tree.all(jax.tree.map(np.array_equal, back.params, model.params))
