@@ -31,6 +31,8 @@ from proxlm.policy import ppo, recipes
 
 PROMPTS = 4096  # that RL draws from
 JUDGED = 1000  # problems on which policies are judged
+# GDPO is for several rewards, of which there is one here
+EVERY = tuple(name for name in recipes.RECIPES if name != "gdpo")
 CHUNK = 50  # steps of supervised learning a call
 
 
@@ -47,7 +49,7 @@ class Config(configs.Base):
     learning_rate: float = 1e-3
     one_step_boost: float = 2.0  # on it, where a batch is good for one update only
     length_steps: int = configs.field(400, smoke=20)  # of imitation, where lengths are looked at
-    recipes: tuple[str, ...] = configs.field(tuple(recipes.RECIPES), smoke=("remax",))
+    recipes: tuple[str, ...] = configs.field(EVERY, smoke=("remax",))
     variants: tuple[str, ...] = configs.field(tuple(length_bias.VARIANTS), smoke=("grpo",))
     seeds: int = configs.field(5, smoke=2)
     seed: int = 0

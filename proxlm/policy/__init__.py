@@ -8,6 +8,7 @@
 - `advantages`: of one sequence, of the answers to one prompt, of a whole batch
 - `kl`, `aggregation`: estimators of the KL from a reference; from a loss per token to one number
 - `filters`, `importance_weights`: masks over responses and tokens; corrections for another sampler
+- `rewards`: concurrent rewards on the host, rewards of steps and turns
 - `diagnostics`, `best_of_n`: how far a policy has moved; the best of n answers
 - `mirror_descent`: the exact proximal step of a policy
 - `tabular`: a language small enough to enumerate, where every expectation is exact
@@ -31,6 +32,7 @@ from proxlm.policy import (
     ppo,
     protocols,
     recipes,
+    rewards,
     tabular,
 )
 from proxlm.policy._configuration.config import PPOConfig
@@ -68,6 +70,7 @@ __all__ = [
     "ppo",
     "protocols",
     "recipes",
+    "rewards",
     "tabular",
 ]
 

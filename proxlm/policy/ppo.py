@@ -29,10 +29,10 @@ import optax
 from proxlm import _validation
 from proxlm.policy import protocols
 from proxlm.policy._configuration.config import KL, PPOConfig, Value, Whitening, check_parts
-from proxlm.policy._iteration import checks, experience, update
+from proxlm.policy._iteration import checks, experience, judging, metrics, update
 from proxlm.policy._iteration import prompts as prompts_lib
 from proxlm.policy._iteration.checks import check_batch
-from proxlm.policy._iteration.update import Metrics
+from proxlm.policy._iteration.metrics import Metrics
 
 __all__ = [
     "KL",
@@ -111,9 +111,11 @@ def make_step(
 
     Args:
       actor: sample, score, reference and greedy, as `lm.make_actor` makes them.
-      reward: `(Samples) -> [B]`, a pure function; NaN leaves a response out. Where the prompts have
-        fields beside tokens and mask, such as right answers, `(Samples, prompts) -> [B]` with a row
-        of the prompts for each row of the samples.
+      reward: `(Samples) -> [B]`, a pure function; or `-> [B, R]` of tokens, or a dict of several by
+        name, as is {name: function}: `config.reward_weights` weighs them, and the metrics hold the
+        mean of each. NaN is not judged: it adds nothing, and what no reward judged is left out.
+        Where the prompts have fields beside tokens and mask, such as right answers, it is
+        `(Samples, prompts)`, with a row of the prompts for each row of the samples.
       prompts: `(key) -> Prompts`, a pure function; each is answered `config.group_size` times.
       optimizer: any `optax.GradientTransformation`; it is handed the extra argument `approx_kl`,
         of the minibatch before the update.
@@ -136,7 +138,7 @@ def make_step(
     >>> metrics.num_updates.item(), state.iteration.item()
     (4, 1)
     """
-    checks.check_reward_function("ppo.make_step", reward)
+    reward = checks.reward_function("ppo.make_step", reward, config)
     prompts_lib.check_pure(prompts)
     collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
 
@@ -187,12 +189,13 @@ def make_collect_and_learn(
         return samples
 
     def learn(state, key, samples, rewards):
-        rewards = checks.check_rewards(rewards, samples.tokens.shape[0], jnp)
+        rewards = judging.as_arrays(rewards, samples.response_mask, jnp)
         learnt_from, summary = experience.prepare(state, samples, rewards, actor, config)
         params, opt_state, report = update.run(state, learnt_from, key, actor, optimizer, config, auxiliary)
         kl_coef = update.adapt_kl_coef(state.kl_coef, summary.kl, learnt_from.mask.shape[0], config)
-        metrics = Metrics(**summary._asdict(), kl_coef=state.kl_coef, **report)
-        return PPOState(params, opt_state, state.ref_params, kl_coef, state.iteration + 1), metrics
+        report = report | {"kl_coef": state.kl_coef}
+        state = PPOState(params, opt_state, state.ref_params, kl_coef, state.iteration + 1)
+        return state, metrics.join(summary, report)
 
     return collect, learn
 
@@ -211,8 +214,8 @@ def make_host_step(
     exhausted, with the state untouched.
 
     Args:
-      reward: `(Samples of NumPy arrays) -> [B]` floats, called between two jitted halves; NaN leaves
-        a response out. With the prompts as in `make_step`, where they have further fields.
+      reward: `(Samples of NumPy arrays) -> [B]` floats, or as in `make_step`, called between two
+        jitted halves; None is not judged, as NaN is. `policy.rewards` makes concurrent ones.
       prompts: `(key) -> Prompts`, called at every iteration; or an iterator, or a loader, which is
         begun again at its end.
 
@@ -230,9 +233,9 @@ def make_host_step(
     >>> make_host_step(actor, reward, loader, tx, config)(state, jax.random.key(1))
     Traceback (most recent call last):
         ...
-    ValueError: reward must be one number per response, of shape (8,), got shape (7,). ...
+    ValueError: reward must be one number per response, of shape (8,), or per token, of shape (8, 4), got ...
     """
-    checks.check_reward_function("ppo.make_host_step", reward)
+    reward = checks.reward_function("ppo.make_host_step", reward, config)
     collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
     collect, learn, draw = jax.jit(collect), jax.jit(learn), prompts_lib.source(prompts)
 
@@ -243,6 +246,6 @@ def make_host_step(
         samples = collect(state, key_sample, prompts_lib.arrays_of(asked))
         host = jax.device_get(samples)
         rewards = reward(host, *jax.device_get(prompts_lib.for_reward(asked, config)))
-        return learn(state, key_learn, samples, checks.check_rewards(rewards, host.tokens.shape[0], np))
+        return learn(state, key_learn, samples, judging.as_arrays(rewards, host.response_mask, np))
 
     return step

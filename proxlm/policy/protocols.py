@@ -3,7 +3,7 @@
 All are structural: any object with these attributes or arguments will do, such as those of `proxlm.lm`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import chex
@@ -106,9 +106,10 @@ class Loss(Protocol):
     ) -> Any: ...
 
 
-# (samples) -> one number per response. Where the prompts have fields beside tokens and mask,
-# (samples, prompts), with a row of the prompts for each row of the samples.
-Reward = Callable[..., Any]
+# (samples) -> one number per response, or per token, or a dict of these by name; or a dict of such
+# functions. Where the prompts have fields beside tokens and mask, (samples, prompts), with a row of the
+# prompts for each row of the samples.
+Reward = Callable[..., Any] | Mapping[str, Callable[..., Any]]
 # A function of a key, or for loops in Python an iterator or a loader.
 PromptSource = Callable[[jax.Array], Any] | Iterable[Any]
 # A loss added to that of every minibatch: (params, key) -> scalar.

@@ -111,6 +111,15 @@ RECIPES = {
         _groups(_NORMALISED, aggregation="sequence", kl=KL(coef=0.04, placement="loss", estimator="k3")),
         "Shao et al. 2024: std with ddof 1 + 1e-4 (TRL), mean over sequences, k3 in the loss",
     ),
+    "gdpo": Recipe(
+        _groups(
+            _CENTRED,
+            reward_normalisation=_NORMALISED,
+            whitening=Whitening(ddof=1),
+            kl=KL(coef=0.04, placement="loss", estimator="k3"),
+        ),
+        "Liu et al. 2026: each reward normalised in its group, their weighted sum over the batch (ddof 1)",
+    ),
     "dr_grpo": Recipe(
         _groups(_CENTRED, aggregation="constant"),
         "Liu et al. 2025: no std, sums divided by the longest length, no KL",

@@ -95,7 +95,7 @@ def test_lengths_are_those_of_right_and_wrong_answers():
 
 
 def test_every_recipe_is_tried_with_its_own_numbers():
-    assert verifiable.Config().recipes == tuple(recipes.RECIPES)
+    assert set(verifiable.Config().recipes) == set(recipes.RECIPES) - {"gdpo"}
     own, tried = recipes.make("gspo"), verifiable.settings_of("gspo")
     assert dataclasses.replace(tried, num_epochs=own.num_epochs) == own
 

@@ -707,9 +707,8 @@ def test_a_coroutine_is_no_reward():
         (lambda samples: jnp.zeros((BATCH, 1)), r"got shape \(8, 1\)"),
         (lambda samples: 0.5, r"got shape \(\)"),
         (lambda samples: [0.0] * 7, r"got shape \(7,\)"),
-        (lambda samples: samples.log_probs, r"got shape \(8, 3\)"),
-        (lambda samples: {"right": 1.0}, "got a dict. Return a list of floats"),
-        (lambda samples: [[0.0]] * 7 + [[0.0, 1.0]], "Return a list of floats"),
+        (lambda samples: samples.log_probs[:, :2], r"got shape \(8, 2\)"),
+        (lambda samples: [[0.0]] * 7 + [[0.0] * 4], "Return a list of floats"),
     ],
 )
 def test_a_reward_of_another_kind_is_refused(wrong, message):

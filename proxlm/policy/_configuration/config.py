@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from proxlm.policy.aggregation import WEIGHTS
 COMPARISONS = (batch.group_advantages, batch.batch_scaled_advantages, batch.length_weighted_advantages)
 CRITICLESS = (*COMPARISONS, batch.reward_to_go_advantages)
 
-_PARTS = ("advantage", "loss", "length_penalty", "group_filter", "correction")
+_PARTS = ("advantage", "loss", "length_penalty", "group_filter", "correction", "reward_normalisation")
 # What is certainly no part, while JAX may put placeholders of its own into a pytree.
 _PLAIN = (bool, int, float, str, dict, list, tuple)
 
@@ -59,6 +59,10 @@ class PPOConfig:
         all.
       correction: (old, sampler log-probs, mask) -> weights, as those of `importance_weights`; with
         it the old log-probs are scored anew, those of the sampler its own. None without.
+      reward_weights: name -> weight of each of several rewards (the names static); None weighs all 1.
+      reward_normalisation: (rewards [G], valid [G]) -> [G] of each reward by itself, before they are
+        weighed and summed, as `advantages.group_relative`; then a reward of tokens counts as that
+        of its response. None sums them as they are.
       aggregation: "token", "sequence", "sequence_sum", "constant", or a function of the mask to
         weights (static).
       num_epochs: passes over the batch (static).
@@ -84,6 +88,8 @@ class PPOConfig:
     length_penalty: Callable[..., jax.Array] | None = None
     group_filter: Callable[..., jax.Array] | None = None
     correction: Callable[..., jax.Array] | None = None
+    reward_weights: Mapping[str, float | jax.Array] | None = None
+    reward_normalisation: Callable[..., jax.Array] | None = None
     aggregation: str | Callable[[jax.Array], jax.Array] = _TOKEN_MEAN
     num_epochs: int = static(4)
     num_minibatches: int = static(4)
@@ -117,6 +123,14 @@ class PPOConfig:
         _validation.at_least(-math.inf, "PPOConfig", **plain(self, "entropy_coef"))
         _validation.one_of((True, False), "PPOConfig", greedy_baseline=self.greedy_baseline)
         _validation.at_least(0, "PPOConfig", **plain(self, "max_kl", "missing_eos_penalty"))
+        if isinstance(self.reward_weights, _PLAIN):
+            if not isinstance(self.reward_weights, dict) or not self.reward_weights:
+                raise _validation.invalid(
+                    "reward_weights", self.reward_weights, "a dict of names and weights", "", "PPOConfig"
+                )
+            numbers = {f"reward_weights[{name!r}]": x for name, x in self.reward_weights.items()}
+            known = {name: x for name, x in numbers.items() if isinstance(x, int | float | str)}
+            _validation.at_least(-math.inf, "PPOConfig", "", **known)
         _check_together(self)
 
     def estimate(
@@ -182,6 +196,7 @@ def check_parts(config: PPOConfig) -> None:
         "correction": lambda part: jax.eval_shape(part, x, x, mask),
         "length_penalty": lambda part: jax.eval_shape(lambda lengths: part(lengths, shape[1]), row),
         "group_filter": lambda part: jax.eval_shape(part, row, valid, valid, row),
+        "reward_normalisation": lambda part: jax.eval_shape(part, row, valid),
     }
     for name in ("kl", "value"):
         # not where a config is made: one of None may be the in_axes of a vmap
@@ -214,6 +229,11 @@ def _check_together(config: PPOConfig) -> None:
     if compares and config.greedy_baseline:
         remedy = "A baseline that a whole group shares cancels in the comparison of its answers."
         raise _validation.invalid("greedy_baseline", True, "False with group advantages", remedy, "PPOConfig")
+    if config.reward_normalisation is not None and (config.group_size < 2 or config.greedy_baseline):
+        remedy = "It compares the answers to one prompt: give a group_size of 2 or more, no greedy_baseline."
+        raise _validation.invalid(
+            "reward_normalisation", config.reward_normalisation, "None without groups", remedy, "PPOConfig"
+        )
     if config.value is not None and advantage in CRITICLESS:
         remedy = "These advantages have no critic: give value=None, or take advantages.gae_advantages."
         raise _validation.invalid("value", config.value, "None", remedy, "PPOConfig")

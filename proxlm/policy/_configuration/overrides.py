@@ -9,7 +9,15 @@ from proxlm import _validation
 from proxlm.policy._configuration.partials import Partial, parameters_of, takes_float
 
 # How many arguments a part is called with, by position; the parameters after them are its settings.
-NUM_DATA = {"advantage": 4, "loss": 4, "group_filter": 4, "length_penalty": 2, "correction": 3, "baseline": 2}
+NUM_DATA = {
+    "advantage": 4,
+    "loss": 4,
+    "group_filter": 4,
+    "length_penalty": 2,
+    "correction": 3,
+    "baseline": 2,
+    "reward_normalisation": 2,
+}
 # What other libraries call a setting, and what it is called here.
 SYNONYMS = {
     "beta": "kl_coef",

@@ -1,14 +1,15 @@
 """Checks of what an iteration is given, made before a slow reward is waited for."""
 
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
 from proxlm import _validation
 from proxlm.policy import protocols
 from proxlm.policy._configuration.config import PPOConfig
+from proxlm.policy._iteration import judging
 from proxlm.policy.advantages import group
 
 # The bound on the relative error by which the KL coefficient adapts, as in `kl.adapt`.
@@ -44,30 +45,6 @@ def check_batch(batch: int, config: PPOConfig) -> None:
         )
 
 
-def check_rewards(rewards: Any, batch: int, library: Any) -> Any:
-    """The rewards as an array of floats; ValueError unless they are one number per response.
-
-    >>> check_rewards([1, 0], 2, jnp).tolist()
-    [1.0, 0.0]
-    """
-    expected = f"one number per response, of shape ({batch},)"
-    if hasattr(rewards, "__await__"):
-        remedy = "Give `lambda samples: asyncio.run(reward(samples))`."
-        raise _validation.invalid("reward", rewards, f"{expected}, not a coroutine", remedy)
-    try:
-        array = library.asarray(rewards)
-        array = library.asarray(array, jnp.result_type(array, jnp.float32))
-    except (TypeError, ValueError) as error:
-        remedy = "Return a list of floats or an array; combine several rewards into one number."
-        given = _validation.Verbatim(f"a {type(rewards).__name__}")
-        raise _validation.invalid("reward", given, expected, remedy) from error
-    if array.shape != (batch,):
-        remedy = "A greedy baseline adds a row per prompt to those of the samples."
-        given = _validation.Verbatim(f"shape {array.shape}")
-        raise _validation.invalid("reward", given, expected, remedy)
-    return array
-
-
 def check_config(function: str, optimizer: optax.GradientTransformation, config: PPOConfig) -> None:
     """Raises ValueError for what is no optimizer or no configuration.
 
@@ -82,18 +59,24 @@ def check_config(function: str, optimizer: optax.GradientTransformation, config:
         raise _validation.invalid("config", config, "a PPOConfig", remedy, function)
 
 
-def check_reward_function(function: str, reward: protocols.Reward) -> None:
-    """Raises ValueError for a reward that is no function, or a coroutine function.
+def reward_function(function: str, reward: Any, config: PPOConfig) -> Callable[..., Any]:
+    """The reward as one function; ValueError for what is none, or whose names are not those of the weights.
 
-    >>> check_reward_function("ppo.make_step", 1.0)
+    >>> reward_function("ppo.make_step", 1.0, PPOConfig())
     Traceback (most recent call last):
         ...
     ValueError: ppo.make_step: reward must be a function, got 1.0.
     """
-    _validation.a_function(function, reward=reward)
-    if inspect.iscoroutinefunction(reward):
-        remedy = "Give `lambda samples: asyncio.run(reward(samples))`."
-        raise _validation.invalid("reward", reward, "a function, not a coroutine", remedy, function)
+    named = reward if isinstance(reward, Mapping) and reward else {}
+    for name, fn in (named or {"reward": reward}).items():
+        _validation.a_function(function, "", **{name: fn})
+        if inspect.iscoroutinefunction(fn):
+            remedy = "Give `lambda samples: asyncio.run(reward(samples))`, or rewards.concurrent(reward)."
+            raise _validation.invalid(name, fn, "a function, not a coroutine", remedy, function)
+    if not isinstance(reward, Mapping):
+        return reward
+    judging.check_names(tuple(named), config, function)
+    return lambda *data: {name: fn(*data) for name, fn in named.items()}
 
 
 def check_actor(actor: protocols.Actor, config: PPOConfig) -> None:

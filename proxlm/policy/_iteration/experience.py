@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from proxlm import _validation
-from proxlm.policy import aggregation, diagnostics, protocols
+from proxlm.policy import diagnostics, protocols
 from proxlm.policy._configuration.config import PPOConfig
-from proxlm.policy._iteration import reference
+from proxlm.policy._iteration import judging, metrics, reference
 from proxlm.policy.advantages import temporal as advantage_lib
 
 
@@ -38,51 +38,23 @@ class Experience(NamedTuple):
     correction: jax.Array | None = None
 
 
-class Summary(NamedTuple):
-    """Scalars about what was sampled, before any update.
-
-    Attributes:
-      reward: mean of the valid rewards, as the reward function gave them; NaN without one, and where
-        the policy that sampled was not finite.
-      reward_std: their standard deviation.
-      kl: nats per response: mean of the summed k1 to the reference; NaN without a reference.
-      length: mean tokens per response, of all responses.
-      ended: share of the responses with a stop token, of all responses.
-      explained_variance: of the returns, by the old values; 0 without a critic.
-      invalid_rewards: how many were not finite or too large for float32's squares; their rows are
-        left out of loss and baselines.
-    """
-
-    reward: jax.Array
-    reward_std: jax.Array
-    kl: jax.Array
-    length: jax.Array
-    ended: jax.Array
-    explained_variance: jax.Array
-    invalid_rewards: jax.Array
-
-
-# Squares of larger ones, summed over a batch and the parameters, could overflow float32.
-MAX_REWARD = 1e12
-
-
 def prepare(
-    state: Any, samples: protocols.Samples, rewards: jax.Array, actor: protocols.Actor, config: PPOConfig
-) -> tuple[Experience, Summary]:
+    state: Any, samples: protocols.Samples, rewards: Any, actor: protocols.Actor, config: PPOConfig
+) -> tuple[Experience, metrics.Summary]:
     """Per-token rewards with the KL in them, values, advantages and returns.
 
     With a greedy baseline the samples of `actor.greedy` come after those of `actor.sample`.
     """
-    rewards = jnp.where(jnp.abs(rewards) <= MAX_REWARD, rewards, jnp.nan)
-    given = _given(rewards, samples, config)
+    judged = judging.judge(rewards, samples.response_mask, config)
+    given = _given(judged, samples, config)
+    rewards, per_token = judged.total, judged.per_token
     if config.greedy_baseline:
-        samples, rewards, given = _above_greedy(samples, rewards, given, config.group_size)
-    valid = jnp.isfinite(rewards)
-    mask = samples.response_mask & valid[:, None]
+        samples, rewards, given, per_token = _above_greedy(samples, judged, given, config.group_size)
+    mask = samples.response_mask & jnp.isfinite(rewards)[:, None]
     scores = actor.score(state.params, samples, full=reference.needs_distribution(actor, config))
     old = samples if config.correction is None else scores
     compared = reference.compare(state, samples, old, scores, actor, config)
-    token_rewards = _token_rewards(given, compared.penalty, mask, state.kl_coef, config)
+    token_rewards = _token_rewards(given, per_token, compared.penalty, mask, state.kl_coef, config)
     advantages, returns = config.estimate(token_rewards, scores.values, mask)
     if returns is None and config.value is not None:
         remedy = "These advantages give no returns for a critic."
@@ -90,13 +62,14 @@ def prepare(
     values = None if returns is None else scores.values
     experience = Experience(samples, mask, values, advantages, returns, compared.for_loss)
     experience = _teaching(experience, rewards, scores, config)
-    summary = Summary(
-        *_reward_moments(rewards, valid, _is_sound(state.params, samples, scores)),
-        kl=_mean_of_sums(compared.k1, samples.response_mask) if config.kl else jnp.float32(jnp.nan),
-        length=jnp.mean(jnp.sum(samples.response_mask, axis=1, dtype=jnp.float32)),
-        ended=jnp.mean(samples.ended.astype(jnp.float32)),
-        explained_variance=_explained(values, returns, mask),
-        invalid_rewards=jnp.sum(~valid),
+    summary = metrics.summarise(
+        samples,
+        rewards,
+        _is_sound(state.params, samples, scores),
+        compared.k1 if config.kl else None,
+        _explained(values, returns, mask),
+        config.group_size,
+        judged.means,
     )
     return experience, summary
 
@@ -137,21 +110,9 @@ def all_finite(tree: optax.Params) -> jax.Array:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in leaves], bool))
 
 
-def _reward_moments(rewards, valid, sound):
-    """Mean and deviation of the valid rewards, NaN where they mean nothing."""
-    known = sound & jnp.any(valid)
-    moments = aggregation.masked_mean(rewards, valid), jnp.sqrt(aggregation.masked_var(rewards, valid))
-    return tuple(jnp.where(known, x, jnp.nan) for x in moments)
-
-
-def _mean_of_sums(x, mask):
-    """The mean over responses of the sum over their tokens."""
-    return jnp.mean(jax.vmap(aggregation.masked_sum)(x, mask))
-
-
-def _given(rewards, samples, config):
+def _given(judged, samples, config):
     """The score of each response: its reward, without what its length or a missing end costs."""
-    score, mask = jnp.where(jnp.isfinite(rewards), rewards, 0.0), samples.response_mask
+    score, mask = judged.score, samples.response_mask
     if config.length_penalty is not None:
         score = score + config.length_penalty(jnp.sum(mask, axis=1), mask.shape[1])
     if config.missing_eos_penalty is not None:
@@ -159,21 +120,26 @@ def _given(rewards, samples, config):
     return score
 
 
-def _above_greedy(samples, rewards, score, group_size):
+def _above_greedy(samples, judged, score, group_size):
     """The samples without the greedy answers at their end, scored by what they are above them.
 
     A reward that is not finite spoils those of its whole group.
     """
+    rewards, per_token = judged.total, judged.per_token
     batch = rewards.shape[0] // (group_size + 1) * group_size
     own = lambda x: x[:batch]
     greedy = lambda x: jnp.repeat(x[batch:], group_size)
     spoilt = jnp.where(jnp.isfinite(greedy(rewards)), own(rewards), greedy(rewards))
-    return jax.tree.map(own, samples), spoilt, own(score) - greedy(score)
+    baseline = score if per_token is None else score + jnp.sum(per_token, axis=1)
+    above = own(score) - greedy(baseline)
+    return jax.tree.map(own, samples), spoilt, above, None if per_token is None else own(per_token)
 
 
-def _token_rewards(score, penalty, mask, kl_coef, config):
-    """−β·KL at every token, plus the score at the last one."""
+def _token_rewards(score, per_token, penalty, mask, kl_coef, config):
+    """−β·KL at every token and its own reward, plus the score at the last one."""
     shaped = jax.vmap(advantage_lib.shape_rewards, (0, 0, 0, None))(score, penalty, mask, kl_coef)
+    if per_token is not None:
+        shaped = shaped + jnp.where(mask, per_token, 0.0)
     if config.whitening is None or not config.whitening.rewards:
         return shaped
     return config.whitening(shaped, mask, shift_mean=False)

@@ -1,6 +1,6 @@
 """One PPO update: from experience to new parameters, by epochs of shuffled minibatches."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,51 +24,6 @@ MEANS = (
     "effective_sample_size",
     "grad_norm",
 )
-
-
-class Metrics(NamedTuple):
-    """Scalars of one iteration: `Summary`'s, the coefficient, and means over the updates done.
-
-    Attributes:
-      kl_coef: β of this iteration.
-      policy_loss: clipped surrogate, aggregated.
-      value_loss: clipped, a mean over tokens.
-      entropy: nats per token.
-      approx_kl: nats per token from the sampling policy (k3).
-      clip_fraction_low: share of the tokens whose ratio is below the bound of the loss; NaN for a
-        loss that does not clip the ratio.
-      clip_fraction_high: share of those above its bound; NaN likewise.
-      ratio_min: the smallest ratio of the iteration.
-      ratio_max: the largest.
-      first_ratio_error: max |ρ − 1| on the first minibatch; not about 0 means a mismatch between
-        sampling and scoring.
-      effective_sample_size: in (0, 1].
-      grad_norm: global, before the optimizer sees the gradient.
-      num_updates: optimizer steps taken.
-      finite: bool, whether the parameters after the iteration and its losses are finite.
-    """
-
-    reward: jax.Array
-    reward_std: jax.Array
-    kl: jax.Array
-    length: jax.Array
-    ended: jax.Array
-    explained_variance: jax.Array
-    invalid_rewards: jax.Array
-    kl_coef: jax.Array
-    policy_loss: jax.Array
-    value_loss: jax.Array
-    entropy: jax.Array
-    approx_kl: jax.Array
-    clip_fraction_low: jax.Array
-    clip_fraction_high: jax.Array
-    ratio_min: jax.Array
-    ratio_max: jax.Array
-    first_ratio_error: jax.Array
-    effective_sample_size: jax.Array
-    grad_norm: jax.Array
-    num_updates: jax.Array
-    finite: jax.Array
 
 
 def run(

@@ -1,0 +1,168 @@
+"""Rewards as people have them: slow and concurrent ones on the host, and those of steps and turns.
+
+A reward is a function of samples, or `{name: function}` of several; see `ppo.make_step`. It gives one number
+per response or per token. NaN, and None on the host, is not judged.
+"""
+
+import asyncio
+import inspect
+import math
+from collections.abc import Callable
+from concurrent import futures
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from proxlm import _validation
+
+__all__ = ["concurrent", "of_steps", "turn_ends"]
+
+
+def concurrent(
+    fn: Callable[..., Any], workers: int = 8, *, timeout: float | None = None, retries: int = 0
+) -> Callable[..., list[Any]]:
+    """A host reward that judges single responses at the same time, in threads or as coroutines.
+
+    The scores stand in the order of the responses, whichever is ready first. A response whose every
+    attempt fails or takes too long is not judged (None); where all of a batch fail, the first failure is
+    raised. A thread that takes too long is not waited for, but goes on; a coroutine is cancelled.
+
+    Args:
+      fn: `(sample)` -> a score or None, or `async`; with prompts that have further fields
+        `(sample, prompt)`. Both are rows: the samples' and prompts' types without the batch axis.
+      workers: how many are judged at the same time, at most.
+      timeout: seconds of one attempt, or None.
+      retries: attempts after the first one that failed.
+
+    Returns:
+      A reward for `ppo.make_host_step`.
+
+    Raises:
+      ValueError: if an argument is invalid.
+
+    >>> from typing import NamedTuple
+    >>> import numpy as np
+    >>> class Row(NamedTuple):
+    ...     tokens: np.ndarray
+    >>> reward = concurrent(lambda row: float(row.tokens.sum()), workers=2)
+    >>> reward(Row(np.array([[1, 2], [3, 4]])))
+    [3.0, 7.0]
+    """
+    _validation.a_function("rewards.concurrent", fn=fn)
+    _validation.to_int(1, "rewards.concurrent", workers=workers)
+    _validation.to_int(0, "rewards.concurrent", retries=retries)
+    _validation.positive("rewards.concurrent", timeout=timeout)
+    is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
+    judge_all = _by_coroutines if is_async else _by_threads
+
+    def reward(*batch: Any) -> list[Any]:
+        rows = [tuple(_row(part, i) for part in batch) for i in range(_length(batch[0]))]
+        scores, failures = judge_all(fn, rows, workers, timeout, retries)
+        if rows and len(failures) == len(rows):
+            raise failures[0]
+        return scores
+
+    return reward
+
+
+def of_steps(step_rewards: jax.Array, ends: jax.Array) -> jax.Array:
+    """Rewards per token [B, R] of those of steps or turns [B, K]: the k-th stands at the k-th end.
+
+    Args:
+      step_rewards: NaN where a step is not judged; what has no end is dropped.
+      ends: bool [B, R], the last token of each step.
+
+    Raises:
+      ValueError: if a shape is wrong.
+
+    >>> of_steps(jnp.array([[0.5, 1.0]]), jnp.array([[False, True, False, True]])).tolist()
+    [[0.0, 0.5, 0.0, 1.0]]
+    """
+    if jnp.ndim(step_rewards) != 2 or jnp.shape(step_rewards)[0] != jnp.shape(ends)[0]:
+        expected = f"[B, K] with B = {jnp.shape(ends)[0]}, the rows of ends"
+        raise _validation.invalid("step_rewards.shape", jnp.shape(step_rewards), expected, "", "of_steps")
+    _validation.boolean("of_steps", ends=ends)
+    (step_rewards,), ends = _validation.floats(step_rewards), jnp.asarray(ends)
+    count = step_rewards.shape[1]
+    step = jnp.cumsum(ends, axis=1) - 1
+    picked = jnp.take_along_axis(step_rewards, jnp.clip(step, 0, count - 1), axis=1)
+    return jnp.where(ends & (step < count), picked, 0.0)
+
+
+def turn_ends(response_mask: jax.Array) -> jax.Array:
+    """The last token of each turn, bool [B, R]: where the mask goes over to a hole, or ends.
+
+    >>> turn_ends(jnp.array([[True, True, False, True, False]])).tolist()
+    [[False, True, False, True, False]]
+    """
+    _validation.boolean("turn_ends", response_mask=response_mask)
+    mask = jnp.asarray(response_mask)
+    return mask & ~jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
+
+
+def _by_threads(fn, rows, workers, timeout, retries):
+    """Scores and failures; a pool that is not waited for when it is left, for a thread cannot be ended."""
+    pool, failures = futures.ThreadPoolExecutor(workers), []
+    scores: list[Any] = [None] * len(rows)
+    left = list(range(len(rows)))
+    try:
+        for _ in range(retries + 1):
+            failures, again = [], []
+            # a deadline for each round of workers: what waits for a thread is not late yet
+            pending = {i: pool.submit(fn, *rows[i]) for i in left}
+            limit = None if timeout is None else timeout * math.ceil(len(left) / workers)
+            futures.wait(pending.values(), limit)
+            for i, future in pending.items():
+                try:
+                    scores[i] = future.result(0)
+                except Exception as error:
+                    future.cancel()
+                    failures.append(error)
+                    again.append(i)
+            left = again
+            if not left:
+                break
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return scores, failures
+
+
+def _by_coroutines(fn, rows, workers, timeout, retries):
+    """Scores and failures of coroutines in an event loop of their own."""
+    scores: list[Any] = [None] * len(rows)
+    failures: list[Exception] = []
+
+    async def judge(i, gate):
+        async with gate:
+            for attempt in range(retries + 1):
+                try:
+                    scores[i] = await asyncio.wait_for(fn(*rows[i]), timeout)
+                    return
+                except Exception as error:
+                    if attempt == retries:
+                        failures.append(error)
+
+    async def judge_all():
+        gate = asyncio.Semaphore(workers)
+        await asyncio.gather(*(judge(i, gate) for i in range(len(rows))))
+
+    # in a thread, since an event loop may be running here already, as in a notebook
+    with futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(judge_all())).result()
+    return scores, failures
+
+
+def _length(batch):
+    return len(batch.tokens)
+
+
+def _row(part, i):
+    """Row i of samples or prompts, whose fields are arrays, lists, or trees of arrays."""
+    fields = getattr(part, "_fields", None) or getattr(part, "__dataclass_fields__", None)
+    if fields is None:
+        return jax.tree.map(lambda x: x[i], part)
+    pick = lambda x: x[i] if isinstance(x, list | tuple) else jax.tree.map(lambda leaf: leaf[i], x)
+    return type(part)(
+        **{name: None if getattr(part, name) is None else pick(getattr(part, name)) for name in fields}
+    )
