@@ -61,7 +61,9 @@ class ScoreFn(Protocol):
 class Actor(NamedTuple):
     """Pure functions of `{"policy": ..., "critic": ...}`; without a critic the policy has a value head.
 
-    A key comes first, as in `jax.random`.
+    A key comes first, as in `jax.random`. A sample, score or reference with an argument `group_size` can
+    share what the answers to a prompt have in common: such a sample takes each prompt once, and gives
+    its answers in rows on end; such a score takes rows of which each group_size on end have one prompt.
 
     Attributes:
       init: `(key) -> params`.

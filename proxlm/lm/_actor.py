@@ -58,26 +58,39 @@ def make_actor(
         return params
 
     def sample(
-        key: jax.Array, params: ActorParams, prompts: Prompts, settings: SamplingConfig = sampling
+        key: jax.Array,
+        params: ActorParams,
+        prompts: Prompts,
+        group_size: int = 1,
+        settings: SamplingConfig = sampling,
     ) -> Samples:
         draw = functools.partial(_sampling.sample, sampling=settings, early_exit=early_exit)
-        return draw(key, params["policy"], prompts.tokens, policy, num_tokens, prompt_mask=prompts.mask)
+        rows = {"prompt_mask": prompts.mask, "group_size": group_size}
+        return draw(key, params["policy"], prompts.tokens, policy, num_tokens, **rows)
 
     def greedy(params: ActorParams, prompts: Prompts) -> Samples:
         # the likeliest token needs no chance, so any key will do
-        return sample(jax.random.key(0), params, prompts, decoding.as_greedy(sampling))
+        return sample(jax.random.key(0), params, prompts, settings=decoding.as_greedy(sampling))
+
+    def rows(samples: Samples, config: ModelConfig, group_size: int) -> dict[str, Any]:
+        size = group_size if _scoring.can_pack(config) else 1
+        return {"mask": samples.mask, "start": first(samples), "group_size": size}
 
     def reference(
-        params: ActorParams, samples: Samples, full: bool = False, settings: SamplingConfig = untruncated
+        params: ActorParams,
+        samples: Samples,
+        full: bool = False,
+        group_size: int = 1,
+        settings: SamplingConfig = untruncated,
     ) -> Scores:
-        scores = functools.partial(_scoring.score, mask=samples.mask, start=first(samples), full=full)
+        scores = functools.partial(_scoring.score, full=full, **rows(samples, policy, group_size))
         return scores(params["policy"], samples.tokens, policy, sampling=settings)
 
-    def score(params: ActorParams, samples: Samples, full: bool = False) -> Scores:
-        scores = reference(params, samples, full, sampling)
+    def score(params: ActorParams, samples: Samples, full: bool = False, group_size: int = 1) -> Scores:
+        scores = reference(params, samples, full, group_size, sampling)
         if critic_config is None:
             return scores
-        values = functools.partial(_scoring.values, mask=samples.mask, start=first(samples))
+        values = functools.partial(_scoring.values, **rows(samples, critic_config, group_size))
         return scores._replace(values=values(params["critic"], samples.tokens, critic_config))
 
     return Actor(init, sample, score, reference, greedy, sampling)

@@ -66,7 +66,7 @@ def finish(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    visible: jax.Array,
+    visible: jax.Array | _layers.GroupMask,
     config: ModelConfig,
 ) -> jax.Array:
     """Adds the attention's result and the MLP's to the residual stream.

@@ -4,7 +4,7 @@
 same thing one token at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -188,11 +188,30 @@ def over_layers(
         expected = f"{tokens.shape}, the shape of tokens"
         raise _validation.invalid("positions.shape", np.shape(positions), expected)
     views, _ = _views.of_layers(positions, mask, tokens.shape[1], config)
+    counted = _views.count(mask, tokens.shape[1]) if positions is None else positions
+    return scan_layers(step, params, embed(params, tokens, config, counted), views, config)
+
+
+def scan_layers(
+    step: Callable[[jax.Array, Params, View], tuple[jax.Array, Any]],
+    params: Params,
+    x: jax.Array,
+    views: Sequence[View],
+    config: ModelConfig,
+) -> tuple[jax.Array, Any]:
+    """Scans `step(x, block, view)` over the layers, given the view of each kind of them.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2)
+    >>> params, views = lm.init(jax.random.key(0), config), _views.of_layers(None, None, 2, config)[0]
+    >>> step = lambda x, block, view: (x + 1.0, None)
+    >>> scan_layers(step, params, jnp.zeros(2), views, config)[0].tolist()
+    [3.0, 3.0]
+    """
     view_of = _views.picker(views, config)
     body = lambda x, layer: step(x, layer[0], view_of(layer[1]))
     body = jax.checkpoint(body) if config.remat else body
-    counted = _views.count(mask, tokens.shape[1]) if positions is None else positions
-    x, seen, first = embed(params, tokens, config, counted), [], 0
+    seen, first = [], 0
     for part in _segments.parts_of(params["blocks"]):
         numbers = first + jnp.arange(depth := _segments.depth(part))
         x, of_part = jax.lax.scan(

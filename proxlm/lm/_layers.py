@@ -6,6 +6,7 @@ Activations are flat, `[N, D]` with N = B·T: on a CPU the gradient of a matrix 
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,18 @@ ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
+
+
+class GroupMask(NamedTuple):
+    """The mask of rows that hold a prompt and the answers to it, none of which sees another.
+
+    Attributes:
+      prompt: bool `[N or 1, 1, P, P]`.
+      answers: bool `[N or 1, G, S, P + S]`: which keys of the prompt and of its own an answer's query sees.
+    """
+
+    prompt: jax.Array
+    answers: jax.Array
 
 
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -97,7 +110,7 @@ def attend(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    visible: jax.Array,
+    visible: jax.Array | GroupMask,
     scale: float | None = None,
     cap: float | None = None,
 ) -> jax.Array:
@@ -107,7 +120,7 @@ def attend(
       query: `[B, H, T, d]`; query head h reads key-value head h // (H / H_kv).
       key: `[B, H_kv, S, d]`.
       value: `[B, H_kv, S, d]`.
-      visible: bool, `[B or 1, 1, T, S]`: which keys a query may see.
+      visible: bool, `[B or 1, 1, T, S]`: which keys a query may see; or a `GroupMask`, as of packed groups.
       scale: of the scores; None: d^(−1/2).
       cap: of `soft_cap` on the scores.
 
@@ -117,10 +130,32 @@ def attend(
     >>> attend(*[jnp.ones((2, h, 3, 4)) for h in (4, 2, 2)], jnp.ones((1, 1, 3, 3), bool)).shape
     (2, 4, 3, 4)
     """
+    if isinstance(visible, GroupMask):
+        return _attend_in_groups(query, key, value, visible, scale, cap)
     batch, heads, length, width = query.shape
     weights = attention(query, key, visible, scale, cap).astype(value.dtype)
     weights = weights.reshape(batch, key.shape[1], -1, key.shape[2])
     return jnp.einsum("bgqk,bgkd->bgqd", weights, value).reshape(batch, heads, length, width)
+
+
+def _attend_in_groups(query, key, value, visible, scale, cap):
+    """Attention of the prompt to itself, and of each answer to the prompt and to itself."""
+    (batch, heads, _, width), kv_heads = query.shape, key.shape[1]
+    length, (group, size) = visible.prompt.shape[-1], visible.answers.shape[1:3]
+    prompt, rest = (lambda x: x[:, :, :length]), (lambda x: x[:, :, length:])
+    first = attend(prompt(query), prompt(key), prompt(value), visible.prompt, scale, cap)
+    query = rest(query) * (width**-0.5 if scale is None else scale)
+    query = query.reshape(batch, kv_heads, -1, group, size, width)
+    own_key, own_value = (rest(x).reshape(batch, kv_heads, group, size, width) for x in (key, value))
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    to_prompt = product("bkhgqd,bkpd->bkhgqp", query, prompt(key))
+    to_own = product("bkhgqd,bkgsd->bkhgqs", query, own_key)
+    scores = soft_cap(jnp.concatenate([to_prompt, to_own], axis=-1), cap)
+    weights = jax.nn.softmax(jnp.where(visible.answers[:, None, None], scores, HIDDEN), axis=-1)
+    weights = weights.astype(value.dtype)
+    mixed = jnp.einsum("bkhgqp,bkpd->bkhgqd", weights[..., :length], prompt(value))
+    mixed += jnp.einsum("bkhgqs,bkgsd->bkhgqd", weights[..., length:], own_value)
+    return jnp.concatenate([first, mixed.reshape(batch, heads, group * size, width)], axis=2)
 
 
 def attention(

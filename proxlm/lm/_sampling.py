@@ -38,6 +38,7 @@ def sample(
     sampling: SamplingConfig = SamplingConfig(),
     early_exit: bool = False,
     segment: int = 16,
+    group_size: int = 1,
 ) -> Samples:
     """Continues every prompt by up to `num_tokens` tokens.
 
@@ -52,6 +53,8 @@ def sample(
       early_exit: stop when all rows have ended. A `while_loop`: leave it off under `vmap`.
       segment: attention reads this many columns more at a time, so hardly more than are filled;
         each growth, of at most four, compiles the step again.
+      group_size: G, how often each of N prompts is answered, in rows on end: B = N·G. The prompts
+        are run once, and the tokens are those of the prompts repeated.
 
     The layers of a deep model, by `config.unroll` and where they are stacked, are scanned: they compile
     once, and their weights are not copied. A list of them (`unstack`) is unrolled, which compiles each
@@ -67,15 +70,17 @@ def sample(
     >>> samples.tokens.shape, samples.log_probs.shape
     ((2, 8), (2, 5))
     """
-    prompts, prompt_mask = check(key, params, prompts, prompt_mask, num_tokens, config, sampling)
+    prompts, prompt_mask = check(key, params, prompts, prompt_mask, num_tokens, config, sampling, group_size)
     _validation.integer(1, "sample", segment=segment)
-    batch, length = prompts.shape
+    batch, length = prompts.shape[0] * group_size, prompts.shape[1]
     if prompt_mask is not None:
         prompts, prompt_mask = align(prompts, prompt_mask)
     if not _cache.is_scanned(params, config):
         # Unstacked here and not in the loop, which would copy every layer at every token.
         params = {**params, "blocks": _cache.blocks_of(params)}
     hidden, cache = _cache.prefill(params, prompts, prompt_mask, config)
+    if group_size > 1:
+        hidden, prompts, prompt_mask, cache = _repeat((hidden, prompts, prompt_mask), cache, group_size)
     if isinstance(cache, _cache.LayerCache):
         cache = _cache.grow(cache, length + num_tokens)
     uniform = uniforms(key, num_tokens, batch)
@@ -102,6 +107,12 @@ def sample(
         state = _loop(step, start, end, state, early_exit)
         start = end
     return _collect(state, prompts, prompt_mask)
+
+
+def _repeat(rows, cache, group_size):
+    """Rows of arrays and of the cache, each group_size times."""
+    again = lambda x, axis: jnp.repeat(x, group_size, axis=axis)
+    return *jax.tree.map(lambda x: again(x, 0), rows), jax.tree.map(lambda x: again(x, x.ndim - 4), cache)
 
 
 def _step(i, state, *, uniform, valid, draw, places, first, params, config, sampling):
@@ -172,6 +183,7 @@ def check(
     num_tokens: int,
     config: ModelConfig,
     sampling: SamplingConfig,
+    group_size: int = 1,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Raises the ValueErrors of `sample` before any compute; returns prompts and mask as arrays.
 
@@ -183,7 +195,8 @@ def check(
     """
     prompts, prompt_mask = _arguments.token_ids(prompts, prompt_mask, config, "prompts")
     _arguments.rows_have_tokens(prompt_mask, "prompt_mask")
-    _arguments.typed_key(key, prompts.shape[0])
+    _validation.to_int(1, "sample", group_size=group_size)
+    _arguments.typed_key(key, prompts.shape[0] * group_size)
     _arguments.num_tokens(num_tokens, prompts.shape[1], config)
     _parameters.check(params, config, stacked=False, factors=True)
     if not isinstance(sampling, SamplingConfig):

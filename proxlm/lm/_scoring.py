@@ -7,7 +7,7 @@ from proxlm import _validation
 from proxlm._decoding import distribution
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Scores
-from proxlm.lm import _arguments, _chunks, _forward
+from proxlm.lm import _arguments, _chunks, _forward, _groups
 from proxlm.lm._config import ModelConfig, Params
 
 
@@ -20,6 +20,7 @@ def score(
     start: int = 1,
     sampling: SamplingConfig = SamplingConfig(),
     full: bool = False,
+    group_size: int = 1,
 ) -> Scores:
     """Log-probabilities, entropies and values of the tokens from column `start` on.
 
@@ -31,9 +32,11 @@ def score(
       start: the first scored column, at least 1; R = T − start.
       sampling: the settings the tokens were sampled with.
       full: also return the whole distribution.
+      group_size: G; of each G rows on end the columns before `start` are the same prompt, which is run
+        once for them. Not with rope scaling of kind "dynamic", which depends on the length.
 
     Raises:
-      ValueError: as `apply`, or there is no column from `start` on.
+      ValueError: as `apply`, there is no column from `start` on, or the rows are not groups.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
@@ -42,7 +45,7 @@ def score(
     (2, 5)
     """
     tokens, mask = _arguments.token_ids(tokens, mask, config)
-    hidden = _hidden_before(params, tokens, config, mask, start)
+    hidden = _hidden_before(params, tokens, config, mask, start, group_size)
     shape = (tokens.shape[0], tokens.shape[1] - start)
 
     def of(logits, targets):
@@ -57,7 +60,13 @@ def score(
 
 
 def values(
-    params: Params, tokens: jax.Array, config: ModelConfig, *, mask: jax.Array | None = None, start: int = 1
+    params: Params,
+    tokens: jax.Array,
+    config: ModelConfig,
+    *,
+    mask: jax.Array | None = None,
+    start: int = 1,
+    group_size: int = 1,
 ) -> jax.Array:
     """Values `[B, T − start]` of the states before the tokens from column `start` on.
 
@@ -66,16 +75,44 @@ def values(
     >>> values(lm.init(jax.random.key(0), config), jax.numpy.zeros((2, 8), int), config).shape
     (2, 7)
     """
-    hidden = _hidden_before(params, tokens, config, mask, start)
+    tokens, mask = _arguments.token_ids(tokens, mask, config)
+    hidden = _hidden_before(params, tokens, config, mask, start, group_size)
     return _forward.values(params, hidden, config).reshape(tokens.shape[0], -1)
 
 
-def _hidden_before(params, tokens, config, mask, start):
+def _hidden_before(params, tokens, config, mask, start, group_size):
     """Hidden states that predict the columns from `start` on, `[B·R, D]`."""
     batch, length = np.shape(tokens) if np.ndim(tokens) == 2 else (0, 0)
     if (batch, length) != (0, 0) and not (_validation.is_integer(start) and 1 <= start < length):
         expected = f"an integer from 1 to {length - 1}, inside the {length} columns"
         raise _validation.invalid("start", start, expected)
+    if group_size != 1:
+        _check_groups(tokens, config, start, group_size)
+        return _groups.hidden_before(params, tokens, config, mask, start, group_size)
     hidden = _forward.encode(params, tokens, config, mask=mask)
     hidden = hidden.reshape(batch, length, -1)[:, start - 1 : -1]
     return hidden.reshape(batch * (length - start), -1)
+
+
+def _check_groups(tokens, config, start, group_size):
+    """Raises ValueError unless each `group_size` rows are known or believed to share a prompt."""
+    _validation.to_int(1, "score", group_size=group_size)
+    if len(tokens) % group_size:
+        raise _validation.invalid("group_size", group_size, f"a divisor of the {len(tokens)} rows of tokens")
+    if not can_pack(config):
+        remedy = "Angles depend on the length: score the rows one by one."
+        raise _validation.invalid("group_size", group_size, "1 with dynamic rope scaling", remedy)
+    if _validation.is_known(tokens):
+        prompts = np.asarray(tokens)[:, :start].reshape(-1, group_size, start)
+        if (prompts != prompts[:, :1]).any():
+            given = _validation.Verbatim("others")
+            raise _validation.invalid("tokens", given, f"the same before column {start} in a group")
+
+
+def can_pack(config: ModelConfig) -> bool:
+    """Whether the answers of a group can be scored behind one prompt.
+
+    >>> can_pack(ModelConfig(vocab_size=16))
+    True
+    """
+    return config.rope_scaling is None or config.rope_scaling.kind != "dynamic"

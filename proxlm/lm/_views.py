@@ -1,7 +1,7 @@
 """Views of attention in each kind of layer: its mask over keys, and the angles by which it rotates."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,12 @@ class View(NamedTuple):
     """The mask and the angles of attention in the layers of one kind.
 
     Attributes:
-      visible: bool `[B or 1, 1, T, S]`: which keys a query may see.
+      visible: bool `[B or 1, 1, T, S]`: which keys a query may see; or a `GroupMask`.
       turn: cosines and sines of the angles of the positions, each `[B or 1, 1, T, r/2]`; None
         where nothing rotates.
     """
 
-    visible: jax.Array
+    visible: Any
     turn: Turn | None
 
 

@@ -40,7 +40,7 @@ SETTINGS = {
     "stop": {"stop_token": 3},
     "greedy stop": {"greedy": True, "stop_token": 3, "temperature": 0.5},
 }
-STATIC = ("config", "num_tokens", "early_exit", "segment")
+STATIC = ("config", "num_tokens", "early_exit", "segment", "group_size")
 PROMPTS = np.random.default_rng(0).integers(0, 17, (6, 6))
 RAGGED = np.array(
     [
@@ -157,6 +157,20 @@ def test_scanned_layers_sample_what_unrolled_ones_do(unroll):
         for blocks in (params["blocks"], lm.unstack(params["blocks"]))
     )
     assert_same(scanned, unrolled)
+
+
+@pytest.mark.parametrize("blocks", ["scanned", pytest.param("unrolled", marks=pytest.mark.slow)])
+def test_a_group_that_shares_its_prompt_draws_what_repeated_prompts_do(blocks):
+    config = dataclasses.replace(CONFIG, unroll=1) if blocks == "scanned" else CONFIG
+    how = {"sampling": lm.SamplingConfig(stop_token=3), "segment": 4}
+    group = lambda x: x[:2].repeat(3, 0)
+    shared, repeated = (
+        compiled(
+            jax.random.key(1), PARAMS, rows(PROMPTS), config, 10, prompt_mask=rows(RAGGED), **how, **size
+        )
+        for rows, size in ((lambda x: x[:2], {"group_size": 3}), (group, {}))
+    )
+    assert_same(shared, repeated)
 
 
 def test_an_early_exit_changes_nothing():

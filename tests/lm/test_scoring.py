@@ -68,6 +68,50 @@ def test_a_head_in_chunks_gives_the_same_scores_and_gradients(monkeypatch):
         lm.map_logits(lambda logits, x: x, PARAMS, jnp.zeros((21, 16)), CONFIG, jnp.zeros(3))
 
 
+KINDS = {"window": 4, "window_layers": (True, False), "rope_layers": (True, False), "attention_cap": 5.0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [KINDS | {"num_layers": 2}, pytest.param({"positions": "learned"}, marks=pytest.mark.slow)],
+    ids=["kinds", "learned"],
+)
+def test_answers_behind_one_prompt_score_as_by_themselves(changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    params, rng = rough(config), np.random.default_rng(1)
+    tokens = np.concatenate([TOKENS[:2, :5].repeat(3, 0), rng.integers(0, 17, (6, 4))], axis=1)
+    mask = np.ones((6, 9), bool)
+    mask[3:, :2] = False  # one prompt is shorter
+    mask[1, 7:] = mask[5, 6:] = False
+
+    @functools.partial(jax.jit, static_argnums=(1, 2))
+    def run(mask, group_size, full):
+        def loss(params):
+            options = {"mask": mask, "start": 5, "group_size": group_size}
+            scores = lm.score(params, tokens_in, config, full=full, **options)
+            values = scoring.values(params, tokens_in, config, **options)
+            counts = jnp.ones((6, 4)) if mask is None else mask[:, 5:]
+            keep = lambda x: jnp.where(counts.reshape(6, 4, *[1] * (x.ndim - 2)), x, 0.0)
+            kept = jax.tree.map(keep, (scores, values))
+            return sum(jnp.sum(x * arrays.normal(2, x.shape)) for x in jax.tree.leaves(kept)), kept
+
+        tokens_in = jnp.array(tokens)
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    for given in (jnp.array(mask), None):
+        together, alone = run(given, 3, True), run(given, 1, True)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-4), together, alone)
+
+
+def test_rows_that_are_no_groups_are_refused():
+    for options, message in (
+        ({"group_size": 2}, "group_size must be a divisor of the 3 rows of tokens, got 2"),
+        ({"group_size": 3}, "tokens must be the same before column 4 in a group, got others"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lm.score(PARAMS, TOKENS, CONFIG, start=4, **options)
+
+
 def test_the_distribution_comes_only_when_asked_for_and_values_only_from_a_head():
     headless = dataclasses.replace(CONFIG, value_head=False)
     scores = score(PARAMS, TOKENS, headless)
