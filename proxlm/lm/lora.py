@@ -27,8 +27,9 @@ from flax import traverse_util
 from proxlm import _validation
 from proxlm.lm import _adapters, _arguments, trainable
 from proxlm.lm._config import Params
+from proxlm.lm._peft import load, save
 
-__all__ = ["init", "merge", "split"]
+__all__ = ["init", "load", "merge", "save", "split"]
 
 
 def init(

@@ -1,6 +1,8 @@
 """Factors beside kernels: the function, its gradient, and what they cost."""
 
+import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,8 @@ import pytest
 
 from proxlm import lm
 from proxlm.lm import lora, trainable
-from tests.arrays import normal, rough
+from tests.arrays import rough
+from tests.lm import peft_peer
 
 CONFIG = lm.ModelConfig(
     11,
@@ -28,11 +31,7 @@ TOKENS = jax.random.randint(jax.random.key(1), (2, 9), 0, 11)
 
 @functools.cache
 def adapted(dora):
-    """Parameters whose factors all differ from zero."""
-    params = lora.init(jax.random.key(2), PARAMS, {"query|value": 3, "out|mlp": 2}, alpha=3.0, dora=dora)
-    draw = lambda path, leaf: leaf if "scale" in str(path) else leaf + 0.3 * normal(leaf.size, leaf.shape)
-    trained, frozen = lora.split(params)
-    return trainable.merge(jax.tree_util.tree_map_with_path(draw, trained), frozen)
+    return peft_peer.adapted(dora, CONFIG)
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -87,6 +86,70 @@ def test_a_gradient_of_factors_needs_none_of_the_kernels():
     )
     everything = of(*trainable.split(params, "."))["flops"]
     assert of(trained, frozen)["flops"] < 0.75 * everything
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_comes_back_and_has_the_logits_of_peft(dora, tmp_path):
+    params, config = peft_peer.adapted(dora), peft_peer.CONFIG
+    lora.save(tmp_path / "adapter", params, config, "base")
+    again = lora.load(tmp_path / "adapter", rough(config, 0.3), config)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    fields = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert fields["use_dora"] is dora and fields["rank_pattern"] == dict.fromkeys(
+        ("o_proj", "gate_proj", "up_proj", "down_proj"), 2
+    )
+    expected = json.loads(peft_peer.VECTORS.read_text())["dora" if dora else "lora"]
+    found = jax.jit(lm.apply, static_argnames="config")(again, peft_peer.TOKENS, config=config)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dora", [False, True])
+def test_peft_opens_an_adapter(dora, tmp_path):
+    pytest.importorskip("peft")
+    expected = json.loads(peft_peer.VECTORS.read_text())["dora" if dora else "lora"]
+    np.testing.assert_allclose(peft_peer.peer_logits(*peft_peer.saved(tmp_path, dora)), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type must be 'LORA', got 'IA3'"),
+        ({"bias": "all"}, r"bias must be one of \('none',\), got 'all'"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights must be one of .*, got 'pissa'"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication must be absent or empty"),
+        ({"lora_alpha": -1}, "lora_alpha must be a number > 0, got -1"),
+        ({"alpha_pattern": [1]}, "alpha_pattern must be an object of numbers by name"),
+        ({"alpha_pattern": {"(a+)+$": 1}}, "alpha_pattern must be names of modules"),
+        ({"use_dora": True}, "lora_magnitude_vector must be there, as in other layers"),
+    ],
+)
+def test_an_adapter_that_asks_for_what_is_not_there_is_refused(fields, message, tmp_path):
+    config = peft_peer.CONFIG
+    lora.save(tmp_path / "adapter", peft_peer.adapted(False), config)
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with pytest.raises(ValueError, match=f"lora.load: .*{message}"):
+        lora.load(tmp_path / "adapter", rough(config, 0.3), config)
+
+
+def test_an_adapter_of_another_base_and_one_that_is_cut_are_refused(tmp_path):
+    config = peft_peer.CONFIG
+    lora.save(tmp_path / "adapter", peft_peer.adapted(False), config)
+    for changes, message in (
+        ({"hidden_width": 7}, r"F32 \(2, 6\)"),
+        ({"num_layers": 3}, "None"),
+        ({"num_layers": 1}, "a linear map"),
+    ):
+        other = dataclasses.replace(config, **changes)
+        with pytest.raises(ValueError, match=message):
+            lora.load(tmp_path / "adapter", rough(other, 0.3), other)
+    with pytest.raises(ValueError, match="path must be an empty folder"):
+        lora.save(tmp_path / "adapter", peft_peer.adapted(False), config)
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        lora.load(tmp_path / "adapter", rough(config, 0.3), config)
 
 
 @pytest.mark.parametrize(
