@@ -30,9 +30,11 @@ PATTERNS: dict[str, Sequence[str]] = {
     "gpt-2": (_GPT_2,),
     "olmo": (_GPT_2,),
     "llama-bpe": (_LLAMA_3,),
+    "llama3": (_LLAMA_3,),
+    "llama-v3": (_LLAMA_3,),
     "qwen2": (_LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}"),),
 }
-IGNORE_MERGES = ("llama-bpe",)  # a word that is a token stays one
+IGNORE_MERGES = ("llama-bpe", "llama3", "llama-v3")  # a word that is a token stays one
 NORMALISED = ("qwen2",)  # text is in Unicode's composed form
 
 
@@ -64,16 +66,19 @@ def read(fields: Mapping[str, Any], ids: Mapping[str, int]) -> "tokenizers.Token
     found = strings(fields, "tokenizer.ggml.tokens")
     if found is None:
         return None
+    kinds = _array(fields, "tokenizer.ggml.token_type", found.count)
     tokens = list(found)
+    is_bytes = fields.get("tokenizer.ggml.model", MODELS[0]) == "gpt2"
+    if not is_bytes:  # files have runs of spaces as they are, and the vocabulary as SentencePiece does
+        tokens = ["▁" * len(token) if set(token) == {" "} else token for token in tokens]
     vocab = {token: i for i, token in enumerate(tokens)}
     if len(vocab) < len(tokens):
         raise invalid("tokenizer.ggml.tokens", len(vocab), f"{len(tokens)} different strings")
-    kinds = _array(fields, "tokenizer.ggml.token_type", len(tokens))
-    is_bytes = fields.get("tokenizer.ggml.model", MODELS[0]) == "gpt2"
     result = _byte_level(fields, vocab) if is_bytes else _sentencepiece(fields, vocab, kinds)
     of_kind = lambda kind: [token for token, own in zip(tokens, kinds, strict=bool(kinds)) if own == kind]
     result.add_special_tokens(of_kind(CONTROL))
-    result.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in of_kind(USER_DEFINED)])
+    whole = [token for token in of_kind(USER_DEFINED) if token.strip("▁")]
+    result.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in whole])
     if fields.get("tokenizer.ggml.add_bos_token", not is_bytes) and "bos" in ids:
         bos = tokens[ids["bos"]]
         result.post_processor = tokenizers.processors.TemplateProcessing(
@@ -137,9 +142,11 @@ def _sentencepiece(
     scores = _array(fields, name, len(vocab))
     if not scores or not kinds:
         raise invalid(name if kinds else "tokenizer.ggml.token_type", None, "one number a token")
+    if str(fields["general.architecture"]).startswith("gemma"):  # its merges are in the order of the tokens
+        scores = range(0, -len(vocab), -1)
     pairs = []
     for (token, number), kind in zip(vocab.items(), kinds, strict=True):
-        if kind in (UNKNOWN, CONTROL, USER_DEFINED):
+        if kind in (UNKNOWN, CONTROL):
             continue
         if len(token) > LONGEST_PIECE:
             raise invalid(

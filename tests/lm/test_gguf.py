@@ -1,5 +1,6 @@
 """A GGUF file becomes its model and tokenizer; a damaged or foreign one is one line of ValueError."""
 
+import dataclasses
 import os
 import struct
 
@@ -10,6 +11,8 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from proxlm import lm
+from proxlm.lm import _rope
+from proxlm.lm._config import LayerKind
 from tests import arrays
 
 TOKENS = [
@@ -40,6 +43,7 @@ FIELDS = {
     "tokenizer.ggml.bos_token_id": 1,
     "tokenizer.ggml.eos_token_id": 2,
 }
+KIND = LayerKind(None, "all")
 KINDS = {bool: "bool", int: "uint32", float: "float32", str: "string", list: "array"}
 
 
@@ -61,7 +65,7 @@ def content(tensors, tmp_path_factory):
     return path.read_bytes()
 
 
-def write(path, tensors, **changes):
+def write(path, tensors, packed=gguf.GGMLQuantizationType.Q8_0, **changes):
     """Writes a file, with fields changed, or left out where None; `__` in a name is a point."""
     fields = FIELDS | {name.replace("__", "."): value for name, value in changes.items()}
     writer = gguf.GGUFWriter(path, fields.pop("general.architecture"))
@@ -71,7 +75,7 @@ def write(path, tensors, **changes):
     writer.data_alignment = fields.get("general.alignment") or 32
     for name, tensor in tensors.items():
         quantised = tensor.dtype == np.uint8
-        writer.add_tensor(name, tensor, raw_dtype=gguf.GGMLQuantizationType.Q8_0 if quantised else None)
+        writer.add_tensor(name, tensor, raw_dtype=packed if quantised else None)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -118,6 +122,64 @@ def test_fields_that_may_be_missing_have_the_defaults_of_the_format(tmp_path):
     assert words == ["it", "'", "s", "Ġ", "123", "45", "Ġok", "!"]
 
 
+SHAPE = {"width": 32, "num_heads": 4, "num_kv_heads": 2, "hidden_width": 32, "max_length": 64}
+GEMMA = {"norm": "rms_plus_one", "embedding_scale": 32**0.5, "activation": "gelu_tanh"}
+GEMMA_2 = GEMMA | {"norm_place": "both", "window": 8}
+LLAMA_3 = lm.RopeScaling("llama3", 8.0, 8192)
+YARN = lm.RopeScaling("yarn", 4.0, 16)
+SIX = (True, True, True, True, True, False)
+FAMILIES = {
+    "llama": {"rope_scaling": YARN, "qkv_bias": True, "out_bias": True},
+    "llama ": {"rope_scaling": lm.RopeScaling("linear", 2.0, 64)},
+    "llama 3": {"rope_scaling": LLAMA_3, "rope_theta": 5e5, "num_heads": 1, "num_kv_heads": 1},
+    "qwen2": {"qkv_bias": True, "tie_embeddings": False},
+    "qwen3": {"qk_norm": "head", "head_width": 16},
+    "gemma": GEMMA | {"head_width": 16},
+    "gemma2": GEMMA_2 | {"attention_cap": 50.0, "logit_cap": 30.0, "window_layers": (True, False)},
+    "gemma3": GEMMA_2
+    | {"qk_norm": "head", "window_layers": SIX, "window_rope_theta": 5e3, "rope_theta": 1e6},
+}
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_every_family_becomes_its_model(tmp_path, case):
+    kind, changes = case.split()[0], FAMILIES[case]
+    depth = len(changes.get("window_layers", (1,)))
+    config = lm.ModelConfig(len(TOKENS), depth, **SHAPE | changes)
+    params = arrays.rough(config, scale=0.3)
+    fields = {name.replace("llama.", f"{kind}."): value for name, value in FIELDS.items()}
+    fields |= {"general.architecture": kind, f"{kind}.block_count": depth}
+    fields |= {f"{kind}.rope.freq_base": config.rope_theta}
+    fields |= {f"{kind}.attention.head_count": config.num_heads}
+    fields |= {f"{kind}.attention.head_count_kv": config.num_kv_heads}
+    fields |= {f"{kind}.attention.{name}_length": config.head_width for name in ("key", "value")}
+    tensors = lm.pretrained.to_tensors(params, config, f"gguf:{kind}")
+    if config.window:
+        fields |= {f"{kind}.attention.sliding_window": 8}
+    if kind == "gemma3":
+        fields |= {f"{kind}.rope.freq_base_swa": 5e3}
+    if (scaling := config.rope_scaling) == LLAMA_3:
+        plain, scaled = (
+            np.asarray(_rope.rotation(np.ones(1, int), dataclasses.replace(config, rope_scaling=x), KIND)[1])
+            for x in (None, scaling)
+        )
+        tensors["rope_freqs.weight"] = (np.arcsin(plain) / np.arcsin(scaled))[0].astype(np.float32)
+    elif scaling is not None:
+        fields |= {"llama.rope.scaling.type": scaling.kind, "llama.rope.scaling.factor": scaling.factor}
+        if scaling.kind == "yarn":
+            fields |= {"llama.rope.scaling.original_context_length": 16}
+    absent = dict.fromkeys(FIELDS.keys() - fields.keys())
+    write(tmp_path / "a.gguf", tensors, **absent | fields)
+    model = lm.load(tmp_path / "a.gguf")
+    assert model.config == dataclasses.replace(config, norm_epsilon=model.config.norm_epsilon)
+    assert jax.tree.all(jax.tree.map(lambda x, y: np.allclose(x, y, atol=1e-6), model.params, params))
+
+
+def test_frequencies_that_are_not_those_of_llama_3_are_refused(tmp_path, tensors):
+    write(tmp_path / "a.gguf", tensors | {"rope_freqs.weight": np.array([1, 2, 3, 9], np.float32)})
+    assert "tensor rope_freqs.weight must be that of Llama 3" in message(tmp_path / "a.gguf")
+
+
 def test_quantised_weights_are_decoded_and_a_head_of_its_own_is_read(tmp_path, tensors):
     q8 = gguf.GGMLQuantizationType.Q8_0
     packed = gguf.quants.quantize(tensors["token_embd.weight"], q8)
@@ -128,11 +190,83 @@ def test_quantised_weights_are_decoded_and_a_head_of_its_own_is_read(tmp_path, t
     np.testing.assert_array_equal(model.params["head"]["kernel"], right)
 
 
+@pytest.mark.parametrize("kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"])
+def test_k_quants_are_decoded(tmp_path, kind):
+    config = dataclasses.replace(CONFIG, hidden_width=256)
+    tensors = lm.pretrained.to_tensors(arrays.rough(config, scale=0.3), config, "gguf:llama")
+    kind = gguf.GGMLQuantizationType[kind]
+    _, size = gguf.GGML_QUANT_SIZES[kind]
+    # bytes below 60 make finite numbers of half precision, wherever a block has its scales
+    blocks = np.random.default_rng(0).integers(60, size=(32, size), dtype=np.uint8)
+    write(tmp_path / "a.gguf", tensors | {"blk.0.ffn_down.weight": blocks}, packed=kind)
+    found = lm.load(tmp_path / "a.gguf").params["blocks"]["mlp"]["down"]["kernel"][0]
+    np.testing.assert_array_equal(found, gguf.quants.dequantize(blocks, kind).T)
+    assert np.std(found) > 0
+
+
 def test_the_tokenizer_cuts_numbers_into_digits_and_knows_its_control_tokens(tmp_path, content):
     (tmp_path / "a.gguf").write_bytes(content)
     tokenizer = lm.load(tmp_path / "a.gguf").tokenizer
     assert tokenizer.encode("ab12<|im_end|>é").tokens == ["ab", "1", "2", "<|im_end|>", "Ã", "©"]
     assert tokenizer.decode(tokenizer.encode("Ab 12 né").ids) == "Ab 12 né"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("smollm", ["It", "'s", "Ġ", "1", "2", "3", "4", "ĠOK", "!", "ĊĊ", "Ġa"]),
+        ("gpt-2", ["It", "'s", "Ġ1234", "ĠOK", "!", "ĊĊ", "Ġa"]),
+        ("llama-bpe", ["It", "'s", "Ġ", "123", "4", "ĠOK", "!ĊĊ", "Ġa"]),
+        ("qwen2", ["It", "'s", "Ġ", "1", "2", "3", "4", "ĠOK", "!ĊĊ", "Ġa"]),
+    ],
+)
+def test_text_is_cut_as_the_family_does(tmp_path, tensors, kind, words):
+    write(tmp_path / "a.gguf", tensors, tokenizer__ggml__pre=kind)
+    tokenizer = lm.load(tmp_path / "a.gguf").tokenizer
+    found = tokenizer.pre_tokenizer.pre_tokenize_str("It's 1234 OK!\n\n a")
+    assert [word for word, _ in found] == words
+
+
+PIECES = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    *(f"<0x{i:02X}>" for i in range(256)),
+    "ab",
+    "▁a",
+    "\n\n",
+    "  ",
+    "▁",
+    "a",
+    "b",
+]
+SENTENCEPIECE = {
+    "tokenizer__ggml__model": "llama",
+    "tokenizer__ggml__pre": None,
+    "tokenizer__ggml__merges": None,
+    "tokenizer__ggml__tokens": PIECES,
+    "tokenizer__ggml__token_type": [2, 3, 3, *[6] * 256, 1, 1, 4, 4, 1, 1, 1],
+    "tokenizer__ggml__scores": [0.0] * 259 + [-1.0, -2.0, 0.0, 0.0, -3.0, -4.0, -5.0],
+}
+
+
+def test_a_sentencepiece_vocabulary_merges_by_score(tmp_path):
+    config = dataclasses.replace(CONFIG, vocab_size=len(PIECES))
+    tensors = lm.pretrained.to_tensors(arrays.rough(config, scale=0.3), config, "gguf:llama")
+    write(tmp_path / "a.gguf", tensors, **SENTENCEPIECE)
+    tokenizer = lm.load(tmp_path / "a.gguf").tokenizer
+    # ab is better than ▁a; é is bytes; two spaces are a token of their own
+    expected = ["<s>", "▁", "ab", "▁a", "▁▁", "b", "<0xC3>", "<0xA9>"]
+    assert tokenizer.encode("ab a  bé").tokens == expected
+    assert tokenizer.encode("</s>\n\na").tokens == ["<s>", "</s>", "\n\n", "▁a"]
+    assert tokenizer.decode(tokenizer.encode("ab a  bé").ids) == "ab a  bé"
+    plain = {"tokenizer__ggml__add_space_prefix": False, "tokenizer__ggml__add_bos_token": False}
+    write(tmp_path / "b.gguf", tensors, **SENTENCEPIECE, **plain)
+    assert lm.load(tmp_path / "b.gguf").tokenizer.encode("a a").tokens == ["a", "▁a"]
+    long = SENTENCEPIECE | {"tokenizer__ggml__tokens": [*PIECES[:-1], "b" * 200]}
+    for changes in (long, SENTENCEPIECE | {"tokenizer__ggml__scores": [1.0]}):
+        write(tmp_path / "c.gguf", tensors, **changes)
+        assert "tokenizer.ggml." in message(tmp_path / "c.gguf")
 
 
 REFUSED = {
