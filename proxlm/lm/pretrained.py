@@ -226,7 +226,5 @@ def _check_tensors(given, expected):
     faults += [f"{name} has shape {found}, expected {shape}" for name, found, shape in both if found != shape]
     if faults:
         more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
-        raise ValueError(
-            f"tensors: {'; '.join(faults[:4])}{more}. Give a config with the sizes of the file, "
-            "tie_embeddings and num_layers included"
-        )
+        remedy = "The file and the config are of different models."
+        raise ValueError(f"tensors: {'; '.join(faults[:4])}{more}. {remedy}")

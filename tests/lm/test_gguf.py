@@ -198,7 +198,8 @@ def test_k_quants_are_decoded(tmp_path, kind):
     _, size = gguf.GGML_QUANT_SIZES[kind]
     # bytes below 60 make finite numbers of half precision, wherever a block has its scales
     blocks = np.random.default_rng(0).integers(60, size=(32, size), dtype=np.uint8)
-    write(tmp_path / "a.gguf", tensors | {"blk.0.ffn_down.weight": blocks}, packed=kind)
+    tensors["blk.0.ffn_down.weight"] = blocks
+    write(tmp_path / "a.gguf", tensors, packed=kind, llama__feed_forward_length=256)
     found = lm.load(tmp_path / "a.gguf").params["blocks"]["mlp"]["down"]["kernel"][0]
     np.testing.assert_array_equal(found, gguf.quants.dequantize(blocks, kind).T)
     assert np.std(found) > 0

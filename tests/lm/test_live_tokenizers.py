@@ -12,24 +12,22 @@ from proxlm import lm
 from tests.lm import test_gguf, test_loading
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
-PIECES = (
-    [
+PIECES = [
+    *(
         "the ",
         "Straße",
         " naïve",
         "日本語",
         "한국어",
         "Ωμέγα",
-        "👩‍🚀",
+        "👩\u200d🚀",
         "é",
         "e\u0301",
         "\u200b",
         "ﬁ",
         "İ",
-        "def f(x):",
-        "&&",
-    ]
-    + [
+    ),
+    *(
         " ",
         "  ",
         "    ",
@@ -45,9 +43,8 @@ PIECES = (
         "Ⅷ",
         "x2y",
         "I'll",
-        "we'RE",
-    ]
-    + [
+    ),
+    *(
         "<|im_start|>",
         "<|im_end|>",
         "</s>",
@@ -60,8 +57,9 @@ PIECES = (
         "¿Qué?",
         "\x00",
         "\ufeff",
-    ]
-)
+    ),
+    *("we'RE", "def f(x):", "&&"),
+]
 CORPUS = [" ".join(PIECES), "it's 2024: the cat sat on the mat, 12345 times\n\n  indented code\n"] * 20
 SPECIAL = ["<s>", "<|im_start|>", "<|im_end|>"]
 CHATS = [
@@ -75,8 +73,9 @@ CHATS = [
 ]
 TEMPLATES = [
     test_loading.TEMPLATE.source,
-    "{%- for m in messages %}\n    {%- if m.role == 'system' %}\n        {{- m.content | trim }}\n    {%- endif %}\n"
-    "    {{- '[INST] ' ~ m.content ~ ' [/INST]' if loop.index0 % 2 == 0 else m.content ~ eos_token }}\n{%- endfor %}",
+    "{%- for m in messages %}\n    {%- if m.role == 'system' %}\n        {{- m.content | trim }}\n"
+    "    {%- endif %}\n    {{- '[INST] ' ~ m.content ~ ' [/INST]' if loop.index0 % 2 == 0 else m.content "
+    "~ eos_token }}\n{%- endfor %}",
     "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{{ m | tojson }}\n"
     "{% endfor %}  {{ ns.n }} {{ tools is none }} {{ bos_token is defined }} {{ pad_token is defined }}",
 ]  # fmt: skip
