@@ -1,7 +1,6 @@
 """Support identification by stochastic methods: the lasso in minibatches, last iterates.
 
     python -m experiments.identification
-    python -m experiments.identification --smoke
 
 4 minutes on one CPU core (AMD EPYC, 2.6 GHz), shared with other work. Five problems, five seeds
 each (n=25): averaged thresholds in Adam's metric end with 0.2 false nonzeros of 100 weights, 0.2
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 import optax
 
@@ -171,8 +171,8 @@ def rows_of(outcomes: Mapping[str, tuple[float, Outcome]], problems: Problem, wh
     return rows
 
 
-def plot(path, config: Config, outcomes: Mapping[str, tuple[float, Outcome]]) -> None:
-    """Draws the convergence of some of the methods."""
+def plot(config: Config, outcomes: Mapping[str, tuple[float, Outcome]]) -> matplotlib.figure.Figure:
+    """The convergence of some of the methods."""
     steps = np.arange(1, config.steps // config.window + 1) * config.window
     picked = ("prox-SGD", "metric prox-Adam", "FTRL-proximal", OURS, "schedule-free Adam (ours)")
     shown = [name for name in picked if name in outcomes]
@@ -180,15 +180,12 @@ def plot(path, config: Config, outcomes: Mapping[str, tuple[float, Outcome]]) ->
         name: (steps, np.mean(getattr(outcomes[name][1], field), axis=(0, 1))) for name in shown
     }
     positive = lambda curves: {k: (x, np.maximum(y, 1e-7)) for k, (x, y) in curves.items()}
-    plots.curves(
-        path,
-        {
-            "relative gap of the objective": positive(curve("gap")),
-            "false nonzeros": curve("false"),
-            f"weights that flicker in {config.window} steps": curve("flicker"),
-        },
-        log_scale=("relative gap of the objective",),
-    )
+    series = {
+        "relative gap of the objective": positive(curve("gap")),
+        "false nonzeros": curve("false"),
+        f"weights that flicker in {config.window} steps": curve("flicker"),
+    }
+    return plots.curves(series, log_scale=("relative gap of the objective",))
 
 
 def main(config: Config, run: runs.Run) -> dict[str, Any]:
@@ -200,16 +197,13 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     report, numbers = [], {}
     for title, which in {"problem 0": [0], "all problems": slice(None)}.items():
         rows = rows_of(outcomes, problems, which)
-        runs.truncate_log(run, title)
-        runs.log(run, title, **{row[0]: row[1:] for row in rows})
         numbers[title] = {row[0]: dict(zip(headers[1:], map(float, row[1:]), strict=True)) for row in rows}
         support = np.mean(np.count_nonzero(problems.solution[which], axis=-1))
         report.append(
             f"{title}: {support:.1f} of {config.weights} weights in the solution, means over "
             f"{config.seeds} seeds\n{tables.table(rows, headers)}"
         )
-    draw = functools.partial(plot, config=config, outcomes=outcomes)
-    return run.write(numbers, report, {"identification.png": draw})
+    return run.write(numbers, report, {"identification": plot(config, outcomes)})
 
 
 if __name__ == "__main__":

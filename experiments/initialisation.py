@@ -1,7 +1,6 @@
 """Sensitivity of training to initialisation: 64 seeds of six schemes at three depths.
 
     python -m experiments.initialisation           writes report.txt and initialisation.png
-    python -m experiments.initialisation --smoke
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 1 minute. Nets of width 32 on the next character of the plays, 200
 steps of gradient descent at 0.4, n=64 a cell. Two layers learn from all seeds of Glorot, He and
@@ -89,12 +88,11 @@ def fates(final: np.ndarray, data: deep_nets.Data) -> dict[str, float]:
 
 def write(run, found, data: deep_nets.Data) -> dict[str, Any]:
     """Writes the report: the losses at which the nets of each scheme and depth end."""
-    rows, numbers = [], {"frequency_loss": data.frequency_loss}
-    runs.truncate_log(run, "result")
+    rows: list[list] = []
+    numbers: dict[str, Any] = {"frequency_loss": data.frequency_loss}
     for depth, schemes in found.items():
         for name, final in schemes.items():
             shares = fates(final, data)
-            runs.log(run, "result", step=len(rows), depth=depth, scheme=name, losses=final)
             quantiles = [f"{q:.3f}" for q in np.quantile(final, (0.05, 0.5, 0.95), method="lower")]
             percents = [f"{100 * share:.0f} %" for share in shares.values()]
             rows.append([depth, name, *quantiles, *percents])
@@ -117,8 +115,7 @@ def write(run, found, data: deep_nets.Data) -> dict[str, Any]:
         for depth, schemes in found.items()
     }
     note = f"what is above {top:.1f}, or not a number, is counted in the last bin"
-    draw = functools.partial(plots.draw_panels, drawings=panels, note=note)
-    return run.write(numbers, report, {"initialisation.png": draw})
+    return run.write(numbers, report, {"initialisation": plots.panels(panels, note=note)})
 
 
 if __name__ == "__main__":

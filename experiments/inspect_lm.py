@@ -1,7 +1,6 @@
 """Attention, logit lens and prunable heads of a small language model.
 
     python -m experiments.inspect_lm             writes three plots and report.txt
-    python -m experiments.inspect_lm --smoke
 
 2 CPU cores (AMD EPYC, 2.6 GHz), about 3 minutes of CPU time; n=3 seeds. A group
 penalty removes 56 ± 6 % of the 16 heads and 66 ± 3 % of the neurons, and the loss is 1.915 ± 0.019
@@ -24,34 +23,29 @@ from experiments.support.inspect_lm import report
 from experiments.support.models import language_model, small_lm
 from experiments.support.models.small_lm import NEURONS
 from experiments.support.run import cli, configs, runs, supervised
-from proxlm import _validation, lm, penalties, transforms
+from proxlm import _validation, penalties, transforms
 from proxlm.penalties.groups import grouping
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(configs.Base):
-    num_layers: int = 2
-    num_heads: int = configs.field(8, smoke=2)
-    width: int = configs.field(64, smoke=16)
-    hidden_width: int = configs.field(256, smoke=24)
-    context: int = configs.field(64, smoke=24)
-    batch: int = configs.field(16, smoke=4)
+class Config(small_lm.Config):
+    num_layers: int = 2  # of the model
+    num_heads: int = configs.field(8, smoke=2)  # of attention, in each layer
+    context: int = configs.field(64, smoke=24)  # characters of a text
+    batch: int = configs.field(16, smoke=4)  # windows of a step
     start_steps: int = configs.field(1000, smoke=20)  # of Adam on the dense model
     steps: int = configs.field(300, smoke=10)  # of the penalised one from there, debiasing included
     choosing: float = 0.3  # the share of them in which heads and neurons are chosen
-    learning_rate: float = 2e-3
     strength: float = 4e-3  # λ of neurons, in Adam's metric
-    head_strength: float = 4e-3
+    head_strength: float = 4e-3  # λ of heads
     reach: float = 1.1  # neurons and heads of so many median sizes and more are let alone
-    seeds: int = configs.field(3, smoke=1)
-    seed: int = 0
 
     def validate(self) -> None:
+        super().validate()
         _validation.at_least(10, steps=self.steps)
         _validation.at_least(16, context=self.context)
         configs.check_shares(self, "choosing")
         configs.check_positive(self, "reach")
-        small_lm.check_shape(self)
 
 
 class Lane(NamedTuple):
@@ -101,31 +95,19 @@ def chain(lane: Lane, config: Config) -> optax.GradientTransformation:
 
 def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Trains dense models and penalised ones from them; returns the numbers of the report."""
-    alphabet, cut, held_out = small_lm.shakespeare(run.data, config.context, judged=256)
-    model = small_lm.shape(config, alphabet)
-    evaluate = language_model.make_evaluate(held_out, model)
-    print(f"{lm.num_params(model):,} parameters")
-    loss = functools.partial(language_model.loss, config=model)
-    fit = supervised.make_fit_lanes(
-        loss, lambda lane: chain(lane, config), small_lm.chunk_of(config.steps, 5)
-    )
+    plays = small_lm.shakespeare(run, config, judged=256)
+    loss = functools.partial(language_model.loss, config=plays.model)
+    chunk = small_lm.chunk_of(config.steps, 5)
+    fit = supervised.make_fit_lanes(loss, functools.partial(chain, config=config), chunk)
+    starts = small_lm.learn_each_seed(run, plays, config.start_steps, config.batch)
     ends = []
-    for seed in range(config.seed, config.seed + config.seeds):
-        windows = cut(2 * seed + 2, (config.start_steps, config.batch))
-        start = small_lm.learn(run, f"dense {seed}", seed, windows, model, config, evaluate)
+    for seed, start in enumerate(starts, start=config.seed):
         sizes = jnp.stack([small_lm.median_size(start), jnp.median(report.head_sizes(start))])
         lanes = Lane(jnp.array([0.0, 1.0]), *jnp.repeat(sizes[:, None], 2, axis=1))
-        both = fit(
-            run,
-            f"penalised or not {seed}",
-            lanes,
-            start,
-            cut(2 * seed + 3, (config.steps, config.batch)),
-            folder=run.path / "fit" / f"both-{seed}",
-            config=config,
-        )
+        windows = plays.cut(2 * seed + 3, (config.steps, config.batch))
+        both = fit(run, f"penalised or not {seed}", lanes, start, windows)
         ends.append([jax.tree.map(lambda x, i=i: x[i], both) for i in range(2)])
-    return report.write(run, ends, held_out, model, alphabet)
+    return report.write(run, ends, plays)
 
 
 if __name__ == "__main__":

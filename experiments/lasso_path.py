@@ -1,14 +1,12 @@
 """Words that make a film review positive, by l1 logistic regression over a path of strengths.
 
     python -m experiments.lasso_path             one path, warm-started, and every strength at once
-    python -m experiments.lasso_path --smoke
 
 2 CPU cores, under a minute. 547 of 2000 words reach a held-out accuracy of 0.855 (400 reviews);
 the largest duality gap of 30 strengths, down to 1/200 of the largest, is 2.6e-3.
 """
 
 import dataclasses
-import functools
 import time
 from typing import Any
 
@@ -19,7 +17,7 @@ import optax
 from sklearn.linear_model import LogisticRegression
 
 from experiments.support.data import corpora, text_metrics
-from experiments.support.run import cached_results, cli, configs, plots, runs, tables
+from experiments.support.run import cached_results, cli, configs, plot_panels, plots, runs, tables
 from proxlm import _validation, penalties, solvers
 
 
@@ -141,9 +139,6 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
 
 def write(run, words, weights, rows, solutions, problem) -> dict[str, Any]:
     """Writes the report: accuracy, words and duality gap along the path."""
-    runs.truncate_log(run, "path")
-    for i, values in enumerate(zip(*rows.values(), strict=True)):
-        runs.log(run, "path", step=i + 1, **dict(zip(rows, map(float, values), strict=True)))
     shown = np.unique(np.linspace(0, len(weights) - 1, 8).astype(int))
     text = tables.table([[values[i] for values in rows.values()] for i in shown], list(rows))
     best = int(np.argmax(rows["held-out accuracy"]))
@@ -156,6 +151,7 @@ def write(run, words, weights, rows, solutions, problem) -> dict[str, Any]:
     for name, found in solutions.items():
         text += f"\n{name}: {found['seconds']:.2f} s, {np.sum(found['evaluations'])} gradients"
     numbers = {
+        "path": rows,
         "accuracy": float(rows["held-out accuracy"][best]),
         "words": int(rows["words"][best]),
         "largest_gap": float(rows["gap"].max()),
@@ -165,18 +161,14 @@ def write(run, words, weights, rows, solutions, problem) -> dict[str, Any]:
     peer = scikit_learn(*problem[:2], problem[2][best])
     numbers["distance_to_scikit_learn"] = float(np.abs(peer - weights[best]).max())
     text += f"\nlargest difference to scikit-learn: {numbers['distance_to_scikit_learn']:.1e}"
-    x = -np.log10(np.asarray(rows["strength / largest"]))
-    draw = functools.partial(
-        plots.curves,
-        panels={
-            "words in the model": {"": (x, rows["words"])},
-            "held-out accuracy": {"": (x, rows["held-out accuracy"])},
-            "duality gap": {"": (x, np.maximum(rows["gap"], 1e-9))},
-        },
-        xlabel="orders of magnitude below the largest strength",
-        log_scale=("duality gap",),
-    )
-    return run.write(numbers, [text], {"path.png": draw})
+    x = np.asarray(rows["strength / largest"])
+    panel = lambda values, log="x": plot_panels.lines({"": (x, values)}, "λ / λmax", log=log)
+    panels = {
+        "words in the model": panel(rows["words"]),
+        "held-out accuracy": panel(rows["held-out accuracy"]),
+        "duality gap": panel(np.maximum(rows["gap"], 1e-9), "xy"),
+    }
+    return run.write(numbers, [text], {"path": plots.panels(panels)})
 
 
 def _labels(reviews):

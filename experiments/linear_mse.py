@@ -1,7 +1,6 @@
 """A linear unit, mean squared error, 1000 epochs of Adam: does the loss end at 0.0117?
 
     python -m experiments.linear_mse             writes report.txt and linear_mse.png
-    python -m experiments.linear_mse --smoke
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 10 s. No: with points of [0, 1)² and labels sign(x1 + x2) every
 label is +1, so the bias learns it and the loss tends to 0. Of 1000 initialisations all end below
@@ -17,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 import optax
 
@@ -114,57 +114,57 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
 def write(run, errors, optima, found, problems, config: Config) -> dict[str, Any]:
     """Writes the report: what the program reaches, and the methods' distances to the closed form."""
     final = {name: values[:, -1] for name, values in errors.items()}
-    quantiles = (0, 0.05, 0.5, 0.95, 1)
-    rows = [
-        [name, *np.quantile(values, quantiles), 100 * np.mean(values < CLAIMED), _crossing(e)]
-        for (name, values), e in zip(final.items(), errors.values(), strict=True)
-    ]
-    headers = ["", "least", "5 %", "median", "95 %", "most", f"% below {CLAIMED}", "median there"]
-    report = [
-        f"mean squared error after {config.epochs} epochs, {config.starts} initialisations",
-        f"{tables.table(rows, headers)}\n"
-        "(median there: the first epoch after which the median is below the claim)",
-    ]
     at_zero = optima[:, 0].astype(np.float32)
     outputs = jnp.einsum("pnd,pd->pn", jax.vmap(least_squares.features)(problems.inputs), at_zero)
     least = np.mean(np.square(outputs - problems.labels), axis=1)
     right = np.mean(np.sign(outputs) == problems.labels, axis=1)
     positive = np.mean(np.asarray(problems.labels) > 0, axis=1)
-    report.append(
-        f"repaired, x in [-½, ½)²: {tables.mean_spread(positive)} of the labels are +1\n"
-        f"least mean squared error {tables.mean_spread(least, 3)}, where the sign of ŷ is right on "
-        f"{tables.mean_spread(right, 3)}"
-    )
     distance = lambda values: np.max(np.abs(values["params"] - optima), axis=2)
     gaps = {name: distance(values) for name, values in found.items()}
+    report = [
+        f"mean squared error after {config.epochs} epochs, {config.starts} initialisations",
+        f"{table_of_errors(errors)}\n"
+        "(median there: the first epoch after which the median is below the claim)",
+        f"repaired, x in [-½, ½)²: {tables.mean_spread(positive)} of the labels are +1\n"
+        f"least mean squared error {tables.mean_spread(least, 3)}, where the sign of ŷ is right on "
+        f"{tables.mean_spread(right, 3)}",
+        f"{table_of_methods(found, gaps, config)}\n"
+        "(off by: the largest difference of a weight to the closed form, over all problems)",
+    ]
+    ends = {"median": np.median, "most": np.max, "least": np.min}
+    numbers: dict[str, Any] = {f"{end}, {n}": float(ends[end](v)) for end in ends for n, v in final.items()}
+    numbers["off_by"] = {name: float(gap.max()) for name, gap in gaps.items()}
+    numbers["converged"] = {name: bool(values["converged"].all()) for name, values in found.items()}
+    numbers |= {"least_error": least, "accuracy": right}
+    return run.write(numbers, report, {"linear_mse": draw(errors, found, config)})
+
+
+def table_of_errors(errors) -> str:
+    """Quantiles over the starts, with a bias and without."""
+    row = lambda end: [*np.quantile(end, (0, 0.05, 0.5, 0.95, 1)), 100 * np.mean(end < CLAIMED)]
+    rows = [[name, *row(values[:, -1]), _crossing(values)] for name, values in errors.items()]
+    headers = ["", "least", "5 %", "median", "95 %", "most", f"% below {CLAIMED}", "median there"]
+    return tables.table(rows, headers)
+
+
+def table_of_methods(found, gaps, config: Config) -> str:
+    """A row a method: its distances without and with a ridge, and its steps."""
     rows = [
         [
             name,
-            gaps[name][:, 0].max(),
-            gaps[name][:, 1].max(),
+            *gaps[name].max(axis=0),
             int(np.median(values["steps"])),
             f"{int(values['converged'].sum())} of {values['converged'].size}",
         ]
         for name, values in found.items()
     ]
     headers = ["method", "off by, λ = 0", f"λ = {config.ridge}", "steps, median", "converged"]
-    report.append(
-        f"{tables.table(rows, headers)}\n"
-        "(off by: the largest difference of a weight to the closed form, over all problems)"
-    )
-    numbers = {f"median, {name}": float(np.median(values)) for name, values in final.items()}
-    numbers |= {f"most, {name}": float(values.max()) for name, values in final.items()}
-    numbers |= {f"least, {name}": float(values.min()) for name, values in final.items()}
-    numbers["off_by"] = {name: float(gap.max()) for name, gap in gaps.items()}
-    numbers["converged"] = {name: bool(values["converged"].all()) for name, values in found.items()}
-    numbers |= {"least_error": least.tolist(), "accuracy": right.tolist()}
-    draw_all = functools.partial(draw, errors=errors, found=found, config=config)
-    return run.write(numbers, report, {"linear_mse.png": draw_all})
+    return tables.table(rows, headers)
 
 
-def draw(path, errors, found, config: Config) -> None:
+def draw(errors, found, config: Config) -> matplotlib.figure.Figure:
     """Losses at the end and on the way, and how the methods come near the closed form."""
-    epochs = np.arange(1, config.epochs + 1)
+    epochs, steps = np.arange(1, config.epochs + 1), np.arange(1, config.most_steps + 1)
     final = {name: values[:, -1] for name, values in errors.items()}
     curves = {
         f"{name}, {label}": (epochs, np.quantile(values, q, axis=0))
@@ -172,23 +172,17 @@ def draw(path, errors, found, config: Config) -> None:
         for label, q in {"median": 0.5, "95 %": 0.95}.items()
     }
     paths = {
-        name: (np.arange(1, config.most_steps + 1), values["distances"][0, 1])
+        name: (steps, values["distances"][0, 1])
         for name, values in found.items()
         if np.isfinite(values["distances"]).any()
     }
-    plots.draw_panels(
-        path,
+    error, marks = "mean squared error", {"claimed": CLAIMED}
+    return plots.panels(
         {
-            "every label is +1: loss at the end": plot_panels.histogram(
-                final, "mean squared error", log=True, marks={"claimed": CLAIMED}
-            ),
-            "on the way": plot_panels.lines(
-                curves, "epoch", "mean squared error", log="y", marks={"claimed": CLAIMED}
-            ),
-            f"repaired, λ = {config.ridge}: distance to the closed form": plot_panels.lines(
-                paths, "step", log="xy"
-            ),
-        },
+            "every label is +1: loss at the end": plot_panels.histogram(final, error, log=True, marks=marks),
+            "on the way": plot_panels.lines(curves, "epoch", error, log="y", marks=marks),
+            f"repaired, λ = {config.ridge}: distance to the closed form": plot_panels.lines(paths, log="xy"),
+        }
     )
 
 

@@ -1,14 +1,13 @@
 """Fine-tuning whose delta fits into a small file: a model of the plays learns film reviews.
 
     python -m experiments.low_rank_anchor           writes tradeoff.png, report.txt and deltas
-    python -m experiments.low_rank_anchor --smoke
 
-2 CPU cores (AMD EPYC, 2.6 GHz), 2 minutes. With
-an l1 anchor at the start, a delta of 5.4 % of the model's bytes brings the held-out loss from
-2.339 to 2.020 (n=3, spread below 0.001): 60 % of what training without a penalty gains (1.810).
-The largest changes of that training, cut to the same size, bring 24 % (2.214 ± 0.012). The anchor
-wins at up to 16 %; at 41 % the cut does. The nuclear norm does no better than the largest
-singular values of training without it, since it shortens those that stay.
+2 CPU cores (AMD EPYC, 2.6 GHz), 2 minutes. With an l1 anchor at the start, a delta of 5.4 % of the
+model's bytes brings the held-out loss from 2.339 to 2.020 (n=3, spread below 0.001): 60 % of what
+training without a penalty gains (1.810). The largest changes of that training, cut to the same
+size, bring 24 % (2.214 ± 0.012). The anchor wins at up to 16 %; at 41 % the cut does. The nuclear
+norm does no better than the largest singular values of training without it, since it shortens
+those that stay.
 """
 
 import dataclasses
@@ -28,25 +27,18 @@ from proxlm import _validation, lm, penalties, transforms
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(configs.Base):
-    num_layers: int = configs.field(2, smoke=1)
-    num_heads: int = configs.field(4, smoke=2)
-    width: int = configs.field(64, smoke=16)
-    hidden_width: int = configs.field(256, smoke=24)
-    context: int = configs.field(64, smoke=16)
-    batch: int = configs.field(16, smoke=4)
+class Config(small_lm.Config):
+    batch: int = configs.field(16, smoke=4)  # windows of a step
     start_steps: int = configs.field(1000, smoke=20)  # on the plays
     steps: int = configs.field(200, smoke=10)  # on the reviews
-    learning_rate: float = 2e-3
-    # decoupled: against steps of Adam
+    # strengths of the nuclear norm, decoupled: against steps of Adam
     nuclear: tuple[float, ...] = configs.field((0.0, 4.0, 8.0, 16.0, 32.0), smoke=(0.0, 4.0))
-    # in Adam's metric
+    # strengths of l1, in Adam's metric
     l1: tuple[float, ...] = configs.field((0.0, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3), smoke=(0.0, 1e-3))
     every: int = 10  # updates to a prox of the nuclear norm
-    seeds: int = configs.field(3, smoke=1)
-    seed: int = 0
 
     def validate(self) -> None:
+        super().validate()
         if self.steps % self.every:
             raise _validation.invalid(
                 "steps",
@@ -57,7 +49,6 @@ class Config(configs.Base):
         for name in ("nuclear", "l1"):
             if getattr(self, name)[0] != 0:
                 raise _validation.invalid(name, getattr(self, name), "0 and then strengths above it")
-        small_lm.check_shape(self)
 
 
 def nuclear(strength) -> penalties.Penalty:
@@ -91,47 +82,33 @@ def texts(folder):
 
 def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Learns the plays, then the reviews at every strength; returns the numbers of the report."""
-    plays, reviews = texts(run.data)
+    plays, text = texts(run.data)
     alphabet = tokenization.Characters(plays)
-    plays, reviews = alphabet.encode(plays), alphabet.encode(reviews)
-    model = small_lm.shape(config, alphabet)
-    print(f"{lm.num_params(model):,} parameters")
-    border = int(0.9 * len(reviews))
-    cut = functools.partial(tokenization.random_windows, length=config.context)
-    held_out = cut(reviews[border:], seed=1, shape=(512,))
-    evaluate = language_model.make_evaluate(held_out, model)
-    windows = cut(plays, seed=2, shape=(config.start_steps, config.batch))
-    start = small_lm.learn(run, "plays", config.seed, windows, model, config, evaluate, last=0.05)
-    model_store.save(run.path / "plays", start, model, alphabet)
-    loss = functools.partial(language_model.loss, config=model)
+    reviews = small_lm.ground(config, alphabet, text, judged=512)
+    shape = config.start_steps, config.batch
+    windows = tokenization.random_windows(alphabet.encode(plays), config.context, 2, shape)
+    start = small_lm.learn(run, "plays", config.seed, windows, reviews, last=0.05)
+    model_store.save(run.path / "plays", start, reviews.model, alphabet)
+    loss = functools.partial(language_model.loss, config=reviews.model)
     results = {}
     for method, chain in chains(config).items():
         fit = supervised.make_fit_lanes(loss, chain, small_lm.chunk_of(config.steps, 5))
         for seed in range(config.seed, config.seed + config.seeds):
-            windows = cut(reviews[:border], seed=3 + seed, shape=(config.steps, config.batch))
-            results[method, seed] = fit(
-                run,
-                f"{method} {seed}",
-                jnp.asarray(getattr(config, method)),
-                start,
-                windows,
-                folder=run.path / "fit" / f"{method}-{seed}",
-                config=config,
-            )
-    points = measure(run, results, start, evaluate)
-    return write(run, points, start, evaluate, results, model, held_out)
+            windows = reviews.cut(3 + seed, (config.steps, config.batch))
+            strengths = jnp.asarray(getattr(config, method))
+            results[method, seed] = fit(run, f"{method} {seed}", strengths, start, windows)
+    return write(run, results, start, reviews)
 
 
-def measure(run, results, start, evaluate):
+def measure(results, start, evaluate):
     """Method ↦ name ↦ array `[seeds, lanes]`: size and loss of each delta, and of one cut to it.
 
     The loss is that of the delta applied to the start. The other delta, of the same size, is made
     of training without penalty, lane 0: its largest singular values, or its largest changes.
     """
-    runs.truncate_log(run, "result", 0)
     loss_of = lambda delta: float(evaluate(deltas.apply(start, delta))["held_out_loss"])
     points = {}
-    for (method, seed), stacked in results.items():
+    for (method, _), stacked in results.items():
         count = len(jax.tree.leaves(stacked)[0])
         lanes = [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count)]
         export = {"nuclear": deltas.low_rank, "l1": deltas.sparse}[method]
@@ -142,7 +119,6 @@ def measure(run, results, start, evaluate):
             found["bytes"].append(deltas.size(delta))
             found["loss"].append(loss_of(delta))
             found["loss of a cut"].append(loss_of(cut(lanes[0], start, deltas.size(delta))))
-        runs.log(run, "result", step=len(points), method=method, seed=seed, **found)
         points.setdefault(method, []).append(found)
     return {
         method: {name: np.array([row[name] for row in rows]) for name in rows[0]}
@@ -150,15 +126,16 @@ def measure(run, results, start, evaluate):
     }
 
 
-def write(run, points, start, evaluate, results, model, held_out) -> dict[str, Any]:
+def write(run, results, start, reviews: small_lm.Ground) -> dict[str, Any]:
     """Writes the report, loss against size, and the deltas of the first seed."""
+    points = measure(results, start, reviews.evaluate)
     whole = deltas.size(deltas.by_path(start))
-    before = float(evaluate(start)["held_out_loss"])
+    before = float(reviews.evaluate(start)["held_out_loss"])
     report = [
         f"held-out loss on the reviews before: {before:.3f}; {whole:,} bytes of params\n"
         "cut: a delta of this size, of training without a penalty"
     ]
-    numbers = {"loss_before": before}
+    numbers: dict[str, Any] = {"loss_before": before}
     headers = ["size of the delta", "held-out loss", "cut", "% of the gain", "cut"]
     for method, found in points.items():
         lanes = range(found["loss"].shape[1])
@@ -172,21 +149,20 @@ def write(run, points, start, evaluate, results, model, held_out) -> dict[str, A
             ]
             for i in lanes
         ]
-        numbers[method] = {name: values.tolist() for name, values in found.items()}
-        numbers[method] |= export(run, method, found, start, results, model, held_out)
+        numbers[method] = found | export(run, method, found, start, results, reviews)
         table = tables.table(rows, headers)
         report.append(f"{method} anchor, weakest first\n{table}\n{numbers[method]['file']}")
-    curve = lambda found, name: plots.band(100 * found["bytes"].mean(axis=0) / whole, found[name])
+    curve = lambda found, name: plots.band(found[name], 100 * found["bytes"].mean(axis=0) / whole)
     labels = {"loss": "anchored", "loss of a cut": "trained without, then cut"}
     panels = {
         f"{method}: held-out loss": {labels[name]: curve(found, name) for name in labels}
         for method, found in points.items()
     }
-    draw = functools.partial(plots.curves, panels=panels, xlabel="size of the delta, % of the params")
-    return run.write(numbers, report, {"tradeoff.png": draw})
+    figure = plots.curves(panels, "size of the delta, % of the params", note="bands: ± a standard deviation")
+    return run.write(numbers, report, {"tradeoff": figure})
 
 
-def export(run, method, found, start, results, model, held_out):
+def export(run, method, found, start, results, reviews):
     """Writes the delta of the last strength but one, reads it back and compares logits."""
     stacked = next(params for (name, _), params in results.items() if name == method)
     lane = max(1, found["loss"].shape[1] - 2)
@@ -195,9 +171,8 @@ def export(run, method, found, start, results, model, held_out):
     path = run.path / f"{method}.safetensors"
     size = deltas.save(path, delta)
     again = deltas.apply(start, deltas.load(path))
-    logits = jax.jit(functools.partial(lm.apply, config=model))
-    difference = logits(params, held_out[:32, :-1]) - logits(again, held_out[:32, :-1])
-    difference = float(jnp.max(jnp.abs(difference)))
+    logits = jax.jit(functools.partial(lm.apply, tokens=reviews.held_out[:32, :-1], config=reviews.model))
+    difference = float(jnp.max(jnp.abs(logits(params) - logits(again))))
     line = f"{path.name}: {size:,} bytes; applied to the start, logits differ by {difference:.1e}"
     return {"file": line, "logits_differ_by": difference}
 

@@ -1,7 +1,6 @@
 """The proximal step of a policy at the scale of a language model, beside PPO's clip and its KL.
 
     python -m experiments.mirror_lm            writes curves.png and report.txt
-    python -m experiments.mirror_lm --smoke
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 3 minutes (250 s of CPU). After 40 iterations regression on whole
 texts reaches J 0.64 ± 0.24 at KL 1.80 nats, PPO's clip 0.29 ± 0.05 at 1.12, KL(π_old‖π) 0.35 ± 0.16
@@ -16,7 +15,6 @@ PPO's own alternative to its clip has the KL the other way round.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -24,11 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.support.models import small_lm
 from experiments.support.overoptimisation import gold_reward, language
-from experiments.support.overoptimisation.language import PARTS
-from experiments.support.run import cli, configs, plots, runs, supervised, tables
-from proxlm import lm
+from experiments.support.run import cli, configs, plots, runs, tables
 from proxlm.policy import losses, mirror_descent, partial, ppo, recipes
 
 METHODS = ("clip", "KL(π_old‖π)", "KL(π‖π_old)", "regression")
@@ -38,29 +33,19 @@ UPDATES = 8  # gradient steps an iteration
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(configs.Base):
-    num_layers: int = configs.field(2, smoke=1)
-    num_heads: int = configs.field(4, smoke=2)
-    width: int = configs.field(48, smoke=16)
-    hidden_width: int = configs.field(128, smoke=24)
-    context: int = configs.field(25, smoke=9)  # characters of a text, the line break before it included
-    lm_steps: int = configs.field(800, smoke=40)
-    learning_rate: float = 4e-3  # of the language models
+class Config(language.Config):
     kl_coef: float = 0.4  # β
     step_size: float = 1.0  # τ of the proximal step
-    methods: tuple[str, ...] = configs.field(METHODS, smoke=METHODS[::3])
-    iterations: int = configs.field(40, smoke=4)
-    rollouts: int = configs.field(64, smoke=16)
+    methods: tuple[str, ...] = configs.field(METHODS, smoke=METHODS[::3])  # to compare
+    iterations: int = configs.field(40, smoke=4)  # of every method
     pool: int = configs.field(8192, smoke=256)  # texts of the language model, for J*
-    seeds: int = configs.field(5, smoke=2)
-    seed: int = 0
 
     def validate(self) -> None:
-        configs.check_multiples(self, lm_steps=PARTS, iterations=PARTS, rollouts=UPDATES)
+        super().validate()
+        configs.check_multiples(self, lm_steps=language.PARTS, iterations=language.PARTS, rollouts=UPDATES)
         configs.check_positive(self, "kl_coef", "step_size")
         configs.check_choices(self, methods=METHODS)
         gold_reward.check_texts(self.context, pool=self.pool)
-        small_lm.check_shape(self)
 
 
 def settings(method: str, config: Config) -> ppo.PPOConfig:
@@ -107,76 +92,46 @@ def regress(actor, optimizer, config: Config):
     return learn
 
 
-def learn_policies(run, method: str, params, model, golds, judge, first: int, config: Config):
-    """One method at every rate and seed, in one vmap; logs reward and KL of every iteration."""
-    shape, chunk = (len(RATES), config.seeds), config.iterations // PARTS
-    policy = dataclasses.replace(model, value_head=True)
-    actor = lm.make_actor(policy, config.context - 1)
-    prompts = lm.Prompts(jnp.full((config.rollouts, 1), first))
+def learn_policies(run, method: str, base: language.Language, golds, config: Config):
+    """One method at every rate and seed, in one vmap; reward and KL of every iteration."""
+    actor, start, prompts = language.policy(base, config)
     chain = lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, eps=1e-5))
-    rates = jnp.array(RATES)
 
-    def one(state, key, rate, gold):
+    def step(state, key, rate, gold):
         collect, learn = ppo.make_collect_and_learn(actor, chain(rate), settings(method, config))
         if method == "regression":
             learn = regress(actor, chain(rate), config)
+        key_sample, key_learn = jax.random.split(key)
+        samples = collect(state, key_sample, prompts)
+        rewards = gold_reward.score(gold, base.judge, samples.tokens, base.model)
+        state, found = learn(state, key_learn, samples, rewards)
+        return state, {"reward": jnp.mean(rewards), "kl": getattr(found, "kl", found)}
 
-        def iteration(state, key):
-            key_sample, key_learn = jax.random.split(key)
-            samples = collect(state, key_sample, prompts)
-            rewards = gold_reward.score(gold, judge, samples.tokens, model)
-            state, found = learn(state, key_learn, samples, rewards)
-            kl = found if method == "regression" else found.kl
-            return state, {"reward": jnp.mean(rewards), "kl": kl}
-
-        return jax.lax.scan(iteration, state, jax.random.split(key, chunk))
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def advance(states, key, golds):
-        keys = jax.random.split(key, shape)
-        lanes = jax.vmap(jax.vmap(one, (0, 0, None, 0)), (0, 0, 0, None))
-        states, found = lanes(states, keys, rates, golds)
-        iteration = lambda i: {name: x[:, :, i] for name, x in found.items()}
-        return states, [iteration(i) for i in range(chunk)]
-
-    head = jax.tree.map(jnp.zeros_like, lm.init(jax.random.key(0), policy)["value"])
-    start = {"policy": params | {"value": head}}
     state = ppo.init(start, chain(RATES[0]), settings(method, config))
-    supervised.run_resumable(
-        run,
-        method,
-        lambda states, key: advance(states, key, golds),
-        language.copies(state, shape),
-        PARTS,
-        chunk,
-        key=jax.random.key(config.seed + 5),
-        folder=run.path / f"policy-{METHODS.index(method)}",
-        config=config,
-        every=1,
-    )
+    states = language.copies(state, (len(RATES), config.seeds))
+    lanes, axes = (jnp.array(RATES), golds), ((0, None), (None, 0))
+    key = jax.random.key(config.seed + 5)
+    language.run_lanes(run, method, step, states, lanes, axes, config.iterations, key)
     log = runs.read_log(run, method)
     return {name: np.array([row[name] for row in log], float) for name in ("reward", "kl")}
 
 
 def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Learns by every method; returns the numbers of the report."""
-    params, judge, model, first = language.learn(run, config)
+    base = language.learn(run, config)
     key_pool, key_gold = jax.random.split(jax.random.key(config.seed))
     draw = jax.jit(gold_reward.samples, static_argnums=(2, 3, 4, 5))
-    pool = draw(key_pool, params, model, first, config.context - 1, config.pool)
+    pool = draw(key_pool, base.params, base.model, base.first, config.context - 1, config.pool)
 
     @jax.jit
     def gold_of(key, judge):
-        gold = gold_reward.make(key, judge, pool, model)
-        rewards = gold_reward.in_pieces(lambda x: gold_reward.score(gold, judge, x, model), pool)
+        gold = gold_reward.make(key, judge, pool, base.model)
+        rewards = gold_reward.in_pieces(lambda x: gold_reward.score(gold, judge, x, base.model), pool)
         log_mean = jax.nn.logsumexp(rewards / config.kl_coef) - jnp.log(rewards.size)
         return gold, config.kl_coef * log_mean
 
-    golds, best = jax.vmap(gold_of, (0, None))(jax.random.split(key_gold, config.seeds), judge)
-    found = {
-        method: learn_policies(run, method, params, model, golds, judge, first, config)
-        for method in config.methods
-    }
+    golds, best = jax.vmap(gold_of, (0, None))(jax.random.split(key_gold, config.seeds), base.judge)
+    found = {method: learn_policies(run, method, base, golds, config) for method in config.methods}
     return write(run, found, np.asarray(best), config)
 
 
@@ -193,17 +148,17 @@ def write(run, found, best, config: Config) -> dict[str, Any]:
         there = np.flatnonzero(j.mean(axis=1) >= NEAR * best.mean())
         end = {name: x[-tail:].mean(axis=0) for name, x in (("J", j), ("r", reward), ("KL", kl))}
         numbers[method] = end | {"rate": RATES[rate]}
-        words = (tables.mean_spread(x, 2).split(" (")[0] for x in end.values())
+        words = (tables.mean_spread(x, 2, count=False) for x in end.values())
         rows.append([method, f"{RATES[rate]:g}", *words, there[0] if len(there) else "never"])
-        panels["J"][method] = plots.band(steps, j.T)
-        panels["KL to the language model, nats"][method] = plots.band(steps, kl.T)
+        panels["J"][method] = plots.band(j.T, steps)
+        panels["KL to the language model, nats"][method] = plots.band(kl.T, steps)
         panels["reward over KL"][method] = (kl.mean(axis=1), reward.mean(axis=1))
     panels["J"]["J*"] = (steps, np.full(len(steps), best.mean()))
     headers = ["", "rate", "J", "reward", "KL", f"iterations to {NEAR:.0%} of J*"]
     text = f"J* {tables.mean_spread(best)}; the means of the last {tail} iterations:\n"
     text += tables.table(rows, headers)
     labels = dict.fromkeys(panels, "iteration") | {"reward over KL": "KL, nats"}
-    return run.write(numbers, [text], {"curves.png": lambda path: plots.curves(path, panels, xlabel=labels)})
+    return run.write(numbers, [text], {"curves": plots.curves(panels, labels)})
 
 
 if __name__ == "__main__":

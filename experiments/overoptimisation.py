@@ -1,7 +1,6 @@
 """Reward over-optimisation: the learnt proxy rises, and the gold reward turns over.
 
     python -m experiments.overoptimisation            writes curves.png and report.txt
-    python -m experiments.overoptimisation --smoke
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 2 minutes (239 s of CPU). PPO without a penalty, against a reward
 model of 128 comparisons: from √KL 2.6 to 5.2 (nats) proxy rises from 1.66 ± 0.12 to 2.44 ± 0.35,
@@ -23,11 +22,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.support.models import language_model, reward_model, small_lm
+from experiments.support.models import language_model, reward_model
 from experiments.support.overoptimisation import gold_reward, language, report
 from experiments.support.overoptimisation.language import PARTS, copies
-from experiments.support.run import cli, configs, runs, supervised
-from proxlm import _validation, lm, training
+from experiments.support.run import cli, configs, runs
+from proxlm import _validation, training
 from proxlm.policy import ppo
 
 RM_BATCH = 32  # pairs
@@ -35,26 +34,17 @@ SETTINGS = ppo.PPOConfig(num_epochs=2)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(configs.Base):
-    num_layers: int = configs.field(2, smoke=1)
-    num_heads: int = configs.field(4, smoke=2)
-    width: int = configs.field(48, smoke=16)
-    hidden_width: int = configs.field(128, smoke=24)
-    context: int = configs.field(25, smoke=9)  # characters of a text, the line break before it included
-    lm_steps: int = configs.field(800, smoke=40)
-    learning_rate: float = 4e-3  # of the language models
+class Config(language.Config):
     # comparisons that a reward model learns from
     pairs: tuple[int, int] = configs.field((128, 4096), smoke=(8, 64))
-    rm_steps: int = configs.field(300, smoke=20)
-    # of PPO on fewest pairs; 0 also on most
+    rm_steps: int = configs.field(300, smoke=20)  # of each reward model
+    # weights of the KL, of PPO on fewest pairs; 0 also on most
     kl_coefs: tuple[float, ...] = configs.field((0.0, 0.05, 0.2), smoke=(0.0, 0.2))
-    iterations: int = configs.field(64, smoke=8)
-    rollouts: int = configs.field(64, smoke=16)
-    policy_rate: float = 4e-4
-    seeds: int = configs.field(5, smoke=2)
-    seed: int = 0
+    iterations: int = configs.field(64, smoke=8)  # of PPO
+    policy_rate: float = 4e-4  # learning rate of PPO
 
     def validate(self) -> None:
+        super().validate()
         configs.check_multiples(self, lm_steps=PARTS, rm_steps=PARTS, iterations=PARTS, rollouts=PARTS)
         if len(self.pairs) != 2 or not 1 <= self.pairs[0] < self.pairs[1]:
             raise _validation.invalid("pairs", self.pairs, "two rising numbers, few and many")
@@ -63,7 +53,6 @@ class Config(configs.Base):
         if self.kl_coefs[0] != 0:
             raise _validation.invalid("kl_coefs", self.kl_coefs, "0 and then numbers above it")
         gold_reward.check_texts(self.context)
-        small_lm.check_shape(self)
 
     @property
     def lanes(self) -> list[tuple[int, float]]:
@@ -80,97 +69,49 @@ def learn_rewards(run, start, model, compared, config: Config):
         optax.clip_by_global_norm(1.0),
         optax.adamw(language_model.ramp(1e-3, config.rm_steps), weight_decay=0.01),
     )
-    step = training.make_step(functools.partial(gold_reward.loss, model=model), optimizer)
-    chunk = config.rm_steps // PARTS
+    advance = training.make_step(functools.partial(gold_reward.loss, model=model), optimizer)
 
-    def one(state, key, compared, size):
-        def body(state, key):
-            rows = jax.random.randint(key, (RM_BATCH,), 0, size)
-            return step(state, jax.tree.map(lambda x: x[rows], compared))
+    def step(state, key, compared, size):
+        rows = jax.random.randint(key, (RM_BATCH,), 0, size)
+        state, metrics = advance(state, jax.tree.map(lambda x: x[rows], compared))
+        return state, {"loss": metrics.loss}
 
-        state, metrics = jax.lax.scan(body, state, jax.random.split(key, chunk))
-        return state, jnp.mean(metrics.loss)
-
-    @jax.jit
-    def advance(states, key, compared):
-        keys = jax.random.split(key, (len(config.pairs), config.seeds))
-        lanes = jax.vmap(jax.vmap(one, (0, 0, 0, None)), (0, 0, None, 0))
-        return lanes(states, keys, compared, jnp.array(config.pairs))
-
-    def run_chunk(states, key):
-        states, losses = advance(states, key, compared)
-        return states, [{"loss": losses}]
-
-    return supervised.run_resumable(
-        run,
-        "reward models",
-        run_chunk,
-        copies(training.init(start, optimizer), (len(config.pairs), config.seeds)),
-        PARTS,
-        chunk,
-        key=jax.random.key(config.seed + 4),
-        folder=run.path / "rewards",
-        config=config,
-        every=1,
-    ).params
+    states = copies(training.init(start, optimizer), (len(config.pairs), config.seeds))
+    lanes, axes = (compared, jnp.array(config.pairs)), ((None, 0), (0, None))
+    key = jax.random.key(config.seed + 4)
+    return language.run_lanes(run, "reward models", step, states, lanes, axes, config.rm_steps, key).params
 
 
-def learn_policies(run, params, model, proxies, golds, judge, first: int, config: Config):
-    """PPO against every proxy, all lanes and seeds in one vmap; each iteration is logged."""
+def learn_policies(run, base: language.Language, proxies, golds, config: Config):
+    """PPO against every proxy, all lanes and seeds in one vmap; returns the log of its iterations."""
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.policy_rate, eps=1e-5))
-    shape, chunk = (len(config.lanes), config.seeds), config.iterations // PARTS
-    policy = dataclasses.replace(model, value_head=True)
-    proxy_model = reward_model.from_language_model(params, model, model.num_layers)[1]
-    actor = lm.make_actor(policy, config.context - 1)
-    prompts = lm.Prompts(jnp.full((config.rollouts, 1), first))
-
+    proxy_model = reward_model.from_language_model(base.params, base.model, base.model.num_layers)[1]
+    actor, start, prompts = language.policy(base, config)
     collect, learn = ppo.make_collect_and_learn(actor, optimizer, SETTINGS)
 
-    def one(state, key, proxy, gold):
-        def iteration(state, key):
-            key_sample, key_learn = jax.random.split(key)
-            samples = collect(state, key_sample, prompts)
-            rewards = gold_reward.reward(proxy, samples.tokens, proxy_model)
-            worth = jnp.mean(gold_reward.score(gold, judge, samples.tokens, model))
-            state, metrics = learn(state, key_learn, samples, rewards)
-            return state, {"kl": metrics.kl, "proxy": metrics.reward, "gold": worth}
-
-        return jax.lax.scan(iteration, state, jax.random.split(key, chunk))
+    def step(state, key, proxy, gold):
+        key_sample, key_learn = jax.random.split(key)
+        samples = collect(state, key_sample, prompts)
+        rewards = gold_reward.reward(proxy, samples.tokens, proxy_model)
+        worth = jnp.mean(gold_reward.score(gold, base.judge, samples.tokens, base.model))
+        state, metrics = learn(state, key_learn, samples, rewards)
+        return state, {"kl": metrics.kl, "proxy": metrics.reward, "gold": worth}
 
     row = jnp.array([config.pairs.index(size) for size, _ in config.lanes])
     proxies = jax.tree.map(lambda x: x[row], proxies)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def advance(states, key, proxies, golds):
-        keys = jax.random.split(key, shape)
-        lanes = jax.vmap(jax.vmap(one, (0, 0, 0, 0)), (0, 0, 0, None))
-        states, found = lanes(states, keys, proxies, golds)
-        iteration = lambda i: {name: x[:, :, i] for name, x in found.items()}
-        return states, [iteration(i) for i in range(chunk)]
-
-    head = jax.tree.map(jnp.zeros_like, lm.init(jax.random.key(0), policy)["value"])
     kl_coefs = jnp.array([beta for _, beta in config.lanes], jnp.float32)
-    state = copies(ppo.init({"policy": params | {"value": head}}, optimizer, SETTINGS), shape)
+    states = copies(ppo.init(start, optimizer, SETTINGS), (len(config.lanes), config.seeds))
     # the weight of the KL is a part of the state, since it may adapt
-    state = state._replace(kl_coef=jnp.tile(kl_coefs[:, None], (1, config.seeds)))
-    supervised.run_resumable(
-        run,
-        "ppo",
-        lambda states, key: advance(states, key, proxies, golds),
-        state,
-        PARTS,
-        chunk,
-        key=jax.random.key(config.seed + 5),
-        folder=run.path / "ppo",
-        config=config,
-        every=1,
-    )
+    states = states._replace(kl_coef=jnp.tile(kl_coefs[:, None], (1, config.seeds)))
+    lanes, axes = (proxies, golds), ((0, 0), (None, 0))
+    key = jax.random.key(config.seed + 5)
+    language.run_lanes(run, "ppo", step, states, lanes, axes, config.iterations, key)
     return runs.read_log(run, "ppo")
 
 
 def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Runs all stages; returns the numbers of the report."""
-    params, judge, model, first = language.learn(run, config)
+    params, judge, model, first = base = language.learn(run, config)
     keys = jax.random.split(jax.random.key(config.seed), 4)
     draw = jax.jit(gold_reward.samples, static_argnums=(2, 3, 4, 5))
     texts = lambda key, count: draw(key, params, model, first, config.context - 1, count)
@@ -194,7 +135,7 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     proxies = jax.jit(jax.vmap(jax.vmap(as_proxy)))(learnt)
     of_pool = lambda proxy: gold_reward.in_pieces(lambda x: gold_reward.reward(proxy, x, proxy_model), pool)
     pool_proxy = jax.jit(jax.vmap(jax.vmap(of_pool)))(proxies)
-    log = learn_policies(run, params, model, proxies, golds, judge, first, config)
+    log = learn_policies(run, base, proxies, golds, config)
     return report.write(run, pool_proxy, pool_gold, log, config)
 
 

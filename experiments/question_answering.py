@@ -2,7 +2,6 @@
 
     python -m experiments.question_answering               sums in words, and QuaRTz's science
     python -m experiments.question_answering --ask "12 + 7 ="
-    python -m experiments.question_answering --smoke
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 6½ minutes of CPU time, beside other work; n=3 seeds. Of 1000
 held-out sums and differences, 66.4 ± 3.9 % of sampled answers and 84.1 ± 5.7 % of the likeliest are
@@ -106,18 +105,10 @@ def learn(run, name: str, data, model, steps: int, enough: float, config: Config
         losses = jnp.where(ended, losses, jnp.mean(metrics.loss, axis=1))
         return (choose(ended, old, new), losses), [{"loss": losses}]
 
-    return supervised.run_resumable(
-        run,
-        f"{name}, supervised",
-        run_chunk,
-        (jax.jit(begin)(seeds), jnp.full(len(seeds), jnp.inf)),
-        steps // CHUNK,
-        CHUNK,
-        key=jax.random.key(0),
-        folder=run.path / "fit" / f"{name}-supervised",
-        config=config,
-        every=2,
-    )[0].params
+    start = jax.jit(begin)(seeds), jnp.full(len(seeds), jnp.inf)
+    key, title = jax.random.key(0), f"{name}, supervised"
+    end = supervised.run_resumable(run, title, run_chunk, start, steps // CHUNK, CHUNK, key=key, every=2)
+    return end[0].params
 
 
 def reinforce(run, name: str, task: tasks.Task, data, model, params, iterations, config):
@@ -155,30 +146,16 @@ def reinforce(run, name: str, task: tasks.Task, data, model, params, iterations,
         state, numbers = advance_all(state, jax.random.split(key, config.seeds), data)
         return state, [jax.tree.map(lambda x, i=i: x[:, i], numbers) for i in range(chunk)]
 
-    return supervised.run_resumable(
-        run,
-        f"{name}, by reward",
-        run_chunk,
-        begin(params),
-        10,
-        chunk,
-        key=jax.random.key(config.seed),
-        folder=run.path / "fit" / f"{name}-by-reward",
-        config=config,
-        every=1,
-        shown=("reward", "entropy"),
-    ).params["policy"]
+    options = {"key": jax.random.key(config.seed), "every": 1, "shown": ("reward", "entropy")}
+    title = f"{name}, by reward"
+    state = supervised.run_resumable(run, title, run_chunk, begin(params), 10, chunk, **options)
+    return state.params["policy"]
 
 
 def answer_all(run, name: str, task: tasks.Task, config, steps, iterations, enough):
     """Both stages of one task and their accuracy on held-out questions, `[seeds]` each."""
-    model = lm.ModelConfig(
-        len(task.words.vocabulary),
-        num_layers=config.num_layers,
-        width=config.width,
-        num_heads=config.num_heads,
-        max_length=task.longest + task.response,
-    )
+    longest = task.longest + task.response
+    model = language_model.shape(config, len(task.words.vocabulary), max_length=longest)
     print(
         f"{name}: {len(task.train):,} and {len(task.held_out):,} held-out questions, "
         f"{lm.num_params(model):,} parameters"

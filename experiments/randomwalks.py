@@ -1,8 +1,6 @@
 """Shortest paths on a random graph, learnt by PPO and by comparison from random walks.
 
     python -m experiments.randomwalks
-    python -m experiments.randomwalks --smoke
-    python -m experiments.randomwalks --resume
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 1 minute. A policy that imitates random walks is optimal to 0.278
 ± 0.162 of what the shortest paths allow; after RL, sampled (n=5 graphs): GRPO 0.994 ± 0.004, PPO
@@ -83,15 +81,8 @@ def make_optimizer(config: Config, settings: ppo.PPOConfig) -> optax.GradientTra
 
 def model_of(config: Config) -> lm.ModelConfig:
     """A transformer over nodes; the value head is for the methods that want a critic."""
-    return lm.ModelConfig(
-        config.nodes,
-        num_layers=config.num_layers,
-        width=config.width,
-        num_heads=2,
-        hidden_width=2 * config.width,
-        max_length=config.longest,
-        value_head=True,
-    )
+    own = {"num_heads": 2, "hidden_width": 2 * config.width, "value_head": True}
+    return language_model.shape(config, config.nodes, max_length=config.longest, **own)
 
 
 def make_actor(config: Config) -> lm.Actor:
@@ -196,20 +187,17 @@ def write(run, config: Config, results) -> dict[str, Any]:
     columns = ("optimality", "shortest", "greedy")
     for i, name in enumerate(names):
         rows.append([name, *(tables.mean_spread(results[column][i], 3) for column in columns)])
-    text = tables.table(
-        rows, ["policy", "optimality, sampled", "share of shortest paths", "optimality, greedy"]
-    )
+    headers = ["policy", "optimality, sampled", "share of shortest paths", "optimality, greedy"]
     numbers = {name: results["optimality"][i].tolist() for i, name in enumerate(names)}
-    curve = lambda rows: plots.band(np.arange(1, rows.shape[1] + 1), rows)
     panels = {
-        "imitation: nats per step": {"loss": curve(results["loss"])},
+        "imitation: nats per step": {"loss": plots.band(results["loss"])},
         "optimality of sampled walks": {
-            name: curve(rows) for name, rows in zip(config.methods, results["curve"][1:], strict=True)
+            name: plots.band(rows) for name, rows in zip(config.methods, results["curve"][1:], strict=True)
         },
     }
     titles = dict(zip(panels, ("step", "iteration"), strict=True))
-    draw = functools.partial(plots.curves, panels=panels, xlabel=titles, note="bands: ± a deviation")
-    return run.write(numbers, [text], {"curves.png": draw})
+    figure = plots.curves(panels, titles, note="bands: ± a standard deviation")
+    return run.write(numbers, [tables.table(rows, headers)], {"curves": figure})
 
 
 def main(config: Config, run: runs.Run) -> dict[str, Any]:

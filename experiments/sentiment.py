@@ -2,8 +2,6 @@
 
     python -m experiments.sentiment              (make run does this)
     python -m experiments.sentiment --seeds 3    three seeds of the PPO stage in one call
-    python -m experiments.sentiment --smoke      every stage, in seconds
-    python -m experiments.sentiment --resume     go on with a run that was killed
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 9 minutes; here with 3 seeds of PPO, on held-out openings:
 P(positive) 0.48 -> 0.93 ± 0.00, VADER 0.14 -> 0.77 ± 0.02,
@@ -17,18 +15,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from experiments.support.data import text_metrics, tokenization
 from experiments.support.models import language_model, reward_model
-from experiments.support.run import cli, configs, runs, stages, supervised
+from experiments.support.run import cli, configs, runs, supervised
 from experiments.support.sentiment import report
 from experiments.support.sentiment import reviews as film_reviews
 from proxlm import _validation, apply_prox, lm, penalties
 from proxlm.policy import ppo, recipes
 
 CHUNK = 2  # iterations of PPO a call
+BATCH = 32  # of supervised learning
 FEWEST = 64  # reviews that fill a batch of every stage
 
 
@@ -70,13 +68,8 @@ class Config(configs.Base):
 
 def learn_language(run, reviews: film_reviews.Reviews, config: Config):
     """Stage (a): next-token prediction on the first windows of every review."""
-    model = lm.ModelConfig(
-        config.vocab_size,
-        num_layers=config.num_layers,
-        width=config.width,
-        num_heads=config.width // 32,
-        max_length=2 * config.window,
-    )
+    own = {"num_heads": config.width // 32, "max_length": 2 * config.window}
+    model = language_model.shape(config, config.vocab_size, **own)
     settings = {
         "model": model,
         "window": config.window,
@@ -84,66 +77,43 @@ def learn_language(run, reviews: film_reviews.Reviews, config: Config):
         "seed": config.seed,
         "documents": config.documents,
     }
-    batch = 32
     rate = functools.partial(language_model.ramp, steps=config.lm_steps)
     optimizer = language_model.muon(rate(0.02), rate(3e-3))
+    windows = functools.partial(tokenization.windows, length=config.window, most=3)
 
-    def compute(folder):
-        data = tokenization.windows(reviews.train, config.window, most=3)
-        held_out = tokenization.windows(reviews.held_out, config.window, most=3)
-        state = supervised.fit(
-            run,
-            "language model",
-            functools.partial(language_model.loss, config=model),
-            optimizer,
-            lm.init(jax.random.key(config.seed), model),
-            data,
-            supervised.epochs(config.seed, len(data), batch, config.lm_steps),
-            folder=folder / "fit",
-            config=settings,
-            chunk=20,
-            evaluate_every=20,
-            evaluate=language_model.make_evaluate(held_out[:512], model),
-        )
-        supervised.save_params(folder, state.params, settings)
+    def draw():
+        data = windows(reviews.train)
+        return data, supervised.epochs(config.seed, len(data), BATCH, config.lm_steps)
 
-    stage = stages.stage(run, "language-model", settings, compute)
-    return supervised.load_params(stage.path, model, settings), model, stage
+    loss = functools.partial(language_model.loss, config=model)
+    start = lm.init(jax.random.key(config.seed), model)
+    evaluate = language_model.make_evaluate(windows(reviews.held_out)[:512], model)
+    options = {"chunk": 20, "evaluate_every": 20, "evaluate": evaluate}
+    params, stage = supervised.fit_stage(
+        run, "language model", settings, loss, optimizer, start, draw, **options
+    )
+    return params, model, stage
 
 
 def learn_reward(run, reviews, held_out, lm_params, model, parent, config: Config):
     """Stage (b): the label of a review from any piece of it, judged on held-out openings."""
-    params, model = reward_model.from_language_model(lm_params, model, config.rm_layers)
+    start, model = reward_model.from_language_model(lm_params, model, config.rm_layers)
     settings = {"model": model, "steps": config.rm_steps, "seed": config.seed}
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(language_model.ramp(3e-3, config.rm_steps), b2=0.98, weight_decay=0.3),
     )
-    batch = 32
 
-    def compute(folder):
-        data = reward_model.snippets(
-            config.seed, reviews.train, reviews.train_labels, config.window - 1, batch * config.rm_steps
-        )
-        rows = np.arange(batch * config.rm_steps, dtype=np.int32).reshape(-1, batch)
-        state = supervised.fit(
-            run,
-            "reward model",
-            functools.partial(reward_model.loss, config=model),
-            optimizer,
-            params,
-            data,
-            rows,
-            folder=folder / "fit",
-            config=settings,
-            chunk=20,
-            evaluate_every=10,
-            evaluate=functools.partial(accuracy, held_out=held_out, model=model),
-        )
-        supervised.save_params(folder, state.params, settings)
+    def draw():
+        count, length = BATCH * config.rm_steps, config.window - 1
+        data = reward_model.snippets(config.seed, reviews.train, reviews.train_labels, length, count)
+        return data, supervised.in_order(config.rm_steps, BATCH)
 
-    stage = stages.stage(run, "reward-model", settings, compute, depends_on=[parent])
-    return supervised.load_params(stage.path, model, settings), model, stage
+    loss = functools.partial(reward_model.loss, config=model)
+    evaluate = functools.partial(accuracy, held_out=held_out, model=model)
+    options = {"chunk": 20, "evaluate_every": 10, "evaluate": evaluate, "depends_on": [parent]}
+    params, _ = supervised.fit_stage(run, "reward model", settings, loss, optimizer, start, draw, **options)
+    return params, model
 
 
 def accuracy(params, held_out, model):
@@ -178,18 +148,10 @@ def learn_policy(run, prompts, lm_params, model, rm_params, rm_model, config: Co
     params = {"policy": lm_params, "critic": rm_params}
     state = jax.jit(ppo.init, static_argnums=1)(params, optimizer, settings)
     states = jax.tree.map(lambda x: jnp.repeat(x[None], config.seeds, axis=0), state)
+    run_chunk = lambda states, key: advance(states, key, rm_params, prompts)
+    options = {"key": jax.random.key(config.seed), "every": 20, "shown": ("reward", "kl", "entropy")}
     return supervised.run_resumable(
-        run,
-        "ppo",
-        lambda states, key: advance(states, key, rm_params, prompts),
-        states,
-        config.iterations // CHUNK,
-        CHUNK,
-        key=jax.random.key(config.seed),
-        folder=run.path / "ppo",
-        config=config,
-        every=20,
-        shown=("reward", "kl", "entropy"),
+        run, "ppo", run_chunk, states, config.iterations // CHUNK, CHUNK, **options
     )
 
 
@@ -236,7 +198,7 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
         reviews.held_out, reviews.held_out_labels, config.prompt + config.response
     )
     lm_params, model, lm_stage = learn_language(run, reviews, config)
-    rm_params, rm_model, _ = learn_reward(run, reviews, held_out, lm_params, model, lm_stage, config)
+    rm_params, rm_model = learn_reward(run, reviews, held_out, lm_params, model, lm_stage, config)
     states = learn_policy(run, prompts, lm_params, model, rm_params, rm_model, config)
     return report.write(run, reviews, (lm_params, model), (rm_params, rm_model), states, config)
 

@@ -1,7 +1,6 @@
 """A sigmoid unit cannot answer -1: what that costs, and two repairs.
 
     python -m experiments.sigmoid_classifier           writes report.txt and sigmoid.png
-    python -m experiments.sigmoid_classifier --smoke
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 10 s. With labels in {-1, 1} and ½ (y - ŷ)² the sign of a sigmoid
 is right on 0.500 ± 0.005 of held-out points (n=100 problems): it is always +1. Cut at ½ it is
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 import optax
 
@@ -23,6 +23,7 @@ from experiments.support.run import cached_results, cli, configs, plot_panels, p
 from proxlm import penalties, solvers, training
 
 BEST = "logistic loss, labels {0, 1}"
+COLUMNS = ("sign of the output right", "side of the border right", "log loss", "off the true P(+1)", "|θ|")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,17 +144,10 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
 
 def write(run, found, problem: Problem, strengths, path, config: Config) -> dict[str, Any]:
     """Writes the report: means over problems, and figures of the first one."""
-    columns = [
-        "sign of the output right",
-        "side of the border right",
-        "log loss",
-        "off the true P(+1)",
-        "|θ|",
-    ]
     rows = [
         [
             name,
-            *(tables.mean_spread(values[column], 3) for column in columns),
+            *(tables.mean_spread(values[column], 3) for column in COLUMNS),
             f"{int(values['converged'].sum())} of {len(values['converged'])}",
         ]
         for name, values in found.items()
@@ -162,39 +156,25 @@ def write(run, found, problem: Problem, strengths, path, config: Config) -> dict
     both = np.asarray(strengths)[counts == 2].max(initial=0.0) / float(strengths[0])
     report = [
         "held-out, means over problems",
-        tables.table(rows, ["unit and loss", *columns, "converged"]),
+        tables.table(rows, ["unit and loss", *COLUMNS, "converged"]),
         "l1 on the logistic loss of the first problem: both weights are 0 at the largest strength,\n"
         f"one of them down to {both:.2f} of it; all {len(counts)} solutions converged: "
         f"{bool(jnp.all(path.converged))}",
     ]
     numbers = {name: {c: float(np.mean(v)) for c, v in values.items()} for name, values in found.items()}
-    numbers["weights on the path"] = counts.tolist()
-    figure = lambda file: draw(file, problem, strengths, path, config)
-    return run.write(numbers, report, {"sigmoid.png": figure})
+    figure = draw(problem, strengths, path, config)
+    return run.write(numbers | {"weights on the path": counts}, report, {"sigmoid": figure})
 
 
-def draw(file, problem: Problem, strengths, path, config: Config) -> None:
+def draw(problem: Problem, strengths, path, config: Config) -> matplotlib.figure.Figure:
     """The points with their borders, the surfaces with the ways down, and the l1 path."""
-    starts = jnp.array([[-3.5, 3.0], [3.5, 3.5], [3.0, -3.5], [-3.0, -3.5]])
-    grid = np.linspace(-8.0, 8.0, 61)
-    places = jnp.asarray(np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2))
-    surfaces, borders = {}, {}
-    for name in LOSSES:
-        heights = jax.vmap(lambda w, name=name: mean_loss(name, w, problem))(places)
-        lanes = jax.vmap(lambda start, name=name: learn(name, problem, start, config))(starts)
-        ways = np.concatenate([starts[:, None], lanes.history.recorded], axis=1)
-        end = learn(name, problem, jnp.zeros(2), config).params
-        surfaces[f"loss: {name}"] = plot_panels.surface(
-            grid,
-            grid,
-            np.asarray(heights).reshape(61, 61),
-            "θ0",
-            "θ1",
-            {f"from {tuple(start.tolist())}": way for start, way in zip(starts, ways, strict=True)},
-            {"where descent from 0 ends": end},
-        )
-        line = np.array([-4.0, 4.0])
-        borders[name] = (-line * float(end[1]), line * float(end[0]))
+    ends = {name: learn(name, problem, jnp.zeros(2), config).params for name in LOSSES}
+    line = np.array([-4.0, 4.0])
+    borders = {name: (-line * float(end[1]), line * float(end[0])) for name, end in ends.items()}
+    groups = {
+        label: np.asarray(problem.inputs)[np.asarray(problem.labels) == sign]
+        for label, sign in {"+1": 1, "-1": -1}.items()
+    }
     x = np.linspace(-4, 4, 200)
     chances = np.asarray(jax.nn.sigmoid(x))
     answers = {
@@ -202,21 +182,28 @@ def draw(file, problem: Problem, strengths, path, config: Config) -> None:
         "what squares to {-1, 1} ask of it": (x, 2 * chances - 1),
         "the nearest a sigmoid comes": (x, np.maximum(2 * chances - 1, 0)),
     }
-    groups = {
-        label: np.asarray(problem.inputs)[np.asarray(problem.labels) == sign]
-        for label, sign in {"+1": 1, "-1": -1}.items()
-    }
     ratio = np.asarray(strengths / strengths[0])
     weights = {f"θ{i}": (ratio, np.asarray(path.params)[:, i]) for i in range(2)}
-    plots.draw_panels(
-        file,
+    return plots.panels(
         {
             "the points, and the borders θ·x = 0": plot_panels.points(groups, "x1", "x2", borders),
-            **surfaces,
+            **{f"loss: {name}": surface(name, problem, end, config) for name, end in ends.items()},
             "the best output at true log-odds x": plot_panels.lines(answers, "true log-odds"),
-            "l1 path of the logistic loss": plot_panels.lines(weights, "strength / largest", "weight"),
-        },
+            "l1 path of the logistic loss": plot_panels.lines(weights, "λ / λmax", "weight", log="x"),
+        }
     )
+
+
+def surface(name: str, problem: Problem, end, config: Config) -> plots.Draw:
+    """The mean loss by weights, with the ways of descent from four starts."""
+    starts = jnp.array([[-3.5, 3.0], [3.5, 3.5], [3.0, -3.5], [-3.0, -3.5]])
+    grid = np.linspace(-8.0, 8.0, 61)
+    places = jnp.asarray(np.stack(np.meshgrid(grid, grid), axis=-1))
+    heights = jax.vmap(jax.vmap(lambda weights: mean_loss(name, weights, problem)))(places)
+    lanes = jax.vmap(lambda start: learn(name, problem, start, config))(starts)
+    ways = np.concatenate([starts[:, None], lanes.history.recorded], axis=1)
+    paths = {f"from {tuple(start.tolist())}": way for start, way in zip(starts, ways, strict=True)}
+    return plot_panels.surface(grid, grid, heights, "θ0", "θ1", paths, {"where descent from 0 ends": end})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Structured pruning of a language model's MLP neurons: by penalties, or by magnitude.
 
     python -m experiments.sparse_lm             writes pareto.png and report.txt
-    python -m experiments.sparse_lm --smoke
 
 2 CPU cores (AMD EPYC, 2.6 GHz) that did a little other work, 6½ minutes (10 of CPU). All
 methods have 300 steps from the same dense model; the penalised ones choose in the first 90 and
@@ -33,24 +32,16 @@ from experiments.support.models import language_model, small_lm
 from experiments.support.models.small_lm import NEURONS
 from experiments.support.run import cli, configs, model_store, runs, supervised
 from experiments.support.sparse_lm import report
-from proxlm import _validation, lm, penalties, transforms
+from proxlm import _validation, penalties, transforms
 from proxlm.penalties.groups import grouping
-
-B2 = small_lm.B2
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(configs.Base):
-    num_layers: int = configs.field(2, smoke=1)
-    num_heads: int = configs.field(4, smoke=2)
-    width: int = configs.field(64, smoke=16)
-    hidden_width: int = configs.field(256, smoke=24)
-    context: int = configs.field(64, smoke=16)
-    batch: int = configs.field(16, smoke=4)
+class Config(small_lm.Config):
+    batch: int = configs.field(16, smoke=4)  # windows of a step
     start_steps: int = configs.field(1000, smoke=20)  # of Adam on the dense model that all methods start from
     steps: int = configs.field(300, smoke=10)  # of every method, debiasing included
     choosing: float = 0.3  # the share of them in which neurons are chosen; then what is left is debiased
-    learning_rate: float = 2e-3
     # λ, in Adam's metric
     strengths: tuple[float, ...] = configs.field((3e-3, 4e-3, 5e-3, 6e-3), smoke=(1e-3, 0.1))
     # neurons of so many median sizes and more are let alone
@@ -58,15 +49,13 @@ class Config(configs.Base):
     decoupled: float = 750.0  # λ is that much larger where no metric divides by gradients
     # of neurons, to prune by magnitude
     shares: tuple[float, ...] = configs.field((0.0, 0.5, 0.65, 0.8), smoke=(0.0, 0.5))
-    seeds: int = configs.field(3, smoke=1)
-    seed: int = 0
 
     def validate(self) -> None:
+        super().validate()
         _validation.at_least(10, steps=self.steps)
         _validation.at_least(2, context=self.context)
         configs.check_shares(self, "choosing")
         _validation.within(0, 1, shares=max(self.shares))
-        small_lm.check_shape(self)
         counts = {len(self.strengths), len(self.reaches), len(self.shares)}
         if len(counts) > 1:
             raise _validation.invalid(
@@ -116,14 +105,14 @@ def chains(config: Config):
     """Method ↦ (lane ↦ its chain); all see the same batches for the same number of steps."""
     rate = language_model.ramp(config.learning_rate, config.steps, last=small_lm.LAST)
     end = max(1, int(config.choosing * config.steps))
-    clip, adam = optax.clip_by_global_norm(1.0), optax.adam(rate, b2=B2)
+    clip, adam = optax.clip_by_global_norm(1.0), optax.adam(rate, b2=small_lm.B2)
     rise = lambda count: jnp.minimum((count + 1) / end, 1.0)
     then_none = lambda count: jnp.where(count < end, rise(count), 0.0)
     penalty = lambda strength, lane: group_penalty(strength, lane.reach, config)
 
     def penalised(optimizer, unit=1.0, **options):
         def chain(lane):
-            make = lambda strength: optimizer(rate, penalty(strength, lane), b2=B2, **options)
+            make = lambda strength: optimizer(rate, penalty(strength, lane), b2=small_lm.B2, **options)
             penalise = transforms.scheduled(make, lambda n: unit * lane.strength * then_none(n))
             return optax.chain(clip, penalise, transforms.freeze_zeros(end, NEURONS))
 
@@ -157,26 +146,17 @@ def chains(config: Config):
 
 def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Trains every method from the same start; returns the numbers of the report."""
-    alphabet, cut, held_out = small_lm.shakespeare(run.data, config.context, judged=512)
-    model = small_lm.shape(config, alphabet)
-    evaluate = language_model.make_evaluate(held_out, model)
-    print(f"{lm.num_params(model):,} parameters")
-    starts = []
-    for seed in range(config.seed, config.seed + config.seeds):
-        windows = cut(2 * seed + 2, (config.start_steps, config.batch))
-        starts.append(small_lm.learn(run, f"dense {seed}", seed, windows, model, config, evaluate))
-    model_store.save(run.path / "dense", starts[0], model, alphabet)
-    loss = functools.partial(language_model.loss, config=model)
+    plays = small_lm.shakespeare(run, config, judged=512)
+    starts = small_lm.learn_each_seed(run, plays, config.start_steps, config.batch)
+    model_store.save(run.path / "dense", starts[0], plays.model, plays.alphabet)
+    loss = functools.partial(language_model.loss, config=plays.model)
     results = {}
     for method, chain in chains(config).items():
         fit = supervised.make_fit_lanes(loss, chain, small_lm.chunk_of(config.steps, 5))
         for seed, start in enumerate(starts, start=config.seed):
-            windows = cut(2 * seed + 3, (config.steps, config.batch))
-            folder = run.path / "fit" / f"{method.replace(', ', '-').replace(' ', '-')}-{seed}"
-            results[method, seed] = fit(
-                run, f"{method} {seed}", lanes_of(start, config), start, windows, folder=folder, config=config
-            )
-    return report.write(run, results, evaluate, held_out, model)
+            windows = plays.cut(2 * seed + 3, (config.steps, config.batch))
+            results[method, seed] = fit(run, f"{method} {seed}", lanes_of(start, config), start, windows)
+    return report.write(run, results, plays)
 
 
 def lanes_of(start, config: Config) -> Lane:

@@ -2,7 +2,6 @@
 
     python -m experiments.text_classification    writes accuracy.png, confusion.png, reliability.png
     python -m experiments.text_classification --corpora newsgroups
-    python -m experiments.text_classification --smoke
 
 Two cores of an AMD EPYC at 2.6 GHz that did other work too, 13½ minutes (16 of CPU); SmolLM2 read 3
 of the headlines' 14 parts in it, half a minute each, and the others were kept from before. Right

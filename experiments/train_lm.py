@@ -47,7 +47,7 @@ class Config(configs.Base):
             raise _validation.invalid("steps", self.steps, "1 to 100, or a multiple of 100")
         if not 1 <= len(self.prompt) <= self.context:
             raise _validation.invalid("prompt", self.prompt, f"1 to {self.context} characters, the context")
-        shape(self, 2)
+        language_model.shape(self, 2)
 
 
 def read(config: Config, run: runs.Run) -> str:
@@ -57,17 +57,6 @@ def read(config: Config, run: runs.Run) -> str:
     text = corpora.text_file(config.text)
     run.check_input(config.text)
     return text
-
-
-def shape(config: Config, size: int) -> lm.ModelConfig:
-    """The model, for an alphabet of so many characters."""
-    return lm.ModelConfig(
-        size,
-        num_layers=config.num_layers,
-        width=config.width,
-        num_heads=config.num_heads,
-        max_length=config.context,
-    )
 
 
 class Windows(NamedTuple):
@@ -101,7 +90,7 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     has_default = config.prompt in text or config.prompt != Config.prompt
     prompt = alphabet.encode(config.prompt if has_default else text[0])
     windows = cut(alphabet.encode(text), config)
-    model = shape(config, len(alphabet.alphabet))
+    model = language_model.shape(config, len(alphabet.alphabet), max_length=config.context)
     print(f"{len(text):,} characters, {lm.num_params(model):,} parameters")
     state = fit(run, windows, model, config)
     model_store.save(run.path / "lm", state.params, model, alphabet)
@@ -109,14 +98,13 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     judged = [row for row in rows if "held_out_loss" in row]
     last = min(judged, key=lambda row: row["held_out_loss"]) if config.patience else rows[-1]
     numbers = {name: last[name] for name in ("loss", "held_out_loss", "perplexity")}
-    series = lambda name: [*zip(*((r["step"], r[name]) for r in rows if name in r), strict=True)]
-    losses = {"training": series("loss"), "held out": series("held_out_loss")}
-    draw = functools.partial(plots.curves, panels={"loss, nats per character": losses})
+    losses = {"training": plots.logged(rows, "loss"), "held out": plots.logged(rows, "held_out_loss")}
     texts = write(state.params, prompt, model, alphabet, config)
     (run.path / "samples.txt").write_text("\n\n--------\n\n".join(texts) + "\n")
     words = ("loss, training", "loss, held out", "perplexity, held out")
     table = tables.table([*zip(words, numbers.values(), strict=True)], ["", f"step {last['step']}"])
-    return run.write(numbers, [table, texts[0]], {"curves.png": draw})
+    figure = plots.curves({"loss, nats per character": losses})
+    return run.write(numbers, [table, texts[0]], {"curves": figure})
 
 
 def fit(run, windows: Windows, model, config: Config):
@@ -136,9 +124,7 @@ def fit(run, windows: Windows, model, config: Config):
         optimizer,
         lm.init(jax.random.key(config.seed), model),
         windows.train.reshape(-1, config.context + 1),
-        np.arange(config.steps * config.batch, dtype=np.int32).reshape(config.steps, -1),
-        folder=run.path / "fit",
-        config=config,
+        supervised.in_order(config.steps, config.batch),
         chunk=min(100, config.steps),
         evaluate_every=5,
         patience=config.patience,

@@ -2,8 +2,6 @@
 
     python -m experiments.translation              King James Version to World English Bible
     python -m experiments.translation --pair kjv-spanish --spanish FOLDER
-    python -m experiments.translation --smoke      every stage, in seconds
-    python -m experiments.translation --resume     go on with a run that was killed
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 5 minutes. On verses of held-out books, chrF of greedy translations
 (one model of maximum likelihood, three seeds of learning by reward from there):
@@ -24,7 +22,7 @@ import optax
 
 from experiments.support.data import tokenization
 from experiments.support.models import language_model
-from experiments.support.run import cli, configs, runs, stages, supervised
+from experiments.support.run import cli, configs, runs, supervised
 from experiments.support.translation import batches, bibles, lstm, report, rewards
 from proxlm import _validation, lm
 from proxlm.policy import recipes
@@ -63,31 +61,18 @@ class Config(configs.Base):
 
 
 def learn_transformer(run, corpus: batches.Corpus, model: lm.ModelConfig, quality, config: Config):
-    """Maximum likelihood of the targets, given the sources; its log stays with the stage."""
-    settings = settings_of(config, model=model)
+    """Maximum likelihood of the targets, given the sources; returns the params."""
     rate = functools.partial(language_model.ramp, steps=config.steps)
     optimizer = language_model.muon(rate(0.02), rate(3e-3))
     loss = functools.partial(transformer_loss, model=model)
 
-    def compute(folder):
-        state = supervised.fit(
-            runs.Run(run.name, folder),
-            "transformer",
-            loss,
-            optimizer,
-            lm.init(jax.random.key(config.seed), model),
-            corpus.train.rows,
-            supervised.epochs(config.seed, len(corpus.train.rows), config.batch, config.steps),
-            folder=folder / "fit",
-            config=settings,
-            chunk=20,
-            evaluate_every=5,
-            evaluate=report.make_evaluate(corpus, loss, quality),
-        )
-        supervised.save_params(folder, state.params, settings)
+    def draw():
+        rows = corpus.train.rows
+        return rows, supervised.epochs(config.seed, len(rows), config.batch, config.steps)
 
-    stage = stages.stage(run, "transformer", settings, compute)
-    return supervised.load_params(stage.path, model, settings), stage
+    settings, start = settings_of(config, model=model), lm.init(jax.random.key(config.seed), model)
+    options = {"chunk": 20, "evaluate_every": 5, "evaluate": report.make_evaluate(corpus, loss, quality)}
+    return supervised.fit_stage(run, "transformer", settings, loss, optimizer, start, draw, **options)[0]
 
 
 def transformer_loss(params, rows, model):
@@ -98,47 +83,31 @@ def transformer_loss(params, rows, model):
 
 
 def learn_lstm(run, corpus: batches.Corpus, config: Config):
-    """Trains the baseline LSTM on the same verses in the same order."""
-    settings = settings_of(config, width=config.luong_width)
+    """Trains the baseline LSTM on the same verses in the same order; returns its params."""
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adam(language_model.ramp(4e-3, config.steps), b2=0.98)
     )
+    key, width = jax.random.key(config.seed), config.luong_width
     quality = report.make_quality(corpus, report.make_lstm(corpus.longest))
-    params = lstm.init(jax.random.key(config.seed), config.vocab_size, config.luong_width)
-    key = jax.random.key(config.seed)
 
     def loss(params, batch):
         rows = batch["rows"]
-        masks = lstm.draw_masks(
-            jax.random.fold_in(key, batch["number"][0]), len(rows), config.luong_width, DROPOUT
-        )
+        masks = lstm.draw_masks(jax.random.fold_in(key, batch["number"][0]), len(rows), width, DROPOUT)
         return lstm.loss(params, batches.sources(rows), *batches.targets(rows), masks)
 
     def development_loss(params, rows):
-        masks = lstm.no_dropout(len(rows), config.luong_width)
+        masks = lstm.no_dropout(len(rows), width)
         return lstm.loss(params, batches.sources(rows), *batches.targets(rows), masks)
 
-    def compute(folder):
+    def draw():
         order = supervised.epochs(config.seed, len(corpus.train.rows), config.batch, config.steps)
         numbers = np.arange(order.size, dtype=np.int32)  # each a key of its own for dropout
-        state = supervised.fit(
-            runs.Run(run.name, folder),
-            report.LSTM,
-            loss,
-            optimizer,
-            params,
-            {"rows": corpus.train.rows[order.ravel()], "number": numbers},
-            numbers.reshape(order.shape),
-            folder=folder / "fit",
-            config=settings,
-            chunk=20,
-            evaluate_every=5,
-            evaluate=report.make_evaluate(corpus, development_loss, quality),
-        )
-        supervised.save_params(folder, state.params, settings)
+        return {"rows": corpus.train.rows[order.ravel()], "number": numbers}, numbers.reshape(order.shape)
 
-    stage = stages.stage(run, "luong", settings, compute)
-    return stages.restore(stage.path / "params", params, settings), stage
+    settings, start = settings_of(config, width=width), lstm.init(key, config.vocab_size, width)
+    evaluate = report.make_evaluate(corpus, development_loss, quality)
+    options = {"chunk": 20, "evaluate_every": 5, "evaluate": evaluate}
+    return supervised.fit_stage(run, report.LSTM, settings, loss, optimizer, start, draw, **options)[0]
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -168,27 +137,19 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     verses = bibles.read(config.pair, run.data, spanish=config.spanish)
     most = report.SMOKE_VERSES if run.options.smoke else 0
     corpus = batches.read(verses, config.vocab_size, config.longest, most)
-    model = lm.ModelConfig(
-        config.vocab_size,
-        num_layers=config.num_layers,
-        width=config.width,
-        num_heads=config.width // 32,
-        hidden_width=2 * config.width,
-        # Biases of queries and keys see places alone: with them copying is learnt early.
-        max_length=2 * (config.longest + 1),
-        qkv_bias=True,
-    )
+    # Biases of queries and keys see places alone: with them copying is learnt early.
+    own = {"num_heads": config.width // 32, "hidden_width": 2 * config.width, "qkv_bias": True}
+    model = language_model.shape(config, config.vocab_size, max_length=2 * (config.longest + 1), **own)
     print(report.describe(corpus, model))
     quality = report.make_quality(corpus, report.make_greedy(model))
-    params, stage = learn_transformer(run, corpus, model, quality, config)
-    baseline, baseline_stage = learn_lstm(run, corpus, config)
+    params = learn_transformer(run, corpus, model, quality, config)
+    baseline = learn_lstm(run, corpus, config)
     rewarded = rewards.Setting(corpus, model, params, make_optimizer(config), quality, config)
     by_ppo = rewards.by_ppo(run, rewarded, ppo_settings(config))
     by_risk = rewards.by_risk(run, rewarded)
     single = lambda tree: jax.tree.map(lambda x: x[None], tree)
     systems = {"transformer": single(params), "+ PPO": by_ppo, "+ minimum risk": by_risk}
-    folders = {"transformer": stage.path, report.LSTM: baseline_stage.path}
-    return report.write(run, corpus, model, systems, baseline, folders)
+    return report.write(run, corpus, model, systems, baseline)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Every recipe of policy optimisation on problems whose answers can be checked.
 
     python -m experiments.verifiable
-    python -m experiments.verifiable --smoke
-    python -m experiments.verifiable --resume
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 6 minutes for every 100 iterations. Copy, reverse, sort, modular
 addition and a small countdown, imitated from demonstrations of which half have a slip: 62 % of
@@ -24,7 +22,7 @@ import numpy as np
 import optax
 
 from experiments.support.models import language_model
-from experiments.support.run import cached_results, cli, configs, policy_training, runs, stages, supervised
+from experiments.support.run import cached_results, cli, configs, policy_training, runs, supervised
 from experiments.support.verifiable import length_bias, policy, report, tasks
 from proxlm import _validation, lm
 from proxlm.policy import ppo, recipes
@@ -97,29 +95,16 @@ def imitate(run, config: Config, model, problems):
         found = judge(jax.random.key(config.seed), params, params, problems.prompt)
         return {"right": jnp.mean(found["right"])}
 
-    def compute(folder):
-        count = config.sft_steps * config.sft_batch
+    def draw():
         show = jax.jit(policy.demonstrations, static_argnums=1)
+        count = config.sft_steps * config.sft_batch
         shown = show(jax.random.key(config.seed), count, config.slips)
-        rows = np.arange(count, dtype=np.int32)
-        state = supervised.fit(
-            run,
-            "imitation",
-            functools.partial(policy.imitation_loss, model=model),
-            optimizer,
-            lm.init(jax.random.key(config.seed), model),
-            shown,
-            rows.reshape(config.sft_steps, config.sft_batch),
-            folder=folder / "fit",
-            config=settings,
-            chunk=CHUNK,
-            evaluate_every=4,
-            evaluate=evaluate,
-        )
-        supervised.save_params(folder, state.params, settings)
+        return shown, supervised.in_order(config.sft_steps, config.sft_batch)
 
-    stage = stages.stage(run, "imitation", settings, compute)
-    return supervised.load_params(stage.path, model, settings)
+    loss = functools.partial(policy.imitation_loss, model=model)
+    start = lm.init(jax.random.key(config.seed), model)
+    options = {"chunk": CHUNK, "evaluate_every": 4, "evaluate": evaluate}
+    return supervised.fit_stage(run, "imitation", settings, loss, optimizer, start, draw, **options)[0]
 
 
 def reinforce(run, config: Config, model, params, problems) -> dict[str, np.ndarray]:

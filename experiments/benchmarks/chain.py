@@ -68,8 +68,8 @@ def table(title: str, job: Job, dtype: jnp.dtype, settings: clock.Settings) -> s
     timings = clock.measure(steps, settings)
     once = dataclasses.replace(settings, seconds=0.0, repeats=min(settings.repeats, 2))
     cycle = clock.measure({"lazy": lazy}, once)["lazy"]
-    seconds = {by: (t.median, t.best) for by, t in timings.items()}
-    seconds[f"adam, nuclear every {job.every}"] = tuple(x / job.every for x in cycle[:2])
+    seconds = clock.seconds_of(timings)
+    seconds[f"adam, nuclear every {job.every}"] = cycle.median / job.every, cycle.best / job.every
     ratios = clock.ratios(seconds, "adam")
     rows = [[by, *(1e3 * x for x in pair), *ratios[by]] for by, pair in seconds.items()]
     size = sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -125,6 +125,11 @@ def hardware(settings: Settings) -> str:
     return f"{_processor()}, {used}{place}{pages}; {', '.join(versions)}; {kind}"
 
 
+def seconds_of(timings: Mapping[str, Timing], per: float = 1.0) -> dict[str, tuple[float, float]]:
+    """Median and best of each, in seconds for one of the parts of a call, `per` in all."""
+    return {name: (timing.median / per, timing.best / per) for name, timing in timings.items()}
+
+
 def ratios(seconds: Mapping[str, tuple[float, float]], unit: str) -> dict[str, list[float]]:
     """Median and best as multiples of those of `unit`; the pairs are (median, best).
 
@@ -144,7 +149,7 @@ def torch_fits() -> bool:
     """True if PyTorch is installed and would run on the same kind of device as JAX."""
     if importlib.util.find_spec("torch") is None:
         return False
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     return torch.cuda.is_available() == (jax.default_backend() == "gpu")
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.benchmarks import clock, matmul
+from experiments.support.models import language_model
 from experiments.support.run import tables
 from proxlm import lm
 from proxlm.policy import ppo, recipes
@@ -45,14 +46,7 @@ class Job:
         return self._model(lm_head=False, value_head=True)
 
     def _model(self, **heads):
-        return lm.ModelConfig(
-            self.vocab_size,
-            num_layers=self.num_layers,
-            width=self.width,
-            num_heads=self.num_heads,
-            max_length=self.prompt + self.response,
-            **heads,
-        )
+        return language_model.shape(self, self.vocab_size, max_length=self.prompt + self.response, **heads)
 
     @property
     def settings(self) -> PPOConfig:
@@ -119,9 +113,9 @@ def compilations():
     """Yields a list that grows by one whenever XLA compiles something."""
     seen = []
 
-    def listen(event, duration, **_):
+    def listen(event: str, duration_secs: float, **_: str | int):
         if event == COMPILED:
-            seen.append(duration)
+            seen.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -148,7 +142,7 @@ def compare(jobs: dict[str, Job], limits: dict[str, matmul.Limit], settings: clo
 
 def _rows(name, job, limit, timings):
     tokens = job.batch * job.response
-    seconds = {by: (t.median, t.best) for by, t in timings.items()}
+    seconds = clock.seconds_of(timings)
     seconds |= {by: (s, s) for by, s in matmul.floors(job.flops, limit).items()}
     ratios = clock.ratios(seconds, "proxlm")
     return [

@@ -55,7 +55,7 @@ def measure(title: str, operator: Operator, settings: clock.Settings) -> tuple[l
             problems.append(f"{title}: {by} fails with {type(problem).__name__}: {problem}")
     calls = {by: operator.calls[by] for by in errors}
     timings = clock.measure({"copy": copying(operator.x), **calls}, settings)
-    ratios = clock.ratios({by: (t.median, t.best) for by, t in timings.items()}, "copy")
+    ratios = clock.ratios(clock.seconds_of(timings), "copy")
     rows = [
         [title, by, 1e3 * t.median, 1e3 * t.best, *ratios[by], f"{errors.get(by, 0.0):.0e}"]
         for by, t in timings.items()
@@ -68,11 +68,11 @@ def copying(x: np.ndarray) -> Callable[[], object]:
     if jax.default_backend() == "cpu":
         return functools.partial(np.copyto, np.empty_like(x), x)
     run = jax.jit(lambda old, x: x + 0.0 * old[:1], donate_argnums=0)
-    held, x = jnp.array(x), jnp.asarray(x)
+    held, source = jnp.array(x), jnp.asarray(x)
 
     def call():
         nonlocal held
-        held = run(held, x).block_until_ready()
+        held = run(held, source).block_until_ready()
 
     return call
 
@@ -88,7 +88,7 @@ def sweeps(name: str, job: Job, settings: clock.Settings) -> str:
         single = lambda one=one: [one(s, x).block_until_ready() for s in strengths]
         difference = float(np.max(np.abs(swept() - jnp.stack(single()))))
         timings = clock.measure({"single": single, "vmap": swept}, settings)
-        ratios = clock.ratios({by: (t.median, t.best) for by, t in timings.items()}, "single")
+        ratios = clock.ratios(clock.seconds_of(timings), "single")
         milliseconds = [1e3 * timings[by].median for by in ("single", "vmap")]
         rows.append([title, *milliseconds, *ratios["vmap"], f"{difference:.0e}"])
     calls = f"{job.strengths} calls"

@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 
 from experiments.benchmarks import clock
+from experiments.support.models import language_model
 from experiments.support.run import tables
 from proxlm import lm
 
@@ -36,13 +37,7 @@ class Job:
 
     @property
     def model(self) -> lm.ModelConfig:
-        return lm.ModelConfig(
-            self.vocab_size,
-            num_layers=self.num_layers,
-            width=self.width,
-            num_heads=self.num_heads,
-            max_length=self.prompt + self.response,
-        )
+        return language_model.shape(self, self.vocab_size, max_length=self.prompt + self.response)
 
 
 JOBS = {"batch 64": Job(), "batch 1": Job(batch=1)}
@@ -102,7 +97,7 @@ def compare(jobs: dict[str, Job], settings: clock.Settings) -> str:
         if _can_share(job, settings):
             timings["proxlm, 2 devices"] = in_another_process(job, 2, settings)
         tokens = job.batch * job.response
-        seconds = {by: (t.median, t.best) for by, t in timings.items()}
+        seconds = clock.seconds_of(timings)
         ratios = clock.ratios(seconds, "proxlm")
         rows += [
             [name, by, round(tokens / median), round(tokens / best), *ratios[by]]

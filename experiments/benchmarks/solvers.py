@@ -49,13 +49,17 @@ def solvers_of(problem: Problem) -> dict[str, Callable[[float], np.ndarray]]:
     return found | {by: coordinate_descent(problem, by) for by in installed()}
 
 
-def first_within(gap: Callable[[float], float]) -> tuple[float, float] | None:
-    """The largest tolerance with a gap that will do, and its gap."""
-    for tolerance in TOLERANCES:
-        reached = gap(tolerance)
-        if reached <= GAP:
-            return float(tolerance), reached
-    return None
+def within_gap(title: str, solvers: dict, gap: Callable[[np.ndarray], float]):
+    """Calls with the largest tolerance whose gap will do, those gaps, and a line for each that has none."""
+    calls, gaps, missed = {}, {}, []
+    for by, solve in solvers.items():
+        reached = ((tolerance, gap(solve(tolerance))) for tolerance in TOLERANCES)
+        tolerance, gaps[by] = next((pair for pair in reached if pair[1] <= GAP), (0.0, np.inf))
+        if tolerance:
+            calls[by] = functools.partial(solve, float(tolerance))
+        else:
+            missed.append(f"{title}: {by} does not reach the gap")
+    return calls, gaps, missed
 
 
 def compare(jobs: dict[str, Job], settings: clock.Settings) -> Iterator[str]:
@@ -72,15 +76,9 @@ def single(name: str, job: Job, drawn: dict[str, Problem], settings: clock.Setti
     """Seconds to the gap, one strength at a time."""
     rows, missed = [], []
     for title, problem in drawn.items():
-        calls, gaps = {}, {}
-        for by, solve in solvers_of(problem).items():
-            gap = lambda tolerance, s=solve, p=problem: p.gap(s(tolerance), p.strength)
-            found = first_within(gap)
-            if found is None:
-                missed.append(f"{title}: {by} does not reach the gap")
-                continue
-            calls[by], gaps[by] = functools.partial(solve, found[0]), found[1]
-        rows += rows_of(title, calls, gaps, settings)
+        gap = functools.partial(problem.gap, strength=problem.strength)
+        calls, gaps, late = within_gap(title, solvers_of(problem), gap)
+        rows, missed = rows + rows_of(title, calls, gaps, settings), missed + late
     headers = [f"{name} problems", "by", "ms", "(best)", "time / proxlm", "(best)", "gap"]
     caption = f"{job.examples} x {job.features}, to a relative duality gap of {GAP:.0e}, float64"
     return "\n".join([tables.table(rows, headers), caption, *missed])
@@ -92,13 +90,7 @@ def paths(name: str, job: Job, problem: Problem, settings: clock.Settings) -> st
     worst = lambda solved: max(
         problem.gap(weights, strength) for weights, strength in zip(solved, strengths, strict=True)
     )
-    calls, gaps, missed = {}, {}, []
-    for by, solve in path_solvers(problem, strengths).items():
-        found = first_within(lambda tolerance, s=solve: worst(s(tolerance)))
-        if found is None:
-            missed.append(f"{by} does not reach the gap all along the path")
-            continue
-        calls[by], gaps[by] = functools.partial(solve, found[0]), found[1]
+    calls, gaps, missed = within_gap("path", path_solvers(problem, strengths), worst)
     rows = rows_of(f"{job.strengths} strengths", calls, gaps, settings)
     headers = [f"{name} path", "by", "ms", "(best)", "time / proxlm", "(best)", "largest gap"]
     return "\n".join([tables.table(rows, headers), *missed])
@@ -146,7 +138,7 @@ def path_solvers(problem: Problem, strengths: np.ndarray) -> dict:
 def rows_of(title, calls, gaps, settings):
     """Lines of a table, each a multiple of ours."""
     timings = clock.measure(calls, settings)
-    ratios = clock.ratios({by: (t.median, t.best) for by, t in timings.items()}, "proxlm")
+    ratios = clock.ratios(clock.seconds_of(timings), "proxlm")
     return [
         [title, by, 1e3 * t.median, 1e3 * t.best, *ratios[by], f"{gaps[by]:.0e}"] for by, t in timings.items()
     ]

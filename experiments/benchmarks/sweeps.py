@@ -111,7 +111,7 @@ def compare(jobs: dict[str, Job], settings: clock.Settings) -> str:
         }
         with ppo.compilations() as seen:
             timings = clock.measure(calls, settings, after_first=seen.clear)
-        seconds = {by: (t.median, t.best) for by, t in timings.items()}
+        seconds = clock.seconds_of(timings)
         ratios = clock.ratios(seconds, "one after another")
         rows += [
             [f"{name} x {job.runs}", by, median, best, *ratios[by]] for by, (median, best) in seconds.items()

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 
 from experiments.benchmarks import clock, matmul
+from experiments.support.models import language_model
 from experiments.support.run import tables
-from proxlm import lm, losses, training
+from proxlm import lm, training
 
 LEARNING_RATE, B2, WEIGHT_DECAY = 3e-4, 0.95, 0.1
 
@@ -29,13 +30,7 @@ class Job:
 
     @property
     def model(self) -> lm.ModelConfig:
-        return lm.ModelConfig(
-            self.vocab_size,
-            num_layers=self.num_layers,
-            width=self.width,
-            num_heads=self.num_heads,
-            max_length=self.length,
-        )
+        return language_model.shape(self, self.vocab_size, max_length=self.length)
 
     @property
     def flops(self) -> int:
@@ -56,16 +51,10 @@ def windows(job: Job) -> np.ndarray:
     return np.random.default_rng(0).integers(0, job.vocab_size, shape, dtype=np.int32)
 
 
-def loss(params, tokens, model: lm.ModelConfig):
-    """Mean negative log-likelihood, nats per token, of windows `[B, T + 1]`."""
-    hidden, targets = lm.encode(params, tokens[:, :-1], model), tokens[:, 1:].reshape(-1)
-    return jnp.mean(lm.map_logits(losses.next_token, params, hidden, model, targets))
-
-
 def ours(job: Job):
     """A function of no arguments that makes a call's steps and returns their losses."""
     optimizer = optax.adamw(LEARNING_RATE, b2=B2, weight_decay=WEIGHT_DECAY)
-    step = training.make_step(functools.partial(loss, model=job.model), optimizer)
+    step = training.make_step(functools.partial(language_model.loss, config=job.model), optimizer)
     run = jax.jit(functools.partial(jax.lax.scan, step), donate_argnums=0)
     batches = jnp.asarray(windows(job))
     state = training.init(lm.init(jax.random.key(0), job.model), optimizer)
@@ -95,22 +84,14 @@ def compare(jobs: dict[str, Job], limits: dict[str, matmul.Limit], settings: clo
             calls["torch eager"] = torch_eager(job)
         timings = clock.measure(calls, settings)
         rows += _rows(name, job, limits[name], timings)
-    headers = [
-        "training",
-        "by",
-        "tokens/s",
-        "(best)",
-        "GFLOP/s",
-        "% of best square",
-        "time / proxlm's",
-        "(best)",
-    ]
+    headers = ["training", "by", "tokens/s", "(best)", "GFLOP/s", "% of best square"]
+    headers += ["time / proxlm's", "(best)"]
     return f"{tables.table(rows, headers)}\n{clock.caption(timings)}; forward, backward and AdamW"
 
 
 def _rows(name, job, limit, timings):
     tokens = job.batch * job.length
-    seconds = {by: (t.median / job.steps, t.best / job.steps) for by, t in timings.items()}
+    seconds = clock.seconds_of(timings, job.steps)
     seconds |= {by: (s, s) for by, s in matmul.floors(job.flops, limit).items()}
     ratios = clock.ratios(seconds, "proxlm")
     return [

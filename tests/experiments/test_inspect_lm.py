@@ -1,7 +1,5 @@
 """Statements on heads, tried on attention made by hand; and the penalty that removes heads."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +68,5 @@ def test_smoke_looks_into_both_models_and_plots_three_times(tmp_path, wheels):
     (path,) = tmp_path.glob("inspect-lm/2*")
     for name in ("attention", "lens", "survivors"):
         assert (path / f"{name}.png").stat().st_size > 10_000
-    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    (last,) = (row for row in rows if row.get("model") == "penalised")
-    assert last["by_layer"][-1] == pytest.approx(last["loss"], rel=1e-3)
+    last = numbers["models"]["penalised 0"]
+    assert last["by_layer"][-1] == pytest.approx(numbers["penalised loss"][0], rel=1e-3)

@@ -16,17 +16,18 @@ def drawn(draw):
 def test_all_kinds_of_panel_fit_into_one_png(tmp_path):
     rng, grid = np.random.default_rng(0), np.linspace(-1, 1, 5)
     way = {"way": grid[:, None] * np.ones((1, 2))}
-    path = plots.draw_panels(
-        tmp_path / "new" / "all.png",
+    figure = plots.panels(
         {
             "lines": plot_panels.lines({"a": (grid, grid)}, log="y", marks={"goal": 0.5}),
             "histogram": plot_panels.histogram({"a": rng.normal(size=9)}, "value", marks={"0": 0.0}),
             "surface": plot_panels.surface(grid, grid, np.outer(grid, grid), "x", "y", way),
             "image": plot_panels.image(np.eye(3), "x", "y", limits=(0, 1)),
+            "heatmap": plot_panels.heatmap(np.eye(2), "ab", "cd", np.array([["w", "x"], ["y", "z"]])),
             "points": plot_panels.points({"a": rng.normal(size=(9, 2))}, "x", "y", {"b": (grid, grid)}),
         },
         note="below",
     )
+    path = plots.save(figure, tmp_path / "new" / "all")
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
@@ -54,16 +55,16 @@ def test_borders_do_not_widen_the_view_of_the_points():
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda path: plots.draw_panels(path, {}), "drawings is empty"),
-        (lambda path: plots.draw_panels(path, {"a": print}, columns=0), "columns=0"),
-        (lambda path: plot_panels.histogram({"a": [np.nan]}, ""), "no finite value"),
-        (lambda path: plot_panels.image(np.zeros(3), "", ""), r"shape \(3,\): expected a matrix"),
+        (lambda: plots.panels({}), "drawings is empty"),
+        (lambda: plots.panels({"a": print}, columns=0), "columns=0"),
+        (lambda: plot_panels.histogram({"a": [np.nan]}, ""), "no finite value"),
+        (lambda: plot_panels.image(np.zeros(3), "", ""), r"shape \(3,\): expected a matrix"),
         (
-            lambda path: plot_panels.surface([1, 2, 3], [1, 2], np.zeros((3, 2)), "", ""),
+            lambda: plot_panels.surface([1, 2, 3], [1, 2], np.zeros((3, 2)), "", ""),
             r"shape \(3, 2\): expected \(2, 3\)",
         ),
     ],
 )
-def test_what_cannot_be_drawn_is_said(tmp_path, draw, message):
+def test_what_cannot_be_drawn_is_said(draw, message):
     with pytest.raises(ValueError, match=message):
-        draw(tmp_path / "a.png")
+        draw()

@@ -87,8 +87,9 @@ def finished(wheels, tmp_path_factory):
 @pytest.mark.slow
 def test_every_method_removes_what_it_was_told_to(finished):
     numbers, _ = finished
-    assert numbers["shares"].keys() == sparse_lm.chains(CONFIG).keys()
-    for method, ((weak, strong),) in numbers["shares"].items():
+    assert numbers["points"].keys() == sparse_lm.chains(CONFIG).keys()
+    for method, points in numbers["points"].items():
+        ((weak, strong),) = points["share"]
         assert (weak, strong) == (0.0, 0.5) if "pruned" in method else weak < 0.5 < strong
 
 

@@ -1,5 +1,7 @@
 """Supervised runs: passes over the data, closed forms, and kills that leave no trace."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,11 +24,11 @@ def quadratic(params, batch):
     return jnp.mean(jnp.sum(jnp.square(params["w"][None] - batch["row"]), axis=1)) / 2
 
 
-def fit(root, evaluate=lambda params: {}, rows=None, optimizer=None, resume=False, **options):
+def fit(root, evaluate=lambda params: {}, rows=None, optimizer=None, resume=False, config=(), **options):
     """Twelve steps of a quadratic, two a chunk, evaluated and saved after chunks 2, 4 and 6."""
-    run = runs.open_run("quadratic", {}, root, resume)
+    run = dataclasses.replace(runs.open_run("quadratic", {}, root, resume), config=dict(config))
     rows = supervised.epochs(0, 10, 3, 12) if rows is None else rows
-    options = {"chunk": 2, "evaluate_every": 2, "config": {}} | options
+    options = {"chunk": 2, "evaluate_every": 2} | options
     state = supervised.fit(
         run,
         "fit",
@@ -35,7 +37,6 @@ def fit(root, evaluate=lambda params: {}, rows=None, optimizer=None, resume=Fals
         {"w": normal(0, (4,))},
         {"row": normal(1, (10, 4))},
         rows,
-        folder=run.path / "fit",
         evaluate=evaluate,
         **options,
     )
@@ -116,7 +117,7 @@ def test_steps_that_do_not_fill_the_chunks_are_refused(tmp_path):
 def go_on(root, run_chunk, **options):
     """Three chunks of four steps; returns the log and the numbers that were shown."""
     run = runs.open_run("walk", {}, root)
-    options = {"key": jax.random.key(0), "folder": run.path / "walk", "config": {}, "every": 1, **options}
+    options = {"key": jax.random.key(0), "every": 1, **options}
     state = supervised.run_resumable(run, "walk", run_chunk, jnp.zeros(()), 3, 4, **options)
     return state, runs.read_log(run, "walk")
 
@@ -294,7 +295,7 @@ def test_each_lane_is_trained_by_its_own_chain_on_the_same_batches(tmp_path):
     batches, rates = np.asarray(normal(5, (12, 3, 4))), np.array([0.0, 0.1, 0.5], np.float32)
     fit = supervised.make_fit_lanes(lanes_quadratic, optax.sgd, 4)
     given = (jnp.asarray(rates), {"w": jnp.ones(4)}, batches)
-    params = fit(run, "lanes", *given, folder=run.path / "fit", config={})
+    params = fit(run, "lanes", *given)
     expected = np.ones((3, 4))
     for batch in batches:
         expected -= rates[:, None] * (expected - batch.mean(axis=0))
@@ -302,7 +303,7 @@ def test_each_lane_is_trained_by_its_own_chain_on_the_same_batches(tmp_path):
     losses = [row["loss"] for row in runs.read_log(run, "lanes")]
     assert [len(loss) for loss in losses] == [3, 3, 3]
     # A finished fit is found, and nothing is trained or logged again.
-    again = fit(run, "lanes", *given, folder=run.path / "fit", config={})
+    again = fit(run, "lanes", *given)
     np.testing.assert_array_equal(again["w"], params["w"])
     assert len(runs.read_log(run, "lanes")) == 3
 
@@ -312,4 +313,4 @@ def test_lanes_ask_for_chunks_that_fill_the_steps(tmp_path):
     fit = supervised.make_fit_lanes(lanes_quadratic, optax.sgd, 5)
     with pytest.raises(ValueError, match="12 steps are not a multiple of chunk=5"):
         given = (jnp.ones(1), {"w": jnp.ones(4)}, np.ones((12, 3, 4)))
-        fit(run, "lanes", *given, folder=run.path / "fit", config={})
+        fit(run, "lanes", *given)

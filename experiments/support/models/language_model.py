@@ -1,6 +1,7 @@
-"""Stage (a): a language model learnt from windows of text."""
+"""Language models learnt from windows of text: shape, loss, evaluation, optimizers."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,13 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from proxlm import lm, losses
+
+
+def shape(config: Any, size: int, **own: Any) -> lm.ModelConfig:
+    """The model, of so many tokens, that the fields of an experiment's config describe, and `own`."""
+    names = ("num_layers", "width", "num_heads", "hidden_width")
+    fields = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    return lm.ModelConfig(size, **fields | own)
 
 
 def loss(params, windows, config):

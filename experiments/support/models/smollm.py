@@ -19,12 +19,7 @@ _STOPS = (0, 1)  # ends of a document and beginnings of a turn end a text as wel
 
 
 def load(data: pathlib.Path = corpora.WHEELS, requirements=corpora.MORE) -> lm.Pretrained:
-    """Reads the model, in seconds.
-
-    Raises:
-        FileNotFoundError: if the wheel is not in the folder.
-        ValueError: if it is not the pinned one, or its file is no Llama.
-    """
+    """Reads the model, in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.gguf"
         path.write_bytes(*corpora.contents(PACKAGE, FILE, data, requirements))
@@ -33,11 +28,7 @@ def load(data: pathlib.Path = corpora.WHEELS, requirements=corpora.MORE) -> lm.P
 
 
 def first_layers(model: lm.Pretrained, num_layers: int, max_length: int) -> tuple[Any, lm.ModelConfig]:
-    """Parameters and config of a model that ends after some of the layers.
-
-    Raises:
-        ValueError: if it has fewer layers.
-    """
+    """Parameters and config of a model that ends after some of the layers."""
     if not 1 <= num_layers <= model.config.num_layers:
         raise ValueError(f"num_layers={num_layers}: expected 1 to {model.config.num_layers}")
     blocks = jax.tree.map(lambda x: x[:num_layers], model.params["blocks"])

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 
 from experiments.support.run import plots, tables
@@ -111,7 +112,7 @@ def write(run, pool_proxy, pool_gold, log, config):
             report.append(f"{name}, from √KL {NEAR} to {FAR}: {line}")
     numbers |= {name: row[1] for name, row in zip(curves, rows, strict=True)}
     drawn = {name: curve for name, (_, curve) in curves.items()}
-    return run.write(numbers, report, {"curves.png": lambda path: draw(path, drawn, config)})
+    return run.write(numbers, report, {"curves": draw(drawn, config)})
 
 
 def turn(curve: Curve):
@@ -120,7 +121,7 @@ def turn(curve: Curve):
     near, far = (int(np.argmin(np.abs(on.distance[0] - d))) for d in (NEAR, FAR))
     found = {name: (getattr(on, name)[:, near], getattr(on, name)[:, far]) for name in ("proxy", "gold")}
     words = [
-        f"{name} {tables.mean_spread(a, 2).split(' (')[0]} -> {tables.mean_spread(b, 2)}"
+        f"{name} {tables.mean_spread(a, 2, count=False).split(' (')[0]} -> {tables.mean_spread(b, 2)}"
         for name, (a, b) in found.items()
     ]
     fell = int(np.sum(found["gold"][1] < found["gold"][0]))
@@ -142,10 +143,10 @@ def row_of(name, form, curve: Curve):
         "at": at(on.distance),
         **fit(curve, form),
     }
-    return [name, *(tables.mean_spread(x, 2).split(" (")[0] for x in found.values())], found
+    return [name, *(tables.mean_spread(x, 2, count=False) for x in found.values())], found
 
 
-def draw(path, curves, config) -> None:
+def draw(curves, config) -> matplotlib.figure.Figure:
     """Proxy and gold over √KL: a panel for the pool, for PPO by pairs, and for PPO by β."""
     few, many = config.pairs
     zero = config.kl_coefs[0]
@@ -155,7 +156,7 @@ def draw(path, curves, config) -> None:
         for name, label in names.items():
             curve = on_grid(curves[name]) if name.startswith("PPO") else curves[name]
             for kind in ("proxy", "gold"):
-                found[f"{kind}, {label}"] = plots.band(curve.distance.mean(axis=0), getattr(curve, kind))
+                found[f"{kind}, {label}"] = plots.band(getattr(curve, kind), curve.distance.mean(axis=0))
         return found
 
     sizes = {few: f"{few} pairs", many: f"{many} pairs"}
@@ -166,4 +167,4 @@ def draw(path, curves, config) -> None:
         f"PPO with a penalty β KL, {few} pairs": lines(betas),
     }
     note = f"means ± spread of {config.seeds} golds, each with its comparisons and policies"
-    plots.curves(path, panels, xlabel="√KL to the language model, nats½", note=note)
+    return plots.curves(panels, xlabel="√KL to the language model, nats½", note=note)

@@ -4,9 +4,9 @@ The baselines see the same training questions as the models.
 """
 
 import collections
-import functools
 from collections.abc import Sequence
 
+import matplotlib.figure
 import numpy as np
 
 from experiments.support.data import text_metrics
@@ -73,12 +73,11 @@ def pairs(question: str) -> list[str]:
 def write(run, learnt, results):
     """Writes the report; returns accuracies: task ↦ name ↦ a number or one a seed."""
     baselines = {"majority": majority, "retrieval": retrieval, "naive Bayes": naive_bayes}
-    runs.truncate_log(run, "result", 0)
-    numbers, report = {}, []
-    for step, (name, task) in enumerate(learnt.items()):
+    numbers: dict[str, dict] = {}
+    report = []
+    for name, task in learnt.items():
         found = {k: 100 * judge(task.train, task.held_out) for k, judge in baselines.items()}
-        found |= {k: (100 * values).tolist() for k, values in results[name].items()}
-        runs.log(run, "result", step=step, task=name, **found)
+        found |= {k: 100 * values for k, values in results[name].items()}
         numbers[name] = found
         rows = [[k, f"{found[k]:.1f}", "", ""] for k in baselines]
         for key, label in LABELS.items():
@@ -86,33 +85,23 @@ def write(run, learnt, results):
             rows.append([label, *(tables.mean_spread(found[k], 1) for k in columns)])
         report.append(f"{name}: % right of {len(task.held_out)} held-out questions")
         report.append(tables.table(rows, ["", "held out", "sampled", "training questions"]))
-    draw = functools.partial(plot, run=run, numbers=numbers)
-    return run.write(numbers, report, {"learning.png": draw})
+    return run.write(numbers, report, {"learning": draw(run, numbers)})
 
 
-def plot(path, run, numbers):
-    """Draws the losses and rewards of training, with the accuracies before, after and without it."""
+def draw(run, numbers) -> matplotlib.figure.Figure:
+    """The losses and rewards of training, with the accuracies before, after and without it."""
     panels, steps = {}, {}
-    for name in numbers:
-        rows = runs.read_log(run, f"{name}, supervised")
+    for name, found in numbers.items():
         title = f"{name}, supervised: loss, nats per token"
-        panels[title], steps[title] = {"loss": band(rows, "loss")}, "supervised step"
-        rows = runs.read_log(run, f"{name}, by reward")
+        rows = runs.read_log(run, f"{name}, supervised")
+        panels[title], steps[title] = {"loss": plots.logged(rows, "loss")}, "supervised step"
         title = f"{name}, by reward: share right"
-        found = numbers[name]
+        rows = runs.read_log(run, f"{name}, by reward")
         ends = [1, rows[-1]["step"]]
-        panels[title] = {"sampled, in training": band(rows, "reward")} | {
-            f"{label}, held out": (ends, [found[k] / 100] * 2)
-            for k, label in {"retrieval": "retrieval", "naive Bayes": "naive Bayes"}.items()
+        panels[title] = {"sampled, in training": plots.logged(rows, "reward")} | {
+            f"{judge}, held out": (ends, [found[judge] / 100] * 2) for judge in ("retrieval", "naive Bayes")
         }
         means = [np.mean(found[key]) / 100 for key in LABELS]
         panels[title]["likeliest answer, held out"] = (ends, means)
         steps[title] = "iteration"
-    seeds = len(next(iter(numbers.values()))["before"])
-    note = f"bands: mean ± standard deviation of {seeds} seeds"
-    plots.curves(path, panels, steps, columns=2, note=note)
-
-
-def band(rows, name):
-    """Steps, mean and spread over seeds of a logged number."""
-    return plots.band([row["step"] for row in rows], np.array([row[name] for row in rows]).T)
+    return plots.curves(panels, steps, columns=2, note="bands: ± a standard deviation")

@@ -164,12 +164,7 @@ def quartz(
     requirements: pathlib.Path = corpora.MORE,
     held_out: float = 0.15,
 ) -> Task:
-    """QuaRTz, its near twins on one side; to learn from, each question in both orders of choice.
-
-    Raises:
-        FileNotFoundError: if the wheel of `evals` is not in the folder.
-        ValueError: if it is not the pinned one, or a question has no two choices.
-    """
+    """QuaRTz, its near twins on one side; to learn from, each question in both orders of choice."""
     pattern = r"evals/registry/data/quartz/samples\.jsonl"
     (lines,) = corpora.members("evals", pattern, folder, requirements)
     rows = [json.loads(line) for line in lines.splitlines()]

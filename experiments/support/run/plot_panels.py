@@ -1,4 +1,4 @@
-"""Panels for `plots.draw_panels`: lines, histograms, surfaces, images and points.
+"""Panels for `plots.panels`: lines, histograms, surfaces, images and points.
 
 Each function gives one that draws on a matplotlib axis; an experiment may write its own.
 """
@@ -10,31 +10,41 @@ from typing import Any
 import matplotlib.axes
 import numpy as np
 
-from experiments.support.run.plots import COLOURS
-
 Draw = Callable[[matplotlib.axes.Axes], None]
+
+COLOURS = ("#1f4e79", "#c8553d", "#3a7d44", "#8e6c8a", "#d9a441", "#5b5b5b", "#2a9d8f", "#b56576")
 
 
 def lines(
-    series: Mapping[str, tuple[Any, Any]],
+    series: Mapping[str, tuple],
     xlabel: str = "step",
     ylabel: str = "",
-    log: Sequence[str] = (),
+    log: str = "",
     marks: Mapping[str, float] | None = None,
 ) -> Draw:
-    """Curves (x, y) by their labels; `log` names the axes, "x" or "y", that are logarithmic.
+    """Curves by their labels: (x, y), or (x, mean, spread) for a mean in a band of mean ± spread.
 
-    A mark is a dashed line across at its height.
+    `log` names the axes, "x", "y" or "xy", that are logarithmic. A mark is a dashed line across at
+    its height. A legend appears where there is a choice.
     """
+    for label, curve in series.items():
+        if len(curve) not in (2, 3):
+            raise ValueError(f"series: {label!r} has {len(curve)} parts; give (x, y[, spread]).")
 
     def draw(axis):
-        for (label, (x, y)), colour in zip(series.items(), itertools.cycle(COLOURS), strict=False):
-            axis.plot(np.asarray(x), np.asarray(y), color=colour, label=label, linewidth=1.4)
+        for (label, curve), colour in zip(series.items(), itertools.cycle(COLOURS), strict=False):
+            x, y, *spread = (np.asarray(part, np.float64) for part in curve)
+            marker = "o" if len(x) < 12 else None
+            axis.plot(x, y, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
+            for band in spread:
+                axis.fill_between(x, y - band, y + band, color=colour, alpha=0.18, linewidth=0)
         for label, height in (marks or {}).items():
             axis.axhline(height, color="#5b5b5b", linestyle="--", linewidth=1.0, label=label)
         axis.set_xscale("log" if "x" in log else "linear")
         axis.set_yscale("log" if "y" in log else "linear")
         axis.grid(True, color="#e4e4e4", linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.margins(x=0.02)
         _label(axis, xlabel, ylabel, legend=len(series) + len(marks or {}) > 1)
 
     return draw
@@ -136,6 +146,23 @@ def image(
         bar = axis.figure.colorbar(shown, ax=axis, label=unit)
         bar.ax.tick_params(labelsize=8)
         _label(axis, xlabel, ylabel, legend=False)
+
+    return draw
+
+
+def heatmap(
+    values: Any, rows: Sequence[str], columns: Sequence[str], words: Any, unit: str = "", rotation: int = 0
+) -> Draw:
+    """A matrix of shares as colours, its first row at the top, with a word in each cell."""
+
+    def draw(axis):
+        shown = axis.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for place, word in np.ndenumerate(words):
+            colour = "white" if values[place] > 0.5 else "black"
+            axis.text(*place[::-1], word, ha="center", va="center", color=colour, fontsize=7)
+        axis.set_xticks(range(len(columns)), columns, fontsize=7, rotation=rotation)
+        axis.set_yticks(range(len(rows)), rows, fontsize=7)
+        axis.figure.colorbar(shown, ax=axis, label=unit)
 
     return draw
 

@@ -1,6 +1,5 @@
-"""Figures as PNG: curves, bars, and panels that functions draw, such as those of `plot_panels`."""
+"""Figures: panels that functions draw, such as those of `plot_panels`, curves and bars."""
 
-import itertools
 import math
 import os
 import pathlib
@@ -11,53 +10,19 @@ import matplotlib.axes
 import matplotlib.figure
 import numpy as np
 
-COLOURS = ("#1f4e79", "#c8553d", "#3a7d44", "#8e6c8a", "#d9a441", "#5b5b5b", "#2a9d8f", "#b56576")
+from experiments.support.run import plot_panels
+
+Draw = Callable[[matplotlib.axes.Axes], None]
 
 
-def curves(
-    path: str | os.PathLike,
-    panels: Mapping[str, Mapping[str, tuple]],
-    xlabel: str | Mapping[str, str] = "step",
-    columns: int = 3,
-    log_scale: Sequence[str] = (),
-    note: str = "",
-) -> pathlib.Path:
-    """Draws one small panel a title, each with its labelled curves, into a PNG.
-
-    A curve is (x, y), or (x, mean, spread) for a mean over seeds in a band of mean ± spread. The
-    titles in `log_scale` get a logarithmic y-axis; `columns` is the most panels in a row; `xlabel`
-    may differ from title to title. A legend appears where there is a choice, the note below all.
-    """
-    if not panels:
-        raise ValueError("panels is empty; give at least one title with its curves.")
-
-    def drawing(title, series):
-        def draw(axis):
-            _draw(axis, series)
-            axis.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel[title], fontsize=9)
-            axis.set_yscale("log" if title in log_scale else "linear")
-
-        return draw
-
-    drawings = {title: drawing(title, series) for title, series in panels.items()}
-    return draw_panels(path, drawings, columns, (4.0, 2.8), note)
-
-
-def band(x: Any, values: Any) -> tuple:
-    """The curve of a mean over seeds `[seeds, len(x)]` with its spread; without one for a single seed."""
-    values = np.asarray(values, np.float64)
-    mean = values.mean(axis=0)
-    return (x, mean, values.std(axis=0, ddof=1)) if len(values) > 1 else (x, mean)
-
-
-def draw_panels(
-    path: str | os.PathLike,
-    drawings: Mapping[str, Callable[[matplotlib.axes.Axes], None]],
+def panels(
+    drawings: Mapping[str, Draw],
     columns: int = 3,
     size: tuple[float, float] = (4.0, 3.0),
     note: str = "",
-) -> pathlib.Path:
-    """Lets a function draw each titled panel of a PNG, `columns` in a row at most, in inches."""
+    sharey: bool = False,
+) -> matplotlib.figure.Figure:
+    """Lets a function draw each titled panel, `columns` in a row at most, of a size in inches."""
     if not drawings:
         raise ValueError("drawings is empty; give at least one title with its panel.")
     if columns < 1:
@@ -66,10 +31,10 @@ def draw_panels(
     columns = math.ceil(len(drawings) / rows)
     whole = (size[0] * columns, size[1] * rows)
     figure = matplotlib.figure.Figure(figsize=whole, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel().tolist()
     for axis, (title, draw) in zip(axes, drawings.items(), strict=False):
         axis.set_title(title, loc="left", fontsize=10)
-        axis.tick_params(labelsize=8, color="#999999")
+        axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color("#999999")
         draw(axis)
@@ -77,48 +42,69 @@ def draw_panels(
         axis.set_axis_off()
     if note:
         figure.supxlabel(note, fontsize=9)
-    return _saved(figure, path)
+    return figure
 
 
-def bars(
-    path: str | os.PathLike, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str], title: str = ""
-) -> pathlib.Path:
-    """Draws horizontal bars, a row a name and a panel a column, into a PNG; none for infinity."""
-    if not rows or not columns:
-        raise ValueError("rows or columns is empty; give at least one of each.")
-    size = (3.6 * len(columns), 1.0 + 0.25 * len(rows))
-    figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
+def curves(
+    series: Mapping[str, Mapping[str, tuple]],
+    xlabel: str | Mapping[str, str] = "step",
+    columns: int = 3,
+    log_scale: Sequence[str] = (),
+    note: str = "",
+) -> matplotlib.figure.Figure:
+    """Draws a panel of `plot_panels.lines` a title; `xlabel` may differ from title to title.
+
+    The titles in `log_scale` get a logarithmic y-axis.
+    """
+    label = lambda title: xlabel if isinstance(xlabel, str) else xlabel[title]
+    log = lambda title: "y" if title in log_scale else ""
+    drawings = {title: plot_panels.lines(own, label(title), log=log(title)) for title, own in series.items()}
+    return panels(drawings, columns, (4.0, 2.8), note)
+
+
+def band(values: Any, x: Any = None) -> tuple:
+    """The curve of a mean over seeds `[seeds, N]` with its spread; without one for a single seed.
+
+    Without x the values are those after 1, 2, ... N steps.
+    """
+    values = np.asarray(values, np.float64)
+    mean = values.mean(axis=0)
+    x = np.arange(1, len(mean) + 1) if x is None else x
+    return (x, mean, values.std(axis=0, ddof=1)) if len(values) > 1 else (x, mean)
+
+
+def logged(rows: Sequence[Mapping[str, Any]], name: str) -> tuple:
+    """The curve of a number in the lines of a log that have it, as of `runs.read_log`."""
+    rows = [row for row in rows if name in row]
+    values = np.array([np.ravel(row[name]) for row in rows], np.float64)
+    return band(values.T, [row["step"] for row in rows])
+
+
+def bars(rows: Mapping[str, Mapping[str, float]], title: str = "") -> matplotlib.figure.Figure:
+    """Draws horizontal bars, a row a name and a panel a number; none for infinity."""
+    if not rows:
+        raise ValueError("rows is empty; give at least one.")
     places = np.arange(len(rows))[::-1]
-    axes = figure.subplots(1, len(columns), sharey=True, squeeze=False).ravel()
-    for axis, column in zip(axes, columns, strict=True):
+
+    def drawing(column):
         values = np.nan_to_num([row[column] for row in rows.values()], posinf=0.0, neginf=0.0)
-        axis.barh(places, values, color=COLOURS[0])
-        axis.set_yticks(places, list(rows))
-        axis.set_title(column, loc="left", fontsize=10)
-        axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
+
+        def draw(axis):
+            axis.barh(places, values, color=plot_panels.COLOURS[0])
+            axis.set_yticks(places, list(rows))
+
+        return draw
+
+    columns = next(iter(rows.values()))
+    drawings = {column: drawing(column) for column in columns}
+    figure = panels(drawings, len(columns), (3.6, 1.0 + 0.25 * len(rows)), sharey=True)
     figure.suptitle(title, fontsize=10)
-    return _saved(figure, path)
+    return figure
 
 
-def _saved(figure, path):
-    path = pathlib.Path(path)
+def save(figure: matplotlib.figure.Figure, path: str | os.PathLike) -> pathlib.Path:
+    """Writes a figure as PNG; the path is given without an ending."""
+    path = pathlib.Path(f"{path}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, format="png")
+    figure.savefig(path, dpi=150)
     return path
-
-
-def _draw(axis, series):
-    for colour, (label, curve) in zip(itertools.cycle(COLOURS), series.items(), strict=False):
-        if len(curve) not in (2, 3):
-            raise ValueError(f"panels: {label!r} has {len(curve)} parts; give (x, y[, spread]).")
-        x, y, *spread = (np.asarray(part, np.float64) for part in curve)
-        marker = "o" if len(x) < 12 else None
-        axis.plot(x, y, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
-        for band in spread:
-            axis.fill_between(x, y - band, y + band, color=colour, alpha=0.18, linewidth=0)
-    axis.grid(True, color="#e4e4e4", linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.margins(x=0.02)
-    if len(series) > 1:
-        axis.legend(frameon=False, fontsize=8)

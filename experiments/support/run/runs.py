@@ -6,14 +6,15 @@ import datetime
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import matplotlib.figure
 import numpy as np
 
 from experiments.support import Refusal
 from experiments.support.data import corpora
-from experiments.support.run import configs, files
+from experiments.support.run import configs, files, plots
 from proxlm import settings
 
 _CONFIG, _ABOUT, _METRICS = "config.json", "run.json", "metrics.jsonl"
@@ -38,6 +39,7 @@ class Run:
     path: pathlib.Path
     reused: bool = False
     options: Options = Options()
+    config: Any = dataclasses.field(default_factory=dict)
 
     @property
     def cache(self) -> pathlib.Path:
@@ -53,22 +55,23 @@ class Run:
         self,
         numbers: dict[str, Any],
         report: Sequence[str],
-        figures: Mapping[str, Callable[[pathlib.Path], Any]] | None = None,
+        figures: Mapping[str, matplotlib.figure.Figure] | None = None,
     ) -> dict[str, Any]:
         """Prints the report and writes it, the numbers and the figures; returns the numbers.
 
         Args:
           numbers: for numbers.json; arrays become lists there.
           report: paragraphs and tables for report.txt.
-          figures: file name ↦ a function that draws it to a path.
+          figures: by the names of their files, without an ending.
         """
         text = "\n\n".join(report)
         print(text)
         files.write_text(self.path / "report.txt", text + "\n")
         files.write_text(self.path / "numbers.json", json.dumps(_plain(numbers), indent=2) + "\n")
-        for name, draw in (figures or {}).items():
-            draw(self.path / name)
-        print(f"\nWritten to {self.path}: {', '.join(('report.txt', 'numbers.json', *(figures or {})))}")
+        for name, figure in (figures or {}).items():
+            plots.save(figure, self.path / name)
+        names = ("report.txt", "numbers.json", *(f"{name}.png" for name in figures or {}))
+        print(f"\nWritten to {self.path}: {', '.join(names)}")
         return numbers
 
     def check_input(self, path: str | os.PathLike) -> None:
@@ -107,13 +110,13 @@ def open_run(
     options = options or Options(resume=resume, runs=str(root))
     given, folder = settings.plain(config), pathlib.Path(root) / name
     if resume:
-        run = Run(name, _newest_with(folder, given), True, options)
+        run = Run(name, _newest_with(folder, given), True, options, config)
         _rewrite_log(run, read_log(run))
         return run
     path = _new_folder(folder)
     files.write_text(path / _CONFIG, json.dumps(given, indent=2) + "\n")
     files.write_text(path / _ABOUT, json.dumps({"started": path.name}) + "\n")
-    return Run(name, path, options=options)
+    return Run(name, path, options=options, config=config)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """Supervised training with progress, metrics and checkpoints, and the resumable loop beneath it."""
 
+import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,8 +33,6 @@ def fit(
     data: Any,
     rows: np.ndarray,
     *,
-    folder: pathlib.Path,
-    config: Any,
     evaluate: Callable[[Any], dict[str, Any]],
     chunk: int,
     evaluate_every: int,
@@ -49,8 +49,7 @@ def fit(
         raise ValueError(f"{len(rows)} steps are not a multiple of chunk={chunk}")
     if patience < 0:
         raise ValueError(f"patience={patience}: expected at least 0, which takes all steps")
-    step = training.make_step(loss_fn, optimizer)
-    num_chunks = len(rows) // chunk
+    step, num_chunks = training.make_step(loss_fn, optimizer), len(rows) // chunk
 
     @functools.partial(jax.jit, donate_argnums=0)
     def advance(state, data, rows):
@@ -70,20 +69,44 @@ def fit(
         return state, [numbers]
 
     state = jax.jit(training.init, static_argnums=1)(jax.tree.map(jnp.copy, params), optimizer)
-    finish = functools.partial(
-        run_resumable,
-        num_chunks=num_chunks,
-        chunk=chunk,
-        key=jax.random.key(0),
-        folder=folder,
-        config=config,
-        every=evaluate_every,
-    )
+    options = {"key": jax.random.key(0), "every": evaluate_every}
     if not patience:
-        return finish(run, name, run_chunk, state)
-    run_chunk = until_stalled(run_chunk, patience)
-    state, best = finish(run, name, run_chunk, (state, training.init_best_params(params)))
+        return run_resumable(run, name, run_chunk, state, num_chunks, chunk, **options)
+    run_chunk, start = until_stalled(run_chunk, patience), (state, training.init_best_params(params))
+    state, best = run_resumable(run, name, run_chunk, start, num_chunks, chunk, **options)
     return state._replace(params=best.params)
+
+
+def fit_stage(
+    run: runs.Run,
+    name: str,
+    settings: dict[str, Any],
+    loss_fn: Callable,
+    optimizer: Any,
+    start: Any,
+    draw: Callable[[], tuple[Any, np.ndarray]],
+    depends_on: Sequence[stages.Stage] = (),
+    **options: Any,
+) -> tuple[Any, stages.Stage]:
+    """`fit` on `draw()`, data and rows, as a stage that runs of the same settings share; its params.
+
+    What the stage logs is copied into the log of every run that uses it.
+    """
+
+    def compute(folder):
+        own = dataclasses.replace(run, path=folder, config=settings)
+        save_params(folder, fit(own, name, loss_fn, optimizer, start, *draw(), **options).params, settings)
+
+    stage = stages.stage(run, name.replace(" ", "-"), settings, compute, depends_on)
+    lines = runs.read_log(dataclasses.replace(run, path=stage.path), name)
+    for line in lines[len(runs.read_log(run, name)) :]:
+        runs.log(run, **line)
+    return stages.restore(stage.path / "params", start, settings), stage
+
+
+def in_order(steps: int, batch: int) -> np.ndarray:
+    """Row numbers `[steps, batch]` of data that is drawn in the order in which it is learnt."""
+    return np.arange(steps * batch, dtype=np.int32).reshape(steps, batch)
 
 
 def until_stalled(run_chunk: Callable, patience: int) -> Callable:
@@ -107,7 +130,7 @@ def until_stalled(run_chunk: Callable, patience: int) -> Callable:
 
 
 def make_fit_lanes(loss_fn: Callable, chain: Callable[[Any], Any], chunk: int) -> Callable:
-    """`fit(run, name, lanes, start, batches, *, folder, config) -> params`, one for each lane.
+    """`fit(run, name, lanes, start, batches) -> params`, one for each lane.
 
     All lanes start from the same params and see the same batches, in one vmap, each by the
     optimizer chain(lane). What is compiled serves all calls, as for several seeds.
@@ -119,7 +142,7 @@ def make_fit_lanes(loss_fn: Callable, chain: Callable[[Any], Any], chunk: int) -
     begin = jax.jit(jax.vmap(lambda lane, start: training.init(start, chain(lane)), (0, None)))
     advance = jax.jit(jax.vmap(advance, (0, 0, None)), donate_argnums=1)
 
-    def fit(run, name, lanes, start, batches, *, folder, config):
+    def fit(run, name, lanes, start, batches):
         if len(batches) % chunk:
             raise ValueError(f"{len(batches)} steps are not a multiple of chunk={chunk}")
 
@@ -128,19 +151,9 @@ def make_fit_lanes(loss_fn: Callable, chain: Callable[[Any], Any], chunk: int) -
             state, metrics = advance(lanes, state, batches[first : first + chunk])
             return state, [{"loss": jnp.mean(metrics.loss, axis=1)}]
 
-        num_chunks = len(batches) // chunk
-        return run_resumable(
-            run,
-            name,
-            run_chunk,
-            begin(lanes, start),
-            num_chunks,
-            chunk,
-            key=jax.random.key(0),
-            folder=folder,
-            config=config,
-            every=num_chunks,
-        ).params
+        state, count = begin(lanes, start), len(batches) // chunk
+        key = jax.random.key(0)
+        return run_resumable(run, name, run_chunk, state, count, chunk, key=key, every=count).params
 
     return fit
 
@@ -154,8 +167,6 @@ def run_resumable(
     chunk: int,
     *,
     key: jax.Array,
-    folder: pathlib.Path,
-    config: Any,
     every: int,
     shown: Sequence[str] = (),
 ) -> Any:
@@ -165,6 +176,7 @@ def run_resumable(
     for all; the progress shows the last of them, those `shown` or all, as means over seeds. No
     lines come of a run that has stopped early and passes its remaining chunks by.
     """
+    folder = run.path / "fit" / re.sub(r"\W+", "-", name)
     first = stages.first_chunk(folder)
     runs.truncate_log(run, name, first * chunk + 1)
     with tables.progress(num_chunks, name, completed=first) as show:
@@ -176,16 +188,8 @@ def run_resumable(
             last = lines[-1] if lines else {}
             show(**{name: np.mean(last[name]) for name in last and (shown or last)})
 
-        return stages.run_chunks(
-            run_chunk,
-            state,
-            num_chunks,
-            key=key,
-            checkpoint_folder=folder,
-            config=config,
-            every=every,
-            on_chunk=on_chunk,
-        )
+        saving = {"checkpoint_folder": folder, "config": run.config, "every": every}
+        return stages.run_chunks(run_chunk, state, num_chunks, key=key, on_chunk=on_chunk, **saving)
 
 
 def save_params(folder: pathlib.Path, params: Any, config: Any) -> None:

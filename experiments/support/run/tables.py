@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,18 +13,18 @@ import rich.progress
 import rich.table
 import rich.text
 
-# Blanks between columns, and a rule below their headers.
-_BOX = rich.box.Box("\n".join(["    ", "    ", " -  ", *5 * ["    "]]), ascii=True)
+# Blanks between columns and a rule below their headers; or a line between two columns, and between rows.
+_PLAIN = rich.box.Box("\n".join(["    ", "    ", " -  ", *5 * ["    "]]), ascii=True)
+_RULED = rich.box.Box("\n".join(["    ", *2 * ["  | ", " -+ "], "    ", "  | ", "    "]), ascii=True)
 
 
-def mean_spread(values: Sequence[float], digits: int = 2) -> str:
+def mean_spread(values: Any, digits: int = 2, count: bool = True) -> str:
     """Writes a mean over seeds with its sample standard deviation, as "0.93 ± 0.01 (n=3)"."""
-    values = np.asarray(values, np.float64).ravel()
-    if values.size == 0:
+    flat = np.asarray(values, np.float64).ravel()
+    if flat.size == 0:
         raise ValueError("values is empty; give the result of at least one seed.")
-    if values.size == 1:
-        return f"{values[0]:.{digits}f} (n=1)"
-    return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f} (n={values.size})"
+    spread = f" ± {flat.std(ddof=1):.{digits}f}" if flat.size > 1 else ""
+    return f"{flat.mean():.{digits}f}{spread}{f' (n={flat.size})' if count else ''}"
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
@@ -36,30 +35,34 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     for row in rows:
         if len(row) != len(headers):
             raise ValueError(f"rows: {row!r} has {len(row)} cells for {len(headers)} headers.")
-    columns = list(zip(*rows, strict=True)) if rows else [() for _ in headers]
-    drawn = rich.table.Table(box=_BOX, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    columns = [[row[i] for row in rows] for i in range(len(headers))]
+    drawn = rich.table.Table(box=_PLAIN, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for header, column in zip(headers, columns, strict=True):
         to_right = bool(column) and all(_is_number(cell) for cell in column)
         drawn.add_column(rich.text.Text(header), justify="right" if to_right else "left", no_wrap=True)
-    for row in rows:
-        drawn.add_row(*(rich.text.Text(_cell(cell)) for cell in row))
-    console = rich.console.Console(file=io.StringIO(), width=10_000, color_system=None)
-    console.print(drawn)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().rstrip("\n").splitlines())
+    return _rendered(drawn, rows, 10_000)
 
 
 def side_by_side(
     before: Sequence[str], after: Sequence[str], width: int = 100, headers=("before", "after")
 ) -> str:
     """Sets samples of text next to one another, wrapped to `width` columns in all, pair by pair."""
-    half = (width - 3) // 2
-    if half < 1:
+    if width < 5:
         raise ValueError(f"width={width} leaves no room for two columns; give 5 or more.")
     if len(before) != len(after):
         raise ValueError(f"before has {len(before)} samples and after {len(after)}; give as many of each.")
-    pairs = [_columns(left, right, half) for left, right in zip(before, after, strict=True)]
-    rule = "-" * half + "-+-" + "-" * half
-    return f"\n{rule}\n".join([_columns(*headers, half), *pairs])
+    drawn = rich.table.Table(box=_RULED, show_edge=False, pad_edge=False, show_lines=True)
+    for header in headers:
+        drawn.add_column(header, width=(width - 3) // 2, overflow="fold")
+    return _rendered(drawn, [*zip(before, after, strict=True)], width)
+
+
+def _rendered(drawn, rows, width):
+    for row in rows:
+        drawn.add_row(*(rich.text.Text(_cell(cell)) for cell in row))
+    console = rich.console.Console(file=(text := io.StringIO()), width=width, color_system=None)
+    console.print(drawn)
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").splitlines())
 
 
 @contextlib.contextmanager
@@ -110,15 +113,3 @@ def _is_number(cell):
 
 def _cell(cell):
     return f"{float(cell):.4g}" if isinstance(cell, float | np.floating) else str(cell)
-
-
-def _columns(left, right, half):
-    halves = [_wrapped(text, half) for text in (left, right)]
-    height = max(map(len, halves))
-    filled = [lines + [""] * (height - len(lines)) for lines in halves]
-    rows = zip(*filled, strict=True)
-    return "\n".join(f"{one.ljust(half)} | {other}".rstrip() for one, other in rows)
-
-
-def _wrapped(text, half):
-    return [piece for line in text.splitlines() for piece in textwrap.wrap(line, half) or [""]]

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import matplotlib.figure
 import numpy as np
 
 from experiments.support.data import text_metrics, tokenization
@@ -17,11 +18,7 @@ SAMPLING = lm.SamplingConfig(stop_token=tokenization.END)
 
 # Stage, title of the panel, and name of each logged number with its label.
 PANELS = (
-    (
-        "language model",
-        "language model: loss, nats per token",
-        {"loss": "training", "held_out_loss": "held out"},
-    ),
+    ("language model", "language model: nats per token", {"loss": "training", "held_out_loss": "held out"}),
     ("reward model", "reward model: loss", {"loss": "training"}),
     ("reward model", "reward model: accuracy, held-out openings", {"accuracy": "accuracy"}),
     ("ppo", "P(positive)", {"reward": "reward"}),
@@ -61,7 +58,7 @@ def write(run, reviews, language, rewarder, states, config):
     numbers = {"before": before, "after": after, "reward_model": accuracy}
     length = config.prompt + config.response
     report = page(before, after, accuracy, before_texts, after_texts, length)
-    return run.write(numbers, report, {"curves.png": lambda path: plot(path, run)})
+    return run.write(numbers, report, {"curves": draw(run)})
 
 
 @functools.partial(jax.jit, static_argnames=("model", "rm_model", "config"))
@@ -118,25 +115,14 @@ def compare(reviews, naive, rm_params, rm_model, config):
     return result
 
 
-def plot(path, run):
-    """Draws what the three stages logged."""
+def draw(run) -> matplotlib.figure.Figure:
+    """The curves that the three stages logged."""
     panels, steps = {}, {}
     for stage, title, names in PANELS:
-        rows = runs.read_log(run, stage)
-        # A stage that an earlier run did has left its log there.
-        if rows:
-            panels[title] = {label: curve(rows, name) for name, label in names.items()}
+        if rows := runs.read_log(run, stage):
+            panels[title] = {label: plots.logged(rows, name) for name, label in names.items()}
             steps[title] = "iteration of PPO" if stage == "ppo" else "step"
-    seeds = len(runs.read_log(run, "ppo")[-1]["reward"])
-    note = f"bands: mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
-    plots.curves(path, panels, steps, note=note)
-
-
-def curve(rows, name):
-    """Steps and values of a logged number, with their spread where there are seeds."""
-    rows = [row for row in rows if name in row]
-    values = np.array([row[name] for row in rows], np.float64).reshape(len(rows), -1)
-    return plots.band([row["step"] for row in rows], values.T)
+    return plots.curves(panels, steps, note="bands: ± a standard deviation")
 
 
 def page(before, after, accuracy, before_texts, after_texts, length):

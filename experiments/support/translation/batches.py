@@ -45,9 +45,6 @@ def read(verses: list[bibles.Verse], vocab_size: int, longest: int, most: int = 
     """Learns the tokenizer, drops verses with more than `longest` tokens, makes the parts.
 
     `most` limits how many verses of each part are looked at; 0 is all.
-
-    Raises:
-      ValueError: if no short verse is left in one of the parts.
     """
     kinds = ["train", "development", "held out"]
     groups = [[verse for verse in verses if kind_of(verse.book) == kind][: most or None] for kind in kinds]

@@ -48,26 +48,17 @@ def read(
 ) -> list[Verse]:
     """Loads the verses of a pair that both sides have, in the order of the books.
 
-    Args:
-      pair: one of `PAIRS`.
-      folder: where the wheels are.
-      requirements: the file that pins them.
-      spanish: where the Debian package was unpacked; only "kjv-spanish" reads it.
-
-    Raises:
-      ValueError: for a pair that is not known, or a file that is damaged.
-      FileNotFoundError: if a wheel, or the Spanish text, is not there.
+    `spanish` is where the Debian package was unpacked; only "kjv-spanish" reads it.
     """
     if pair not in PAIRS:
         raise ValueError(f"pair is {pair!r}: expected one of {', '.join(PAIRS)}")
     if pair == "kjv-spanish":
         check_spanish(spanish)
     source = bible("kjv", folder, requirements)
-    target = (
-        bible("web", folder, requirements)
-        if pair == "kjv-web"
-        else sword(pathlib.Path(spanish) / _MODULE, list(source))
-    )
+    if pair == "kjv-web":
+        target = bible("web", folder, requirements)
+    else:
+        target = sword(pathlib.Path(spanish) / _MODULE, list(source))
     both = [number for number in source if source[number] and target.get(number)]
     return [Verse(number, source[number], target[number]) for number in both]
 
@@ -109,13 +100,10 @@ def check_spanish(folder: str) -> None:
 def sword(folder: pathlib.Path, numbers: Sequence[int]) -> dict[int, str]:
     """Reads a zText module of SWORD that numbers its verses as the King James Version does.
 
-    A testament is three files: blocks (.bzs: offset, size, size unpacked), verses (.bzv: block,
-    offset, length) and the packed text (.bzz). Its verses follow two headings, and every book and
-    chapter has a heading of its own before its first.
-
-    Args:
-      folder: of the module's files.
-      numbers: BBCCCVVV of all the verses there are, in order.
+    `numbers` are BBCCCVVV of all the verses there are, in order. A testament is three files: blocks
+    (.bzs: offset, size, size unpacked), verses (.bzv: block, offset, length) and the packed text
+    (.bzz). Its verses follow two headings, and every book and chapter has a heading of its own
+    before its first.
     """
     found = {}
     for testament in ("ot", "nt"):

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 import sacrebleu
 
@@ -104,56 +105,41 @@ def measure(hypotheses: list[str], references: list[str]) -> dict[str, float]:
     }
 
 
-def write(run, corpus, model, systems, baseline, stages) -> dict[str, Any]:
+def write(run, corpus, model, systems, baseline) -> dict[str, Any]:
     """Translates the held-out books by every system and decoder; writes the report.
 
-    `systems` maps names to params of the transformer, one row per seed, and `stages` those of
-    what maximum likelihood taught to the folders of their logs.
+    `systems` maps names to params of the transformer, one row per seed.
     """
-    rows = batches.sources(corpus.held_out.rows)
+    rows = jnp.asarray(batches.sources(corpus.held_out.rows))
     references = [verse.target for verse in corpus.held_out.verses]
     copy = [verse.source for verse in corpus.held_out.verses]
-    decoders = {
-        "greedy": in_pieces(make_greedy(model)),
-        "sampled": in_pieces(
-            functools.partial(_sample, model=model, key=jax.random.key(1), sampling=SAMPLED)
-        ),
-        "beam": in_pieces(make_beam(model)),
-    }
+    sampled = functools.partial(_sample, model=model, key=jax.random.key(1), sampling=SAMPLED)
+    decoders = {"greedy": make_greedy(model), "sampled": sampled, "beam": make_beam(model)}
+    decoders = {name: in_pieces(translate) for name, translate in decoders.items()}
     texts = {("copy of the source", "greedy"): [copy]}
     by_lstm = in_pieces(make_lstm(corpus.longest))
     texts[LSTM, "greedy"] = [batches.texts(corpus, *by_lstm(baseline, rows))]
     for name, params in systems.items():
-        seeds = len(params["norm"]["scale"])
+        seeds = [jax.tree.map(lambda x, i=i: x[i], params) for i in range(len(params["norm"]["scale"]))]
         for decoder, translate in decoders.items():
-            texts[name, decoder] = [
-                batches.texts(corpus, *translate(jax.tree.map(lambda x: x[i], params), rows))  # noqa: B023
-                for i in range(seeds)
-            ]
+            texts[name, decoder] = [batches.texts(corpus, *translate(seed, rows)) for seed in seeds]
     scores = {
         place: [measure(hypotheses, references) for hypotheses in several] for place, several in texts.items()
     }
-    runs.truncate_log(run, "held out")
-    for (name, decoder), several in scores.items():
-        over_seeds = {key: [score[key] for score in several] for key in several[0]}
-        runs.log(run, "held out", system=name, decoder=decoder, **over_seeds)
     shown, others = _examples(copy, references, texts)
     files.write_text(run.path / "examples.txt", f"{shown}\n\n{others}\n")
-    figures = {"curves.png": lambda path: draw(path, run, stages)}
-    return run.write(numbers(scores), [table(scores), shown], figures)
+    return run.write(numbers(scores), [table(scores), shown], {"curves": draw(run)})
 
 
 def table(scores) -> str:
     """One row a system: chrF by decoder, then BLEU and length of the greedy translations."""
     rows = []
     for name in dict.fromkeys(system for system, _ in scores):
-        over = lambda decoder, key, digits=1: (
-            tables.mean_spread([s[key] for s in scores[name, decoder]], digits)  # noqa: B023
-            if (name, decoder) in scores  # noqa: B023
-            else "-"
-        )
-        cells = [over(decoder, "chrf") for decoder in DECODERS]
-        rows.append([name, *cells, over("greedy", "bleu"), over("greedy", "length", 3)])
+        columns = [(decoder, "chrf", 1) for decoder in DECODERS]
+        columns += [("greedy", "bleu", 1), ("greedy", "length", 3)]
+        several = [(scores.get((name, decoder)), key, digits) for decoder, key, digits in columns]
+        over_seeds = lambda found, key, digits: tables.mean_spread([s[key] for s in found], digits)
+        rows.append([name, *(over_seeds(found, *how) if found else "-" for found, *how in several)])
     headers = ["held-out books", *(f"chrF, {name}" for name in DECODERS), "BLEU, greedy", "length"]
     return tables.table(rows, headers)
 
@@ -165,12 +151,13 @@ def numbers(scores) -> dict[str, Any]:
     gains = {
         name: [s["chrf"] - before for s in scores[f"+ {name}", "greedy"]] for name in ("PPO", "minimum risk")
     }
-    return {"chrf": {f"{name}, {decoder}": value for (name, decoder), value in mean.items()}, "gains": gains}
+    of = lambda found: {f"{name}, {decoder}": value for (name, decoder), value in found.items()}
+    return {"chrf": of(mean), "gains": gains, "scores": of(scores)}
 
 
-def draw(path, run, stages) -> None:
-    """Draws the curves of every stage, from the logs."""
-    likelihood = {name: runs.read_log(runs.Run(run.name, path), name) for name, path in stages.items()}
+def draw(run) -> matplotlib.figure.Figure:
+    """The curves of every stage, from the log."""
+    likelihood = {name: runs.read_log(run, name) for name in ("transformer", LSTM)}
     rewarded = {name: runs.read_log(run, name) for name in ("PPO", "minimum risk")}
     # Learning by reward goes on from the transformer's last step.
     seeds = len(rewarded["PPO"][-1]["chrf"])
@@ -185,22 +172,12 @@ def draw(path, run, stages) -> None:
         "entropy, nats per token": (rewarded, "entropy", iterations),
         "tokens of a sample": (rewarded, "length", iterations),
     }
-    plots.curves(
-        path,
-        {
-            title: {label: _curve(rows, name) for label, rows in logs.items()}
-            for title, (logs, name, _) in panels.items()
-        },
-        {title: xlabel for title, (_, _, xlabel) in panels.items()},
-        note="Learning by reward: mean over seeds in a band of one standard deviation.",
-    )
-
-
-def _curve(rows, name):
-    """Steps and values of a metric, with their spread where there are seeds."""
-    rows = [row for row in rows if name in row]
-    values = np.array([np.atleast_1d(row[name]) for row in rows])
-    return plots.band([row["step"] for row in rows], values.T)
+    series = {
+        title: {label: plots.logged(rows, name) for label, rows in logs.items()}
+        for title, (logs, name, _) in panels.items()
+    }
+    labels = {title: xlabel for title, (_, _, xlabel) in panels.items()}
+    return plots.curves(series, labels, note="bands: ± a standard deviation")
 
 
 def _examples(sources, references, texts):

@@ -163,16 +163,6 @@ def each_seed(run, name, step, state, policy, setting: Setting):
 
     train = jax.device_put(train)
     states = jax.tree.map(lambda x: jnp.repeat(x[None], config.seeds, axis=0), state)
-    return supervised.run_resumable(
-        run,
-        name,
-        run_chunk,
-        states,
-        config.iterations // CHUNK,
-        CHUNK,
-        key=jax.random.key(config.seed),
-        folder=run.path / name.replace(" ", "-"),
-        config=config,
-        every=2,
-        shown=("reward", "entropy", "chrf"),
-    )
+    count, shown = config.iterations // CHUNK, ("reward", "entropy", "chrf")
+    options = {"key": jax.random.key(config.seed), "every": 2, "shown": shown}
+    return supervised.run_resumable(run, name, run_chunk, states, count, CHUNK, **options)

@@ -11,15 +11,8 @@ SAMPLING = lm.SamplingConfig(stop_token=tasks.END)
 
 def make_model(num_layers: int, width: int) -> lm.ModelConfig:
     """A transformer with a value head, which recipes without a critic leave alone."""
-    return lm.ModelConfig(
-        tasks.VOCAB_SIZE,
-        num_layers=num_layers,
-        width=width,
-        num_heads=4,
-        hidden_width=2 * width,
-        max_length=tasks.PROMPT + tasks.ANSWER,
-        value_head=True,
-    )
+    shape = {"num_layers": num_layers, "width": width, "num_heads": 4, "hidden_width": 2 * width}
+    return lm.ModelConfig(tasks.VOCAB_SIZE, max_length=tasks.PROMPT + tasks.ANSWER, value_head=True, **shape)
 
 
 def make_actor(model: lm.ModelConfig) -> lm.Actor:

@@ -1,8 +1,9 @@
 """Report of `experiments.verifiable`: recipes side by side, and task by task."""
 
+import matplotlib.figure
 import numpy as np
 
-from experiments.support.run import plots, runs, tables
+from experiments.support.run import plots, tables
 from experiments.support.verifiable import tasks
 
 GOAL = 0.95
@@ -10,14 +11,8 @@ FAMILIES = {
     "a critic": ("ppo", "ppo_kl", "mdpo", "vapo"),
     "one answer a prompt, no critic": ("reinforce", "remax", "reinforce++"),
     "groups, one step a batch": ("rloo", "opo"),
-    "groups, clipped by token": (
-        "reinforce++_baseline",
-        "grpo",
-        "dr_grpo",
-        "dapo",
-        "clip_cov",
-        "tis",
-        "pass_at_k",
+    "groups, clipped by token": tuple(
+        "reinforce++_baseline grpo dr_grpo dapo clip_cov tis pass_at_k".split()
     ),
     "groups, by sequence": ("gspo", "luspo", "gmpo", "vespo", "topr"),
     "groups, other bounds": ("cispo", "sapo", "kl_cov", "dppo"),
@@ -40,24 +35,22 @@ def write(run, config, start, results, lengths) -> dict:
         "Tokens of answers whose length earns nothing, at first and over the last tenth:",
         length_table(config.variants, lengths),
     ]
-    numbers = {"start": {name: np.asarray(x).tolist() for name, x in start.items()}}
-    runs.truncate_log(run, "result")
-    for i, name in enumerate(names):
-        numbers[name] = {
-            "exact": exact[i].tolist(),
-            "kl": results["kl"][i].tolist(),
-            "by_task": results["right"][i].mean(axis=0).tolist(),
+    numbers = {"start": start} | {
+        name: {
+            "exact": exact[i],
+            "kl": results["kl"][i],
+            "by_task": results["right"][i].mean(axis=0),
             "milliseconds": float(results["milliseconds"][i]),
         }
-        runs.log(run, "result", recipe=name, **numbers[name])
+        for i, name in enumerate(names)
+    }
     numbers["lengths"] = {
-        name: {kind: lengths[kind][i, :, -1].tolist() for kind in lengths}
-        for i, name in enumerate(config.variants)
+        name: {kind: lengths[kind][i, :, -1] for kind in lengths} for i, name in enumerate(config.variants)
     }
     figures = {
-        "recipes.png": lambda path: plot_recipes(path, names, exact, results, order),
-        "curves.png": lambda path: plot_curves(path, names, results),
-        "lengths.png": lambda path: plot_lengths(path, config.variants, lengths),
+        "recipes": draw_recipes(names, exact, results, order),
+        "curves": draw_curves(names, results),
+        "lengths": draw_lengths(config.variants, lengths),
     }
     return run.write(numbers, report, figures)
 
@@ -78,8 +71,8 @@ def table(names, exact, results, order) -> str:
     return tables.table(rows, ["recipe", "exact match, %", *tasks.TASKS, "greedy", "KL", "CPU ms"])
 
 
-def plot_recipes(path, names, exact, results, order) -> None:
-    """Draws all recipes side by side."""
+def draw_recipes(names, exact, results, order) -> matplotlib.figure.Figure:
+    """All recipes side by side."""
     rows = {
         names[i]: {
             "wrong answers, %": 100 - 100 * exact[i].mean(),
@@ -88,29 +81,20 @@ def plot_recipes(path, names, exact, results, order) -> None:
         }
         for i in order
     }
-    plots.bars(path, rows, list(next(iter(rows.values()))))
+    return plots.bars(rows)
 
 
-def plot_curves(path, names, results) -> None:
-    """Draws the curves of the recipes by family."""
-    curves = {name: curve_of(rows) for name, rows in zip(names, results["curve"], strict=True)}
+def draw_curves(names, results) -> matplotlib.figure.Figure:
+    """The curves of the recipes by family."""
+    curves = {name: plots.band(rows) for name, rows in zip(names, results["curve"], strict=True)}
     known = {name for members in FAMILIES.values() for name in members}
     families = FAMILIES | {"others": tuple(name for name in names if name not in known)}
-    panels = {
+    series = {
         title: {name: curves[name] for name in members if name in curves}
         for title, members in families.items()
     }
-    plots.curves(
-        path,
-        {title: series for title, series in panels.items() if series},
-        xlabel="iteration",
-        note="share of right answers among those sampled; bands: ± a deviation",
-    )
-
-
-def curve_of(rows):
-    """The curve of a mean over seeds `[seeds, iterations]`."""
-    return plots.band(np.arange(1, rows.shape[1] + 1), rows)
+    note = "share of right answers among those sampled; bands: ± a standard deviation"
+    return plots.curves({title: own for title, own in series.items() if own}, "iteration", note=note)
 
 
 def length_table(names, lengths) -> str:
@@ -129,18 +113,14 @@ def length_table(names, lengths) -> str:
     )
 
 
-def plot_lengths(path, names, lengths) -> None:
+def draw_lengths(names, lengths) -> matplotlib.figure.Figure:
     """Lengths of right and wrong answers, a panel a variant."""
-    panels = {
-        name: {kind: curve_of(lengths[kind][i]) for kind in ("right", "wrong")}
+    series = {
+        name: {kind: plots.band(lengths[kind][i]) for kind in ("right", "wrong")}
         for i, name in enumerate(names)
     }
-    plots.curves(
-        path,
-        panels,
-        xlabel="iteration",
-        note="tokens of right and wrong answers; length earns nothing; bands: ± a deviation",
-    )
+    note = "tokens of right and wrong answers; length earns nothing; bands: ± a standard deviation"
+    return plots.curves(series, "iteration", note=note)
 
 
 def by_task(shares) -> str:
