@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -116,7 +117,7 @@ def tokens(key, model: model_store.LoadedModel, prompt: list[int], config: Confi
         stream = lm.stream(
             key_now,
             model.params,
-            np.array([recent], np.int32),
+            jnp.asarray([recent], jnp.int32),
             model.config,
             count,
             sampling=sampling(config),

@@ -106,8 +106,8 @@ def learn(key, data: deep_nets.Data, variant: Variant, scale: float, config: Con
     )
     value = deep_nets.loss(found.state.params, data.held_out, variant.kind)
     join = lambda first, later: jnp.concatenate([first[None], later])
-    norms = jax.tree.map(join, probe(start), found.history.recorded)
-    return Outcome(*norms, jnp.where(jnp.isfinite(value), value, jnp.inf))
+    biases, kernels = jax.tree.map(join, probe(start), found.history.recorded)
+    return Outcome(biases, kernels, jnp.where(jnp.isfinite(value), value, jnp.inf))
 
 
 def main(config: Config, run: runs.Run) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
@@ -50,11 +51,11 @@ class Config(configs.Base):
 class Problem(NamedTuple):
     """A lasso whose columns differ in scale by up to 100, and its solution."""
 
-    features: jax.Array
-    targets: jax.Array
-    strength: jax.Array
-    solution: jax.Array
-    optimum: jax.Array
+    features: chex.Array
+    targets: chex.Array
+    strength: chex.Array
+    solution: chex.Array
+    optimum: chex.Array
 
 
 class Outcome(NamedTuple):
@@ -97,7 +98,7 @@ def _solve(features, targets, strength):
         max_iterations=100_000,
         implicit=False,
     )
-    problem = Problem(features, targets, strength, solution.params, None)
+    problem = Problem(features, targets, strength, solution.params, optimum=jnp.zeros(()))
     return solution.params, objective(problem, solution.params)
 
 

@@ -150,6 +150,7 @@ def write(run, words, weights, rows, solutions, problem) -> dict[str, Any]:
     text += f"\n  for it:         {', '.join(live(order[::-1][:12]))}\n"
     for name, found in solutions.items():
         text += f"\n{name}: {found['seconds']:.2f} s, {np.sum(found['evaluations'])} gradients"
+    features, labels, strengths = problem
     numbers = {
         "path": rows,
         "accuracy": float(rows["held-out accuracy"][best]),
@@ -158,7 +159,7 @@ def write(run, words, weights, rows, solutions, problem) -> dict[str, Any]:
         "converged": all(bool(np.all(s["converged"])) for s in solutions.values()),
     }
     text += f"\nlargest duality gap: {numbers['largest_gap']:.1e}"
-    peer = scikit_learn(*problem[:2], problem[2][best])
+    peer = scikit_learn(features, labels, strengths[best])
     numbers["distance_to_scikit_learn"] = float(np.abs(peer - weights[best]).max())
     text += f"\nlargest difference to scikit-learn: {numbers['distance_to_scikit_learn']:.1e}"
     x = np.asarray(rows["strength / largest"])

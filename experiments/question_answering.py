@@ -63,7 +63,7 @@ def settings(config: Config) -> ppo.PPOConfig:
     return recipes.make(config.recipe, group_size=config.group, kl_coef=0.0, **one_step)
 
 
-def supervised_loss(params, batch: tasks.Encoded, model: lm.ModelConfig):
+def supervised_loss(params, batch, model: lm.ModelConfig):
     """-Σ log p(answer token | question, answer so far) / number of answer tokens, in nats.
 
     The question is read, and not learnt to be written: only tokens of answers count.

@@ -148,7 +148,7 @@ def judge(key, params, graph, config: Config) -> dict[str, jax.Array]:
     many = lm.Prompts(jnp.tile(starts, (REPEATS, 1)))
     policy = {"policy": params}
     sampled = optimality(actor.sample(key, policy, many), graph)
-    greedy = optimality(actor.greedy(policy, lm.Prompts(starts)), graph)
+    greedy = optimality(actor.greedy(policy, lm.Prompts(starts)), graph)  # pyright: ignore[reportOptionalCall]
     return {"optimality": jnp.mean(sampled), "shortest": jnp.mean(sampled == 1.0), "greedy": jnp.mean(greedy)}
 
 
@@ -159,7 +159,9 @@ def learn(run, config: Config) -> dict[str, np.ndarray]:
         jax.random.split(key, config.seeds) for key in jax.random.split(jax.random.key(config.seed), 3)
     )
     judge_each = jax.jit(
-        lambda params: policy_training.each(lambda *row: judge(*row, config), key_judge, params, graph)
+        lambda params: policy_training.each(
+            lambda key, new, graph: judge(key, new, graph, config), key_judge, params, graph
+        )
     )
 
     each = functools.partial(imitate, config=config)

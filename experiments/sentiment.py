@@ -139,7 +139,7 @@ def learn_policy(run, prompts, lm_params, model, rm_params, rm_model, config: Co
     def advance(states, key, rm_params, prompts):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(config.seeds))
         # A map and not a vmap: on a CPU the seeds gain nothing from one another.
-        one_row = lambda row: one_seed(*row, rm_params, prompts)
+        one_row = lambda row: one_seed(row[0], row[1], rm_params, prompts)
         states, metrics = jax.lax.map(one_row, (states, keys))
         iteration = lambda i: jax.tree.map(lambda x: x[:, i], metrics)._asdict()
         return states, [iteration(i) for i in range(CHUNK)]

@@ -77,12 +77,12 @@ CHANCES = {
 }
 
 
-def mean_loss(name: str, weights, problem: Problem):
+def mean_loss(name: str, weights, problem):
     """Mean loss L(θ) of a unit without a bias."""
     return jnp.mean(LOSSES[name](problem.inputs @ weights, problem.labels))
 
 
-def learn(name: str, problem: Problem, start, config: Config) -> training.FitResult:
+def learn(name: str, problem: Problem, start, config: Config) -> Any:
     """Gradient descent from `start` until no weight moves; its history holds the path."""
     return training.fit(
         functools.partial(mean_loss, name),
@@ -95,7 +95,7 @@ def learn(name: str, problem: Problem, start, config: Config) -> training.FitRes
     )
 
 
-def judge(name: str, found: training.FitResult, held_out: Problem) -> dict[str, jax.Array]:
+def judge(name: str, found, held_out: Problem) -> dict[str, jax.Array]:
     """Metrics of a unit on held-out points."""
     logits = held_out.inputs @ found.params
     chances = CHANCES[name](logits)

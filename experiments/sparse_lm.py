@@ -94,7 +94,7 @@ def group_penalty(strength, reach, config: Config) -> penalties.Penalty:
 def subgradient(penalty):
     """Adds a subgradient of the penalty to the gradient, instead of a prox; 0 where a group is zero."""
 
-    def update(updates, state, params):
+    def update(updates, state, params=None):
         slope = jax.grad(penalty.value)(params)
         return jax.tree.map(lambda u, g: u + jnp.nan_to_num(g), updates, slope), state
 

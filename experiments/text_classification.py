@@ -101,7 +101,7 @@ def learn(run, name: str, corpus: datasets.Labelled, plan, config: Config):
         datasets.Texts(corpus.train.texts[part], corpus.train.labels[part])
         for part in (slice(border, None), slice(border))
     ]
-    task = methods.Task(name, *halves, corpus.held_out, len(corpus.classes), plan)
+    task = methods.Task(name, halves[0], halves[1], corpus.held_out, len(corpus.classes), plan)
     results = methods.run_all(run, task, config)
     # Bayes sees all training texts and all of their words; the others do without a part.
     bayes = text_metrics.fit_naive_bayes(corpus.train.texts, corpus.train.labels)
@@ -114,8 +114,11 @@ def learn(run, name: str, corpus: datasets.Labelled, plan, config: Config):
     together = np.einsum("w,wnk->nk", weights, np.stack([x for _, x in log_probs.values()]))
     held_out = {method: x for method, (_, x) in log_probs.items()} | {TOGETHER: together}
     judged = {report.BAYES: bayes.predict_log_proba(corpus.held_out.texts)} | held_out
-    explained = [name for name, own in results.items() if own.explain and name != methods.PHRASES]
-    told = [max(explained, key=better.get), methods.PHRASES]
+    explain = {name: own.explain for name, own in results.items() if own.explain}
+    told = [
+        max((name for name in explain if name != methods.PHRASES), key=lambda name: better[name]),
+        methods.PHRASES,
+    ]
     shares = " + ".join(f"{w:.2f}" for w in weights)
     return {
         "judged": {
@@ -124,7 +127,7 @@ def learn(run, name: str, corpus: datasets.Labelled, plan, config: Config):
         },
         "classes": corpus.classes,
         "kept": {name: own.kept for name, own in results.items()} | {TOGETHER: f"weights {shares}"},
-        "telling": {name: results[name].explain() for name in told},
+        "telling": {name: explain[name]() for name in told},
         "shown": [report.BAYES, *results, TOGETHER],
     }
 
@@ -134,11 +137,10 @@ def pool(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     Source: Heskes 1998 (logarithmic opinion pools).
     """
-    log_probs, labels = jnp.asarray(log_probs), jnp.asarray(labels)
 
     def loss(weights):
-        scores = jnp.einsum("w,wnk->nk", weights, log_probs)
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, labels))
+        scores = jnp.einsum("w,wnk->nk", weights, jnp.asarray(log_probs))
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, jnp.asarray(labels)))
 
     start = jnp.full(len(log_probs), 1 / len(log_probs))
     solve = lambda: solvers.proximal_gradient(

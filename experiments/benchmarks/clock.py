@@ -50,10 +50,10 @@ class Timing(NamedTuple):
 
 
 def measure(
-    functions: Mapping[str, Callable[[], Any]],
+    functions: Mapping[Any, Callable[[], Any]],
     settings: Settings,
     after_first: Callable[[], Any] = lambda: None,
-) -> dict[str, Timing]:
+) -> dict[Any, Timing]:
     """Times functions of no arguments, each of which returns when its work is done.
 
     Two untimed calls of each come first, for compilation and for the caches; `after_first` is
@@ -149,7 +149,7 @@ def torch_fits() -> bool:
     """True if PyTorch is installed and would run on the same kind of device as JAX."""
     if importlib.util.find_spec("torch") is None:
         return False
-    import torch  # pyright: ignore[reportMissingImports]
+    import torch
 
     return torch.cuda.is_available() == (jax.default_backend() == "gpu")
 

@@ -140,8 +140,8 @@ def test_progress_on_a_terminal_shows_the_last_numbers():
 
 def test_bars_are_drawn_for_every_name_and_column():
     rows = {"one": {"bias": 0.1, "noise": float("inf")}, "two": {"bias": 0.2, "noise": 1.0}}
-    figure = plots.bars(rows, "gradients")
+    figure = plots.bars(rows, ["bias", "noise"], "gradients")
     widths = [[bar.get_width() for bar in axis.patches] for axis in figure.axes]
     assert widths == [[0.1, 0.2], [0.0, 1.0]]
     with pytest.raises(ValueError, match="rows is empty"):
-        plots.bars({})
+        plots.bars({}, ["bias"])

@@ -7,6 +7,7 @@ n-grams. Where one of them is a reward, another one should judge.
 import functools
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from sklearn import feature_extraction, naive_bayes, pipeline
@@ -28,7 +29,7 @@ def words(text: str) -> list[str]:
 
 def fit_naive_bayes(
     texts: Sequence[str],
-    labels: Sequence[Hashable],
+    labels: Any,
     analyzer: Callable[[str], list[str]] = words,
 ) -> pipeline.Pipeline:
     """Fits multinomial naive Bayes, p(w | c) = (n_wc + 1) / (Σ_v n_vc + V), to texts and labels `[B]`.
@@ -39,7 +40,7 @@ def fit_naive_bayes(
     >>> log_odds(model, ["good", "film", "bad", "unseen"]).round(3).tolist()
     [0.693, 0.0, -0.693, 0.0]
     """
-    counts = feature_extraction.text.CountVectorizer(analyzer=analyzer)
+    counts = feature_extraction.text.CountVectorizer(analyzer=analyzer)  # pyright: ignore[reportArgumentType]
     return pipeline.make_pipeline(counts, naive_bayes.MultinomialNB()).fit(texts, labels)
 
 

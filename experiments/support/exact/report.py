@@ -30,7 +30,7 @@ def write(run, gradients, placements, gaps) -> dict:
     ]
     figures = {
         "suboptimality": plots.curves(series, xlabel="iteration", log_scale=tuple(series)),
-        "gradients": plots.bars(gradients, "gradient of the expected reward"),
-        "placements": plots.bars(placements, "gradient of the divergence"),
+        "gradients": plots.bars(gradients, headers, "gradient of the expected reward"),
+        "placements": plots.bars(placements, headers, "gradient of the divergence"),
     }
     return run.write({"gradients": gradients, "placements": placements, "gaps": gaps}, report, figures)

@@ -30,7 +30,7 @@ def features(inputs):
     return jnp.concatenate([inputs, jnp.ones_like(inputs[:, :1])], axis=1)
 
 
-def loss(weights, batch: Problem):
+def loss(weights, batch):
     """L(θ) = 1/(2N) Σ (y - ŷ)² of a linear unit with a bias."""
     return jnp.mean(optax.losses.l2_loss(features(batch.inputs) @ weights, batch.labels))
 

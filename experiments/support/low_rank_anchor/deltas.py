@@ -175,8 +175,7 @@ def _pairs(params, anchor):
 
 def _matrices(path, x):
     """A leaf as a stack of matrices `[N, rows, columns]`."""
-    rows, columns = axes_of(path)
-    sizes = [math.prod(x.shape[i] for i in axes) for axes in (rows, columns)]
+    sizes = [math.prod(x.shape[i] for i in axes) for axes in axes_of(path) or ()]
     return x.reshape(-1, *sizes)
 
 

@@ -1,7 +1,7 @@
 """Report of `experiments.overoptimisation`: curves over the root of the KL, and forms that fit them."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,9 @@ LEAST = 0.5  # a root of the KL below which an estimate of it is mostly noise
 class Curve(NamedTuple):
     """Points `[seeds, N]` on the way of an optimiser away from the language model."""
 
-    distance: np.ndarray  # √KL
-    proxy: np.ndarray
-    gold: np.ndarray
+    distance: Any  # √KL
+    proxy: Any
+    gold: Any
 
 
 def best(proxy, gold) -> Curve:

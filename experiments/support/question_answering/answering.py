@@ -103,7 +103,7 @@ def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
 
     first, whole = answer(1), answer(about["response"])
     found = tokens.decode(whole()).upper()
-    numbers = {"answer": found}
+    numbers: dict[str, Any] = {"answer": found}
     print(f"{question}\n{found}")
     if unknown := tokens.unknown(question):
         print(f"words it has never seen: {', '.join(unknown)}")

@@ -12,7 +12,7 @@ import json
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csgraph
@@ -130,7 +130,7 @@ def arithmetic(seed: int, train: int, held_out: int) -> Task:
     ]
     forms = " ".join((*_SUMS, *_DIFFERENCES, *_NAMES, *_THINGS, "0123456789"))
     longest = max(len(words(e.question)) for part in lists for e in part)
-    return Task(*lists, vocabulary_of([forms]), longest, response=4)
+    return Task(lists[0], lists[1], vocabulary_of([forms]), longest, response=4)
 
 
 def exercise(rng: np.random.Generator, pair: tuple[int, int]) -> Exercise:
@@ -152,10 +152,11 @@ def choices(question: str) -> tuple[str, str, str] | None:
     """
     first = _CHOICE_A.search(question)
     second = first and _CHOICE_B.search(question, first.end())
-    if not second:
+    if not (first and second):
         return None
     parts = question[: first.start()], question[first.end() : second.start()], question[second.end() :]
-    return tuple(" ".join(part.split()) for part in parts)
+    stem, a, b = (" ".join(part.split()) for part in parts)
+    return stem, a, b
 
 
 def quartz(
@@ -177,14 +178,18 @@ def quartz(
     return Task(both, fits(judged), tokens, LONGEST, response=2)
 
 
+def stem_and_choices(question: str) -> tuple[str, str, str]:
+    """The same of a question that has to give a choice."""
+    if (parts := choices(question)) is None:
+        raise ValueError(f"{question!r}: expected choices A and B")
+    return parts
+
+
 def distinct(rows: Iterable[tuple[str, str]]) -> list[Exercise]:
     """Each question once, whatever the case of its letters and the order of its choices."""
     found = {}
     for text, answer in rows:
-        parts = choices(text)
-        if parts is None or answer not in ("A", "B"):
-            raise ValueError(f"{text!r} with answer {answer!r}: expected choices A and B")
-        stem, a, b = parts
+        stem, a, b = stem_and_choices(text)
         key = (stem.lower(), *sorted((a.lower(), b.lower())))
         found.setdefault(key, Exercise(f"{stem} A: {a} B: {b}", answer))
     return list(found.values())
@@ -196,13 +201,13 @@ def swapped(exercise: Exercise) -> Exercise:
     >>> swapped(Exercise("Up or down? A: up B: down", "A"))
     Exercise(question='Up or down? A: down B: up', answer='B')
     """
-    stem, a, b = choices(exercise.question)
+    stem, a, b = stem_and_choices(exercise.question)
     return Exercise(f"{stem} A: {b} B: {a}", {"A": "B", "B": "A"}[exercise.answer])
 
 
 def together(exercises: Sequence[Exercise]) -> list[list[Exercise]]:
     """Groups of near twins: linked by stems whose tf-idf vectors have a cosine of TWINS or more."""
-    vectors = tf_idf([words(choices(e.question)[0]) for e in exercises])
+    vectors = tf_idf([words(stem_and_choices(e.question)[0]) for e in exercises])
     _, labels = csgraph.connected_components(vectors @ vectors.T >= TWINS, directed=False)
     groups = collections.defaultdict(list)
     for label, exercise in zip(labels.tolist(), exercises, strict=True):
@@ -212,7 +217,7 @@ def together(exercises: Sequence[Exercise]) -> list[list[Exercise]]:
 
 def tf_idf(bags: Sequence[Sequence[str]]) -> np.ndarray:
     """Unit vectors `[N, V]` of the words that occur, each weighted by ln(N / texts that have it)."""
-    occurs = feature_extraction.text.CountVectorizer(analyzer=list, binary=True).fit_transform(bags)
+    occurs: Any = feature_extraction.text.CountVectorizer(analyzer=list, binary=True).fit_transform(bags)
     rarity = np.log(len(bags) / occurs.getnnz(axis=0))
     return preprocessing.normalize(occurs.multiply(rarity)).toarray()
 

@@ -32,7 +32,7 @@ def compute_once(run: runs.Run, name: str, compute: Callable[[], Mapping[str, An
         found = _flat(jax.device_get(compute()))
         path.parent.mkdir(exist_ok=True)
         with files.replacing(path) as file:
-            np.savez(file, **found)
+            np.savez(file, **found)  # pyright: ignore[reportArgumentType]
     try:
         with open(path, "rb") as file, np.load(file) as saved:
             return traverse_util.unflatten_dict(dict(saved), sep="/")

@@ -89,6 +89,6 @@ def _check_number(name, number, default):
     least = 1 if type(default) is int and default > 0 else 0
     if isinstance(number, float) and not math.isfinite(number):
         raise _validation.invalid(name, number, f"a finite number ≥ {least}")
-    _validation.at_least(least, **{name: number})
+    _validation.at_least(least, **{name: number})  # pyright: ignore[reportArgumentType]
     if isinstance(number, int) and number > MOST:
         raise _validation.invalid(name, number, f"an integer ≤ {MOST}")

@@ -58,18 +58,20 @@ def load(name: str, data: pathlib.Path) -> LoadedModel:
       Refusal: the folder holds no such model, several, or a damaged one.
     """
     if name == SMOLLM2:
-        params, config, tokenizer, stops = smollm.load(data)
+        model = smollm.load(data)
+        tokenizer: Any = model.tokenizer
         encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
-        return LoadedModel(params, config, encode, tokenizer.decode, stops)
+        return LoadedModel(model.params, model.config, encode, tokenizer.decode, model.stops)
     folder = find(pathlib.Path(name))
     try:
         about = json.loads((folder / ABOUT).read_text("utf-8"))
         config = lm.ModelConfig(**about["model"])
-        size, *codec = _codec(**about["tokenizer"])
+        size, encode, decode, stops = _codec(**about["tokenizer"])
         if size != config.vocab_size:
             raise ValueError(f"{size} tokens for a model of {config.vocab_size}")
         _check_size(folder, config)
-        return LoadedModel(supervised.load_params(folder, config, config), config, *codec)
+        params = supervised.load_params(folder, config, config)
+        return LoadedModel(params, config, encode, decode, stops)
     except (Refusal, OSError):
         raise
     except Exception as error:  # of many kinds, as the tokenizer raises its own

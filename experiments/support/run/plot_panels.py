@@ -162,7 +162,7 @@ def heatmap(
             axis.text(*place[::-1], word, ha="center", va="center", color=colour, fontsize=7)
         axis.set_xticks(range(len(columns)), columns, fontsize=7, rotation=rotation)
         axis.set_yticks(range(len(rows)), rows, fontsize=7)
-        axis.figure.colorbar(shown, ax=axis, label=unit)
+        axis.figure.colorbar(shown, ax=axis, label=unit).ax.tick_params(labelsize=8)
 
     return draw
 

@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ def panels(
     for axis in axes[len(drawings) :]:
         axis.set_axis_off()
     if note:
-        figure.supxlabel(note, fontsize=9)
+        figure.supxlabel(textwrap.fill(note, int(13 * whole[0])), fontsize=9)
     return figure
 
 
@@ -80,8 +81,10 @@ def logged(rows: Sequence[Mapping[str, Any]], name: str) -> tuple:
     return band(values.T, [row["step"] for row in rows])
 
 
-def bars(rows: Mapping[str, Mapping[str, float]], title: str = "") -> matplotlib.figure.Figure:
-    """Draws horizontal bars, a row a name and a panel a number; none for infinity."""
+def bars(
+    rows: Mapping[str, Mapping[str, float]], columns: Sequence[str], note: str = ""
+) -> matplotlib.figure.Figure:
+    """Draws horizontal bars, a row a name and a panel a column; none for infinity."""
     if not rows:
         raise ValueError("rows is empty; give at least one.")
     places = np.arange(len(rows))[::-1]
@@ -95,11 +98,8 @@ def bars(rows: Mapping[str, Mapping[str, float]], title: str = "") -> matplotlib
 
         return draw
 
-    columns = next(iter(rows.values()))
     drawings = {column: drawing(column) for column in columns}
-    figure = panels(drawings, len(columns), (3.6, 1.0 + 0.25 * len(rows)), sharey=True)
-    figure.suptitle(title, fontsize=10)
-    return figure
+    return panels(drawings, len(columns), (3.6, 1.0 + 0.25 * len(rows)), note, sharey=True)
 
 
 def save(figure: matplotlib.figure.Figure, path: str | os.PathLike) -> pathlib.Path:

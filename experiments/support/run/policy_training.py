@@ -40,7 +40,8 @@ def learn(
 
     state = ppo.init({"policy": params}, optimizer, settings)
     state, (metrics, seen) = jax.lax.scan(iteration, state, jax.random.split(key, iterations))
-    return state.params["policy"], metrics, seen
+    trained: Any = state.params
+    return trained["policy"], metrics, seen
 
 
 def each(fn: Callable, *rows: Any) -> Any:

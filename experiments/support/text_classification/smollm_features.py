@@ -4,7 +4,7 @@ import functools
 import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +125,8 @@ def states_of_texts(
 
 def tokens(model: lm.Pretrained, names: Sequence[str], longest: int) -> list[list[int]]:
     """The first tokens of each text, the end of another one before them."""
-    encodings = model.tokenizer.encode_batch([*names])
+    tokenizer: Any = model.tokenizer
+    encodings = tokenizer.encode_batch([*names])
     return [[model.stops[0], *encoding.ids][:longest] for encoding in encodings]
 
 

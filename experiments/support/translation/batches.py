@@ -7,6 +7,7 @@ and a decoder-only model finds the two side by side.
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,12 +75,12 @@ def kind_of(book: int) -> str:
     return "development" if book in DEVELOPMENT else "train"
 
 
-def sources(rows: jax.Array) -> jax.Array:
+def sources(rows: chex.Array) -> chex.Array:
     """The first half of the rows: `[N, longest + 1]`."""
     return rows[:, : rows.shape[1] // 2]
 
 
-def targets(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+def targets(rows: chex.Array) -> tuple[chex.Array, chex.Array]:
     """The second half, and which of it is to be written: up to the first end token, with it.
 
     >>> targets(jnp.array([[7, 0, 0, 8, 0, 0]]))[1].tolist()
@@ -90,7 +91,7 @@ def targets(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     return tokens, jnp.cumsum(ends, axis=1) - ends == 0
 
 
-def reward(tokens: jax.Array, mask: jax.Array, references: jax.Array, table: jax.Array):
+def reward(tokens: chex.Array, mask: chex.Array, references: chex.Array, table: chex.Array):
     """Sentence chrF in [0, 1] of translations `[B, R]` against references `[B, L]`: `[B]`.
 
     A translation may be half as long again as the longest reference; what exceeds that is cut.
@@ -102,8 +103,8 @@ def reward(tokens: jax.Array, mask: jax.Array, references: jax.Array, table: jax
 
 def texts(corpus: Corpus, tokens: jax.Array, mask: jax.Array) -> list[str]:
     """Translations `[N, R]` as text."""
-    tokens, mask = np.asarray(tokens), np.asarray(mask)
-    return [text.strip() for text in tokenization.decode(corpus.tokenizer, tokens, mask)]
+    decoded = tokenization.decode(corpus.tokenizer, np.asarray(tokens), np.asarray(mask))
+    return [text.strip() for text in decoded]
 
 
 def _short(tokenizer, verses, longest):

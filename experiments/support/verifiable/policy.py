@@ -56,7 +56,7 @@ def make_judge(model: lm.ModelConfig):
         kl = jnp.sum(jnp.where(mask, samples.log_probs - reference, 0.0), axis=1)
         return {
             "right": right(samples),
-            "greedy": right(actor.greedy(policy, lm.Prompts(prompts))),
+            "greedy": right(actor.greedy(policy, lm.Prompts(prompts))),  # pyright: ignore[reportOptionalCall]
             "kl": jnp.mean(kl),
             "length": jnp.mean(jnp.sum(mask, axis=1)),
         }

@@ -81,7 +81,7 @@ def draw_recipes(names, exact, results, order) -> matplotlib.figure.Figure:
         }
         for i in order
     }
-    return plots.bars(rows)
+    return plots.bars(rows, list(next(iter(rows.values()))))
 
 
 def draw_curves(names, results) -> matplotlib.figure.Figure:

@@ -18,7 +18,7 @@ __all__ = ["flattened", "masked", "separable_sum"]
 Labels = Any | Callable[[str, jax.Array], Hashable]
 
 
-def separable_sum(penalties: Mapping[Hashable, base.Penalty], labels: Labels) -> base.Penalty:
+def separable_sum(penalties: Mapping[Any, base.Penalty], labels: Labels) -> base.Penalty:
     """One penalty for each part of a tree: g(x) = Σ_k g_k(x_k), whose prox acts part by part.
 
     A part is all the leaves with the same label. Most penalties treat its leaves one by one; one
