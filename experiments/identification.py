@@ -13,7 +13,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
@@ -51,11 +50,11 @@ class Config(configs.Base):
 class Problem(NamedTuple):
     """A lasso whose columns differ in scale by up to 100, and its solution."""
 
-    features: chex.Array
-    targets: chex.Array
-    strength: chex.Array
-    solution: chex.Array
-    optimum: chex.Array
+    features: Any
+    targets: Any
+    strength: Any
+    solution: Any
+    optimum: Any
 
 
 class Outcome(NamedTuple):

@@ -91,7 +91,7 @@ def learn(name: str, problem: Problem, start, config: Config) -> Any:
         problem,
         steps=config.most_steps,
         tolerance=config.tolerance,
-        record=lambda weights: weights,
+        record=lambda weights: jnp.asarray(weights),  # pyright: ignore[reportArgumentType]
     )
 
 

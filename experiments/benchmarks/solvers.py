@@ -129,7 +129,11 @@ def path_solvers(problem: Problem, strengths: np.ndarray) -> dict:
 
         found["scikit-learn"] = lambda tol: (
             linear_model.lasso_path(
-                problem.features, problem.targets, alphas=strengths, tol=tol, max_iter=100_000
+                problem.features,
+                problem.targets,
+                alphas=strengths,  # pyright: ignore[reportArgumentType]
+                tol=tol,
+                max_iter=100_000,
             )[1].T
         )
     return found

@@ -24,7 +24,7 @@ def main(iterations=40, vocab=8, width=16):
         states, logits = jax.lax.scan(one, jnp.zeros((len(tokens), width)), tokens.T)
         return logits.swapaxes(0, 1), states
 
-    first = lambda *data: (lambda logits, states: (logits[:, -1], states))(*run(*data[:3]))
+    first = lambda *data: (lambda logits, states: (logits[:, -1], states))(*run(*data[:3]))  # pyright: ignore
     actor = policy.actor_from_logits(lambda *data: run(*data)[0], num_tokens=4, init_cache=first, step=step)
     prompts = lambda key: lm.Prompts(jax.random.randint(key, (8, 1), 0, vocab))
     policy.check_actor(actor, params, prompts(jax.random.key(0)), padding=False)  # all of one length

@@ -217,9 +217,11 @@ def together(exercises: Sequence[Exercise]) -> list[list[Exercise]]:
 
 def tf_idf(bags: Sequence[Sequence[str]]) -> np.ndarray:
     """Unit vectors `[N, V]` of the words that occur, each weighted by ln(N / texts that have it)."""
-    occurs: Any = feature_extraction.text.CountVectorizer(analyzer=list, binary=True).fit_transform(bags)
+    analyzer: Any = list
+    occurs: Any = feature_extraction.text.CountVectorizer(analyzer=analyzer, binary=True).fit_transform(bags)
     rarity = np.log(len(bags) / occurs.getnnz(axis=0))
-    return preprocessing.normalize(occurs.multiply(rarity)).toarray()
+    vectors: Any = preprocessing.normalize(occurs.multiply(rarity))
+    return vectors.toarray()
 
 
 def encode(exercises: Sequence[Exercise], tokens: Words, longest: int, response: int) -> Encoded:

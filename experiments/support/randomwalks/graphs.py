@@ -4,9 +4,8 @@ The benchmark of trlX (CarperAI 2022, `examples/randomwalks`): 21 nodes, every e
 0.1, walks of at most 10 nodes towards node 0.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +18,8 @@ GOAL = 0
 class Graph(NamedTuple):
     """Directed edges bool `[N, N]`, and nodes on the shortest path to the goal, int `[N]`."""
 
-    edges: chex.Array
-    shortest: chex.Array
+    edges: Any
+    shortest: Any
 
 
 def draw(rng: np.random.Generator, nodes: int, probability: float, longest: int) -> Graph:
@@ -62,7 +61,7 @@ def walks(rng: np.random.Generator, graph: Graph, count: int, longest: int) -> n
     return rows
 
 
-def optimality(walk: jax.Array, edges: chex.Array, shortest: chex.Array) -> jax.Array:
+def optimality(walk: jax.Array, edges: Any, shortest: Any) -> jax.Array:
     """(L - l) / (L - l*) of a walk `[L]`: 1 for the shortest path, 0 if it does not arrive.
 
     l nodes lead to the goal, l* on the shortest path. A step where there is no edge arrives

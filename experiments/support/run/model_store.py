@@ -6,7 +6,7 @@ An experiment writes one by `save`; `load` finds it from its folder or from its 
 
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tokenizers
@@ -35,7 +35,7 @@ class LoadedModel(NamedTuple):
     params: Any
     config: lm.ModelConfig
     encode: Callable[[str], list[int]]
-    decode: Callable[[Sequence[int]], str]
+    decode: Callable[[Any], str]
     stops: tuple[int, ...]
 
 

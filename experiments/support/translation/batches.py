@@ -5,9 +5,8 @@ the target. So the j-th token of the target always stands as far behind the j-th
 and a decoder-only model finds the two side by side.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,12 +74,12 @@ def kind_of(book: int) -> str:
     return "development" if book in DEVELOPMENT else "train"
 
 
-def sources(rows: chex.Array) -> chex.Array:
+def sources(rows: Any) -> jax.Array:
     """The first half of the rows: `[N, longest + 1]`."""
     return rows[:, : rows.shape[1] // 2]
 
 
-def targets(rows: chex.Array) -> tuple[chex.Array, chex.Array]:
+def targets(rows: Any) -> tuple[jax.Array, jax.Array]:
     """The second half, and which of it is to be written: up to the first end token, with it.
 
     >>> targets(jnp.array([[7, 0, 0, 8, 0, 0]]))[1].tolist()
@@ -91,7 +90,7 @@ def targets(rows: chex.Array) -> tuple[chex.Array, chex.Array]:
     return tokens, jnp.cumsum(ends, axis=1) - ends == 0
 
 
-def reward(tokens: chex.Array, mask: chex.Array, references: chex.Array, table: chex.Array):
+def reward(tokens: Any, mask: Any, references: Any, table: Any):
     """Sentence chrF in [0, 1] of translations `[B, R]` against references `[B, L]`: `[B]`.
 
     A translation may be half as long again as the longest reference; what exceeds that is cut.

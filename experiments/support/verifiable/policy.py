@@ -1,5 +1,7 @@
 """A policy for the problems of `tasks`: demonstrations, reward and evaluation."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +13,12 @@ SAMPLING = lm.SamplingConfig(stop_token=tasks.END)
 
 def make_model(num_layers: int, width: int) -> lm.ModelConfig:
     """A transformer with a value head, which recipes without a critic leave alone."""
-    shape = {"num_layers": num_layers, "width": width, "num_heads": 4, "hidden_width": 2 * width}
+    shape: dict[str, Any] = {
+        "num_layers": num_layers,
+        "width": width,
+        "num_heads": 4,
+        "hidden_width": 2 * width,
+    }
     return lm.ModelConfig(tasks.VOCAB_SIZE, max_length=tasks.PROMPT + tasks.ANSWER, value_head=True, **shape)
 
 
