@@ -134,6 +134,8 @@ def settings_of(config: Config, **own) -> dict[str, Any]:
 
 def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Runs all stages; returns the numbers of the report."""
+    for path in bibles.check_spanish(config.spanish) if config.pair == "kjv-spanish" else ():
+        run.check_input(path)
     verses = bibles.read(config.pair, run.data, spanish=config.spanish)
     most = report.SMOKE_VERSES if run.options.smoke else 0
     corpus = batches.read(verses, config.vocab_size, config.longest, most)

@@ -23,8 +23,8 @@ Bound = Number | tuple[Number, Number]
 MAX_LOG_RATIO = 20.0
 # Sums of a million of these, and their squares, fit float32.
 MAX_NATS = 1e9
-# A ratio of e^80 fits float32 after it is multiplied by an advantage and by its own logarithm.
-_LARGEST_EXPONENT = 80.0
+# A ratio of e^80 fits float32 after it is multiplied by its own logarithm.
+LARGEST_EXPONENT = 80.0
 
 
 def finite(*numbers: ArrayLike) -> tuple[jax.Array, ...]:
@@ -58,7 +58,7 @@ def clip_log_ratio(log_ratio: ArrayLike, max_log_ratio: Bound = MAX_LOG_RATIO) -
     below, above = max_log_ratio if pair else (max_log_ratio, max_log_ratio)
     for bound in (below, above):
         _validation.within(0, 88, "clip_log_ratio", max_log_ratio=bound)
-    return jnp.clip(log_ratio, -below, jnp.minimum(above, _LARGEST_EXPONENT))
+    return jnp.clip(log_ratio, -below, jnp.minimum(above, LARGEST_EXPONENT))
 
 
 def scaled(coef: Number, x: jax.Array) -> jax.Array:

@@ -134,7 +134,7 @@ def make_step(
     >>> prompts = lambda key: lm.Prompts(jax.random.randint(key, (8, 2), 0, 8))
     >>> reward = lambda samples: jnp.mean(samples.tokens[:, 2:] < 4, axis=1)
     >>> state = init(actor.init(jax.random.key(0)), tx, config)
-    >>> state, metrics = make_step(actor, reward, prompts, tx, config)(state, jax.random.key(1))
+    >>> state, metrics = jax.jit(make_step(actor, reward, prompts, tx, config))(state, jax.random.key(1))
     >>> metrics.num_updates.item(), state.iteration.item()
     (4, 1)
     """

@@ -46,6 +46,7 @@ def test_a_peer_that_fails_is_named_below_the_table():
     assert problems[0].startswith("identity: copt fails with TypeError")
 
 
+@pytest.mark.slow
 def test_every_operator_and_sweep_has_its_lines():
     text = "\n".join(prox.compare({"toy": TOY}, QUICK))
     assert text.count("  copy  ") == len(operators.operators(TOY))

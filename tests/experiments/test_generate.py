@@ -10,6 +10,7 @@ from experiments import generate
 from experiments.support.data import tokenization
 from experiments.support.run import model_store, runs
 from proxlm import lm
+from tests import arrays
 
 CYCLE = "abcdefg"
 
@@ -19,7 +20,7 @@ def writer():
     """Every letter is followed by the next, by hand: no block adds anything to the embedding."""
     size = len(CYCLE)
     config = lm.ModelConfig(size, num_layers=1, width=8, num_heads=2, max_length=16, tie_embeddings=False)
-    params = jax.tree.map(np.zeros_like, lm.init(jax.random.key(0), config))
+    params = jax.tree.map(np.zeros_like, arrays.rough(config, 0.1))
     params["norm"]["scale"] = np.ones(8, np.float32)
     params["embedding"]["kernel"] = np.eye(size, 8, dtype=np.float32)
     params["head"]["kernel"] = 30 * np.roll(np.eye(size, 8, dtype=np.float32), 1, axis=0)
@@ -76,7 +77,7 @@ def test_what_is_kept_comes_back_with_its_tokenizer(tmp_path, kind):
     else:
         tokenizer, size = tokenization.train_bpe([text], 260), 260
     config = lm.ModelConfig(size, num_layers=1, width=8, num_heads=2, max_length=16)
-    params = lm.init(jax.random.key(0), config)
+    params = arrays.rough(config, 0.1)
     model_store.save(tmp_path / "run" / "lm", params, config, tokenizer)
     model_store.save(tmp_path / "run" / "lm", params, config, tokenizer)
     writer = model_store.load(str(tmp_path / "run"), tmp_path)
@@ -110,7 +111,7 @@ def test_a_damaged_description_is_refused(tmp_path, about):
 def test_a_description_of_another_model_than_is_there_is_refused(tmp_path):
     alphabet = tokenization.Characters(CYCLE)
     config = lm.ModelConfig(len(CYCLE), num_layers=1, width=8, num_heads=2)
-    model_store.save(tmp_path, lm.init(jax.random.key(0), config), config, alphabet)
+    model_store.save(tmp_path, arrays.rough(config, 0.1), config, alphabet)
     about = json.loads((tmp_path / model_store.ABOUT).read_text())
     about["model"] |= {"width": 16, "head_width": 8}
     (tmp_path / model_store.ABOUT).write_text(json.dumps(about))
@@ -122,7 +123,7 @@ def test_a_description_of_another_model_than_is_there_is_refused(tmp_path):
 def test_a_description_of_more_than_its_files_can_hold_is_refused(tmp_path, change):
     config = lm.ModelConfig(len(CYCLE), num_layers=1, width=8, num_heads=2)
     alphabet = tokenization.Characters(CYCLE)
-    model_store.save(tmp_path, lm.init(jax.random.key(0), config), config, alphabet)
+    model_store.save(tmp_path, arrays.rough(config, 0.1), config, alphabet)
     about = json.loads((tmp_path / model_store.ABOUT).read_text())
     about["model"] |= change
     (tmp_path / model_store.ABOUT).write_text(json.dumps(about))

@@ -19,6 +19,7 @@ from experiments.support.models import reward_model
 from experiments.support.run import configs, runs
 from experiments.support.sentiment import report
 from proxlm import lm
+from tests import arrays
 from tests.arrays import normal
 from tests.experiments.starting import start
 
@@ -43,7 +44,7 @@ def test_a_smoke_run_keeps_what_is_no_matter_of_size():
 @pytest.fixture(scope="module")
 def actor_and_samples():
     """A tiny actor as PPO starts with it, and what it samples."""
-    language = lm.init(jax.random.key(0), LANGUAGE)
+    language = arrays.rough(LANGUAGE, 0.02)
     language["embedding"]["kernel"] *= 20.0
     critic, config = reward_model.from_language_model(language, LANGUAGE, num_layers=1)
     critic["value"] = {"kernel": normal(1, (8,)), "bias": jnp.float32(0.3)}

@@ -1,7 +1,6 @@
 """Cutting out dead units and heads changes nothing but the sizes."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,9 +25,10 @@ TOKENS = jax.random.randint(jax.random.key(5), (2, 9), 0, 11)
 
 def drawn(config):
     """Parameters none of which is zero, biases and the value head included."""
-    like = lm.init(jax.random.key(0), config)
+    like = jax.eval_shape(lambda: lm.init(jax.random.key(0), config))
     leaves, structure = jax.tree.flatten(like)
-    return jax.tree.unflatten(structure, [0.5 + normal(i, leaf.shape) for i, leaf in enumerate(leaves)])
+    drawn = [0.5 + np.asarray(normal(i, leaf.shape)) for i, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(structure, drawn)
 
 
 def zero(params, path, places):
@@ -37,11 +37,14 @@ def zero(params, path, places):
     node = params["blocks"]
     for parent in parents:
         node = node[parent]
-    node[name] = node[name].at[places].set(0.0)
+    node[name] = node[name].copy()
+    node[name][places] = 0.0
+
+
+apply = jax.jit(lm.apply, static_argnames="config")
 
 
 def same_function(params, config, smaller, small):
-    apply = jax.jit(lm.apply, static_argnames="config")
     before, after = apply(params, TOKENS, config=config), apply(smaller, TOKENS, config=small)
     np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-4)
 
@@ -129,6 +132,7 @@ def test_one_unit_and_one_head_stay_where_nothing_is_used():
     same_function(params, CONFIG, smaller, small)
 
 
+@pytest.mark.slow
 def test_the_smaller_model_samples_the_same_text():
     params = drawn(CONFIG)
     zero(params, "mlp/down/kernel", np.s_[:, 3:])
@@ -142,7 +146,7 @@ def test_the_smaller_model_samples_the_same_text():
 
 
 def test_what_cannot_be_shrunk_is_refused():
-    params = lm.init(jax.random.key(0), CONFIG)
+    params = drawn(CONFIG)
     with pytest.raises(ValueError, match=r"must be known arrays, got .*outside of jit"):
         jax.jit(lambda p: lm.shrink(p, CONFIG)[0])(params)
     unstacked = {**params, "blocks": lm.unstack(params["blocks"])}
@@ -151,4 +155,3 @@ def test_what_cannot_be_shrunk_is_refused():
     other = lm.ModelConfig(vocab_size=11, num_layers=3, width=12, num_heads=6)
     with pytest.raises(ValueError, match=r"params: .* by the config, got .* were made with"):
         lm.live_units(params, other)
-    assert jnp.isfinite(params["embedding"]["kernel"]).all()

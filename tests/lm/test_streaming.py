@@ -13,7 +13,12 @@ from tests import arrays
 
 CONFIG = lm.ModelConfig(vocab_size=19, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12)
 PROMPTS = jnp.array([[3, 1, 4], [1, 5, 9]])
-SETTINGS = [lm.SamplingConfig(), lm.SamplingConfig(temperature=0.7, top_k=5), lm.SamplingConfig(greedy=True)]
+SETTINGS = {
+    "plain": lm.SamplingConfig(),
+    "truncated": lm.SamplingConfig(temperature=0.7, top_k=5),
+    "greedy": lm.SamplingConfig(greedy=True),
+}
+sample = jax.jit(lm.sample, static_argnames=("config", "num_tokens"))
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +26,13 @@ def params():
     return arrays.rough(CONFIG, scale=0.35)
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=["plain", "truncated", "greedy"])
-def test_a_stream_is_what_sample_draws(params, settings):
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[] if x == "truncated" else pytest.mark.slow) for x in SETTINGS]
+)
+def test_a_stream_is_what_sample_draws(params, name):
+    settings = SETTINGS[name]
     tokens = [*lm.stream(jax.random.key(3), params, PROMPTS, CONFIG, 7, sampling=settings)]
-    samples = lm.sample(jax.random.key(3), params, PROMPTS, CONFIG, 7, sampling=settings)
+    samples = sample(jax.random.key(3), params, PROMPTS, CONFIG, 7, sampling=settings)
     assert np.array_equal(np.stack(tokens, axis=1), samples.tokens[:, 3:])
 
 

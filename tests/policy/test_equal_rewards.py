@@ -76,6 +76,7 @@ def test_equal_rewards_give_exactly_nothing(dtype):
         assert not at, (name, sorted(at)[:5])
 
 
+@pytest.mark.slow
 def test_equal_rewards_give_exactly_nothing_as_written():
     rewards, valid = jnp.full(LARGEST, 0.35), jnp.ones(LARGEST, bool)
     for name, fn in VANISH.items():

@@ -20,7 +20,7 @@ GROUP = {
     "best minus second": pass_k.best_minus_second,
     "pass at 2": lambda r, v=None: pass_k.pass_at_k(r, v, k=2),
 }
-REWARDS = jnp.array([0.3, -1.2, 2.0, 0.5])
+REWARDS = np.float32([0.3, -1.2, 2.0, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_advantages_of_groups_of_three_are_tunixs(name, baseline, variant):
 @pytest.mark.parametrize("ddof", [0, 1])
 @pytest.mark.parametrize("inside", [True, False])
 def test_every_convention_of_the_deviation(ddof, inside):
-    ours = group.group_relative(REWARDS, None, 0.1, ddof, inside)
+    ours = jax.jit(lambda r: group.group_relative(r, None, 0.1, ddof, inside))(REWARDS)
     r = np.float64(REWARDS)
     scale = np.sqrt(r.var(ddof=ddof) + 0.1) if inside else r.std(ddof=ddof) + 0.1
     np.testing.assert_allclose(ours, (r - r.mean()) / scale, rtol=1e-5)
@@ -53,15 +53,18 @@ def test_the_baseline_of_opo_weighs_by_length():
 
 
 def test_only_the_best_answer_gains_what_it_adds_to_the_second():
-    plain = pass_k.best_minus_second(REWARDS, epsilon=None)
-    np.testing.assert_allclose(plain, [0, 0, 1.5, 0])
-    scaled = pass_k.best_minus_second(REWARDS)
-    np.testing.assert_allclose(scaled[2], 1.5 / np.std(REWARDS, ddof=1), rtol=1e-4)
+    plain = lambda r: pass_k.best_minus_second(r, epsilon=None)
+    np.testing.assert_allclose(jax.jit(plain)(REWARDS), [0, 0, 1.5, 0])
+    gain = jax.jit(pass_k.best_minus_second)
+    np.testing.assert_allclose(gain(REWARDS)[2], 1.5 / np.std(REWARDS, ddof=1), rtol=1e-4)
     # of two that are best, one is chosen and gains nothing
-    np.testing.assert_array_equal(pass_k.best_minus_second(jnp.array([1.0, 0.0, 1.0])), 0.0)
+    np.testing.assert_array_equal(gain(np.float32([1.0, 0.0, 0.0, 1.0])), 0.0)
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 5])
+passing = jax.jit(pass_k.pass_at_k, static_argnames="k")
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
 @pytest.mark.parametrize("right", [1, 3, 4])
 def test_pass_at_k_is_the_mean_over_all_subsets(k, right):
     rewards = np.arange(5) < right
@@ -73,19 +76,20 @@ def test_pass_at_k_is_the_mean_over_all_subsets(k, right):
         for i in range(5):
             mine = np.array([i in s for s in subsets])
             expected[i] = (passed[mine].mean() - rate) / (deviation + 1e-6)
-    ours = pass_k.pass_at_k(jnp.asarray(rewards, jnp.float32), k=k)
+    ours = passing(np.float32(rewards), k=k)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
     assert len(subsets) == math.comb(5, k)
 
 
 def test_answers_left_out_are_a_smaller_group():
-    valid = jnp.array([True, True, False, True])
+    valid = np.array([True, True, False, True])
     run = compiled(lambda r: {name: baseline(r, valid) for name, baseline in GROUP.items()})
     smaller = dict(GROUP) | {
         "length weighted": lambda r: group.length_weighted(r, jnp.array([1.0, 2.0, 4.0]))
     }
     expected = compiled(lambda r: {name: baseline(r) for name, baseline in smaller.items()})(REWARDS[valid])
-    for name, ours in run(REWARDS.at[2].set(jnp.nan)).items():
+    for name, ours in run(np.where(valid, REWARDS, np.float32(np.nan))).items():
+        ours = np.asarray(ours)
         assert ours[2] == 0
         np.testing.assert_allclose(ours[valid], expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
@@ -130,14 +134,14 @@ def test_the_price_of_length_is_linear_inside_the_buffer(variant):
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"group_size must be .*, got 1"):
-        group.leave_one_out(jnp.zeros(1))
+        group.leave_one_out(np.zeros(1, np.float32))
     with pytest.raises(ValueError, match="batch size must be a multiple of group_size=2, got 7"):
-        group.by_group(group.centred, 2, jnp.zeros(7))
+        group.by_group(group.centred, 2, np.zeros(7, np.float32))
     with pytest.raises(ValueError, match=r"rewards\.shape must be .*, got \(2, 2\)"):
-        group.centred(jnp.zeros((2, 2)))
+        group.centred(np.zeros((2, 2), np.float32))
     with pytest.raises(ValueError, match=r"epsilon must be .*, got 0"):
-        group.group_relative(jnp.zeros(2), epsilon=0)
+        group.group_relative(np.zeros(2, np.float32), epsilon=0)
     with pytest.raises(ValueError, match=r"k must be .*, got 5"):
         pass_k.pass_at_k(REWARDS, k=5)
     with pytest.raises(ValueError, match=r"buffer must be .*, got 0"):
-        filters.overlong(jnp.zeros(2), 4, 0)
+        filters.overlong(np.zeros(2, np.float32), 4, 0)

@@ -153,7 +153,7 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"kind must be one of 'k1', 'k2', 'k3'.*, got 'k4'"):
         kl.estimator("k4")
     with pytest.raises(ValueError, match=r"ref_log_probs\.shape must be .*, got \(2,\)"):
-        kl.k1(jnp.zeros((3, 2)), jnp.zeros((2,)))
+        kl.k1(np.zeros((3, 2), np.float32), np.zeros((2,), np.float32))
     with pytest.raises(ValueError, match=r"coef must be .*, got -0\.1"):
         kl.adapt(-0.1, 6.0, 8)
     with pytest.raises(ValueError, match=r"coef must be .*, got nan"):

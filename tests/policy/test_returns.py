@@ -13,7 +13,7 @@ from tests.policy.table_actor import compiled
 
 GIVEN = vectors_on_disk.inputs()
 MASK = np.asarray(GIVEN.mask)
-POISONED = jnp.where(GIVEN.mask, GIVEN.rewards, jnp.nan)
+POISONED = np.where(GIVEN.mask, GIVEN.rewards, np.float32(np.nan))
 
 
 def test_rewards_to_go_step_over_holes(variant):
@@ -28,8 +28,8 @@ def test_rewards_to_go_step_over_holes(variant):
 
 
 def test_remax_subtracts_what_the_greedy_answer_earns():
-    ours = jax.vmap(returns.remax)(POISONED, GIVEN.scores, GIVEN.mask)
-    to_go = jax.vmap(returns.reward_to_go)(POISONED, GIVEN.mask)
+    ours = jax.jit(jax.vmap(returns.remax))(POISONED, GIVEN.scores, GIVEN.mask)
+    to_go = jax.jit(jax.vmap(returns.reward_to_go))(POISONED, GIVEN.mask)
     np.testing.assert_allclose(ours, np.where(MASK, to_go - GIVEN.scores[:, None], 0.0), atol=1e-6)
 
 
@@ -40,17 +40,18 @@ def test_lambda_grows_with_the_length():
 
 def test_the_critic_has_a_lambda_of_its_own():
     rewards, values, mask = GIVEN.rewards[3], GIVEN.values_old[3], GIVEN.mask[3]
-    ours = returns.decoupled_gae(rewards, values, mask, 0.9, 0.5, 0.8)
-    np.testing.assert_array_equal(ours[0], temporal.gae(rewards, values, mask, 0.9, 0.5)[0])
-    np.testing.assert_array_equal(ours[1], temporal.gae(rewards, values, mask, 0.9, 0.8)[1])
+    ours, gae = jax.jit(returns.decoupled_gae)(rewards, values, mask, 0.9, 0.5, 0.8), jax.jit(temporal.gae)
+    for i, gae_lambda in enumerate((0.5, 0.8)):
+        np.testing.assert_allclose(ours[i], gae(rewards, values, mask, 0.9, gae_lambda)[i], rtol=1e-6)
 
 
 def test_an_advantage_of_a_sequence_is_that_of_its_tokens():
-    ours = returns.over_tokens(GIVEN.scores.at[5].set(jnp.nan), GIVEN.mask)
+    ours = returns.over_tokens(np.where(np.arange(6) == 5, np.float32(np.nan), GIVEN.scores), GIVEN.mask)
     np.testing.assert_array_equal(ours, np.where(MASK, GIVEN.scores[:, None], 0.0))
 
 
 rejection = importance_weights.kl_rejection_mask
+rejection_jit = jax.jit(rejection, static_argnames=("kind", "over"))
 CORRECTIONS = {
     "tis": lambda *xs: importance_weights.truncated(*xs, high=1.05),
     "icepop": lambda *xs: importance_weights.icepop(*xs, low=0.95, high=1.05),
@@ -69,15 +70,15 @@ CORRECTIONS |= {
 @pytest.mark.parametrize("name", OPENRLHFS)
 def test_corrected_losses_are_openrlhfs(name):
     expected = vectors_on_disk.load("openrlhf")[name]
-    poison = lambda x: jnp.where(GIVEN.mask, x, jnp.nan)
-    correction = CORRECTIONS[name](poison(GIVEN.logp_old), poison(GIVEN.logp_rollout), GIVEN.mask)
+    poison = lambda x: np.where(GIVEN.mask, x, np.float32(np.nan))
 
     def loss(log_probs):
+        correction = CORRECTIONS[name](poison(GIVEN.logp_old), poison(GIVEN.logp_rollout), GIVEN.mask)
         tokens = loss_lib.clipped(log_probs, GIVEN.logp_old, GIVEN.advantages, GIVEN.mask)
         weights = aggregation.token_weights(GIVEN.mask)
         return aggregation.weighted_sum(tokens * correction, weights)
 
-    value, gradient = jax.value_and_grad(loss)(GIVEN.logp)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(GIVEN.logp)
     np.testing.assert_allclose(value, expected["loss"], atol=1e-5)
     np.testing.assert_allclose(gradient, expected["gradient"], atol=1e-5)
 
@@ -107,12 +108,10 @@ def test_equal_weights_are_normalised_to_1_however_small_or_large():
 
 
 def test_a_sequence_is_judged_by_its_mean_or_its_product():
-    old = jnp.log(jnp.array([[2.0, 2.0]]))
-    weigh = lambda **k: importance_weights.sequence_mask(
-        old, jnp.zeros((1, 2)), jnp.ones((1, 2), bool), high=3.0, **k
-    ).tolist()
-    assert weigh() == [[2.0, 2.0]] and weigh(level="product") == [[0.0, 0.0]]
-    assert weigh(max_weight=1.5) == [[1.5, 1.5]]
+    given = np.log(np.float32([[2.0, 2.0]])), np.zeros((1, 2), np.float32), np.ones((1, 2), bool)
+    settings = {}, {"level": "product"}, {"max_weight": 1.5}
+    weigh = lambda xs: [importance_weights.sequence_mask(*xs, high=3.0, **k) for k in settings]
+    np.testing.assert_allclose(jax.jit(weigh)(given), [[[2.0, 2.0]], [[0.0, 0.0]], [[1.5, 1.5]]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
@@ -126,7 +125,7 @@ def test_what_is_near_lies_between_the_bounds(kind, over):
     elif over != "token":
         far = far.sum(1, keepdims=True) / (count if over == "mean" else 1)
     high, low = np.median(far[:5]) + 1e-5, np.quantile(far[:5], 0.1) + 1e-5
-    near = lambda **bounds: importance_weights.kl_rejection_mask(
+    near = lambda **bounds: rejection_jit(
         GIVEN.logp_old, GIVEN.logp_rollout, GIVEN.mask, kind=kind, over=over, **bounds
     )
     np.testing.assert_array_equal(near(high=high), MASK & (far <= high))
@@ -146,12 +145,11 @@ def test_normalised_weights_are_1_on_average_over_tokens_or_sequences():
 
 
 def test_only_stale_and_bad_sequences_are_dropped():
-    log_probs = jnp.array([[-3.0, -1.0], [-3.0, -1.0], [-1.0, -1.0]])
-    sampler, mask = jnp.full((3, 2), -1.0), jnp.ones((3, 2), bool)
-    advantages = jnp.array([[1.0, 1.0], [-1.0, -1.0], [-1.0, -1.0]])
-    weigh = lambda bound: importance_weights.off_policy_sequence_mask(
-        log_probs, sampler, advantages, mask, bound
-    )
+    log_probs = np.float32([[-3.0, -1.0], [-3.0, -1.0], [-1.0, -1.0]])
+    sampler, mask = np.full((3, 2), np.float32(-1.0)), np.ones((3, 2), bool)
+    advantages = np.float32([[1.0, 1.0], [-1.0, -1.0], [-1.0, -1.0]])
+    drop = jax.jit(importance_weights.off_policy_sequence_mask)
+    weigh = lambda bound: drop(log_probs, sampler, advantages, mask, bound)
     assert weigh(0.9).tolist() == [[1, 1], [0, 0], [1, 1]] and weigh(1.1).tolist() == [[1, 1]] * 3
 
 
@@ -168,7 +166,7 @@ def test_rows_without_tokens_may_count(variant):
 
 
 def test_wrong_arguments_are_named():
-    x, mask = jnp.zeros((2, 3)), jnp.ones((2, 3), bool)
+    x, mask = np.zeros((2, 3), np.float32), np.ones((2, 3), bool)
     with pytest.raises(ValueError, match=r"per_sequence\.shape must be .*, got \(3,\)"):
         returns.over_tokens(x[0], mask)
     with pytest.raises(ValueError, match=r"alpha must be .*, got 0"):

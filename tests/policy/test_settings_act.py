@@ -57,9 +57,7 @@ OTHER = {
     "whitening_rewards": True,
 }
 NAMES = sorted({name for recipe in recipes.RECIPES.values() for name in recipe.config.settings})
-EVERY = [
-    pytest.param(name, marks=[] if name in ("ppo", "dapo") else pytest.mark.slow) for name in recipes.RECIPES
-]
+EVERY = [pytest.param(name, marks=[] if name == "ppo" else pytest.mark.slow) for name in recipes.RECIPES]
 
 
 def small(name, **overrides):

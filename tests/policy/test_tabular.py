@@ -378,12 +378,12 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"log_probs\.shape must be .*, got \(13, 2\)"):
         tabular.occupancy(log_probs(0)[:, :2], LANGUAGE)
     with pytest.raises(ValueError, match=r"rewards\.shape must be .*, got \(9,\)"):
-        tabular.expected_reward(log_probs(0), jnp.zeros(9), LANGUAGE)
+        tabular.expected_reward(log_probs(0), np.zeros(9, np.float32), LANGUAGE)
     with pytest.raises(ValueError, match=r"kl_coef must be .*, got -1.0"):
         tabular.objective(log_probs(0), rewards(), LANGUAGE, log_probs(1), -1.0)
     with pytest.raises(ValueError, match=r"kl_coef must be .*, got 0"):
         tabular.optimum(log_probs(1), rewards(), 0, LANGUAGE)
     with pytest.raises(ValueError, match=r"x\.shape\[:2\] must be \(9, 3\), got \(9, 2\)"):
-        tabular.table(jnp.zeros((9, 2, 3)), LANGUAGE)
+        tabular.table(np.zeros((9, 2, 3), np.float32), LANGUAGE)
     with pytest.raises(ValueError, match=r"group_size must be so small that 27 outcomes form .*, got 9"):
         tabular.expected_value_and_grad(lambda group: 0.0, logits(0), rewards(), LANGUAGE, group_size=9)

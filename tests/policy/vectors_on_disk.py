@@ -4,7 +4,7 @@ import json
 import pathlib
 import types
 
-import jax.numpy as jnp
+import numpy as np
 
 FOLDER = pathlib.Path(__file__).parent / "vectors"
 
@@ -15,7 +15,7 @@ def load(name):
 
 
 def inputs():
-    """The common inputs, [6, 7] float32 arrays, the mask bool and the scores [6]."""
+    """The common inputs, [6, 7] float32 arrays of NumPy, the mask bool and the scores [6]."""
     given = load("inputs")
-    arrays = {k: jnp.array(v, jnp.float32) for k, v in given.items() if isinstance(v, list)}
+    arrays = {k: np.array(v, np.float32) for k, v in given.items() if isinstance(v, list)}
     return types.SimpleNamespace(**arrays | {"mask": arrays["mask"] > 0})

@@ -83,18 +83,20 @@ def bible(
         ) from error
 
 
-def check_spanish(folder: str) -> None:
-    """Raises FileNotFoundError, with the remedy, where the Spanish text is not in the folder."""
+def check_spanish(folder: str) -> list[pathlib.Path]:
+    """The files of the Spanish text; FileNotFoundError, with the remedy, where one is not in the folder."""
     remedy = (
         "run `apt-get download sword-text-sparv && dpkg -x sword-text-sparv_*.deb FOLDER` "
         "on Debian, and give that folder"
     )
     if not folder:
         raise FileNotFoundError(f"spanish: no folder given for the Spanish text; {remedy}")
-    for name in ("ot.bzs", "ot.bzv", "ot.bzz", "nt.bzs", "nt.bzv", "nt.bzz"):
-        path = pathlib.Path(folder) / _MODULE / name
+    names = "ot.bzs", "ot.bzv", "ot.bzz", "nt.bzs", "nt.bzv", "nt.bzz"
+    paths = [pathlib.Path(folder) / _MODULE / name for name in names]
+    for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"spanish: there is no {path}; {remedy}")
+    return paths
 
 
 def sword(folder: pathlib.Path, numbers: Sequence[int]) -> dict[int, str]:

@@ -12,7 +12,7 @@ from proxlm import _validation
 from proxlm.policy import losses, protocols
 from proxlm.policy._configuration import overrides as overrides_lib
 from proxlm.policy._configuration.partials import Partial, partial
-from proxlm.policy._configuration.settings import KL, Value, Whitening, plain, static
+from proxlm.policy._configuration.settings import KL, Value, Whitening, check_finite, plain, static
 from proxlm.policy.advantages import batch
 from proxlm.policy.aggregation import WEIGHTS
 
@@ -123,6 +123,7 @@ class PPOConfig:
         _validation.at_least(-math.inf, "PPOConfig", **plain(self, "entropy_coef"))
         _validation.one_of((True, False), "PPOConfig", greedy_baseline=self.greedy_baseline)
         _validation.at_least(0, "PPOConfig", **plain(self, "max_kl", "missing_eos_penalty"))
+        check_finite("PPOConfig", **plain(self, "entropy_coef", "missing_eos_penalty"))
         if isinstance(self.reward_weights, _PLAIN):
             if not isinstance(self.reward_weights, dict) or not self.reward_weights:
                 raise _validation.invalid(

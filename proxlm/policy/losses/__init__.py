@@ -24,11 +24,12 @@ differ, a mask is not boolean or a setting is out of range.
   preference_variants  `pair_loss`: nine relatives of DPO; `f_score`
   supervised      `sft`, `completion_mask`, `response_mask`
 
-`log_ratio` and `clip_log_ratio` are what the policy losses are built on.
+`log_ratio` and `clip_log_ratio` are what the policy losses are built on. A loss of your own that clips the
+ratio says by the decorator `clips_ratio` at which `ClipBounds`, so that the metrics report how often it does.
 """
 
 from proxlm.policy._finite import clip_log_ratio
-from proxlm.policy.losses._ratio import log_ratio
+from proxlm.policy.losses._ratio import ClipBounds, clips_ratio, log_ratio
 from proxlm.policy.losses.clipping import cispo, clipped, clipped_value_loss, sapo
 from proxlm.policy.losses.preference import bradley_terry, dpo, ipo, kto, orpo, sequence_log_probs, simpo
 from proxlm.policy.losses.preference_variants import f_score, pair_loss
@@ -38,12 +39,14 @@ from proxlm.policy.losses.token_level import clip_cov, dppo, kl_cov
 from proxlm.policy.losses.unclipped import dro, kl_penalty, policy_gradient
 
 __all__ = [
+    "ClipBounds",
     "bradley_terry",
     "cispo",
     "clip_cov",
     "clip_log_ratio",
     "clipped",
     "clipped_value_loss",
+    "clips_ratio",
     "completion_mask",
     "dpo",
     "dppo",

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy import aggregation, kl
-from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number, clip_log_ratio, finite
+from proxlm.policy._finite import LARGEST_EXPONENT, MAX_LOG_RATIO, Bound, Number, clip_log_ratio, finite
 
 __all__ = ["LEVELS", "ClipBounds", "clips_ratio", "log_ratio"]
 
@@ -103,3 +103,13 @@ def given(log_probs: ArrayLike, advantages: ArrayLike, mask: ArrayLike) -> tuple
     """
     advantages = aggregation.select(jax.lax.stop_gradient(advantages), mask, "advantages")
     return finite(aggregation.select(log_probs, mask, "log_probs"))[0], advantages
+
+
+def ratio(log_rho: jax.Array, advantages: jax.Array) -> jax.Array:
+    """The ratio ρ of its logarithm, bounded so that A ρ is finite: |A| ρ ≤ e^80 where |A| ≥ 1.
+
+    >>> advantages = jnp.array([1.0, -1e4])
+    >>> bool(jnp.all(jnp.isfinite(advantages * ratio(jnp.array([80.0, 80.0]), advantages))))
+    True
+    """
+    return jnp.exp(jnp.minimum(log_rho, LARGEST_EXPONENT - jnp.log(jnp.maximum(jnp.abs(advantages), 1.0))))

@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number
-from proxlm.policy.losses._ratio import clips_ratio, given, log_ratio
+from proxlm.policy.losses._ratio import clips_ratio, given, log_ratio, ratio
 
 __all__ = ["cispo", "clipped", "clipped_value_loss", "sapo"]
 
@@ -46,8 +46,8 @@ def clipped(
     _validation.within(0, 1, "clipped", clip_low=clip_low)
     _validation.at_least(0, "clipped", clip_high=clip_high)
     _validation.at_least(1, "clipped", dual_clip=dual_clip)
-    rho = jnp.exp(log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio))
     _, advantages = given(log_probs, advantages, mask)
+    rho = ratio(log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio), advantages)
     near = jnp.clip(rho, 1.0 - clip_low, 1.0 + clip_high)
     loss = jnp.maximum(-advantages * rho, -advantages * near)
     if dual_clip is None:

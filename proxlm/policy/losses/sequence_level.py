@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 
 from proxlm import _validation
 from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number
-from proxlm.policy.losses._ratio import ClipBounds, clips_ratio, given, log_ratio
+from proxlm.policy.losses._ratio import ClipBounds, clips_ratio, given, log_ratio, ratio
 
 __all__ = ["geometric_mean", "topr", "vespo"]
 
@@ -38,8 +38,8 @@ def geometric_mean(
     _, advantages = given(log_probs, advantages, mask)
     sign = jnp.sign(advantages)
     held = sign * jnp.minimum(sign * d, sign * jnp.clip(d, -clip_low, clip_high))
-    rho = jnp.exp(_mean(held, mask))
-    return jnp.where(mask, -_mean(advantages, mask) * rho, 0.0)
+    mean = _mean(advantages, mask)
+    return jnp.where(mask, -mean * ratio(_mean(held, mask), mean), 0.0)
 
 
 def vespo(

@@ -13,7 +13,7 @@ from proxlm import _validation
 from proxlm.policy import aggregation, kl
 from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number, finite
 from proxlm.policy.losses import clipping
-from proxlm.policy.losses._ratio import ClipBounds, clips_ratio, given, log_ratio
+from proxlm.policy.losses._ratio import ClipBounds, clips_ratio, given, log_ratio, ratio
 
 __all__ = ["clip_cov", "dppo", "kl_cov"]
 
@@ -54,7 +54,7 @@ def clip_cov(
     log_rho = log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
     log_probs, advantages = given(log_probs, advantages, mask)
     cov = _covariance(log_probs, advantages, mask)
-    free = loss <= -advantages * jnp.exp(log_rho)
+    free = loss <= -advantages * ratio(log_rho, advantages)
     candidates = jnp.asarray(mask) & free & (cov > low) & (cov < high)
     order = cov if key is None else jax.random.uniform(key, cov.shape)
     chosen = _largest(jnp.where(candidates, order, -jnp.inf), share, mask) & candidates
@@ -89,7 +89,7 @@ def kl_cov(
     cov = jnp.where(mask, _covariance(log_probs, advantages, mask), -jnp.inf)
     penalty = coef * kl.absolute(log_rho, jnp.zeros_like(log_rho))
     penalty = jnp.where(_largest(cov, share, mask), penalty, 0.0)
-    return penalty - advantages * jnp.exp(log_rho)
+    return penalty - advantages * ratio(log_rho, advantages)
 
 
 def dppo(

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from proxlm import _validation
 from proxlm.policy import aggregation, kl
 from proxlm.policy._finite import MAX_LOG_RATIO, Bound, Number
-from proxlm.policy.losses._ratio import given, log_ratio
+from proxlm.policy.losses._ratio import given, log_ratio, ratio
 
 __all__ = ["dro", "kl_penalty", "policy_gradient"]
 
@@ -53,7 +53,7 @@ def kl_penalty(
     _validation.one_of(("forward", "reverse"), "kl_penalty", direction=direction)
     log_rho = log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio)
     _, advantages = given(log_probs, advantages, mask)
-    rho = jnp.exp(log_rho)
+    rho = ratio(log_rho, advantages)
     divergence = rho - 1.0 - log_rho if direction == "forward" else rho * log_rho - rho + 1.0
     return jnp.where(mask, coef * divergence - advantages * rho, 0.0)
 
