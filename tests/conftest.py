@@ -1,5 +1,6 @@
 """JAX at its strictest, compiling as fast as it can, and the fixtures that many tests share."""
 
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -29,6 +30,12 @@ jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# A context of MLIR with all its dialects takes as long as a small program does to lower: one serves a module.
+if importlib.metadata.version("jax").startswith("0.10."):
+    from jax._src.interpreters import mlir
+
+    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 # An example's time is mostly compilation, so a deadline would judge the compiler; and a test
 # that passes must pass again.

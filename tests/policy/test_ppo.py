@@ -81,7 +81,7 @@ def iterate(state=None, key=KEY, rate=1.0, **overrides):
     """One iteration with every number that there is: the state after it, and metrics."""
     config = recipes.make("ppo", **WATCHFUL | {name: x[0] for name, x in SWEEP.items()} | overrides)
     state = ppo.init(PARAMS, SGD, config, REFERENCE) if state is None else state
-    return _iterate(config, state, key, rate)
+    return _iterate(config, state, key, np.float32(rate))
 
 
 def learn(samples, rewards=None, key=KEY, params=PARAMS, start_coef=None, rates=None, **overrides):

@@ -29,7 +29,7 @@ def actor_of(sampling):
 
 def params_of(seed, scale=1.5):
     init = jax.jit(actor_of(lm.SamplingConfig()).init)
-    return jax.tree.map(lambda x: scale * np.asarray(x), init(jax.random.key(seed)))
+    return jax.tree.map(lambda x: jnp.asarray(scale * np.asarray(x)), init(jax.random.key(seed)))
 
 
 def everything_said(actor, params):
