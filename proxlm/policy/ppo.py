@@ -29,7 +29,7 @@ import optax
 from proxlm import _validation
 from proxlm.policy import protocols
 from proxlm.policy._configuration.config import KL, PPOConfig, Value, Whitening, check_parts
-from proxlm.policy._iteration import checks, experience, judging, metrics, update
+from proxlm.policy._iteration import checks, experience, grouping, judging, metrics, update
 from proxlm.policy._iteration import prompts as prompts_lib
 from proxlm.policy._iteration.checks import check_batch
 from proxlm.policy._iteration.metrics import Metrics
@@ -179,8 +179,7 @@ def make_collect_and_learn(
 
     def collect(state, key, prompts):
         prompts_lib.check(prompts)
-        answered = prompts_lib.repeat(prompts, config.group_size)
-        samples = actor.sample(key, state.params, answered)
+        samples = grouping.grouped(actor, config.group_size).sample(key, state.params, prompts)
         # here already, so that a slow reward is not waited for in vain
         check_batch(samples.tokens.shape[0], config)
         if config.greedy_baseline and actor.greedy is not None:

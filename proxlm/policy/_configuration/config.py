@@ -67,8 +67,11 @@ class PPOConfig:
         weights (static).
       num_epochs: passes over the batch (static).
       num_minibatches: optimizer steps per pass (static).
-      num_microbatches: slices of a minibatch, to bound memory; the sum is the same (static).
+      num_microbatches: slices of a minibatch, to bound memory; the sum is the same (static). With
+        several, the scores before the update are computed in slices of that size, too.
       group_size: responses sampled for each prompt (static).
+      whole_groups: shuffle whole groups into minibatches, and not their responses (static): an actor that
+        can then scores the prompt once for its answers. A single minibatch holds them whole anyway.
       greedy_baseline: take off every score that of the likeliest answer to its prompt (static);
         these answers, one a prompt, are the last rows of the samples that the reward sees.
 
@@ -95,6 +98,7 @@ class PPOConfig:
     num_minibatches: int = static(4)
     num_microbatches: int = static(1)
     group_size: int = static(1)
+    whole_groups: bool = static(False)
     greedy_baseline: bool = static(False)
 
     def __post_init__(self):
@@ -121,7 +125,8 @@ class PPOConfig:
         for name in counts:
             _validation.to_int(1, "PPOConfig", **{name: getattr(self, name)})
         _validation.at_least(-math.inf, "PPOConfig", **plain(self, "entropy_coef"))
-        _validation.one_of((True, False), "PPOConfig", greedy_baseline=self.greedy_baseline)
+        flags = {"greedy_baseline": self.greedy_baseline, "whole_groups": self.whole_groups}
+        _validation.one_of((True, False), "PPOConfig", **flags)
         _validation.at_least(0, "PPOConfig", **plain(self, "max_kl", "missing_eos_penalty"))
         check_finite("PPOConfig", **plain(self, "entropy_coef", "missing_eos_penalty"))
         if isinstance(self.reward_weights, _PLAIN):
@@ -235,6 +240,10 @@ def _check_together(config: PPOConfig) -> None:
         raise _validation.invalid(
             "reward_normalisation", config.reward_normalisation, "None without groups", remedy, "PPOConfig"
         )
+    if config.whole_groups and min(config.group_size, config.num_minibatches) < 2:
+        remedy = "There are no groups, or one minibatch holds them all."
+        expected = "False with group_size=1 or num_minibatches=1"
+        raise _validation.invalid("whole_groups", True, expected, remedy, "PPOConfig")
     if config.value is not None and advantage in CRITICLESS:
         remedy = "These advantages have no critic: give value=None, or take advantages.gae_advantages."
         raise _validation.invalid("value", config.value, "None", remedy, "PPOConfig")

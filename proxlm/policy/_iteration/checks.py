@@ -26,10 +26,12 @@ def check_batch(batch: int, config: PPOConfig) -> None:
     if config.group_size > 1:
         group.check_groups(batch, config.group_size)
     unit = config.num_minibatches * config.num_microbatches
+    unit *= config.group_size if config.whole_groups else 1
     if batch < 1 or batch % unit:
+        of = f" of whole groups of {config.group_size}" if config.whole_groups else ""
         raise ValueError(
             f"a batch of {batch} responses does not divide into num_minibatches="
-            f"{config.num_minibatches} times num_microbatches={config.num_microbatches}: "
+            f"{config.num_minibatches} times num_microbatches={config.num_microbatches}{of}: "
             f"expected a multiple of {unit}"
         )
     horizon = None

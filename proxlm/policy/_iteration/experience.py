@@ -9,7 +9,7 @@ import optax
 from proxlm import _validation
 from proxlm.policy import diagnostics, protocols
 from proxlm.policy._configuration.config import PPOConfig
-from proxlm.policy._iteration import judging, metrics, reference
+from proxlm.policy._iteration import checks, grouping, judging, metrics, reference
 from proxlm.policy.advantages import temporal as advantage_lib
 
 
@@ -45,11 +45,15 @@ def prepare(
 
     With a greedy baseline the samples of `actor.greedy` come after those of `actor.sample`.
     """
+    # as many rows at a time as in the update
+    slices = 1 if config.num_microbatches == 1 else config.num_minibatches * config.num_microbatches
+    actor = grouping.grouped(actor, config.group_size, slices)
     judged = judging.judge(rewards, samples.response_mask, config)
     given = _given(judged, samples, config)
     rewards, per_token = judged.total, judged.per_token
     if config.greedy_baseline:
         samples, rewards, given, per_token = _above_greedy(samples, judged, given, config.group_size)
+    checks.check_batch(samples.tokens.shape[0], config)
     mask = samples.response_mask & jnp.isfinite(rewards)[:, None]
     scores = actor.score(state.params, samples, full=reference.needs_distribution(actor, config))
     old = samples if config.correction is None else scores

@@ -9,7 +9,7 @@ import optax
 from proxlm import sharding
 from proxlm.policy import aggregation, diagnostics, kl, losses, protocols
 from proxlm.policy._configuration.config import PPOConfig
-from proxlm.policy._iteration import checks
+from proxlm.policy._iteration import checks, grouping
 from proxlm.policy._iteration.experience import Experience, all_finite
 from proxlm.policy._iteration.reference import truncates
 
@@ -37,13 +37,15 @@ def run(
 ) -> tuple[optax.Params, optax.OptState, dict[str, jax.Array]]:
     """Epochs of freshly shuffled minibatches: `(params, opt_state, report)`, the report a dict of scalars."""
     batch = experience.mask.shape[0]
-    checks.check_batch(batch, config)
     keys, updates = None, config.num_epochs * config.num_minibatches
     if auxiliary is not None:
         key, key_auxiliary = jax.random.split(key)
         keys = jax.random.split(key_auxiliary, updates)
-    shuffle = lambda key: jax.random.permutation(key, batch)
-    rows = jax.vmap(shuffle)(jax.random.split(key, config.num_epochs)).reshape(updates, -1)
+    size = grouping.in_update(actor, batch, config)
+    actor = grouping.grouped(actor, size)
+    shuffle = lambda key: jax.random.permutation(key, batch // size)
+    order = jax.vmap(shuffle)(jax.random.split(key, config.num_epochs))
+    rows = (order[:, :, None] * size + jnp.arange(size)[None, None]).reshape(updates, -1)
     optimizer = optax.with_extra_args_support(optimizer)
 
     def attempt(carry, turn):

@@ -1,0 +1,91 @@
+"""An actor whose answers to a prompt share it, and whose scores are computed in slices."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from proxlm import sharding
+from proxlm.policy import protocols
+from proxlm.policy._configuration.config import PPOConfig
+from proxlm.policy._iteration import prompts as prompts_lib
+
+
+class GroupedActor(NamedTuple):
+    """An actor that is given each prompt once, and rows of which `group_size` on end have one prompt."""
+
+    sample: Callable[..., Any]
+    score: Callable[..., Any]
+    reference: Callable[..., Any]
+    greedy: Callable[..., Any] | None
+    sampling: Any
+
+
+def grouped(actor: protocols.Actor, group_size: int, slices: int = 1) -> GroupedActor:
+    """The actor for groups, its scores in this many slices one after another.
+
+    Its functions share a prompt where they have an argument `group_size`.
+
+    >>> from proxlm import lm
+    >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8, value_head=True), 4)
+    >>> params, prompts = actor.init(jax.random.key(0)), lm.Prompts(jax.numpy.zeros((2, 3), int))
+    >>> grouped(actor, 3).sample(jax.random.key(1), params, prompts).tokens.shape
+    (6, 7)
+    """
+    return GroupedActor(
+        functools.partial(_sample, actor.sample, group_size),
+        _score(actor.score, group_size, slices),
+        _score(actor.reference, group_size, slices),
+        getattr(actor, "greedy", None),
+        getattr(actor, "sampling", None),
+    )
+
+
+def shares(function: Callable[..., Any]) -> bool:
+    """Whether a sample or score has an argument `group_size`; a jitted one would trace it.
+
+    >>> shares(lambda params, samples, full=False, group_size=1: None)
+    True
+    """
+    return not hasattr(function, "lower") and "group_size" in inspect.signature(function).parameters
+
+
+def in_update(actor: protocols.Actor, batch: int, config: PPOConfig) -> int:
+    """The number of rows on end that minibatches keep together: those of a group, or 1.
+
+    >>> from proxlm import lm
+    >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8, value_head=True), 4)
+    >>> [in_update(actor, 12, PPOConfig(group_size=3, num_minibatches=n)) for n in (1, 4)]
+    [3, 1]
+    """
+    # with one minibatch the groups stay together anyway
+    natural = config.num_minibatches == 1 and shares(actor.score)
+    slices = config.num_minibatches * config.num_microbatches * config.group_size
+    return config.group_size if config.whole_groups or (natural and batch % slices == 0) else 1
+
+
+def _sample(sample, group_size, key, params, prompts):
+    if group_size > 1 and shares(sample):
+        return sample(key, params, prompts, group_size=group_size)
+    return sample(key, params, prompts_lib.repeat(prompts, group_size))
+
+
+def _score(score, group_size, slices):
+    def one_slice(params, samples, full):
+        batch = samples.tokens.shape[0]
+        shared = (
+            {"group_size": group_size} if group_size > 1 and shares(score) and batch % group_size == 0 else {}
+        )
+        return score(params, samples, full=full, **shared)
+
+    def whole(params, samples, full=False):
+        if slices == 1:
+            return one_slice(params, samples, full)
+        cut = lambda x: x.reshape(slices, -1, *x.shape[1:])
+        parts = sharding.pieces(jax.tree.map(cut, samples))
+        scores = jax.lax.map(lambda part: one_slice(params, part, full), parts)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), scores)
+
+    return whole

@@ -1,0 +1,85 @@
+"""Answers that share their prompt: the same iteration as with answers by themselves."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from proxlm import lm
+from proxlm.policy import ppo, recipes
+from tests import arrays
+
+MODEL = lm.ModelConfig(7, num_layers=1, width=8, num_heads=2, value_head=True)
+ACTOR = lm.make_actor(MODEL, 4, critic=False, sampling=lm.SamplingConfig(stop_token=3))
+PARAMS = {"policy": arrays.rough(MODEL, 0.5)}
+GROUP = 3
+
+
+def watching(seen):
+    """The actor, and a note of the rows of prompts and responses that each of its calls runs."""
+
+    def sample(key, params, prompts, group_size=1):
+        seen.append(("sample", prompts.tokens.shape[0], group_size))
+        return ACTOR.sample(key, params, prompts, group_size=group_size)
+
+    def score(name, params, samples, full=False, group_size=1):
+        seen.append((name, samples.tokens.shape[0], group_size))
+        return getattr(ACTOR, name)(params, samples, full, group_size=group_size)
+
+    names = {name: functools.partial(score, name) for name in ("score", "reference")}
+    return ACTOR._replace(sample=sample, **names)
+
+
+ALONE = ACTOR._replace(
+    sample=lambda key, params, prompts: ACTOR.sample(key, params, prompts),
+    score=lambda params, samples, full=False: ACTOR.score(params, samples, full),
+    reference=lambda params, samples, full=False: ACTOR.reference(params, samples, full),
+)
+
+
+def iterate(actor, **overrides):
+    config = recipes.make("grpo", group_size=GROUP, num_epochs=2, **overrides)
+    # two prompts of different length
+    tokens, mask = (
+        jnp.array([[1, 2, 4]] * 2 + [[0, 5, 6]] * 2),
+        jnp.array([[True] * 3] * 2 + [[False, True, True]] * 2),
+    )
+    prompts = lambda key: lm.Prompts(tokens, mask)
+    reward = lambda samples: jnp.sum((samples.tokens[:, 3:] == 2) & samples.response_mask, axis=1) * 1.0
+    optimizer = optax.sgd(0.3)
+    step = jax.jit(ppo.make_step(actor, reward, prompts, optimizer, config))
+    return step(ppo.init(PARAMS, optimizer, config, PARAMS), jax.random.key(1))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{"num_minibatches": 2, "whole_groups": True}, {"num_minibatches": 1, "num_microbatches": 2}],
+    ids=["whole groups", "one minibatch"],
+)
+def test_an_actor_that_shares_prompts_learns_what_another_does(overrides):
+    seen: list = []
+    shared, metrics = iterate(watching(seen), **overrides)
+    assert ("sample", 4, 3) in seen and ("score", 6, 3) in seen
+    rows = 12 if overrides["num_minibatches"] == 2 else 6  # before the update, in slices or not
+    assert ("reference", rows, 3) in seen and {size for _, _, size in seen} == {3}
+    # alone, one minibatch is shuffled row by row, which changes the order of sums
+    alone, expected = iterate(ALONE, **overrides)
+    assert metrics.reward == expected.reward and metrics.first_ratio_error < 1e-5
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5), shared.params, alone.params)
+    moved = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), shared.params, PARAMS)
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_groups_that_do_not_divide_are_scored_row_by_row():
+    seen: list = []
+    iterate(watching(seen), num_minibatches=6)
+    assert {("sample", 4, 3), ("score", 12, 3), ("score", 2, 1)} <= set(seen)
+    with pytest.raises(
+        ValueError, match="num_microbatches=1 of whole groups of 3: expected a multiple of 18"
+    ):
+        iterate(ACTOR, num_minibatches=6, whole_groups=True)
+    with pytest.raises(ValueError, match="whole_groups must be False with group_size=1 or num_minibatches=1"):
+        recipes.make("ppo", whole_groups=True)
