@@ -132,7 +132,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "phi3": Architecture(
         "Phi3ForCausalLM",
         _layouts.PHI_3,
-        _COMMON | _ALL_HEADS | _WINDOW | {"partial_rotary_factor": ("rope_share", 1.0)},
+        _COMMON
+        | _ALL_HEADS
+        | _WINDOW
+        | {"partial_rotary_factor": ("rope_share", 1.0), "rms_norm_eps": ("norm_epsilon", 1e-5)},
         fixed={"original_max_position_embeddings": ()},
         windows="all",
     ),

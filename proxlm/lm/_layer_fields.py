@@ -28,46 +28,40 @@ SCALING = {
 def flat(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Fields with those of RoPE at the top, under one name each, wherever transformers has them."""
     flat = {_architectures.RENAMED.get(kind, {}).get(name, name): value for name, value in fields.items()}
-    nested = flat.pop("rope_parameters", None)
-    if nested is None:
-        return flat
-    if not isinstance(nested, dict):
-        raise invalid("rope_parameters", nested, "an object")
-    parts = dict(nested)
-    if kind == "gemma3_text" and {FULL, SLIDING} >= set(parts):
-        local = dict(parts.get(SLIDING) or {})
-        if (given := local.pop("rope_type", "default")) != "default":
-            raise invalid(f"rope_parameters.{SLIDING}.rope_type", given, "'default'")
-        parts = dict(parts.get(FULL) or {})
-        if "rope_theta" in local:
-            flat["rope_local_base_freq"] = local.pop("rope_theta")
-        if local:
-            raise invalid(f"rope_parameters.{SLIDING}.{min(local)}", local[min(local)], "absent")
-    for name in ("rope_theta", "partial_rotary_factor"):
-        if name in parts:
-            value = parts.pop(name)
+    given = {name: flat.pop(name, None) for name in ("rope_scaling", "rope_parameters")}
+    for source, parts in given.items():
+        if parts is None:
+            continue
+        if not isinstance(parts, dict):
+            raise invalid(source, parts, "an object or null")
+        if kind == "gemma3_text" and {FULL, SLIDING} >= set(parts):
+            flat |= _local(parts.get(SLIDING) or {}, f"{source}.{SLIDING}")
+            parts = parts.get(FULL) or {}
+        top = {name: parts[name] for name in ("rope_theta", "partial_rotary_factor") if name in parts}
+        rest = {name: value for name, value in parts.items() if name not in top}
+        top |= {} if all(value == "default" for value in rest.values()) else {"rope_scaling": rest}
+        for name, value in top.items():
             if flat.setdefault(name, value) != value:
-                raise invalid(name, flat[name], f"{value}, as in rope_parameters")
-    if parts.get("rope_type", parts.get("type", "default")) != "default":
-        if flat.setdefault("rope_scaling", parts) != parts:
-            raise invalid("rope_scaling", flat["rope_scaling"], f"{parts}, as in rope_parameters")
-    elif set(parts) - {"rope_type", "type"}:
-        name = min(set(parts) - {"rope_type", "type"})
-        raise invalid(f"rope_parameters.{name}", parts[name], "absent without a rope_type")
+                raise invalid(name, flat[name], f"{value}, as in {source}")
     return flat
+
+
+def _local(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The one field of RoPE that layers with a window may have."""
+    allowed = {"rope_type": "default", "type": "default", "rope_theta": given.get("rope_theta")}
+    for key, value in given.items():
+        if key not in allowed or value != allowed[key]:
+            raise invalid(f"{name}.{key}", value, repr(allowed.get(key, "absent")))
+    return {"rope_local_base_freq": given["rope_theta"]} if "rope_theta" in given else {}
 
 
 def scaling(given: Any, read: Mapping[str, Any]) -> dict[str, Any]:
     """The scaling of RoPE, and the length of the context with it."""
     if given is None:
         return {}
-    if not isinstance(given, dict):
-        raise invalid("rope_scaling", given, "an object or null")
     parts = dict(given)
     old = parts.pop("type", None)
     kind = parts.pop("rope_type", old)
-    if kind == "default" and not parts:
-        return {}
     if not isinstance(kind, str) or kind not in SCALING:
         raise invalid("rope_scaling.rope_type", kind, f"one of {tuple(SCALING)}")
     length = parts.pop(LENGTH, None) or read["max_length"]

@@ -8,7 +8,7 @@ import pytest
 
 from proxlm import lm
 from proxlm.lm import _architectures, _config_fields
-from tests.lm import peer_models
+from tests.lm import hub_configs, peer_models
 
 VECTORS = json.loads(peer_models.PATH.read_text(encoding="utf-8"))
 
@@ -30,3 +30,19 @@ def test_logits_are_those_of_transformers(case):
     logits = jax.jit(lm.apply, static_argnames="config")(params, tokens, config=config, mask=mask)
     expected = np.array(VECTORS[case]["logits"])
     np.testing.assert_allclose(logits[:, -1], expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", hub_configs.CONFIGS)
+def test_fields_of_older_files_mean_what_they_did(name):
+    fields, expected = hub_configs.CONFIGS[name]
+    config = _config_fields.from_fields(fields, 10**4)
+    assert {key: getattr(config, key) for key in expected} == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", hub_configs.CONFIGS)
+def test_transformers_reads_older_files_as_we_do(name):
+    transformers = pytest.importorskip("transformers")
+    fields, _ = hub_configs.CONFIGS[name]
+    theirs = transformers.AutoConfig.for_model(**fields).to_dict()
+    assert _config_fields.from_fields(theirs, 10**4) == _config_fields.from_fields(fields, 10**4)

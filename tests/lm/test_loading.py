@@ -229,12 +229,13 @@ REFUSED = {
 def test_a_field_is_refused_by_name(folder, name, value):
     (folder / "generation_config.json").unlink()
     rewrite(folder / "config.json", **{name: value})
-    wide = {
+    named_by = {
         "num_attention_heads": "num_heads|width",
         "vocab_size": "embed_tokens",
-        "hidden_size": "hidden_size|shape",
+        "hidden_size": "shape",
     }
-    assert any(part in message(folder) for part in (name, *wide.get(name, name).split("|")))
+    named_by["rope_parameters"] = "rope_scaling"
+    assert any(part in message(folder) for part in (name, *named_by.get(name, name).split("|")))
 
 
 def change_tensors(folder, change):
