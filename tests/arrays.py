@@ -9,7 +9,12 @@ from proxlm import lm
 
 def normal(seed, shape=()):
     """Draws standard normal float32 numbers that depend on the seed and the shape alone."""
-    return jnp.array(np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32))
+    return jnp.array(numpy_normal(seed, shape))
+
+
+def numpy_normal(seed, shape=()):
+    """The same in NumPy, so that arithmetic on them compiles nothing."""
+    return np.asarray(np.random.default_rng([seed, *shape]).normal(size=shape), np.float32)
 
 
 def rough(config, scale, seed=0):

@@ -5,6 +5,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from proxlm import _validation
@@ -145,7 +146,7 @@ def require_eps(name: str, params: chex.ArrayTree, eps: chex.Numeric, eps_root: 
     for dtype in {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}:
         if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits >= 32:
             continue
-        if float(jnp.asarray(eps, dtype)) == 0 and float(jnp.asarray(eps_root, dtype)) == 0:
+        if not any(np.asarray(number).astype(dtype) for number in (eps, eps_root)):
             expected = f"a number that {dtype} can hold, as the params are"
             remedy = "There 0/0 is NaN where a gradient is 0: give eps=1e-4, or keep the params in float32."
             raise _validation.invalid("eps", eps, expected, remedy, name)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from proxlm import penalties
-from tests.arrays import normal
+from tests.arrays import numpy_normal as normal
 
 SHAPE = (4, 3)
 
@@ -36,16 +36,26 @@ class Case(NamedTuple):
     largest_step: float = 1.0
 
 
-def ramp() -> jax.Array:
+def ramp() -> np.ndarray:
     """Positive numbers of SHAPE, all different."""
-    return jnp.linspace(0.2, 1.8, 12).reshape(SHAPE)
+    return np.linspace(0.2, 1.8, 12, dtype=np.float32).reshape(SHAPE)
 
 
-def anchor() -> jax.Array:
+def anchor() -> np.ndarray:
     """A point to measure from."""
     return normal(100, SHAPE)
 
 
 def compiled(penalty: penalties.Penalty) -> penalties.Penalty:
-    """The penalty with its members compiled: one program each, where op by op every operation is one."""
-    return penalty._replace(value=jax.jit(penalty.value), prox=jax.jit(penalty.prox))
+    """The penalty with its members compiled: one program each, where op by op every operation is one.
+
+    Results that are not traced are NumPy's, so that what a test does with them compiles nothing.
+    """
+    return penalty._replace(value=in_numpy(penalty.value), prox=in_numpy(penalty.prox))
+
+
+def in_numpy(function: Callable) -> Callable:
+    """The function compiled, with results in NumPy unless they are traced."""
+    program = jax.jit(function)
+    leaf = lambda a: a if isinstance(a, jax.core.Tracer) else np.asarray(a)
+    return lambda *args: jax.tree.map(leaf, program(*args))

@@ -147,8 +147,6 @@ def test_a_brute_force_grid_and_a_conjugate_see_the_same_fault():
 
 
 def test_a_report_reads_like_a_verdict():
-    good = str(penalties.check(penalties.l1(0.7), jnp.ones(3)))
-    assert good.endswith("all laws hold")
     bad = str(penalties.check(lasso(lambda x, t: soft(x, 0.8 * t)), jnp.ones(3)))
     line = next(line for line in bad.split("\n") if line.startswith("BROKEN optimality"))
     assert "nowhere below F(prox(x))" in line

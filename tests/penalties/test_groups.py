@@ -10,8 +10,8 @@ from proxlm.penalties import _slots, base
 from proxlm.penalties.coordinatewise import convex as norms
 from proxlm.penalties.groups import _norm_prox_in_metric, _partition, grouping
 from proxlm.penalties.groups import penalties as groups
-from tests.arrays import normal
-from tests.penalties.penalty_case import SHAPE, Case, ramp
+from tests.arrays import numpy_normal as normal
+from tests.penalties.penalty_case import SHAPE, Case, compiled, in_numpy, ramp
 
 HEADS = grouping.heads(2, axis=0)
 TILES = grouping.blocks((2, 3), (0, 1))
@@ -89,8 +89,8 @@ def bits(x):
 
 
 def test_a_sparse_group_by_hand():
-    x = jnp.array([[3.5, 0.4], [-4.5, 0.5]])
-    penalty = groups.sparse_group_lasso(2.0, 0.25, axis=0, weight="none")
+    x = np.float32([[3.5, 0.4], [-4.5, 0.5]])
+    penalty = compiled(groups.sparse_group_lasso(2.0, 0.25, axis=0, weight="none"))
     # Soft threshold 0.5: (3, -4), (0, 0). Then the norm of 5 loses 1.5.
     np.testing.assert_allclose(penalty.prox(x, 1.0), [[2.1, 0.0], [-2.8, 0.0]], rtol=1e-6)
     expected = 0.5 * 8.9 + 1.5 * (32.5**0.5 + 0.41**0.5)
@@ -98,88 +98,86 @@ def test_a_sparse_group_by_hand():
 
 
 def test_the_other_order_is_beaten():
-    x, penalty = (jnp.array([2.0, 0.7, 0.7, 0.7, 0.7]), groups.sparse_group_lasso(1.0, 0.5, weight="none"))
-    swapped = norms.l1(0.5).prox(groups.group_lasso(0.5, weight="none").prox(x, 1.0), 1.0)
-    objective = lambda z: penalty.value(z) + 0.5 * jnp.sum((z - x) ** 2)
+    x = np.float32([2.0, 0.7, 0.7, 0.7, 0.7])
+    penalty = compiled(groups.sparse_group_lasso(1.0, 0.5, weight="none"))
+    norm = np.linalg.norm(x)
+    swapped = np.maximum(x * (1 - 0.5 / norm) - 0.5, 0)
+    objective = lambda z: penalty.value(z) + 0.5 * np.sum((z - x) ** 2)
     assert objective(swapped) > objective(penalty.prox(x, 1.0)) + 1e-3
 
 
 def test_sparse_groups_lie_between_the_lasso_and_the_group_lasso():
     x = normal(0, SHAPE)
     for mix, other in [(1.0, norms.l1(0.7)), (0.0, groups.group_lasso(0.7, HEADS))]:
-        penalty = groups.sparse_group_lasso(0.7, mix, HEADS)
+        penalty, other = compiled(groups.sparse_group_lasso(0.7, mix, HEADS)), compiled(other)
         np.testing.assert_allclose(penalty.prox(x, 0.5), other.prox(x, 0.5), atol=1e-6)
         assert penalty.value(x) == pytest.approx(float(other.value(x)), rel=1e-6)
 
 
 def test_any_penalty_on_norms_by_hand():
-    x = jnp.array([[3.0, 0.6], [4.0, 0.8]])
+    x, penalty = np.float32([[3.0, 0.6], [4.0, 0.8]]), compiled(group_mcp(2.0, 0, "none"))
     # Norms 5 and 1. MCP with strength 2 and γ = 3: 5 < γ·2, (5 - 1)/(1 - 0.5/3) = 4.8; 1 is dead.
-    moved = group_mcp(2.0, 0, "none").prox(x, 0.5)
-    np.testing.assert_allclose(moved, [[2.88, 0.0], [3.84, 0.0]], rtol=1e-6)
-    value = group_mcp(2.0, 0, "none").value(x)
+    np.testing.assert_allclose(penalty.prox(x, 0.5), [[2.88, 0.0], [3.84, 0.0]], rtol=1e-6)
+    value = penalty.value(x)
     assert value == pytest.approx((2 * 5 - 25 / 6) + (2 - 1 / 6), rel=1e-6)
     # With weights it acts on the root mean squares 5/√2 and 1/√2, twice.
-    value = group_mcp(2.0, 0).value(x)
+    value = compiled(group_mcp(2.0, 0)).value(x)
     assert value == pytest.approx(2 * ((2 * 5 / 2**0.5 - 25 / 12) + (2 / 2**0.5 - 1 / 12)), rel=1e-6)
 
 
 def test_a_group_of_equal_coordinates_counts_as_its_coordinates():
-    x = jnp.full(SHAPE, -1.3)
+    x = np.full(SHAPE, -1.3, np.float32)
     for phi in (norms.l1(0.7), mcp(0.7), norms.squared_l2(0.7)):
-        carried = groups.group(phi, TILES)
+        carried, phi = compiled(groups.group(phi, TILES)), compiled(phi)
         assert carried.value(x) == pytest.approx(float(phi.value(x)), rel=1e-6)
         np.testing.assert_allclose(carried.prox(x, 0.5), phi.prox(x, 0.5), rtol=1e-6)
 
 
 def test_groups_of_other_sizes_have_other_weights():
     x = {"a": jnp.ones((4, 2)), "b": jnp.ones((9, 1)), "c": None, "d": jnp.ones((4, 1))}
-    assert groups.group_lasso(1.0).value(x) == pytest.approx(2 * 4 + 9 + 4)
+    assert compiled(groups.group_lasso(1.0)).value(x) == pytest.approx(2 * 4 + 9 + 4)
     strength = {"a": 1.0, "b": 2.0, "c": {"hidden": 5.0}, "d": 0.0}
-    assert groups.group_lasso(strength).value(x) == pytest.approx(2 * 4 + 2 * 9)
+    assert compiled(groups.group_lasso(strength)).value(x) == pytest.approx(2 * 4 + 2 * 9)
 
 
-@pytest.mark.parametrize("size", [0.0, 1e-25])
-def test_gradient_at_the_zero_group_is_finite(size):
+@pytest.mark.parametrize("make", [groups.group_lasso, groups.sparse_group_lasso, group_mcp])
+def test_gradient_at_the_zero_group_is_finite(make):
     # jaxopt 0.8.5 prox_group_lasso: NaN.
-    x = jnp.full((4, 1), size)
-    for penalty in (groups.group_lasso(0.1), groups.sparse_group_lasso(0.1), group_mcp(0.1)):
-        total = lambda x, t, penalty=penalty: jnp.sum(penalty.prox(x, t))
-        for gradient in jax.grad(total, (0, 1))(x, 0.5) + jax.grad(total, (0, 1))(x, 0.0):
-            assert jnp.all(jnp.isfinite(gradient))
-        assert jnp.all(jnp.isfinite(jax.grad(penalty.value)(x)))
+    @jax.jit
+    def slopes(x, t):
+        penalty = make(0.1)
+        total = lambda x, t: jnp.sum(penalty.prox(x, t))
+        return *jax.grad(total, (0, 1))(x, t), jax.grad(penalty.value)(x)
+
+    for size in (0.0, 1e-25):
+        for t in (0.5, 0.0):
+            assert all(np.all(np.isfinite(slope)) for slope in slopes(np.full((4, 1), size, np.float32), t))
 
 
-def test_strength_zero_spares_groups_of_1e_25():
+@pytest.mark.parametrize("name", ["group_columns", "group_tiles", "group_mcp", "sparse_group"])
+def test_tiny_and_zero_groups_are_spared(name):
+    make = lambda s, t: in_numpy(lambda x: CASES[name].make(s).prox(x, t))
     # jaxopt 0.8.5 prox_group_lasso: zero.
-    x = 1e-25 * normal(1, SHAPE)
-    for case in CASES.values():
-        np.testing.assert_array_equal(bits(case.make(0.0).prox(x, 0.5)), bits(x))
-        if case.metric:
-            np.testing.assert_array_equal(bits(case.make(0.0).prox(x, ramp())), bits(x))
-
-
-def test_zero_weights_at_a_zero_learning_rate_stay_zero():
+    x, zero = 1e-25 * normal(1, SHAPE), np.zeros(SHAPE, np.float32)
+    for t in (0.5, ramp()):
+        np.testing.assert_array_equal(bits(make(0.0, t)(x)), bits(x))
     # torchao's ProxGroupLasso and nemos: 0 / 0.
-    for case in CASES.values():
-        np.testing.assert_array_equal(case.make(0.7).prox(jnp.zeros(SHAPE), 0.0), 0)
-        if case.metric:
-            np.testing.assert_array_equal(case.make(0.7).prox(jnp.zeros(SHAPE), 0 * ramp()), 0)
+    for t in (0.0, 0 * ramp()):
+        np.testing.assert_array_equal(make(0.7, t)(zero), 0)
 
 
-@pytest.mark.parametrize("scale", [1e-15, 1e-6, 1e6, 1e15])
-def test_norms_are_right_at_any_usual_scale(scale):
-    x = normal(2, SHAPE)
-    moved = groups.group_lasso(0.7 * scale).prox(scale * x, 0.5)
-    expected = scale * groups.group_lasso(0.7).prox(x, 0.5)
-    np.testing.assert_allclose(moved, expected, rtol=2e-6, atol=1e-6 * scale)
+def test_norms_are_right_at_any_usual_scale():
+    x, prox = normal(2, SHAPE), in_numpy(lambda x, s: groups.group_lasso(s).prox(x, 0.5))
+    for scale in (1e-15, 1e-6, 1e6, 1e15):
+        moved, expected = prox(scale * x, 0.7 * scale), scale * prox(x, 0.7)
+        np.testing.assert_allclose(moved, expected, rtol=2e-6, atol=1e-6 * scale)
 
 
 def test_groups_too_long_for_their_square_are_not_moved():
-    x = 1e25 * normal(3, SHAPE)
-    np.testing.assert_array_equal(bits(groups.group_lasso(0.7).prox(x, 0.5)), bits(x))
-    infinite = jnp.array([[jnp.inf], [1.0]])
-    np.testing.assert_array_equal(groups.group_lasso(0.7).prox(infinite, 0.5), infinite)
+    x, prox = 1e25 * normal(3, SHAPE), compiled(groups.group_lasso(0.7)).prox
+    np.testing.assert_array_equal(bits(prox(x, 0.5)), bits(x))
+    infinite = np.float32([[np.inf], [1.0]])
+    np.testing.assert_array_equal(prox(infinite, 0.5), infinite)
 
 
 def distance_by_descent(penalty, x, v):
@@ -192,21 +190,20 @@ def distance_by_descent(penalty, x, v):
 @pytest.mark.parametrize("name", ["group_columns", "group_heads", "group_mcp", "sparse_group"])
 def test_residual_is_what_the_nearest_subgradient_leaves(name):
     # For x != 0 the projection is the gradient; for a zero group the rest is at right angles.
-    x = normal(4, SHAPE) * jnp.array([[1.0, 0.0, 1.0]]) * jnp.array([[1.0], [1.0], [0.0], [1.0]])
+    x = normal(4, SHAPE) * np.float32([[1.0, 0.0, 1.0]]) * np.float32([[1.0], [1.0], [0.0], [1.0]])
     penalty, v = CASES[name].make(0.7), 3.0 * normal(5, SHAPE)
     with jax.enable_x64(True):
-        wide = [jnp.asarray(a, jnp.float64) for a in (x, v)]
-        expected = distance_by_descent(CASES[name].make(0.7), *wide)
-    np.testing.assert_allclose(penalty.residual(x, v), expected, atol=1e-4)
+        expected = distance_by_descent(compiled(CASES[name].make(0.7)), np.float64(x), np.float64(v))
+    np.testing.assert_allclose(jax.jit(penalty.residual)(x, v), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["group_columns", "group_tiles", "group_mcp", "sparse_group_tiles"])
 def test_residual_is_zero_for_the_subgradient_that_the_prox_proves(name):
-    penalty, x = CASES[name].make(0.7), normal(6, SHAPE) * jnp.array([[1.0, 0.1, 1.0]])
-    x = x.at[2:].multiply(0.1)
-    moved = penalty.prox(x, 0.5)
-    assert jnp.any(moved == 0)
-    np.testing.assert_allclose(penalty.residual(moved, (x - moved) / 0.5), 0, atol=2e-6)
+    penalty, x = CASES[name].make(0.7), normal(6, SHAPE) * np.float32([[1.0, 0.1, 1.0]])
+    x[2:] *= 0.1
+    moved = compiled(penalty).prox(x, 0.5)
+    assert np.any(moved == 0)
+    np.testing.assert_allclose(jax.jit(penalty.residual)(moved, (x - moved) / 0.5), 0, atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -247,13 +244,12 @@ def test_groupings_survive_inject_hyperparams():
 
     tx = optax.inject_hyperparams(make)(strength=0.7, over=HEADS)
     x = normal(7, SHAPE)
-    moved, _ = tx.update(x, tx.init(x))
-    np.testing.assert_allclose(moved, groups.group_lasso(0.7, HEADS).prox(x, 1.0), rtol=1e-6)
+    moved, _ = jax.jit(tx.update)(x, tx.init(x))
+    np.testing.assert_allclose(moved, compiled(groups.group_lasso(0.7, HEADS)).prox(x, 1.0), rtol=1e-6)
     assert isinstance(HEADS, _partition.Grouping)
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.5])
-def test_derivative_in_the_strength(strength):
+def test_derivative_in_the_strength():
     # x (1 - λ/5) sums to 7 - 7λ/5, also where nothing moves.
-    total = lambda s: jnp.sum(groups.group_lasso(s, weight="none").prox(jnp.array([3.0, 4.0]), 1.0))
-    np.testing.assert_allclose(jax.grad(total)(strength), -1.4, rtol=1e-6)
+    total = lambda s: jnp.sum(groups.group_lasso(s, weight="none").prox(np.float32([3.0, 4.0]), 1.0))
+    np.testing.assert_allclose(jax.jit(jax.vmap(jax.grad(total)))(np.float32([0.0, 0.5])), -1.4, rtol=1e-6)

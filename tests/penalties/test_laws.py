@@ -12,6 +12,7 @@ from proxlm.penalties import check
 from proxlm.penalties.checking import _laws, _penalty_under_test
 from tests.arrays import normal
 from tests.penalties import (
+    penalty_case,
     test_boxes_and_halfspaces,
     test_calculus,
     test_cardinality,
@@ -44,21 +45,25 @@ BY_DEFAULT = """
     l0 l_half l_two_thirds mcp scad log_sum top_k n_m soft_two_four binary levels prox_quant
     shifted_l1 add_lineared_l1 l1_and_quadratic envelope_of_l1 conjugate_of_squared_l2 turned_l1
 """.split()
+# One of each family: what depends on the machinery that a family shares.
+FAMILIES = (
+    "l1 mcp group_columns sparse_group slope simplex box nuclear top_k prox_quant envelope_of_l1".split()
+)
 STEP_SIZE = 0.6
 
 
-def each(cases):
+def each(by_default, cases=CASES):
     """Parametrises by the names of cases."""
-    marks = lambda name: [] if name in BY_DEFAULT else [pytest.mark.slow]
+    marks = lambda name: [] if name in by_default else [pytest.mark.slow]
     return pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in cases])
 
 
-every_case = each(CASES)
-every_function = each([name for name, case in CASES.items() if not case.is_set])
+every_case = each(FAMILIES)
+every_function = each(FAMILIES, [name for name, case in CASES.items() if not case.is_set])
 
 
 def test_the_cases_of_the_default_run_are_there():
-    assert set(BY_DEFAULT) < set(CASES)
+    assert set(FAMILIES) < set(BY_DEFAULT) < set(CASES)
 
 
 def bits(x):
@@ -69,11 +74,10 @@ def step_of(name, step_size):
     return min(step_size, CASES[name].largest_step)
 
 
-@every_case
-def test_every_law_of_a_proximal_operator_holds(name):
+def holds_every_law(name, penalty):
     case = CASES[name]
     report = check(
-        case.make(0.7),
+        penalty,
         normal(0, SHAPE),
         step_size=step_of(name, STEP_SIZE),
         convex=case.convex,
@@ -85,13 +89,17 @@ def test_every_law_of_a_proximal_operator_holds(name):
     assert report.passed, f"\n{report}"
 
 
-def nonconvex(by_default):
-    names = [name for name, case in CASES.items() if not case.convex]
-    marks = lambda name: [] if name in by_default else [pytest.mark.slow]
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in names])
+@each(BY_DEFAULT)
+def test_every_law_of_a_proximal_operator_holds(name):
+    holds_every_law(name, penalty_case.compiled(CASES[name].make(0.7)))
 
 
-@nonconvex(by_default=("mcp", "rank_ball", "binary"))
+@each(("l1", "group_columns", "simplex"))
+def test_every_law_holds_op_by_op(name):
+    holds_every_law(name, CASES[name].make(0.7))
+
+
+@each(("mcp", "rank_ball", "binary"), [name for name, case in CASES.items() if not case.convex])
 def test_what_is_not_convex_is_not_firmly_nonexpansive(name):
     penalty = CASES[name].make(0.7)
     flat = penalty._replace(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import core, nnx
 
-from tests.arrays import normal
+from tests.arrays import numpy_normal as normal
 
 SHAPES = {"up": {"kernel": (4, 6), "bias": (6,)}, "down": {"kernel": (6, 4), "bias": (4,)}}
 

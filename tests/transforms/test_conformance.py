@@ -9,18 +9,22 @@ import optax
 import pytest
 
 from proxlm import checkpoint
-from tests.arrays import normal
+from tests.arrays import numpy_normal as normal
 from tests.transforms.links import LINKS
 
 STEPS = 4
+# With an anchor and a count, a metric, a state of its own in which no params are kept.
+FAMILIES = ("proximal", "proximal metric", "dual_averaging_adam")
 
 
-slow = lambda name: [pytest.mark.slow] if LINKS[name].variant else []
+def each(by_default, names=LINKS):
+    """Parametrises by the names of links."""
+    marks = lambda name: [] if name in by_default else [pytest.mark.slow]
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in names])
 
 
-@pytest.fixture(params=[pytest.param(name, marks=slow(name)) for name in LINKS])
-def name(request):
-    return request.param
+every_link = each([name for name, link in LINKS.items() if not link.variant])
+every_family = each(FAMILIES)
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def trained(link, learning_rate=0.1, wrap=lambda tx: tx, params=None, gradients=
     follow = lambda params, gradients: run(
         wrap(link.make(learning_rate)), params, gradients, link.extra_args
     )[0]
-    return jax.jit(follow)(params, gradients)
+    return jax.tree.map(np.asarray, jax.jit(follow)(params, gradients))
 
 
 @functools.cache
@@ -67,7 +71,7 @@ def baseline(name):
     """The path of params and the last state of a link as it is, compiled once for all tests."""
     link = LINKS[name]
     follow = lambda params, gradients: run(link.make(0.1), params, gradients, link.extra_args)
-    return jax.jit(follow)(tree(0), gradients_of())
+    return jax.tree.map(np.asarray, jax.jit(follow)(tree(0), gradients_of()))
 
 
 @functools.cache
@@ -88,31 +92,35 @@ def assert_close(one, other, atol=2e-6):
 
 
 def forms(state):
-    return jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), state)
+    return jax.tree.map(lambda x: (x.shape, x.dtype), state)
 
 
+@every_family
 def test_extra_args_that_mean_nothing_change_nothing(name, link):
     stranger = {**link.extra_args, "nobody_knows_this": jnp.ones(())}
     assert_close(trained(link._replace(extra_args=stranger)), baseline(name)[0], atol=0)
 
 
+@every_family
 def test_inject_hyperparams_gives_the_same_path(name, link):
     make = lambda learning_rate: link.make(learning_rate)
     inject = lambda rate: optax.inject_hyperparams(make)(learning_rate=rate)
     assert_close(trained(link._replace(make=inject)), baseline(name)[0])
 
 
+@every_link
 @pytest.mark.slow
-def test_inject_hyperparams_gives_the_same_path_for_a_schedule(link):
+def test_inject_hyperparams_gives_the_same_path_for_a_schedule(name, link):
     inject = lambda rate: optax.inject_hyperparams(lambda learning_rate: link.make(learning_rate))(rate)
     schedule = lambda count: 0.1 / (1 + count)
     assert_close(trained(link._replace(make=inject), schedule), trained(link, schedule))
 
 
+@every_link
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_updates_have_the_dtype_of_the_params_and_the_state_keeps_its_form(link, dtype):
+def test_updates_have_the_dtype_of_the_params_and_the_state_keeps_its_form(name, link, dtype):
     tx, params = link.make(0.1), tree(0, dtype)
-    state = tx.init(params)
+    state = jax.eval_shape(tx.init, params)
     update = lambda g, s, p: tx.update(g, s, p, **link.extra_args)
     updates, after = jax.eval_shape(update, tree(5, dtype), state, params)
     assert forms(updates) == forms(params)
@@ -120,35 +128,38 @@ def test_updates_have_the_dtype_of_the_params_and_the_state_keeps_its_form(link,
     assert forms(after) == forms(state)
 
 
+@every_link
 @pytest.mark.parametrize("way", ["traced", pytest.param("eager", marks=pytest.mark.slow)])
-def test_with_float64_enabled_float32_stays(link, way):
+def test_with_float64_enabled_float32_stays(name, link, way):
     params = tree(0) | {"half": normal(9, (2, 3)).astype(jnp.bfloat16)}
     with jax.enable_x64(True):
         for rate in (0.1, lambda count: 0.1 / (1 + count)):
             tx = link.make(rate)
-            state = tx.init(params)
+            call = jax.eval_shape if way == "traced" else lambda f, *args: f(*args)
+            state = call(tx.init, params)
             update = lambda g, s, p: tx.update(g, s, p, **link.extra_args)  # noqa: B023
-            after = (functools.partial(jax.eval_shape, update) if way == "traced" else update)(
-                params, state, params
-            )
+            after = call(update, params, state, params)
             assert forms(after) == (forms(params), forms(state))
             assert all(leaf.dtype != jnp.float64 for leaf in jax.tree.leaves(after))
 
 
-def test_a_leaf_without_an_update_is_frozen(link):
+@every_family
+def test_a_leaf_without_an_update_is_frozen(name, link):
     """Whether or not the state was made for it; what is left is updated as if alone."""
     tx, params, gradients = link.make(0.1), tree(0), tree(5) | {"w": None}
     part = lambda whole: {"b": whole["b"]}
-    alone = tx.update(part(gradients), tx.init(part(params)), part(params), **link.extra_args)[0]
+    update = jax.jit(lambda g, s, p: tx.update(g, s, p, **link.extra_args))
+    alone, _ = update(part(gradients), tx.init(part(params)), part(params))
     for first in (params | {"w": None}, params):
         if first is params and link.begins_with_adam:
             continue  # scale_by_adam itself wants a state made without the leaf
         state = tx.init(first)
-        updates, after = tx.update(gradients, state, params, **link.extra_args)
+        updates, after = update(gradients, state, params)
         assert updates["w"] is None and jax.tree.structure(after) == jax.tree.structure(state)
         assert_close(updates["b"], alone["b"], atol=0)
 
 
+@every_family
 def test_compiled_is_eager(name, link):
     tx, params, gradients = link.make(0.1), tree(0), gradients_of()
     carry, path = (params, tx.init(params)), []
@@ -159,7 +170,8 @@ def test_compiled_is_eager(name, link):
     assert_close(jax.tree.map(lambda *p: np.stack(p), *path), baseline(name)[0])
 
 
-def test_multi_steps_is_one_step_on_the_mean(link):
+@every_family
+def test_multi_steps_is_one_step_on_the_mean(name, link):
     gradients = gradients_of()
     path = trained(link, wrap=lambda tx: optax.MultiSteps(tx, 2).gradient_transformation())
     means = jax.tree.map(lambda g: np.asarray(g).reshape(2, 2, *g.shape[1:]).mean(1), gradients)
@@ -167,12 +179,14 @@ def test_multi_steps_is_one_step_on_the_mean(link):
     assert_close(jax.tree.map(lambda p: p[0], path), tree(0), atol=0)
 
 
+@every_family
 def test_masked_leaves_are_left_alone(name, link):
     path = trained(link, wrap=lambda tx: optax.masked(tx, {"w": True, "b": {"c": False}}))
     assert_close(path["w"], alone(name)["w"])
     assert_close(path["b"]["c"], np.asarray(tree(0)["b"]["c"]) + np.cumsum(gradients_of()["b"]["c"], 0))
 
 
+@every_family
 def test_partition_runs_each_part_as_if_alone(name, link):
     labels = {"w": "one", "b": {"c": "two"}}
     split = lambda tx: optax.partition({"one": tx, "two": link.make(0.3)}, labels)
@@ -182,6 +196,7 @@ def test_partition_runs_each_part_as_if_alone(name, link):
     assert_close(part(path), trained(link, 0.3, params=part(tree(0)), gradients=part(gradients_of())))
 
 
+@every_family
 def test_apply_if_finite_skips_a_bad_step(name, link):
     spoil = lambda g: np.concatenate([g[:1], np.full_like(g[:1], np.nan), g[1:-1]])
     bad = jax.tree.map(spoil, gradients_of())
@@ -191,15 +206,17 @@ def test_apply_if_finite_skips_a_bad_step(name, link):
     jax.tree.map(lambda p: np.testing.assert_array_equal(p[1], p[0]), path)
 
 
+@every_link
 @pytest.mark.slow
-def test_vmap_over_learning_rates_is_the_loop(link):
+def test_vmap_over_learning_rates_is_the_loop(name, link):
     rates = jnp.array([0.0, 0.1, 0.4])
     follow = lambda rate: run(link.make(rate), tree(0), gradients_of(), link.extra_args)[0]
     swept = jax.jit(jax.vmap(follow))(rates)
     looped = [trained(link, rate) for rate in rates]
-    assert_close(swept, jax.tree.map(lambda *p: jnp.stack(p), *looped))
+    assert_close(swept, jax.tree.map(lambda *p: np.stack(p), *looped))
 
 
+@every_family
 def test_donated_buffers_change_nothing(name, link):
     tx, gradients = link.make(0.1), gradients_of()
     step = jax.jit(functools.partial(move, tx), donate_argnums=0)
@@ -211,15 +228,19 @@ def test_donated_buffers_change_nothing(name, link):
     assert_close(jax.tree.map(lambda *p: np.stack(p), *path), baseline(name)[0])
 
 
-def test_learning_rate_zero_moves_nothing(link):
-    if link.moves_at_zero:
-        pytest.skip("moves without a learning rate")
+SCALED = [name for name, link in LINKS.items() if not link.moves_at_zero]
+
+
+# Dual averaging is tried in a file of its own.
+@each(("proximal_step", "apply_prox", "proximal", "proximal metric", "scheduled"), SCALED)
+def test_learning_rate_zero_moves_nothing(name, link):
     path = trained(link, lambda count: 0.1 * jnp.minimum(count, 1))
     assert_close(jax.tree.map(lambda p: p[0], path), tree(0), atol=0)
-    assert any(jnp.any(p[1] != p[0]) for p in jax.tree.leaves(path))
+    assert any(np.any(p[1] != p[0]) for p in jax.tree.leaves(path))
 
 
-def test_missing_params_are_missed_in_the_words_of_optax(link):
+@every_link
+def test_missing_params_are_missed_in_the_words_of_optax(name, link):
     if not link.needs_params:
         pytest.skip("does not read the params")
     tx = link.make(0.1)
@@ -228,7 +249,7 @@ def test_missing_params_are_missed_in_the_words_of_optax(link):
 
 
 def test_states_survive_a_checkpoint(tmp_path):
-    states = {name: baseline(name)[1] for name, link in LINKS.items() if not link.variant}
+    states = {name: baseline(name)[1] for name in (*FAMILIES, "proximal_schedule_free_adam", "prune_to")}
     checkpoint.save(tmp_path, 1, states, {})
     back = checkpoint.restore(tmp_path, jax.eval_shape(lambda: states), {})
     assert forms(back) == forms(states)

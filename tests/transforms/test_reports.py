@@ -7,7 +7,7 @@ import pytest
 
 from proxlm.penalties.groups import grouping
 from proxlm.transforms import reports
-from tests.arrays import normal
+from tests.arrays import numpy_normal as normal
 
 MLP = {"up": jnp.array([[1.0, 0, 0], [0, 0, 2]]), "down": jnp.array([[0.0], [0], [5]])}
 PARAMS = {"block_0": MLP, "block_1": jax.tree.map(jnp.zeros_like, MLP), "scale": jnp.ones(4)}

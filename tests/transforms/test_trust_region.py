@@ -8,7 +8,7 @@ import pytest
 
 from proxlm import lm, penalties, transforms
 from proxlm.policy import ppo, recipes
-from tests.arrays import normal
+from tests.arrays import numpy_normal as normal
 from tests.policy import table_actor
 from tests.policy.table_actor import compiled
 
@@ -20,9 +20,9 @@ NAN = float("nan")
 def walk(tx, kls, size=5):
     """Updates with the given KLs; gives params and states after each."""
     params, path = normal(0, (size,)), []
-    state = tx.init(params)
+    state, update = tx.init(params), jax.jit(tx.update)
     for i, kl in enumerate(kls):
-        updates, state = tx.update(normal(i, (size,)), state, params, approx_kl=kl)
+        updates, state = update(normal(i, (size,)), state, params, approx_kl=kl)
         params = optax.apply_updates(params, updates)
         path.append((params, state))
     return path
@@ -31,10 +31,10 @@ def walk(tx, kls, size=5):
 def followed(kept):
     """The params to which the chain leads by the kept updates alone."""
     params = normal(0, (5,))
-    state, path = CHAIN.init(params), []
+    state, update, path = CHAIN.init(params), jax.jit(CHAIN.update), []
     for i, keep in enumerate(kept):
         if keep:
-            updates, state = CHAIN.update(normal(i, (5,)), state, params)
+            updates, state = update(normal(i, (5,)), state, params)
             params = optax.apply_updates(params, updates)
         path.append((params, state))
     return path
@@ -65,14 +65,14 @@ def test_a_dropped_update_is_zero_in_its_own_dtype_and_changes_no_bit_of_the_sta
     kept, state = give(0.0, state)
     dropped, after = give(0.2, state)
     assert kept.dtype == dropped.dtype == dtype
-    assert jnp.all(kept != 0) and not jnp.any(dropped)
+    assert np.all(np.asarray(kept) != 0) and not np.any(dropped)
     table_actor.assert_equal(after.inner, state.inner)
 
 
 def test_zeros_of_the_prox_outlive_a_dropped_update():
     path = walk(transforms.skip_on_kl(CHAIN, 0.1), [0.0, 0.0, 0.2, NAN], size=200)
-    zeros = [params == 0 for params, _ in path]
-    assert 2 < jnp.sum(zeros[1]) < 100
+    zeros = [np.asarray(params) == 0 for params, _ in path]
+    assert 2 < np.sum(zeros[1]) < 100
     np.testing.assert_array_equal(zeros[2], zeros[1])
     np.testing.assert_array_equal(zeros[3], zeros[1])
 
