@@ -1,6 +1,7 @@
 """JAX at its strictest, compiling as fast as it can, and the fixtures that many tests share."""
 
 import functools
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -41,6 +42,13 @@ if importlib.metadata.version("jax").startswith("0.10."):
 # that passes must pass again.
 hypothesis.settings.register_profile("proxlm", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("proxlm")
+
+
+def pytest_collection_finish():
+    """Leaves to the end what is alive now, so that a collection of garbage looks at what tests make alone."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -233,17 +233,16 @@ def test_a_path_is_what_each_strength_gives_and_is_cheaper():
     assert np.sum(path.evaluations) < np.sum(alone.evaluations)
 
 
-def test_running_out_of_iterations_is_said():
-    solution = minimise(least_squares, np.zeros(12), penalties.l1(0.01), max_iterations=2)
-    assert solution.iterations == 2
-    assert not solution.converged
-    assert "max_iterations" in solution.reason
-
-
-def test_a_solution_is_seen_at_once():
-    solution = minimise(least_squares, np.zeros(12), penalties.l1(100.0))
-    assert solution.iterations == 0
-    assert solution.converged
+def test_running_out_of_iterations_is_said_and_a_solution_is_seen_at_once():
+    solve = jax.jit(
+        lambda strength, most: solvers.proximal_gradient(
+            least_squares, jnp.zeros(12), penalties.l1(strength), max_iterations=most
+        )
+    )
+    stopped, found = (jax.tree.map(np.asarray, solve(*given)) for given in ((0.01, 2), (100.0, 1000)))
+    assert stopped.iterations == 2 and not stopped.converged
+    assert "max_iterations" in stopped.reason
+    assert found.iterations == 0 and found.converged
 
 
 def test_an_objective_that_is_not_finite_is_said():

@@ -58,7 +58,7 @@ def test_a_skip_lasts_for_one_minibatch(variant):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_dropped_update_is_zero_in_its_own_dtype_and_changes_no_bit_of_the_state(dtype):
-    params = normal(0, (5,)).astype(dtype)
+    params = jnp.array(normal(0, (5,)), dtype)
     tx = transforms.skip_on_kl(CHAIN, 0.1)
     state = tx.init(params)
     give = lambda kl, state: tx.update(params, state, params, approx_kl=kl)
