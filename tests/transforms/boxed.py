@@ -46,13 +46,18 @@ def equinox_module(tree):
     return _Both(*(_Layer(**tree[name]) for name in ("up", "down")))
 
 
+def haiku_dict(tree):
+    """As Haiku names parameters: the whole path of a module is one key."""
+    return {f"net/~/{name}": part for name, part in tree.items()}
+
+
 def named_tuple(tree):
     return _Pair(*(_Part(**tree[name]) for name in ("up", "down")))
 
 
 BOXINGS = {
     make.__name__: make
-    for make in (frozen_dict, linen_boxed, nnx_state, nnx_split, equinox_module, named_tuple)
+    for make in (frozen_dict, linen_boxed, nnx_state, nnx_split, equinox_module, haiku_dict, named_tuple)
 }
 
 
@@ -60,7 +65,8 @@ def plain(boxed):
     """The weights as plain nested dicts, by the names in their paths; written without the library."""
     found = {"up": {}, "down": {}}
     for path, leaf in jax.tree_util.tree_leaves_with_path(boxed):
-        layer, name = jax.tree_util.keystr(path, simple=True, separator="/").split("/")[:2]
+        parts = jax.tree_util.keystr(path, simple=True, separator="/").removeprefix("net/~/").split("/")
+        layer, name = parts[:2]
         found[layer][name] = leaf
     return found
 
