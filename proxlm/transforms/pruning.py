@@ -56,7 +56,7 @@ def prune(
 
     Source: Han, Pool, Tran & Dally 2015; for groups Li et al. 2017.
 
-    >>> prune(jnp.array([3.0, -1.0, 2.0, 0.5]), 0.5).tolist()
+    >>> jax.jit(prune)(jnp.array([3.0, -1.0, 2.0, 0.5]), 0.5).tolist()
     [3.0, 0.0, 2.0, 0.0]
     >>> from proxlm.penalties import grouping
     >>> prune(jnp.array([[3.0, 1.0], [0.0, 2.0]]), 0.5, grouping.axes(0)).tolist()
@@ -100,7 +100,7 @@ def prune_to(
     >>> params = jnp.array([3.0, -1.0, 2.0, 0.5])
     >>> state = tx.init(params)
     >>> for _ in range(3):
-    ...     updates, state = tx.update(jnp.zeros(4), state, params)
+    ...     updates, state = jax.jit(tx.update)(jnp.zeros(4), state, params)
     ...     params = optax.apply_updates(params, updates)
     ...     print(params.tolist())
     [3.0, -1.0, 2.0, 0.5]

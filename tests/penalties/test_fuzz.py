@@ -50,6 +50,7 @@ FUNCTIONS = {
     "add_quadratic": (lambda s, x: p.add_quadratic(p.l1(s), 1.0), SHAPES),
     "envelope": (lambda s, x: p.envelope(p.l1(s), 1.0), SHAPES),
     "masked": (lambda s, x: p.masked(p.l1(s), True), SHAPES),
+    "restrict_to_non_negative": (lambda s, x: p.restrict_to_non_negative(p.l1(s)), SHAPES),
     "flattened": (lambda s, x: p.flattened(p.l2(s)), SHAPES),
 }
 # The same with radii r > 0, finite; an infinite one where it is no bound.
@@ -79,7 +80,7 @@ OTHERS = {
     "rank_ball": (lambda s, x: p.rank_ball(1), MATRICES),
     "stiefel": (lambda s, x: p.stiefel(), MATRICES),
 }
-MOVE_AT_ZERO = ("non_negative_l1", "add_quadratic")
+MOVE_AT_ZERO = ("non_negative_l1", "add_quadratic", "restrict_to_non_negative")
 BALLS = ("linf_ball", "l1_ball", "l2_ball", "box", "nuclear_ball", "spectral_ball")
 # One of each way to compute; the others in full size are among the slow proofs.
 FAST = """
@@ -126,12 +127,15 @@ def cases():
 def test_nothing_is_nan_and_derivatives_are_finite(name, shape, dtype):
     grid, (values, slopes, moved, pulled), kept = try_all(name, shape, dtype)
     assert kept == dtype
+    largest = float(jnp.finfo(dtype).max)  # the slope of a strength beyond it is infinite in this dtype
     for i, (strength, step_size, x) in enumerate(grid):
         at = f"strength {strength}, step {step_size}, x {x}"
         assert not np.isnan(values[i]), at
         assert np.all(np.isfinite(moved[i])), f"{at}: {moved[i]}"
         assert np.all(np.isfinite(pulled[i])), f"{at}: {pulled[i]}"
-        assert np.all(np.isfinite(slopes[i])) or not np.isfinite(values[i]), f"{at}: {slopes[i]}"
+        beyond = strength > largest or not np.isfinite(values[i])
+        assert beyond or np.all(np.isfinite(slopes[i])), f"{at}: {slopes[i]}"
+        assert not np.any(np.isnan(slopes[i])) or not np.isfinite(values[i]), f"{at}: {slopes[i]}"
         if name in FUNCTIONS and not strength * min(step_size, 1.0) > 0 and name not in MOVE_AT_ZERO:
             np.testing.assert_array_equal(moved[i], np.asarray(x, np.float32), err_msg=at)
 
@@ -144,7 +148,6 @@ def test_every_public_penalty_is_tried():
         "conjugate",
         "group",
         "reshaped",
-        "restrict_to_non_negative",
         "schatten",
         "separable_sum",
     }

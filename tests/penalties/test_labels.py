@@ -7,7 +7,7 @@ import pytest
 
 from proxlm import penalties
 from proxlm.penalties import grouping
-from tests.arrays import normal
+from tests.arrays import numpy_normal as normal
 
 # Six coordinates: groups of three, one and one, and one coordinate in none.
 LABELS = np.array([2, 0, 2, -1, 1, 2])
@@ -147,3 +147,23 @@ def test_a_complex_number_is_a_group_of_its_two_parts():
     np.testing.assert_allclose(jnp.stack([whole.real, whole.imag], -1), together, atol=1e-6)
     with pytest.raises(ValueError, match=r"l1: x must be .*complex64.*group_lasso\(strength, axis=\(\)\)"):
         penalties.l1(1.0).prox(z, 0.5)
+
+
+def test_a_complex_number_is_a_coordinate_of_a_sparse_group():
+    z = np.complex64([[3.0 + 4.0j, 0.3 - 0.4j], [-6.0 + 8.0j, 0.0]])
+    penalty = penalties.sparse_group_lasso(2.0, 0.25, axis=0, weight="none")
+
+    @jax.jit
+    def all_of(z):
+        moved = penalty.prox(z, 1.0)
+        in_metric = penalty.prox(z, jnp.ones(z.shape))
+        return penalty.value(z), moved, in_metric, penalty.residual(moved, z - moved)
+
+    value, moved, in_metric, left = map(np.asarray, all_of(z))
+    # Sizes 5, 10 and .5 lose .5; then the norm of (4.5, 9.5) loses 1.5.
+    shorter = 1 - 1.5 / np.hypot(4.5, 9.5)
+    expected = shorter * np.array([[0.9 * z[0, 0], 0.0], [0.95 * z[1, 0], 0.0]])
+    np.testing.assert_allclose(moved, expected, atol=1e-6)
+    np.testing.assert_allclose(in_metric, expected, atol=1e-5)
+    np.testing.assert_allclose(left, 0.0, atol=2e-6)
+    assert value == pytest.approx(0.5 * 15.5 + 1.5 * (125**0.5 + 0.5), rel=1e-6)

@@ -113,7 +113,7 @@ KINDS = ("nuclear", "spectral_norm", "schatten_half", "nuclear_ball", "rank_ball
 marks = lambda name: [] if name in KINDS else [pytest.mark.slow]
 every_case = pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in CASES])
 slow_route = lambda method: pytest.param(method, marks=[pytest.mark.slow] if method == "qr" else [])
-every_route = pytest.mark.parametrize("method", map(slow_route, _functions.ROUTES))
+every_route = pytest.mark.parametrize("method", [slow_route(name) for name in _functions.ROUTES])
 
 
 def bits(x):

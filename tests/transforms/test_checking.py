@@ -50,7 +50,12 @@ LOSE = {
 }
 
 
-@pytest.mark.parametrize("name", KEEP)
+# Alike to others: tried among the slow proofs.
+ALIKE = ("sgd", "momentum", "every fourth", "a ramp", "frozen")
+marks = lambda name: [pytest.mark.slow] if name in ALIKE else []
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in KEEP])
 def test_zeros_survive(name):
     verdict = transforms.check(KEEP[name], PARAMS)
     assert verdict.passed and verdict.kept > 0.4, verdict

@@ -54,9 +54,9 @@ def lift_to_groups(
             moved = groups.apply(_scale, (wide,), (scales,))
         else:
             steep = _steepen(name, slope, groups, wide, widths)
-            sizes = jax.tree.map(_real, wide)
+            sizes = jax.tree.map(magnitude, wide)
             moved = _norm_prox_in_metric.shorten(groups, sizes, steps(name, step_size, sizes), steep)
-            moved = jax.tree.map(_turned, wide, moved)
+            moved = jax.tree.map(in_direction, wide, moved)
         return _trees.narrow(moved, x)
 
     def residual(x, v):
@@ -111,16 +111,24 @@ def _square(x):
     return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
 
 
-def _real(x):
-    """The magnitudes of complex numbers, on which alone their prox depends; others are given as they are."""
+def magnitude(x: jax.Array) -> jax.Array:
+    """|x| of complex numbers, on which alone their prox depends; others are given as they are.
+
+    >>> magnitude(jnp.array([3.0 - 4.0j])).tolist()
+    [5.0]
+    """
     return _root(_square(x)) if jnp.iscomplexobj(x) else x
 
 
-def _turned(x, moved):
-    """The result for magnitudes, in the direction of the complex numbers x."""
+def in_direction(x: jax.Array, moved: jax.Array) -> jax.Array:
+    """The result for magnitudes, in the direction of the complex numbers x; else the result itself.
+
+    >>> in_direction(jnp.array([3.0 - 4.0j]), jnp.array([10.0])).tolist()
+    [(6-8j)]
+    """
     if not jnp.iscomplexobj(x):
         return moved
-    size = _real(x)
+    size = magnitude(x)
     return x * (moved / jnp.where(size == 0, 1.0, size))
 
 

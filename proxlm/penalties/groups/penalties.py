@@ -66,7 +66,7 @@ def sparse_group_lasso(
     """Sparse groups, sparse inside: g(x) = λ (α Σ_i v_i |x_i| + (1 - α) Σ_G w_G |x_G|₂).
 
     prox_tg is the soft threshold t λ α v_i followed by the prox of the group lasso, in this order; the
-    other order is no proximal operator.
+    other order is no proximal operator. Complex numbers are thresholded by their size |x_i|.
 
     Convex: yes. Separable: by group. Metric: yes, in the same order. Cost: as `group_lasso`.
 
@@ -93,8 +93,8 @@ def sparse_group_lasso(
     over = _over(name, axis)
 
     def split(x):
-        """The widened x, its groups and weights, the strengths of the lasso, and the group lasso."""
-        wide = _trees.widen(name, x)
+        """The widened x, its sizes, groups and weights, the strengths of the lasso, and the group lasso."""
+        wide = _trees.widen(name, x, with_complex=True)
         groups = over.split(name, wide)
         given = {"strength": strength, "mix": mix}
         strengths, mixes = (_norm_prox.beside(name, key, own, groups, wide) for key, own in given.items())
@@ -102,25 +102,27 @@ def sparse_group_lasso(
         between = jax.tree.map(lambda m, s: base.times(1.0 - m, s), mixes, strengths)
         # A tree without leaves has no strengths.
         whole = group_lasso(between if jax.tree.leaves(between) else 0.0, over, weight)
-        weights = _trees.spread_tree(name, "coordinate_weight", coordinate_weight, wide)
-        return wide, groups, weights, single, whole
+        sizes = jax.tree.map(_norm_prox.magnitude, wide)
+        weights = _trees.spread_tree(name, "coordinate_weight", coordinate_weight, sizes)
+        return wide, sizes, groups, weights, single, whole
 
     def value(x):
-        wide, groups, weights, single, whole = split(x)
-        weighted = jax.tree.map(lambda leaf, v: base.times(v, jnp.abs(leaf)), wide, weights)
+        wide, sizes, groups, weights, single, whole = split(x)
+        weighted = jax.tree.map(lambda size, v: base.times(v, jnp.abs(size)), sizes, weights)
         lengths = groups.reduce(_partition.SUM, weighted)
         parts = jax.tree.map(lambda s, length: jnp.sum(base.times(s, length)), single, lengths)
         return sum(jax.tree.leaves(parts), start=whole.value(wide))
 
     def prox(x, step_size):
-        wide, groups, weights, single, whole = split(x)
-        steps = _norm_prox.steps(name, step_size, wide)
+        wide, sizes, groups, weights, single, whole = split(x)
+        steps = _norm_prox.steps(name, step_size, sizes)
         sparse = groups.apply(_soft, (wide, steps, weights), (single,))
         return _trees.narrow(whole.prox(sparse, step_size), x)
 
     def residual(x, v):
-        wide, groups, weights, single, whole = split(x)
-        sparse = groups.apply(_subtract_slope, (_trees.widen(name, v), wide, weights), (single,))
+        wide, _, groups, weights, single, whole = split(x)
+        v = _trees.widen(name, v, with_complex=True)
+        sparse = groups.apply(_subtract_slope, (v, wide, weights), (single,))
         return _trees.narrow(base.residual_of(whole)(wide, sparse), x)
 
     given = {"strength": strength, "mix": mix, "axis": axis, "weight": weight}
@@ -165,13 +167,18 @@ def group(
 
 
 def _soft(x, step_size, weight, strength):
-    threshold = base.pull(base.pull(step_size, weight), strength)
-    return x - jnp.clip(x, -threshold, threshold)
+    return _shortened(x, base.pull(base.pull(step_size, weight), strength))
+
+
+def _shortened(x, threshold):
+    size = _norm_prox.magnitude(x)
+    return _norm_prox.in_direction(x, size - jnp.clip(size, -threshold, threshold))
 
 
 def _subtract_slope(v, x, weight, strength):
     bound = base.times(strength, weight)
-    return v - jnp.where(x == 0, jnp.clip(v, -bound, bound), bound * jnp.sign(x))
+    direction = _norm_prox.in_direction(x, jnp.sign(_norm_prox.magnitude(x)))
+    return jnp.where(x == 0, _shortened(v, bound), v - bound * direction)
 
 
 def _over(name, axis):

@@ -14,7 +14,7 @@ def nonincreasing(x: jax.Array) -> jax.Array:
     Source: Barlow, Bartholomew, Bremner & Brunk 1972: y is the slope of the least concave
     majorant of the cumulative sums; a cut at their maximum is a corner of it.
 
-    >>> nonincreasing(jnp.array([5.0, 1.0, 2.0, 3.0, -1.0])).tolist()
+    >>> jax.jit(nonincreasing)(jnp.array([5.0, 1.0, 2.0, 3.0, -1.0])).tolist()
     [5.0, 2.0, 2.0, 2.0, -1.0]
     """
     means, first = jax.lax.stop_gradient(_blocks(x))

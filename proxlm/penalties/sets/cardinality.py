@@ -85,8 +85,8 @@ def n_m(n: int, m: int, axis: int = -1) -> base.Penalty:
 
     Source: Mishra et al. 2021 (2:4); Zhou et al. 2021 (n:m).
 
-    >>> n_m(2, 4).prox(jnp.array([-3.0, 1.0, 2.0, -2.0, 0.0, 0.5, 0.0, 0.0]), 1.0).tolist()
-    [-3.0, 0.0, 2.0, 0.0, 0.0, 0.5, 0.0, 0.0]
+    >>> n_m(2, 4).prox(jnp.array([-3.0, 1.0, 2.0, -2.0]), 1.0).tolist()
+    [-3.0, 0.0, 2.0, 0.0]
     >>> float(n_m(1, 2).value(jnp.array([-3.0, 0.0, 2.0, 1.0])))
     inf
     """

@@ -71,7 +71,7 @@ def slope(strengths: base.Strength, axis: int | tuple[int, ...] | None = None) -
 
     Source: Bogdan, van den Berg, Sabatti, Su & Candès, SLOPE, 2015; Zeng & Figueiredo 2014 (OWL).
 
-    >>> slope(jnp.array([2.0, 1.0, 0.0])).prox(jnp.array([1.0, -5.0, 4.5]), 1.0).tolist()
+    >>> jax.jit(slope(jnp.array([2.0, 1.0, 0.0])).prox)(jnp.array([1.0, -5.0, 4.5]), 1.0).tolist()
     [1.0, -3.25, 3.25]
     >>> float(slope(jnp.array([2.0, 1.0])).value(jnp.array([-1.0, 5.0])))
     11.0

@@ -34,7 +34,7 @@ def matrixwise(
 
     >>> from proxlm.penalties.coordinatewise import convex
     >>> nuclear = matrixwise("nuclear", convex.l1, {"strength": 1.0}, -2, -1)
-    >>> nuclear.prox({"w": jnp.array([[0.0, 3.0], [-0.5, 0.0]])}, 1.0)["w"].tolist()
+    >>> jax.jit(nuclear.prox)({"w": jnp.array([[0.0, 3.0], [-0.5, 0.0]])}, 1.0)["w"].tolist()
     [[0.0, 2.0], [0.0, 0.0]]
     """
     axes = _axes(name, "rows", rows), _axes(name, "columns", columns)
