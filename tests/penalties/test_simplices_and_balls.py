@@ -179,6 +179,8 @@ def test_coordinates_without_a_step_stay_and_use_up_their_part():
     np.testing.assert_allclose(ON_METRIC_SIMPLEX(x, 1.0, t), [0.25, 0.5, 0.25], rtol=1e-6)
     np.testing.assert_allclose(IN_METRIC_BALL(-x, 1.0, t), [-0.25, -0.5, -0.25], rtol=1e-6)
     np.testing.assert_array_equal(ON_METRIC_SIMPLEX(3 * x, 1.0, zero), 3 * x)
+    below = np.float32([0.5, 1.0, -0.25])
+    np.testing.assert_allclose(ON_METRIC_SIMPLEX(below, 1.0, t), [1 / 3, 2 / 3, -0.25], rtol=1e-6)
     still = jax.jit(jax.grad(lambda t: jnp.sum(balls.l1_ball().prox(3 * x, t))))(zero)
     assert np.all(np.isfinite(still))
     # Where the rest is too much already, the others can only become 0.
