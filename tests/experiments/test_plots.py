@@ -34,15 +34,15 @@ def test_all_kinds_of_panel_fit_into_one_png(tmp_path):
 def test_a_histogram_counts_what_is_finite_in_bins_that_all_share():
     samples = {"a": [1.0, 2.0, np.inf, np.nan], "b": [3.0, 3.0, 3.0]}
     axis = drawn(plot_panels.histogram(samples, "value", bins=2))
-    assert [[bar.get_height() for bar in bars] for bars in axis.containers] == [[1, 1], [0, 3]]
-    edges = {bar.get_x() for bars in axis.containers for bar in bars}
-    assert edges == {1.0, 2.0}
+    assert [stairs.get_data().values.tolist() for stairs in axis.patches] == [[1, 1], [0, 3]]
+    assert all(stairs.get_data().edges.tolist() == [1.0, 2.0, 3.0] for stairs in axis.patches)
 
 
 def test_a_logarithmic_histogram_leaves_out_what_has_no_logarithm():
     axis = drawn(plot_panels.histogram({"a": [-1.0, 0.0, 1.0, 100.0]}, "value", bins=2, log=True))
-    assert [bar.get_height() for bar in axis.containers[0]] == [1, 1]
-    assert drawn(plot_panels.histogram({"a": [3.0, 3.0]}, "value")).containers[0].datavalues.sum() == 2
+    assert axis.patches[0].get_data().values.tolist() == [1, 1]
+    (stairs,) = drawn(plot_panels.histogram({"a": [3.0, 3.0]}, "value")).patches
+    assert stairs.get_data().values.sum() == 2
 
 
 def test_borders_do_not_widen_the_view_of_the_points():
@@ -50,6 +50,25 @@ def test_borders_do_not_widen_the_view_of_the_points():
     far = {"b": (np.array([-50.0, 50.0]), np.array([-50.0, 50.0]))}
     view = drawn(plot_panels.points(group, "x", "y")).get_xlim()
     assert drawn(plot_panels.points(group, "x", "y", far)).get_xlim() == view
+
+
+def test_ticks_are_integers_where_the_values_are_and_logarithms_where_asked():
+    steps, halves = np.arange(4), np.arange(4) / 2
+    axis = drawn(plot_panels.lines({"a": (steps, halves)}))
+    assert np.all(np.mod(axis.get_xticks(), 1) == 0)
+    assert np.any(np.mod(axis.get_yticks(), 1) != 0)
+    axis = drawn(plot_panels.lines({"a": (steps + 1, halves + 1)}, log="xy"))
+    assert axis.get_xscale() == axis.get_yscale() == "log"
+
+
+def test_a_figure_is_saved_twice_with_its_title_and_the_mark_of_a_smoke_run(tmp_path):
+    draw = lambda: plots.curves({"loss": {"": (np.arange(3), np.arange(3))}})
+    plots.save(draw(), tmp_path / "a", "lasso, seed 0, commit 1234567")
+    plots.save(draw(), tmp_path / "b", smoke=True)
+    one, other = ((tmp_path / f"{name}.svg").read_text() for name in "ab")
+    assert "lasso, seed 0, commit 1234567" in one and "SMOKE" not in one
+    assert "SMOKE" in other
+    assert (tmp_path / "b.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(

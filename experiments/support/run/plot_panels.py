@@ -4,10 +4,11 @@ Each function gives one that draws on a matplotlib axis; an experiment may write
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.axes
+import matplotlib.ticker
 import numpy as np
 
 Draw = Callable[[matplotlib.axes.Axes], None]
@@ -40,8 +41,10 @@ def lines(
                 axis.fill_between(x, y - band, y + band, color=colour, alpha=0.18, linewidth=0)
         for label, height in (marks or {}).items():
             axis.axhline(height, color="#5b5b5b", linestyle="--", linewidth=1.0, label=label)
-        axis.set_xscale("log" if "x" in log else "linear")
-        axis.set_yscale("log" if "y" in log else "linear")
+        for name, values in zip(
+            "xy", zip(*(curve[:2] for curve in series.values()), strict=True), strict=True
+        ):
+            scale(axis, name, values, name in log)
         axis.grid(True, color="#e4e4e4", linewidth=0.6)
         axis.set_axisbelow(True)
         axis.margins(x=0.02)
@@ -72,10 +75,11 @@ def histogram(
             low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
         edges = (np.geomspace if log else np.linspace)(low, high, bins + 1)
         for (label, values), colour in zip(usable.items(), itertools.cycle(COLOURS), strict=False):
-            axis.hist(values, edges, color=colour, alpha=0.6, label=label)
+            counts, _ = np.histogram(values, edges)
+            axis.stairs(counts, edges, color=colour, linewidth=1.6, label=label)
         for label, value in marks.items():
             axis.axvline(value, color="#1a1a1a", linestyle="--", linewidth=1.0, label=label)
-        axis.set_xscale("log" if log else "linear")
+        scale(axis, "x", usable.values(), log)
         _label(axis, xlabel, "count", legend=len(usable) + len(marks) > 1)
 
     return draw
@@ -97,7 +101,7 @@ def surface(
         raise ValueError(f"values has shape {values.shape}: expected {(len(y), len(x))}, y by x")
 
     def draw(axis):
-        axis.contourf(x, y, values, levels, cmap="Greys_r", alpha=0.85)
+        axis.contourf(x, y, values, levels, cmap="Greys_r")
         named = (paths or {}).items()
         for (label, path), colour in zip(named, itertools.cycle(COLOURS), strict=False):
             path = np.asarray(path)
@@ -175,7 +179,7 @@ def points(
     def draw(axis):
         for (label, group), colour in zip(groups.items(), itertools.cycle(COLOURS), strict=False):
             x, y = np.asarray(group).T
-            axis.scatter(x, y, s=9, color=colour, alpha=0.7, label=label, linewidths=0)
+            axis.scatter(x, y, s=9, color=colour, label=label, linewidths=0)
         view = axis.get_xlim(), axis.get_ylim()
         styles = itertools.cycle(("-", "--", ":", "-."))
         for (label, (x, y)), style in zip((borders or {}).items(), styles, strict=False):
@@ -185,6 +189,14 @@ def points(
         _label(axis, xlabel, ylabel, legend=True)
 
     return draw
+
+
+def scale(axis: matplotlib.axes.Axes, name: str, values: Iterable[Any], log: bool = False) -> None:
+    """Makes an axis, "x" or "y", logarithmic, or puts its ticks at integers where all its values are."""
+    if log:
+        axis.set(**{f"{name}scale": "log"})
+    elif all(np.all(np.mod(part, 1) == 0) for part in values):
+        getattr(axis, f"{name}axis").set_major_locator(matplotlib.ticker.MaxNLocator("auto", integer=True))
 
 
 def _usable(values, log):

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import matplotlib.axes
 import matplotlib.figure
 import numpy as np
@@ -102,9 +103,20 @@ def bars(
     return panels(drawings, len(columns), (3.6, 1.0 + 0.25 * len(rows)), note, sharey=True)
 
 
-def save(figure: matplotlib.figure.Figure, path: str | os.PathLike) -> pathlib.Path:
-    """Writes a figure as PNG; the path is given without an ending."""
-    path = pathlib.Path(f"{path}.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
+def save(
+    figure: matplotlib.figure.Figure, path: str | os.PathLike, title: str = "", smoke: bool = False
+) -> pathlib.Path:
+    """Writes a figure as PNG and as SVG; the path is given without an ending.
+
+    A `smoke` run's is marked all across, so that nobody takes it for a result.
+    """
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if title:
+        figure.suptitle(title, fontsize=9, color="#5b5b5b", x=0.01, ha="left")
+    if smoke:
+        mark = {"fontsize": 72, "color": "#c8553d", "alpha": 0.25, "rotation": 20}
+        figure.text(0.5, 0.5, "SMOKE", ha="center", va="center", **mark)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "proxlm"}):
+        figure.savefig(f"{path}.svg", metadata={"Date": None})
+    figure.savefig(f"{path}.png", dpi=150)
+    return pathlib.Path(f"{path}.png")

@@ -2,23 +2,24 @@
 
 import contextlib
 import dataclasses
-import datetime
+import functools
 import json
 import os
 import pathlib
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.figure
 import numpy as np
 
 from experiments.support import Refusal
 from experiments.support.data import corpora
-from experiments.support.run import configs, files, plots
+from experiments.support.run import _folders, configs, files, plots
 from proxlm import settings
 
-_CONFIG, _ABOUT, _METRICS = "config.json", "run.json", "metrics.jsonl"
-_STAMP = "%Y%m%d-%H%M%S-%f"
+_METRICS = "metrics.jsonl"
+_SMOKE = "SMOKE: a tiny configuration, whose numbers mean nothing"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,15 @@ class Run:
         """The folder of fetched texts."""
         return pathlib.Path(self.options.data)
 
+    @property
+    def title(self) -> str:
+        """The name, the seeds and the commit, for the head of a figure."""
+        given = settings.plain(self.config)
+        first, count = given.get("seed"), given.get("seeds", 1)
+        seeds = f"seeds {first} to {first + count - 1}" if count > 1 else f"seed {first}"
+        commit = f"commit {_commit()}" if _commit() else ""
+        return ", ".join(filter(None, (self.name, seeds if first is not None else "", commit)))
+
     def write(
         self,
         numbers: dict[str, Any],
@@ -64,12 +74,12 @@ class Run:
           report: paragraphs and tables for report.txt.
           figures: by the names of their files, without an ending.
         """
-        text = "\n\n".join(report)
+        text = "\n\n".join([_SMOKE, *report] if self.options.smoke else report)
         print(text)
         files.write_text(self.path / "report.txt", text + "\n")
         files.write_text(self.path / "numbers.json", json.dumps(_plain(numbers), indent=2) + "\n")
         for name, figure in (figures or {}).items():
-            plots.save(figure, self.path / name)
+            plots.save(figure, self.path / name, self.title, self.options.smoke)
         names = ("report.txt", "numbers.json", *(f"{name}.png" for name in figures or {}))
         print(f"\nWritten to {self.path}: {', '.join(names)}")
         return numbers
@@ -80,14 +90,14 @@ class Run:
         Raises:
           Refusal: the run is resumed, and the content is another.
         """
-        about, path = _read_json(self.path / _ABOUT), str(path)
+        about, path = _folders.read_json(self.path / _folders.ABOUT), str(path)
         sha256, known = files.sha256(path), about.setdefault("inputs", {})
         if known.setdefault(path, sha256) != sha256:
             raise Refusal(
                 f"resume: {path} has changed since {self.path} read it (sha256 {known[path][:8]}, now "
                 f"{sha256[:8]}). Restore the file, or start anew without resume"
             )
-        files.write_text(self.path / _ABOUT, json.dumps(about) + "\n")
+        files.write_text(self.path / _folders.ABOUT, json.dumps(about) + "\n")
 
 
 def open_run(
@@ -110,25 +120,31 @@ def open_run(
     options = options or Options(resume=resume, runs=str(root))
     given, folder = settings.plain(config), pathlib.Path(root) / name
     if resume:
-        run = Run(name, _newest_with(folder, given), True, options, config)
+        run = Run(name, _folders.newest_with(folder, given), True, options, config)
         _rewrite_log(run, read_log(run))
         return run
-    path = _new_folder(folder)
-    files.write_text(path / _CONFIG, json.dumps(given, indent=2) + "\n")
-    files.write_text(path / _ABOUT, json.dumps({"started": path.name}) + "\n")
+    path = _folders.new(folder)
+    files.write_text(path / _folders.CONFIG, json.dumps(given, indent=2) + "\n")
+    about = {"started": path.name, "smoke": options.smoke, "commit": _commit()}
+    files.write_text(path / _folders.ABOUT, json.dumps(about) + "\n")
     return Run(name, path, options=options, config=config)
 
 
 @contextlib.contextmanager
 def opened(name: str, config: Any, options: Options) -> Iterator[Run]:
     """Opens a run as its only writer; removes its folder if a refusal comes before any work."""
-    missing = [path for path in _lineage(pathlib.Path(options.runs) / name) if not path.exists()]
+    folder = pathlib.Path(options.runs) / name
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     run = open_run(name, config, options.runs, options.resume, options)
     with files.locked(run.path):
         try:
             yield run
         except (Refusal, OSError):
-            if not run.reused and {path.name for path in run.path.iterdir()} <= {_CONFIG, _ABOUT, files.LOCK}:
+            if not run.reused and {path.name for path in run.path.iterdir()} <= {
+                _folders.CONFIG,
+                _folders.ABOUT,
+                files.LOCK,
+            }:
                 for path in run.path.iterdir():
                     path.unlink()
                 for path in (run.path, *missing):
@@ -169,61 +185,14 @@ def truncate_log(run: Run, stage: str, step: int = -1) -> None:
     _rewrite_log(run, [row for row in read_log(run) if is_old(row)])
 
 
-def _lineage(folder):
-    return [folder, *folder.parents]
-
-
-def _new_folder(folder):
-    """A folder named by the time, or by the time of the newest run if the clock was set back."""
-    while True:
-        newest = max((_started(path) for path in folder.glob("[0-9]*") if path.is_dir()), default="")
-        stamp = datetime.datetime.now().strftime(_STAMP)
-        if stamp <= newest:
-            with contextlib.suppress(ValueError):
-                later = datetime.datetime.strptime(newest, _STAMP) + datetime.timedelta(microseconds=1)
-                stamp = later.strftime(_STAMP)
-        try:
-            (folder / stamp).mkdir(parents=True)
-            return folder / stamp
-        except FileExistsError:
-            if not folder.is_dir():
-                raise _no_folder(folder / stamp, "a file is in the way") from None
-        except OSError as error:
-            raise _no_folder(folder / stamp, error.strerror) from error
-
-
-def _no_folder(path, reason):
-    return Refusal(f"runs: {str(path)!r} cannot be made ({reason}); give another folder")
-
-
-def _started(path):
-    """The time of the beginning of a run as it was recorded; its folder may have been renamed."""
-    try:
-        return str(_read_json(path / _ABOUT)["started"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return path.name
-
-
-def _read_json(path):
-    return json.loads(path.read_text("utf-8"))
-
-
-def _newest_with(folder, given):
-    paths = sorted((path.parent for path in folder.glob(f"[0-9]*/{_CONFIG}")), key=_started, reverse=True)
-    newest = ""
-    for path in paths:
-        try:
-            differing = settings.differences(_read_json(path / _CONFIG), given)
-        except (OSError, ValueError, AttributeError, TypeError):  # damaged, so not one to continue
-            continue
-        if not differing:
-            return path
-        newest = newest or f"The newest, {path.name}, differs in {'; '.join(differing)}. "
-    if not paths:
-        raise Refusal(f"resume: there is no run in {folder}; start one without resume")
-    raise Refusal(
-        f"resume: no run in {folder} has this config. {newest}Give its settings, or start anew without resume"
-    )
+@functools.cache
+def _commit() -> str:
+    """The commit of the code, with a + where files differ from it; empty outside of a clone."""
+    run = lambda *words: subprocess.run(["git", *words], cwd=corpora.ROOT, capture_output=True, text=True)
+    with contextlib.suppress(OSError):
+        head, changed = run("rev-parse", "--short", "HEAD"), run("status", "--porcelain", "-uno")
+        return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else ""
+    return ""
 
 
 def _plain(tree):
@@ -244,6 +213,57 @@ def _rounded(value):
         return array.item()
     number = float(array)
     return float(f"{number:.6g}") if np.isfinite(number) else str(number)
+
+
+class Record(NamedTuple):
+    """A run that was read back.
+
+    Attributes:
+      name: of the experiment.
+      path: its folder.
+      about: when it started, at which commit, whether as a smoke run.
+      config: its configuration.
+      numbers: of its report; empty before its end.
+      metrics: stage ↦ name ↦ steps `[N]` and values `[N, ...]`, of each number that was logged.
+    """
+
+    name: str
+    path: pathlib.Path
+    about: dict[str, Any]
+    config: dict[str, Any]
+    numbers: dict[str, Any]
+    metrics: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
+
+
+def load(path: str | os.PathLike) -> Record:
+    """Reads a run's folder into arrays.
+
+    Raises:
+      Refusal: it is not the folder of a run, or a file in it is damaged.
+    """
+    path = pathlib.Path(path)
+    try:
+        about, config = (_folders.read_json(path / name) for name in (_folders.ABOUT, _folders.CONFIG))
+        done = path / "numbers.json"
+        numbers = _folders.read_json(done) if done.exists() else {}
+    except (OSError, ValueError) as error:
+        raise Refusal(
+            f"{path} is not the folder of a run ({error}); give runs/<experiment>/<time>"
+        ) from error
+    found: dict[str, dict[str, list]] = {}
+    for row in read_log(Run(path.parent.name, path)):
+        for name, value in row.items():
+            if name not in ("stage", "step") and "step" in row:
+                found.setdefault(row["stage"], {}).setdefault(name, []).append((row["step"], value))
+    metrics = {stage: dict(_arrays(series)) for stage, series in found.items()}
+    return Record(path.parent.name, path, about, config, numbers, metrics)
+
+
+def _arrays(series):
+    for name, pairs in series.items():
+        steps, values = zip(*pairs, strict=True)
+        with contextlib.suppress(ValueError):  # words are left out
+            yield name, (np.array(steps), np.array(values, np.float64))
 
 
 def _rewrite_log(run, rows):
