@@ -1,6 +1,7 @@
 """Runs experiments, one after another, into one folder; or lists them.
 
     python -m experiments --list          the table of the README, in Markdown
+    python -m experiments NAME --smoke    one of them, as python -m experiments.NAME --smoke
     make experiments                      each in its smoke mode: minutes in all
     make experiments ARGS="--full"        as in that table: the numbers and the plots, hours in all
 
@@ -11,7 +12,9 @@ finished and resumes the experiment that was not.
 
 import dataclasses
 import datetime
+import difflib
 import pathlib
+import runpy
 import subprocess
 import sys
 import time
@@ -78,9 +81,15 @@ class Config:
         """Validates the configuration before any work starts."""
         unknown = sorted(set(self.only) - set(EXPERIMENTS))
         if unknown:
-            raise ValueError(f"only={unknown}: there are {', '.join(EXPERIMENTS)}")
+            raise ValueError(f"only={unknown}: {suggestion(unknown[0])}")
         if self.resume and not pathlib.Path(self.into, "").is_dir():
             raise ValueError(f"resume: into={self.into!r} is no folder; name the one to go on with")
+
+
+def suggestion(name: str) -> str:
+    """The experiments of names like this one, or all of them."""
+    near = difflib.get_close_matches(name, EXPERIMENTS)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(EXPERIMENTS)}"
 
 
 def markdown() -> str:
@@ -129,6 +138,12 @@ def run(name: str, folder: pathlib.Path, config: Config) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] and not sys.argv[1].startswith("-"):
+        name = sys.argv.pop(1)
+        if name not in EXPERIMENTS:
+            sys.exit(f"there is no experiment {name!r}: {suggestion(name)}")
+        runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+        sys.exit()
     listed = "\n".join(f"    {name:20}{experiment.claim}" for name, experiment in EXPERIMENTS.items())
     config = tyro.cli(Config, prog="python -m experiments", description=f"{__doc__}\n\n{listed}")
     sys.exit(min(main(config), 1))

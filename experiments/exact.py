@@ -39,23 +39,23 @@ PLACEMENTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    vocab_size: int = configs.field(3, smoke=2)
+    vocab_size: int = configs.field(3, smoke=2)  # tokens, the one that ends a sentence among them
     length: int = configs.field(4, smoke=2)  # of the longest sentence; token 0 ends one
     group_size: int = 2  # sentences per prompt: 496 groups of 2, 5456 of 3
-    kl_coef: float = 0.2
+    kl_coef: float = 0.2  # β, the weight of the KL in the objective
     learning_rate: float = 0.05  # Adam's, which forgives an algorithm its scale
-    iterations: int = configs.field(150, smoke=10)
+    iterations: int = configs.field(150, smoke=10)  # of learning
     inner_steps: int = 4  # gradient steps between two looks at the policy
     step_size: float = 2.0  # of the proximal step
-    seed: int = 0
+    seed: int = 0  # of rewards, reference and start
+    # to measure
     algorithms: tuple[str, ...] = configs.field(ALGORITHMS, smoke=("ppo", "rloo", "dr_grpo", "grpo"))
 
     def validate(self) -> None:
         configs.check_choices(self, algorithms=ALGORITHMS)
         _validation.at_least(2, group_size=self.group_size, vocab_size=self.vocab_size)
         language = tabular.Language(self.vocab_size, self.length, stop_token=0)
-        words = self.vocab_size - 1  # beside the one that ends a sentence
-        sentences = sum(words**n for n in range(language.length + 1))
+        sentences = sum((self.vocab_size - 1) ** n for n in range(language.length + 1))
         groups = math.comb(sentences + self.group_size - 1, self.group_size)
         if groups > MOST_GROUPS:
             remedy = f"There are {groups:,} groups; at most {MOST_GROUPS:,} can be enumerated."
@@ -96,8 +96,7 @@ def make_problem(config: Config) -> Problem:
 def recipe(name: str, group_size: int, **overrides):
     """A named algorithm with groups of this size, or of 1 where it does not use groups."""
     config = recipes.RECIPES[name].config
-    size = group_size if config.group_size > 1 else 1
-    overrides = {"length_penalty": None, "group_size": size} | overrides
+    overrides = {"length_penalty": None, "group_size": group_size if config.group_size > 1 else 1} | overrides
     if name in ("ppo", "ppo_kl", "mdpo"):  # one sentence has no spread to be whitened by
         overrides = {"whitening": None} | overrides
     return recipes.make(name, **overrides)
@@ -106,8 +105,7 @@ def recipe(name: str, group_size: int, **overrides):
 def placed(placement: str, kl_coef: float, group_size: int):
     """Leave-one-out (RLOO) with the KL placed and estimated in one of the ways of `PLACEMENTS`."""
     where, estimator = PLACEMENTS[placement]
-    settings = {"kl_placement": where, "kl_estimator": estimator, "kl_coef": kl_coef}
-    return recipe("rloo", group_size, **settings)
+    return recipe("rloo", group_size, kl_placement=where, kl_estimator=estimator, kl_coef=kl_coef)
 
 
 def critic(config, problem, log_probs):
@@ -115,8 +113,8 @@ def critic(config, problem, log_probs):
     if config.group_size > 1:
         return None
     coef = config.kl.coef if config.kl.placement == "reward" else 0.0
-    args = problem.rewards, problem.language, problem.ref, coef
-    return jax.lax.stop_gradient(tabular.values(log_probs, *args).v)
+    found = tabular.values(log_probs, problem.rewards, problem.language, problem.ref, coef)
+    return jax.lax.stop_gradient(found.v)
 
 
 def measure(config, problem, truth) -> dict[str, float]:
@@ -184,9 +182,8 @@ def learn(algorithm, problem, config: Config) -> np.ndarray:
         carry, _ = jax.lax.scan(step, carry, length=config.inner_steps)
         return carry, gap(carry[0])
 
-    run = lambda start: jax.lax.scan(iteration, start, length=config.iterations)[1]
-    gaps = jax.jit(run)((problem.start, optimizer.init(problem.start)))
-    return np.append(gap(problem.start), gaps)
+    run = jax.jit(lambda start: jax.lax.scan(iteration, start, length=config.iterations)[1])
+    return np.append(gap(problem.start), run((problem.start, optimizer.init(problem.start))))
 
 
 def proximal(problem, config: Config) -> np.ndarray:

@@ -29,14 +29,14 @@ from proxlm import _validation, lm
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
     checkpoint: str = model_store.SMOLLM2  # or the folder of a run that trained a language model
-    prompt: str = "The capital of France is"
+    prompt: str = "The capital of France is"  # the beginning of every text
     num_tokens: int = 64  # at most: a model may end its text
-    samples: int = 1
+    samples: int = 1  # texts
     temperature: float = 0.7  # 0: always the likeliest token
-    top_k: int | None = None
-    top_p: float | None = 0.95
-    min_p: float | None = None
-    seed: int = 0
+    top_k: int | None = None  # sample from so many of the likeliest tokens
+    top_p: float | None = 0.95  # sample from the likeliest tokens of so much probability
+    min_p: float | None = None  # sample from tokens of so much of the highest probability
+    seed: int = 0  # of the samples
 
     def validate(self) -> None:
         """Validates the configuration before any work starts."""

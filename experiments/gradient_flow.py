@@ -27,19 +27,19 @@ from proxlm import _validation, training
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    seeds: int = configs.field(8, smoke=2)
-    depth: int = configs.field(32, smoke=12)
+    seeds: int = configs.field(8, smoke=2)  # nets of every variant
+    depth: int = configs.field(32, smoke=12)  # hidden layers
     context: int = 4  # characters a net reads
-    width: int = configs.field(32, smoke=16)
-    batch: int = 32
-    steps: int = configs.field(500, smoke=20)
+    width: int = configs.field(32, smoke=16)  # units of a layer
+    batch: int = 32  # windows of a step
+    steps: int = configs.field(500, smoke=20)  # of training
     checks: int = configs.field(50, smoke=5)  # at which gradients are looked at
     small: float = 0.5  # of He's scale of the kernels, where gradients vanish
     large: float = 1.5  # and where they explode
     rate: float = 0.4  # of gradient descent
-    adam_rate: float = 3e-3
-    held_out: int = configs.field(1024, smoke=64)
-    seed: int = 0
+    adam_rate: float = 3e-3  # learning rate of Adam
+    held_out: int = configs.field(1024, smoke=64)  # windows to judge by
+    seed: int = 0  # of the nets and their batches
 
     def validate(self) -> None:
         if self.steps % self.checks:

@@ -29,10 +29,10 @@ class Config(configs.Base):
     problems: int = configs.field(5, smoke=2)  # each with its own features, noise and strength
     # of minibatches, for each problem; the steps are tuned on another one
     seeds: int = configs.field(5, smoke=2)
-    steps: int = configs.field(20_000, smoke=1500)
-    batch: int = 32
-    rows: int = configs.field(200, smoke=60)
-    weights: int = configs.field(100, smoke=20)
+    steps: int = configs.field(20_000, smoke=1500)  # of each run
+    batch: int = 32  # rows of a step
+    rows: int = configs.field(200, smoke=60)  # examples of a problem
+    weights: int = configs.field(100, smoke=20)  # features of a problem
     live: int = configs.field(10, smoke=4)  # weights that made the targets
     strength: float = 0.1  # of the one at which the first weight appears
     window: int = 100  # steps; a weight flickers that is zero in some of them and not in others

@@ -25,15 +25,15 @@ from proxlm import _validation, training
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    seeds: int = configs.field(64, smoke=2)
-    depths: tuple[int, ...] = configs.field((2, 8, 32), smoke=(2, 16))
+    seeds: int = configs.field(64, smoke=2)  # nets of every scheme and depth
+    depths: tuple[int, ...] = configs.field((2, 8, 32), smoke=(2, 16))  # hidden layers
     context: int = 4  # characters a net reads
-    width: int = configs.field(32, smoke=16)
-    batch: int = 32
-    steps: int = configs.field(200, smoke=40)
-    learning_rate: float = 0.4
-    held_out: int = configs.field(1024, smoke=64)
-    seed: int = 0
+    width: int = configs.field(32, smoke=16)  # units of a layer
+    batch: int = 32  # windows of a step
+    steps: int = configs.field(200, smoke=40)  # of gradient descent
+    learning_rate: float = 0.4  # of gradient descent
+    held_out: int = configs.field(1024, smoke=64)  # windows to judge by
+    seed: int = 0  # of the nets and their batches
 
     def validate(self) -> None:
         _validation.at_least(1, depths=min(self.depths))

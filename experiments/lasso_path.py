@@ -26,10 +26,10 @@ class Config(configs.Base):
     # the words in most reviews, after those in more than half of them
     vocabulary: int = configs.field(2000, smoke=60)
     reviews: int = configs.field(4000, smoke=200)  # to learn from; as many as a tenth of that are held out
-    strengths: int = configs.field(30, smoke=5)
+    strengths: int = configs.field(30, smoke=5)  # on the path
     smallest: float = 0.005  # of the strength at which the first word appears
-    tolerance: float = 1e-6
-    seed: int = 0
+    tolerance: float = 1e-6  # of the solver
+    seed: int = 0  # of the split
 
     def validate(self) -> None:
         _validation.at_least(10, remedy="A tenth is held out.", reviews=self.reviews)

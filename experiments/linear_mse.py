@@ -29,16 +29,16 @@ CLAIMED = 0.0117
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    rows: int = 100
-    batch: int = 32
-    epochs: int = configs.field(1000, smoke=40)
+    rows: int = 100  # points of a problem
+    batch: int = 32  # points of a step
+    epochs: int = configs.field(1000, smoke=40)  # of the program in question
     adam_rate: float = 1e-3  # the default of Keras, as is its epsilon below
     starts: int = configs.field(1000, smoke=20)  # initialisations, each with points of its own
     problems: int = configs.field(20, smoke=2)  # repaired ones, solved by every method
     ridge: float = 0.1  # λ in L + ½ λ |θ|²; each problem is solved without it, too
-    tolerance: float = 2e-7
+    tolerance: float = 2e-7  # of a method, in its weights
     most_steps: int = 5000  # of a method that has not converged
-    seed: int = 0
+    seed: int = 0  # of starts, orders and problems
 
     def validate(self) -> None:
         _validation.at_least(3, remedy="The unit has three weights.", rows=self.rows)

@@ -30,22 +30,22 @@ CHUNK = 50  # supervised steps a call
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    num_layers: int = configs.field(2, smoke=1)
-    num_heads: int = configs.field(4, smoke=2)
-    width: int = configs.field(64, smoke=16)
+    num_layers: int = configs.field(2, smoke=1)  # of the model
+    num_heads: int = configs.field(4, smoke=2)  # of attention, in each layer
+    width: int = configs.field(64, smoke=16)  # of the residual stream
     exercises: int = configs.field(20_000, smoke=200)  # made up to learn arithmetic from
     sums_steps: int = configs.field(1500, smoke=50)  # of supervised learning at most
     enough: float = 0.25  # nats per token that end it for sums, while much is still wrong
-    science_steps: int = configs.field(200, smoke=50)
+    science_steps: int = configs.field(200, smoke=50)  # of supervised learning, for QuaRTz
     sums_iterations: int = configs.field(300, smoke=10)  # of reinforcement learning
-    science_iterations: int = configs.field(20, smoke=10)
+    science_iterations: int = configs.field(20, smoke=10)  # of reinforcement learning, for QuaRTz
     batch: int = configs.field(64, smoke=16)  # exercises of a supervised step
     prompts: int = configs.field(32, smoke=4)  # of an iteration, each answered `group` times
-    group: int = 8
-    rl_rate: float = 7e-4
-    recipe: str = "rloo"
-    seeds: int = configs.field(3, smoke=2)
-    seed: int = 0
+    group: int = 8  # answers to each prompt
+    rl_rate: float = 7e-4  # learning rate of reinforcement learning
+    recipe: str = "rloo"  # of policy optimisation
+    seeds: int = configs.field(3, smoke=2)  # models of each task
+    seed: int = 0  # the first of them
 
     def validate(self) -> None:
         configs.check_multiples(

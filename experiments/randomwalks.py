@@ -31,21 +31,22 @@ REPEATS = 25  # walks from every node, to judge a policy
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    nodes: int = configs.field(21, smoke=8)
+    nodes: int = configs.field(21, smoke=8)  # of a graph
     probability: float = configs.field(0.1, smoke=0.3)  # of an edge
     longest: int = configs.field(10, smoke=6)  # nodes of a walk
     walks: int = configs.field(1000, smoke=64)  # to imitate
-    num_layers: int = configs.field(2, smoke=1)
-    width: int = configs.field(32, smoke=16)
-    sft_steps: int = configs.field(400, smoke=60)
-    sft_batch: int = configs.field(64, smoke=32)
-    sft_rate: float = 3e-3
+    num_layers: int = configs.field(2, smoke=1)  # of the policy
+    width: int = configs.field(32, smoke=16)  # of its residual stream
+    sft_steps: int = configs.field(400, smoke=60)  # of imitation
+    sft_batch: int = configs.field(64, smoke=32)  # walks of a step of imitation
+    sft_rate: float = 3e-3  # learning rate of imitation
+    # recipes that improve the policy
     methods: tuple[str, ...] = configs.field(("ppo", "rloo", "grpo"), smoke=("grpo",))
-    iterations: int = configs.field(100, smoke=4)
+    iterations: int = configs.field(100, smoke=4)  # of each method
     batch: int = configs.field(128, smoke=32)  # walks of one iteration
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # of each method, falling to 0
     seeds: int = configs.field(5, smoke=2)  # each with a graph, walks and a model of its own
-    seed: int = 0
+    seed: int = 0  # the first of the seeds
 
     def validate(self) -> None:
         _validation.at_least(3, nodes=self.nodes, longest=self.longest)

@@ -29,14 +29,14 @@ COLUMNS = ("sign of the output right", "side of the border right", "log loss", "
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
     problems: int = configs.field(100, smoke=3)  # each with weights, points and labels of its own
-    rows: int = 200
-    held_out: int = configs.field(10_000, smoke=500)
+    rows: int = 200  # points to learn from
+    held_out: int = configs.field(10_000, smoke=500)  # points to judge by
     certainty: float = 3.0  # |θ| of the unit that gave the labels: the larger, the fewer are odd
-    learning_rate: float = 1.0
-    most_steps: int = configs.field(4000, smoke=400)
-    tolerance: float = 1e-6
+    learning_rate: float = 1.0  # of gradient descent
+    most_steps: int = configs.field(4000, smoke=400)  # of gradient descent
+    tolerance: float = 1e-6  # of descent and solver, in the weights
     strengths: int = configs.field(25, smoke=5)  # of the l1 penalty
-    seed: int = 0
+    seed: int = 0  # of the problems
 
     def validate(self) -> None:
         configs.check_positive(self, "certainty", "learning_rate")

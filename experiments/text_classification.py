@@ -43,11 +43,12 @@ TOGETHER = "together"
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
+    # to classify
     corpora: tuple[str, ...] = configs.field(("newsgroups", "headlines", "reviews"), smoke=("sentences",))
-    num_layers: int = 1
-    width: int = configs.field(64, smoke=16)
-    learning_rate: float = 5e-3
-    weight_decay: float = 0.05
+    num_layers: int = 1  # of the transformer
+    width: int = configs.field(64, smoke=16)  # of the transformer
+    learning_rate: float = 5e-3  # of the transformer
+    weight_decay: float = 0.05  # of the transformer
     strength: float = 0.02  # of the group lasso over words, decoupled
     phrase_rate: float = 0.3  # of the linear model
     phrase_strength: float = 3e-6  # of its group lasso over phrases

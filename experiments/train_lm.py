@@ -27,19 +27,19 @@ class Config(configs.Base):
     """The defaults are nanoGPT's recipe for a CPU."""
 
     text: str = ""  # a UTF-8 file; empty: Shakespeare
-    num_layers: int = configs.field(4, smoke=1)
-    num_heads: int = configs.field(4, smoke=2)
-    width: int = configs.field(128, smoke=32)
-    context: int = 64
-    batch: int = 12
-    steps: int = configs.field(2000, smoke=20)
+    num_layers: int = configs.field(4, smoke=1)  # of the model
+    num_heads: int = configs.field(4, smoke=2)  # of attention, in each layer
+    width: int = configs.field(128, smoke=32)  # of the residual stream
+    context: int = 64  # characters that the model reads
+    batch: int = 12  # windows of a step
+    steps: int = configs.field(2000, smoke=20)  # of AdamW
     patience: int = 0  # evaluations (one in 500 steps) without a better held-out loss; 0: all steps
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.1
-    seed: int = 0
-    prompt: str = "\n"
-    samples: int = configs.field(3, smoke=1)
-    sample_length: int = configs.field(400, smoke=60)
+    learning_rate: float = 1e-3  # the highest, after the warm-up
+    weight_decay: float = 0.1  # of kernels and embeddings
+    seed: int = 0  # of the start, the windows and the samples
+    prompt: str = "\n"  # the beginning of the samples
+    samples: int = configs.field(3, smoke=1)  # texts to write
+    sample_length: int = configs.field(400, smoke=60)  # characters of each
 
     def validate(self) -> None:
         _validation.at_least(2, context=self.context)

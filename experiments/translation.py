@@ -33,20 +33,20 @@ DROPOUT = 0.2  # of the LSTMs
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    pair: str = "kjv-web"
+    pair: str = "kjv-web"  # of Bibles: kjv-web or kjv-spanish
     spanish: str = ""  # where sword-text-sparv was unpacked, for kjv-spanish
-    vocab_size: int = configs.field(2048, smoke=1024)
+    vocab_size: int = configs.field(2048, smoke=1024)  # tokens of the BPE
     longest: int = configs.field(28, smoke=15)  # tokens of a verse, on either side
-    width: int = configs.field(128, smoke=32)
-    num_layers: int = configs.field(3, smoke=1)
-    batch: int = configs.field(32, smoke=8)
+    width: int = configs.field(128, smoke=32)  # of the transformer, a multiple of 32
+    num_layers: int = configs.field(3, smoke=1)  # of the transformer
+    batch: int = configs.field(32, smoke=8)  # verses of a step
     steps: int = configs.field(1200, smoke=20)  # of maximum likelihood
-    luong_width: int = configs.field(192, smoke=16)
+    luong_width: int = configs.field(192, smoke=16)  # of the LSTMs
     iterations: int = configs.field(25, smoke=CHUNK)  # of learning by reward
     sources: int = configs.field(16, smoke=4)  # verses of an iteration
     candidates: int = configs.field(8, smoke=2)  # translations of each
     learning_rate: float = 5e-4  # of learning by reward
-    seed: int = 0
+    seed: int = 0  # of all stages
     seeds: int = configs.field(3, smoke=2)  # of learning by reward
 
     def validate(self) -> None:

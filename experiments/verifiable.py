@@ -36,21 +36,22 @@ CHUNK = 50  # steps of supervised learning a call
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    num_layers: int = configs.field(2, smoke=1)
-    width: int = configs.field(32, smoke=16)
-    sft_steps: int = configs.field(3000, smoke=100)
-    sft_batch: int = configs.field(128, smoke=16)
-    sft_rate: float = 6e-3
+    num_layers: int = configs.field(2, smoke=1)  # of the policy
+    width: int = configs.field(32, smoke=16)  # of its residual stream
+    sft_steps: int = configs.field(3000, smoke=100)  # of imitation
+    sft_batch: int = configs.field(128, smoke=16)  # demonstrations of a step
+    sft_rate: float = 6e-3  # learning rate of imitation
     slips: float = 0.5  # share of the demonstrations with a wrong symbol
-    iterations: int = configs.field(150, smoke=2)
+    iterations: int = configs.field(150, smoke=2)  # of every recipe
     batch: int = configs.field(256, smoke=32)  # responses of one iteration
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # of the recipes, falling to 0
     one_step_boost: float = 2.0  # on it, where a batch is good for one update only
     length_steps: int = configs.field(400, smoke=20)  # of imitation, where lengths are looked at
-    recipes: tuple[str, ...] = configs.field(EVERY, smoke=("remax",))
+    recipes: tuple[str, ...] = configs.field(EVERY, smoke=("remax",))  # to compare
+    # whose lengths of answers are looked at
     variants: tuple[str, ...] = configs.field(tuple(length_bias.VARIANTS), smoke=("grpo",))
-    seeds: int = configs.field(5, smoke=2)
-    seed: int = 0
+    seeds: int = configs.field(5, smoke=2)  # of every recipe, in one call
+    seed: int = 0  # of imitation, problems and recipes
 
     def validate(self) -> None:
         configs.check_multiples(self, sft_steps=CHUNK)

@@ -1,6 +1,7 @@
 """Output of experiments: exact text for tables and samples, and pictures that are not empty."""
 
 import io
+import itertools
 import re
 import struct
 
@@ -125,6 +126,14 @@ def test_progress_away_from_a_terminal_is_a_line_every_tenth():
         "100",
     ]
     assert lines[1].endswith("reward 0.09")
+
+
+def test_progress_away_from_a_terminal_is_a_line_a_minute_with_what_is_left(monkeypatch):
+    clock = itertools.count(0, 30)
+    monkeypatch.setattr(tables.time, "monotonic", lambda: next(clock))
+    lines = watch(1000, terminal=False).splitlines()
+    assert [line.split()[1] for line in lines[:4]] == ["1/1000", "3/1000", "5/1000", "7/1000"]
+    assert "3/1000  90 s, 29910 s left" in lines[1]
 
 
 def test_progress_goes_on_from_where_a_resume_starts():

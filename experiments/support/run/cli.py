@@ -12,6 +12,7 @@ import jax
 import tyro
 
 from experiments.support import Refusal
+from experiments.support.data import corpora
 from experiments.support.run import configs, runs, stages, stopping
 
 REMEDY = "What was saved is whole: mend this and go on with --resume"
@@ -39,7 +40,7 @@ def start(
     config = config_of(main)() if config is None else config
     config = configs.smoke(config) if options.smoke else config
     with quick_compilation(options.smoke), runs.opened(name_of(main), config, options) as opened:
-        print(f"run: {opened.path}", flush=True)
+        print(f"{'SMOKE run' if options.smoke else 'run'}: {opened.path}", flush=True)
         return main(config, opened)
 
 
@@ -71,7 +72,12 @@ def call(command: Callable[..., Any], name: str, description: str | None) -> Non
 
 @contextlib.contextmanager
 def quick_compilation(quick: bool) -> Iterator[None]:
-    """Leaves out most of XLA's optimisations if `quick`: a smoke run does little but compile."""
+    """Leaves out most of XLA's optimisations if `quick`: a smoke run does little but compile.
+
+    Programs are kept for the next run, in .cache/jax unless JAX_COMPILATION_CACHE_DIR names a folder.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(corpora.ROOT / ".cache" / "jax"))
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", quick or before)
     try:

@@ -8,17 +8,21 @@ import os
 import pathlib
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import matplotlib.figure
 import numpy as np
 
 from experiments.support import Refusal
 from experiments.support.data import corpora
-from experiments.support.run import _folders, configs, files, plots
+from experiments.support.run import _folders, configs, files, page, plots, tracking
+from experiments.support.run._log import Record as Record
+from experiments.support.run._log import load as load
+from experiments.support.run._log import log as log
+from experiments.support.run._log import read_log as read_log
+from experiments.support.run._log import truncate_log as truncate_log
 from proxlm import settings
 
-_METRICS = "metrics.jsonl"
 _SMOKE = "SMOKE: a tiny configuration, whose numbers mean nothing"
 
 
@@ -30,6 +34,7 @@ class Options:
     resume: bool = False  # continue the newest run of this configuration
     runs: str = "runs"  # the folder of all runs
     data: str = str(corpora.WHEELS)  # the folder of fetched texts
+    track: Literal["none", "tensorboard", "wandb"] = "none"  # where metrics go beside metrics.jsonl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Run:
     reused: bool = False
     options: Options = Options()
     config: Any = dataclasses.field(default_factory=dict)
+    tracker: tracking.Tracker | None = None
 
     @property
     def cache(self) -> pathlib.Path:
@@ -74,13 +80,15 @@ class Run:
           report: paragraphs and tables for report.txt.
           figures: by the names of their files, without an ending.
         """
-        text = "\n\n".join([_SMOKE, *report] if self.options.smoke else report)
+        smoke = _SMOKE if self.options.smoke else ""
+        text = "\n\n".join([smoke, *report] if smoke else report)
         print(text)
         files.write_text(self.path / "report.txt", text + "\n")
         files.write_text(self.path / "numbers.json", json.dumps(_plain(numbers), indent=2) + "\n")
         for name, figure in (figures or {}).items():
-            plots.save(figure, self.path / name, self.title, self.options.smoke)
-        names = ("report.txt", "numbers.json", *(f"{name}.png" for name in figures or {}))
+            plots.save(figure, self.path / name, self.title, bool(smoke))
+        page.write(self.path, self.title, smoke, settings.plain(self.config), _plain(numbers))
+        names = ("index.html", "report.txt", "numbers.json", *(f"{name}.png" for name in figures or {}))
         print(f"\nWritten to {self.path}: {', '.join(names)}")
         return numbers
 
@@ -121,7 +129,7 @@ def open_run(
     given, folder = settings.plain(config), pathlib.Path(root) / name
     if resume:
         run = Run(name, _folders.newest_with(folder, given), True, options, config)
-        _rewrite_log(run, read_log(run))
+        truncate_log(run)
         return run
     path = _folders.new(folder)
     files.write_text(path / _folders.CONFIG, json.dumps(given, indent=2) + "\n")
@@ -138,7 +146,8 @@ def opened(name: str, config: Any, options: Options) -> Iterator[Run]:
     run = open_run(name, config, options.runs, options.resume, options)
     with files.locked(run.path):
         try:
-            yield run
+            tracker = tracking.start(options.track, name, run.path, settings.plain(config))
+            yield dataclasses.replace(run, tracker=tracker)
         except (Refusal, OSError):
             if not run.reused and {path.name for path in run.path.iterdir()} <= {
                 _folders.CONFIG,
@@ -151,38 +160,6 @@ def opened(name: str, config: Any, options: Options) -> Iterator[Run]:
                     with contextlib.suppress(OSError):  # another run may have come
                         path.rmdir()
             raise
-
-
-def log(run: Run, stage: str, **metrics: Any) -> None:
-    """Appends one JSON line to the run's metrics; numbers keep six digits, NaN becomes "nan"."""
-    row = {"stage": stage} | {name: _rounded(value) for name, value in metrics.items()}
-    with open(run.path / _METRICS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def read_log(run: Run, stage: str | None = None) -> list[dict[str, Any]]:
-    """Reads the metrics of a run, of one stage if named; a line cut by a kill is left out.
-
-    Raises:
-      Refusal: a line is damaged, with the file and the number of the line.
-    """
-    path = run.path / _METRICS
-    lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else [""]
-    rows = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            row = json.loads(line)
-            is_of_stage = stage is None or row["stage"] == stage
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise Refusal(f"line {number} of {path} is damaged: remove it, or start anew") from None
-        rows += [row] if is_of_stage else []
-    return rows
-
-
-def truncate_log(run: Run, stage: str, step: int = -1) -> None:
-    """Drops what a stage logged at or after a step, or all of it, which a resume logs again."""
-    is_old = lambda row: row["stage"] != stage or row.get("step", -1) < step
-    _rewrite_log(run, [row for row in read_log(run) if is_old(row)])
 
 
 @functools.cache
@@ -201,71 +178,3 @@ def _plain(tree):
     if isinstance(tree, list | tuple):
         return [_plain(value) for value in tree]
     return tree if isinstance(tree, str | int | float | None) else np.asarray(tree).tolist()
-
-
-def _rounded(value):
-    if isinstance(value, str | bool | int | None):
-        return value
-    array = np.asarray(value)
-    if array.ndim:
-        return [_rounded(item) for item in array]
-    if array.dtype.kind in "biu":
-        return array.item()
-    number = float(array)
-    return float(f"{number:.6g}") if np.isfinite(number) else str(number)
-
-
-class Record(NamedTuple):
-    """A run that was read back.
-
-    Attributes:
-      name: of the experiment.
-      path: its folder.
-      about: when it started, at which commit, whether as a smoke run.
-      config: its configuration.
-      numbers: of its report; empty before its end.
-      metrics: stage ↦ name ↦ steps `[N]` and values `[N, ...]`, of each number that was logged.
-    """
-
-    name: str
-    path: pathlib.Path
-    about: dict[str, Any]
-    config: dict[str, Any]
-    numbers: dict[str, Any]
-    metrics: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
-
-
-def load(path: str | os.PathLike) -> Record:
-    """Reads a run's folder into arrays.
-
-    Raises:
-      Refusal: it is not the folder of a run, or a file in it is damaged.
-    """
-    path = pathlib.Path(path)
-    try:
-        about, config = (_folders.read_json(path / name) for name in (_folders.ABOUT, _folders.CONFIG))
-        done = path / "numbers.json"
-        numbers = _folders.read_json(done) if done.exists() else {}
-    except (OSError, ValueError) as error:
-        raise Refusal(
-            f"{path} is not the folder of a run ({error}); give runs/<experiment>/<time>"
-        ) from error
-    found: dict[str, dict[str, list]] = {}
-    for row in read_log(Run(path.parent.name, path)):
-        for name, value in row.items():
-            if name not in ("stage", "step") and "step" in row:
-                found.setdefault(row["stage"], {}).setdefault(name, []).append((row["step"], value))
-    metrics = {stage: dict(_arrays(series)) for stage, series in found.items()}
-    return Record(path.parent.name, path, about, config, numbers, metrics)
-
-
-def _arrays(series):
-    for name, pairs in series.items():
-        steps, values = zip(*pairs, strict=True)
-        with contextlib.suppress(ValueError):  # words are left out
-            yield name, (np.array(steps), np.array(values, np.float64))
-
-
-def _rewrite_log(run, rows):
-    if (run.path / _METRICS).exists():
-        files.write_text(run.path / _METRICS, "".join(json.dumps(row) + "\n" for row in rows))

@@ -94,7 +94,7 @@ def fit_stage(
     """
 
     def compute(folder):
-        own = dataclasses.replace(run, path=folder, config=settings)
+        own = dataclasses.replace(run, path=folder, config=settings, tracker=None)
         save_params(folder, fit(own, name, loss_fn, optimizer, start, *draw(), **options).params, settings)
 
     stage = stages.stage(run, name.replace(" ", "-"), settings, compute, depends_on)

@@ -71,7 +71,8 @@ def progress(
 ) -> Iterator[Callable[..., None]]:
     """Shows a loop's progress; yields `advance(**numbers)`, to be called once a step.
 
-    On a terminal a bar with the remaining time and the numbers; elsewhere a line every tenth.
+    On a terminal a bar with the remaining time and the numbers; elsewhere a line every tenth, and every
+    minute, with the time that is left.
     """
     console = rich.console.Console() if console is None else console
     if not console.is_terminal:
@@ -90,15 +91,16 @@ def progress(
 
 
 def _plain_advance(total, description, completed, console):
-    done, began = completed, time.monotonic()
+    done, told = completed, (began := time.monotonic())
 
     def advance(**numbers):
-        nonlocal done
-        done += 1
-        if 10 * done // total == 10 * (done - 1) // total and done != completed + 1:
-            return
-        text = f"{description} {done}/{total}  {time.monotonic() - began:.0f} s  {_phrase(numbers)}"
-        console.print(text, soft_wrap=True, markup=False, highlight=False)
+        nonlocal done, told
+        done, now = done + 1, time.monotonic()
+        tenth = 10 * done // total > 10 * (done - 1) // total
+        if tenth or done == completed + 1 or now - told >= 60:
+            told, left = now, (now - began) / (done - completed) * (total - done)
+            text = f"{description} {done}/{total}  {now - began:.0f} s, {left:.0f} s left  {_phrase(numbers)}"
+            console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     return advance
 

@@ -1,0 +1,1 @@
+"""Comparison of runs: `python -m experiments.compare RUN RUN`."""

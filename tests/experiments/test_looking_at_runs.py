@@ -1,0 +1,162 @@
+"""Runs that are looked at: read into arrays, compared, tracked, and shown on a page."""
+
+import dataclasses
+import html.parser
+import json
+import shutil
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from experiments.compare import __main__ as compare
+from experiments.support import Refusal
+from experiments.support.run import configs, plots, runs, tracking
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(configs.Base):
+    rate: float = 0.1
+    seed: int = 3
+    seeds: int = 2
+
+
+def finished(root, config=Config(), numbers=None, **options):
+    """A run of two seeds with a report and a figure."""
+    options = runs.Options(runs=str(root), **options)
+    with runs.opened("toy", config, options) as run:
+        for step in (1, 2, 3):
+            runs.log(run, "fit", step=step, loss=[config.rate / step, 3 * config.rate / step], note="x")
+        series = {"loss": {"": plots.logged(runs.read_log(run, "fit"), "loss")}}
+        run.write(
+            {"loss": {"end": config.rate}} | (numbers or {}), ["a < b & c"], {"curve": plots.curves(series)}
+        )
+    return run
+
+
+def test_a_run_is_read_back_into_arrays(tmp_path):
+    record = runs.load(finished(tmp_path).path)
+    assert (record.name, record.config["rate"], record.numbers) == ("toy", 0.1, {"loss": {"end": 0.1}})
+    assert record.about["smoke"] is False
+    steps, losses = record.metrics["fit"]["loss"]
+    np.testing.assert_array_equal(steps, [1, 2, 3])
+    np.testing.assert_allclose(losses, [[0.1, 0.3], [0.05, 0.15], [0.1 / 3, 0.1]], rtol=1e-5)
+    assert "note" not in record.metrics["fit"]
+    with pytest.raises(Refusal, match="is not the folder of a run"):
+        runs.load(tmp_path)
+
+
+def test_a_smoke_run_says_so_wherever_it_is_looked_at(tmp_path, capsys):
+    run = finished(tmp_path, smoke=True)
+    assert capsys.readouterr().out.startswith("SMOKE: ")
+    for name in ("report.txt", "index.html", "curve.svg"):
+        assert "SMOKE" in (run.path / name).read_text()
+    assert "SMOKE" in compare.label(runs.load(run.path))
+    assert run.title.startswith("toy, seeds 3 to 4")
+
+
+def test_runs_are_compared_by_numbers_settings_and_curves(tmp_path, capsys):
+    paths = [finished(tmp_path, Config(rate=rate)).path for rate in (0.1, 0.2)]
+    capsys.readouterr()
+    compare.main(compare.Config(tuple(paths), into=tmp_path / "compared"))
+    out = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["loss", "/", "end", "0.1", "0.2"] in out
+    assert ["rate", "0.1", "0.2"] in out
+    assert not any(line[:1] == ["seed"] for line in out)
+    assert [*(tmp_path / "compared").glob("*/curves.png")]
+    drawn = compare.curves([runs.load(path) for path in paths])
+    assert drawn.keys() == {"fit: loss"}
+    assert [curve[1][0] for curve in drawn["fit: loss"].values()] == pytest.approx([0.2, 0.4])
+    with pytest.raises(Refusal, match="give two or more runs"):
+        compare.main(compare.Config((paths[0],)))
+
+
+class Tags(html.parser.HTMLParser):
+    """The tags that are open, and the images and texts seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.images, self.texts = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "img":
+            self.images.append(dict(attributes))
+        elif tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_the_page_of_a_run_holds_all_of_it(tmp_path):
+    run = finished(tmp_path, numbers={"long": list(range(9)), "short": [1.0, 2.5]})
+    page = Tags()
+    page.feed((run.path / "index.html").read_text())
+    assert not page.open
+    (image,) = page.images
+    assert image["alt"] == "curve" and image["src"].startswith("data:image/svg+xml;base64,")
+    assert {"rate", "loss / end", "1, 2.5", "a < b & c\n"} <= set(page.texts)
+    assert "long" not in page.texts
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_page_with_its_figure(tmp_path):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+    page = finished(tmp_path).path / "index.html"
+    probe = "<script>onload = () => document.title = [...document.images].map(i => i.naturalWidth)</script>"
+    page.write_text(page.read_text().replace("</body>", f"{probe}</body>"))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    assert int(shown.split("<title>")[1].split("<")[0]) > 100
+
+
+def test_tensorboard_gets_the_means_over_seeds(tmp_path, monkeypatch):
+    seen = []
+    writer = types.SimpleNamespace(
+        add_text=lambda *given: None, add_scalar=lambda *given: seen.append(given), flush=lambda: None
+    )
+    module = types.SimpleNamespace(SummaryWriter=lambda folder: writer)
+    monkeypatch.setitem(sys.modules, "tensorboardX", module)
+    finished(tmp_path, track="tensorboard")
+    assert [(name, step) for name, _, step in seen] == [("fit/loss", step) for step in (1, 2, 3)]
+    assert seen[0][1] == pytest.approx(0.2)
+
+
+def test_wandb_goes_on_with_the_run_of_the_folder(tmp_path, monkeypatch):
+    seen, given = [], {}
+    run = types.SimpleNamespace(log=seen.append)
+    module = types.SimpleNamespace(init=lambda **options: given.update(options) or run)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    path = finished(tmp_path, track="wandb").path
+    assert given["id"] == path.name and given["config"]["rate"] == 0.1 and given["resume"] == "allow"
+    assert seen[1] == {"fit/loss": pytest.approx(0.1), "fit/step": 2.0}
+
+
+def test_a_tracker_that_is_missing_is_named_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(Refusal, match="track=wandb needs wandb: pip install wandb"):
+        finished(tmp_path / "runs", track="wandb")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_tensorboard_reads_its_files(tmp_path):
+    pytest.importorskip("tensorboardX")
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    path = finished(tmp_path, track="tensorboard").path
+    events = accumulator.EventAccumulator(str(path / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("fit/loss")] == pytest.approx([0.2, 0.1, 0.2 / 3])
+
+
+def test_json_lines_are_written_whatever_tracks(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "start", lambda *given: lambda *numbers: None)
+    path = finished(tmp_path, track="tensorboard").path
+    assert len((path / "metrics.jsonl").read_text().splitlines()) == 3
+    assert json.loads((path / "run.json").read_text())["smoke"] is False
