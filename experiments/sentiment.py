@@ -34,7 +34,7 @@ FEWEST = 64  # reviews that fill a batch of every stage
 class Config(configs.Base):
     vocab_size: int = configs.field(8192, smoke=512)  # tokens of the BPE
     width: int = configs.field(128, smoke=32)  # of the language model, a multiple of 32
-    num_layers: int = configs.field(4, smoke=2)  # of the language model
+    num_layers: int = configs.field(4, smoke=1)  # of the language model
     window: int = 64  # tokens of LM training
     lm_steps: int = configs.field(1200, smoke=40)  # of training the language model
     rm_layers: int = configs.field(2, smoke=1)  # of the reward model

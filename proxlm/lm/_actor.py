@@ -41,8 +41,8 @@ def make_actor(
     >>> actor = make_actor(config, num_tokens=5)
     >>> params = actor.init(jax.random.key(0))
     >>> prompts = Prompts(jax.numpy.zeros((2, 3), int))
-    >>> samples = actor.sample(jax.random.key(1), params, prompts)
-    >>> actor.score(params, samples).values.shape
+    >>> samples = jax.jit(actor.sample)(jax.random.key(1), params, prompts)
+    >>> jax.jit(actor.score)(params, samples).values.shape
     (2, 5)
     """
     _check(policy, num_tokens, critic, sampling)

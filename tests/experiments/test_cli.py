@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 
 import jax.numpy as jnp
 import pytest
@@ -153,8 +154,25 @@ def test_a_second_signal_ends_what_deferred_the_first():
         signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
+def test_a_signal_saves_and_says_how_to_go_on(monkeypatch, tmp_path, capsys):
+    def run(program, *arguments):
+        module = types.ModuleType("many")
+        monkeypatch.setitem(sys.modules, "many", module)
+        monkeypatch.setattr(sys, "argv", ["many", "--runs", str(tmp_path), *arguments])
+        exec(compile(program, "many.py", "exec"), vars(module))
+
+    with pytest.raises(SystemExit) as stopped:
+        run(STOPPED.replace("SIGNAL", str(int(signal.SIGINT))))
+    assert stopped.value.code == 128 + signal.SIGINT
+    assert "many: stopped; go on with --resume" in capsys.readouterr().err
+    run(STOPPED.replace("os.kill(os.getpid(), SIGNAL)", "pass"), "--resume")
+    shown = capsys.readouterr().out
+    assert "chunk 2" in shown and "chunk 1" not in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_process_leaves_no_traceback(tmp_path, number):
     program = tmp_path / "many.py"
     program.write_text(STOPPED.replace("SIGNAL", str(int(number))))
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
