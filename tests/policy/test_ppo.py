@@ -151,22 +151,16 @@ def first_ratio_error(sampling, scoring):
     return step(ppo.init(actor.init(KEY), SGD, config), KEY)[1].first_ratio_error
 
 
-@pytest.mark.parametrize(
-    "sampling",
-    [
-        pytest.param(value, id=name, marks=[] if name == "cold" else pytest.mark.slow)
-        for name, value in SAMPLINGS.items()
-    ],
-)
+# By default the truncated iterations of test_truncated_kl ask for it.
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
 def test_the_first_ratio_is_1_however_the_tokens_were_sampled(sampling):
     settings = lm.SamplingConfig(**sampling)
     assert first_ratio_error(settings, settings) < 1e-5
 
 
-@pytest.mark.parametrize(
-    "other",
-    ["cold", pytest.param("top p", marks=pytest.mark.slow), pytest.param("min p", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["cold", "top p", "min p"])
 def test_the_first_ratio_shows_a_sampler_that_is_not_the_scorer(other):
     sampler, scorer = (lm.SamplingConfig(**x) for x in (SAMPLINGS[other], NUMBERS))
     assert first_ratio_error(sampler, scorer) > 0.1
