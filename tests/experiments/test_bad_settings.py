@@ -20,6 +20,13 @@ BAD = {
         ({"kl_coef": 0.0}, "kl_coef must be a number > 0"),
         ({"learning_rate": 0.0}, "learning_rate must be a number > 0"),
     ],
+    "finetune": [
+        ({"train": "lora"}, "train must be all, lora:RANK, last:LAYERS or sparse:STRENGTH, got 'lora'"),
+        ({"train": "last:0"}, "train must be a number ≥ 1, got 0"),
+        ({"held_out": 1.0}, "held_out must be a share"),
+        ({"beta": 0.0}, "beta must be a number > 0"),
+        ({"steps": 15}, "steps must be 1 to 10, or a multiple of 10, got 15"),
+    ],
     "generate": [
         ({"prompt": ""}, "prompt must be the beginning of a text"),
         ({"top_p": 1.5}, r"top_p\b.*1\.5"),

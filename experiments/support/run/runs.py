@@ -8,10 +8,11 @@ import os
 import pathlib
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import matplotlib.figure
 import numpy as np
+import tyro
 
 from experiments.support import Refusal
 from experiments.support.data import corpora
@@ -33,7 +34,8 @@ class Options:
     smoke: bool = False  # a tiny configuration, seconds: a test that all of it runs
     resume: bool = False  # continue the newest run of this configuration
     runs: str = "runs"  # the folder of all runs
-    data: str = str(corpora.WHEELS)  # the folder of fetched texts
+    # the folder of fetched texts
+    data: Annotated[str, tyro.conf.arg(name="corpora")] = str(corpora.WHEELS)
     track: Literal["none", "tensorboard", "wandb"] = "none"  # where metrics go beside metrics.jsonl
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,8 +37,9 @@ def fit(
     chunk: int,
     evaluate_every: int,
     patience: int = 0,
+    fixed: Mapping[str, Any] = {},
 ) -> training.TrainState:
-    """Minimises loss_fn(params, batch) over the batches data[rows[i]], `chunk` steps a call.
+    """Minimises loss_fn(params, batch, **fixed) over the batches data[rows[i]], `chunk` steps a call.
 
     Logs the mean loss of each call and, every so many calls and after the last, the numbers of
     `evaluate(params)`; then it also saves. A killed fit resumes from there, to the same bits.
@@ -49,10 +50,11 @@ def fit(
         raise ValueError(f"{len(rows)} steps are not a multiple of chunk={chunk}")
     if patience < 0:
         raise ValueError(f"patience={patience}: expected at least 0, which takes all steps")
-    step, num_chunks = training.make_step(loss_fn, optimizer), len(rows) // chunk
+    num_chunks = len(rows) // chunk
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def advance(state, data, rows):
+    def advance(state, data, fixed, rows):
+        step = training.make_step(functools.partial(loss_fn, **fixed), optimizer)
         body = lambda state, batch: step(state, jax.tree.map(lambda x: x[batch], data))
         return jax.lax.scan(body, state, rows)
 
@@ -61,7 +63,7 @@ def fit(
     def run_chunk(state, _):
         # The batches follow from the step, so that a resumed fit goes on with those still to come.
         start = int(state.step)
-        state, metrics = advance(state, data, rows[start : start + chunk])
+        state, metrics = advance(state, data, fixed, rows[start : start + chunk])
         numbers = {"loss": jnp.mean(metrics.loss), "grad_norm": jnp.mean(metrics.grad_norm)}
         index = start // chunk + 1
         if index % evaluate_every == 0 or index == num_chunks:

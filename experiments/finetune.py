@@ -1,0 +1,247 @@
+"""Fine-tuning of a pretrained model on a file of yours, all of it or little.
+
+    python -m experiments.finetune --model DIR --data data.jsonl           prompts with answers, or chats
+    python -m experiments.finetune --model DIR --data pairs.jsonl --dpo    prompts with two answers
+    python -m experiments.finetune --train lora:8                          SmolLM2, dates to be written out
+    python -m experiments.finetune --smoke
+
+What is trained: `all`; `lora:RANK`, low-rank factors; `last:LAYERS`; or `sparse:STRENGTH`, all weights with
+an ℓ1 penalty on their distance to the pretrained ones, which leaves most of them as they were. The loss is
+of the answers alone. Lines of the data are described in experiments/support/finetune/examples.py.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from experiments.support import Refusal
+from experiments.support.data import tokenization
+from experiments.support.finetune import examples, objectives
+from experiments.support.models import language_model, smollm
+from experiments.support.run import cli, configs, model_store, plots, runs, supervised, tables
+from proxlm import _validation, lm, penalties, transforms
+from proxlm.lm import delta, lora, trainable
+
+KINDS = {"all": None, "lora": int, "last": int, "sparse": float}
+UNTRAINED = "untrained"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(configs.Base):
+    """The defaults suit a model of a hundred million weights on a CPU."""
+
+    model: str = configs.field(model_store.SMOLLM2, smoke=UNTRAINED)  # or a folder, GGUF file or hf: name
+    data: str = ""  # a file with a JSON object a line; empty: dates to be written out
+    train: str = "lora:8"  # all, lora:RANK, last:LAYERS or sparse:STRENGTH
+    dpo: bool = False  # learn from pairs of a chosen and a rejected answer
+    beta: float = 0.1  # of DPO
+    steps: int = configs.field(100, smoke=4)
+    batch: int = configs.field(8, smoke=4)
+    learning_rate: float = 0.0  # 0: 1e-3 for LoRA, 2e-5 for the rest
+    max_tokens: int = 256  # of a conversation; longer ones are left out
+    held_out: float = 0.1  # share of the examples
+    chat: bool = True  # prompts and responses in the model's chat template, where it has one
+    samples: int = configs.field(32, smoke=4)  # held-out prompts that are answered before and after
+    sample_length: int = configs.field(32, smoke=4)
+    merged: bool = False  # also write the whole model of lora and sparse
+    seed: int = 0
+
+    def validate(self) -> None:
+        configs.check_shares(self, "held_out")
+        configs.check_positive(self, "beta")
+        kind, number = parse(self.train)
+        if kind == "sparse":
+            _validation.positive(train=number)
+        elif number is not None:
+            _validation.at_least(1, train=number)
+        if self.steps > 10 and self.steps % 10:
+            raise _validation.invalid("steps", self.steps, "1 to 10, or a multiple of 10")
+
+
+def parse(train: str) -> tuple[str, Any]:
+    """The kind of training, and its number."""
+    kind, _, number = train.partition(":")
+    try:
+        if bool(number) == bool(KINDS[kind]):
+            return kind, KINDS[kind](number) if number else None
+    except (KeyError, ValueError):
+        pass
+    raise _validation.invalid("train", train, "all, lora:RANK, last:LAYERS or sparse:STRENGTH")
+
+
+def load(config: Config, run: runs.Run, texts: list[str]) -> lm.Pretrained:
+    """The model; an untrained one, which knows the letters of the texts, for --smoke."""
+    if config.model == model_store.SMOLLM2:
+        return smollm.load(run.data)
+    if config.model == UNTRAINED:
+        tokenizer = tokenization.train_bpe(texts, 300)
+        model = lm.ModelConfig(
+            300, num_layers=2, width=16, num_heads=2, max_length=config.max_tokens, unroll=1
+        )
+        params = lm.init(jax.random.key(config.seed), model)
+        return lm.Pretrained(params, model, tokenizer, (tokenization.END,))
+    try:
+        model = lm.load(config.model)
+    except ValueError as error:
+        raise Refusal(f"model: {error}") from error
+    if model.tokenizer is None:
+        raise Refusal(f"model: {config.model} has no tokenizer.json: copy that of the model beside it")
+    return model
+
+
+def parts(model: lm.Pretrained, config: Config) -> tuple[Any, trainable.Frozen]:
+    """The parameters to train, and the rest."""
+    kind, number = parse(config.train)
+    if kind == "lora":
+        return lora.split(lora.init(jax.random.key(config.seed), model.params, number, pattern="."))
+    if kind == "last" and number > model.config.num_layers:
+        raise Refusal(
+            f"train: the model has {model.config.num_layers} layers, and {config.train} asks for more"
+        )
+    return trainable.split(model.params, trainable.last_layers(number) if kind == "last" else ".")
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """AdamW; for sparse training Adam with a proximal step to the pretrained weights, in Adam's metric."""
+    kind, number = parse(config.train)
+    rate = language_model.ramp(config.learning_rate or (1e-3 if kind == "lora" else 2e-5), config.steps)
+    clip = optax.clip_by_global_norm(1.0)
+    if kind == "sparse":
+        return optax.chain(clip, transforms.proximal_adam(rate, penalties.l1(number), anchored=True))
+    return optax.chain(clip, optax.adamw(rate, weight_decay=0.0))
+
+
+def encode_all(rows, model: lm.Pretrained, config: Config) -> tuple[list, list]:
+    """Examples to learn, and held-out ones, in an order of chance; those that are too long are left out."""
+    longest = min(config.max_tokens, model.config.max_length)
+    encoded = [examples.encode(row, model, pairs=config.dpo, chat=config.chat) for row in rows]
+    fits = [one for one in encoded if max(len(tokens) for tokens, _ in one.answers) <= longest]
+    if len(fits) < len(encoded):
+        print(
+            f"{len(encoded) - len(fits)} of {len(encoded)} examples are left out: more than {longest} tokens"
+        )
+    border = max(1, round(config.held_out * len(fits)))
+    if len(fits) - border < config.batch:
+        raise Refusal(
+            f"data has {len(fits)} examples that fit, {border} of them held out: expected at least "
+            f"batch={config.batch} beside these; give more data, or a smaller batch"
+        )
+    order = np.random.default_rng(config.seed).permutation(len(fits))
+    return [fits[i] for i in order[border:]], [fits[i] for i in order[:border]]
+
+
+def main(config: Config, run: runs.Run) -> dict[str, Any]:
+    """Fine-tunes, answers held-out prompts before and after, and writes the result; returns the numbers."""
+    rows = examples.read(config.data, run)
+    model = load(config, run, [str(row) for row in rows])
+    learnt, held_out = encode_all(rows, model, config)
+    trained, frozen = parts(model, config)
+    longest = max(len(tokens) for one in learnt + held_out for tokens, _ in one.answers)
+    data, judged = (examples.rows_of(part, longest) for part in (learnt, held_out))
+    loss = functools.partial(objectives.supervised, config=model.config)
+    if config.dpo:
+        loss = functools.partial(objectives.preference, config=model.config, beta=config.beta)
+        reference = functools.partial(
+            objectives.with_reference, trained=trained, frozen=frozen, config=model.config, batch=config.batch
+        )
+        data, judged = reference(data), reference(judged)
+    count = sum(leaf.size for leaf in jax.tree.leaves(trained))
+    sizes = f"{len(learnt)} examples, {len(held_out)} held out, of up to {longest} tokens"
+    print(f"{sizes}; {count:,} weights trained", flush=True)
+    evaluate = objectives.make_evaluate(loss, judged, frozen, config.batch)
+    asked = held_out[: config.samples]
+    answer = objectives.make_answer(model, frozen, examples.prompts_of(asked), config.sample_length)
+    before, first = answer(trained), evaluate(trained)["held_out_loss"]
+    tuned = fit(run, loss, trained, frozen, data, evaluate, config)
+    after, last = answer(tuned), evaluate(tuned)["held_out_loss"]
+    params = trainable.merge(tuned, frozen)
+    changed = delta.count(trained, tuned)
+    numbers = {
+        "held_out_loss": {"before": first, "after": last},
+        "exact_answers": {
+            name: exact(texts, asked) for name, texts in {"before": before, "after": after}.items()
+        },
+        "trained_weights": count,
+        "changed_weights": changed,
+        "bytes": write(run, model, params, config),
+    }
+    return report(run, numbers, asked, before, after)
+
+
+def fit(run: runs.Run, loss, trained, frozen, data, evaluate, config: Config) -> Any:
+    """Minimises the loss over the epochs that the steps make; the parameters."""
+    chunk = min(10, config.steps)
+    state = supervised.fit(
+        run,
+        "fine-tuning",
+        loss,
+        make_optimizer(config),
+        trained,
+        data,
+        supervised.epochs(config.seed, len(data["tokens"]), config.batch, config.steps),
+        chunk=chunk,
+        evaluate_every=max(1, config.steps // chunk // 5),
+        evaluate=evaluate,
+        fixed={"frozen": frozen},
+    )
+    return state.params
+
+
+def exact(texts, asked) -> float:
+    """The share of answers that are the held-out ones, but for white space."""
+    return float(
+        np.mean([text.split() == one.response.split() for text, one in zip(texts, asked, strict=True)])
+    )
+
+
+def write(run: runs.Run, model: lm.Pretrained, params, config: Config) -> dict[str, int]:
+    """Writes the adapter, the delta or the whole model; returns the bytes of each."""
+    kind, _ = parse(config.train)
+    paths = {}
+    if kind == "lora":
+        paths["adapter"] = run.path / "adapter"
+        _renewed(paths["adapter"])
+        lora.save(paths["adapter"], params, model.config, config.model)
+        params = lora.merge(params)
+    if kind == "sparse":
+        paths["delta"] = run.path / "delta.safetensors"
+        delta.save(paths["delta"], model.params, params)
+    if config.merged or kind in ("all", "last"):
+        paths["model"] = run.path / "model"
+        _renewed(paths["model"])
+        lm.save(paths["model"], model._replace(params=params))
+    files = lambda path: [path] if path.is_file() else [*path.iterdir()]
+    return {name: sum(file.stat().st_size for file in files(path)) for name, path in paths.items()}
+
+
+def _renewed(folder) -> None:
+    """Removes what a run that was stopped while writing has left."""
+    if folder.is_dir():
+        for file in folder.iterdir():
+            file.unlink()
+
+
+def report(run: runs.Run, numbers, asked, before, after) -> dict[str, Any]:
+    """Writes numbers, samples and the curve of the loss."""
+    texts = [
+        f"expected: {one.response}\nbefore:   {old}\nafter:    {new}"
+        for one, old, new in zip(asked, before, after, strict=True)
+    ]
+    (run.path / "samples.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    pairs = {"held-out loss, nats": "held_out_loss", f"exact answers (n={len(asked)})": "exact_answers"}
+    rows = [(words, *map(float, numbers[name].values())) for words, name in pairs.items()]
+    size = ", ".join(f"{name} {size:,} bytes" for name, size in numbers["bytes"].items())
+    changed, count = int(numbers["changed_weights"]), numbers["trained_weights"]
+    share = f"{changed:,} of {count:,} trained weights changed; {size}"
+    logged = runs.read_log(run, "fine-tuning")
+    losses = {"training": plots.logged(logged, "loss"), "held out": plots.logged(logged, "held_out_loss")}
+    table = tables.table(rows, ["", "before", "after"])
+    return run.write(numbers, [table, share, texts[0]], {"curves": plots.curves({"loss": losses})})
+
+
+if __name__ == "__main__":
+    cli.run(main)
