@@ -73,12 +73,11 @@ def save(
         newest = manager.latest_step()
         if newest is not None:
             before = _read_about(ocp, manager, folder, newest)
-            _check_config(folder, before, about["config"])
+            _check_config("checkpoint.save", folder, before, about["config"])
             if step <= newest:
-                raise ValueError(
-                    f"step={step} must exceed {newest}, the newest checkpoint in {folder}; restore that one"
-                    " and go on from there, or use another folder."
-                )
+                expected = f"an integer above {newest}, the newest step in {folder}"
+                remedy = "Restore that one and go on from there, or use another folder."
+                raise _validation.invalid("step", step, expected, remedy, "checkpoint.save")
             if not allow_non_finite:
                 _check_finite(folder, newest, before["non_finite"], about["non_finite"])
         items = {"about": ocp.args.JsonSave(about)}
@@ -126,12 +125,12 @@ def restore(
     step = _existing_step(folder, step)
     with _manager(folder) as (ocp, manager):
         about = _read_about(ocp, manager, folder, step)
-        _check_config(folder, about, given)
+        _check_config("checkpoint.restore", folder, about, given)
         if found := settings.differences(about["form"], kinds):
-            raise ValueError(
-                f"like does not have the form of step {step} in {folder}: {'; '.join(found)}. Build"
-                " the model and optimizer of the saved run, or use another folder."
-            )
+            expected = f"of the form of step {step} in {folder}"
+            remedy = "Build the model and optimizer of the saved run, or use another folder."
+            found = _validation.Verbatim("; ".join(found))
+            raise _validation.invalid("like", found, expected, remedy, "checkpoint.restore")
         arrays = {_slot(i): _checkpoint_leaves.target(leaf) for i, leaf in enumerate(leaves)}
         if stored := _stored(arrays.values()):
             args = ocp.args.Composite(state=ocp.args.StandardRestore(stored))
@@ -151,22 +150,26 @@ def _stored(arrays):
     return {_slot(i): array for i, array in enumerate(arrays) if array.size}
 
 
-def _check_config(folder, about, given):
+def _check_config(function, folder, about, given):
     if found := settings.differences(about["config"], given):
-        raise ValueError(
-            f"the checkpoints in {folder} were written under another config: {'; '.join(found)}."
-            " Use another folder, or the old settings."
+        expected, remedy = f"that of the checkpoints in {folder}", "Use another folder, or the old settings."
+        raise _validation.invalid(
+            "config", _validation.Verbatim("; ".join(found)), expected, remedy, function
         )
 
 
 def _check_finite(folder, newest, before, after):
     if lost := [name for name in after if name not in before]:
-        more = f" and {len(lost) - 1} more leaves are" if len(lost) > 1 else " is"
-        raise ValueError(
-            f"{lost[0]}{more} not finite, and step {newest} in {folder} was: that step stays the newest."
-            " Restore it and take a smaller learning rate or clip the gradient, or save with"
-            " allow_non_finite=True."
+        more = f" and {len(lost) - 1} more leaves that are" if len(lost) > 1 else ", which is"
+        found, expected = (
+            _validation.Verbatim(f"{lost[0]}{more} not"),
+            f"finite as step {newest} in {folder} was",
         )
+        remedy = (
+            "That step stays the newest: restore it and take a smaller learning rate or clip the gradient, "
+            "or save with allow_non_finite=True."
+        )
+        raise _validation.invalid("state", found, expected, remedy, "checkpoint.save")
 
 
 def _check_sums(expected, arrays):
@@ -194,24 +197,27 @@ def _existing_step(folder, step):
     _validation.integer(0, "checkpoint.restore", step=step)
     newest = latest(folder)
     if newest is None:
-        raise ValueError(
-            f"folder={str(folder)!r} holds no checkpoint; start anew, or name the folder of one."
-        )
+        found = _validation.Verbatim(f"{str(folder)!r}, which holds no checkpoint")
+        remedy = "Start anew, or name the folder of one."
+        raise _validation.invalid("folder", found, "that of checkpoints", remedy, "checkpoint.restore")
     if step is not None and not (pathlib.Path(folder) / str(operator.index(step))).is_dir():
-        raise ValueError(f"step={step} is not in {folder}, whose newest is {newest}; restore that.")
+        expected = f"a step in {folder}, whose newest is {newest}"
+        raise _validation.invalid("step", step, expected, "Restore that.", "checkpoint.restore")
     return newest if step is None else operator.index(step)
 
 
 def _writable(folder):
-    folder = pathlib.Path(folder)
+    folder, cause, error = pathlib.Path(folder), "", None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"folder={str(folder)!r} cannot be made ({error.strerror}); choose another."
+        cause = "" if os.access(folder, os.W_OK) else "cannot be written to"
+    except OSError as failure:
+        cause, error = f"cannot be made ({failure.strerror})", failure
+    if cause:
+        found = _validation.Verbatim(f"{str(folder)!r}, which {cause}")
+        raise _validation.invalid(
+            "folder", found, "writable", "Choose another.", "checkpoint.save"
         ) from error
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"folder={str(folder)!r} cannot be written to; choose another.")
     return folder
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from proxlm import penalties
 from tests.arrays import normal
+from tests.penalties.penalty_case import compiled
 
 X = normal(0, (4, 3))
 
@@ -166,7 +167,7 @@ def test_a_projection_in_the_place_of_a_prox_takes_the_step_for_its_radius(proje
 
 def test_trees_with_holes_can_be_checked():
     example = {"a": jnp.ones(3), "b": [None, jnp.ones((2, 2), jnp.bfloat16)]}
-    report = penalties.check(penalties.elastic_net(0.3, 0.2), example, metric=True)
+    report = penalties.check(compiled(penalties.elastic_net(0.3, 0.2)), example, metric=True)
     assert report.passed, f"\n{report}"
 
 

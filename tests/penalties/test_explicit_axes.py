@@ -20,15 +20,15 @@ made = [
     p.group_lasso(0.1, p.grouping.heads(2, axis=0)), p.group_lasso(0.1, p.grouping.blocks((2, 2), (0, 1))),
     p.group_lasso(0.1, p.grouping.by_label(np.arange(8) // 3, axis=0)),
 ]
-for spec in (P("d", None), P(None, "d")):
+for spec, tried in ((P("d", None), made), (P(None, "d"), made[1::3])):
     sharded = jax.device_put(x, NamedSharding(mesh, spec))
-    for penalty in made:
+    for penalty in tried:
         moved = jax.jit(penalty.prox).eval_shape(sharded, 0.1)
         assert moved.sharding.spec == spec, (penalty, moved)
         assert jax.jit(penalty.value).eval_shape(sharded).shape == ()
-    for make in (p.nuclear, lambda s: p.slope(s, axis=0)):
-        moved = jax.jit(lambda x, s: make(s).prox(x, 0.5))(sharded, 0.3)
-        np.testing.assert_allclose(moved, make(0.3).prox(x, 0.5), atol=1e-5)
+for make in (p.nuclear, lambda s: p.slope(s, axis=0)):
+    prox = lambda x, s: make(s).prox(x, 0.5)
+    np.testing.assert_allclose(jax.jit(prox)(sharded, 0.3), jax.jit(prox)(x, 0.3), atol=1e-5)
 try:
     p.top_k(9, axis=0).prox(sharded, 0.1)
 except ValueError as error:

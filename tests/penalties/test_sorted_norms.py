@@ -140,7 +140,7 @@ def test_isotonic_regression_pools_as_one_by_one(size):
 
 def test_long_sums_decide_no_block_by_their_rounding():
     # Sums in float32 are wrong here by more than two neighbours differ.
-    size = 100_000
+    size = 30_000
     x = np.random.default_rng(0).normal(size=size)
     for y in (np.sort(np.abs(x))[::-1] - np.linspace(2.0, 0.0, size), np.cumsum(x) + 1000.0):
         y = y.astype(np.float32)

@@ -39,11 +39,11 @@ MADE = {
 def test_a_masked_penalty_leaves_out_what_it_cannot_take(make):
     tx = make(ONLY_W)
     state = tx.init(PARAMS)
-    updates, after = tx.update(GRADIENTS, state, PARAMS)
+    updates, after = jax.jit(tx.update)(GRADIENTS, state, PARAMS)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     alone = make(penalties.l1(0.5))
     x = {"w": PARAMS["w"]}
-    expected, _ = alone.update({"w": GRADIENTS["w"]}, alone.init(x), x)
+    expected, _ = jax.jit(alone.update)({"w": GRADIENTS["w"]}, alone.init(x), x)
     np.testing.assert_array_equal(updates["w"], expected["w"])
     moved = optax.apply_updates(PARAMS, updates)
     assert jax.tree.map(lambda leaf: leaf.dtype, moved) == jax.tree.map(lambda leaf: leaf.dtype, PARAMS)
@@ -69,7 +69,7 @@ def test_the_remedy_for_a_frozen_leaf_freezes_it():
     """As the messages say: optax.partition with set_to_zero around a whole optimizer."""
     parts = {"train": transforms.proximal_adam(0.1, penalties.l1(0.1)), "freeze": optax.set_to_zero()}
     tx, params = optax.partition(parts, {"a": "train", "c": "freeze"}), {"a": jnp.ones(2), "c": jnp.ones(1)}
-    updates, _ = tx.update({"a": jnp.ones(2), "c": jnp.full(1, 7.0)}, tx.init(params), params)
+    updates, _ = jax.jit(tx.update)({"a": jnp.ones(2), "c": jnp.full(1, 7.0)}, tx.init(params), params)
     np.testing.assert_array_equal(updates["c"], [0.0])
 
 
@@ -80,7 +80,7 @@ def test_a_leaf_that_is_no_array_is_named(make):
         make(penalties.l1()).init(model)
     arrays = eqx.filter(model, eqx.is_array)
     tx = make(penalties.l1(0.5))
-    updates, _ = tx.update(arrays, tx.init(arrays), arrays)
+    updates, _ = jax.jit(tx.update)(arrays, tx.init(arrays), arrays)
     assert jax.tree.structure(updates) == jax.tree.structure(arrays)
 
 
