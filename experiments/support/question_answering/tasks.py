@@ -190,6 +190,8 @@ def distinct(rows: Iterable[tuple[str, str]]) -> list[Exercise]:
     found = {}
     for text, answer in rows:
         stem, a, b = stem_and_choices(text)
+        if answer not in ("A", "B"):
+            raise ValueError(f"{text!r} with answer {answer!r}: expected choices A and B")
         key = (stem.lower(), *sorted((a.lower(), b.lower())))
         found.setdefault(key, Exercise(f"{stem} A: {a} B: {b}", answer))
     return list(found.values())
