@@ -23,6 +23,7 @@ def make_actor(
     critic: ModelConfig | Literal[False] | None = None,
     sampling: SamplingConfig = SamplingConfig(),
     early_exit: bool = False,
+    num_microbatches: int = 1,
 ) -> Actor:
     """Binds configurations: what is sampled is scored under the same distribution.
 
@@ -31,6 +32,8 @@ def make_actor(
       num_tokens: R, the length of the longest response.
       critic: a `ModelConfig` with a value head; None where the policy has one, or False where no
         values are wanted, as by recipes that compare the answers to one prompt.
+      early_exit: stop sampling when all rows have ended, as in `sample`.
+      num_microbatches: slices of the prompts, sampled one after another, as in `sample`.
 
     Raises:
       ValueError: neither model has a value head, the policy has no LM head, a stop token is not
@@ -45,7 +48,7 @@ def make_actor(
     >>> jax.jit(actor.score)(params, samples).values.shape
     (2, 5)
     """
-    _check(policy, num_tokens, critic, sampling)
+    _check(policy, num_tokens, critic, sampling, num_microbatches)
     critic_config = critic or None
     first = lambda samples: samples.tokens.shape[1] - num_tokens
     untruncated = decoding.untruncated(sampling)
@@ -64,9 +67,9 @@ def make_actor(
         group_size: int = 1,
         settings: SamplingConfig = sampling,
     ) -> Samples:
-        draw = functools.partial(_sampling.sample, sampling=settings, early_exit=early_exit)
-        rows = {"prompt_mask": prompts.mask, "group_size": group_size}
-        return draw(key, params["policy"], prompts.tokens, policy, num_tokens, **rows)
+        rows = {"prompt_mask": prompts.mask, "group_size": group_size, "num_microbatches": num_microbatches}
+        draw = functools.partial(_sampling.sample, sampling=settings, early_exit=early_exit, **rows)
+        return draw(key, params["policy"], prompts.tokens, policy, num_tokens)
 
     def greedy(params: ActorParams, prompts: Prompts) -> Samples:
         # the likeliest token needs no chance, so any key will do
@@ -96,11 +99,12 @@ def make_actor(
     return Actor(init, sample, score, reference, greedy, sampling)
 
 
-def _check(policy, num_tokens, critic, sampling):
+def _check(policy, num_tokens, critic, sampling, num_microbatches):
     """Checks the arguments; between them the two models have the heads that are needed."""
     if not isinstance(sampling, SamplingConfig):
         raise _validation.invalid("sampling", sampling, "a SamplingConfig", function="make_actor")
     _validation.to_int(1, "make_actor", num_tokens=num_tokens)
+    _validation.to_int(1, "make_actor", num_microbatches=num_microbatches)
     for name, config in {"policy": policy, "critic": critic}.items():
         if not isinstance(config, ModelConfig) and not (name == "critic" and config in (None, False)):
             raise _validation.invalid(name, config, "a ModelConfig", function="make_actor")

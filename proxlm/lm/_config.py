@@ -28,6 +28,10 @@ CHOICES = {
     "compute_dtype": ("float32", "bfloat16", "float16", "float64"),
 }
 
+# Policies of jax.checkpoint_policies: what the backward pass finds and does not compute anew. The last
+# keeps the results of the kernels, and not attention's [B, H, T, T].
+REMAT = ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable")
+
 # Declared as int, so that a config's sizes are integers to a type checker; filled in at once.
 _DERIVED = typing.cast(int, None)
 
@@ -99,7 +103,7 @@ class ModelConfig:
     init_scale: float = 0.02
     compute_dtype: str = "float32"
     matmul_precision: str | None = "highest"  # None: as jax.default_matmul_precision says
-    remat: bool = False
+    remat: bool | str = False  # recompute layers in the backward pass; or what to keep, one of REMAT
     unroll: int | None = None  # layers in one step of the layer loop; None: all of up to 8, else 1
 
     def __post_init__(self):
@@ -141,7 +145,8 @@ def _check_numbers(config):
     _validation.at_least(0, **check(**pick("init_scale")))
     for name, choices in CHOICES.items():
         _validation.one_of(choices, **check(**pick(name)))
-    for name in (*FLAGS, "remat"):
+    _validation.one_of((False, True, *REMAT), **check(**pick("remat")))
+    for name in FLAGS:
         _validation.one_of((False, True), **check(**pick(name)))
     for name in ("rope_layers", "window_layers"):
         flags = fields[name]

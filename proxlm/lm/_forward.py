@@ -210,7 +210,9 @@ def scan_layers(
     """
     view_of = _views.picker(views, config)
     body = lambda x, layer: step(x, layer[0], view_of(layer[1]))
-    body = jax.checkpoint(body) if config.remat else body
+    if config.remat:
+        keep = None if config.remat is True else getattr(jax.checkpoint_policies, str(config.remat))
+        body = jax.checkpoint(body, policy=keep)
     seen, first = [], 0
     for part in _segments.parts_of(params["blocks"]):
         numbers = first + jnp.arange(depth := _segments.depth(part))

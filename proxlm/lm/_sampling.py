@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm import _validation
+from proxlm import _validation, sharding
 from proxlm._decoding import config as decoding
 from proxlm._decoding import distribution
 from proxlm._decoding.config import SamplingConfig
@@ -39,6 +39,7 @@ def sample(
     early_exit: bool = False,
     segment: int = 16,
     group_size: int = 1,
+    num_microbatches: int = 1,
 ) -> Samples:
     """Continues every prompt by up to `num_tokens` tokens.
 
@@ -55,6 +56,8 @@ def sample(
         each growth, of at most four, compiles the step again.
       group_size: G, how often each of N prompts is answered, in rows on end: B = N·G. The prompts
         are run once, and the tokens are those of the prompts repeated.
+      num_microbatches: slices of the prompts, one after another, to bound the memory of cache and
+        logits; the tokens are the same.
 
     The layers of a deep model, by `config.unroll` and where they are stacked, are scanned: they compile
     once, and their weights are not copied. A list of them (`unstack`) is unrolled, which compiles each
@@ -72,18 +75,38 @@ def sample(
     """
     prompts, prompt_mask = check(key, params, prompts, prompt_mask, num_tokens, config, sampling, group_size)
     _validation.integer(1, "sample", segment=segment)
-    batch, length = prompts.shape[0] * group_size, prompts.shape[1]
+    _validation.to_int(1, "sample", num_microbatches=num_microbatches)
+    number, rest = divmod(prompts.shape[0], num_microbatches)
+    if rest:
+        expected = f"a divisor of the {prompts.shape[0]} prompts"
+        raise _validation.invalid("num_microbatches", num_microbatches, expected)
     if prompt_mask is not None:
         prompts, prompt_mask = align(prompts, prompt_mask)
     if not _cache.is_scanned(params, config):
         # Unstacked here and not in the loop, which would copy every layer at every token.
         params = {**params, "blocks": _cache.blocks_of(params)}
+    uniform = uniforms(key, num_tokens, prompts.shape[0] * group_size)
+
+    def run(rows):
+        how = {"params": params, "config": config, "sampling": sampling}
+        return _run(*rows, segment=segment, early_exit=early_exit, group_size=group_size, **how)
+
+    if num_microbatches == 1:
+        return run((prompts, prompt_mask, uniform))
+    cut = lambda x: x.reshape(num_microbatches, number, *x.shape[1:])
+    uniform = uniform.reshape(num_tokens, num_microbatches, -1).swapaxes(0, 1)
+    rows = sharding.pieces(jax.tree.map(cut, (prompts, prompt_mask)))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(run, (*rows, uniform)))
+
+
+def _run(prompts, prompt_mask, uniform, *, segment, early_exit, group_size, params, config, sampling):
+    """Samples of aligned prompts, by the uniform numbers `[R, B]`."""
+    (num_tokens, batch), length = uniform.shape, prompts.shape[1]
     hidden, cache = _cache.prefill(params, prompts, prompt_mask, config)
     if group_size > 1:
         hidden, prompts, prompt_mask, cache = _repeat((hidden, prompts, prompt_mask), cache, group_size)
     if isinstance(cache, _cache.LayerCache):
         cache = _cache.grow(cache, length + num_tokens)
-    uniform = uniforms(key, num_tokens, batch)
     draw = functools.partial(draw_tokens, params=params, config=config, sampling=sampling)
     token, log_prob = draw(hidden, uniform[0])
     zeros = functools.partial(jnp.zeros, (num_tokens, batch))

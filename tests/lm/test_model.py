@@ -304,7 +304,10 @@ def test_eager_and_compiled_agree(params, variant):
     np.testing.assert_allclose(logits, apply(params, TOKENS, CONFIG), atol=1e-5)
 
 
-ONE_OF_BOTH = [pytest.param(change, marks=pytest.mark.slow) for change in ({"unroll": 1}, {"remat": True})]
+ONE_OF_BOTH = [
+    pytest.param(change, marks=pytest.mark.slow)
+    for change in ({"unroll": 1}, {"remat": True}, {"remat": "dots_with_no_batch_dims_saveable"})
+]
 
 
 @pytest.mark.parametrize("change", [{"unroll": 1, "remat": True}, *ONE_OF_BOTH])

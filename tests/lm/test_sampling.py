@@ -40,7 +40,7 @@ SETTINGS = {
     "stop": {"stop_token": 3},
     "greedy stop": {"greedy": True, "stop_token": 3, "temperature": 0.5},
 }
-STATIC = ("config", "num_tokens", "early_exit", "segment", "group_size")
+STATIC = ("config", "num_tokens", "early_exit", "segment", "group_size", "num_microbatches")
 PROMPTS = np.random.default_rng(0).integers(0, 17, (6, 6))
 RAGGED = np.array(
     [
@@ -318,6 +318,7 @@ def test_bfloat16_samples_with_log_probs_in_float32():
     ("options", "message"),
     [
         ({"num_tokens": 11}, r"17 tokens .* max_length=16: cut the prompt, sample fewer"),
+        ({"num_microbatches": 4}, "num_microbatches must be a divisor of the 6 prompts, got 4"),
         ({"num_tokens": 0}, "num_tokens must be an integer ≥ 1, got 0"),
         ({"prompts": PROMPTS[0]}, r"prompts\.shape must be \[B, T\] .* got \(6,\)\. .* prompts\[None\]"),
         ({"prompts": PROMPTS[:, :0]}, r"prompts\.shape must be \[B, T\] with B, T ≥ 1, got \(6, 0\)"),
