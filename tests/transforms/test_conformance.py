@@ -131,7 +131,7 @@ def test_updates_have_the_dtype_of_the_params_and_the_state_keeps_its_form(name,
 @every_link
 @pytest.mark.parametrize("way", ["traced", pytest.param("eager", marks=pytest.mark.slow)])
 def test_with_float64_enabled_float32_stays(name, link, way):
-    params = tree(0) | {"half": normal(9, (2, 3)).astype(jnp.bfloat16)}
+    params = jax.tree.map(jnp.array, tree(0) | {"half": normal(9, (2, 3)).astype(jnp.bfloat16)})
     with jax.enable_x64(True):
         for rate in (0.1, lambda count: 0.1 / (1 + count)):
             tx = link.make(rate)
@@ -161,10 +161,10 @@ def test_a_leaf_without_an_update_is_frozen(name, link):
 
 @every_family
 def test_compiled_is_eager(name, link):
-    tx, params, gradients = link.make(0.1), tree(0), gradients_of()
+    tx, params, gradients = link.make(0.1), jax.tree.map(jnp.array, tree(0)), gradients_of()
     carry, path = (params, tx.init(params)), []
     for i in range(STEPS):
-        gradient = jax.tree.map(lambda g: g[i], gradients)  # noqa: B023
+        gradient = jax.tree.map(lambda g: jnp.array(g[i]), gradients)  # noqa: B023
         carry, params = move(tx, carry, gradient, link.extra_args)
         path.append(params)
     assert_close(jax.tree.map(lambda *p: np.stack(p), *path), baseline(name)[0])
