@@ -22,7 +22,7 @@ SIZES = {
 NUMBERS = {"rope.freq_base": "rope_theta", "attention.layer_norm_rms_epsilon": "rms_norm_eps"}
 OPTIONAL = ("vocab_size", "attention.head_count_kv", "attention.key_length", "attention.value_length")
 OPTIONAL += ("rope.dimension_count",)
-# Fields of some architectures, with the defaults of the format; None: it has to be given.
+# Fields of some architectures, with the defaults of the format; ...: it has to be given.
 OWN: dict[str, dict[str, tuple[str, Any]]] = {
     "gemma2": {
         "attention.sliding_window": ("sliding_window", 4096),
@@ -30,7 +30,7 @@ OWN: dict[str, dict[str, tuple[str, Any]]] = {
         "final_logit_softcapping": ("final_logit_softcapping", 30.0),
     },
     "gemma3": {
-        "attention.sliding_window": ("sliding_window", None),
+        "attention.sliding_window": ("sliding_window", ...),
         "rope.freq_base_swa": ("rope_local_base_freq", 1e4),
     },
 }
@@ -87,6 +87,26 @@ def _config(kind: str, fields: Mapping[str, Any], tensors: Mapping[str, _gguf_fi
             continue
         if _plain(value) not in NEUTRAL.get(name, ()):
             raise invalid(f"{kind}.{name}", value, "absent or neutral", "It is not implemented.")
+    config = _shape(kind, own, fields, tensors)
+    config["rms_norm_eps"] = _number(own, kind, "attention.layer_norm_rms_epsilon", None, 1.0)
+    config["rope_theta"] = _number(own, kind, "rope.freq_base", 1e4, math.inf)
+    config["tie_word_embeddings"] = "output.weight" not in tensors
+    config["rope_scaling"] = _scaling(own, kind)
+    if "blk.0.attn_q.bias" in tensors and kind != "qwen2":
+        config["attention_bias"] = True
+    for name, (target, default) in extra.items():
+        if (value := own.get(name, default)) is ...:
+            raise invalid(f"{kind}.{name}", None, "given")
+        config[target] = value
+    if kind in SCALED_BY_WIDTH:
+        by_width = config["num_hidden_layers"] == SCALED_BY_WIDTH[kind]
+        width = config["hidden_size"] // config["num_attention_heads"]
+        config["query_pre_attn_scalar"] = width if by_width else config["head_dim"]
+    return config
+
+
+def _shape(kind, own, fields, tensors) -> dict[str, Any]:
+    """The sizes of the model, each held to the tensors that have it."""
     integer = lambda name, default: _integer(own, kind, name, default)
     sizes = {target: integer(name, None) for name, target in SIZES.items()}
     layers, width = sizes["num_hidden_layers"], sizes["hidden_size"]
@@ -112,24 +132,7 @@ def _config(kind: str, fields: Mapping[str, Any], tensors: Mapping[str, _gguf_fi
             raise invalid(
                 f"{kind}.{name}", given, f"{head_width}, the width of a head", "It is not implemented."
             )
-    config: dict[str, Any] = {
-        **sizes,
-        "vocab_size": vocab_size,
-        "num_key_value_heads": kv_heads,
-        "head_dim": head_width,
-    }
-    config["rms_norm_eps"] = _number(own, kind, "attention.layer_norm_rms_epsilon", None, 1.0)
-    config["rope_theta"] = _number(own, kind, "rope.freq_base", 1e4, math.inf)
-    config["tie_word_embeddings"] = "output.weight" not in tensors
-    config["rope_scaling"] = _scaling(own, kind)
-    if "blk.0.attn_q.bias" in tensors and kind != "qwen2":
-        config["attention_bias"] = True
-    for name, (target, default) in extra.items():
-        config[target] = own.get(name, default)
-    if kind in SCALED_BY_WIDTH:
-        by_width = layers == SCALED_BY_WIDTH[kind]
-        config["query_pre_attn_scalar"] = width // heads if by_width else head_width
-    return config
+    return {**sizes, "vocab_size": vocab_size, "num_key_value_heads": kv_heads, "head_dim": head_width}
 
 
 def _check_sizes(kind: str, vocab_size: int, width: int, embedding: _gguf_file.Tensor | None) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HUB = "hf:"
 PATTERNS = ("*.json", "*.safetensors", "*.jinja")
+OTHERS = ("*/*", "consolidated*")  # of other libraries, some of them the weights once more
 
 
 class Pretrained(NamedTuple):
@@ -77,7 +78,7 @@ def load(
     Args:
       path: the folder or file; or "hf:organisation/name", or "hf:organisation/name@revision", of the
         Hugging Face Hub, through its cache.
-      param_dtype: of the parameters: "float32", "bfloat16", "float16" or "float64".
+      param_dtype: of the parameters: "float32", "bfloat16" or "float16".
       sharding: (path of a parameter, shape) ↦ a `jax.sharding.Sharding`, or None for the default device.
 
     Raises:
@@ -131,6 +132,9 @@ def save(
     """
     _validation.one_of((None, *pretrained.DTYPES), "save", dtype=dtype)
     _validation.integer(1, "save", max_shard_size=max_shard_size)
+    if not isinstance(model, Pretrained):
+        given = _validation.Verbatim(f"a {type(model).__name__}")
+        raise _validation.invalid("model", given, "a Pretrained", "Make one with lm.Pretrained.", "save")
     folder = pathlib.Path(path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _validation.invalid("path", str(path), "an empty folder", "Name a new one.", "save")
@@ -159,7 +163,7 @@ def _from_hub(name: str) -> pathlib.Path:
     repository, _, revision = name.removeprefix(HUB).partition("@")
     try:
         found = huggingface_hub.snapshot_download(
-            repository, revision=revision or None, allow_patterns=list(PATTERNS)
+            repository, revision=revision or None, allow_patterns=list(PATTERNS), ignore_patterns=list(OTHERS)
         )
     except huggingface_hub.errors.HFValidationError as error:
         raise ValueError(f"load: {name}: {error}") from error

@@ -23,7 +23,7 @@ from proxlm.lm._layouts import Layout
 __all__ = ["from_tensors", "to_tensors"]
 
 Sharding = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
-DTYPES = ("float32", "bfloat16", "float16", "float64")
+DTYPES = ("float32", "bfloat16", "float16")
 ALIGNMENT = 64  # of memory that JAX takes over as it lies there
 
 
@@ -74,7 +74,7 @@ def from_tensors(
       tensors: name ↦ array of any float dtype, complete; or what NumPy makes one of when asked.
       names: the family of names: a `model_type` of transformers, such as "llama" or "gpt_neox", or
         "gguf:" and an architecture of GGUF, "gguf:llama"; None: of transformers, as the config asks.
-      param_dtype: of the parameters: "float32", "bfloat16", "float16" or "float64".
+      param_dtype: of the parameters: "float32", "bfloat16" or "float16".
       sharding: (path, shape) ↦ where the parameter goes, a `jax.sharding.Sharding` or None; the path
         is that of `init`'s tree, "blocks/mlp/down/kernel".
 

@@ -141,8 +141,8 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("case", FAMILIES)
-def test_every_family_becomes_its_model(tmp_path, case):
+def write_family(path, case):
+    """Writes a file of one of FAMILIES; returns its config and parameters."""
     kind, changes = case.split()[0], FAMILIES[case]
     depth = len(changes.get("window_layers", (1,)))
     config = lm.ModelConfig(len(TOKENS), depth, **SHAPE | changes)
@@ -169,7 +169,13 @@ def test_every_family_becomes_its_model(tmp_path, case):
         if scaling.kind == "yarn":
             fields |= {"llama.rope.scaling.original_context_length": 16}
     absent = dict.fromkeys(FIELDS.keys() - fields.keys())
-    write(tmp_path / "a.gguf", tensors, **absent | fields)
+    write(path, tensors, **absent | fields)
+    return config, params
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_every_family_becomes_its_model(tmp_path, case):
+    config, params = write_family(tmp_path / "a.gguf", case)
     model = lm.load(tmp_path / "a.gguf")
     assert model.config == dataclasses.replace(config, norm_epsilon=model.config.norm_epsilon)
     assert jax.tree.all(jax.tree.map(lambda x, y: np.allclose(x, y, atol=1e-6), model.params, params))

@@ -7,7 +7,7 @@ import pytest
 
 from proxlm import lm
 from proxlm.lm import _cache, _forward
-from tests.lm import peer_models
+from tests.lm import peer_models, test_gguf
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 PROMPT = 14
@@ -62,3 +62,16 @@ def test_everything_is_as_in_transformers(case, tmp_path):
     back = lm.load(tmp_path / "ours")
     assert back.config == model.config
     assert jax.tree.all(jax.tree.map(np.array_equal, back.params, model.params))
+
+
+@pytest.mark.parametrize("case", test_gguf.FAMILIES)
+def test_gguf_files_are_read_as_transformers_reads_them(case, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    test_gguf.write_family(tmp_path / "a.gguf", case)
+    model = lm.load(tmp_path / "a.gguf")
+    tokens, mask = peer_models.inputs()
+    options = {"gguf_file": "a.gguf", "dtype": "float32", "attn_implementation": "eager"}
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, **options).eval()
+    own = jax.jit(lm.apply, static_argnames="config")(model.params, tokens, config=model.config, mask=mask)
+    expected = peer_models.logits(theirs, tokens, mask)[mask]
+    np.testing.assert_allclose(own[mask], expected, atol=1e-4 * np.abs(expected).max())

@@ -181,7 +181,7 @@ def test_a_name_of_the_hub_is_the_folder_in_its_cache(monkeypatch, folder):
     import huggingface_hub
 
     asked = []
-    fetch = lambda name, revision, allow_patterns: asked.append((name, revision)) or str(folder)
+    fetch = lambda name, revision, **patterns: asked.append((name, revision)) or str(folder)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     assert lm.load("hf:some/model@v1").config == CONFIG
     assert asked == [("some/model", "v1")]
