@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from proxlm import penalties, solvers
-from proxlm.solvers import _extrapolation
+from proxlm.solvers import _extrapolation, _quasi_newton
 from tests.arrays import numpy_normal as normal
 
 FEATURES = normal(0, (40, 12))
@@ -74,6 +74,25 @@ def test_extrapolation_finds_the_fixed_point_of_an_affine_map():
         fixed = np.linalg.solve(np.eye(3) - matrix, offset)
         assert np.abs(plain - fixed).max() > 1e-2
         np.testing.assert_allclose(extrapolated, fixed, atol=1e-8)
+
+
+def test_the_quasi_newton_direction_is_that_of_dense_updates():
+    moves, slope = np.float64(normal(3, (3, 4))), np.float64(normal(4, (4,)))
+    bends = moves @ np.diag([1.0, 2.0, 5.0, 9.0])
+
+    @jax.jit
+    def direction(slope):
+        pairs = _quasi_newton.init(5, slope)
+        for pair in zip(moves, bends, strict=True):
+            pairs = _quasi_newton.push(pairs, *pair)
+        return _quasi_newton.direction(pairs, slope, jnp.ones(4, bool))
+
+    inverse = np.eye(4) * (moves[-1] @ bends[-1]) / (bends[-1] @ bends[-1])
+    for move, bend in zip(moves, bends, strict=True):
+        turn = np.eye(4) - np.outer(move, bend) / (move @ bend)
+        inverse = turn @ inverse @ turn.T + np.outer(move, move) / (move @ bend)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(direction(slope), inverse @ slope, rtol=1e-9)
 
 
 def test_extrapolation_spares_most_gradients_where_the_problem_is_ill_conditioned():
