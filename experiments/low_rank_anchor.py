@@ -158,7 +158,7 @@ def write(run, results, start, reviews: small_lm.Ground) -> dict[str, Any]:
         f"{method}: held-out loss": {labels[name]: curve(found, name) for name in labels}
         for method, found in points.items()
     }
-    figure = plots.curves(panels, "size of the delta, % of the params", note="bands: ± a standard deviation")
+    figure = plots.curves(panels, "size of the delta, % of the params")
     return run.write(numbers, report, {"tradeoff": figure})
 
 

@@ -199,7 +199,7 @@ def write(run, config: Config, results) -> dict[str, Any]:
         },
     }
     titles = dict(zip(panels, ("step", "iteration"), strict=True))
-    figure = plots.curves(panels, titles, note="bands: ± a standard deviation")
+    figure = plots.curves(panels, titles)
     return run.write(numbers, [tables.table(rows, headers)], {"curves": figure})
 
 

@@ -67,9 +67,9 @@ def main(config: Config) -> None:
     if drawn:
         path = _folders.new(config.into) / "curves"
         shown = dict([*drawn.items()][:MOST])
-        left = f"; {len(drawn) - MOST} more are left out: name them by --only" if len(drawn) > MOST else ""
+        left = f"{len(drawn) - MOST} more are left out: name them by --only" if len(drawn) > MOST else ""
         smoke = any(record.about.get("smoke") for record in records)
-        figure = plots.curves(shown, note=f"bands: ± a standard deviation over seeds{left}")
+        figure = plots.curves(shown, note=left)
         print(f"\nWritten to {plots.save(figure, path, 'runs compared', smoke)}")
 
 

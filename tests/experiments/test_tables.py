@@ -83,7 +83,8 @@ def test_curves_carry_their_own_xlabel_and_a_note():
     label = lambda **words: plots.curves(panels(1), **words).axes[0].get_xlabel()
     assert label() == "step"
     assert label(xlabel="epoch") == label(xlabel={"loss 0": "epoch"}) == "epoch"
-    assert plots.curves(panels(1), note="three seeds").get_supxlabel() == "three seeds"
+    noted = plots.curves(panels(1), note="three seeds").get_supxlabel()
+    assert noted == "three seeds; bands: ± a standard deviation"
 
 
 def test_curves_of_another_form_are_refused():

@@ -166,5 +166,5 @@ def draw(curves, config) -> matplotlib.figure.Figure:
         "PPO without a penalty": lines({f"PPO, {size} pairs, β = {zero:g}": sizes[size] for size in sizes}),
         f"PPO with a penalty β KL, {few} pairs": lines(betas),
     }
-    note = f"means ± spread of {config.seeds} golds, each with its comparisons and policies"
+    note = f"means over {config.seeds} golds, each with its comparisons and policies"
     return plots.curves(panels, xlabel="√KL to the language model, nats½", note=note)

@@ -104,4 +104,4 @@ def draw(run, numbers) -> matplotlib.figure.Figure:
         means = [np.mean(found[key]) / 100 for key in LABELS]
         panels[title]["likeliest answer, held out"] = (ends, means)
         steps[title] = "iteration"
-    return plots.curves(panels, steps, columns=2, note="bands: ± a standard deviation")
+    return plots.curves(panels, steps, columns=2)

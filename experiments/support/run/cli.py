@@ -76,7 +76,7 @@ def quick_compilation(quick: bool) -> Iterator[None]:
 
     Programs are kept for the next run, in .cache/jax unless JAX_COMPILATION_CACHE_DIR names a folder.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(corpora.ROOT / ".cache" / "jax"))
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", quick or before)

@@ -45,7 +45,7 @@ def lines(
             "xy", zip(*(curve[:2] for curve in series.values()), strict=True), strict=True
         ):
             scale(axis, name, values, name in log)
-        axis.grid(True, color="#e4e4e4", linewidth=0.6)
+        axis.grid(True, which="both", color="#e4e4e4", linewidth=0.6)
         axis.set_axisbelow(True)
         axis.margins(x=0.02)
         _label(axis, xlabel, ylabel, legend=len(series) + len(marks or {}) > 1)

@@ -36,7 +36,7 @@ def panels(
     axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel().tolist()
     for axis, (title, draw) in zip(axes, drawings.items(), strict=False):
         axis.set_title(title, loc="left", fontsize=10)
-        axis.tick_params(labelsize=8)
+        axis.tick_params(labelsize=8, which="both")
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color("#999999")
         draw(axis)
@@ -56,11 +56,13 @@ def curves(
 ) -> matplotlib.figure.Figure:
     """Draws a panel of `plot_panels.lines` a title; `xlabel` may differ from title to title.
 
-    The titles in `log_scale` get a logarithmic y-axis.
+    The titles in `log_scale` get a logarithmic y-axis. Where there are bands, the note below says so.
     """
     label = lambda title: xlabel if isinstance(xlabel, str) else xlabel[title]
     log = lambda title: "y" if title in log_scale else ""
     drawings = {title: plot_panels.lines(own, label(title), log=log(title)) for title, own in series.items()}
+    has_bands = any(len(curve) == 3 for own in series.values() for curve in own.values())
+    note = "; ".join(filter(None, (note, "bands: ± a standard deviation" if has_bands else "")))
     return panels(drawings, columns, (4.0, 2.8), note)
 
 

@@ -122,7 +122,7 @@ def draw(run) -> matplotlib.figure.Figure:
         if rows := runs.read_log(run, stage):
             panels[title] = {label: plots.logged(rows, name) for name, label in names.items()}
             steps[title] = "iteration of PPO" if stage == "ppo" else "step"
-    return plots.curves(panels, steps, note="bands: ± a standard deviation")
+    return plots.curves(panels, steps)
 
 
 def page(before, after, accuracy, before_texts, after_texts, length):

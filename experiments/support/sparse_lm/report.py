@@ -33,7 +33,7 @@ def write(run, results, plays: small_lm.Ground):
     smaller = speed(results, points, plays.held_out, plays.model)
     report.append("\n".join(f"{name}: {value}" for name, value in smaller.items()))
     series = {"held-out loss, nats per character": {m: band(points[m]) for m in methods}}
-    figure = plots.curves(series, "share of MLP neurons removed", note="bands: ± a standard deviation")
+    figure = plots.curves(series, "share of MLP neurons removed")
     return run.write(numbers | smaller, report, {"pareto": figure})
 
 

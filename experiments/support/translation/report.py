@@ -177,7 +177,7 @@ def draw(run) -> matplotlib.figure.Figure:
         for title, (logs, name, _) in panels.items()
     }
     labels = {title: xlabel for title, (_, _, xlabel) in panels.items()}
-    return plots.curves(series, labels, note="bands: ± a standard deviation")
+    return plots.curves(series, labels)
 
 
 def _examples(sources, references, texts):

@@ -93,7 +93,7 @@ def draw_curves(names, results) -> matplotlib.figure.Figure:
         title: {name: curves[name] for name in members if name in curves}
         for title, members in families.items()
     }
-    note = "share of right answers among those sampled; bands: ± a standard deviation"
+    note = "share of right answers among those sampled"
     return plots.curves({title: own for title, own in series.items() if own}, "iteration", note=note)
 
 
@@ -119,7 +119,7 @@ def draw_lengths(names, lengths) -> matplotlib.figure.Figure:
         name: {kind: plots.band(lengths[kind][i]) for kind in ("right", "wrong")}
         for i, name in enumerate(names)
     }
-    note = "tokens of right and wrong answers; length earns nothing; bands: ± a standard deviation"
+    note = "tokens of right and wrong answers; length earns nothing"
     return plots.curves(series, "iteration", note=note)
 
 
