@@ -84,7 +84,7 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Learns the plays, then the reviews at every strength; returns the numbers of the report."""
     plays, text = texts(run.data)
     alphabet = tokenization.Characters(plays)
-    reviews = small_lm.ground(config, alphabet, text, judged=512)
+    reviews = small_lm.set_up(config, alphabet, text, judged=512)
     shape = config.start_steps, config.batch
     windows = tokenization.random_windows(alphabet.encode(plays), config.context, 2, shape)
     start = small_lm.learn(run, "plays", config.seed, windows, reviews, last=0.05)
@@ -126,7 +126,7 @@ def measure(results, start, evaluate):
     }
 
 
-def write(run, results, start, reviews: small_lm.Ground) -> dict[str, Any]:
+def write(run, results, start, reviews: small_lm.Setup) -> dict[str, Any]:
     """Writes the report, loss against size, and the deltas of the first seed."""
     points = measure(results, start, reviews.evaluate)
     whole = deltas.size(deltas.by_path(start))

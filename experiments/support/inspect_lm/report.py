@@ -75,7 +75,7 @@ def look(params, windows, model: lm.ModelConfig) -> Look:
     return Look(float(whole), by_layer, shares, rises, lm.live_units(params, model))
 
 
-def write(run, ends, plays: small_lm.Ground):
+def write(run, ends, plays: small_lm.Setup):
     """Writes the report of the pairs of models, one a seed; returns its numbers."""
     model, window = plays.model, plays.held_out[0, : SHOWN + 1]
     looks = [[look(params, plays.held_out, model) for params in pair] for pair in ends]

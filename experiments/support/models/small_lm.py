@@ -39,7 +39,7 @@ class Config(configs.Base):
         language_model.shape(self, 2)
 
 
-class Ground(NamedTuple):
+class Setup(NamedTuple):
     """The model of an alphabet, and a text in windows, some of it held out.
 
     Attributes:
@@ -57,7 +57,7 @@ class Ground(NamedTuple):
     evaluate: Callable[[Any], dict[str, jax.Array]]
 
 
-def ground(config: Config, alphabet: tokenization.Characters, text: str, judged: int, share=0.9) -> Ground:
+def set_up(config: Config, alphabet: tokenization.Characters, text: str, judged: int, share=0.9) -> Setup:
     """Holds out what is left of a text after a share of it, and draws windows on which models are judged."""
     tokens, size = alphabet.encode(text), len(alphabet.alphabet)
     model = language_model.shape(config, size, max_length=config.context)
@@ -65,16 +65,16 @@ def ground(config: Config, alphabet: tokenization.Characters, text: str, judged:
     cut = functools.partial(tokenization.random_windows, tokens[:border], config.context)
     held_out = tokenization.random_windows(tokens[border:], config.context, 1, (judged,))
     print(f"{lm.num_params(model):,} parameters")
-    return Ground(alphabet, cut, held_out, model, language_model.make_evaluate(held_out, model))
+    return Setup(alphabet, cut, held_out, model, language_model.make_evaluate(held_out, model))
 
 
-def shakespeare(run: runs.Run, config: Config, judged: int) -> Ground:
+def shakespeare(run: runs.Run, config: Config, judged: int) -> Setup:
     """The plays, their last tenth held out."""
     text = corpora.shakespeare(corpora.TINY_SHAKESPEARE, folder=run.data)
-    return ground(config, tokenization.Characters(text), text, judged)
+    return set_up(config, tokenization.Characters(text), text, judged)
 
 
-def learn(run: runs.Run, name: str, seed: int, windows: np.ndarray, ground: Ground, last: float = 0.1) -> Any:
+def learn(run: runs.Run, name: str, seed: int, windows: np.ndarray, setup: Setup, last: float = 0.1) -> Any:
     """Trains a model by Adam on windows `[steps, batch, T + 1]`; returns its params."""
     steps, batch = windows.shape[:2]
     schedule = language_model.ramp(run.config.learning_rate, steps, warmup=0.1, last=last)
@@ -82,22 +82,22 @@ def learn(run: runs.Run, name: str, seed: int, windows: np.ndarray, ground: Grou
     return supervised.fit(
         run,
         name,
-        functools.partial(language_model.loss, config=ground.model),
+        functools.partial(language_model.loss, config=setup.model),
         optimizer,
-        lm.init(jax.random.key(seed), ground.model),
+        lm.init(jax.random.key(seed), setup.model),
         windows.reshape(-1, windows.shape[2]),
         supervised.in_order(steps, batch),
         chunk=chunk_of(steps, 10),
         evaluate_every=10,
-        evaluate=ground.evaluate,
+        evaluate=setup.evaluate,
     ).params
 
 
-def learn_each_seed(run: runs.Run, ground: Ground, steps: int, batch: int) -> list[Any]:
+def learn_each_seed(run: runs.Run, setup: Setup, steps: int, batch: int) -> list[Any]:
     """The dense models that penalties continue from, one a seed of the run's config."""
     first = run.config.seed
     return [
-        learn(run, f"dense {seed}", seed, ground.cut(2 * seed + 2, (steps, batch)), ground)
+        learn(run, f"dense {seed}", seed, setup.cut(2 * seed + 2, (steps, batch)), setup)
         for seed in range(first, first + run.config.seeds)
     ]
 

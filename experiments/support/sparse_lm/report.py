@@ -14,7 +14,7 @@ from proxlm import lm
 TARGETS = (0.5, 0.8)
 
 
-def write(run, results, plays: small_lm.Ground):
+def write(run, results, plays: small_lm.Setup):
     """Writes the report of the results: (method, seed) ↦ params, stacked over lanes."""
     points = measure(results, plays)
     methods = list(dict.fromkeys(method for method, _ in results))
