@@ -3,7 +3,6 @@
     python -m experiments.finetune --model DIR --data data.jsonl           prompts with answers, or chats
     python -m experiments.finetune --model DIR --data pairs.jsonl --dpo    prompts with two answers
     python -m experiments.finetune --train lora:8                          SmolLM2, dates to be written out
-    python -m experiments.finetune --smoke
 
 What is trained: `all`; `lora:RANK`, low-rank factors; `last:LAYERS`; or `sparse:STRENGTH`, all weights with
 an ℓ1 penalty on their distance to the pretrained ones, which leaves most of them as they were. The loss is
@@ -39,16 +38,16 @@ class Config(configs.Base):
     train: str = "lora:8"  # all, lora:RANK, last:LAYERS or sparse:STRENGTH
     dpo: bool = False  # learn from pairs of a chosen and a rejected answer
     beta: float = 0.1  # of DPO
-    steps: int = configs.field(100, smoke=4)
-    batch: int = configs.field(8, smoke=4)
+    steps: int = configs.field(100, smoke=4)  # of the optimizer
+    batch: int = configs.field(8, smoke=4)  # examples of a step
     learning_rate: float = 0.0  # 0: 1e-3 for LoRA, 2e-5 for the rest
     max_tokens: int = 256  # of a conversation; longer ones are left out
     held_out: float = 0.1  # share of the examples
     chat: bool = True  # prompts and responses in the model's chat template, where it has one
     samples: int = configs.field(32, smoke=4)  # held-out prompts that are answered before and after
-    sample_length: int = configs.field(32, smoke=4)
+    sample_length: int = configs.field(32, smoke=4)  # tokens of each
     merged: bool = False  # also write the whole model of lora and sparse
-    seed: int = 0
+    seed: int = 0  # of the adapters and the order of the examples
 
     def validate(self) -> None:
         configs.check_shares(self, "held_out")

@@ -1,10 +1,12 @@
 """One command runs every experiment, and says which of them failed; what all of them keep to."""
 
 import ast
+import dataclasses
 import functools
 import importlib
 import pathlib
 import subprocess
+import sys
 import types
 
 import pytest
@@ -16,9 +18,11 @@ from experiments.support.run import runs
 @pytest.fixture
 def commands(monkeypatch):
     """Runs nothing, notes what would be run; an experiment called exact fails."""
-    noted = []
+    noted, others = [], subprocess.run
 
-    def run(command, stdout, stderr):
+    def run(command, **options):
+        if command[0] != sys.executable:
+            return others(command, **options)
         noted.append(command[2:])
         return types.SimpleNamespace(returncode=int(command[2] == "experiments.exact"))
 
@@ -113,3 +117,10 @@ def test_files_and_functions_are_short():
             if node.end_lineno - node.lineno + 1 - documented > 45:
                 long.add(f"{path.name}: {node.name}")
     assert not long
+
+
+@pytest.mark.parametrize("name", every.EXPERIMENTS)
+def test_no_option_of_an_experiment_is_one_of_every_run(name):
+    config = importlib.import_module(f"experiments.{name}").Config
+    own = {field.name for field in dataclasses.fields(config)}
+    assert not own & {"smoke", "resume", "runs", "wheels", "track"}

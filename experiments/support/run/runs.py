@@ -35,7 +35,7 @@ class Options:
     resume: bool = False  # continue the newest run of this configuration
     runs: str = "runs"  # the folder of all runs
     # the folder of fetched texts
-    data: Annotated[str, tyro.conf.arg(name="corpora")] = str(corpora.WHEELS)
+    data: Annotated[str, tyro.conf.arg(name="wheels")] = str(corpora.WHEELS)
     track: Literal["none", "tensorboard", "wandb"] = "none"  # where metrics go beside metrics.jsonl
 
 

@@ -46,11 +46,9 @@ def fit(
     With a patience it ends after so many evaluations without a better "held_out_loss", and gives
     the best params, in the last state.
     """
-    if len(rows) % chunk:
-        raise ValueError(f"{len(rows)} steps are not a multiple of chunk={chunk}")
+    num_chunks = count_chunks(len(rows), chunk)
     if patience < 0:
         raise ValueError(f"patience={patience}: expected at least 0, which takes all steps")
-    num_chunks = len(rows) // chunk
 
     @functools.partial(jax.jit, donate_argnums=0)
     def advance(state, data, fixed, rows):
@@ -77,6 +75,13 @@ def fit(
     run_chunk, start = until_stalled(run_chunk, patience), (state, training.init_best_params(params))
     state, best = run_resumable(run, name, run_chunk, start, num_chunks, chunk, **options)
     return state._replace(params=best.params)
+
+
+def count_chunks(steps: int, chunk: int) -> int:
+    """The number of chunks that the steps fill; ValueError where they do not fill the last one."""
+    if steps % chunk:
+        raise ValueError(f"{steps} steps are not a multiple of chunk={chunk}")
+    return steps // chunk
 
 
 def fit_stage(
@@ -145,17 +150,15 @@ def make_fit_lanes(loss_fn: Callable, chain: Callable[[Any], Any], chunk: int) -
     advance = jax.jit(jax.vmap(advance, (0, 0, None)), donate_argnums=1)
 
     def fit(run, name, lanes, start, batches):
-        if len(batches) % chunk:
-            raise ValueError(f"{len(batches)} steps are not a multiple of chunk={chunk}")
+        count = count_chunks(len(batches), chunk)
 
         def run_chunk(state, _):
             first = int(state.step[0])
             state, metrics = advance(lanes, state, batches[first : first + chunk])
             return state, [{"loss": jnp.mean(metrics.loss, axis=1)}]
 
-        state, count = begin(lanes, start), len(batches) // chunk
-        key = jax.random.key(0)
-        return run_resumable(run, name, run_chunk, state, count, chunk, key=key, every=count).params
+        options = {"key": jax.random.key(0), "every": count}
+        return run_resumable(run, name, run_chunk, begin(lanes, start), count, chunk, **options).params
 
     return fit
 
