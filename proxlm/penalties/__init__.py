@@ -5,12 +5,14 @@ that may be traced, so that a sweep over strengths is a `jax.vmap`. A `Strength`
 or a tree of these.
 
 - norms: `zero` `l1` `non_negative_l1` `elastic_net` `squared_l2` `l2` `linf` `slope`
+- neighbours: `total_variation` `fused_lasso`
 - groups: `group_lasso` `sparse_group_lasso` `group_mcp` `group_l_half` `group`, over axes, or
   over a `grouping`: `grouping.heads` `.blocks` `.slices` `.by_label` `.by_index` `.linked` (across leaves)
 - singular values: `nuclear` `spectral_norm` `rank` `schatten` `spectral`; sets `nuclear_ball`
   `spectral_ball` `rank_ball` `stiefel`
 - sets: `box` `non_negative` `linf_ball` `simplex` `capped_simplex` `sparse_simplex` `l1_ball`
-  `l2_ball` `l1_sphere` `l2_sphere` `halfspace` `hyperplane`
+  `l2_ball` `l1_sphere` `l2_sphere` `halfspace` `hyperplane` `affine_set` `polyhedron` `box_section`
+  `transport` `birkhoff`
 - not convex: `l0` `l_half` `l_two_thirds` `mcp` `scad` `log_sum` `top_k` `n_m` `soft_two_four`
 - quantised: `binary` `ternary` `quantization_grid` `prox_quant`
 - made of others: `scale` `translate` `add_linear` `add_quadratic` `change_basis` `reshaped` `conjugate`
@@ -49,14 +51,17 @@ from proxlm.penalties.coordinatewise.convex import elastic_net, l1, non_negative
 from proxlm.penalties.coordinatewise.nonconvex import l0, log_sum, mcp, scad
 from proxlm.penalties.coordinatewise.powers import l_half, l_two_thirds
 from proxlm.penalties.coordinatewise.quantized import binary, prox_quant, quantization_grid, ternary
+from proxlm.penalties.differences import fused_lasso, total_variation
 from proxlm.penalties.groups import grouping
 from proxlm.penalties.groups.norms import group_l_half, group_mcp, l2
 from proxlm.penalties.groups.penalties import group, group_lasso, sparse_group_lasso
 from proxlm.penalties.sets.balls import l1_ball, l1_sphere, l2_ball, l2_sphere
 from proxlm.penalties.sets.boxes_and_halfspaces import box, halfspace, hyperplane, linf_ball, non_negative
 from proxlm.penalties.sets.cardinality import n_m, top_k
+from proxlm.penalties.sets.linear import affine_set, box_section, polyhedron
 from proxlm.penalties.sets.simplices import capped_simplex, simplex, sparse_simplex
 from proxlm.penalties.sets.sorted_norms import linf, slope
+from proxlm.penalties.sets.transports import birkhoff, transport
 from proxlm.penalties.sets.two_four import soft_two_four
 from proxlm.penalties.singular_values.norms import nuclear, rank, schatten, spectral, spectral_norm
 from proxlm.penalties.singular_values.sets import nuclear_ball, rank_ball, spectral_ball, stiefel
@@ -68,8 +73,11 @@ __all__ = [
     "Strength",
     "add_linear",
     "add_quadratic",
+    "affine_set",
     "binary",
+    "birkhoff",
     "box",
+    "box_section",
     "capped_simplex",
     "change_basis",
     "check",
@@ -77,6 +85,7 @@ __all__ = [
     "elastic_net",
     "envelope",
     "flattened",
+    "fused_lasso",
     "group",
     "group_l_half",
     "group_lasso",
@@ -103,6 +112,7 @@ __all__ = [
     "non_negative_l1",
     "nuclear",
     "nuclear_ball",
+    "polyhedron",
     "prox_quant",
     "quantization_grid",
     "rank",
@@ -126,6 +136,8 @@ __all__ = [
     "stiefel",
     "ternary",
     "top_k",
+    "total_variation",
     "translate",
+    "transport",
     "zero",
 ]

@@ -3,9 +3,26 @@
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.penalties import _slots, base
+
+
+def keep_inside(
+    violation: Callable[..., jax.Array], project: Callable[..., jax.Array]
+) -> Callable[..., jax.Array]:
+    """Gives a projection that leaves what is inside up to rounding as it is, bit for bit.
+
+    >>> keep_inside(jnp.max, lambda x, t: jnp.minimum(x, 0.0) + 1e-3)(jnp.array([-1.0]), 0.1).tolist()
+    [-1.0]
+    """
+
+    def kept(x, step_size, **given):
+        inside = violation(x, **given) <= 16 * jnp.finfo(x.dtype).eps
+        return base.keep_bits(inside, x, project(x, step_size, **given))
+
+    return kept
 
 
 def constraint(
@@ -27,7 +44,6 @@ def constraint(
         this differs between coordinates.
       tolerance: the largest violation that counts as inside.
 
-    >>> import jax.numpy as jnp
     >>> below = lambda x: jnp.max(x, initial=0.0)
     >>> nonpositive = constraint("nonpositive", below, lambda x, t: jnp.minimum(x, 0.0), {})
     >>> float(nonpositive.value(jnp.array([-1.0, 2.0])))

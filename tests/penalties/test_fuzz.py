@@ -36,6 +36,8 @@ FUNCTIONS = {
     "mcp": (lambda s, x: p.mcp(s), SHAPES),
     "scad": (lambda s, x: p.scad(s), SHAPES),
     "log_sum": (lambda s, x: p.log_sum(s), SHAPES),
+    "total_variation": (lambda s, x: p.total_variation(s), SHAPES),
+    "fused_lasso": (lambda s, x: p.fused_lasso(s, s), SHAPES),
     "prox_quant": (lambda s, x: p.prox_quant(s, LEVELS), SHAPES),
     "soft_two_four": (lambda s, x: p.soft_two_four(s), ROWS_OF_FOUR),
     "nuclear": (lambda s, x: p.nuclear(s), MATRICES),
@@ -66,6 +68,10 @@ SETS = {
     "box": (lambda r, x: p.box(-r, r), SHAPES),
     "halfspace": (lambda r, x: p.halfspace(jnp.ones(x.shape), r), SHAPES),
     "hyperplane": (lambda r, x: p.hyperplane(jnp.ones(x.shape), r), [(), (1,), (3,)]),
+    "affine_set": (lambda r, x: p.affine_set(jnp.ones((1, x.size)), r * jnp.ones(1)), [(1,), (3,)]),
+    "polyhedron": (lambda r, x: p.polyhedron(jnp.ones((1, x.size)), r * jnp.ones(1)), [(1,), (3,)]),
+    "box_section": (lambda r, x: p.box_section(1.0, r, 0.0, r), [(1,), (3,)]),
+    "transport": (lambda r, x: p.transport(r, r), [(1, 1), (2, 2)]),
     "binary": (lambda r, x: p.binary(r), SHAPES),
     "ternary": (lambda r, x: p.ternary(r), SHAPES),
     "quantization_grid": (lambda r, x: p.quantization_grid(LEVELS, r), SHAPES),
@@ -79,6 +85,7 @@ OTHERS = {
     "n_m": (lambda s, x: p.n_m(2, 4), ROWS_OF_FOUR),
     "rank_ball": (lambda s, x: p.rank_ball(1), MATRICES),
     "stiefel": (lambda s, x: p.stiefel(), MATRICES),
+    "birkhoff": (lambda s, x: p.birkhoff(), [(1, 1), (2, 2)]),
 }
 MOVE_AT_ZERO = ("non_negative_l1", "add_quadratic", "restrict_to_non_negative")
 BALLS = ("linf_ball", "l1_ball", "l2_ball", "box", "nuclear_ball", "spectral_ball")

@@ -17,6 +17,7 @@ from tests.penalties import (
     test_calculus,
     test_cardinality,
     test_convex,
+    test_differences_and_linear_sets,
     test_groups,
     test_nonconvex,
     test_quantized,
@@ -32,6 +33,7 @@ CASES = {
     **test_sorted_norms.CASES,
     **test_boxes_and_halfspaces.CASES,
     **test_simplices_and_balls.CASES,
+    **test_differences_and_linear_sets.CASES,
     **test_singular_values.CASES,
     **test_nonconvex.CASES,
     **test_cardinality.CASES,
@@ -41,6 +43,7 @@ CASES = {
 # A case for each proximal code path; the others, and variants of these, obey the laws in `make test-slow`.
 BY_DEFAULT = """
     l1 non_negative_l1 elastic_net squared_l2 group_columns group_squared_l2 group_mcp sparse_group slope linf
+    total_variation polyhedron box_section transport
     box linf_ball halfspace simplex capped_simplex l2_ball l2_sphere nuclear rank_ball stiefel spectral_ball
     l0 l_half l_two_thirds mcp scad log_sum top_k n_m binary levels prox_quant
     shifted_l1 add_lineared_l1 l1_and_quadratic envelope_of_l1 conjugate_of_squared_l2 turned_l1

@@ -4,9 +4,28 @@
 - `balls`: `l1_ball` `l2_ball` `l1_sphere` `l2_sphere`
 - `simplices`: `simplex` `capped_simplex` `sparse_simplex`
 - `cardinality`: `top_k` `n_m`; `two_four`: `soft_two_four`
+- `linear`: `affine_set` `polyhedron` `box_section`; `transports`: `transport` `birkhoff`
 - `sorted_norms`: `linf` `slope`
 """
 
-from proxlm.penalties.sets import balls, boxes_and_halfspaces, cardinality, simplices, sorted_norms, two_four
+from proxlm.penalties.sets import (
+    balls,
+    boxes_and_halfspaces,
+    cardinality,
+    linear,
+    simplices,
+    sorted_norms,
+    transports,
+    two_four,
+)
 
-__all__ = ["balls", "boxes_and_halfspaces", "cardinality", "simplices", "sorted_norms", "two_four"]
+__all__ = [
+    "balls",
+    "boxes_and_halfspaces",
+    "cardinality",
+    "linear",
+    "simplices",
+    "sorted_norms",
+    "transports",
+    "two_four",
+]
