@@ -202,14 +202,17 @@ def write(run: runs.Run, model: lm.Pretrained, params, config: Config) -> dict[s
     kind, _ = parse(config.train)
     paths = {}
     if kind == "lora":
-        paths["adapter"] = run.path / "adapter"
-        _renewed(paths["adapter"])
-        lora.save(paths["adapter"], params, model.config, config.model)
+        _renewed(run.path / "adapter")
+        try:
+            lora.save(run.path / "adapter", params, model.config, config.model)
+            paths["adapter"] = run.path / "adapter"
+        except ValueError as error:  # PEFT has no such factors for some architectures
+            print(f"{error} Written is the whole model instead.")
         params = lora.merge(params)
     if kind == "sparse":
         paths["delta"] = run.path / "delta.safetensors"
         delta.save(paths["delta"], model.params, params)
-    if config.merged or kind in ("all", "last"):
+    if config.merged or not paths:
         paths["model"] = run.path / "model"
         _renewed(paths["model"])
         lm.save(paths["model"], model._replace(params=params))

@@ -3,7 +3,10 @@
 A part is `{"kernel": ..., "bias": ..., "lora": {name: {"a", "b", "scale"}}}`, the last two where it has them:
 a `[in, r]`, b `[r, out]` and scale `[]` for some of the maps that share the kernel; with DoRA also
 magnitude `[out]`. The factors are applied and not added to the kernel, so that the gradient of a
-frozen kernel, a product as large as the layer's own, is never computed.
+frozen kernel, a product as large as the layer's own, is never computed. Loss and gradient, rank 8 in every
+map, took 0.56 CPU s and 249 MB; 0.87 s and 278 MB with A·B added to the kernel in each layer, 0.89 s and
+505 MB with it added before (8 layers of SmolLM2-135M's sizes, 256 tokens, mean of 3; 2 Xeon cores, other
+work beside it).
 """
 
 import math

@@ -13,7 +13,8 @@ Fine-tuning of a part is a matter of the optimizer, not of the model:
     optax.partition({"learns": chain, "frozen": optax.set_to_zero()}, labels)
 
 with labels by path keeps every bit of what is frozen, and no moments of it; a chain that ends with
-`apply_prox(penalties.nuclear(...), learning_rate, anchored=True)` keeps changes of low rank.
+`apply_prox(penalties.nuclear(...), learning_rate, anchored=True)` keeps changes of low rank. An actor of
+`lm.trainable` computes no gradient of what is frozen either.
 
 Source: Schulman et al. 2017; Ziegler et al. 2019 and Ouyang et al. 2022 for language models.
 """

@@ -34,7 +34,7 @@ def adapted(dora):
     return peft_peer.adapted(dora, CONFIG)
 
 
-@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("dora", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_factors_and_the_kernels_they_are_merged_into_are_one_function_with_one_gradient(dora):
     trained, frozen = lora.split(adapted(dora))
 
@@ -57,6 +57,7 @@ def test_factors_and_the_kernels_they_are_merged_into_are_one_function_with_one_
         np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_fresh_adapter_changes_nothing_and_is_sampled_from_as_the_base_is():
     params = lora.init(jax.random.key(0), PARAMS, 2, pattern="attention/key|mlp/up")
     assert params["blocks"]["attention"]["qkv"]["lora"]["key"]["scale"].tolist() == [2.0, 2.0]
@@ -88,7 +89,7 @@ def test_a_gradient_of_factors_needs_none_of_the_kernels():
     assert of(trained, frozen)["flops"] < 0.75 * everything
 
 
-@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("dora", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_an_adapter_comes_back_and_has_the_logits_of_peft(dora, tmp_path):
     params, config = peft_peer.adapted(dora), peft_peer.CONFIG
     lora.save(tmp_path / "adapter", params, config, "base")

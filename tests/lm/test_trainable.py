@@ -121,6 +121,7 @@ def test_ppo_trains_the_part_beside_one_frozen_base(kind):
         actor.init(jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_sampling_and_scoring_take_cut_layers():
     trained, frozen = trainable.split(PARAMS, trainable.last_layers(1))
     draw = jax.jit(functools.partial(lm.sample, config=CONFIG, num_tokens=4))
