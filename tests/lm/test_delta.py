@@ -27,10 +27,12 @@ def trees():
         "count": np.arange(5, dtype=np.int32),
         "none": np.zeros((0, 3), np.float32),
     }
+    base["w"][1, :3] = [np.nan, np.nan, 0.0]  # stay as they are, and 0 becomes −0
     params = jax.tree.map(np.copy, base)
     places = rng.permutation(2000)[:60]
     params["w"].reshape(-1)[places] += rng.normal(size=60).astype(np.float32) * 1e-4
     params["w"][0, :6] = [np.nan, np.inf, -np.inf, -0.0, 1e-45, -params["w"][0, 5]]
+    params["w"][1, :3] = [np.nan, np.nan, -0.0]
     params["half"]["b"][[0, -1]] *= -1
     params["double"][:] = -1e300
     params["count"][4] = -(2**31)
