@@ -72,6 +72,12 @@ def test_what_is_frozen_costs_no_gradient():
         assert memory - of_part > 0.9 * 4 * lm.num_params(config) / 2  # no gradient of at least the half
 
 
+def test_layers_in_a_loop_have_no_gradient_in_memory_either():
+    config = lm.ModelConfig(16, num_layers=4, width=64, num_heads=1, hidden_width=256, unroll=1)
+    (_, whole), (_, of_part) = cost(".", config), cost(trainable.last_layers(1), config)
+    assert whole - of_part > 0.9 * 3 / 4 * 4 * lm.num_params(config)
+
+
 def test_moments_exist_for_what_is_trained_alone():
     trained, _ = trainable.split(PARAMS, trainable.last_layers(1, "mlp/down"))
     sizes = [leaf.size for leaf in jax.tree.leaves(optax.adam(1e-3).init(trained))]
