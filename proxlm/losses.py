@@ -40,11 +40,13 @@ def next_token(logits: jax.Array, targets: jax.Array) -> jax.Array:
         dtype = jnp.result_type(targets)
         remedy = "Give ids of tokens."
         raise _validation.invalid("targets.dtype", dtype, "an integer one", remedy, "next_token")
+    if _validation.is_known(targets):
+        ids = np.asarray(targets)  # in NumPy, for inside jit JAX's operations on known arrays are traced
+        outside = ids[(ids != IGNORED) & ((ids < 0) | (ids >= size))]
+        if outside.size:
+            expected, remedy = f"ids in [0, {size}), or -100", "Mark what is not learnt by -100."
+            raise _validation.invalid("targets", int(outside[0]), expected, remedy, "next_token")
     learnt, inside = targets != IGNORED, (targets >= 0) & (targets < size)
-    if _validation.is_known(targets) and np.any(learnt & ~inside):
-        outside = int(np.asarray(targets)[np.asarray(learnt & ~inside)][0])
-        expected, remedy = f"ids in [0, {size}), or -100", "Mark what is not learnt by -100."
-        raise _validation.invalid("targets", outside, expected, remedy, "next_token")
     logits = logits.astype(jnp.float32)
     places = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     chosen = jnp.sum(jnp.where(places == targets[..., None], logits, 0.0), axis=-1)

@@ -41,3 +41,11 @@ def test_a_label_of_minus_100_is_not_learnt_and_other_ids_outside_the_vocabulary
             losses.next_token(logits, targets.at[0].set(outside))
         found = jax.jit(losses.next_token)(logits, targets.at[0].set(outside))
         np.testing.assert_array_equal(np.isnan(found), [True, False, False])
+
+
+def test_known_targets_may_be_closed_over_inside_jit():
+    targets = jnp.array([0, 3])
+    loss = jax.jit(lambda logits: losses.next_token(logits, targets))(jnp.zeros((2, 4)))
+    np.testing.assert_allclose(loss, np.log(4), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"ids in \[0, 3\), or -100, got 3"):
+        jax.jit(lambda logits: losses.next_token(logits, targets))(jnp.zeros((2, 3)))

@@ -1,0 +1,146 @@
+"""A model of SmolLM2-135M's shape, by proxlm and by transformers with PyTorch, from the same weights.
+
+    python -m experiments.benchmarks.pretrained                      one pinned core, processor time
+    python -m experiments.benchmarks.pretrained --num-layers 2       a first look
+
+Prefill, greedy decoding against a cache, and an AdamW step; float32; needs torch and transformers. The
+weights are random and go through `lm.save`. The time of decoding is that of long answers less that of
+answers of one token, so without the prompt.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from experiments.benchmarks import clock
+from experiments.support.run import tables
+from proxlm import lm, losses, training
+
+LEARNING_RATE = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    num_layers: int = 30
+    prefill: tuple[int, ...] = (128, 1024)  # tokens of one prompt
+    decode: tuple[int, ...] = (1, 32)  # rows, each after a prompt of 16 tokens
+    num_tokens: int = 17
+    step: tuple[int, int] = (2, 256)  # rows and tokens of a training step
+    clock: str = "cpu"
+    repeats: int = 5
+
+    @property
+    def model(self) -> lm.ModelConfig:
+        sizes = {"num_heads": 9, "num_kv_heads": 3, "hidden_width": 1536, "max_length": 8192}
+        options = {"rope_theta": 1e5, "remat": "dots_with_no_batch_dims_saveable"}
+        return lm.ModelConfig(49152, num_layers=self.num_layers, width=576, **sizes, **options)
+
+
+def tokens(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 49152, shape, dtype=np.int32)
+
+
+def ours(params: lm.Params, config: Config):
+    """Functions of no arguments by the name of their work."""
+    model, calls = config.model, {}
+    greedy = lm.SamplingConfig(greedy=True)
+    sample = jax.jit(functools.partial(lm.sample, sampling=greedy), static_argnums=(3, 4))
+    block = lambda fn, *args: lambda: jax.block_until_ready(fn(*args))
+    for length in config.prefill:
+        calls[f"prefill {length}"] = block(sample, jax.random.key(0), params, tokens(1, length), model, 1)
+    for rows in config.decode:
+        for length in (1, config.num_tokens):
+            given = jax.random.key(0), params, tokens(rows, 16), model, length
+            calls[f"decode {rows} x {length}"] = block(sample, *given)
+    optimizer = optax.adamw(LEARNING_RATE)
+
+    def loss(params, batch):
+        hidden = lm.encode(params, batch[:, :-1], model)
+        return jnp.mean(lm.map_logits(losses.next_token, params, hidden, model, batch[:, 1:].reshape(-1)))
+
+    step = jax.jit(training.make_step(loss, optimizer), donate_argnums=0)
+    state = training.init(jax.tree.map(jnp.copy, params), optimizer)
+    batch = tokens(config.step[0], config.step[1] + 1)
+
+    def train():
+        nonlocal state
+        state, metrics = step(state, batch)
+        return float(metrics.loss)
+
+    calls["step"] = train
+    return calls
+
+
+def theirs(folder: pathlib.Path, config: Config):
+    """The same by transformers."""
+    import torch
+    import transformers
+
+    from experiments.benchmarks import torch_peer
+
+    torch_peer.prepare()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tensor = lambda *shape: torch.as_tensor(tokens(*shape), dtype=torch.long)
+
+    def prefill(row):
+        with torch.inference_mode():
+            return model(row, use_cache=True, logits_to_keep=1).logits.numpy()
+
+    def decode(rows, length):
+        how = {"do_sample": False, "min_new_tokens": length, "max_new_tokens": length}
+        with torch.inference_mode():
+            return model.generate(rows, attention_mask=torch.ones_like(rows), pad_token_id=0, **how).numpy()
+
+    calls = {f"prefill {n}": functools.partial(prefill, tensor(1, n)) for n in config.prefill}
+    for rows in config.decode:
+        for length in (1, config.num_tokens):
+            calls[f"decode {rows} x {length}"] = functools.partial(decode, tensor(rows, 16), length)
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=1e-4, fused=True)
+    batch = tensor(config.step[0], config.step[1] + 1)
+
+    def train():
+        logits = model(batch[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return calls | {"step": train}
+
+
+def main(config: Config = Config()) -> None:
+    """Prints the table."""
+    if config.clock == "cpu":
+        clock.pin()
+    settings = clock.Settings(config.clock, config.repeats, seconds=0.0)
+    print(clock.hardware(settings))
+    params = lm.init(jax.random.key(0), config.model)
+    with tempfile.TemporaryDirectory() as folder:
+        lm.save(pathlib.Path(folder) / "model", lm.Pretrained(params, config.model, None, ()))
+        peer = theirs(pathlib.Path(folder) / "model", config)
+    mine, rows = ours(params, config), []
+    seconds = {}
+    for name in mine:
+        timings = clock.measure({"proxlm": mine[name], "transformers": peer[name]}, settings)
+        seconds[name] = [timings[by].median for by in ("proxlm", "transformers")]
+        rows.append([name, *seconds[name], seconds[name][1] / seconds[name][0], timings["proxlm"].first])
+    for n in config.decode:
+        long, short = seconds[f"decode {n} x {config.num_tokens}"], seconds[f"decode {n} x 1"]
+        each = [(a - b) / (config.num_tokens - 1) for a, b in zip(long, short, strict=True)]
+        rows.append([f"decode {n}, a token", *each, each[1] / each[0], None])
+    rows = [[row[0], *(None if x is None else round(x, 3) for x in row[1:])] for row in rows]
+    headers = ["work", "proxlm, s", "transformers, s", "ratio", "proxlm, first call"]
+    print(tables.table(rows, headers))
+    print(f"median of n={config.repeats} interleaved samples")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
