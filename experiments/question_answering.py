@@ -140,7 +140,11 @@ def reinforce(run, name: str, task: tasks.Task, data, model, params, iterations,
     def advance_all(states, keys, data):
         return policy_training.each(lambda state, key: advance(state, key, data), states, keys)
 
-    begin = jax.jit(jax.vmap(lambda params: ppo.init({"policy": params}, optimizer, settings(config))))
+    # the reference is given, since the KL is measured although it costs nothing
+    start = lambda params: ppo.init(
+        {"policy": params}, optimizer, settings(config), {"policy": jax.tree.map(jnp.copy, params)}
+    )
+    begin = jax.jit(jax.vmap(start))
 
     def run_chunk(state, key):
         state, numbers = advance_all(state, jax.random.split(key, config.seeds), data)

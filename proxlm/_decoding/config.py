@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,20 @@ class SamplingConfig:
 
     Attributes:
       temperature: divides the logits; > 0.
+      logit_bias: added to the logits: {token: number}, or an array `[V]`; may be traced.
+      repetition_penalty: > 0; divides the positive logits of tokens that the row has before, prompt
+        included, and multiplies the negative ones (Keskar et al. 2019); may be traced.
       top_p: keep the fewest most likely tokens that hold this much probability, in (0, 1].
       min_p: keep the tokens at least this likely relative to the likeliest, in [0, 1].
       top_k: keep the k most likely (static).
       greedy: always take the most likely token, whatever the rest says (static).
       stop_token: the token, or a collection of tokens, any of which ends a response and is its last
         (static).
+      min_new_tokens: tokens of a response that come before a stop token may (static).
+      banned_tokens: a collection of tokens that are never drawn (static).
 
-    Ties at a threshold are all kept. The order is temperature, top-k, top-p, min-p. Traced values
+    Ties at a threshold are all kept. The order is bias, repetition, bans, temperature, top-k, top-p,
+    min-p. Scoring follows all of them, and so does the reference up to the temperature. Traced values
     cannot be checked.
 
     >>> SamplingConfig(temperature=0.0)
@@ -41,10 +47,14 @@ class SamplingConfig:
     top_k: int | None = dataclasses.field(default=None, metadata={"static": True})
     greedy: bool = dataclasses.field(default=False, metadata={"static": True})
     stop_token: int | Collection[int] | None = dataclasses.field(default=None, metadata={"static": True})
+    logit_bias: Mapping[int, float | jax.Array] | jax.Array | None = None
+    repetition_penalty: float | jax.Array | None = None
+    min_new_tokens: int = dataclasses.field(default=0, metadata={"static": True})
+    banned_tokens: Collection[int] | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __post_init__(self):
         """Checks the values that are known, and sorts several stop tokens into a tuple."""
-        for name in ("temperature", "top_p", "min_p"):
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
             number = getattr(self, name)
             if isinstance(number, str | bytes | list | dict | set | bool):
                 raise _validation.invalid(name, number, "a number", function="SamplingConfig")
@@ -53,33 +63,64 @@ class SamplingConfig:
         _validation.positive("SamplingConfig", greedy, **numbers(temperature=self.temperature))
         shares = numbers(top_p=self.top_p, min_p=self.min_p)
         _validation.within(0, 1, "SamplingConfig", "None is off.", **shares)
-        _validation.positive("SamplingConfig", "None is off.", **numbers(top_p=self.top_p))
+        above = numbers(top_p=self.top_p, repetition_penalty=self.repetition_penalty)
+        _validation.positive("SamplingConfig", "None is off.", **above)
         _validation.integer(1, "SamplingConfig", "None is off.", top_k=self.top_k)
         _validation.one_of((False, True), "SamplingConfig", greedy=self.greedy)
         object.__setattr__(self, "stop_token", _stop_tokens(self.stop_token))
+        banned = None if self.banned_tokens is None else _token_set("banned_tokens", self.banned_tokens)
+        object.__setattr__(self, "banned_tokens", banned)
+        _validation.to_int(0, "SamplingConfig", min_new_tokens=self.min_new_tokens)
+        if self.min_new_tokens and self.stop_token is None:
+            remedy = "Nothing ends a response early: give a stop_token, or leave it out."
+            raise _validation.invalid(
+                "min_new_tokens", self.min_new_tokens, "0 without a stop token", remedy, "SamplingConfig"
+            )
+        if isinstance(self.logit_bias, str | bytes | bool | int | float | list | tuple | set):
+            expected = "a dict {token: number} or an array [V]"
+            raise _validation.invalid("logit_bias", self.logit_bias, expected, function="SamplingConfig")
+        if isinstance(self.logit_bias, Mapping):
+            _token_set("logit_bias", self.logit_bias)
 
 
 def _stop_tokens(stop):
     """None, an integer, or a sorted tuple of several."""
     if stop is None or _validation.is_integer(stop):
         return None if stop is None else operator.index(stop)
-    tokens = list(stop) if isinstance(stop, Collection) and not isinstance(stop, str | bytes) else []
-    if not tokens or not all(map(_validation.is_integer, tokens)):
-        expected = "an integer, a collection of integers, or None"
-        raise _validation.invalid("stop_token", stop, expected, function="SamplingConfig")
-    distinct = sorted({operator.index(token) for token in tokens})
-    return tuple(distinct) if len(distinct) > 1 else distinct[0]
+    first, *others = _token_set("stop_token", stop, "an integer, ")
+    return (first, *others) if others else first
 
 
-def check_stop_token(sampling: SamplingConfig, vocab_size: int) -> None:
-    """Raises ValueError when a stop token is not in the vocabulary.
+def _token_set(name, tokens, first=""):
+    """A sorted tuple of distinct integers."""
+    given = list(tokens) if isinstance(tokens, Collection) and not isinstance(tokens, str | bytes) else []
+    if not given or not all(map(_validation.is_integer, given)):
+        expected = f"{first}a collection of integers, or None"
+        raise _validation.invalid(name, tokens, expected, function="SamplingConfig")
+    return tuple(sorted({operator.index(token) for token in given}))
 
-    >>> check_stop_token(SamplingConfig(stop_token=15), vocab_size=16)
+
+def check_tokens(sampling: SamplingConfig, vocab_size: int) -> None:
+    """Raises ValueError when a token of the settings is not in the vocabulary, or all of it is banned.
+
+    >>> check_tokens(SamplingConfig(stop_token=15), vocab_size=16)
     """
-    for token in stop_tokens(sampling):
-        if not 0 <= token < vocab_size:
-            expected = f"from 0 to {vocab_size - 1}, the vocabulary, or None"
-            raise _validation.invalid("stop_token", token, expected)
+    banned, bias = sampling.banned_tokens or (), sampling.logit_bias
+    biased = tuple(bias) if isinstance(bias, Mapping) else ()
+    for name, tokens in {
+        "stop_token": stop_tokens(sampling),
+        "banned_tokens": banned,
+        "logit_bias": biased,
+    }.items():
+        for token in tokens:
+            if not 0 <= token < vocab_size:
+                expected = f"from 0 to {vocab_size - 1}, the vocabulary, or None"
+                raise _validation.invalid(name, token, expected)
+    if bias is not None and not isinstance(bias, Mapping) and jnp.shape(bias) != (vocab_size,):
+        raise _validation.invalid("logit_bias.shape", jnp.shape(bias), f"({vocab_size},), the vocabulary")
+    early = stop_tokens(sampling) if sampling.min_new_tokens else ()
+    if len({*banned, *early}) >= vocab_size:
+        raise _validation.invalid("banned_tokens", banned, "fewer than the vocabulary")
 
 
 def stop_tokens(sampling: SamplingConfig) -> tuple[int, ...]:

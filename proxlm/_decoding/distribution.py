@@ -4,13 +4,18 @@ Sampling and scoring both read `log_probs`, so they agree by construction. No fu
 sorts the vocabulary: on a CPU a sort of 64 × 50k logits takes half a second.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
-from proxlm._decoding.config import SamplingConfig
+from proxlm._decoding.config import SamplingConfig, stop_tokens
+from proxlm._decoding.history import History
 
 
-def log_probs(logits: jax.Array, sampling: SamplingConfig, keep: jax.Array | None = None) -> jax.Array:
+def log_probs(
+    logits: jax.Array, sampling: SamplingConfig, keep: jax.Array | None = None, history: History | None = None
+) -> jax.Array:
     """Log-probabilities of the tempered, truncated and renormalised distribution, `[..., V]`.
 
         log p(v) = l_v/τ − log Σ_{u ∈ S} exp(l_u/τ)   for v ∈ S, else −∞
@@ -21,12 +26,13 @@ def log_probs(logits: jax.Array, sampling: SamplingConfig, keep: jax.Array | Non
       keep: tokens `[...]` that belong to S whatever the thresholds say: those that were sampled.
         A threshold computed from logits that differ in the last bit could otherwise give a
         sampled token the log-probability −∞.
+      history: needed for a repetition penalty and for min_new_tokens.
 
     >>> logits = jnp.array([2.0, 2.0, 1.0])
     >>> (log_probs(logits, SamplingConfig(top_k=2)) / jnp.log(2)).tolist()
     [-1.0, -1.0, -inf]
     """
-    logits = temper(logits, sampling)
+    logits = adjust(logits, sampling, history)
     support = truncation(logits, sampling)
     if support is None:
         return jax.nn.log_softmax(logits, axis=-1)
@@ -38,13 +44,29 @@ def log_probs(logits: jax.Array, sampling: SamplingConfig, keep: jax.Array | Non
     return jnp.where(support, shifted - jnp.log(total)[..., None], -jnp.inf)
 
 
-def temper(logits: jax.Array, sampling: SamplingConfig) -> jax.Array:
-    """Logits over temperature, in float32; `[..., V]` -> `[..., V]`.
+def adjust(logits: jax.Array, sampling: SamplingConfig, history: History | None = None) -> jax.Array:
+    """Biased and penalised logits over the temperature, −∞ where a token is banned, in float32 `[..., V]`.
 
-    >>> temper(jnp.array([1.0, 2.0]), SamplingConfig(temperature=0.5)).tolist()
-    [2.0, 4.0]
+    >>> adjust(jnp.array([1.0, 2.0, 0.0]), SamplingConfig(temperature=0.5, banned_tokens={2})).tolist()
+    [2.0, 4.0, -inf]
+    >>> seen = History(jnp.array([[True, True, False]]), jnp.array([0]))
+    >>> adjust(jnp.array([[1.0, -1.0, 3.0]]), SamplingConfig(repetition_penalty=2.0), seen).tolist()
+    [[0.5, -2.0, 3.0]]
     """
     logits = logits.astype(jnp.float32)
+    if isinstance(sampling.logit_bias, Mapping):
+        for token, bias in sampling.logit_bias.items():
+            logits = logits.at[..., token].add(bias)
+    elif sampling.logit_bias is not None:
+        logits = logits + jnp.broadcast_to(sampling.logit_bias, logits.shape)
+    if sampling.repetition_penalty is not None and history is not None and history.seen is not None:
+        penalty = jnp.float32(sampling.repetition_penalty)
+        logits = jnp.where(history.seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
+    if sampling.banned_tokens:
+        logits = jnp.where(_among(logits, sampling.banned_tokens), -jnp.inf, logits)
+    if sampling.min_new_tokens and history is not None:
+        early = jnp.broadcast_to(history.index, logits.shape[:-1])[..., None] < sampling.min_new_tokens
+        logits = jnp.where(early & _among(logits, stop_tokens(sampling)), -jnp.inf, logits)
     is_one = isinstance(sampling.temperature, (int, float)) and sampling.temperature == 1
     return logits if is_one or sampling.greedy else logits / sampling.temperature
 
@@ -97,14 +119,16 @@ def entropy(log_probs: jax.Array) -> jax.Array:
     return -jnp.sum(jnp.where(log_probs > -jnp.inf, jnp.exp(finite) * finite, 0.0), axis=1)
 
 
-def draw(logits: jax.Array, uniform: jax.Array, sampling: SamplingConfig) -> tuple[jax.Array, jax.Array]:
+def draw(
+    logits: jax.Array, uniform: jax.Array, sampling: SamplingConfig, history: History | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Tokens `[B]` drawn by uniform numbers `[B]`, and their log-probabilities; logits `[B, V]`.
 
     >>> token, log_prob = draw(jnp.zeros((1, 4)), jnp.array([0.6]), SamplingConfig())
     >>> token.item(), (log_prob / jnp.log(2)).item()
     (2, -2.0)
     """
-    logits = temper(logits, sampling)
+    logits = adjust(logits, sampling, history)
     if sampling.greedy:
         return argmax(logits), jnp.zeros(logits.shape[0])
     support = truncation(logits, sampling)
@@ -168,6 +192,14 @@ def _first_above(ends, target, mass):
 def _first(condition):
     """Index of the first True of the last axis; the axis's size where there is none."""
     return jnp.min(jnp.where(condition, _tokens(condition), condition.shape[-1]), axis=-1)
+
+
+def _among(x, tokens):
+    """Mask of these tokens of the vocabulary, in the shape of x."""
+    found = jnp.zeros(x.shape, bool)
+    for token in tokens:
+        found |= _tokens(x) == token
+    return found
 
 
 def _tokens(x):

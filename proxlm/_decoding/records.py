@@ -73,6 +73,8 @@ class Actor(NamedTuple):
         distribution without truncation: what a truncated policy cannot say has no place in its KL.
       greedy: `(params, Prompts) -> Samples` of the likeliest tokens, or None: a baseline.
       sampling: the settings of sampling, or None where they are not known.
+      final_values: `(params, Samples) -> [B]`, the critic's values after the last column, by which cut
+        responses are bootstrapped; or None without a critic.
     """
 
     init: Callable[[jax.Array], Any]
@@ -81,3 +83,4 @@ class Actor(NamedTuple):
     reference: ScoreFn
     greedy: Callable[[Any, Prompts], Samples] | None = None
     sampling: SamplingConfig | None = None
+    final_values: Callable[[Any, Samples], jax.Array] | None = None

@@ -96,7 +96,11 @@ def make_actor(
         values = functools.partial(_scoring.values, **rows(samples, critic_config, group_size))
         return scores._replace(values=values(params["critic"], samples.tokens, critic_config))
 
-    return Actor(init, sample, score, reference, greedy, sampling)
+    def final_values(params: ActorParams, samples: Samples) -> jax.Array:
+        name, config = ("policy", policy) if critic_config is None else ("critic", critic_config)
+        return _scoring.final_values(params[name], samples.tokens, config, mask=samples.mask)
+
+    return Actor(init, sample, score, reference, greedy, sampling, None if critic is False else final_values)
 
 
 def _check(policy, num_tokens, critic, sampling, num_microbatches):
@@ -117,4 +121,4 @@ def _check(policy, num_tokens, critic, sampling, num_microbatches):
     if critic and not critic.value_head:
         remedy = "Use a config with value_head=True."
         raise _validation.invalid("critic.value_head", False, "True", remedy, "make_actor")
-    decoding.check_stop_token(sampling, policy.vocab_size)
+    decoding.check_tokens(sampling, policy.vocab_size)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation, sharding
 from proxlm._decoding import config as decoding
-from proxlm._decoding import distribution
+from proxlm._decoding import distribution, history
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Samples
 from proxlm._decoding.rows import align, uniforms
@@ -25,6 +25,7 @@ class _Loop(NamedTuple):
     tokens: jax.Array  # [R, B]
     log_probs: jax.Array  # [R, B]
     mask: jax.Array  # [R, B]
+    seen: jax.Array | None  # [B, V], for a penalty on repetition
 
 
 def sample(
@@ -108,10 +109,11 @@ def _run(prompts, prompt_mask, uniform, *, segment, early_exit, group_size, para
     if isinstance(cache, _cache.LayerCache):
         cache = _cache.grow(cache, length + num_tokens)
     draw = functools.partial(draw_tokens, params=params, config=config, sampling=sampling)
-    token, log_prob = draw(hidden, uniform[0])
+    seen = history.at_start(prompts, prompt_mask, config.vocab_size, sampling)
+    token, log_prob = draw(hidden, uniform[0], history=history.History(seen, jnp.int32(0)))
     zeros = functools.partial(jnp.zeros, (num_tokens, batch))
     rows = zeros(jnp.int32).at[0].set(token), zeros().at[0].set(log_prob), zeros(bool).at[0].set(True)
-    state = _Loop(cache, token, decoding.is_stop(token, sampling), *rows)
+    state = _Loop(cache, token, decoding.is_stop(token, sampling), *rows, history.add(seen, token))
     places, start = _cache.places(prompt_mask, length, num_tokens, config), 1
     for end in _segments(num_tokens, segment):
         if isinstance(state.cache, list):
@@ -142,7 +144,7 @@ def _step(i, state, *, uniform, valid, draw, places, first, params, config, samp
     """Feeds the last token, i − 1, and draws token i."""
     column, place = first + i - 1, _cache.at_step(places, i - 1)
     hidden, cache = _cache.decode(params, state.token, state.cache, column, place, valid, config)
-    token, log_prob = draw(hidden, uniform[i])
+    token, log_prob = draw(hidden, uniform[i], history=history.History(state.seen, i))
     token = jnp.where(state.done, 0, token)
     put = lambda rows, row: jax.lax.dynamic_update_index_in_dim(rows, row, i, 0)
     return _Loop(
@@ -152,11 +154,18 @@ def _step(i, state, *, uniform, valid, draw, places, first, params, config, samp
         put(state.tokens, token),
         put(state.log_probs, jnp.where(state.done, 0.0, log_prob)),
         put(state.mask, ~state.done),
+        history.add(state.seen, token),
     )
 
 
 def draw_tokens(
-    hidden: jax.Array, uniform: jax.Array, *, params: Params, config: ModelConfig, sampling: SamplingConfig
+    hidden: jax.Array,
+    uniform: jax.Array,
+    *,
+    params: Params,
+    config: ModelConfig,
+    sampling: SamplingConfig,
+    history: history.History | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Samples from the head's distribution: tokens and their log-probabilities, `[B]`.
 
@@ -167,7 +176,7 @@ def draw_tokens(
     >>> draw_tokens(params["embedding"]["kernel"][3:4], jnp.zeros(1), **how)[0].tolist()
     [3]
     """
-    return distribution.draw(_forward.logits(params, hidden, config), uniform, sampling)
+    return distribution.draw(_forward.logits(params, hidden, config), uniform, sampling, history)
 
 
 def _loop(step, start, end, state, early_exit):
@@ -226,5 +235,5 @@ def check(
         raise _validation.invalid("sampling", sampling, "a SamplingConfig")
     if not config.lm_head:
         raise _validation.invalid("config.lm_head", False, "True", "Tokens are sampled from the LM head.")
-    decoding.check_stop_token(sampling, config.vocab_size)
+    decoding.check_tokens(sampling, config.vocab_size)
     return prompts, prompt_mask

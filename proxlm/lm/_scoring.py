@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from proxlm import _validation
-from proxlm._decoding import distribution
+from proxlm._decoding import distribution, history
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Scores
 from proxlm.lm import _arguments, _chunks, _forward, _groups
@@ -48,12 +48,17 @@ def score(
     hidden = _hidden_before(params, tokens, config, mask, start, group_size)
     shape = (tokens.shape[0], tokens.shape[1] - start)
 
-    def of(logits, targets):
-        log_probs = distribution.log_probs(logits, sampling, keep=targets)
+    first = history.of_rows(tokens, mask, config.vocab_size, sampling)
+    rows, columns = (x.reshape(-1) for x in np.indices(shape))
+
+    def of(logits, targets, rows, columns):
+        past = history.before(first, rows, start + columns, start)
+        log_probs = distribution.log_probs(logits, sampling, targets, past)
         whole = log_probs if full else None
         return distribution.select(log_probs, targets), distribution.entropy(log_probs), whole
 
-    scores = _chunks.map_logits(of, params, hidden, config, tokens[:, start:].reshape(-1), strided=not full)
+    data = tokens[:, start:].reshape(-1), rows, columns
+    scores = _chunks.map_logits(of, params, hidden, config, *data, strided=not full)
     log_probs, entropy, whole = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), scores)
     values = _forward.values(params, hidden, config).reshape(shape) if config.value_head else None
     return Scores(log_probs, entropy, values, whole)
@@ -78,6 +83,20 @@ def values(
     tokens, mask = _arguments.token_ids(tokens, mask, config)
     hidden = _hidden_before(params, tokens, config, mask, start, group_size)
     return _forward.values(params, hidden, config).reshape(tokens.shape[0], -1)
+
+
+def final_values(
+    params: Params, tokens: jax.Array, config: ModelConfig, *, mask: jax.Array | None = None
+) -> jax.Array:
+    """Values `[B]` of the states after the last column.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, value_head=True)
+    >>> final_values(lm.init(jax.random.key(0), config), jax.numpy.zeros((2, 8), int), config).shape
+    (2,)
+    """
+    hidden = _forward.encode(params, tokens, config, mask=mask).reshape(*np.shape(tokens), -1)
+    return _forward.values(params, hidden[:, -1], config)
 
 
 def _hidden_before(params, tokens, config, mask, start, group_size):

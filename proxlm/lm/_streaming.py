@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm._decoding import rows
+from proxlm._decoding import history, rows
 from proxlm._decoding.config import SamplingConfig
 from proxlm.lm import _cache, _config, _forward, _sampling, _views
 from proxlm.lm._config import ModelConfig, Params
@@ -62,8 +62,9 @@ def _tokens(key, params, prompts, config, num_tokens, sampling):
         x, layer = _fill(block, x, config, (batch, length), length + num_tokens, kind)
         layer_caches.append(layer)
     x = x.reshape(batch, length, -1)[:, -1]
+    seen = history.at_start(prompts, None, config.vocab_size, sampling)
     for i in range(num_tokens):
-        token = _draw(outside, x, uniform[i], config, sampling)
+        token, seen = _draw(outside, x, uniform[i], config, sampling, history.History(seen, jnp.int32(i)))
         yield np.asarray(token)
         if i + 1 == num_tokens:
             return
@@ -95,7 +96,8 @@ def _extend(block, x, layer, column, config, kind):
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _draw(outside, x, uniform, config, sampling):
+def _draw(outside, x, uniform, config, sampling, past):
     hidden = _forward.final_norm(outside, x, config)
-    how = {"params": outside, "config": config, "sampling": sampling}
-    return _sampling.draw_tokens(hidden, uniform, **how)[0]
+    how = {"params": outside, "config": config, "sampling": sampling, "history": past}
+    token = _sampling.draw_tokens(hidden, uniform, **how)[0]
+    return token, history.add(past.seen, token)

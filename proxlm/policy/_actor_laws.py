@@ -88,7 +88,7 @@ def check_actor(
     )
     report = ActorReport(
         ratio=gap(scores.log_probs, samples.log_probs),
-        causality=_causality(score, params, samples, scores),
+        causality=_causality(actor, score, params, samples),
         padding=_padding(score, params, samples, gap) if padding else float("nan"),
         rows=gap(
             score(params, jax.tree.map(lambda x: jnp.repeat(x[:1], len(mask), 0), samples)).log_probs[0],
@@ -183,9 +183,18 @@ def _check_keys(samples, again, other, scores):
         raise _broken("keys", "the same samples by two keys", "one that draws by its key", remedy)
 
 
-def _causality(score, params, samples, scores):
-    """The largest change of a distribution when the tokens from its own column on are others."""
-    mask, distribution = np.asarray(samples.response_mask), np.asarray(scores.distribution)
+def _truncates(actor):
+    truncating = ("greedy", "top_k", "top_p", "min_p")
+    return any(getattr(getattr(actor, "sampling", None), name, None) for name in truncating)
+
+
+def _causality(actor, score, params, samples):
+    """The largest change of a distribution when the tokens from its own column on are others.
+
+    A truncated support holds the token that was drawn; there the reference is asked, which is untruncated.
+    """
+    score = jax.jit(functools.partial(actor.reference, full=True)) if _truncates(actor) else score
+    mask, distribution = np.asarray(samples.response_mask), np.asarray(score(params, samples).distribution)
     width, vocabulary = mask.shape[1], distribution.shape[2]
     column = min(width - 1, int(np.max(np.sum(mask, axis=1))) // 2)
     first = samples.tokens.shape[1] - width + column
@@ -216,8 +225,6 @@ def _padding(score, params, samples, gap):
 
 def _reference(actor, params, samples, scores, gap):
     """The largest difference between reference and score, where nothing is truncated."""
-    sampling = getattr(actor, "sampling", None)
-    truncating = ("greedy", "top_k", "top_p", "min_p")
-    if sampling is None or any(getattr(sampling, name, None) for name in truncating):
+    if getattr(actor, "sampling", None) is None or _truncates(actor):
         return float("nan")
     return gap(jax.jit(actor.reference)(params, samples).log_probs, scores.log_probs)

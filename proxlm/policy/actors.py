@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from proxlm import _validation
 from proxlm._decoding import config as decoding
-from proxlm._decoding import distribution, rows
+from proxlm._decoding import distribution, history, rows
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Actor, Samples, Scores
 from proxlm.policy._actor_laws import ActorReport, check_actor
@@ -33,6 +34,7 @@ class _Loop(NamedTuple):
     mask: jax.Array  # [B, T]
     log_probs: jax.Array  # [B, R]
     done: jax.Array  # [B]
+    seen: jax.Array | None  # [B, V], for a penalty on repetition
     cache: Any
 
 
@@ -96,7 +98,20 @@ def actor_from_logits(
         return scores._replace(values=_values(found, samples, num_tokens))
 
     greedy = functools.partial(sample, jax.random.key(0), settings=decoding.as_greedy(sampling))
-    return Actor(_no_parameters if init is None else init, sample, score, reference, greedy, sampling)
+
+    def final_values(params: Any, samples: Samples) -> jax.Array:
+        found = (
+            _logits_and_values(logits, params, samples.tokens, samples.mask)[1]
+            if values is None
+            else (values(params, samples.tokens, samples.mask))
+        )
+        if found is None:
+            remedy = "Let logits give (logits, values), or give values."
+            raise _validation.invalid("values", None, "a critic's", remedy, "actor_from_logits")
+        return jnp.asarray(found, jnp.float32)[:, -1]
+
+    make = _no_parameters if init is None else init
+    return Actor(make, sample, score, reference, greedy, sampling, final_values)
 
 
 def _sample(key, params, prompts, logits, cache_fns, num_tokens, sampling):
@@ -109,17 +124,24 @@ def _sample(key, params, prompts, logits, cache_fns, num_tokens, sampling):
     uniform = rows.uniforms(key, num_tokens, batch)
     grown = lambda x: jnp.pad(x, ((0, 0), (0, num_tokens)))
     ended, log_probs = jnp.zeros(batch, bool), jnp.zeros((batch, num_tokens))
-    state = _Loop(grown(tokens), grown(mask), log_probs, ended, None)
+    seen = None
+    if sampling.repetition_penalty is not None:
+        found = jax.eval_shape(logits, params, grown(tokens), grown(mask))
+        vocabulary = jax.tree.leaves(found)[0].shape[-1]
+        seen = history.at_start(tokens, mask, vocabulary, sampling)
+    state = _Loop(grown(tokens), grown(mask), log_probs, ended, seen, None)
 
     def put(i, state, next_logits):
-        decoding.check_stop_token(sampling, next_logits.shape[-1])
-        token, log_prob = distribution.draw(next_logits, uniform[i], sampling)
+        decoding.check_tokens(sampling, next_logits.shape[-1])
+        past = history.History(state.seen, i)
+        token, log_prob = distribution.draw(next_logits, uniform[i], sampling, past)
         write = lambda x, column, at: jax.lax.dynamic_update_index_in_dim(x, column.astype(x.dtype), at, 1)
         return state._replace(
             tokens=write(state.tokens, jnp.where(state.done, 0, token), length + i),
             mask=write(state.mask, ~state.done, length + i),
             log_probs=write(state.log_probs, jnp.where(state.done, 0.0, log_prob), i),
             done=state.done | decoding.is_stop(token, sampling),
+            seen=history.add(state.seen, token),
         )
 
     def advance(i, state):
@@ -145,7 +167,12 @@ def _score(params, samples, logits, num_tokens, sampling, full):
     found, values = _logits_and_values(logits, params, tokens, mask)
     targets = tokens[:, -num_tokens:]
     before = found[:, -num_tokens - 1 : -1].reshape(targets.size, -1)
-    log_probs = distribution.log_probs(before, sampling, keep=targets.reshape(-1))
+    start = tokens.shape[1] - num_tokens
+    rows, columns = (jnp.asarray(x.reshape(-1)) for x in np.indices(targets.shape))
+    past = history.before(
+        history.of_rows(tokens, mask, found.shape[2], sampling), rows, start + columns, start
+    )
+    log_probs = distribution.log_probs(before, sampling, targets.reshape(-1), past)
     return Scores(
         log_probs=distribution.select(log_probs, targets.reshape(-1)).reshape(targets.shape),
         entropy=distribution.entropy(log_probs).reshape(targets.shape),

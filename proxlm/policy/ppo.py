@@ -20,19 +20,18 @@ Source: Schulman et al. 2017; Ziegler et al. 2019 and Ouyang et al. 2022 for lan
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from proxlm import _validation
 from proxlm.policy import protocols
-from proxlm.policy._configuration.config import KL, PPOConfig, Value, Whitening, check_parts
-from proxlm.policy._iteration import checks, experience, grouping, judging, metrics, update
+from proxlm.policy._configuration.config import KL, PPOConfig, Value, Whitening
+from proxlm.policy._iteration import checks, judging
 from proxlm.policy._iteration import prompts as prompts_lib
 from proxlm.policy._iteration.checks import check_batch
+from proxlm.policy._iteration.halves import PPOState, init, make_collect_and_learn
 from proxlm.policy._iteration.metrics import Metrics
 
 __all__ = [
@@ -50,54 +49,6 @@ __all__ = [
 ]
 
 Step = Callable[["PPOState", jax.Array], tuple["PPOState", Metrics]]
-
-
-class PPOState(NamedTuple):
-    """Everything an iteration changes, and the reference, which it does not.
-
-    Attributes:
-      params: what the optimizer moves: the policy's and the critic's.
-      opt_state: the optimizer's.
-      ref_params: the reference policy's, in the structure of params (a critic is not needed); None
-        without a KL.
-      kl_coef: β, scalar.
-      iteration: how many have been done, scalar.
-    """
-
-    params: optax.Params
-    opt_state: optax.OptState
-    ref_params: optax.Params | None
-    kl_coef: jax.Array
-    iteration: jax.Array
-
-
-def init(
-    params: optax.Params,
-    optimizer: optax.GradientTransformation,
-    config: PPOConfig,
-    ref_params: optax.Params | None = None,
-) -> PPOState:
-    """The state before the first iteration.
-
-    Args:
-      params: of `Actor.init`, or with pretrained parts put in.
-      ref_params: the reference; None takes a copy of params, so that the state can be donated.
-
-    Raises:
-      ValueError: if an argument is invalid.
-
-    >>> import optax
-    >>> init({"policy": jnp.ones(2)}, optax.sgd(0.1), PPOConfig()).kl_coef.item()
-    0.05000000074505806
-    """
-    checks.check_config("ppo.init", optimizer, config)
-    if config.kl is None and ref_params is not None:
-        remedy = "Give the config a KL."
-        raise _validation.invalid("ref_params", type(ref_params), "None with kl=None", remedy, "ppo.init")
-    if config.kl is not None and ref_params is None:
-        ref_params = jax.tree.map(jnp.copy, params)
-    kl_coef = jnp.float32(0.0) if config.kl is None else jnp.asarray(config.kl.coef, jnp.float32)
-    return PPOState(params, optimizer.init(params), ref_params, kl_coef, jnp.int32(0))
 
 
 def make_step(
@@ -151,53 +102,6 @@ def make_step(
         return learn(state, key_learn, samples, rewards)
 
     return step
-
-
-def make_collect_and_learn(
-    actor: protocols.Actor,
-    optimizer: optax.GradientTransformation,
-    config: PPOConfig,
-    auxiliary: protocols.Auxiliary | None = None,
-) -> tuple[Callable[..., Any], Callable[..., tuple[PPOState, Metrics]]]:
-    """The two halves of an iteration, around the reward; arguments as in `make_step`.
-
-    Returns:
-      `collect(state, key, prompts) -> samples` and
-      `learn(state, key, samples, rewards) -> (state, Metrics)`, both pure.
-
-    Raises:
-      ValueError: if the actor cannot do what the configuration asks, or an argument of a part is
-        invalid.
-
-    >>> import optax
-    >>> from proxlm import lm
-    >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8, value_head=True), 4)
-    >>> collect, learn = make_collect_and_learn(actor, optax.sgd(0.1), PPOConfig())
-    """
-    checks.check_config("ppo", optimizer, config)
-    checks.check_actor(actor, config)
-    check_parts(config)
-
-    def collect(state, key, prompts):
-        prompts_lib.check(prompts)
-        samples = grouping.grouped(actor, config.group_size).sample(key, state.params, prompts)
-        # here already, so that a slow reward is not waited for in vain
-        check_batch(samples.tokens.shape[0], config)
-        if config.greedy_baseline and actor.greedy is not None:
-            greedy = actor.greedy(state.params, prompts)
-            samples = jax.tree.map(lambda *rows: jnp.concatenate(rows), samples, greedy)
-        return samples
-
-    def learn(state, key, samples, rewards):
-        rewards = judging.as_arrays(rewards, samples.response_mask, jnp)
-        learnt_from, summary = experience.prepare(state, samples, rewards, actor, config)
-        params, opt_state, report = update.run(state, learnt_from, key, actor, optimizer, config, auxiliary)
-        kl_coef = update.adapt_kl_coef(state.kl_coef, summary.kl, learnt_from.mask.shape[0], config)
-        report = report | {"kl_coef": state.kl_coef}
-        state = PPOState(params, opt_state, state.ref_params, kl_coef, state.iteration + 1)
-        return state, metrics.join(summary, report)
-
-    return collect, learn
 
 
 def make_host_step(

@@ -78,6 +78,9 @@ class Actor(Protocol):
       reference: (params, samples, full=False) -> `Scores` under the untruncated distribution; values
         are not asked for.
       greedy: (params, prompts) -> `Samples` of the likeliest tokens, or None.
+
+    One with `final_values`, (params, samples) -> values [B] of the states after the last column, can be
+    bootstrapped where responses are cut.
     """
 
     @property

@@ -50,7 +50,7 @@ def reference(logits, temperature=1.0, top_k=None, top_p=None, min_p=None, greed
 def kept(probabilities, **settings):
     """The support as a list of tokens."""
     sampling = lm.SamplingConfig(**settings)
-    logits = distribution.temper(jnp.log(jnp.array(probabilities)), sampling)
+    logits = distribution.adjust(jnp.log(jnp.array(probabilities)), sampling)
     return np.flatnonzero(distribution.truncation(logits, sampling)).tolist()
 
 

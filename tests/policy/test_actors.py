@@ -42,8 +42,8 @@ MAKE = functools.partial(policy.actor_from_logits, num_tokens=NEW, sampling=HOT)
 
 
 def test_a_foreign_function_samples_and_scores_as_the_models_own_actor():
-    config = lm.ModelConfig(VOCAB, num_layers=1, width=8, num_heads=2, value_head=True, init_scale=0.7)
-    own = lm.make_actor(config, NEW, sampling=HOT)
+    config = CONFIG
+    own = lm.make_actor(CONFIG, NEW, sampling=HOT)
     params = own.init(jax.random.key(0))
 
     def logits(params, tokens, mask):
@@ -73,6 +73,91 @@ def test_a_cache_gives_the_same_tokens_and_the_laws_hold_of_both():
     critic = MAKE(lambda *data: logits(*data)[0], values=lambda params, tokens, mask: tokens * 1.0)
     np.testing.assert_array_equal(critic.score(PARAMS, one).values, one.tokens[:, LENGTH - 1 : -1])
     assert critic.reference(PARAMS, one).values is None
+
+
+ENDS = {
+    "stop_token": 1,
+    "min_new_tokens": 3,
+    "banned_tokens": (2, 0),
+    "logit_bias": {1: 3.0, 3: jnp.float32(-0.5)},
+    "repetition_penalty": 1.7,
+}
+CONFIG = lm.ModelConfig(VOCAB, num_layers=1, width=8, num_heads=2, value_head=True, init_scale=0.7)
+
+
+@pytest.mark.parametrize("name", ["own", "cached", "plain"])
+def test_bans_penalties_and_late_stops_are_sampled_as_they_are_scored(name):
+    sampling = lm.SamplingConfig(temperature=0.8, top_p=0.95, **ENDS)
+    cached = {"init_cache": init_cache, "step": step} if name == "cached" else {}
+    actor = (
+        lm.make_actor(CONFIG, NEW, sampling=sampling)
+        if name == "own"
+        else MAKE(logits, sampling=sampling, **cached)
+    )
+    params = actor.init(KEY) if name == "own" else PARAMS
+    many = lm.Prompts(jnp.tile(TOKENS, (6, 1)), jnp.tile(PROMPTS.mask, (6, 1)))
+    report = policy.check_actor(actor, params, many, key=KEY)
+    assert report.ratio < 1e-5 and 0.2 < report.ended
+    samples = compiled(actor.sample)(KEY, params, many)
+    said = np.asarray(samples.tokens)[:, LENGTH:]
+    mask = np.asarray(samples.response_mask)
+    assert not np.isin(said[mask], ENDS["banned_tokens"]).any() and mask.sum(axis=1).min() == 4
+    scores = compiled(functools.partial(actor.score, full=True))(params, samples)
+    reference = compiled(functools.partial(actor.reference, full=True))(params, samples)
+    assert np.all(np.asarray(reference.distribution)[:, :, [0, 2]] == -np.inf)
+    assert np.all(np.asarray(scores.distribution)[:, :3, 1] == -np.inf)
+    if name == "plain":  # by hand, one token after another
+        row = 1
+        for t in np.flatnonzero(mask[row]):
+            past = np.asarray(samples.tokens)[row, : LENGTH + t]
+            seen = np.asarray(samples.mask)[row, : LENGTH + t]
+            x = np.array(head(PARAMS, np.where(seen[:, None], PARAMS["in"][past], 0.0).sum(axis=0))[0])
+            x[1], x[3] = x[1] + 3.0, x[3] - 0.5
+            for token in set(past[seen]):
+                x[token] = x[token] / 1.7 if x[token] > 0 else x[token] * 1.7
+            x[[0, 2]] = -np.inf
+            x[1] = -np.inf if t < 3 else x[1]
+            expected = x[said[row, t]] / 0.8 - np.log(np.exp(x / 0.8).sum())
+            np.testing.assert_allclose(reference.log_probs[row, t], expected, atol=1e-5)
+
+
+def test_a_stream_follows_the_same_penalties():
+    sampling, params = lm.SamplingConfig(**ENDS), lm.init(jax.random.key(0), CONFIG)
+    samples = compiled(lambda key: lm.sample(key, params, TOKENS, CONFIG, NEW, sampling=sampling))(KEY)
+    streamed = np.stack(list(lm.stream(KEY, params, TOKENS, CONFIG, NEW, sampling=sampling)), axis=1)
+    mask = np.asarray(samples.response_mask)
+    np.testing.assert_array_equal(streamed[mask], np.asarray(samples.tokens)[:, LENGTH:][mask])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_new_tokens": 2}, "min_new_tokens must be 0 without a stop token, got 2"),
+        ({"min_new_tokens": -1, "stop_token": 1}, "min_new_tokens must be an integer ≥ 0, got -1"),
+        ({"banned_tokens": 3}, "banned_tokens must be a collection of integers, or None, got 3"),
+        ({"banned_tokens": ()}, "banned_tokens must be a collection of integers"),
+        ({"logit_bias": [0.1]}, r"logit_bias must be a dict \{token: number\} or an array"),
+        ({"logit_bias": {"a": 1.0}}, "logit_bias must be a collection of integers"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be a number > 0, got 0.0"),
+    ],
+)
+def test_settings_of_sampling_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=f"SamplingConfig: {message}"):
+        lm.SamplingConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"banned_tokens": [6]}, "banned_tokens must be from 0 to 5"),
+        ({"banned_tokens": range(6)}, "banned_tokens must be fewer than the vocabulary"),
+        ({"logit_bias": {-1: 1.0}}, "logit_bias must be from 0 to 5"),
+        ({"logit_bias": jnp.ones(5)}, r"logit_bias.shape must be \(6,\)"),
+    ],
+)
+def test_settings_of_other_vocabularies_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        lm.make_actor(CONFIG, NEW, sampling=lm.SamplingConfig(**settings))
 
 
 def forgetful(actor, **changes):

@@ -72,6 +72,8 @@ class PPOConfig:
       group_size: responses sampled for each prompt (static).
       whole_groups: shuffle whole groups into minibatches, and not their responses (static): an actor that
         can then scores the prompt once for its answers. A single minibatch holds them whole anyway.
+      bootstrap: go on from a response that was cut by the critic's discounted value of its last state,
+        as the time limit of an episode asks for (static).
       greedy_baseline: take off every score that of the likeliest answer to its prompt (static);
         these answers, one a prompt, are the last rows of the samples that the reward sees.
 
@@ -100,6 +102,7 @@ class PPOConfig:
     group_size: int = static(1)
     whole_groups: bool = static(False)
     greedy_baseline: bool = static(False)
+    bootstrap: bool = static(False)
 
     def __post_init__(self):
         """Makes partials of functions, and checks what is known; traced values cannot be checked."""
@@ -125,7 +128,7 @@ class PPOConfig:
         for name in counts:
             _validation.to_int(1, "PPOConfig", **{name: getattr(self, name)})
         _validation.at_least(-math.inf, "PPOConfig", **plain(self, "entropy_coef"))
-        flags = {"greedy_baseline": self.greedy_baseline, "whole_groups": self.whole_groups}
+        flags = {name: getattr(self, name) for name in ("greedy_baseline", "whole_groups", "bootstrap")}
         _validation.one_of((True, False), "PPOConfig", **flags)
         _validation.at_least(0, "PPOConfig", **plain(self, "max_kl", "missing_eos_penalty"))
         check_finite("PPOConfig", **plain(self, "entropy_coef", "missing_eos_penalty"))
@@ -244,6 +247,9 @@ def _check_together(config: PPOConfig) -> None:
         remedy = "There are no groups, or one minibatch holds them all."
         expected = "False with group_size=1 or num_minibatches=1"
         raise _validation.invalid("whole_groups", True, expected, remedy, "PPOConfig")
+    if config.bootstrap and config.value is None:
+        remedy = "There is no critic to go on by: leave it out, or take a recipe with one."
+        raise _validation.invalid("bootstrap", True, "False with value=None", remedy, "PPOConfig")
     if config.value is not None and advantage in CRITICLESS:
         remedy = "These advantages have no critic: give value=None, or take advantages.gae_advantages."
         raise _validation.invalid("value", config.value, "None", remedy, "PPOConfig")

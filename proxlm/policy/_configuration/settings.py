@@ -40,7 +40,8 @@ class KL:
     """The penalty on the KL divergence from the reference policy.
 
     Attributes:
-      coef: β ≥ 0, its weight; the initial one if it adapts. At 0 the KL is measured all the same.
+      coef: β ≥ 0, its weight; the initial one if it adapts. At a plain 0 no reference is kept or
+        evaluated, unless `ppo.init` is given one, to which the KL is then measured all the same.
       placement: "reward" or "loss" (static).
       estimator: "k1", "k2", "k3", "exact" over the whole vocabulary, or another of `kl.ESTIMATORS`
         (static). In the loss, k1 has an expected gradient of 0. In the reward, "exact" teaches

@@ -102,6 +102,9 @@ def check_actor(actor: protocols.Actor, config: PPOConfig) -> None:
             "(params, prompts) -> samples of the likeliest tokens, for greedy_baseline=True",
             "lm.make_actor gives it; add one, or take a recipe without.",
         )
+    if config.bootstrap and getattr(actor, "final_values", None) is None:
+        expected = "(params, samples) -> values [B] after the last column, for bootstrap=True"
+        raise _validation.invalid("actor.final_values", None, expected, "Actors with a critic have it.")
     sampling = getattr(actor, "sampling", None)
     if getattr(sampling, "greedy", False):
         remedy = "Every ratio would be 1 and the policy learn nothing: sample, and be greedy to evaluate."

@@ -55,10 +55,13 @@ def prepare(
         samples, rewards, given, per_token = _above_greedy(samples, judged, given, config.group_size)
     checks.check_batch(samples.tokens.shape[0], config)
     mask = samples.response_mask & jnp.isfinite(rewards)[:, None]
-    scores = actor.score(state.params, samples, full=reference.needs_distribution(actor, config))
+    whole = reference.needs_distribution(actor, config, state.ref_params)
+    scores = actor.score(state.params, samples, full=whole)
     old = samples if config.correction is None else scores
     compared = reference.compare(state, samples, old, scores, actor, config)
     token_rewards = _token_rewards(given, per_token, compared.penalty, mask, state.kl_coef, config)
+    if config.bootstrap:
+        token_rewards = token_rewards + _bootstrapped(state.params, samples, mask, actor, config)
     advantages, returns = config.estimate(token_rewards, scores.values, mask)
     if returns is None and config.value is not None:
         remedy = "These advantages give no returns for a critic."
@@ -70,7 +73,7 @@ def prepare(
         samples,
         rewards,
         _is_sound(state.params, samples, scores),
-        compared.k1 if config.kl else None,
+        compared.k1,
         _explained(values, returns, mask),
         config.group_size,
         judged.means,
@@ -90,6 +93,13 @@ def _teaching(experience, rewards, scores, config):
         return experience
     weights = config.correction(scores.log_probs, experience.samples.log_probs, experience.mask)
     return experience._replace(old_log_probs=scores.log_probs, correction=weights)
+
+
+def _bootstrapped(params, samples, mask, actor, config):
+    """γ V after the last token of each response that was cut, at that token: as if it were a reward."""
+    discount = config.advantage.settings.get("discount", 1.0)
+    beyond = jnp.where(samples.ended, 0.0, discount * actor.final_values(params, samples))
+    return jax.vmap(advantage_lib.place_score)(beyond, mask)
 
 
 def _explained(values, returns, mask):

@@ -21,6 +21,7 @@ class GroupedActor(NamedTuple):
     reference: Callable[..., Any]
     greedy: Callable[..., Any] | None
     sampling: Any
+    final_values: Callable[..., Any] | None
 
 
 def grouped(actor: protocols.Actor, group_size: int, slices: int = 1) -> GroupedActor:
@@ -40,6 +41,7 @@ def grouped(actor: protocols.Actor, group_size: int, slices: int = 1) -> Grouped
         _score(actor.reference, group_size, slices),
         getattr(actor, "greedy", None),
         getattr(actor, "sampling", None),
+        getattr(actor, "final_values", None),
     )
 
 

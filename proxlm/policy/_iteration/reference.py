@@ -4,22 +4,34 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from proxlm.policy import kl, protocols
 from proxlm.policy._configuration.config import PPOConfig
+from proxlm.policy._configuration.partials import Partial
+from proxlm.policy._configuration.partials import partial as partial
 
 
 class Comparison(NamedTuple):
-    """k1 and the KL of the reward, [B, R] each; log-probs that the loss compares with, or None."""
+    """k1, None without a reference, and the KL of the reward, [B, R]; log-probs for the loss, or None."""
 
-    k1: jax.Array
+    k1: jax.Array | None
     penalty: jax.Array
     for_loss: jax.Array | None
 
 
-def needs_distribution(actor: protocols.Actor, config: PPOConfig) -> bool:
+def params_of(ref_params: Any, params: optax.Params) -> optax.Params:
+    """The reference's parameters: as they are kept, or as a function of those of the policy.
+
+    >>> params_of(partial(lambda params: params - 1), 3), params_of(5, 3)
+    (2, 5)
+    """
+    return ref_params(params) if isinstance(ref_params, Partial) else ref_params
+
+
+def needs_distribution(actor: protocols.Actor, config: PPOConfig, ref_params: Any) -> bool:
     """Whether the old policy's whole distribution is asked for: by an exact KL, or for its support."""
-    if config.kl is None:
+    if config.kl is None or ref_params is None:
         return False
     return truncates(actor) or (config.kl.estimator == "exact" and config.kl.placement == "reward")
 
@@ -50,11 +62,12 @@ def compare(
     by token: KL(π_S‖π_ref,S) is finite and not negative, and the sampled estimators estimate it.
     """
     zeros = jnp.zeros_like(old.log_probs)
-    if config.kl is None:
-        return Comparison(zeros, zeros, None)
+    if config.kl is None or state.ref_params is None:
+        return Comparison(None, zeros, None)
     exact, in_loss = config.kl.estimator == "exact", config.kl.placement == "loss"
     truncated = truncates(actor)
-    reference = actor.reference(state.ref_params, samples, full=exact or truncated)
+    ref_params = params_of(state.ref_params, state.params)
+    reference = actor.reference(ref_params, samples, full=exact or truncated)
     log_probs, distribution = reference.log_probs, reference.distribution
     if truncated:
         log_mass = kl.log_mass(distribution, scores.distribution)

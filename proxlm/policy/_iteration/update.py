@@ -129,7 +129,7 @@ def _gradient(params, batch, kl_coef, actor, config):
 
 def _loss(params, batch, weights, kl_coef, actor, config):
     """Σ w·(policy − c_e·entropy + β·KL) + c_v·Σ w·value over a minibatch, or a part of one."""
-    in_loss = config.kl is not None and config.kl.placement == "loss"
+    in_loss = config.kl is not None and batch.reference is not None
     exact = config.kl is not None and in_loss and config.kl.estimator == "exact"
     scores = actor.score(params, batch.samples, full=exact)
     old_log_probs = _old_log_probs(batch)

@@ -24,42 +24,55 @@ def gae(
     gae_lambda: Number = 0.95,
     *,
     holes: str = "skip",
+    discounts: ArrayLike | None = None,
+    final_value: Number = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Generalised advantage estimates of one sequence, and the returns that its critic is trained on.
 
     δₜ = rₜ + γ Vₜ₊₁ - Vₜ,  Aₜ = δₜ + γ λ Aₜ₊₁,  Rₜ = Aₜ + Vₜ, where t + 1 is the next *valid* token
-    and V and A are 0 after the last one: a sequence cut at its maximum length counts as ended.
+    and A is 0 after the last one; and V too, so that a sequence cut at its maximum length counts as
+    ended, unless its final value is given.
 
     Args:
       values: [T], the critic's value of the state before each token.
       holes: "skip" leaves the tokens of a hole out; "zero" counts them as tokens of reward 0 and value 0
         (OpenRLHF's convention), each of which discounts.
+      discounts: [T], factors of γ from each step to the next: 0 where an episode of classic control ends
+        inside of the row, so that nothing after it counts; None is 1 everywhere.
+      final_value: V after the last token, by which a sequence that was cut is bootstrapped.
 
     Source: Schulman et al. (2015); skipping holes as verl, tunix and NeMo-RL do.
 
     >>> rewards, values = jnp.array([0.0, jnp.nan, 1.0]), jnp.array([0.5, jnp.nan, 0.5])
     >>> gae(rewards, values, jnp.array([True, False, True]), gae_lambda=0.5)
     (Array([0.25, 0.  , 0.5 ], dtype=float32), Array([0.75, 0.  , 1.  ], dtype=float32))
+    >>> done, steps = jnp.array([1.0, 0.0, 1.0]), jnp.ones(3, bool)
+    >>> gae(jnp.ones(3), jnp.zeros(3), steps, gae_lambda=1.0, discounts=done, final_value=4.0)[0].tolist()
+    [2.0, 1.0, 5.0]
     """
     _validation.one_of(("skip", "zero"), "gae", holes=holes)
     _validation.one_sequence("gae", mask=mask)
-    _validation.scalar("gae", discount=discount, gae_lambda=gae_lambda)
+    _validation.scalar("gae", discount=discount, gae_lambda=gae_lambda, final_value=final_value)
     _validation.within(0, 1, "gae", discount=discount, gae_lambda=gae_lambda)
     rewards = aggregation.select(rewards, mask, "rewards")
     values = aggregation.select(values, mask, "values")
     counts = jnp.ones_like(mask) if holes == "zero" else mask
+    discounts = jnp.ones(jnp.shape(mask)) if discounts is None else jnp.asarray(discounts)
+    _validation.same_shape("gae", mask=mask, discounts=discounts)
+    _validation.within(0, 1, "gae", discounts=discounts)
 
     def step_back(following, token):
         next_value, next_advantage = following
-        reward, value, count = token
-        delta = reward + discount * next_value - value
-        advantage = delta + discount * gae_lambda * next_advantage
+        reward, value, count, factor = token
+        gamma = discount * factor
+        delta = reward + gamma * next_value - value
+        advantage = delta + gamma * gae_lambda * next_advantage
         here = (jnp.where(count, value, next_value), jnp.where(count, advantage, next_advantage))
         return here, advantage
 
     zero = jnp.zeros((), jnp.result_type(rewards, values, discount, gae_lambda))
-    tokens = (rewards.astype(zero.dtype), values.astype(zero.dtype), counts)
-    _, advantages = jax.lax.scan(step_back, (zero, zero), tokens, reverse=True)
+    tokens = (rewards.astype(zero.dtype), values.astype(zero.dtype), counts, discounts.astype(zero.dtype))
+    _, advantages = jax.lax.scan(step_back, (zero + final_value, zero), tokens, reverse=True)
     advantages = jnp.where(mask, advantages, 0.0)
     return advantages, advantages + values
 
