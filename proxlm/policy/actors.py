@@ -20,8 +20,9 @@ from proxlm._decoding import distribution, history, rows
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Actor, Samples, Scores
 from proxlm.policy._actor_laws import ActorReport, check_actor
+from proxlm.policy._stop_strings import stop_at
 
-__all__ = ["ActorReport", "actor_from_logits", "check_actor"]
+__all__ = ["ActorReport", "actor_from_logits", "check_actor", "stop_at"]
 
 # (params, tokens [B, T], mask [B, T]) -> logits [B, T, V], or these and values [B, T].
 Logits = Callable[[Any, jax.Array, jax.Array], Any]

@@ -19,23 +19,26 @@ with labels by path keeps every bit of what is frozen, and no moments of it; a c
 Source: Schulman et al. 2017; Ziegler et al. 2019 and Ouyang et al. 2022 for language models.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
 
 from proxlm.policy import protocols
 from proxlm.policy._configuration.config import KL, PPOConfig, Value, Whitening
-from proxlm.policy._iteration import checks, judging
+from proxlm.policy._iteration import checks, judging, resampling
 from proxlm.policy._iteration import prompts as prompts_lib
 from proxlm.policy._iteration.checks import check_batch
 from proxlm.policy._iteration.halves import PPOState, init, make_collect_and_learn
+from proxlm.policy._iteration.host import Iteration, host_parts, iterate
 from proxlm.policy._iteration.metrics import Metrics
 
 __all__ = [
     "KL",
+    "Iteration",
     "Metrics",
     "PPOConfig",
     "PPOState",
@@ -43,6 +46,7 @@ __all__ = [
     "Whitening",
     "check_batch",
     "init",
+    "iterate",
     "make_collect_and_learn",
     "make_host_step",
     "make_step",
@@ -94,12 +98,19 @@ def make_step(
     prompts_lib.check_pure(prompts)
     collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
 
-    def step(state, key):
-        key_prompts, key_sample, key_learn = jax.random.split(key, 3)
+    def draw(state, key_prompts, key_sample):
         asked = prompts(key_prompts)
         samples = collect(state, key_sample, asked)
         rewards = reward(samples, *prompts_lib.for_reward(asked, config))
-        return learn(state, key_learn, samples, rewards)
+        return samples, judging.as_arrays(rewards, samples.response_mask, jnp)
+
+    def step(state, key):
+        key_prompts, key_sample, key_learn = jax.random.split(key, 3)
+        drawn = draw(state, key_prompts, key_sample)
+        if config.max_draws > 1:
+            again = lambda key: draw(state, *jax.random.split(key))
+            drawn = resampling.until_varied(again, jax.random.fold_in(key, 3), drawn, config)
+        return learn(state, key_learn, *drawn)
 
     return step
 
@@ -111,6 +122,7 @@ def make_host_step(
     optimizer: optax.GradientTransformation,
     config: PPOConfig,
     auxiliary: protocols.Auxiliary | None = None,
+    finish: Callable[[Any], Any] | None = None,
 ) -> Step:
     """An iteration whose prompts and reward are ordinary Python: a loader, a scorer of strings.
 
@@ -122,6 +134,8 @@ def make_host_step(
         jitted halves; None is not judged, as NaN is. `policy.rewards` makes concurrent ones.
       prompts: `(key) -> Prompts`, called at every iteration; or an iterator, or a loader, which is
         begun again at its end.
+      finish: (samples of NumPy arrays) -> samples, before the reward and what is learnt from, such as
+        a `partial` of `actors.stop_at`; or None.
 
     Returns:
       `step(state, key) -> (state, Metrics)`; not itself jittable. The same keys give the same
@@ -139,17 +153,17 @@ def make_host_step(
         ...
     ValueError: reward must be one number per response, of shape (8,), or per token, of shape (8, 4), got ...
     """
-    reward = checks.reward_function("ppo.make_host_step", reward, config)
-    collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
-    collect, learn, draw = jax.jit(collect), jax.jit(learn), prompts_lib.source(prompts)
+    sample, judge, learn = host_parts(actor, reward, prompts, optimizer, config, auxiliary, finish)
+    varies = jax.jit(functools.partial(resampling.varies, config=config))
+    better = jax.jit(functools.partial(resampling.better, config=config))
 
     def step(state, key):
-        key_prompts, key_sample, key_learn = jax.random.split(key, 3)
-        asked = draw(key_prompts)
-        prompts_lib.check(asked)
-        samples = collect(state, key_sample, prompts_lib.arrays_of(asked))
-        host = jax.device_get(samples)
-        rewards = reward(host, *jax.device_get(prompts_lib.for_reward(asked, config)))
-        return learn(state, key_learn, samples, judging.as_arrays(rewards, host.response_mask, np))
+        key_learn = jax.random.split(key, 3)[2]
+        drawn = judge(*sample(state, key))
+        for i in range(1, config.max_draws):
+            if bool(jnp.all(varies(*drawn))):
+                break
+            drawn = better(drawn, judge(*sample(state, jax.random.fold_in(key, 2 + i))))
+        return learn(state, key_learn, *drawn)
 
     return step

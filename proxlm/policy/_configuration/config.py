@@ -74,6 +74,8 @@ class PPOConfig:
         can then scores the prompt once for its answers. A single minibatch holds them whole anyway.
       bootstrap: go on from a response that was cut by the critic's discounted value of its last state,
         as the time limit of an episode asks for (static).
+      max_draws: how often a batch is drawn, at most, until the rewards of each group vary; groups of
+        later draws, of other prompts, take the place of those that do not (static).
       greedy_baseline: take off every score that of the likeliest answer to its prompt (static);
         these answers, one a prompt, are the last rows of the samples that the reward sees.
 
@@ -103,6 +105,7 @@ class PPOConfig:
     whole_groups: bool = static(False)
     greedy_baseline: bool = static(False)
     bootstrap: bool = static(False)
+    max_draws: int = static(1)
 
     def __post_init__(self):
         """Makes partials of functions, and checks what is known; traced values cannot be checked."""
@@ -124,7 +127,7 @@ class PPOConfig:
                 raise _validation.invalid(name, part, f"a {kind.__name__} or None", remedy, "PPOConfig")
         if not callable(self.aggregation):
             _validation.one_of(tuple(WEIGHTS), "PPOConfig", aggregation=self.aggregation)
-        counts = ("num_epochs", "num_minibatches", "num_microbatches", "group_size")
+        counts = ("num_epochs", "num_minibatches", "num_microbatches", "group_size", "max_draws")
         for name in counts:
             _validation.to_int(1, "PPOConfig", **{name: getattr(self, name)})
         _validation.at_least(-math.inf, "PPOConfig", **plain(self, "entropy_coef"))
@@ -247,6 +250,9 @@ def _check_together(config: PPOConfig) -> None:
         remedy = "There are no groups, or one minibatch holds them all."
         expected = "False with group_size=1 or num_minibatches=1"
         raise _validation.invalid("whole_groups", True, expected, remedy, "PPOConfig")
+    if config.max_draws > 1 and (config.group_size < 2 or config.greedy_baseline):
+        remedy = "It asks whether the rewards of a group vary: give a group_size of 2 or more."
+        raise _validation.invalid("max_draws", config.max_draws, "1 without groups", remedy, "PPOConfig")
     if config.bootstrap and config.value is None:
         remedy = "There is no critic to go on by: leave it out, or take a recipe with one."
         raise _validation.invalid("bootstrap", True, "False with value=None", remedy, "PPOConfig")

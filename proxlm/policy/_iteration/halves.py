@@ -61,7 +61,9 @@ def init(
     if config.kl is None and ref_params is not None:
         remedy = "Give the config a KL."
         raise _validation.invalid("ref_params", type(ref_params), "None with kl=None", remedy, "ppo.init")
-    reference: Any = partial(ref_params) if callable(ref_params) else ref_params
+    # a module whose arrays are parameters may be callable, too
+    function = callable(ref_params) and jax.tree_util.all_leaves([ref_params])
+    reference: Any = partial(ref_params) if function else ref_params
     measured = config.kl is not None and plain(config.kl, "coef").get("coef") != 0
     if measured and reference is None:
         reference = jax.tree.map(jnp.copy, params)

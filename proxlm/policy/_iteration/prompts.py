@@ -106,15 +106,17 @@ def for_reward(prompts: Any, config: PPOConfig) -> tuple[Any, ...]:
         if config.greedy_baseline:
             rows = jax.tree.map(lambda *parts: jnp.concatenate(parts), rows, prompts)
         return (rows,)
-    again = lambda x: [row for row in x for _ in range(config.group_size)]
-    rows = {
-        name: again(x) + (list(x) if config.greedy_baseline else [])
-        for name in fields
-        if (x := getattr(prompts, name)) is not None
-    }
-    as_given = lambda x, rows: np.asarray(rows) if hasattr(x, "dtype") else rows
-    changed = {name: as_given(getattr(prompts, name), x) for name, x in rows.items()}
-    return (type(prompts)(**{name: changed.get(name) for name in fields}),)
+    return (type(prompts)(**{name: _rows(getattr(prompts, name), config) for name in fields}),)
+
+
+def _rows(x, config):
+    """Ordinary Python per prompt, once per row of the samples: arrays, lists, and dicts of these."""
+    if x is None:
+        return None
+    if isinstance(x, dict):
+        return {name: _rows(part, config) for name, part in x.items()}
+    rows = [row for row in x for _ in range(config.group_size)] + (list(x) if config.greedy_baseline else [])
+    return np.asarray(rows) if hasattr(x, "dtype") else rows
 
 
 class TokensAndMask(NamedTuple):

@@ -1,0 +1,143 @@
+"""Iterations whose prompts and rewards are ordinary Python, and a loop of them."""
+
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from proxlm import _validation
+from proxlm.policy import protocols
+from proxlm.policy._configuration.config import PPOConfig
+from proxlm.policy._iteration import checks, judging
+from proxlm.policy._iteration import prompts as prompts_lib
+from proxlm.policy._iteration.halves import PPOState, make_collect_and_learn
+from proxlm.policy._iteration.halves import init as init
+
+
+class Iteration(NamedTuple):
+    """One turn of `iterate`.
+
+    Attributes:
+      index: of the iteration, from 0 at a new state.
+      state: after it.
+      metrics: of it.
+      samples: what was learnt from.
+      rewards: of it, as arrays.
+    """
+
+    index: int
+    state: PPOState
+    metrics: Any
+    samples: Any
+    rewards: Any
+
+    def table(self, decode: Callable[[list[int]], str], num_rows: int = 4) -> list[dict[str, Any]]:
+        """The first rows as text, with their rewards: for a print or a log every k iterations."""
+        samples, rewards = jax.device_get((self.samples, self.rewards))
+        width = samples.response_mask.shape[1]
+        text = lambda tokens, mask: decode([int(token) for token in tokens[mask]])
+        row = lambda i: {
+            "prompt": text(samples.tokens[i, :-width], samples.mask[i, :-width]),
+            "response": text(samples.tokens[i, -width:], samples.response_mask[i]),
+            "reward": jax.tree.map(lambda x: x[i].tolist(), rewards),
+        }
+        return [row(i) for i in range(min(num_rows, len(samples.tokens)))]
+
+
+def iterate(
+    state: PPOState,
+    key: jax.Array,
+    num_iterations: int,
+    actor: protocols.Actor,
+    reward: protocols.Reward,
+    prompts: protocols.PromptSource,
+    optimizer: optax.GradientTransformation,
+    config: PPOConfig,
+    *,
+    auxiliary: protocols.Auxiliary | None = None,
+    finish: Callable[[Any], Any] | None = None,
+    overlap: bool = False,
+) -> Iterator[Iteration]:
+    """Iterations of `make_host_step`, one at a time: evaluation and early stop are the loop's body.
+
+    Iteration i has the key `fold_in(key, i)`, with i from `state.iteration` on, so that a run that goes
+    on from a kept state has the keys of one that was never stopped.
+
+    Args:
+      key: a typed key; consumed.
+      overlap: sample the next batch while the reward of this one is computed. It is then by the policy
+        of one update before, which `config.correction` corrects; order and keys stay.
+
+    Raises:
+      ValueError: if an argument is invalid, or as `make_host_step`.
+
+    >>> import optax
+    >>> from proxlm import lm
+    >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8, value_head=True), 4)
+    >>> config = PPOConfig(num_epochs=1, num_minibatches=1)
+    >>> prompts = lambda key: lm.Prompts(np.zeros((2, 3), int))
+    >>> state = init(actor.init(jax.random.key(0)), optax.sgd(0.1), config)
+    >>> reward = lambda samples: [1.0, 0.0]
+    >>> for turn in iterate(state, jax.random.key(1), 9, actor, reward, prompts, optax.sgd(0.1), config):
+    ...     if turn.metrics.reward > 0.4:
+    ...         break
+    >>> turn.index, turn.table(str, 1)[0]["reward"]
+    (0, 1.0)
+    """
+    _validation.to_int(0, "ppo.iterate", num_iterations=num_iterations)
+    if overlap and config.correction is None:
+        remedy = "The batch is of an older policy: give partial(importance_weights.truncated, high=2.0)."
+        raise _validation.invalid("config.correction", None, "weights with overlap", remedy, "ppo.iterate")
+    if config.max_draws > 1:
+        remedy = "Take make_host_step, which draws again."
+        raise _validation.invalid("config.max_draws", config.max_draws, "1", remedy, "ppo.iterate")
+    parts = host_parts(actor, reward, prompts, optimizer, config, auxiliary, finish)
+    return _iterate(state, key, num_iterations, parts, overlap)
+
+
+def _iterate(state, key, num_iterations, parts, overlap):
+    sample, judge, learn = parts
+    first = int(state.iteration)
+    end, pool = first + num_iterations, futures.ThreadPoolExecutor(1)
+    batch = None
+    try:
+        for i in range(first, end):
+            own = jax.random.fold_in(key, i)
+            batch = sample(state, own) if batch is None else batch
+            judged = pool.submit(judge, *batch)
+            ahead = overlap and i + 1 < end
+            batch = sample(state, jax.random.fold_in(key, i + 1)) if ahead else None
+            samples, rewards = judged.result()
+            state, metrics = learn(state, jax.random.split(own, 3)[2], samples, rewards)
+            yield Iteration(i, state, metrics, samples, rewards)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def host_parts(
+    actor: Any, reward: Any, prompts: Any, optimizer: Any, config: PPOConfig, auxiliary: Any, finish: Any
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Sampling, judging and learning of an iteration in Python, the first and the last jitted."""
+    reward = checks.reward_function("ppo.make_host_step", reward, config)
+    if finish is not None:
+        _validation.a_function("ppo.make_host_step", finish=finish)
+    collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
+    collect, learn, draw = jax.jit(collect), jax.jit(learn), prompts_lib.source(prompts)
+
+    def sample(state, key):
+        key_prompts, key_sample, _ = jax.random.split(key, 3)
+        asked = draw(key_prompts)
+        prompts_lib.check(asked)
+        return collect(state, key_sample, prompts_lib.arrays_of(asked)), asked
+
+    def judge(samples, asked):
+        host = jax.device_get(samples)
+        if finish is not None:
+            samples = host = finish(host)
+        rewards = reward(host, *jax.device_get(prompts_lib.for_reward(asked, config)))
+        return samples, judging.as_arrays(rewards, host.response_mask, np)
+
+    return sample, judge, learn

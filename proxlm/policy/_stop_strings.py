@@ -1,0 +1,48 @@
+"""Responses that end at a string, on the host."""
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+
+from proxlm import _validation
+from proxlm._decoding.records import Samples
+
+
+def stop_at(
+    samples: Samples, decode: Callable[[list[int]], str], stop_strings: str | Collection[str]
+) -> Samples:
+    """Ends responses at the token that completes a stop string, on the host: `finish` of a host step.
+
+    Up to there the tokens were drawn as they are scored, so that the ratio is 1; what follows is masked.
+
+    Args:
+      samples: NumPy arrays.
+      decode: token ids -> text, of the tokens of one response.
+      stop_strings: one, or several, any of which ends a response; not empty.
+
+    Raises:
+      ValueError: if a stop string is empty or none is given.
+
+    >>> mask = np.ones((1, 4), bool)
+    >>> samples = Samples(np.array([[7, 1, 2, 3]]), mask, np.zeros((1, 3)), mask[:, 1:], np.array([False]))
+    >>> cut = stop_at(samples, lambda ids: " ".join(map(str, ids)), "1 2")
+    >>> cut.response_mask.tolist(), cut.ended.tolist()
+    ([[True, True, False]], [True])
+    """
+    stops = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings)
+    if not stops or not all(isinstance(stop, str) and stop for stop in stops):
+        raise _validation.invalid(
+            "stop_strings", stop_strings, "strings of a character or more", "", "stop_at"
+        )
+    host = Samples(*(np.array(x) for x in samples))
+    tokens, mask, log_probs, response_mask, ended = host
+    width = response_mask.shape[1]
+    for row, real in enumerate(response_mask):
+        ids = [int(token) for token in tokens[row, -width:][real]]
+        says = lambda n, ids=ids: any(stop in decode(ids[:n]) for stop in stops)
+        if says(len(ids)):
+            length = next(n for n in range(1, len(ids) + 1) if says(n))
+            beyond = np.flatnonzero(real)[length:]
+            response_mask[row, beyond] = mask[row, beyond - width] = False
+            tokens[row, beyond - width], log_probs[row, beyond], ended[row] = 0, 0.0, True
+    return host

@@ -1,0 +1,117 @@
+"""The loop in Python: keys, overlap, draws until groups vary, stop strings, what travels with a prompt."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from proxlm import lm
+from proxlm.policy import actors, importance_weights, partial, ppo, recipes
+from proxlm.policy._iteration import resampling
+from tests.policy import table_actor
+from tests.policy.table_actor import assert_equal
+
+VOCAB, LENGTH, SGD, KEY = 3, 3, optax.sgd(0.5), jax.random.key(5)
+ACTOR, PARAMS = table_actor.make(VOCAB, LENGTH, 0), table_actor.params(0, VOCAB, LENGTH)
+PROMPTS = lambda key: lm.Prompts(jnp.zeros((2, 2), jnp.int32))
+CONFIG = recipes.make("dr_grpo", group_size=4, num_epochs=1, num_minibatches=1)
+CORRECTED = CONFIG.replace(correction=partial(importance_weights.truncated, high=2.0))
+score = lambda samples: (samples.tokens[:, 2:] == 2).sum(axis=1)
+run = functools.partial(ppo.iterate, actor=ACTOR, prompts=PROMPTS, optimizer=SGD)
+
+
+def test_the_loop_is_the_step_by_keys_of_its_own_and_goes_on_where_it_was():
+    state = ppo.init(PARAMS, SGD, CONFIG)
+    turns = list(run(state, KEY, 3, reward=score, config=CONFIG))
+    step, expected = ppo.make_host_step(ACTOR, score, PROMPTS, SGD, CONFIG), state
+    for i in range(3):
+        expected, metrics = step(expected, jax.random.fold_in(KEY, i))
+        assert_equal(turns[i].metrics, metrics)
+    assert_equal(turns[-1].state, expected)
+    (last,) = run(turns[1].state, KEY, 1, reward=score, config=CONFIG)
+    assert last.index == 2
+    assert_equal(last.state, expected)
+    rows = last.table(lambda ids: " ".join(map(str, ids)), num_rows=2)
+    assert [row["prompt"] for row in rows] == ["0 0"] * 2
+    assert rows[0]["reward"] == rows[0]["response"].split().count("2")
+
+
+def test_overlapped_batches_are_of_the_policy_before_and_corrected_for_it():
+    state = ppo.init(PARAMS, SGD, CORRECTED)
+    turns = list(run(state, KEY, 3, reward=score, config=CORRECTED, overlap=True))
+    collect, learn = (jax.jit(x) for x in ppo.make_collect_and_learn(ACTOR, SGD, CORRECTED))
+    states = [state]
+    for i in range(3):
+        _, key_sample, key_learn = jax.random.split(jax.random.fold_in(KEY, i), 3)
+        samples = collect(states[max(i - 1, 0)], key_sample, PROMPTS(None))
+        new, _ = learn(states[i], key_learn, samples, score(samples).astype(jnp.float32))
+        states.append(new)
+    table_actor.assert_close(turns[-1].state, states[-1], atol=1e-6)
+    with pytest.raises(ValueError, match=r"config.correction must be weights with overlap, got None"):
+        run(state, KEY, 3, reward=score, config=CONFIG, overlap=True)
+
+
+def test_groups_that_vary_take_the_place_of_those_that_do_not():
+    samples = jax.jit(ACTOR.sample)(KEY, PARAMS, lm.Prompts(jnp.zeros((8, 2), jnp.int32)))
+    mark = lambda number: samples._replace(ended=jnp.full(8, number))
+    old, new = jnp.array([1.0] * 4 + [0.0, 0.0, 1.0, 1.0]), jnp.array([0.0, 2.0, 0.0, 0.0] + [3.0] * 4)
+    merged, rewards = resampling.better((mark(0), old), (mark(1), new), CONFIG)
+    np.testing.assert_array_equal(rewards, [0.0, 0.0, 1.0, 1.0, 0.0, 2.0, 0.0, 0.0])
+    np.testing.assert_array_equal(merged.ended, [0] * 4 + [1] * 4)
+
+
+def test_draws_are_repeated_inside_jit_and_on_the_host_until_groups_vary():
+    rare = lambda samples: (samples.tokens[:, 2:4] == 2).all(axis=1) * 1.0
+    once, often = CONFIG, CONFIG.replace(max_draws=8)
+    spread = {}
+    for name, config in {"once": once, "often": often}.items():
+        state = ppo.init(PARAMS, SGD, config)
+        step = jax.jit(ppo.make_step(ACTOR, rare, PROMPTS, SGD, config))
+        metrics = [step(state, jax.random.key(i))[1] for i in range(6)]
+        spread[name] = np.mean([x.groups_without_spread for x in metrics])
+    assert spread["often"] < 0.2 < 0.3 < spread["once"]
+    host = ppo.make_host_step(ACTOR, rare, PROMPTS, SGD, often)
+    calm = [host(state, jax.random.key(i))[1].groups_without_spread for i in range(6)]
+    assert np.mean(calm) < 0.2
+    with pytest.raises(ValueError, match="max_draws must be 1 without groups, got 3"):
+        recipes.make("ppo", max_draws=3)
+
+
+class Tasks(NamedTuple):
+    tokens: Any
+    mask: Any
+    answer: list
+    about: dict
+
+
+def test_stop_strings_end_responses_and_any_python_travels_with_a_prompt():
+    about = {"ids": np.array([7, 8]), "names": ["left", "right"]}
+    tasks, seen = Tasks(np.zeros((2, 2), int), None, [{"x": 1}, {"x": 2}], about), []
+    letters = lambda ids: "".join("abc"[i] for i in ids)
+
+    def reward(samples, prompts):
+        seen.append((samples, prompts))
+        return score(samples)
+
+    unending = table_actor.make(VOCAB, LENGTH)
+    step = ppo.make_host_step(
+        unending, reward, [tasks], SGD, CONFIG, finish=lambda x: actors.stop_at(x, letters, ("bc", "cc"))
+    )
+    _, metrics = step(ppo.init(PARAMS, SGD, CONFIG), KEY)
+    ((samples, prompts),) = seen
+    assert metrics.first_ratio_error < 1e-5 and 0 < metrics.ended < 1
+    for row, mask, ended in zip(samples.tokens[:, 2:], samples.response_mask, samples.ended, strict=True):
+        text = letters(row[mask])
+        assert (text.endswith(("bc", "cc")) and len(text) <= 3) if ended else len(text) == 3
+        assert "bc" not in text[:-1] and "cc" not in text[:-1]
+    assert [x["x"] for x in prompts.answer] == [1] * 4 + [2] * 4
+    assert prompts.about["names"] == ["left"] * 4 + ["right"] * 4
+    np.testing.assert_array_equal(prompts.about["ids"], [7] * 4 + [8] * 4)
+    with pytest.raises(ValueError, match="stop_strings must be strings of a character or more, got ''"):
+        actors.stop_at(samples, letters, "")
+    with pytest.raises(ValueError, match="finish must be a function"):
+        ppo.make_host_step(unending, score, [tasks], SGD, CONFIG, finish="bc")
