@@ -58,7 +58,7 @@ def add(seen: jax.Array | None, tokens: jax.Array) -> jax.Array | None:
 def of_rows(
     tokens: jax.Array, mask: jax.Array | None, vocab_size: int, sampling: SamplingConfig
 ) -> jax.Array | None:
-    """What `before` reads of rows that are scored: `first_columns`, or None where the settings do not ask."""
+    """The `first_columns` of rows that are scored, for `before`; None where the settings do not ask."""
     return None if sampling.repetition_penalty is None else first_columns(tokens, mask, vocab_size)
 
 

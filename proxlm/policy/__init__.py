@@ -1,6 +1,6 @@
 """Policy optimisation of language models: PPO and its relatives as pure functions.
 
-- `ppo`: one iteration, `make_step` for a traced reward and `make_host_step` for one in Python; `iterate`, a loop
+- `ppo`: one iteration, `make_step` for a traced reward and `make_host_step` for one in Python; a loop
 - `recipes`: two dozen algorithms by name, `recipes.make("grpo", group_size=16, kl_coef=0.01)`
 - `actor_from_logits`, `check_actor`: the actor of any model, and whether an actor keeps its laws; `actors`
 - `PPOConfig` with `KL`, `Value` and `Whitening`; `partial` binds the settings of a function: a `Partial`
