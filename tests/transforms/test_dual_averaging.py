@@ -8,6 +8,7 @@ import pytest
 
 from proxlm import penalties, transforms
 from tests.arrays import numpy_normal as normal
+from tests.transforms import walks
 
 STRENGTH = 0.3
 
@@ -337,6 +338,13 @@ def test_learning_rate_zero_moves_nothing(name):
     path = walk(LINKS[name](schedule, penalties.l1(STRENGTH)), start, gradients)
     np.testing.assert_array_equal(path[:2], np.stack([start] * 2))
     assert np.all(path[2] != start)
+
+
+@pytest.mark.parametrize("name", ["ftrl_proximal", "dual_averaging_adam"])
+def test_updates_without_a_rate_are_not_averaged(name):
+    tx = LINKS[name](lambda count: jnp.where(count < 3, 0.0, 0.1), penalties.l1(STRENGTH))
+    _, state = walks.walk(tx, normal(0, (6,)), normal(1, (5, 6)))
+    assert (state.count, state.active) == (5, 2)
 
 
 @pytest.mark.parametrize("name", CENTRED)
