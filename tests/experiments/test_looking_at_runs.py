@@ -1,5 +1,6 @@
 """Runs that are looked at: read into arrays, compared, tracked, and shown on a page."""
 
+import contextlib
 import dataclasses
 import html.parser
 import json
@@ -119,24 +120,26 @@ def test_a_browser_shows_the_page_with_its_figure(tmp_path):
 
 def test_tensorboard_gets_the_means_over_seeds(tmp_path, monkeypatch):
     seen = []
+    note = lambda *given: seen.append(given)
     writer = types.SimpleNamespace(
-        add_text=lambda *given: None, add_scalar=lambda *given: seen.append(given), flush=lambda: None
+        add_text=lambda *given: None, add_scalar=note, close=lambda: note("", 0, "end")
     )
     module = types.SimpleNamespace(SummaryWriter=lambda folder: writer)
     monkeypatch.setitem(sys.modules, "tensorboardX", module)
     finished(tmp_path, track="tensorboard")
-    assert [(name, step) for name, _, step in seen] == [("fit/loss", step) for step in (1, 2, 3)]
+    steps = [(name, step) for name, _, step in seen]
+    assert steps == [*(("fit/loss", step) for step in (1, 2, 3)), ("", "end")]
     assert seen[0][1] == pytest.approx(0.2)
 
 
 def test_wandb_goes_on_with_the_run_of_the_folder(tmp_path, monkeypatch):
     seen, given = [], {}
-    run = types.SimpleNamespace(log=seen.append)
+    run = types.SimpleNamespace(log=seen.append, finish=lambda: seen.append("end"))
     module = types.SimpleNamespace(init=lambda **options: given.update(options) or run)
     monkeypatch.setitem(sys.modules, "wandb", module)
     path = finished(tmp_path, track="wandb").path
     assert given["id"] == path.name and given["config"]["rate"] == 0.1 and given["resume"] == "allow"
-    assert seen[1] == {"fit/loss": pytest.approx(0.1), "fit/step": 2.0}
+    assert seen[1] == {"fit/loss": pytest.approx(0.1), "fit/step": 2.0} and seen[-1] == "end"
 
 
 def test_a_tracker_that_is_missing_is_named_before_any_work(tmp_path, monkeypatch):
@@ -156,7 +159,7 @@ def test_tensorboard_reads_its_files(tmp_path):
 
 
 def test_json_lines_are_written_whatever_tracks(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "start", lambda *given: lambda *numbers: None)
+    monkeypatch.setattr(tracking, "started", lambda *given: contextlib.nullcontext(lambda *numbers: None))
     path = finished(tmp_path, track="tensorboard").path
     assert len((path / "metrics.jsonl").read_text().splitlines()) == 3
     assert json.loads((path / "run.json").read_text())["smoke"] is False

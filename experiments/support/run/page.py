@@ -21,15 +21,17 @@ def write(
     """Writes index.html beside the files of a run; `smoke` is a warning above all, or empty."""
     quote = lambda text: html.escape(str(text))
     parts = [f"<h1>{quote(title)}</h1>", f'<p class="smoke">{quote(smoke)}</p>' if smoke else ""]
-    for heading, values in {"Configuration": config, "Numbers": dict(flat(numbers))}.items():
+    told = [
+        f"<h2>{quote(text.name)}</h2><pre>{quote(text.read_text('utf-8'))}</pre>" for text in _texts(path)
+    ]
+    parts += told[:1]
+    for figure in sorted(path.glob("*.svg")):
+        source = f"data:image/svg+xml;base64,{base64.b64encode(figure.read_bytes()).decode()}"
+        parts += [f"<h2>{quote(figure.stem)}</h2>", f'<img alt="{quote(figure.stem)}" src="{source}">']
+    parts += told[1:]
+    for heading, values in {"Numbers": dict(flat(numbers)), "Configuration": config}.items():
         rows = "".join(f"<tr><td>{quote(name)}</td><td>{quote(x)}</td></tr>" for name, x in values.items())
         parts += [f"<h2>{heading}</h2>", f"<table>{rows}</table>"]
-    for figure in sorted(path.glob("*.svg")):
-        data = base64.b64encode(figure.read_bytes()).decode()
-        source = f"data:image/svg+xml;base64,{data}"
-        parts += [f"<h2>{quote(figure.stem)}</h2>", f'<img alt="{quote(figure.stem)}" src="{source}">']
-    for text in sorted(path.glob("*.txt")):
-        parts += [f"<h2>{quote(text.name)}</h2>", f"<pre>{quote(text.read_text('utf-8'))}</pre>"]
     head = f'<meta charset="utf-8"><title>{quote(title)}</title><style>{STYLE}</style>'
     page = f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
     (path / "index.html").write_text(page, "utf-8")
@@ -45,3 +47,8 @@ def flat(numbers: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     ):
         shown = lambda x: f"{x:.6g}" if isinstance(x, float) else str(x)
         yield name, ", ".join(map(shown, numbers)) if isinstance(numbers, list) else shown(numbers)
+
+
+def _texts(path):
+    """The texts of a run, its report first."""
+    return sorted(path.glob("*.txt"), key=lambda text: (text.name != "report.txt", text.name))

@@ -148,8 +148,8 @@ def opened(name: str, config: Any, options: Options) -> Iterator[Run]:
     run = open_run(name, config, options.runs, options.resume, options)
     with files.locked(run.path):
         try:
-            tracker = tracking.start(options.track, name, run.path, settings.plain(config))
-            yield dataclasses.replace(run, tracker=tracker)
+            with tracking.started(options.track, name, run.path, settings.plain(config)) as tracker:
+                yield dataclasses.replace(run, tracker=tracker)
         except (Refusal, OSError):
             if not run.reused and {path.name for path in run.path.iterdir()} <= {
                 _folders.CONFIG,

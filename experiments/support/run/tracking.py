@@ -1,8 +1,9 @@
 """Trackers of metrics beside the log of a run: TensorBoard's files, or Weights & Biases."""
 
+import contextlib
 import importlib
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,22 @@ from experiments.support import Refusal
 
 # Takes a stage, a step and the numbers logged there.
 Tracker = Callable[[str, int, Mapping[str, Any]], None]
-KINDS = ("none", "tensorboard", "wandb")
 
 
-def start(kind: str, name: str, path: pathlib.Path, config: Mapping[str, Any]) -> Tracker | None:
-    """The tracker of a run of this name in this folder; None for "none".
+@contextlib.contextmanager
+def started(kind: str, name: str, path: pathlib.Path, config: Mapping[str, Any]) -> Iterator[Tracker | None]:
+    """The tracker of a run of this name in this folder, closed at the end; None for "none".
 
     A number for each seed is tracked as its mean.
     """
-    return {"none": lambda *_: None, "tensorboard": _tensorboard, "wandb": _wandb}[kind](name, path, config)
+    if kind == "none":
+        yield None
+        return
+    track, close = {"tensorboard": _tensorboard, "wandb": _wandb}[kind](name, path, config)
+    try:
+        yield track
+    finally:
+        close()
 
 
 def _tensorboard(name, path, config):
@@ -29,9 +37,8 @@ def _tensorboard(name, path, config):
     def track(stage, step, numbers):
         for name, value in _means(numbers).items():
             writer.add_scalar(f"{stage}/{name}", value, step)
-        writer.flush()
 
-    return track
+    return track, writer.close
 
 
 def _wandb(name, path, config):
@@ -44,7 +51,7 @@ def _wandb(name, path, config):
     def track(stage, step, numbers):
         run.log({f"{stage}/{name}": value for name, value in (_means(numbers) | {"step": step}).items()})
 
-    return track
+    return track, run.finish
 
 
 def _means(numbers):
