@@ -20,11 +20,14 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
+    "rms_norm_eps": 0.01,
     "pad_token_id": None,
     "bos_token_id": None,
     "eos_token_id": None,
 }
 FIRST = {"original_max_position_embeddings": 8}
+FIRST_32 = {"original_max_position_embeddings": 32}
+WIDE = {"head_dim": 32}
 GPT_2 = {
     "vocab_size": 31,
     "n_layer": 3,
@@ -47,8 +50,11 @@ CASES = {
     "llama, linear": ("Llama", scaled("linear")),
     "llama, dynamic": ("Llama", scaled("dynamic") | {"max_position_embeddings": 8}),
     "llama, llama3": ("Llama", scaled("llama3", low_freq_factor=1.0, high_freq_factor=4.0, **FIRST)),
-    "llama, yarn": ("Llama", scaled("yarn", beta_fast=4.0, **FIRST)),
-    "llama, yarn scaled": ("Llama", scaled("yarn", mscale=1.5, mscale_all_dim=0.5, truncate=False, **FIRST)),
+    "llama, yarn": ("Llama", WIDE | scaled("yarn", beta_fast=2.0, **FIRST_32)),
+    "llama, yarn scaled": (
+        "Llama",
+        WIDE | scaled("yarn", mscale=1.5, mscale_all_dim=0.5, truncate=False, **FIRST_32),
+    ),
     "mistral": ("Mistral", {"sliding_window": 5, "head_dim": 16}),
     "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen2, window": ("Qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
@@ -106,7 +112,8 @@ def build(case):
     name, changes = CASES[case]
     fields = GPT_2 if name == "GPT2" else SIZES | changes
     if name == "GPTNeoX":
-        fields = {key: value for key, value in fields.items() if key != "num_key_value_heads"}
+        own = {"num_key_value_heads", "rms_norm_eps"}
+        fields = {key: value for key, value in fields.items() if key not in own} | {"layer_norm_eps": 0.01}
     config = getattr(transformers, f"{name}Config")(**fields)
     config._attn_implementation = "eager"
     torch.manual_seed(0)

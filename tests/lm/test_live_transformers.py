@@ -64,14 +64,16 @@ def test_everything_is_as_in_transformers(case, tmp_path):
     assert jax.tree.all(jax.tree.map(np.array_equal, back.params, model.params))
 
 
-@pytest.mark.parametrize("case", test_gguf.FAMILIES)
-def test_gguf_files_are_read_as_transformers_reads_them(case, tmp_path):
+# Of a file's metadata transformers 5 reads less than we do (no scaling of RoPE, no bias, no width of Qwen 3's
+# heads, no Gemma 1), so weights are compared, their order and offsets.
+@pytest.mark.parametrize("case", ["llama ", "llama 3", "qwen2", "gemma2", "gemma3"])
+def test_weights_of_gguf_files_are_those_that_transformers_reads(case, tmp_path):
     transformers = pytest.importorskip("transformers")
     test_gguf.write_family(tmp_path / "a.gguf", case)
     model = lm.load(tmp_path / "a.gguf")
-    tokens, mask = peer_models.inputs()
-    options = {"gguf_file": "a.gguf", "dtype": "float32", "attn_implementation": "eager"}
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, **options).eval()
-    own = jax.jit(lm.apply, static_argnames="config")(model.params, tokens, config=model.config, mask=mask)
-    expected = peer_models.logits(theirs, tokens, mask)[mask]
-    np.testing.assert_allclose(own[mask], expected, atol=1e-4 * np.abs(expected).max())
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="a.gguf", dtype="float32")
+    ours = lm.pretrained.to_tensors(model.params, model.config)
+    found = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    assert found.keys() - {"lm_head.weight"} <= ours.keys() <= found.keys()
+    for name, tensor in ours.items():
+        np.testing.assert_allclose(tensor, found[name], atol=1e-6, err_msg=name)
