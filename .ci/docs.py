@@ -34,6 +34,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 GUIDES = {
     "guide_readme": "README.md",
     "guide_contributing": ".github/CONTRIBUTING.md",
+    "guide_from_jaxopt": ".github/FROM_JAXOPT.md",
     "guide_changelog": ".github/CHANGELOG.md",
 }
 
