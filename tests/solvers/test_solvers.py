@@ -153,6 +153,21 @@ def test_a_known_strong_convexity_is_used():
     assert_optimal_for_the_lasso(least_squares, solution.params, 0.05)
 
 
+def test_the_momentum_for_a_known_strong_convexity_by_hand():
+    curvatures, centre, t = np.array([0.1, 0.4, 1.0]), np.array([3.0, -2.0, 0.1]), 0.9
+    fun = lambda x: 0.5 * jnp.sum(curvatures * jnp.square(x - centre))
+    rule = solvers.fista(restart=False, strong_convexity=0.1, grow=1.0)
+    options = {"step_size": t, "backtracking": None, "tolerance": 0.0, "max_iterations": 4}
+    found = minimise(fun, np.zeros(3), penalties.l1(0.05), rule=rule, **options)
+    x = y = np.zeros(3)
+    momentum = (1 - (t * 0.1) ** 0.5) / (1 + (t * 0.1) ** 0.5)
+    for _ in range(4):
+        z = y - t * curvatures * (y - centre)
+        new = z - np.clip(z, -0.05 * t, 0.05 * t)
+        x, y = new, new + momentum * (new - x)
+    np.testing.assert_allclose(found.params, x, rtol=1e-5)
+
+
 def test_float64_goes_on_to_1e_12():
     with jax.enable_x64(True):
         features, targets = np.asarray(FEATURES, np.float64), np.asarray(TARGETS, np.float64)
