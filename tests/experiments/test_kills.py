@@ -45,8 +45,8 @@ def saved(root):
 def end_of(root):
     """Numbers, log and bits that a finished run leaves."""
     (numbers,) = root.glob("*/[0-9]*/numbers.json")
-    bits = sorted((folder.name, step, checksums) for folder, (step, checksums) in saved(root).items())
-    return without_clocks(json.loads(numbers.read_text())), log_of(root), bits
+    bits = [(folder.name, step, checksums) for folder, (step, checksums) in saved(root).items()]
+    return without_clocks(json.loads(numbers.read_text())), log_of(root), sorted(bits, key=json.dumps)
 
 
 @pytest.mark.slow
