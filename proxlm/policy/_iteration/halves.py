@@ -62,8 +62,9 @@ def init(
         remedy = "Give the config a KL."
         raise _validation.invalid("ref_params", type(ref_params), "None with kl=None", remedy, "ppo.init")
     # a module whose arrays are parameters may be callable, too
-    function = callable(ref_params) and jax.tree_util.all_leaves([ref_params])
-    reference: Any = partial(ref_params) if function else ref_params
+    reference: Any = ref_params
+    if callable(reference) and jax.tree_util.all_leaves([reference]):
+        reference = partial(reference)
     measured = config.kl is not None and plain(config.kl, "coef").get("coef") != 0
     if measured and reference is None:
         reference = jax.tree.map(jnp.copy, params)
