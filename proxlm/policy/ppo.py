@@ -145,7 +145,7 @@ def make_host_step(
     >>> from proxlm import lm
     >>> model = lm.ModelConfig(vocab_size=8, num_layers=1, width=8, value_head=True)
     >>> actor, tx, config = lm.make_actor(model, 4), optax.adam(1e-3), PPOConfig()
-    >>> loader = [lm.Prompts(np.full((8, 2), i)) for i in range(3)]
+    >>> loader = [lm.Prompts(jnp.full((8, 2), i)) for i in range(3)]
     >>> reward = lambda samples: [sum(row) for row in samples.tokens.tolist()][:7]
     >>> state = init(actor.init(jax.random.key(0)), tx, config)
     >>> make_host_step(actor, reward, loader, tx, config)(state, jax.random.key(1))
