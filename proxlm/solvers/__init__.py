@@ -5,6 +5,7 @@
   is the search for a step size, and `Iteration` the argument of a callback
 - rules: `barzilai_borwein` (the default) `fista` `ista` `anderson`, each a `Rule`
 - over strengths: `path`, from `strength_max` down
+- in scikit-learn's manner: the module `proxlm.solvers.estimators`, which needs the extra of that name
 
 >>> import jax.numpy as jnp
 >>> from proxlm import penalties
