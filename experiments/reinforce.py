@@ -82,7 +82,7 @@ def prepare(config: Config, run: runs.Run) -> tuple[learning.Setup, lm.Pretraine
 def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Learns and judges, seed by seed; returns the numbers of the report."""
     setup, model, task = prepare(config, run)
-    choice, results, last = trained_part.parse(config.train), [], None
+    choice, results, last = trained_part.parse(config.train), [], (model.params, None)
     for seed in range(config.seed, config.seed + config.seeds):
         key_part, key_judge = jax.random.split(jax.random.key(seed))
         trained, frozen = choice.split(key_part, model.params)
@@ -118,23 +118,15 @@ def write(run, config, results, size):
         f"{np.mean(numbers['changed']):,.0f} weights changed, {share:.3g} % of the model",
         tables.table(samples, ["question", "answer before", "after"]),
     ]
-    return run.write(numbers, report, {"reward.png": lambda path: plot(run, path)})
+    return run.write(numbers, report, {"reward": plot(run)})
 
 
-def plot(run, path) -> None:
+def plot(run):
     """Draws the reward of each iteration, and the held-out problems where they were judged."""
-    logs = {}
-    for row in runs.read_log(run):
-        logs.setdefault(row["stage"], []).append(row)
-    panels = {"reward": {}, "held out, solved by one answer": {}}
-    for name, lines in logs.items():
-        panels["reward"][name] = [row["step"] for row in lines], [row["reward"] for row in lines]
-        judged = [row for row in lines if "right" in row]
-        panels["held out, solved by one answer"][name] = (
-            [row["step"] for row in judged],
-            [row["right"] for row in judged],
-        )
-    plots.curves(path, panels, xlabel="iteration")
+    names = dict.fromkeys(row["stage"] for row in runs.read_log(run))
+    curve = lambda kind: {name: plots.logged(runs.read_log(run, name), kind) for name in names}
+    shown = {"reward": curve("reward"), "held out, solved by one answer": curve("right")}
+    return plots.curves(shown, xlabel="iteration")
 
 
 if __name__ == "__main__":

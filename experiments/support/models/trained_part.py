@@ -55,7 +55,7 @@ def parse(text: str) -> Choice:
     >>> parse("last:8 sparse:3e-4")
     Choice(last=8, lora=None, sparse=0.0003)
     """
-    found: dict[str, float | int] = {}
+    found: dict[str, Any] = {}
     for word in text.split():
         kind, _, number = word.partition(":")
         try:

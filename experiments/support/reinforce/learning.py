@@ -73,8 +73,8 @@ def learn(run, config: Any, setup: Setup, seed: int, trained: Any, frozen: Any, 
         key_rows, key_sample, key_learn = jax.random.split(key, 3)
         rows = np.asarray(jax.random.choice(key_rows, len(problems), (count,), replace=count > len(problems)))
         samples = setup.parts.collect(frozen, state, key_sample, rows_of(asked, rows))
-        own = [problems[i] for i in np.repeat(rows, setup.settings.group_size)]
-        own += [problems[i] for i in rows] if setup.settings.greedy_baseline else []
+        own = [problems[i] for i in np.repeat(rows, setup.settings.group_size).tolist()]
+        own += [problems[i] for i in rows.tolist()] if setup.settings.greedy_baseline else []
         scores = jnp.asarray(scores_of(setup, samples, own), jnp.float32)
         state, metrics = setup.parts.learn(frozen, state, key_learn, samples, scores)
         numbers = {name: getattr(metrics, name) for name in ("reward", "kl", "entropy", "grad_norm")}
@@ -92,8 +92,6 @@ def learn(run, config: Any, setup: Setup, seed: int, trained: Any, frozen: Any, 
         config.iterations,
         1,
         key=jax.random.key(seed),
-        folder=run.path / "fit" / str(seed),
-        config=config,
         every=config.evaluate_every,
     )
     return state.params["policy"]
@@ -106,7 +104,7 @@ def judge(key: jax.Array, setup: Setup, frozen: Any, problems: Sequence[Problem]
         rows = np.repeat(np.arange(start, start + setup.prompts) % len(problems), setup.group)
         key_batch = jax.random.fold_in(key, start)
         samples = setup.parts.sample(frozen, key_batch, {"policy": trained}, rows_of(asked, rows))
-        own = [problems[i] for i in rows]
+        own = [problems[i] for i in rows.tolist()]
         scores = scores_of(setup, samples, own).reshape(setup.prompts, setup.group)
         found.append(scores[: len(problems) - start])
         answers.append((own[0].question, texts_of(setup, samples)[0]))

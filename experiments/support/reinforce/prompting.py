@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tokenizers
 
 from experiments.support import Refusal
 from experiments.support.data import tokenization
@@ -60,38 +61,43 @@ class Asker:
     shown: tuple[Problem, ...]
 
     def __post_init__(self):
-        if self.model.tokenizer is None:
-            raise Refusal("model: it has no tokenizer, so it cannot be asked")
         if not self.shown and self.model.template is None:
             raise Refusal(
                 "prompt: the model has no chat template; show it solved problems, as by --prompt shots:4"
             )
 
+    @property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """That of the model."""
+        if self.model.tokenizer is None:
+            raise Refusal("model: it has no tokenizer, so it cannot be asked")
+        return self.model.tokenizer
+
     def prompts(self, problems: Sequence[Problem]) -> lm.Prompts:
         """Tokens `[N, P]` of the questions, padded on the left."""
         rows = [self._tokens(problem.question) for problem in problems]
-        return lm.Prompts(*_padded(rows))
+        return lm.Prompts(*map(jnp.asarray, _padded(rows)))
 
     def stops(self) -> tuple[int, ...]:
         """The tokens that end an answer: the model's, and every one with a line break after shots."""
         stops = set(self.model.stops)
         if self.shown:
-            size = self.model.tokenizer.get_vocab_size()
-            words = self.model.tokenizer.decode_batch([[i] for i in range(size)], skip_special_tokens=False)
+            size = self.tokenizer.get_vocab_size()
+            words = self.tokenizer.decode_batch([[i] for i in range(size)], skip_special_tokens=False)
             stops |= {i for i, word in enumerate(words) if "\n" in word}
         return tuple(sorted(stops))
 
     def answers(self, tokens: np.ndarray, mask: np.ndarray) -> list[str]:
         """The texts of responses `[B, R]`, their first lines after shots."""
         rows = [row[kept].tolist() for row, kept in zip(tokens, mask, strict=True)]
-        texts = self.model.tokenizer.decode_batch(rows)
+        texts = self.tokenizer.decode_batch(rows)
         return [text.split("\n")[0].strip() if self.shown else text.strip() for text in texts]
 
     def _tokens(self, question):
         if not self.shown:
             return self.model.chat([{"role": "user", "content": question}])
         solved = "".join(f"{p.question} {p.answer}\n" for p in self.shown)
-        return self.model.tokenizer.encode(solved + question, add_special_tokens=False).ids
+        return self.tokenizer.encode(solved + question, add_special_tokens=False).ids
 
 
 def _padded(rows):

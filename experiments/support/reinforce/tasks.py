@@ -1,5 +1,6 @@
 """Problems with right answers: a file of yours, sums, or a generator of reasoning-gym."""
 
+import importlib
 import json
 import pathlib
 from collections.abc import Callable
@@ -83,7 +84,7 @@ def _of_file(path):
 
 def _generated(name, held_out, seed):
     try:
-        import reasoning_gym
+        reasoning_gym = importlib.import_module("reasoning_gym")
     except ImportError as error:
         raise Refusal("task needs reasoning-gym: pip install reasoning-gym") from error
     try:
