@@ -21,6 +21,7 @@ A selection says what is trained. It is one of
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -200,13 +201,21 @@ def make_actor(actor: Actor, frozen: Frozen) -> Actor:
     def refuse(key: jax.Array) -> _actor.ActorParams:
         raise ValueError("actor.init: the policy is pretrained; take {'policy': trained} of trainable.split")
 
-    greedy = actor.greedy
+    def on_whole(function, at):
+        """The function, the argument of this number joined, under the same signature, which callers read."""
+
+        @functools.wraps(function)
+        def joined(*args, **named):
+            return function(*args[:at], whole(args[at]), *args[at + 1 :], **named)
+
+        return joined
+
     return actor._replace(
         init=refuse,
-        sample=lambda key, params, prompts: actor.sample(key, whole(params), prompts),
-        score=lambda params, samples, full=False: actor.score(whole(params), samples, full),
-        reference=lambda params, samples, full=False: actor.reference(whole(params), samples, full),
-        greedy=None if greedy is None else lambda params, prompts: greedy(whole(params), prompts),
+        sample=on_whole(actor.sample, 1),
+        score=on_whole(actor.score, 0),
+        reference=on_whole(actor.reference, 0),
+        greedy=None if actor.greedy is None else on_whole(actor.greedy, 0),
     )
 
 

@@ -1,6 +1,7 @@
 """Training of a part: the same gradients as of the whole, and no work for what is frozen."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +118,10 @@ def test_ppo_trains_the_part_beside_one_frozen_base(kind):
 
     after, metrics = step(state, frozen, jax.random.key(1))
     assert abs(metrics.kl) < 1e-5  # the reference is where training starts
+    assert {"group_size"} < set(
+        inspect.signature(actor.sample).parameters
+    )  # so that a group shares its prompt
+    assert abs(metrics.first_ratio_error) < 1e-5
     moved = jax.tree.map(lambda x, y: jnp.any(x != y).item(), after.params, state.params)
     assert any(jax.tree.leaves(moved))
     reference = lm.score(params, jnp.array([[1, 2, 3, 4, 5]]), config, start=2).log_probs
