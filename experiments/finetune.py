@@ -4,8 +4,8 @@
     python -m experiments.finetune --model DIR --data pairs.jsonl --dpo    prompts with two answers
     python -m experiments.finetune --train lora:8                          SmolLM2, dates to be written out
 
-What is trained: `all`; `lora:RANK`, low-rank factors; `last:LAYERS`; or `sparse:STRENGTH`, all weights with
-an ℓ1 penalty on their distance to the pretrained ones, which leaves most of them as they were. The loss is
+What is trained: `all`; `lora:RANK`, low-rank factors; `last:LAYERS`; or `sparse:STRENGTH`, with an ℓ1
+penalty on the distance to the pretrained weights, which leaves most of them as they were. The loss is
 of the answers alone. Lines of the data are described in experiments/support/finetune/examples.py.
 
 2 CPU cores (Intel Xeon), 128 s of CPU time; SmolLM2-135M, one seed, 2.4 of its 135 million weights trained by
@@ -23,22 +23,20 @@ import numpy as np
 import optax
 
 from experiments.support import Refusal
-from experiments.support.data import tokenization
 from experiments.support.finetune import examples, objectives
-from experiments.support.models import language_model, smollm
-from experiments.support.run import cli, configs, model_store, plots, runs, supervised, tables
-from proxlm import _validation, lm, penalties, transforms
-from proxlm.lm import delta, lora, trainable
-
-KINDS = {"all": None, "lora": int, "last": int, "sparse": float}
-UNTRAINED = "untrained"
+from experiments.support.models import language_model, pretrained, trained_part
+from experiments.support.run import cli, configs, plots, runs, supervised, tables
+from proxlm import _validation, lm
+from proxlm.lm import delta, trainable
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
     """The defaults suit a model of a hundred million weights on a CPU."""
 
-    model: str = configs.field(model_store.SMOLLM2, smoke=UNTRAINED)  # or a folder, GGUF file or hf: name
+    model: str = configs.field(
+        pretrained.SMOLLM2, smoke=pretrained.UNTRAINED
+    )  # or a folder, GGUF file or hf: name
     data: str = ""  # a file with a JSON object a line; empty: dates to be written out
     train: str = "lora:8"  # all, lora:RANK, last:LAYERS or sparse:STRENGTH
     dpo: bool = False  # learn from pairs of a chosen and a rejected answer
@@ -57,66 +55,16 @@ class Config(configs.Base):
     def validate(self) -> None:
         configs.check_shares(self, "held_out")
         configs.check_positive(self, "beta")
-        kind, number = parse(self.train)
-        if kind == "sparse":
-            _validation.positive(train=number)
-        elif number is not None:
-            _validation.at_least(1, train=number)
+        trained_part.parse(self.train)
         if self.steps > 10 and self.steps % 10:
             raise _validation.invalid("steps", self.steps, "1 to 10, or a multiple of 10")
 
 
-def parse(train: str) -> tuple[str, Any]:
-    """The kind of training, and its number."""
-    kind, _, number = train.partition(":")
-    try:
-        if bool(number) == bool(KINDS[kind]):
-            return kind, KINDS[kind](number) if number else None
-    except (KeyError, ValueError):
-        pass
-    raise _validation.invalid("train", train, "all, lora:RANK, last:LAYERS or sparse:STRENGTH")
-
-
-def load(config: Config, run: runs.Run, texts: list[str]) -> lm.Pretrained:
-    """The model; an untrained one, which knows the letters of the texts, for --smoke."""
-    if config.model == model_store.SMOLLM2:
-        return smollm.load(run.data)
-    if config.model == UNTRAINED:
-        tokenizer = tokenization.train_bpe(texts, 300)
-        model = lm.ModelConfig(
-            300, num_layers=2, width=16, num_heads=2, max_length=config.max_tokens, unroll=1
-        )
-        params = lm.init(jax.random.key(config.seed), model)
-        return lm.Pretrained(params, model, tokenizer, (tokenization.END,))
-    try:
-        model = lm.load(config.model)
-    except ValueError as error:
-        raise Refusal(f"model: {error}") from error
-    if model.tokenizer is None:
-        raise Refusal(f"model: {config.model} has no tokenizer.json: copy that of the model beside it")
-    return model
-
-
-def parts(model: lm.Pretrained, config: Config) -> tuple[Any, trainable.Frozen]:
-    """The parameters to train, and the rest."""
-    kind, number = parse(config.train)
-    if kind == "lora":
-        return lora.split(lora.init(jax.random.key(config.seed), model.params, number, pattern="."))
-    if kind == "last" and number > model.config.num_layers:
-        raise Refusal(
-            f"train: the model has {model.config.num_layers} layers, and {config.train} asks for more"
-        )
-    return trainable.split(model.params, trainable.last_layers(number) if kind == "last" else ".")
-
-
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """AdamW; for sparse training Adam with a proximal step to the pretrained weights, in Adam's metric."""
-    kind, number = parse(config.train)
-    rate = language_model.ramp(config.learning_rate or (1e-3 if kind == "lora" else 2e-5), config.steps)
-    clip = optax.clip_by_global_norm(1.0)
-    if kind == "sparse":
-        return optax.chain(clip, transforms.proximal_adam(rate, penalties.l1(number), anchored=True))
-    return optax.chain(clip, optax.adamw(rate, weight_decay=0.0))
+    """Adam at a rate that falls, in sparse training with a proximal step to the pretrained weights."""
+    choice = trained_part.parse(config.train)
+    rate = config.learning_rate or (2e-5 if choice.lora is None else 1e-3)
+    return optax.chain(optax.clip_by_global_norm(1.0), choice.adam(language_model.ramp(rate, config.steps)))
 
 
 def encode_all(rows, model: lm.Pretrained, config: Config) -> tuple[list, list]:
@@ -141,9 +89,10 @@ def encode_all(rows, model: lm.Pretrained, config: Config) -> tuple[list, list]:
 def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Fine-tunes, answers held-out prompts before and after, and writes the result; returns the numbers."""
     rows = examples.read(config.data, run)
-    model = load(config, run, [str(row) for row in rows])
+    model = pretrained.load(config.model, run.data, [str(row) for row in rows], config.max_tokens)
     learnt, held_out = encode_all(rows, model, config)
-    trained, frozen = parts(model, config)
+    choice = trained_part.parse(config.train)
+    trained, frozen = choice.split(jax.random.key(config.seed), model.params)
     longest = max(len(tokens) for one in learnt + held_out for tokens, _ in one.answers)
     data, judged = (examples.rows_of(part, longest) for part in (learnt, held_out))
     loss = functools.partial(objectives.supervised, config=model.config)
@@ -171,7 +120,7 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
         },
         "trained_weights": count,
         "changed_weights": changed,
-        "bytes": write(run, model, params, config),
+        "bytes": trained_part.save(run.path, config.model, model, params, choice, config.merged),
     }
     return report(run, numbers, asked, before, after)
 
@@ -200,36 +149,6 @@ def exact(texts, asked) -> float:
     return float(
         np.mean([text.split() == one.response.split() for text, one in zip(texts, asked, strict=True)])
     )
-
-
-def write(run: runs.Run, model: lm.Pretrained, params, config: Config) -> dict[str, int]:
-    """Writes the adapter, the delta or the whole model; returns the bytes of each."""
-    kind, _ = parse(config.train)
-    paths = {}
-    if kind == "lora":
-        _renewed(run.path / "adapter")
-        try:
-            lora.save(run.path / "adapter", params, model.config, config.model)
-            paths["adapter"] = run.path / "adapter"
-        except ValueError as error:  # PEFT has no such factors for some architectures
-            print(f"{error} Written is the whole model instead.")
-        params = lora.merge(params)
-    if kind == "sparse":
-        paths["delta"] = run.path / "delta.safetensors"
-        delta.save(paths["delta"], model.params, params)
-    if config.merged or not paths:
-        paths["model"] = run.path / "model"
-        _renewed(paths["model"])
-        lm.save(paths["model"], model._replace(params=params))
-    files = lambda path: [path] if path.is_file() else [*path.iterdir()]
-    return {name: sum(file.stat().st_size for file in files(path)) for name, path in paths.items()}
-
-
-def _renewed(folder) -> None:
-    """Removes what a run that was stopped while writing has left."""
-    if folder.is_dir():
-        for file in folder.iterdir():
-            file.unlink()
 
 
 def report(run: runs.Run, numbers, asked, before, after) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments.support.models import trained_part
+from experiments.support.models import pretrained, trained_part
 from experiments.support.reinforce import learning, prompting, rewards, tasks
 from experiments.support.run import cli, configs, plots, runs, tables
 from proxlm import _validation, lm
@@ -27,7 +27,9 @@ from proxlm.policy import ppo, recipes
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    model: str = configs.field("smollm2", smoke=prompting.TINY)  # a folder, a GGUF file or hf:...
+    model: str = configs.field(
+        pretrained.SMOLLM2, smoke=pretrained.UNTRAINED
+    )  # a folder, a GGUF file or hf:...
     task: str = "sums"  # a file of JSON lines, "sums:30", "reasoning_gym/chain_sum"
     reward: tuple[str, ...] = ("exact",)  # exact, choice, regex:..., task, python:module.function
     recipe: str = "grpo"
@@ -65,7 +67,7 @@ def prepare(config: Config, run: runs.Run) -> tuple[learning.Setup, lm.Pretraine
     """The model, the task without the problems that are shown, and what iterations need of both."""
     task = tasks.load(config.task, config.held_out, config.seed)
     count, settings = prompting.shots(config.prompt), settings_of(config)
-    model = prompting.load(config.model, run.data, task)
+    model = pretrained.load(config.model, run.data, [p.question for p in task.train], 512)
     asker = prompting.Asker(model, tuple(task.train[:count]))
     found = rewards.parse(config.reward, task)
     if settings.value is not None:
@@ -82,33 +84,34 @@ def prepare(config: Config, run: runs.Run) -> tuple[learning.Setup, lm.Pretraine
 def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Learns and judges, seed by seed; returns the numbers of the report."""
     setup, model, task = prepare(config, run)
-    choice, results, last = trained_part.parse(config.train), [], (model.params, None)
+    choice, results, params = trained_part.parse(config.train), [], model.params
     for seed in range(config.seed, config.seed + config.seeds):
         key_part, key_judge = jax.random.split(jax.random.key(seed))
         trained, frozen = choice.split(key_part, model.params)
         judge = functools.partial(learning.judge, key_judge, setup, frozen, task.held_out)
         before = judge(trained)
         new = learning.learn(run, config, setup, seed, trained, frozen, task.train, judge)
-        results.append((before, judge(new), trained_part.changed(trained, new)))
-        last = new, frozen
-    trained_part.save(run.path / "model", model, *last)
-    return write(run, config, results, lm.num_params(model.config))
+        results.append((before, judge(new), int(lm.delta.count(trained, new))))
+        params = lm.trainable.merge(new, frozen)
+    sizes = trained_part.save(run.path, config.model, model, params, choice)
+    return write(run, config, results, lm.num_params(model.config), sizes)
 
 
-def write(run, config, results, size):
+def write(run, config, results, count, sizes):
     """Writes table, curve and samples; returns the numbers."""
     column = lambda place, name: [100 * getattr(row[place], name) for row in results]
     numbers = {
         "before": {"one": column(0, "one"), "any": column(0, "any")},
         "after": {"one": column(1, "one"), "any": column(1, "any")},
         "changed": [row[2] for row in results],
+        "bytes": sizes,
     }
     rows = [
         [name, *(tables.mean_spread(numbers[name][kind], 1) for kind in ("one", "any"))]
         for name in ("before", "after")
     ]
     headers = ["held-out problems", "solved by one answer, %", f"by one of {config.group}, %"]
-    share = 100 * np.mean(numbers["changed"]) / size
+    share = 100 * np.mean(numbers["changed"]) / count
     samples = [
         [q, b, a] for (q, b), (_, a) in zip(*(judged.answers for judged in results[-1][:2]), strict=True)
     ]
@@ -116,6 +119,7 @@ def write(run, config, results, size):
         f"{config.model} on {config.task}, {config.recipe}, n={len(results)}",
         tables.table(rows, headers),
         f"{np.mean(numbers['changed']):,.0f} weights changed, {share:.3g} % of the model",
+        "Written: " + ", ".join(f"{name} {size:,} bytes" for name, size in sizes.items()),
         tables.table(samples, ["question", "answer before", "after"]),
     ]
     return run.write(numbers, report, {"reward": plot(run)})

@@ -13,6 +13,7 @@ from experiments import finetune
 from experiments.support import Refusal
 from experiments.support.data import tokenization
 from experiments.support.finetune import examples, objectives
+from experiments.support.models import pretrained
 from experiments.support.run import configs, runs
 from proxlm import lm
 from proxlm.lm import delta, lora, trainable
@@ -165,7 +166,8 @@ def test_a_run_learns_and_what_it_writes_is_the_model_that_it_judged(train, dpo,
     assert numbers["held_out_loss"]["after"] < numbers["held_out_loss"]["before"]
     (folder,) = (tmp_path / "finetune").glob("[0-9]*")
     saved = lm.load(folder / "model")
-    base = finetune.load(config, runs.Run("finetune", folder), [str(row) for row in examples.dates(480)])
+    texts = [str(row) for row in examples.dates(480)]
+    base = pretrained.load(config.model, tmp_path, texts, config.max_tokens)
     if train == "lora:2":
         params = lora.merge(lora.load(folder / "adapter", base.params, base.config))
         jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), saved.params, params)

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import reinforce
 from experiments.support import Refusal
-from experiments.support.models import trained_part
+from experiments.support.models import pretrained, trained_part
 from experiments.support.reinforce import prompting, rewards, tasks
 from experiments.support.reinforce.tasks import Problem, Task
 from experiments.support.run import cli, runs
@@ -82,9 +82,9 @@ def test_what_is_no_trained_part_is_refused(text):
 
 def test_prompts_stand_at_the_right_end_behind_solved_problems(tmp_path):
     task = tasks.load("sums:20", 4, seed=0)
-    model = prompting.load("tiny", tmp_path, task)
+    model = pretrained.load("untrained", tmp_path, [p.question for p in task.train], 64)
     asker = prompting.Asker(model, (SUM,))
-    prompts = asker.prompts([SUM, Problem("13 + 14 =", "27")])
+    prompts = asker.prompts([SUM, Problem("1311 + 140 + 9 =", "1460")])
     text = lambda row: model.tokenizer.decode(prompts.tokens[row][prompts.mask[row]].tolist())
     assert text(0) == "3 + 4 = 7\n3 + 4 ="
     assert prompts.mask[:, -1].all() and not prompts.mask[0, 0]
@@ -100,7 +100,7 @@ def test_prompts_stand_at_the_right_end_behind_solved_problems(tmp_path):
 )
 def test_it_learns_resumes_and_saves(tmp_path, recipe, train):
     config = reinforce.Config(
-        model="tiny", train=train, recipe=recipe, prompts=2, group=2, tokens=2, iterations=2, held_out=4
+        model="untrained", train=train, recipe=recipe, prompts=2, group=2, tokens=2, iterations=2, held_out=4
     )
     options = runs.Options(runs=str(tmp_path))
     found = cli.start(reinforce.main, config, options)

@@ -2,7 +2,7 @@
 
     all            every parameter
     last:6         the last six layers
-    lora:8         factors of rank 8 beside the kernels of the attention
+    lora:8         factors of rank 8 beside every kernel of the layers
     sparse:3e-4    every parameter, at an ℓ1 penalty on its change of strength 3e-4, in Adam's metric
 
 Two of them stand together, as in "last:8 sparse:3e-4".
@@ -13,7 +13,6 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from experiments.support import Refusal
@@ -31,19 +30,20 @@ class Choice:
     lora: int | None = None
     sparse: float | None = None
 
-    def split(self, key: jax.Array, params: Any) -> tuple[Any, Any]:
-        """Parts parameters, a value head of theirs always trained, and `lm.trainable.Frozen`."""
+    def split(self, key: jax.Array, params: Any) -> tuple[Any, lm.trainable.Frozen]:
+        """Parts parameters in those that are trained, a value head always, and those that are not."""
         pattern = ""
-        if self.lora is not None:
-            params, pattern = lm.lora.init(key, params, self.lora), lm.trainable.PATTERNS["factors"]
-        select = pattern if self.last is None else lm.trainable.last_layers(self.last, pattern)
         try:
+            if self.lora is not None:
+                params = lm.lora.init(key, params, self.lora, pattern=".")
+                pattern = lm.trainable.PATTERNS["factors"]
+            select = pattern if self.last is None else lm.trainable.last_layers(self.last, pattern)
             return lm.trainable.split(params, [select, "^value/"])
         except ValueError as error:
             raise Refusal(f"train: {error}") from error
 
     def adam(self, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-        """Adam, with the penalty on the change from where it begins if there is one."""
+        """Adam, in its metric the penalty on the change from where it begins, if there is one."""
         if self.sparse is None:
             return optax.adam(learning_rate)
         return transforms.proximal_adam(learning_rate, penalties.l1(self.sparse), anchored=True)
@@ -71,17 +71,40 @@ def parse(text: str) -> Choice:
     return Choice(**found)
 
 
-def changed(start: Any, trained: Any) -> int:
-    """The number of weights that differ from where they began, bit for bit."""
-    counts = jax.tree.map(lambda one, other: jnp.sum(one != other), start, trained)
-    return sum(map(int, jax.tree.leaves(counts)))
+def save(
+    folder: pathlib.Path, name: str, model: lm.Pretrained, params: Any, choice: Choice, whole: bool = True
+) -> dict[str, int]:
+    """Writes what was trained, an adapter of PEFT or a sparse delta, and the whole model; bytes of each.
+
+    Args:
+      folder: of the run; what a run that was stopped while writing has left is written anew.
+      name: of the model as it began.
+      params: `lm.trainable.merge` of what was trained; a value head of theirs is left out.
+      whole: also write the model where there is an adapter or a delta.
+    """
+    params = {part: x for part, x in params.items() if part != "value"}
+    model = model._replace(config=dataclasses.replace(model.config, value_head=False))
+    paths = {}
+    if choice.lora is not None:
+        try:
+            lm.lora.save(_empty(folder / "adapter"), params, model.config, name)
+            paths["adapter"] = folder / "adapter"
+        except ValueError as error:  # PEFT has no such factors for some architectures
+            print(f"{error} Written is the whole model instead.")
+        params = lm.lora.merge(params)
+    if choice.sparse is not None:
+        paths["delta"] = folder / "delta.safetensors"
+        start = {part: x for part, x in model.params.items() if part != "value"}
+        lm.delta.save(paths["delta"], start, params)
+    if whole or not paths:
+        paths["model"] = _empty(folder / "model")
+        lm.save(paths["model"], model._replace(params=params))
+    files = lambda path: [path] if path.is_file() else [*path.iterdir()]
+    return {name: sum(file.stat().st_size for file in files(path)) for name, path in paths.items()}
 
 
-def save(folder: pathlib.Path, model: lm.Pretrained, trained: Any, frozen: Any) -> None:
-    """Writes the trained model as a folder that transformers opens."""
-    params = {k: v for k, v in lm.lora.merge(lm.trainable.merge(trained, frozen)).items() if k != "value"}
-    config = dataclasses.replace(model.config, value_head=False)
-    try:
-        lm.save(folder, model._replace(params=params, config=config))
-    except ImportError as error:
-        raise Refusal(str(error)) from error
+def _empty(folder):
+    if folder.is_dir():
+        for file in folder.iterdir():
+            file.unlink()
+    return folder

