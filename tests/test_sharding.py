@@ -1,11 +1,13 @@
 """Meshes and specs, and programs on four devices: each does its share, and the numbers are those of one."""
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from proxlm import sharding
@@ -56,3 +58,33 @@ def test_four_devices_share_the_work(amount):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["train_lm", "reinforce"])
+def test_an_experiment_on_two_devices_has_the_numbers_of_one(experiment, tmp_path):
+    def losses(name, *options):
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                f"experiments.{experiment}",
+                "--smoke",
+                "--runs",
+                str(tmp_path / name),
+                *options,
+            ],
+            cwd=pathlib.Path(__file__).parents[1],
+            env=os.environ
+            | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"},
+            check=True,
+            capture_output=True,
+        )
+        (log,) = (tmp_path / name).glob("*/2*/metrics.jsonl")
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        return [row[key] for row in rows for key in ("loss", "entropy") if key in row]
+
+    alone = losses("one")
+    assert alone
+    for axes in ("data=-1", "fsdp=2"):
+        np.testing.assert_allclose(losses(axes, "--mesh", axes), alone, rtol=1e-5)

@@ -133,6 +133,13 @@ BAD = {
         ({"recipes": ("gppo",)}, "recipes must be one of .*, got 'gppo'"),
         ({"batch": 12}, "batch"),
     ],
+    "reinforce": [
+        ({"train": "some"}, "train must be words such as \"all\", .*, got 'some'"),
+        ({"prompt": "shots"}, 'prompt must be "chat", or "shots:4" .*, got \'shots\''),
+        ({"recipe": "gppo"}, "recipe must be one of .*, got 'gppo'"),
+        ({"group": 1}, "group must be a number ≥ 2, got 1"),
+        ({"temperature": 0.0}, "temperature must be a number > 0"),
+    ],
 }
 
 

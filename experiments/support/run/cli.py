@@ -14,6 +14,7 @@ import tyro
 from experiments.support import Refusal
 from experiments.support.data import corpora
 from experiments.support.run import configs, runs, stages, stopping
+from proxlm import sharding
 
 REMEDY = "What was saved is whole: mend this and go on with --resume"
 
@@ -39,7 +40,8 @@ def start(
     """
     config = config_of(main)() if config is None else config
     config = configs.smoke(config) if options.smoke else config
-    with quick_compilation(options.smoke), runs.opened(name_of(main), config, options) as opened:
+    devices = over_devices(options.mesh)
+    with devices, quick_compilation(options.smoke), runs.opened(name_of(main), config, options) as opened:
         print(f"{'SMOKE run' if options.smoke else 'run'}: {opened.path}", flush=True)
         return main(config, opened)
 
@@ -68,6 +70,20 @@ def call(command: Callable[..., Any], name: str, description: str | None) -> Non
     except stopping.Stopped as stop:
         print(f"\n{name}: stopped; go on with --resume", file=sys.stderr)
         sys.exit(128 + stop.args[0])
+
+
+def over_devices(axes: str) -> contextlib.AbstractContextManager[Any]:
+    """Sets the mesh over which training loops divide their work; nothing if there is none.
+
+    Raises:
+      Refusal: the axes are not known, or do not multiply to the devices.
+    """
+    if not axes:
+        return contextlib.nullcontext()
+    try:
+        return jax.set_mesh(sharding.make_mesh(axes))
+    except ValueError as error:
+        raise Refusal(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ class Options:
     runs: str = "runs"  # the folder of all runs
     # the folder of fetched texts
     data: Annotated[str, tyro.conf.arg(name="wheels")] = str(corpora.WHEELS)
+    mesh: str = ""  # axes over all devices, such as data=-1 or data=2,fsdp=4; empty: one device
     track: Literal["none", "tensorboard", "wandb"] = "none"  # where metrics go beside metrics.jsonl
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.support import Refusal
 from experiments.support.run import files, runs, stopping
-from proxlm import checkpoint, settings
+from proxlm import checkpoint, settings, sharding
 
 _CONFIG, _DONE = "config.json", "DONE"
 
@@ -102,6 +102,8 @@ def run_chunks(
             f"num_chunks={num_chunks}, but {checkpoint_folder} holds a checkpoint after {start};"
             " ask for as many chunks at least, or use another folder."
         )
+    if not (mesh := jax.sharding.get_mesh()).empty:
+        state = sharding.put(state, mesh)
     if start:
         state = restore(checkpoint_folder, state, owner)
     for index in range(start, num_chunks):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm import _validation
+from proxlm import _validation, sharding
 from proxlm.policy import protocols
 from proxlm.policy._configuration.config import PPOConfig, check_parts
 from proxlm.policy._configuration.partials import partial
@@ -99,6 +99,7 @@ def make_collect_and_learn(
 
     def collect(state, key, prompts):
         prompts_lib.check(prompts)
+        prompts = sharding.rows(prompts)
         samples = grouping.grouped(actor, config.group_size).sample(key, state.params, prompts)
         # here already, so that a slow reward is not waited for in vain
         checks.check_batch(samples.tokens.shape[0], config)
@@ -109,6 +110,7 @@ def make_collect_and_learn(
 
     def learn(state, key, samples, rewards):
         rewards = judging.as_arrays(rewards, samples.response_mask, jnp)
+        samples = sharding.rows(samples)
         learnt_from, summary = experience.prepare(state, samples, rewards, actor, config)
         params, opt_state, report = update.run(state, learnt_from, key, actor, optimizer, config, auxiliary)
         kl_coef = update.adapt_kl_coef(state.kl_coef, summary.kl, learnt_from.mask.shape[0], config)
