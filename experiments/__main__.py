@@ -39,6 +39,7 @@ EXPERIMENTS = {
     "sentiment": Experiment("PPO teaches a language model to like films", "9", "P(positive) 0.48 → 0.93"),
     "train_lm": Experiment("a language model from a text file", "1½", "1.68 nats per character"),
     "reinforce": Experiment("your model on your task, as SmolLM2 on sums", "10", "44 → 74 % right, held out"),
+    "finetune": Experiment("a pretrained model on a file of yours", "2", "0 → 22 of 24 dates right"),
     "text_classification": Experiment("three corpora against naive Bayes", "20", "79.9 → 86.3 % right"),
     "translation": Experiment("archaic to modern English, by PPO on chrF", "5", "chrF 71.8 → 73.2"),
     "question_answering": Experiment(
@@ -62,7 +63,6 @@ EXPERIMENTS = {
     ),
     "identification": Experiment("which method ends with the right zeros", "4", "0.2 false of 100"),
     "lasso_path": Experiment("words of reviews along an ℓ1 path", "1", "accuracy 0.855 with 547 words"),
-    "finetune": Experiment("a pretrained model on a file of yours", "2", "0 → 22 of 24 dates right"),
     "generate": Experiment("text from a trained model or SmolLM2", "¼", "32 tokens per second"),
     "gradient_flow": Experiment("vanishing and exploding gradients, and cures", "1", "ratio 1e-10 → 1.0"),
     "initialisation": Experiment("six schemes of initialisation, three depths", "1", "Glorot: 100, 6, 0 %"),
