@@ -7,7 +7,7 @@ import pytest
 
 from proxlm import penalties as p
 from tests.arrays import normal
-from tests.penalties.penalty_case import Case, ramp
+from tests.penalties.penalty_case import Case, compiled, ramp
 
 MATRIX = np.asarray(normal(20, (6, 12)))
 OFFSET = np.abs(np.asarray(normal(21, (6,))))
@@ -61,6 +61,12 @@ def test_doubly_stochastic_matrices():
     prices = np.linalg.lstsq(design, gap[live], rcond=None)[0]
     np.testing.assert_allclose(design @ prices, gap[live], atol=1e-5)
     np.testing.assert_allclose(jnp.sum(back(jnp.ones((5, 5)))[0]), 0.0, atol=1e-4)  # sums stay
+
+
+@pytest.mark.slow
+def test_doubly_stochastic_matrices_obey_every_law():
+    report = p.check(compiled(p.birkhoff()), normal(0, (3, 3)), step_size=0.6, is_set=True)
+    assert report.passed, f"\n{report}"
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def _project(x, rows, columns):
     going = lambda state: (state[0] < MOST_STEPS) & (jnp.max(jnp.abs(state[2])) > rounding)
     _, u, _ = jax.lax.while_loop(going, advance, (0, u, slope(*held, u)))
     # Where the live entries fall into several blocks, the prices of a block are known up to a number, and
-    # others may be 0 up to rounding.
-    live = plan(held[0], u) > 4 * rounding
+    # others may be 0 up to rounding. A NaN is live, and spoils the result.
+    live = ~(plan(held[0], u) <= 4 * rounding)
     inverse = jnp.linalg.pinv(hessian(live), rtol=1e-4 / (m + n), hermitian=True)
     return jnp.where(live, plan(x, u - inverse @ slope(jnp.where(live, x, held[0]), rows, columns, u)), 0.0)
