@@ -30,6 +30,9 @@ __all__ = [
     "init",
     "local_rows",
     "make_mesh",
+    "of_rows",
+    "own_numbers",
+    "own_rows",
     "pieces",
     "put",
     "replicated",
@@ -185,6 +188,46 @@ def local_rows(tree: Tree, mesh: Mesh) -> Tree:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
 
 
+def own_rows(tree: Tree) -> Tree:
+    """The rows that this process holds of a batch of all processes, as NumPy.
+
+    >>> own_rows(jax.numpy.ones((2, 3))).shape
+    (2, 3)
+    """
+
+    def held(x):
+        if getattr(x, "is_fully_addressable", True):
+            return np.asarray(jax.device_get(x))
+        return np.concatenate([np.asarray(shard.data) for shard in _own_shards(x)])
+
+    return jax.tree.map(held, tree)
+
+
+def own_numbers(x: jax.Array) -> np.ndarray:
+    """The numbers of the rows of `own_rows`.
+
+    >>> own_numbers(jax.numpy.ones((2, 3))).tolist()
+    [0, 1]
+    """
+    numbers = np.arange(len(x))
+    if x.is_fully_addressable:
+        return numbers
+    return np.concatenate([numbers[shard.index[0]] for shard in _own_shards(x)])
+
+
+def of_rows(values: Tree, like: jax.Array) -> Tree:
+    """What each process says of its `own_rows` of an array, as arrays with the rows of all processes.
+
+    >>> of_rows(np.ones(2), jax.numpy.ones((2, 3))).shape
+    (2,)
+    """
+    if like.is_fully_addressable or like.is_fully_replicated:
+        return values
+    assert isinstance(like.sharding, NamedSharding)
+    place = NamedSharding(like.sharding.mesh, PartitionSpec(*like.sharding.spec[:1]))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), values)
+
+
 def rows(tree: Tree) -> Tree:
     """Pins the first axis of each leaf to `data` and `fsdp` of the mesh that is set, inside jit.
 
@@ -221,6 +264,12 @@ def whole(tree: Tree) -> Tree:
         return jax.lax.with_sharding_constraint(x, kept)
 
     return _tree_paths.map_with_path(pin, tree)
+
+
+def _own_shards(x):
+    """One shard on this process for each of its runs of rows, in order."""
+    shards = {shard.index[0].start or 0: shard for shard in x.addressable_shards}
+    return [shards[start] for start in sorted(shards)]
 
 
 def _pinned(tree, axis):

@@ -106,7 +106,7 @@ def make_collect_and_learn(
         if config.greedy_baseline and actor.greedy is not None:
             greedy = actor.greedy(state.params, prompts)
             samples = jax.tree.map(lambda *rows: jnp.concatenate(rows), samples, greedy)
-        return samples
+        return sharding.rows(samples)
 
     def learn(state, key, samples, rewards):
         rewards = judging.as_arrays(rewards, samples.response_mask, jnp)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from proxlm import _validation
+from proxlm import _validation, sharding
 from proxlm.policy import protocols
 from proxlm.policy._configuration.config import PPOConfig
 from proxlm.policy._iteration import checks, judging
@@ -134,10 +134,16 @@ def host_parts(
         return collect(state, key_sample, prompts_lib.arrays_of(asked)), asked
 
     def judge(samples, asked):
-        host = jax.device_get(samples)
+        tokens, host = samples.tokens, sharding.own_rows(samples)
+        about = jax.device_get(prompts_lib.for_reward(asked, config))
+        if len(host.tokens) < len(tokens):  # the others are those of other processes
+            rows = sharding.own_numbers(tokens)
+            of_list = lambda x: [x[i] for i in rows] if isinstance(x, list) else x[rows]
+            about = jax.tree.map(of_list, about, is_leaf=lambda x: isinstance(x, list))
         if finish is not None:
-            samples = host = finish(host)
-        rewards = reward(host, *jax.device_get(prompts_lib.for_reward(asked, config)))
-        return samples, judging.as_arrays(rewards, host.response_mask, np)
+            host = finish(host)
+            samples = sharding.of_rows(host, tokens)
+        rewards = judging.as_arrays(reward(host, *about), host.response_mask, np)
+        return samples, sharding.of_rows(rewards, tokens)
 
     return sample, judge, learn
