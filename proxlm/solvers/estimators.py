@@ -196,7 +196,8 @@ class Classifier(ClassifierMixin, _LinearModel):
 
     def predict(self, X: Any) -> np.ndarray:
         """The more probable class of each row, [n]."""
-        return self.classes_[(self._eta(X) > 0).astype(int)]
+        second = self._eta(X) > 0
+        return self.classes_[second.astype(int)]
 
     def _encode(self, y):
         kind = type_of_target(y, input_name="y", raise_unknown=True)
