@@ -23,6 +23,7 @@ class Actor(NamedTuple):
     score: Any
     reference: Any
     final_values: Any
+    greedy: Any = None
 
 
 def move(state, push):

@@ -144,7 +144,7 @@ def embed(params: Params, tokens: jax.Array, config: ModelConfig, positions: jax
     (10, 8)
     """
     tokens = jnp.asarray(tokens)
-    table = sharding.whole({"embedding": params["embedding"]})["embedding"]["kernel"]
+    table = jnp.asarray(sharding.whole({"embedding": params["embedding"]})["embedding"]["kernel"])
     tokens = jnp.where(tokens < 0, config.vocab_size, tokens)  # JAX would count them from the end
     x = table.at[tokens.reshape(-1)].get(mode="fill", fill_value=jnp.nan).astype(config.compute_dtype)
     if config.embedding_scale is not None:

@@ -1,6 +1,7 @@
 """Responses that end at a string, on the host."""
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def stop_at(
         raise _validation.invalid(
             "stop_strings", stop_strings, "strings of a character or more", "", "stop_at"
         )
-    host = Samples(*(np.array(x) for x in samples))
+    host: list[Any] = [np.array(x) for x in samples]
     tokens, mask, log_probs, response_mask, ended = host
     width = response_mask.shape[1]
     for row, real in enumerate(response_mask):
@@ -45,4 +46,4 @@ def stop_at(
             beyond = np.flatnonzero(real)[length:]
             response_mask[row, beyond] = mask[row, beyond - width] = False
             tokens[row, beyond - width], log_probs[row, beyond], ended[row] = 0, 0.0, True
-    return host
+    return Samples(*host)

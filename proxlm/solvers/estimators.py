@@ -125,8 +125,8 @@ class _LinearModel(BaseEstimator):
 
     def _eta(self, X):
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        return X @ self.coef_ + self.intercept_
+        rows: Any = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return rows @ self.coef_ + self.intercept_
 
 
 class Regressor(RegressorMixin, _LinearModel):

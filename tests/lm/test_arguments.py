@@ -106,3 +106,15 @@ def test_explicit_axes_of_a_mesh_are_refused_with_the_remedy():
         for params, tokens in ((PARAMS, place(TOKENS)), (jax.tree.map(place, PARAMS), TOKENS)):
             with pytest.raises(ValueError, match=r"over axes of AxisType\.Auto, got .* Write jax\.make_mesh"):
                 apply(params, tokens, CONFIG)
+
+
+def test_parameters_of_numpy_are_closed_over_inside_jit():
+    config = lm.ModelConfig(5, num_layers=1, width=4, num_heads=1)
+    params = jax.tree.map(np.asarray, lm.init(jax.random.key(0), config))
+    calls = (
+        lambda tokens: lm.apply(params, tokens, config),
+        lambda tokens: lm.score(params, tokens, config),
+        lambda tokens: lm.sample(jax.random.key(0), params, tokens, config, 2),
+    )
+    for call in calls:
+        assert jax.eval_shape(call, jnp.zeros((1, 3), int)) is not None

@@ -1,7 +1,7 @@
 """The state of policy optimisation, and the two halves of an iteration around the reward."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -62,9 +62,8 @@ def init(
         remedy = "Give the config a KL."
         raise _validation.invalid("ref_params", type(ref_params), "None with kl=None", remedy, "ppo.init")
     # a module whose arrays are parameters may be callable, too
-    reference: Any = ref_params
-    if callable(reference) and jax.tree_util.all_leaves([reference]):
-        reference = partial(reference)
+    is_function = callable(ref_params) and jax.tree_util.all_leaves([ref_params])
+    reference = cast(Any, partial(cast(Any, ref_params)) if is_function else ref_params)
     measured = config.kl is not None and plain(config.kl, "coef").get("coef") != 0
     if measured and reference is None:
         reference = jax.tree.map(jnp.copy, params)

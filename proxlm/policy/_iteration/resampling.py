@@ -28,6 +28,6 @@ def better(old: tuple[Any, Any], new: tuple[Any, Any], config: PPOConfig) -> tup
 
 def until_varied(draw: Any, key: jax.Array, first: tuple[Any, Any], config: PPOConfig) -> tuple[Any, Any]:
     """Draws of `draw(key) -> (samples, rewards)` after the first one, merged, inside jit."""
-    goes_on = lambda carry: (carry[0] < config.max_draws) & ~jnp.all(varies(*carry[1], config))
+    goes_on = lambda carry: (carry[0] < config.max_draws) & ~jnp.all(varies(carry[1][0], carry[1][1], config))
     again = lambda carry: (carry[0] + 1, better(carry[1], draw(jax.random.fold_in(key, carry[0])), config))
     return jax.lax.while_loop(goes_on, again, (jnp.int32(1), first))[1]
