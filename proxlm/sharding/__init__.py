@@ -1,0 +1,43 @@
+"""Arrays over several devices: a mesh from one line, a table from paths to specs, and pins inside jit.
+
+    mesh = sharding.make_mesh("data=2,fsdp=4")
+    with jax.set_mesh(mesh):
+        state = sharding.put(ppo.init(params, optimizer, config), mesh)
+        state, metrics = jax.jit(step, donate_argnums=0)(state, key)
+
+JAX's partitioner does the rest. The axes are
+- `data`: rows of a batch; every device holds all weights;
+- `fsdp`: rows of a batch, and the weights are cut too and gathered where a layer needs them;
+- `model`: heads, hidden neurons and vocabulary;
+- `seeds`: the axis of a `vmap` over seeds, on which nothing here is placed.
+
+`rows`, `pieces` and `whole` stand in the training loops and in the model; they are the identity where no
+mesh is set. Without one, or on one device, a program is what it would be without this module.
+
+- `make_mesh`, `AXES`: the mesh
+- `spec`, `shardings`, `replicated`: where a leaf of a state lies, by its path
+- `put`, `init`: a state placed, or made, in its shards
+- `rows`, `pieces`, `whole`: pins inside jit
+- `local_rows`, `own_rows`, `own_numbers`, `of_rows`: batches of which each process has a part
+"""
+
+from proxlm.sharding._mesh import AXES, make_mesh
+from proxlm.sharding._rows import local_rows, of_rows, own_numbers, own_rows, pieces, rows
+from proxlm.sharding._specs import init, put, replicated, shardings, spec, whole
+
+__all__ = [
+    "AXES",
+    "init",
+    "local_rows",
+    "make_mesh",
+    "of_rows",
+    "own_numbers",
+    "own_rows",
+    "pieces",
+    "put",
+    "replicated",
+    "rows",
+    "shardings",
+    "spec",
+    "whole",
+]
