@@ -72,11 +72,16 @@ KINDS = {"window": 4, "window_layers": (True, False), "rope_layers": (True, Fals
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [KINDS | {"num_layers": 2}, pytest.param({"positions": "learned"}, marks=pytest.mark.slow)],
-    ids=["kinds", "learned"],
+    ("changes", "masked"),
+    [
+        (KINDS, True),
+        pytest.param(KINDS, False, marks=pytest.mark.slow),
+        pytest.param({"positions": "learned"}, True, marks=pytest.mark.slow),
+        pytest.param({"positions": "learned"}, False, marks=pytest.mark.slow),
+    ],
+    ids=["kinds", "kinds, no mask", "learned", "learned, no mask"],
 )
-def test_answers_behind_one_prompt_score_as_by_themselves(changes):
+def test_answers_behind_one_prompt_score_as_by_themselves(changes, masked):
     config = dataclasses.replace(CONFIG, **changes)
     params, rng = rough(config), np.random.default_rng(1)
     tokens = np.concatenate([TOKENS[:2, :5].repeat(3, 0), rng.integers(0, 17, (6, 4))], axis=1)
@@ -98,9 +103,8 @@ def test_answers_behind_one_prompt_score_as_by_themselves(changes):
         tokens_in = jnp.array(tokens)
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    for given in (jnp.array(mask), None):
-        together, alone = run(given, 3, True), run(given, 1, True)
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-4), together, alone)
+    together, alone = (run(jnp.array(mask) if masked else None, size, True) for size in (3, 1))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-4), together, alone)
 
 
 def test_rows_that_are_no_groups_are_refused():

@@ -58,21 +58,26 @@ def cost(select, config):
     return compiled.cost_analysis()["flops"], memory.temp_size_in_bytes + memory.output_size_in_bytes
 
 
-def test_what_is_frozen_costs_no_gradient():
+@pytest.mark.parametrize(
+    ("select", "share"),
+    [
+        pytest.param(trainable.last_layers(1), (2 + 1 + 1) / 6, marks=pytest.mark.slow),
+        pytest.param(trainable.PATTERNS["norms"], (2 + 2 + 0) / 6, marks=pytest.mark.slow),
+        (trainable.last_layers(1, "mlp/"), (2 + 1 / 4 + 3 / 4) / 6),  # the stream ends within the MLP
+    ],
+    ids=["layer", "norms", "mlp"],
+)
+def test_what_is_frozen_costs_no_gradient(select, share):
     """Products of N tokens with the kernels: 2NP forwards, 2NP for the stream and 2NP for kernels."""
     config = lm.ModelConfig(16, num_layers=2, width=64, num_heads=1, hidden_width=256)
     everything, memory = cost(".", config)
-    for select, share in (
-        (trainable.last_layers(1), (2 + 1 + 1) / 6),
-        (trainable.PATTERNS["norms"], (2 + 2 + 0) / 6),
-        (trainable.last_layers(1, "mlp/"), (2 + 1 / 4 + 3 / 4) / 6),  # the stream ends within the MLP
-    ):
-        operations, of_part = cost(select, config)
-        # the attention's own products and what is no product are left to the tolerance
-        assert operations / everything == pytest.approx(share, rel=0.12)
-        assert memory - of_part > 0.9 * 4 * lm.num_params(config) / 2  # no gradient of at least the half
+    operations, of_part = cost(select, config)
+    # the attention's own products and what is no product are left to the tolerance
+    assert operations / everything == pytest.approx(share, rel=0.12)
+    assert memory - of_part > 0.9 * 4 * lm.num_params(config) / 2  # no gradient of at least the half
 
 
+@pytest.mark.slow
 def test_layers_in_a_loop_have_no_gradient_in_memory_either():
     config = lm.ModelConfig(16, num_layers=4, width=64, num_heads=1, hidden_width=256, unroll=1)
     (_, whole), (_, of_part) = cost(".", config), cost(trainable.last_layers(1), config)

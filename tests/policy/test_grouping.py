@@ -40,7 +40,7 @@ ALONE = ACTOR._replace(
 )
 
 
-def iterate(actor, **overrides):
+def iterate(actor, run=lambda step, *args: jax.jit(step)(*args), **overrides):
     config = recipes.make("grpo", group_size=GROUP, num_epochs=2, **overrides)
     # two prompts of different length
     tokens, mask = (
@@ -50,23 +50,31 @@ def iterate(actor, **overrides):
     prompts = lambda key: lm.Prompts(tokens, mask)
     reward = lambda samples: jnp.sum((samples.tokens[:, 3:] == 2) & samples.response_mask, axis=1) * 1.0
     optimizer = optax.sgd(0.3)
-    step = jax.jit(ppo.make_step(actor, reward, prompts, optimizer, config))
-    return step(ppo.init(PARAMS, optimizer, config, PARAMS), jax.random.key(1))
+    step = ppo.make_step(actor, reward, prompts, optimizer, config)
+    return run(step, ppo.init(PARAMS, optimizer, config, PARAMS), jax.random.key(1))
 
 
-@pytest.mark.parametrize(
+CASES = pytest.mark.parametrize(
     "overrides",
     [{"num_minibatches": 2, "whole_groups": True}, {"num_minibatches": 1, "num_microbatches": 2}],
     ids=["whole groups", "one minibatch"],
 )
-def test_an_actor_that_shares_prompts_learns_what_another_does(overrides):
+
+
+@CASES
+def test_an_actor_that_shares_prompts_runs_them_once_a_group(overrides):
     seen: list = []
-    shared, metrics = iterate(watching(seen), **overrides)
+    iterate(watching(seen), jax.eval_shape, **overrides)
     assert ("sample", 4, 3) in seen and ("score", 6, 3) in seen
     rows = 12 if overrides["num_minibatches"] == 2 else 6  # before the update, in slices or not
     assert ("reference", rows, 3) in seen and {size for _, _, size in seen} == {3}
+
+
+@pytest.mark.slow
+@CASES
+def test_an_actor_that_shares_prompts_learns_what_another_does(overrides):
     # alone, one minibatch is shuffled row by row, which changes the order of sums
-    alone, expected = iterate(ALONE, **overrides)
+    (shared, metrics), (alone, expected) = (iterate(actor, **overrides) for actor in (ACTOR, ALONE))
     assert metrics.reward == expected.reward and metrics.first_ratio_error < 1e-5
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5), shared.params, alone.params)
     moved = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), shared.params, PARAMS)
@@ -75,11 +83,11 @@ def test_an_actor_that_shares_prompts_learns_what_another_does(overrides):
 
 def test_groups_that_do_not_divide_are_scored_row_by_row():
     seen: list = []
-    iterate(watching(seen), num_minibatches=6)
+    iterate(watching(seen), jax.eval_shape, num_minibatches=6)
     assert {("sample", 4, 3), ("score", 12, 3), ("score", 2, 1)} <= set(seen)
     with pytest.raises(
         ValueError, match="num_microbatches=1 of whole groups of 3: expected a multiple of 18"
     ):
-        iterate(ACTOR, num_minibatches=6, whole_groups=True)
+        iterate(ACTOR, jax.eval_shape, num_minibatches=6, whole_groups=True)
     with pytest.raises(ValueError, match="whole_groups must be False with group_size=1 or num_minibatches=1"):
         recipes.make("ppo", whole_groups=True)
