@@ -13,11 +13,20 @@ from proxlm import penalties, solvers
 ALGORITHMS = "GradientDescent", "ProximalGradient", "LBFGS", "BFGS", "NonlinearCG"
 
 
+class Stats(NamedTuple):
+    """The fields of NeMoS's OptimizationInfo, which is no pytree in 0.2.8."""
+
+    function_val: jax.Array
+    num_steps: jax.Array
+    converged: jax.Array
+    reached_max_steps: jax.Array
+
+
 class State(NamedTuple):
     """The solver's state, and what NeMoS reads of it."""
 
     solver: Any
-    stats: Any
+    stats: Stats
 
 
 class Proximal(registry.AbstractSolver):
@@ -57,14 +66,14 @@ class Proximal(registry.AbstractSolver):
         return {"tol", "maxiter", "stepsize", "rule"}
 
     def get_optim_info(self, state):
-        return jax.tree.map(lambda leaf: leaf.item(), state.stats)
+        return registry.OptimizationInfo(*(number.item() for number in state.stats))
 
     _get_optim_info = get_optim_info  # the name after NeMoS 0.2.8
 
     def _state(self, solver):
         steps, value = solver.iterations, solver.moving.point.total
         converged = (solver.status == 0) | (solver.status == 3)  # 3: to the precision of the dtype
-        return State(solver, registry.OptimizationInfo(value, steps, converged, steps == self.maxiter))
+        return State(solver, Stats(value, steps, converged, steps == self.maxiter))
 
 
 class Smooth(Proximal):
