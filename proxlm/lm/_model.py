@@ -128,7 +128,7 @@ def _draw(parts, key):
 
 def _constant(part, shape, config):
     start = 1.0 if part == "scale" and config.norm != "rms_plus_one" else 0.0
-    return lambda key: jnp.full(shape, start)
+    return lambda key: jnp.full(shape, start, float)
 
 
 def _init_blocks(key, config):

@@ -441,3 +441,8 @@ def test_a_head_that_is_not_there_is_refused():
         jax.eval_shape(lambda: lm.apply(params, TOKENS, critic))
     with pytest.raises(ValueError, match=r"value_head must be True, got False\. .* value_head=True"):
         lm.values(params, np.ones((1, 16), np.float32), CONFIG)
+
+
+def test_parameters_have_types_that_a_training_step_does_not_change():
+    params = jax.eval_shape(functools.partial(lm.init, config=lm.ModelConfig(8, width=8)), jax.random.key(0))
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(params))
