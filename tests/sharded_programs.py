@@ -64,7 +64,6 @@ def agrees(name, function, state, data):
 if __name__ == "__main__":
     assert len(jax.devices()) == 4
     if sys.argv[1:] == ["quick"]:
-        divides("data=4", "policy", *policy(1))
         divides("data=2,fsdp=2", "supervised in 4", *supervised(4))
         sys.exit()
     for make in (supervised, policy):
