@@ -62,18 +62,19 @@ def score(params, episodes, full=False):
     return lm.Scores(picked, -jnp.sum(jnp.exp(log_probs) * log_probs, -1), values)
 
 
-def main(iterations=60):
+def main(iterations=80, seed=2):
     shapes = {"in": (4, 64), "hidden": (64, 64), "out": (64, 2), "value": (64,)}
     scales, keys = (0.5, 0.12, 0.01, 0.01), jax.random.split(jax.random.key(0), 4)
     params = {n: s * jax.random.normal(k, shapes[n]) for n, s, k in zip(shapes, scales, keys, strict=True)}
     actor = Actor(sample, score, score, lambda p, rows: heads(p, rows.observations[:, -1])[1])
     config = recipes.make("ppo", kl=None, discount=0.99, bootstrap=True, value_clip=None, value_coef=0.5)
-    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(3e-3))
+    rate = optax.linear_schedule(3e-3, 0.0, iterations * config.num_epochs * config.num_minibatches)
+    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate))
     prompts = lambda key: lm.Prompts(jnp.zeros((32, 1), jnp.int32))
     reward = lambda episodes: episodes.response_mask * 1.0  # 1 a step: the reward is the length
     step = ppo.make_step(actor, reward, prompts, optimizer, config)
     state = ppo.init(params, optimizer, config)
-    return jax.lax.scan(step, state, jax.random.split(jax.random.key(1), iterations))[1].reward
+    return jax.lax.scan(step, state, jax.random.split(jax.random.key(seed), iterations))[1].reward
 
 
 if __name__ == "__main__":
