@@ -31,7 +31,7 @@ OF_MODELS = ("flax", "gguf", "tokenizers")
 
 IMPORT_ALL = """
 import importlib, os, pkgutil
-import chex, flax.linen, jax, numpy, optax
+import chex, flax.linen, jax, numpy, optax, sklearn  # which may change what they will
 
 def settings():
     return dict(jax.config.values), dict(os.environ)
