@@ -32,7 +32,11 @@ def kinds(state: chex.ArrayTree) -> dict[str, str]:
 
 
 def as_array(leaf: Any) -> jax.Array | np.ndarray:
-    """A leaf as the numeric array that is written, once: what each process has for itself, by the first."""
+    """A leaf as the numeric array that is written, once: what each process has for itself, by the first.
+
+    >>> as_array(7), as_array(jax.random.key(0)).shape
+    (array(7), (2,))
+    """
     if _is_key(leaf):
         leaf = jax.random.key_data(leaf)
     if isinstance(leaf, jax.Array) and (jax.process_count() == 1 or not leaf.is_fully_addressable):
@@ -41,7 +45,11 @@ def as_array(leaf: Any) -> jax.Array | np.ndarray:
 
 
 def target(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
-    """The form in which a leaf is read: an array on the devices that `like` is committed to, else NumPy's."""
+    """The form in which a leaf is read: an array on the devices that `like` is committed to, else NumPy's.
+
+    >>> target(jnp.ones(3)).shape, target(2.0).dtype
+    ((3,), dtype('float64'))
+    """
     data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
     if _has_place(leaf):
         return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=leaf.sharding)
@@ -49,7 +57,11 @@ def target(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
 
 
 def as_leaf(value: Any, like: Any) -> Any:
-    """A restored array as its leaf in `like` was: Python number, NumPy, key, weak type, place."""
+    """A restored array as its leaf in `like` was: Python number, NumPy, key, weak type, place.
+
+    >>> as_leaf(np.array(7), like=0), as_leaf(np.ones(2), like=np.zeros(2))
+    (7, array([1., 1.]))
+    """
     if type(like) in _PYTHON_SCALARS:
         return type(like)(value)
     if isinstance(like, np.generic):

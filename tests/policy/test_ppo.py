@@ -311,7 +311,7 @@ def test_a_greedy_baseline_is_taken_off_every_token_of_the_answers_to_its_prompt
     off = np.asarray(own) - above
     paper = jax.vmap(returns.remax)(_prepare_rewards(own), jnp.asarray(off), sampled().response_mask)
     np.testing.assert_allclose(data.advantages, paper, atol=1e-5)
-    np.testing.assert_allclose(summary.reward, 4.5)
+    np.testing.assert_allclose(summary["reward"], 4.5)
     assert data.mask.shape[0] == BATCH
 
 
@@ -350,7 +350,7 @@ def test_a_greedy_answer_without_a_finite_reward_leaves_its_group_out():
     rewards = jnp.ones(BATCH + 2).at[BATCH].set(jnp.inf)
     config = recipes.make("ppo", group_size=4, greedy_baseline=True)
     data, summary = _prepare(config, with_greedy(4), rewards)
-    assert summary.invalid_rewards == 4
+    assert summary["invalid_rewards"] == 4
     assert not jnp.any(data.mask[:4]) and jnp.any(data.mask[4:], axis=1).all()
 
 
@@ -374,7 +374,7 @@ def test_the_penalty_for_a_missing_end_meets_unended_responses_alone():
     ended = np.array(data.samples.ended)
     assert 0 < ended.sum() < BATCH
     np.testing.assert_allclose(drop, np.where(ended, 0.0, 0.5), atol=1e-6)
-    assert same.reward == summary.reward
+    assert same["reward"] == summary["reward"]
 
 
 def test_whitened_rewards_have_variance_1_and_their_old_mean():
@@ -743,7 +743,7 @@ def test_cut_answers_can_leave_the_loss_and_stay_in_the_baseline():
     np.testing.assert_array_equal(data.mask, np.asarray(plain.mask) & ended[:, None])
     assert 0 < ended.sum() < BATCH
     for name in ("length", "ended", "reward", "kl"):
-        assert getattr(summary, name) == getattr(same, name)
+        assert summary[name] == same[name]
 
 
 @pytest.mark.parametrize("counts", [(3, 1), (4, 4), (2, 3)])

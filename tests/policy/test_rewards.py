@@ -109,12 +109,12 @@ def test_metrics_tell_lengths_by_outcome_and_groups_without_spread():
     given = np.array([1.0] * 4 + [1.0, 0.0, 0.0, NAN])
     config = recipes.make("dr_grpo", group_size=4, num_minibatches=1)
     summary = prepared(config, given)[1]
-    assert summary.groups_without_spread == 0.5
+    assert summary["groups_without_spread"] == 0.5
     above = given > np.nanmean(given)
-    np.testing.assert_allclose(summary.length_above, lengths[above].mean())
-    np.testing.assert_allclose(summary.length_below, lengths[5:7].mean())
-    np.testing.assert_allclose(summary.length_ended, lengths[np.asarray(sampled().ended)].mean())
-    np.testing.assert_allclose((summary.kl, summary.kl_k3), 0.0, atol=1e-6)
+    np.testing.assert_allclose(summary["length_above"], lengths[above].mean())
+    np.testing.assert_allclose(summary["length_below"], lengths[5:7].mean())
+    np.testing.assert_allclose(summary["length_ended"], lengths[np.asarray(sampled().ended)].mean())
+    np.testing.assert_allclose((summary["kl"], summary["kl_k3"]), 0.0, atol=1e-6)
 
 
 class Row(NamedTuple):

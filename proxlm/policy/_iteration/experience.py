@@ -40,7 +40,7 @@ class Experience(NamedTuple):
 
 def prepare(
     state: Any, samples: protocols.Samples, rewards: Any, actor: protocols.Actor, config: PPOConfig
-) -> tuple[Experience, metrics.Summary]:
+) -> tuple[Experience, dict[str, jax.Array]]:
     """Per-token rewards with the KL in them, values, advantages and returns.
 
     With a greedy baseline the samples of `actor.greedy` come after those of `actor.sample`.

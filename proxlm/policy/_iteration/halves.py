@@ -112,9 +112,9 @@ def make_collect_and_learn(
         samples = sharding.rows(samples)
         learnt_from, summary = experience.prepare(state, samples, rewards, actor, config)
         params, opt_state, report = update.run(state, learnt_from, key, actor, optimizer, config, auxiliary)
-        kl_coef = update.adapt_kl_coef(state.kl_coef, summary.kl, learnt_from.mask.shape[0], config)
-        report = report | {"kl_coef": state.kl_coef}
+        kl_coef = update.adapt_kl_coef(state.kl_coef, summary["kl"], learnt_from.mask.shape[0], config)
+        report = summary | report | {"kl_coef": state.kl_coef}
         state = PPOState(params, opt_state, state.ref_params, kl_coef, state.iteration + 1)
-        return state, metrics.join(summary, report)
+        return state, metrics.join(report)
 
     return collect, learn

@@ -54,6 +54,17 @@ def as_arrays(rewards: Any, mask: Any, library: Any) -> Any:
     return _array(rewards, mask, library, "reward")
 
 
+def groups_vary(total: jax.Array, group_size: int) -> jax.Array:
+    """Whether the judged rewards `[B]` of each group differ, bool `[B/G]`; NaN is not judged.
+
+    >>> groups_vary(jnp.array([1.0, 1.0, 0.0, 1.0, jnp.nan, 1.0]), 2).tolist()
+    [False, True, False]
+    """
+    judged = jnp.isfinite(total)
+    extreme = lambda reduce, fill: reduce(jnp.where(judged, total, fill).reshape(-1, group_size), axis=1)
+    return extreme(jnp.max, -jnp.inf) > extreme(jnp.min, jnp.inf)
+
+
 def judge(rewards: Any, mask: jax.Array, config: PPOConfig) -> Judgement:
     """Weighs and sums the rewards of responses with a mask `[B, R]`.
 

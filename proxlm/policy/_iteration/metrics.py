@@ -8,24 +8,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import aggregation, kl, protocols
-
-
-class Summary(NamedTuple):
-    """Scalars of what was sampled: the first part of `Metrics`; and means of rewards by name."""
-
-    reward: jax.Array
-    reward_std: jax.Array
-    kl: jax.Array
-    kl_k3: jax.Array
-    length: jax.Array
-    length_ended: jax.Array
-    length_above: jax.Array
-    length_below: jax.Array
-    ended: jax.Array
-    explained_variance: jax.Array
-    invalid_rewards: jax.Array
-    groups_without_spread: jax.Array
-    means: dict[str, jax.Array]
+from proxlm.policy._iteration import judging
 
 
 class Metrics(NamedTuple):
@@ -95,23 +78,28 @@ class Metrics(NamedTuple):
     finite: jax.Array
 
 
-def join(summary: Summary, report: dict[str, jax.Array]) -> Any:
-    """The metrics of an iteration, with a field `reward_<name>` for each named reward, sorted."""
-    means = summary.means
-    scalars = {name: x for name, x in summary._asdict().items() if name != "means"} | report
-    if not means:
-        return Metrics(**scalars)
+def join(scalars: dict[str, jax.Array]) -> Any:
+    """The metrics of an iteration; numbers that `Metrics` has no field for follow in further ones."""
+    named = tuple(name for name in scalars if name not in Metrics._fields)
+    return _with_fields(named)(**scalars) if named else Metrics(**scalars)
+
+
+def of_rewards(means: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """A number `reward_<name>` for each named reward, sorted; ValueError for one that is taken.
+
+    >>> list(of_rewards({"right": 1.0, "brief": 0.5}))
+    ['reward_brief', 'reward_right']
+    """
     named = {f"reward_{name}": mean for name, mean in sorted(means.items())}
-    return _with_fields(tuple(named))(**scalars, **named)
+    if taken := sorted(set(named) & set(Metrics._fields)):
+        remedy = f"The metrics have a {taken[0]} of their own: give it another name."
+        raise _validation.invalid("reward", taken[0].removeprefix("reward_"), "a new name", remedy)
+    return named
 
 
 @functools.cache
 def _with_fields(names: tuple[str, ...]) -> Any:
     """The type of metrics with further fields; the same one for the same names, as scans need it."""
-    taken = sorted(set(names) & set(Metrics._fields))
-    if taken:
-        remedy = f"The metrics have a {taken[0]} of their own: give it another name."
-        raise _validation.invalid("reward", taken[0].removeprefix("reward_"), "a new name", remedy)
     fields: Any = [(name, jax.Array) for name in (*Metrics._fields, *names)]
     return NamedTuple("Metrics", fields)
 
@@ -124,7 +112,7 @@ def summarise(
     explained_variance: jax.Array,
     group_size: int,
     means: dict[str, jax.Array],
-) -> Summary:
+) -> dict[str, jax.Array]:
     """Scalars of samples with rewards `[B]`, NaN where not judged, and log-ratios k1 `[B, R]` or None.
 
     Without `sound` parameters the rewards mean nothing.
@@ -135,7 +123,7 @@ def summarise(
     mean, variance = aggregation.masked_mean(rewards, valid), aggregation.masked_var(rewards, valid)
     above = valid & (rewards > mean)
     over = lambda rows: aggregation.masked_mean(lengths, rows)
-    return Summary(
+    scalars = dict(
         reward=jnp.where(known, mean, jnp.nan),
         reward_std=jnp.where(known, jnp.sqrt(variance), jnp.nan),
         kl=jnp.float32(jnp.nan) if log_ratio is None else _mean_of_sums(log_ratio, mask),
@@ -147,17 +135,16 @@ def summarise(
         ended=jnp.mean(samples.ended.astype(jnp.float32)),
         explained_variance=explained_variance,
         invalid_rewards=jnp.sum(~valid),
-        groups_without_spread=_without_spread(rewards, valid, group_size),
-        means=means,
+        groups_without_spread=_without_spread(rewards, group_size),
     )
+    return scalars | of_rewards(means)
 
 
-def _without_spread(rewards, valid, group_size):
+def _without_spread(rewards, group_size):
     """The share of groups whose valid rewards are all equal."""
     if group_size < 2:
         return jnp.float32(0.0)
-    extreme = lambda reduce, fill: reduce(jnp.where(valid, rewards, fill).reshape(-1, group_size), axis=1)
-    return jnp.mean(extreme(jnp.max, -jnp.inf) <= extreme(jnp.min, jnp.inf), dtype=jnp.float32)
+    return jnp.mean(~judging.groups_vary(rewards, group_size), dtype=jnp.float32)
 
 
 def _mean_of_sums(x, mask):

@@ -11,10 +11,8 @@ from proxlm.policy._iteration import judging
 
 def varies(samples: Any, rewards: Any, config: PPOConfig) -> jax.Array:
     """Whether the valid rewards of each group differ, bool `[B/G]`."""
-    total = judging.judge(rewards, samples.response_mask, config).total.reshape(-1, config.group_size)
-    valid = jnp.isfinite(total)
-    highest = jnp.max(jnp.where(valid, total, -jnp.inf), axis=1)
-    return highest > jnp.min(jnp.where(valid, total, jnp.inf), axis=1)
+    total = judging.judge(rewards, samples.response_mask, config).total
+    return judging.groups_vary(total, config.group_size)
 
 
 def better(old: tuple[Any, Any], new: tuple[Any, Any], config: PPOConfig) -> tuple[Any, Any]:

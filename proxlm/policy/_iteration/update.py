@@ -37,15 +37,13 @@ def run(
 ) -> tuple[optax.Params, optax.OptState, dict[str, jax.Array]]:
     """Epochs of freshly shuffled minibatches: `(params, opt_state, report)`, the report a dict of scalars."""
     batch = experience.mask.shape[0]
-    keys, updates = None, config.num_epochs * config.num_minibatches
+    keys = None
     if auxiliary is not None:
         key, key_auxiliary = jax.random.split(key)
-        keys = jax.random.split(key_auxiliary, updates)
+        keys = jax.random.split(key_auxiliary, config.num_epochs * config.num_minibatches)
     size = grouping.in_update(actor, batch, config)
     actor = grouping.grouped(actor, size)
-    shuffle = lambda key: jax.random.permutation(key, batch // size)
-    order = jax.vmap(shuffle)(jax.random.split(key, config.num_epochs))
-    rows = (order[:, :, None] * size + jnp.arange(size)[None, None]).reshape(updates, -1)
+    rows = _shuffled(key, batch, size, config)
     optimizer = optax.with_extra_args_support(optimizer)
 
     def attempt(carry, turn):
@@ -75,6 +73,14 @@ def run(
     report = _reduce(reports)
     losses_finite = jnp.isfinite(report["policy_loss"] + report["value_loss"])
     return params, opt_state, report | {"finite": all_finite(params) & losses_finite}
+
+
+def _shuffled(key, batch, size, config):
+    """Numbers of rows `[updates, rows]`, those of a group of `size` on end, in a new order each epoch."""
+    shuffle = lambda key: jax.random.permutation(key, batch // size)
+    order = jax.vmap(shuffle)(jax.random.split(key, config.num_epochs))
+    rows = order[:, :, None] * size + jnp.arange(size)[None, None]
+    return rows.reshape(config.num_epochs * config.num_minibatches, -1)
 
 
 def adapt_kl_coef(
