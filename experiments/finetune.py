@@ -23,6 +23,7 @@ import numpy as np
 import optax
 
 from experiments.support import Refusal
+from experiments.support.data import tokenization
 from experiments.support.finetune import examples, objectives
 from experiments.support.models import language_model, pretrained, trained_part
 from experiments.support.run import cli, configs, plots, runs, supervised, tables
@@ -107,7 +108,8 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     print(f"{sizes}; {count:,} weights trained", flush=True)
     evaluate = objectives.make_evaluate(loss, judged, frozen, config.batch)
     asked = held_out[: config.samples]
-    answer = objectives.make_answer(model, frozen, examples.prompts_of(asked), config.sample_length)
+    prompts = tokenization.left_padded([one.prompt for one in asked])
+    answer = objectives.make_answer(model, frozen, prompts, config.sample_length)
     before, first = answer(trained), evaluate(trained)["held_out_loss"]
     tuned = fit(run, loss, trained, frozen, data, evaluate, config)
     after, last = answer(tuned), evaluate(tuned)["held_out_loss"]

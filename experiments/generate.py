@@ -22,13 +22,14 @@ import tyro
 
 from experiments.support import Refusal
 from experiments.support.data import tokenization
+from experiments.support.models import pretrained
 from experiments.support.run import cli, configs, model_store, runs
 from proxlm import _validation, lm
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    checkpoint: str = model_store.SMOLLM2  # or the folder of a run that trained a language model
+    checkpoint: str = pretrained.SMOLLM2  # or the folder of a run that trained a language model
     prompt: str = "The capital of France is"  # the beginning of every text
     num_tokens: int = 64  # at most: a model may end its text
     samples: int = 1  # texts

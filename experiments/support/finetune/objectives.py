@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.support.data import tokenization
 from proxlm import lm, losses
 from proxlm.lm import trainable
 from proxlm.policy import losses as policy_losses
@@ -78,17 +79,14 @@ def make_answer(
     settings = lm.SamplingConfig(greedy=True, stop_token=model.stops or None)
     draw = functools.partial(lm.sample, config=model.config, num_tokens=num_tokens, sampling=settings)
     tokens, mask = map(jnp.asarray, prompts)
-    decode = getattr(model.tokenizer, "decode", str)
+    tokenizer: Any = model.tokenizer
 
     @jax.jit
     def sample(trained, frozen):
         return draw(jax.random.key(0), trainable.join(trained, frozen), tokens, prompt_mask=mask)
 
     def answer(trained):
-        samples = sample(trained, frozen)
-        texts = []
-        for row, is_valid in zip(samples.tokens[:, tokens.shape[1] :], samples.response_mask, strict=True):
-            texts.append(decode(np.asarray(row)[np.asarray(is_valid)].tolist()))
-        return texts
+        samples = jax.device_get(sample(trained, frozen))
+        return tokenization.decode(tokenizer, samples.tokens[:, tokens.shape[1] :], samples.response_mask)
 
     return answer

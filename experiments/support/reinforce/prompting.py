@@ -8,6 +8,7 @@ import numpy as np
 import tokenizers
 
 from experiments.support import Refusal
+from experiments.support.data import tokenization
 from experiments.support.reinforce.tasks import Problem
 from proxlm import _validation, lm
 
@@ -55,7 +56,7 @@ class Asker:
     def prompts(self, problems: Sequence[Problem]) -> lm.Prompts:
         """Tokens `[N, P]` of the questions, padded on the left."""
         rows = [self._tokens(problem.question) for problem in problems]
-        return lm.Prompts(*map(jnp.asarray, _padded(rows)))
+        return lm.Prompts(*map(jnp.asarray, tokenization.left_padded(rows)))
 
     def stops(self) -> tuple[int, ...]:
         """The tokens that end an answer: the model's, and every one with a line break after shots."""
@@ -68,8 +69,7 @@ class Asker:
 
     def answers(self, tokens: np.ndarray, mask: np.ndarray) -> list[str]:
         """The texts of responses `[B, R]`, their first lines after shots."""
-        rows = [row[kept].tolist() for row, kept in zip(tokens, mask, strict=True)]
-        texts = self.tokenizer.decode_batch(rows)
+        texts = tokenization.decode(self.tokenizer, tokens, mask)
         return [text.split("\n")[0].strip() if self.shown else text.strip() for text in texts]
 
     def _tokens(self, question):
@@ -77,12 +77,3 @@ class Asker:
             return self.model.chat([{"role": "user", "content": question}])
         solved = "".join(f"{p.question} {p.answer}\n" for p in self.shown)
         return self.tokenizer.encode(solved + question, add_special_tokens=False).ids
-
-
-def _padded(rows):
-    """Tokens and mask `[N, P]`, each row at the right end."""
-    length = max(map(len, rows))
-    tokens, mask = np.zeros((len(rows), length), np.int32), np.zeros((len(rows), length), bool)
-    for i, row in enumerate(rows):
-        tokens[i, length - len(row) :], mask[i, length - len(row) :] = row, True
-    return tokens, mask

