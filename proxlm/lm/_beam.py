@@ -12,7 +12,7 @@ from proxlm import _validation
 from proxlm._decoding import config as decoding
 from proxlm._decoding import rows
 from proxlm._decoding.config import SamplingConfig
-from proxlm.lm import _cache, _forward, _sampling
+from proxlm.lm import _cache, _forward, _places, _sampling
 from proxlm.lm._config import ModelConfig, Params
 
 
@@ -103,8 +103,8 @@ def beam_search(
         length=length,
         select=select,
         logits=logits,
-        places=_cache.places(many_mask, length, num_tokens, config),
-        valid=_cache.valid_columns(many_mask, length, length + num_tokens),
+        places=_places.places(many_mask, length, num_tokens, config),
+        valid=_places.valid_columns(many_mask, length, length + num_tokens),
     )
     cache = jax.tree.map(many, _cache.grow(cache, length + num_tokens))
     beams, _ = jax.lax.fori_loop(1, num_tokens, step, (beams, cache))
@@ -117,7 +117,7 @@ def _step(i, carry, *, params, config, length, select, logits, places, valid):
     batch, width, _ = beams.tokens.shape
     take = lambda x, at: jax.lax.dynamic_index_in_dim(x, at, axis=x.ndim - 1, keepdims=False)
     token = take(beams.tokens, i - 1).reshape(-1)
-    column, place = length + i - 1, _cache.at_step(places, i - 1)
+    column, place = length + i - 1, _places.at_step(places, i - 1)
     hidden, cache = _cache.decode(params, token, cache, column, place, valid, config)
     beams, parent = select(i, beams, logits(hidden))
     rows = (jnp.arange(batch)[:, None] * width + parent).reshape(-1)

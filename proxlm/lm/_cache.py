@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from proxlm.lm import _block, _config, _forward, _model, _rope, _segments, _views
+from proxlm.lm import _block, _config, _forward, _model, _places, _segments, _views
 from proxlm.lm._config import ModelConfig, Params
-from proxlm.lm._views import Turn, View
+from proxlm.lm._places import Places
+from proxlm.lm._views import View
 
 
 class LayerCache(NamedTuple):
@@ -28,18 +29,6 @@ class LayerCache(NamedTuple):
 
 Cache = list[LayerCache] | LayerCache
 """A list of layers, or all of them stacked."""
-
-
-class Places(NamedTuple):
-    """Positions of response tokens, one row for each of the R tokens; or those of one token.
-
-    Attributes:
-      positions: integers `[R, B or 1]`; of one token `[B or 1]`.
-      turns: for each kind of layer, cosines and sines `[R, B or 1, 1, 1, r/2]`, or None.
-    """
-
-    positions: jax.Array
-    turns: list[Turn | None]
 
 
 def prefill(
@@ -89,7 +78,7 @@ def decode(
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
     >>> _, cache = prefill(params, jnp.zeros((3, 5), int), None, config)
-    >>> place = at_step(places(None, 5, 3, config), 0)
+    >>> place = _places.at_step(_places.places(None, 5, 3, config), 0)
     >>> args = grow(cache, 8), 5, place, jnp.ones((1, 8), bool), config
     >>> decode(params, jnp.ones(3, int), *args)[0].shape
     (3, 8)
@@ -97,7 +86,7 @@ def decode(
     x = _forward.embed(params, tokens, config, place.positions)
     kinds, index = _config.layer_kinds(config)
     views = [
-        View(visible_columns(valid, column, kind.window), turn)
+        View(_places.visible_columns(valid, column, kind.window), turn)
         for kind, turn in zip(kinds, place.turns, strict=True)
     ]
     if isinstance(cache, LayerCache):
@@ -161,7 +150,7 @@ def extend(
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
     >>> empty = LayerCache(jnp.zeros((3, 2, 5, 4)), jnp.zeros((3, 2, 5, 4)))
-    >>> view = View(visible_columns(jnp.ones((1, 5), bool), 0), None)
+    >>> view = View(_places.visible_columns(jnp.ones((1, 5), bool), 0), None)
     >>> extend(block, jnp.ones((3, 8)), empty, 0, view, config)[0].shape
     (3, 8)
     """
@@ -180,61 +169,6 @@ def grow(cache: Any, length: int) -> Any:
     """
     extend = lambda x: jnp.pad(x, (*((0, 0),) * (x.ndim - 2), (0, length - x.shape[-2]), (0, 0)))
     return jax.tree.map(extend, cache)
-
-
-def places(prompt_mask: jax.Array | None, length: int, num_tokens: int, config: ModelConfig) -> Places:
-    """The positions of the tokens after a prompt.
-
-    >>> from proxlm import lm
-    >>> config = lm.ModelConfig(vocab_size=16, width=8, num_heads=2)
-    >>> places(None, 5, 3, config).turns[0][0].shape
-    (3, 1, 1, 1, 2)
-    """
-    before = jnp.array([length]) if prompt_mask is None else jnp.sum(prompt_mask, axis=1)
-    positions = before[None] + jnp.arange(num_tokens)[:, None]
-    kinds, _ = _config.layer_kinds(config)
-    turns = [None if kind.rope is None else _turns(positions, config, kind) for kind in kinds]
-    return Places(positions, turns)
-
-
-def _turns(positions, config, kind):
-    rotation = lambda positions: _rope.rotation(positions[..., None, None], config, kind)
-    if config.rope_scaling is not None and config.rope_scaling.kind == "dynamic":
-        return jax.vmap(rotation)(positions)  # each step by its own length
-    return rotation(positions)
-
-
-def at_step(places: Places, i: ArrayLike) -> Places:
-    """The place of response token i.
-
-    >>> at_step(places(None, 5, 3, ModelConfig(vocab_size=16)), 2).positions.tolist()
-    [7]
-    """
-    return jax.tree.map(lambda part: jax.lax.dynamic_index_in_dim(part, i, keepdims=False), places)
-
-
-def valid_columns(prompt_mask: jax.Array | None, length: int, total: int) -> jax.Array:
-    """Bool `[B or 1, S]`: the prompt's valid columns and all of the response's.
-
-    >>> valid_columns(jnp.array([[False, True]]), 2, 4).tolist()
-    [[False, True, True, True]]
-    """
-    if prompt_mask is None:
-        return jnp.ones((1, total), bool)
-    return jnp.pad(prompt_mask, ((0, 0), (0, total - length)), constant_values=True)
-
-
-def visible_columns(valid: jax.Array, column: ArrayLike, window: int | None = None) -> jax.Array:
-    """Bool `[B or 1, 1, 1, S]`: the valid columns up to the token's own, in its window.
-
-    >>> visible_columns(jnp.ones((1, 5), bool), 3, window=2)[0, 0, 0].tolist()
-    [False, False, True, True, False]
-    """
-    columns = jax.lax.broadcasted_iota(jnp.int32, valid.shape, 1)
-    visible = valid & (columns <= column)
-    if window is not None:
-        visible &= columns > column - window
-    return visible[:, None, None, :]
 
 
 def is_scanned(params: Params, config: ModelConfig) -> bool:

@@ -12,7 +12,7 @@ from proxlm._decoding import distribution, history
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Samples
 from proxlm._decoding.rows import align, uniforms
-from proxlm.lm import _arguments, _cache, _forward, _parameters
+from proxlm.lm import _arguments, _cache, _forward, _parameters, _places
 from proxlm.lm._config import ModelConfig, Params
 
 
@@ -114,14 +114,14 @@ def _run(prompts, prompt_mask, uniform, *, segment, early_exit, group_size, para
     zeros = functools.partial(jnp.zeros, (num_tokens, batch))
     rows = zeros(jnp.int32).at[0].set(token), zeros().at[0].set(log_prob), zeros(bool).at[0].set(True)
     state = _Loop(cache, token, decoding.is_stop(token, sampling), *rows, history.add(seen, token))
-    places, start = _cache.places(prompt_mask, length, num_tokens, config), 1
+    places, start = _places.places(prompt_mask, length, num_tokens, config), 1
     for end in _segments(num_tokens, segment):
         if isinstance(state.cache, list):
             state = state._replace(cache=_cache.grow(state.cache, length + end))
         step = functools.partial(
             _step,
             uniform=uniform,
-            valid=_cache.valid_columns(prompt_mask, length, length + end),
+            valid=_places.valid_columns(prompt_mask, length, length + end),
             draw=draw,
             places=places,
             first=length,
@@ -142,7 +142,7 @@ def _repeat(rows, cache, group_size):
 
 def _step(i, state, *, uniform, valid, draw, places, first, params, config, sampling):
     """Feeds the last token, i − 1, and draws token i."""
-    column, place = first + i - 1, _cache.at_step(places, i - 1)
+    column, place = first + i - 1, _places.at_step(places, i - 1)
     hidden, cache = _cache.decode(params, state.token, state.cache, column, place, valid, config)
     token, log_prob = draw(hidden, uniform[i], history=history.History(state.seen, i))
     token = jnp.where(state.done, 0, token)

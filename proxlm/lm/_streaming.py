@@ -14,7 +14,7 @@ import numpy as np
 
 from proxlm._decoding import history, rows
 from proxlm._decoding.config import SamplingConfig
-from proxlm.lm import _cache, _config, _forward, _sampling, _views
+from proxlm.lm import _cache, _config, _forward, _places, _sampling, _views
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._views import View
 
@@ -90,7 +90,7 @@ def _fill(block, x, config, shape, total, kind):
 @functools.partial(jax.jit, static_argnames=("config", "kind"), donate_argnums=2)
 def _extend(block, x, layer, column, config, kind):
     """A layer on the next token, which stands in this column and sees those before it."""
-    visible = _cache.visible_columns(jnp.ones((1, layer.key.shape[2]), bool), column, kind.window)
+    visible = _places.visible_columns(jnp.ones((1, layer.key.shape[2]), bool), column, kind.window)
     turn = _views.angles(jnp.full((1, 1), column), None, 1, config, kind)
     return _cache.extend(block, x, layer, column, View(visible, turn), config)
 

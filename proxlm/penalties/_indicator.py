@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Mapping
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.penalties import _slots, base
+
+# How far outside a set counts as inside, by default.
+TOLERANCE, HALF_TOLERANCE = 1e-5, 1e-2
 
 
 def keep_inside(
@@ -55,16 +59,42 @@ def constraint(
         _validation.tree_at_least(0, name, tolerance=tolerance)
 
     def inside(leaf, tolerance, **given):
-        return base.indicator(violation(leaf, **given) if leaf.size else 0 * tolerance, tolerance)
+        return indicator(violation(leaf, **given) if leaf.size else 0 * tolerance, tolerance)
 
     def move(leaf, step_size, **given):
         return project(leaf, step_size, **given) if leaf.size else leaf
 
     def value(x):
-        allowed = jax.tree.map(lambda leaf: base.tolerance_of(leaf, tolerance), x)
+        allowed = jax.tree.map(lambda leaf: tolerance_of(leaf, tolerance), x)
         extended = {**parameters, "tolerance": (allowed, _slots.one_number)}
         return base.leafwise(name, inside, move, extended).value(x)
 
     carried = base.leafwise(name, inside, move, parameters, step_slot, residual)
     given = {key: numbers for key, (numbers, _) in parameters.items()}
     return carried._replace(value=value).described(name, **given, tolerance=tolerance)
+
+
+def indicator(violation: jax.Array, tolerance: float) -> jax.Array:
+    """The value of a set: 0 where the violation is within the tolerance, else +inf; NaN for NaN.
+
+    >>> [indicator(jnp.float32(v), 1e-4).item() for v in (-1.0, 1e-5, 0.1, jnp.nan)]
+    [0.0, 0.0, inf, nan]
+    """
+    violation = jax.lax.stop_gradient(violation)
+    outside = jnp.where(jnp.isnan(violation), jnp.nan, jnp.inf)
+    return jnp.where(violation <= tolerance, 0.0, outside).astype(violation.dtype)
+
+
+def tolerance_of(leaf: chex.Array, tolerance: float | None = None) -> float:
+    """The tolerance given or, without one, that of the leaf's dtype.
+
+    That is 1e-5, and 1e-2 below 32 bits, since bfloat16 rounds by up to 4e-3.
+
+    >>> tolerance_of(jnp.ones(1)), tolerance_of(jnp.ones(1, jnp.bfloat16)), tolerance_of(1.0, 0.5)
+    (1e-05, 0.01, 0.5)
+    """
+    if tolerance is not None:
+        return tolerance
+    dtype = jnp.result_type(leaf)
+    half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    return HALF_TOLERANCE if half else TOLERANCE

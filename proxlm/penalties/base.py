@@ -12,9 +12,6 @@ from proxlm.penalties import _description, _explicit_axes, _slots, _trees
 
 __all__ = ["Penalty", "Prox", "Residual", "Strength", "Value"]
 
-# How far outside a set counts as inside, by default.
-TOLERANCE, HALF_TOLERANCE = 1e-5, 1e-2
-
 Strength: TypeAlias = _trees.Numbers
 
 
@@ -23,7 +20,6 @@ class Value(Protocol):
 
     def __call__(self, x: Any, /) -> jax.Array:
         """Returns g(x)."""
-        ...
 
 
 class Prox(Protocol):
@@ -252,29 +248,3 @@ def pull(step_size: chex.Numeric, strength: chex.Numeric) -> jax.Array:
     largest = jnp.finfo(strength.dtype).max
     # With finite factors no derivative multiplies 0 by infinity.
     return jnp.minimum(jnp.minimum(step_size, largest) * jnp.minimum(strength, largest), largest)
-
-
-def indicator(violation: jax.Array, tolerance: float) -> jax.Array:
-    """The value of a set: 0 where the violation is within the tolerance, else +inf; NaN for NaN.
-
-    >>> [indicator(jnp.float32(v), 1e-4).item() for v in (-1.0, 1e-5, 0.1, jnp.nan)]
-    [0.0, 0.0, inf, nan]
-    """
-    violation = jax.lax.stop_gradient(violation)
-    outside = jnp.where(jnp.isnan(violation), jnp.nan, jnp.inf)
-    return jnp.where(violation <= tolerance, 0.0, outside).astype(violation.dtype)
-
-
-def tolerance_of(leaf: chex.Array, tolerance: float | None = None) -> float:
-    """The tolerance given or, without one, that of the leaf's dtype.
-
-    That is 1e-5, and 1e-2 below 32 bits, since bfloat16 rounds by up to 4e-3.
-
-    >>> tolerance_of(jnp.ones(1)), tolerance_of(jnp.ones(1, jnp.bfloat16)), tolerance_of(1.0, 0.5)
-    (1e-05, 0.01, 0.5)
-    """
-    if tolerance is not None:
-        return tolerance
-    dtype = jnp.result_type(leaf)
-    half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
-    return HALF_TOLERANCE if half else TOLERANCE

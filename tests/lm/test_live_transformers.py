@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from proxlm import lm
-from proxlm.lm import _cache, _forward
+from proxlm.lm import _cache, _forward, _places
 from tests.lm import peer_models, test_gguf
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -18,13 +18,13 @@ def logits_by_steps(params, tokens, mask, *, config):
     """The logits from the last token of a prompt on, one token after the other."""
     hidden, cache = _cache.prefill(params, tokens[:, :PROMPT], mask[:, :PROMPT], config)
     length = tokens.shape[1]
-    places = _cache.places(mask[:, :PROMPT], PROMPT, length - PROMPT, config)
-    valid = _cache.valid_columns(mask[:, :PROMPT], PROMPT, length)
+    places = _places.places(mask[:, :PROMPT], PROMPT, length - PROMPT, config)
+    valid = _places.valid_columns(mask[:, :PROMPT], PROMPT, length)
 
     def step(cache, i):
         column = PROMPT + i
         hidden, cache = _cache.decode(
-            params, tokens[:, column], cache, column, _cache.at_step(places, i), valid, config
+            params, tokens[:, column], cache, column, _places.at_step(places, i), valid, config
         )
         return cache, _forward.logits(params, hidden, config)
 

@@ -4,6 +4,7 @@ What is compared is computed by JAX in two programs, one of values and one of de
 NumPy's, in float64.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 
 from proxlm.penalties import base
+from proxlm.penalties.coordinatewise import convex
 
 ROWS = 64  # of a compiled call: any number of points is cut into such batches
 
@@ -73,7 +75,6 @@ def under_test(
 ) -> PenaltyUnderTest:
     """Compiles, at first use, what the laws ask of a penalty on vectors.
 
-    >>> from proxlm.penalties.coordinatewise import convex
     >>> ones = np.ones((2, 3), np.float32)
     >>> under_test(convex.l1(0.25), ones, ones, ones, 1.0).prox(ones, 2.0).tolist()
     [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
@@ -111,3 +112,32 @@ def _in_batches(function):
 
 def _padded(rows):
     return np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % ROWS, axis=0)])
+
+
+def worst(violations: jax.typing.ArrayLike) -> float:
+    """The largest violation, NaN if any is.
+
+    >>> worst(np.array([0.5, 2.0]))
+    2.0
+    """
+    return float(np.max(violations))
+
+
+def count(bad: jax.typing.ArrayLike) -> float:
+    """The number of violations.
+
+    >>> count(np.array([True, False]))
+    1.0
+    """
+    return float(np.sum(bad))
+
+
+@functools.cache
+def example() -> PenaltyUnderTest:
+    """The lasso of strength 0.5 in three coordinates, for the examples of the laws.
+
+    >>> example().x.shape
+    (4, 3)
+    """
+    x, others, noise = (np.random.default_rng(i).normal(size=(4, 3)).astype(np.float32) for i in range(3))
+    return under_test(convex.l1(0.5), x, others, noise, 0.6)

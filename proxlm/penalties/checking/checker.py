@@ -11,7 +11,7 @@ from jax import flatten_util
 
 from proxlm import _validation
 from proxlm.penalties import _trees, base
-from proxlm.penalties.checking import _laws, _penalty_under_test
+from proxlm.penalties.checking import _derivative_laws, _laws, _penalty_under_test
 from proxlm.penalties.checking._penalty_under_test import PenaltyUnderTest
 
 __all__ = ["Law", "Report", "check"]
@@ -215,7 +215,7 @@ def _keeps_dtypes(penalty, example, step_size):
 
 
 def _try(name, tried, *given):
-    law = getattr(_laws, name)
+    law = getattr(_derivative_laws if name in _derivative_laws.__all__ else _laws, name)
     tolerance = TOLERANCES.get(name, 0.0) * float(np.finfo(tried.x.dtype).eps)
     statement = law.__doc__.split("\n\n")[0]
     with np.errstate(invalid="ignore"):  # ∞ - ∞ of values outside a set is NaN, which breaks the law

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from proxlm.penalties import _trees, base
+from proxlm.penalties import _indicator, _trees, base
 
 __all__ = ["restrict_to_non_negative"]
 
@@ -31,7 +31,7 @@ def restrict_to_non_negative(penalty: base.Penalty) -> base.Penalty:
 
     def value(x):
         lowest = [jnp.max(-leaf, initial=0.0) for leaf in jax.tree.leaves(widen(x))]
-        return sum((base.indicator(below, 0.0) for below in lowest), start=penalty.value(x))
+        return sum((_indicator.indicator(below, 0.0) for below in lowest), start=penalty.value(x))
 
     def prox(x, step_size):
         return _trees.narrow(penalty.prox(jax.tree.map(positive, widen(x)), step_size), x)

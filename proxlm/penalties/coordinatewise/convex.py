@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import _slots, base
+from proxlm.penalties import _indicator, _slots, base
 
 __all__ = ["elastic_net", "l1", "non_negative_l1", "squared_l2", "zero"]
 
@@ -86,7 +86,7 @@ def non_negative_l1(strength: base.Strength = 1.0) -> base.Penalty:
     """
 
     def value(x, strength):
-        return jnp.sum(base.times(strength, jnp.where(x < 0, 0.0, x))) + base.indicator(
+        return jnp.sum(base.times(strength, jnp.where(x < 0, 0.0, x))) + _indicator.indicator(
             jnp.max(-x, initial=0.0), 0.0
         )
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.penalties import _slots, base
+from proxlm.penalties import _indicator, _slots, base
 
 __all__ = ["binary", "prox_quant", "quantization_grid", "ternary"]
 
@@ -136,7 +136,7 @@ def _set(name, values, scale, tolerance):
     def value(x, scale):
         unit = scale * abs(values).max().astype(x.dtype)
         distance = jnp.abs(x - _nearest(x, values, scale)) / jnp.where(unit > 0, unit, 1.0)
-        return base.indicator(jnp.max(distance, initial=0.0), tolerance)
+        return _indicator.indicator(jnp.max(distance, initial=0.0), tolerance)
 
     def prox(x, step_size, scale):
         del step_size

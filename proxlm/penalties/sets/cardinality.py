@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import _slots, _trees, base
+from proxlm.penalties import _indicator, _slots, _trees, base
 from proxlm.penalties.sets import _ranking
 
 __all__ = ["n_m", "top_k"]
@@ -115,4 +115,4 @@ def n_m(n: int, m: int, axis: int = -1) -> base.Penalty:
 
 def _at_most(k, x, inside):
     excess = jnp.max(jnp.sum(x != 0, axis=inside) - k, initial=0)
-    return base.indicator(jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, excess.astype(x.dtype)), 0.0)
+    return _indicator.indicator(jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, excess.astype(x.dtype)), 0.0)

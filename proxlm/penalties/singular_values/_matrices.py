@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import _slots, _trees, base
+from proxlm.penalties import _indicator, _slots, _trees, base
 from proxlm.penalties.singular_values import _functions
 
 Axis = int | Sequence[int]
@@ -88,9 +88,9 @@ def tolerant(name: str, make: Callable[[Any], base.Penalty], tolerance: float | 
         _validation.tree_at_least(0, name, tolerance=tolerance)
 
     def value(x):
-        return make(jax.tree.map(lambda leaf: base.tolerance_of(leaf, tolerance), x)).value(x)
+        return make(jax.tree.map(lambda leaf: _indicator.tolerance_of(leaf, tolerance), x)).value(x)
 
-    return base.Penalty(value, make(base.TOLERANCE).prox)
+    return base.Penalty(value, make(_indicator.TOLERANCE).prox)
 
 
 def _axes(name, argument, given):

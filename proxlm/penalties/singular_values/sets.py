@@ -8,7 +8,7 @@ once: 16 ε σ_max, and 4 ε σ_max for `rank_ball`, where ε is the rounding of
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import base
+from proxlm.penalties import _indicator, base
 from proxlm.penalties.singular_values import _functions, _matrices
 
 __all__ = ["nuclear_ball", "rank_ball", "spectral_ball", "stiefel"]
@@ -53,7 +53,7 @@ def nuclear_ball(
             return jnp.where(values > cut, values - cut, 0.0)
 
         far = lambda values: jnp.sum(values) / radius - 1.0
-        return base.Penalty(lambda values: base.indicator(far(values), tolerance), project)
+        return base.Penalty(lambda values: _indicator.indicator(far(values), tolerance), project)
 
     _validation.tree_positive("nuclear_ball", radius=radius)
     return _set("nuclear_ball", vector, {"radius": radius}, (rows, columns), method, tolerance)
@@ -91,7 +91,7 @@ def spectral_ball(
     def vector(radius, tolerance):
         far = lambda values: jnp.max(values) / radius - 1.0
         return base.Penalty(
-            lambda values: base.indicator(far(values), tolerance),
+            lambda values: _indicator.indicator(far(values), tolerance),
             lambda values, step_size: jnp.where(values > radius, radius, values),
         )
 
@@ -136,7 +136,7 @@ def rank_ball(
         # A zero matrix is of rank 0; NaN stays NaN.
         largest = jnp.max(values)
         rest = jnp.sum(jnp.where(_ranks(values) == r, values, 0.0))
-        return base.indicator(rest / jnp.where(largest == 0, 1.0, largest), tolerance)
+        return _indicator.indicator(rest / jnp.where(largest == 0, 1.0, largest), tolerance)
 
     def project(values, step_size):
         del step_size
@@ -174,7 +174,8 @@ def stiefel(
     """
     far = lambda values: jnp.max(jnp.abs(values - 1.0))
     vector = lambda tolerance: base.Penalty(
-        lambda values: base.indicator(far(values), tolerance), lambda values, step_size: jnp.ones_like(values)
+        lambda values: _indicator.indicator(far(values), tolerance),
+        lambda values, step_size: jnp.ones_like(values),
     )
     made = _set("stiefel", vector, {}, (rows, columns), "svd", tolerance)
     return made.described("stiefel", rows=rows, columns=columns, tolerance=tolerance)
