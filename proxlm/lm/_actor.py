@@ -1,6 +1,6 @@
 """A policy and a critic as the three functions that policy optimisation asks for."""
 
-import functools
+import dataclasses
 from typing import Any, Literal
 
 import jax
@@ -49,58 +49,82 @@ def make_actor(
     (2, 5)
     """
     _check(policy, num_tokens, critic, sampling, num_microbatches)
-    critic_config = critic or None
-    first = lambda samples: samples.tokens.shape[1] - num_tokens
-    untruncated = decoding.untruncated(sampling)
+    bound = _Bound(policy, critic or None, num_tokens, sampling, early_exit, num_microbatches)
+    final_values = None if critic is False else bound.final_values
+    return Actor(bound.init, bound.sample, bound.score, bound.reference, bound.greedy, sampling, final_values)
 
-    def init(key: jax.Array) -> ActorParams:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Bound:
+    """The settings of an actor, whose functions are its methods."""
+
+    policy: ModelConfig
+    critic: ModelConfig | None
+    num_tokens: int
+    sampling: SamplingConfig
+    early_exit: bool
+    num_microbatches: int
+
+    def init(self, key: jax.Array) -> ActorParams:
         key_policy, key_critic = jax.random.split(key)
-        params: ActorParams = {"policy": _model.init(key_policy, policy)}
-        if critic_config is not None:
-            params["critic"] = _model.init(key_critic, critic_config)
+        params: ActorParams = {"policy": _model.init(key_policy, self.policy)}
+        if self.critic is not None:
+            params["critic"] = _model.init(key_critic, self.critic)
         return params
 
     def sample(
+        self,
         key: jax.Array,
         params: ActorParams,
         prompts: Prompts,
         group_size: int = 1,
-        settings: SamplingConfig = sampling,
+        settings: SamplingConfig | None = None,
     ) -> Samples:
-        rows = {"prompt_mask": prompts.mask, "group_size": group_size, "num_microbatches": num_microbatches}
-        draw = functools.partial(_sampling.sample, sampling=settings, early_exit=early_exit, **rows)
-        return draw(key, params["policy"], prompts.tokens, policy, num_tokens)
+        return _sampling.sample(
+            key,
+            params["policy"],
+            prompts.tokens,
+            self.policy,
+            self.num_tokens,
+            prompt_mask=prompts.mask,
+            sampling=self.sampling if settings is None else settings,
+            early_exit=self.early_exit,
+            num_microbatches=self.num_microbatches,
+            group_size=group_size,
+        )
 
-    def greedy(params: ActorParams, prompts: Prompts) -> Samples:
+    def greedy(self, params: ActorParams, prompts: Prompts) -> Samples:
         # the likeliest token needs no chance, so any key will do
-        return sample(jax.random.key(0), params, prompts, settings=decoding.as_greedy(sampling))
-
-    def rows(samples: Samples, config: ModelConfig, group_size: int) -> dict[str, Any]:
-        size = group_size if _scoring.can_pack(config) else 1
-        return {"mask": samples.mask, "start": first(samples), "group_size": size}
+        return self.sample(jax.random.key(0), params, prompts, 1, decoding.as_greedy(self.sampling))
 
     def reference(
+        self,
         params: ActorParams,
         samples: Samples,
         full: bool = False,
         group_size: int = 1,
-        settings: SamplingConfig = untruncated,
+        settings: SamplingConfig | None = None,
     ) -> Scores:
-        scores = functools.partial(_scoring.score, full=full, **rows(samples, policy, group_size))
-        return scores(params["policy"], samples.tokens, policy, sampling=settings)
+        settings = decoding.untruncated(self.sampling) if settings is None else settings
+        rows = self._rows(samples, self.policy, group_size)
+        return _scoring.score(
+            params["policy"], samples.tokens, self.policy, sampling=settings, full=full, **rows
+        )
 
-    def score(params: ActorParams, samples: Samples, full: bool = False, group_size: int = 1) -> Scores:
-        scores = reference(params, samples, full, group_size, sampling)
-        if critic_config is None:
+    def score(self, params: ActorParams, samples: Samples, full: bool = False, group_size: int = 1) -> Scores:
+        scores = self.reference(params, samples, full, group_size, self.sampling)
+        if self.critic is None:
             return scores
-        values = functools.partial(_scoring.values, **rows(samples, critic_config, group_size))
-        return scores._replace(values=values(params["critic"], samples.tokens, critic_config))
+        rows = self._rows(samples, self.critic, group_size)
+        return scores._replace(values=_scoring.values(params["critic"], samples.tokens, self.critic, **rows))
 
-    def final_values(params: ActorParams, samples: Samples) -> jax.Array:
-        name, config = ("policy", policy) if critic_config is None else ("critic", critic_config)
+    def final_values(self, params: ActorParams, samples: Samples) -> jax.Array:
+        name, config = ("policy", self.policy) if self.critic is None else ("critic", self.critic)
         return _scoring.final_values(params[name], samples.tokens, config, mask=samples.mask)
 
-    return Actor(init, sample, score, reference, greedy, sampling, None if critic is False else final_values)
+    def _rows(self, samples: Samples, config: ModelConfig, group_size: int) -> dict[str, Any]:
+        size = group_size if _scoring.can_pack(config) else 1
+        return {"mask": samples.mask, "start": samples.tokens.shape[1] - self.num_tokens, "group_size": size}
 
 
 def _check(policy, num_tokens, critic, sampling, num_microbatches):

@@ -22,8 +22,6 @@ A selection says what is trained. It is one of
 
 import dataclasses
 import functools
-import re
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,25 +30,13 @@ import numpy as np
 from flax import traverse_util
 
 from proxlm import _validation
-from proxlm.lm import _actor, _adapters, _segments
+from proxlm.lm import _actor, _adapters, _segments, _selection
 from proxlm.lm._actor import Actor
 from proxlm.lm._config import Params
 from proxlm.lm._segments import Segments
+from proxlm.lm._selection import PATTERNS, Select, last_layers
 
 __all__ = ["PATTERNS", "Frozen", "Select", "join", "last_layers", "make_actor", "merge", "split"]
-
-Select = str | Callable[[str, Any], Any] | Sequence[Any]
-"""A regular expression, a function of path and leaf, or a sequence of these."""
-
-PATTERNS = {
-    "attention": r"^blocks/attention/",
-    "mlp": r"^blocks/mlp/",
-    "norms": r"norm/(scale|bias)$",
-    "biases": r"/bias$",
-    "embeddings": r"^(embedding|positions|head)/",
-    "factors": r"/lora/.*/(a|b|magnitude)$",
-}
-"""Regular expressions of parts by name; "factors" are those of `lm.lora`."""
 
 
 @jax.tree_util.register_dataclass
@@ -93,7 +79,7 @@ def split(params: Params, select: Select) -> tuple[dict[str, Any], Frozen]:
     """
     leaves = _adapters.flat(params)
     depth = next((np.shape(x)[0] for path, x in leaves.items() if path.startswith("blocks/")), 0)
-    flags = {path: _flags(select, path, leaf, depth) for path, leaf in leaves.items()}
+    flags = {path: _selection.flags(select, path, leaf, depth) for path, leaf in leaves.items()}
     if not any(map(any, flags.values())):
         known = ", ".join(list(leaves)[:3])
         raise _validation.invalid("select", select, f"a match for some path, such as {known}", "", "split")
@@ -155,27 +141,6 @@ def merge(trained: Params, frozen: Frozen) -> dict[str, Any]:
     return params | {"blocks": blocks}
 
 
-def last_layers(number: int, pattern: str = "") -> Callable[[str, Any], Any]:
-    """Selects the last layers, or what a regular expression finds of them.
-
-    Raises:
-      ValueError: if `number` is not an integer ≥ 1; on use, if there are fewer layers.
-
-    >>> last_layers(2)("blocks/mlp/down/kernel", np.ones((3, 24, 8))).tolist()
-    [False, True, True]
-    """
-    number = _validation.to_int(1, "last_layers", number=number)
-
-    def select(path: str, leaf: Any) -> Any:
-        if not (path.startswith("blocks/") and re.search(pattern, path)):
-            return False
-        if number > (depth := np.shape(leaf)[0]):
-            raise _validation.invalid("number", number, f"at most {depth}, the layers", "", "last_layers")
-        return np.arange(depth) >= depth - number
-
-    return select
-
-
 def make_actor(actor: Actor, frozen: Frozen) -> Actor:
     """An actor whose parameters are `{"policy": trained}`, with the critic if there is one.
 
@@ -217,26 +182,6 @@ def make_actor(actor: Actor, frozen: Frozen) -> Actor:
         reference=on_whole(actor.reference, 0),
         greedy=None if actor.greedy is None else on_whole(actor.greedy, 0),
     )
-
-
-def _flags(select, path, leaf, depth):
-    """Whether a leaf is trained, and for a leaf of the layers which of them: a tuple of bools."""
-    stacked = path.startswith("blocks/")
-    if isinstance(select, str):
-        flags = re.search(select, path) is not None
-    elif callable(select):
-        flags = select(path, leaf)
-    elif isinstance(select, Sequence):
-        flags = np.any([_flags(one, path, leaf, depth) for one in select], axis=0)
-        flags = flags if stacked else flags[0]
-    else:
-        expected = "a regular expression, a function of path and leaf, or a sequence of these"
-        raise _validation.invalid("select", select, expected, "", "split")
-    flags = np.asarray(flags)
-    if flags.dtype != bool or flags.shape not in ((), (depth,) if stacked else ()):
-        expected = f"one bool, or {depth} for a leaf of the layers,"
-        raise _validation.invalid(f"select({path!r})", flags.tolist(), expected, "", "split")
-    return tuple(np.broadcast_to(flags, depth if stacked else 1).tolist())
 
 
 def _runs(layers, depth):

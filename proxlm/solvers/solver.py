@@ -1,67 +1,20 @@
 """min f(x) + g(x) to a tolerance or step by step, inside jit, differentiable through the solution."""
 
 import dataclasses
-import functools
-import re
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from proxlm import _validation
 from proxlm.penalties import base
-from proxlm.solvers import _iterate, _problem, _steps, rules
+from proxlm.solvers import _compiled, _iterate, _problem, _steps, rules
 from proxlm.solvers._iterate import SolverState
+from proxlm.solvers._solution import Solution
 
 __all__ = ["Options", "Solution", "Solver", "proximal_gradient"]
-
-REASONS = (
-    "converged: the error is within the tolerance",
-    "stopped at max_iterations: allow more of them, or a larger tolerance",
-    "stopped where the objective was not finite: check fun, or give a smaller step_size",
-    "stopped at the precision of the dtype: give a larger tolerance, or float64 for a smaller error",
-)
-
-
-class Solution(NamedTuple):
-    """Result of a solver, with the reason why it stopped.
-
-    Attributes:
-      params: the best point that it met.
-      objective: f + g there; f where the penalty has no value.
-      error: how far -∇f is from ∂g there: the largest entry of the difference to the nearest
-        subgradient; of a penalty without a residual, to the one that its prox took.
-      iterations: done.
-      evaluations: of f with its gradient.
-      step_size: the last.
-      status: 0 converged, 1 out of iterations, 2 not finite, 3 the precision of the dtype; `reason` says it
-        in words.
-      aux: of f at params, or None.
-      state: from which `Solver.update` goes on.
-    """
-
-    params: Any
-    objective: jax.Array
-    error: jax.Array
-    iterations: jax.Array
-    evaluations: jax.Array
-    step_size: jax.Array
-    status: jax.Array
-    aux: Any
-    state: SolverState
-
-    @property
-    def converged(self) -> jax.Array:
-        """Whether the error is within the tolerance."""
-        return self.status == _iterate.CONVERGED
-
-    @property
-    def reason(self) -> str:
-        """Why it stopped, in words; of a concrete solution."""
-        return REASONS[int(self.status)]
 
 
 class Options(TypedDict, total=False):
@@ -154,13 +107,7 @@ class Solver:
         """Solves the problem on these data, from these params."""
         _require_params(params)
         static, numbers = _split(self)
-        snapshot = _snapshot(static, numbers, params, args)
-        if snapshot is None:
-            params, objective, error, state = _iterate.run(static, numbers, params, args)
-        else:
-            # No derivative can be asked of numbers that are known.
-            static = static._replace(implicit=False)
-            params, objective, error, state = _run(static, snapshot, numbers, params, args)
+        params, objective, error, state = _compiled.run(static, numbers, params, args)
         moving, aux = state.moving, state.aux
         counts = state.iterations, moving.evaluations, moving.step_size, state.status
         return Solution(params, objective, error, *counts, aux, state)
@@ -173,8 +120,7 @@ class Solver:
     def update(self, params: chex.ArrayTree, state: SolverState, *args: Any) -> tuple[Any, SolverState]:
         """One step on these data, which may be others than those before; gives the params and the state."""
         static, numbers = _split(self)
-        compiled = _are_numbers((params, state, args)) and _is_hashable(static)
-        return (_update if compiled else _iterate.update)(static, numbers, params, state, args)
+        return _compiled.update(static, numbers, params, state, args)
 
 
 def proximal_gradient(
@@ -210,12 +156,6 @@ def proximal_gradient(
     [-1.0, 0.0]
     """
     return Solver(fun, penalty, **options).run(params, *args)
-
-
-_run = functools.partial(jax.jit, static_argnums=(0, 1))(
-    lambda static, snapshot, numbers, params, args: _iterate.run(static, numbers, params, args)
-)
-_update = functools.partial(jax.jit, static_argnums=0)(_iterate.update)
 
 
 def _split(solver):
@@ -257,35 +197,3 @@ def _require_params(params):
             given = _validation.Verbatim(jnp.result_type(leaf))
             remedy = "Convert it: jnp.asarray(x, jnp.float32)."
             raise _validation.invalid(argument, given, "of real floating-point", remedy, "proximal_gradient")
-
-
-def _snapshot(static, numbers, params, args):
-    """A key for what f and g are now; None where something is traced, or is no key.
-
-    A function may close over what changes between two calls, so its trace belongs to the key.
-    """
-    if not (_is_hashable(static) and _are_numbers((numbers, params, args))):
-        return None
-    objective = static.objective
-    penalty = objective.penalty
-    # A penalty that is equal to any made by the same call holds nothing that is traced.
-    prox = (lambda params: None) if base.is_literal(penalty) else lambda params: penalty.prox(params, 1.0)
-    traced = jax.make_jaxpr(lambda params, args: (objective.fun(params, *args), prox(params)))(params, args)
-    if not _are_numbers(traced.consts):
-        return None
-    constants = tuple((np.shape(c), hash(np.asarray(c).tobytes())) for c in traced.consts)
-    return re.sub("0x[0-9a-f]+", "", str(traced.jaxpr)), constants
-
-
-def _is_hashable(static):
-    try:
-        hash(static)
-    except TypeError:
-        return False
-    return True
-
-
-def _are_numbers(tree):
-    """Whether all leaves are numbers that are known."""
-    known = lambda leaf: isinstance(leaf, _validation.NUMBERS) and _validation.is_known(leaf)
-    return all(known(leaf) for leaf in jax.tree.leaves(tree))

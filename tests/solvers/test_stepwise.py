@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from proxlm import penalties, solvers
-from proxlm.solvers import solver as solver_lib
+from proxlm.solvers import _compiled
 from tests.arrays import normal
 
 FEATURES = np.asarray(normal(0, (40, 6)))
@@ -63,9 +63,9 @@ def test_a_second_call_is_not_compiled_again_unless_something_changed():
     shift = {"by": 0.0}
     fun = lambda x, target: distance(x, target + shift["by"])
     solve = lambda target: solvers.proximal_gradient(fun, jnp.zeros(2), penalties.l1(1.0), target).params[0]
-    before = solver_lib._run._cache_size()
+    before = _compiled._run._cache_size()
     assert [round(float(solve(target)), 4) for target in (3.0, 5.0)] == [2.0, 4.0]
-    assert solver_lib._run._cache_size() == before + 1
+    assert _compiled._run._cache_size() == before + 1
     shift["by"] = 1.0  # a function's surroundings belong to what is asked
     assert round(float(solve(3.0)), 4) == 3.0
 

@@ -22,7 +22,6 @@ def lift_to_groups(
     """Gives g(x) = Σ_G w_G² φ(|x_G| / w_G); see `group`.
 
     >>> from proxlm.penalties import grouping
-
     >>> from proxlm.penalties.coordinatewise import convex
     >>> lasso = lift_to_groups("doc", convex.l1(1.0), grouping.axes(0), "none")
     >>> lasso.prox(jnp.array([3.0, 4.0]), 2.5).tolist()
@@ -53,10 +52,7 @@ def lift_to_groups(
             scales = jax.tree.map(_quotient, penalty.prox(units, step_size), units)
             moved = groups.apply(_scale, (wide,), (scales,))
         else:
-            steep = _steepen(name, slope, groups, wide, widths)
-            sizes = jax.tree.map(magnitude, wide)
-            moved = _norm_prox_in_metric.shorten(groups, sizes, steps(name, step_size, sizes), steep)
-            moved = jax.tree.map(in_direction, wide, moved)
+            moved = _in_metric(name, groups, wide, step_size, _steepen(name, slope, groups, wide, widths))
         return _trees.narrow(moved, x)
 
     def residual(x, v):
@@ -173,6 +169,13 @@ def _subtract(v, x, unit, length, left):
     """Gives v less the nearest subgradient; `left` is -φ' at u > 0, what is left of |v| at 0."""
     nonzero = lambda number: jnp.where(number == 0, 1.0, number)
     return jnp.where(unit == 0, v * (left / nonzero(length)), v + x * (left / nonzero(unit)))
+
+
+def _in_metric(name, groups, x, step_size, steep):
+    """The prox for step sizes that differ within groups."""
+    sizes = jax.tree.map(magnitude, x)
+    moved = _norm_prox_in_metric.shorten(groups, sizes, steps(name, step_size, sizes), steep)
+    return jax.tree.map(in_direction, x, moved)
 
 
 def _steepen(name, slope, groups, x, widths):

@@ -3,6 +3,7 @@
 Shared arguments as in `proxlm.penalties`.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -92,19 +93,7 @@ def sparse_group_lasso(
         raise _validation.invalid("mix", mix, "a number in [0, 1]", "", name)
     over = _over(name, axis)
 
-    def split(x):
-        """The widened x, its sizes, groups and weights, the strengths of the lasso, and the group lasso."""
-        wide = _trees.widen(name, x, with_complex=True)
-        groups = over.split(name, wide)
-        given = {"strength": strength, "mix": mix}
-        strengths, mixes = (_norm_prox.beside(name, key, own, groups, wide) for key, own in given.items())
-        single = jax.tree.map(base.times, mixes, strengths)
-        between = jax.tree.map(lambda m, s: base.times(1.0 - m, s), mixes, strengths)
-        # A tree without leaves has no strengths.
-        whole = group_lasso(between if jax.tree.leaves(between) else 0.0, over, weight)
-        sizes = jax.tree.map(_norm_prox.magnitude, wide)
-        weights = _trees.spread_tree(name, "coordinate_weight", coordinate_weight, sizes)
-        return wide, sizes, groups, weights, single, whole
+    split = functools.partial(_sparse_parts, name, over, weight, strength, mix, coordinate_weight)
 
     def value(x):
         wide, sizes, groups, weights, single, whole = split(x)
@@ -127,6 +116,21 @@ def sparse_group_lasso(
 
     given = {"strength": strength, "mix": mix, "axis": axis, "weight": weight}
     return base.Penalty(value, prox, residual).described(name, **given, coordinate_weight=coordinate_weight)
+
+
+def _sparse_parts(name, over, weight, strength, mix, coordinate_weight, x):
+    """The widened x, its sizes, groups and weights, the strengths of the lasso, and the group lasso."""
+    wide = _trees.widen(name, x, with_complex=True)
+    groups = over.split(name, wide)
+    given = {"strength": strength, "mix": mix}
+    strengths, mixes = (_norm_prox.beside(name, key, own, groups, wide) for key, own in given.items())
+    single = jax.tree.map(base.times, mixes, strengths)
+    between = jax.tree.map(lambda m, s: base.times(1.0 - m, s), mixes, strengths)
+    # A tree without leaves has no strengths.
+    whole = group_lasso(between if jax.tree.leaves(between) else 0.0, over, weight)
+    sizes = jax.tree.map(_norm_prox.magnitude, wide)
+    weights = _trees.spread_tree(name, "coordinate_weight", coordinate_weight, sizes)
+    return wide, sizes, groups, weights, single, whole
 
 
 def group(

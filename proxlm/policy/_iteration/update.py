@@ -57,8 +57,7 @@ def run(
         updates, new_opt_state = optimizer.update(grads, opt_state, params, approx_kl=report["approx_kl"])
         new = (optax.apply_updates(params, updates), new_opt_state)
         if config.max_kl is not None:
-            keep = lambda new, old: jnp.where(proceed, new, old)
-            new = jax.tree.map(keep, new, (params, opt_state))
+            new = jax.tree.map(lambda new, old: jnp.where(proceed, new, old), new, (params, opt_state))
         return (*new, ~proceed), _pack(report) | {"done": proceed}
 
     def skip(carry, turn):
