@@ -1,10 +1,4 @@
-"""Actors of any model: what samples and scores, made of a function that gives logits; and its laws.
-
-    actor = policy.actor_from_logits(lambda params, tokens, mask: model(params, tokens), num_tokens=16)
-    policy.check_actor(actor, params, prompts)
-
-`params` may be any pytree: an NNX state, linen's variables, the arrays of an Equinox module, a dict.
-"""
+"""Actors made of a function that gives logits."""
 
 import functools
 from collections.abc import Callable
@@ -19,10 +13,8 @@ from proxlm._decoding import config as decoding
 from proxlm._decoding import distribution, history, rows
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Actor, Samples, Scores
-from proxlm.policy._actor_laws import ActorReport, check_actor
-from proxlm.policy._stop_strings import stop_at
 
-__all__ = ["ActorReport", "actor_from_logits", "check_actor", "stop_at"]
+__all__ = ["actor_from_logits"]
 
 # (params, tokens [B, T], mask [B, T]) -> logits [B, T, V], or these and values [B, T].
 Logits = Callable[[Any, jax.Array, jax.Array], Any]
