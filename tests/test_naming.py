@@ -110,8 +110,10 @@ def modules_over_250_lines_and_functions_over_45():
     return found
 
 
-def public_modules_without_a_list_of_names():
-    return [module.__name__ for module in public_modules() if not hasattr(module, "__all__")]
+def modules_without_a_list_of_names():
+    files = [path for path in source_files("proxlm") if not path.name.startswith("_")]
+    hidden = [str(path) for path in files if "\n__all__ = " not in path.read_text("utf-8")]
+    return hidden + [module.__name__ for module in public_modules() if not hasattr(module, "__all__")]
 
 
 def listed_names_missing_in_the_index():
@@ -160,7 +162,7 @@ def names_with_two_meanings_in_a_subpackage():
         docstrings_that_begin_with_a_question,
         private_idiom_and_other_spellings,
         modules_over_250_lines_and_functions_over_45,
-        public_modules_without_a_list_of_names,
+        modules_without_a_list_of_names,
         listed_names_missing_in_the_index,
         public_functions_without_types_or_example,
         modules_hidden_by_a_name_of_their_package,

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 
+__all__ = ["SamplingConfig", "as_greedy", "check_tokens", "is_stop", "stop_tokens", "untruncated"]
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from proxlm._decoding.config import SamplingConfig, stop_tokens
 from proxlm._decoding.history import History
 
+__all__ = ["adjust", "argmax", "draw", "entropy", "inverse_cdf", "log_probs", "select", "truncation"]
+
 
 def log_probs(
     logits: jax.Array, sampling: SamplingConfig, keep: jax.Array | None = None, history: History | None = None

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from proxlm._decoding.config import SamplingConfig
 
+__all__ = ["History", "add", "at_start", "before", "first_columns", "of_rows"]
+
 
 class History(NamedTuple):
     """The past of tokens that are drawn or scored.

@@ -7,6 +7,8 @@ import jax
 
 from proxlm._decoding.config import SamplingConfig
 
+__all__ = ["Actor", "Prompts", "Samples", "ScoreFn", "Scores"]
+
 
 class Prompts(NamedTuple):
     """Token sequences to continue: tokens, integers `[B, P]`, and mask, bool `[B, P]` or None."""

@@ -5,6 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+__all__ = ["align", "uniforms"]
+
 
 def align(tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Moves each row's valid tokens to its end, in order: any padding `[B, P]` becomes left padding.

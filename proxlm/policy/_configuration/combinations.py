@@ -5,6 +5,8 @@ from typing import Any
 from proxlm import _validation
 from proxlm.policy.advantages import batch
 
+__all__ = ["COMPARISONS", "CRITICLESS", "check"]
+
 # By these the answers to one prompt are compared, so that a group has at least two.
 COMPARISONS = (batch.group_advantages, batch.batch_scaled_advantages, batch.length_weighted_advantages)
 CRITICLESS = (*COMPARISONS, batch.reward_to_go_advantages)

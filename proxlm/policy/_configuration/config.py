@@ -17,6 +17,8 @@ from proxlm.policy._configuration.settings import KL, Value, Whitening, check_fi
 from proxlm.policy.advantages import batch
 from proxlm.policy.aggregation import WEIGHTS
 
+__all__ = ["PPOConfig", "check_parts", "override"]
+
 _PARTS = ("advantage", "loss", "length_penalty", "group_filter", "correction", "reward_normalisation")
 # What is certainly no part, while JAX may put placeholders of its own into a pytree.
 _PLAIN = (bool, int, float, str, dict, list, tuple)

@@ -8,6 +8,8 @@ from typing import Any
 from proxlm import _validation
 from proxlm.policy._configuration.partials import Partial, parameters_of, takes_float
 
+__all__ = ["NAMED", "NUM_DATA", "SYNONYMS", "Path", "complete", "override", "paths", "settings"]
+
 # How many arguments a part is called with, by position; the parameters after them are its settings.
 NUM_DATA = {
     "advantage": 4,

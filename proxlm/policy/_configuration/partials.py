@@ -12,6 +12,8 @@ import numpy as np
 
 from proxlm import _validation
 
+__all__ = ["Partial", "name_of", "parameters_of", "partial", "takes_float"]
+
 
 @jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True)

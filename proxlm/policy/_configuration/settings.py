@@ -10,6 +10,8 @@ from proxlm import _validation
 from proxlm.policy.advantages import temporal
 from proxlm.policy.kl import ESTIMATORS
 
+__all__ = ["KL", "Value", "Whitening", "check_finite", "plain", "static"]
+
 
 def static(default: Any) -> Any:
     """A field that decides the structure of the program and cannot be traced."""

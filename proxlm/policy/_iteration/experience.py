@@ -12,6 +12,8 @@ from proxlm.policy._configuration.config import PPOConfig
 from proxlm.policy._iteration import checks, grouping, judging, metrics, reference
 from proxlm.policy.advantages import temporal as advantage_lib
 
+__all__ = ["Experience", "all_finite", "prepare"]
+
 
 class Experience(NamedTuple):
     """The data that minibatches are cut from, a row per response.

@@ -12,6 +12,8 @@ from proxlm.policy import protocols
 from proxlm.policy._configuration.config import PPOConfig
 from proxlm.policy._iteration import prompts as prompts_lib
 
+__all__ = ["GroupedActor", "grouped", "in_update", "shares"]
+
 
 class GroupedActor(NamedTuple):
     """An actor that is given each prompt once, and rows of which `group_size` on end have one prompt."""

@@ -16,6 +16,8 @@ from proxlm.policy._iteration import checks, experience, grouping, judging, metr
 from proxlm.policy._iteration import prompts as prompts_lib
 from proxlm.policy._iteration.metrics import Metrics
 
+__all__ = ["PPOState", "init", "make_collect_and_learn"]
+
 
 class PPOState(NamedTuple):
     """Everything an iteration changes, and the reference, which it does not.

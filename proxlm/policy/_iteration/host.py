@@ -16,6 +16,8 @@ from proxlm.policy._iteration import prompts as prompts_lib
 from proxlm.policy._iteration.halves import PPOState, make_collect_and_learn
 from proxlm.policy._iteration.halves import init as init
 
+__all__ = ["Iteration", "host_parts", "iterate"]
+
 
 class Iteration(NamedTuple):
     """One turn of `iterate`.

@@ -17,6 +17,8 @@ from proxlm import _validation
 from proxlm.policy._configuration.config import PPOConfig
 from proxlm.policy.advantages import group
 
+__all__ = ["MAX_REWARD", "Judgement", "as_arrays", "check_names", "groups_vary", "judge"]
+
 # Squares of larger ones, summed over a batch and the parameters, could overflow float32.
 MAX_REWARD = 1e12
 

@@ -10,6 +10,8 @@ from proxlm import _validation
 from proxlm.policy import aggregation, kl, protocols
 from proxlm.policy._iteration import judging
 
+__all__ = ["Metrics", "join", "of_rewards", "summarise"]
+
 
 class Metrics(NamedTuple):
     """Scalars of one iteration: what was sampled, the coefficient, and means over the updates done.

@@ -11,6 +11,8 @@ from proxlm import _validation
 from proxlm.policy import protocols
 from proxlm.policy._configuration.config import PPOConfig
 
+__all__ = ["TokensAndMask", "arrays_of", "check", "check_pure", "for_reward", "is_arrays", "repeat", "source"]
+
 _HOST = "For a loader or other Python that changes take ppo.make_host_step, which calls it every iteration."
 
 

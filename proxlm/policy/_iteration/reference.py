@@ -11,6 +11,8 @@ from proxlm.policy._configuration.config import PPOConfig
 from proxlm.policy._configuration.partials import Partial
 from proxlm.policy._configuration.partials import partial as partial
 
+__all__ = ["Comparison", "compare", "needs_distribution", "params_of", "truncates"]
+
 
 class Comparison(NamedTuple):
     """k1, None without a reference, and the KL of the reward, [B, R]; log-probs for the loss, or None."""

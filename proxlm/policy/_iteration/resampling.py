@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from proxlm.policy._configuration.config import PPOConfig
 from proxlm.policy._iteration import judging
 
+__all__ = ["better", "until_varied", "varies"]
+
 
 def varies(samples: Any, rewards: Any, config: PPOConfig) -> jax.Array:
     """Whether the valid rewards of each group differ, bool `[B/G]`."""

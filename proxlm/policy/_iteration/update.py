@@ -13,6 +13,8 @@ from proxlm.policy._iteration import checks, grouping
 from proxlm.policy._iteration.experience import Experience, all_finite
 from proxlm.policy._iteration.reference import truncates
 
+__all__ = ["MEANS", "adapt_kl_coef", "run"]
+
 # the metrics that are means over the updates
 MEANS = (
     "policy_loss",
