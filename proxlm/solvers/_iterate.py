@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from proxlm.solvers import _problem, _progress, _steps
 
-CONVERGED, EXHAUSTED, NOT_FINITE, PRECISION = 0, 1, 2, 3
+CONVERGED, EXHAUSTED, NOT_FINITE, PRECISION, UNFINISHED = range(5)
 
 
 class Static(NamedTuple):
@@ -25,7 +25,7 @@ class Static(NamedTuple):
 class Numbers(NamedTuple):
     """Settings that may be traced."""
 
-    tolerance: chex.Numeric
+    tolerance: chex.Numeric | None
     relative_tolerance: chex.Numeric
     max_iterations: chex.Numeric
     step_size: chex.Numeric | None
@@ -42,7 +42,7 @@ class SolverState(NamedTuple):
       error: as in `Solution`, at the point.
       scale: the largest entry of the gradient at the start, the unit of `relative_tolerance`.
       iterations: done.
-      status: as in `Solution`; 1 before it is over.
+      status: as in `Solution`; 4 before it is over.
       aux: of f at the params, or None.
     """
 
@@ -110,7 +110,7 @@ def run(static: Static, numbers: Numbers, params: Any, args: tuple) -> tuple:
     step_size = jax.lax.stop_gradient(_step_size(numbers, problem, problem.at(start)))
 
     def iterate(start):
-        unfinished = lambda state: (state.status == EXHAUSTED) & (state.iterations < numbers.max_iterations)
+        unfinished = lambda state: state.status == UNFINISHED
         advance = lambda state: _advance(static, numbers, problem, state)
         begun = _begin(static, numbers._replace(step_size=step_size), problem, start)
         state = jax.lax.while_loop(unfinished, advance, begun)
@@ -137,8 +137,9 @@ def _begin(static, numbers, problem, x):
     point = problem.measured(point, step_size)
     moving, error = static.rule.init(problem, point, step_size), problem.error(point)
     scale = jnp.max(jnp.abs(point.gradient), initial=0.0)
-    status = _status(numbers, error, scale, jnp.isfinite(point.smooth), jnp.isfinite(point.total))
-    return SolverState(moving, _progress.init(point, error), error, scale, jnp.int32(0), status)
+    begun = SolverState(moving, _progress.init(point, error), error, scale, jnp.int32(0), None)
+    over = {"finite": jnp.isfinite(point.smooth), "near": jnp.isfinite(point.total)}
+    return begun._replace(status=_status(numbers, begun, **over))
 
 
 def _advance(static, numbers, problem, state):
@@ -147,21 +148,24 @@ def _advance(static, numbers, problem, state):
     error = problem.error(point)
     has_value = static.objective.penalty.value is not None
     progress = _progress.observe(state.progress, point, error, has_value)
-    status = _status(numbers, error, state.scale, jnp.isfinite(point.total), True)
-    ended = (status == EXHAUSTED) & _progress.exhausted(progress, moving.step_size)
-    status = jnp.where(ended, PRECISION, status)
-    iterations = state.iterations + 1
-    shown = iterations, problem.unravel(point.x), point.total, error, moving.step_size
+    state = SolverState(moving, progress, error, state.scale, state.iterations + 1, None)
+    status = _status(numbers, state, finite=jnp.isfinite(point.total))
+    shown = state.iterations, problem.unravel(point.x), point.total, error, moving.step_size
     if static.callback is not None:
         jax.debug.callback(lambda *shown: static.callback(Iteration(*shown)), *shown)
     if static.verbose:
         jax.debug.print("iteration {}: objective {}, error {}, step size {}", shown[0], *shown[2:])
-    return SolverState(moving, progress, error, state.scale, iterations, status)
+    return state._replace(status=status)
 
 
-def _status(numbers, error, scale, finite, is_inside):
-    close = (error <= numbers.tolerance + numbers.relative_tolerance * scale) & is_inside
-    return jnp.where(finite, jnp.where(close, CONVERGED, EXHAUSTED), NOT_FINITE).astype(jnp.int32)
+def _status(numbers, state, finite, near=True):
+    """What ends the iteration here, if anything; without a tolerance it is their number alone."""
+    status = jnp.where(state.iterations < numbers.max_iterations, UNFINISHED, EXHAUSTED)
+    if numbers.tolerance is not None:
+        near &= state.error <= numbers.tolerance + numbers.relative_tolerance * state.scale
+        exhausted = _progress.exhausted(state.progress, state.moving.step_size)
+        status = jnp.where(near, CONVERGED, jnp.where(exhausted, PRECISION, status))
+    return jnp.where(finite, status, NOT_FINITE).astype(jnp.int32)
 
 
 def _step_size(numbers, problem, point):

@@ -21,7 +21,7 @@ class Options(TypedDict, total=False):
     """The options of `Solver`."""
 
     rule: _steps.Rule | None
-    tolerance: chex.Numeric
+    tolerance: chex.Numeric | None
     relative_tolerance: chex.Numeric
     max_iterations: chex.Numeric
     step_size: chex.Numeric | None
@@ -47,7 +47,7 @@ class Solver:
       penalty: g. Without a value, `Penalty(None, prox)`, it gets a rule that needs none.
       rule: how to move; None for `barzilai_borwein()`, and for `fista()` where the penalty has no value or
         the step size is constant. See `proxlm.solvers.rules`.
-      tolerance: for `Solution.error`, in units of the gradient.
+      tolerance: for `Solution.error`, in units of the gradient; None for `max_iterations` exactly.
       relative_tolerance: added to the tolerance in units of the largest entry of ∇f at the start.
       step_size: the first to try; None measures the curvature of f along its gradient.
       max_step_size: the largest allowed.
@@ -75,7 +75,7 @@ class Solver:
     penalty: base.Penalty
     _: dataclasses.KW_ONLY
     rule: _steps.Rule | None = None
-    tolerance: chex.Numeric = 1e-5
+    tolerance: chex.Numeric | None = 1e-5
     relative_tolerance: chex.Numeric = 0.0
     max_iterations: chex.Numeric = 1000
     step_size: chex.Numeric | None = None
@@ -94,7 +94,8 @@ class Solver:
         _validation.a_function("proximal_gradient", fun=self.fun)
         if self.callback is not None:
             _validation.a_function("proximal_gradient", callback=self.callback)
-        _validation.tree_at_least(0, "proximal_gradient", tolerance=self.tolerance)
+        if self.tolerance is not None:
+            _validation.tree_at_least(0, "proximal_gradient", tolerance=self.tolerance)
         _validation.tree_at_least(0, "proximal_gradient", relative_tolerance=self.relative_tolerance)
         if _validation.is_known(self.max_iterations):
             _validation.integer(0, "proximal_gradient", max_iterations=self.max_iterations)

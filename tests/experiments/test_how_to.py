@@ -9,7 +9,7 @@ import pytest
 from experiments import how_to
 
 SCRIPTS = {path.stem: path for path in pathlib.Path(how_to.__file__).parent.glob("[a-z]*.py")}
-LENGTHS = {"cartpole": 100, "nemos_solver": 110}
+LENGTHS = {"cartpole": 100, "nemos_solver": 85}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

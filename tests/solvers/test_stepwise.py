@@ -45,13 +45,23 @@ def test_memories_of_other_data_are_dropped(rule):
     assert state.status == 0
 
 
+def test_without_a_tolerance_the_number_of_iterations_is_exact():
+    solve = lambda tolerance: solvers.proximal_gradient(
+        distance, jnp.zeros(2), penalties.l1(1.0), 3.0, tolerance=tolerance, max_iterations=12
+    )
+    assert solve(None).iterations == 12 and solve(None).status == 1
+    assert solve(0.0).iterations < 12
+
+
 def test_steps_are_the_run_and_go_on_from_it():
     solver = solvers.Solver(least_squares, penalties.l1(4.0), max_iterations=4, tolerance=0.0)
     data, params = (FEATURES, TARGETS), jnp.zeros(6)
     found = solver.run(params, *data)
     state = solver.init(params, *data)
     for _ in range(4):
+        assert state.status == 4
         params, state = solver.update(params, state, *data)
+    assert state.status == found.status == 1
     np.testing.assert_allclose(params, found.params, atol=1e-6)
     assert state.iterations == found.state.iterations == 4
     further, _ = solver.update(found.params, found.state, *data)
