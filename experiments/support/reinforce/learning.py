@@ -64,8 +64,22 @@ def make_parts(
     )
 
 
-def learn(run, config: Any, setup: Setup, seed: int, trained: Any, frozen: Any, problems, evaluate) -> Any:
-    """The iterations of one seed, from where a kill left them; returns what was trained."""
+def learn(
+    run,
+    config: Any,
+    setup: Setup,
+    seed: int,
+    trained: Any,
+    frozen: Any,
+    problems: Sequence[Problem],
+    evaluate: Callable[[Any], Judgement] | None = None,
+    watch: Callable[[Any, Any], dict[str, Any]] | None = None,
+) -> Any:
+    """The iterations of one seed, from where a kill left them; returns what was trained.
+
+    Logged are also `evaluate(trained)`, every so many iterations and at the end, and at each of them
+    `watch(trained before it, and after)`.
+    """
     asked = setup.asker.prompts(problems)
     count = setup.prompts if setup.settings.group_size > 1 else setup.prompts * setup.group
 
@@ -76,9 +90,12 @@ def learn(run, config: Any, setup: Setup, seed: int, trained: Any, frozen: Any, 
         own = [problems[i] for i in np.repeat(rows, setup.settings.group_size).tolist()]
         own += [problems[i] for i in rows.tolist()] if setup.settings.greedy_baseline else []
         scores = jnp.asarray(scores_of(setup, samples, own), jnp.float32)
+        before = jax.tree.map(jnp.copy, state.params["policy"]) if watch else None
         state, metrics = setup.parts.learn(frozen, state, key_learn, samples, scores)
         numbers = {name: getattr(metrics, name) for name in ("reward", "kl", "entropy", "grad_norm")}
-        if (done := int(state.iteration)) % config.evaluate_every == 0 or done == config.iterations:
+        numbers |= watch(before, state.params["policy"]) if watch else {}
+        due = (done := int(state.iteration)) % config.evaluate_every == 0 or done == config.iterations
+        if evaluate and due:
             judged = evaluate(state.params["policy"])
             numbers |= {"right": judged.one, "right_of_any": judged.any}
         return state, [numbers]

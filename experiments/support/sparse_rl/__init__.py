@@ -1,0 +1,1 @@
+"""Support of experiments/sparse_rl.py."""
