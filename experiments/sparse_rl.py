@@ -1,13 +1,26 @@
 """Reinforcement learning that changes a chosen few of a model's weights, exactly.
 
-    python -m experiments.sparse_rl            writes sparsity.png, report.txt and the patches
+    python -m experiments.sparse_rl            writes sparsity.png, where.png and report.txt
+    python -m experiments.sparse_rl --tasks sums:30 sums --lanes adam@5e-5 l1:3e-4@1e-3 --baselines norms@1e-3
     python -m experiments.sparse_rl --smoke
+
+GRPO of SmolLM2-135M (`make more-data`) on sums of numbers up to 30, two solved ones shown. An ℓ1 penalty on
+the distance from the pretrained weights, in Adam's metric, stands beside Adam and what else makes a small
+patch: its largest changes, the scales of norms, low-rank factors, groups, supervised learning. Success on
+held-out problems is the probability that an answer sampled at temperature 1 is right, computed and not
+sampled. A lane with a seed is trained once for all runs of the same settings, and resumed.
+
+2 CPU cores (Intel Xeon with AVX-512, loaded by others), 5 CPU minutes a lane and seed: 30 iterations of
+8 x 8 answers, the last 8 of 30 layers trained, n=1 seed. Of 100 held-out sums, right are 21.8 % at the start;
+47.0 % by Adam, which changes 28.3 M weights, and 23.0 % by the largest 100,000 of its changes; 44.5 % by
+ℓ1, which changes 90,342 weights, .067 % of the model: a patch of 381 kB.
 """
 
 import dataclasses
 import functools
 import shutil
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +44,8 @@ class Config(configs.Base):
     lanes: tuple[str, ...] = configs.field(
         ("adam@5e-5", "l1:3e-4@1e-3"), smoke=("adam@1e-3", "l1:1e-3@1e-2", "sft@1e-3")
     )
-    cuts: tuple[int, ...] = configs.field((300_000, 100_000, 30_000, 10_000), smoke=(10,))  # of Adam's changes
+    baselines: tuple[str, ...] = configs.field((), smoke=("norms@1e-3",))  # lanes of one seed
+    cuts: tuple[int, ...] = configs.field((3_000_000, 300_000, 100_000), smoke=(10,))  # of Adam's changes
     last: int = configs.field(8, smoke=1)  # layers that are trained
     shots: int = 2  # solved problems before each question
     prompts: int = configs.field(8, smoke=2)  # of an iteration
@@ -44,7 +58,7 @@ class Config(configs.Base):
     seed: int = 0  # the first
 
     def validate(self) -> None:
-        for lane in self.lanes:
+        for lane in (*self.lanes, *self.baselines):
             lanes.parse(lane)
         ppo.check_batch(self.prompts * self.group, settings_of(self))
 
@@ -61,7 +75,10 @@ class Setting(NamedTuple):
     asker: prompting.Asker
     rewards: list[rewards.Reward]
     problems: list[tasks.Problem]
-    judge: Any
+    held_out: int
+    validation: int
+    judge: Callable[[Any, Any], judging.Judgement]
+    start: judging.Judgement
 
 
 def settings_of(config: Config) -> ppo.PPOConfig:
@@ -71,35 +88,55 @@ def settings_of(config: Config) -> ppo.PPOConfig:
 
 def prepare(config: Config, model: lm.Pretrained, name: str) -> Setting:
     """Parts a task into problems that are shown, learnt from, chosen by and held out."""
-    task = tasks.load(name, config.held_out + config.validation, 0)
+    count = sum(map(len, tasks.load(name, 1, 0)[:2]))
+    held_out, validation = min(config.held_out, 2 * count // 5), min(config.validation, count // 10)
+    task = tasks.load(name, held_out + validation, 0)
     asker = prompting.Asker(model, tuple(task.train[: config.shots]))
     asked = judging.questions(asker, task.held_out)
     judge = judging.make_judge(asker, model.config, asked, model.params)
-    return Setting(name, asker, rewards.parse(["exact"], task), task.train[config.shots :], judge)
+    start = judge(*lm.trainable.split(model.params, lm.trainable.last_layers(config.last)))
+    found, problems = rewards.parse(["exact"], task), task.train[config.shots :]
+    return Setting(name, asker, found, problems, held_out, validation, judge, start)
 
 
 def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Trains every lane on every task, seed by seed, and judges; returns the numbers of the report."""
     texts = [p.question for p in tasks.load(config.tasks[0], config.held_out, 0).train]
-    model = pretrained.load(config.model, run.data, texts, 512)
-    found = {}
+    load = functools.partial(pretrained.load, config.model, run.data, texts, 512)
+    model, found, overlaps, held_out, checked = load(), {}, {}, {}, []
     for name in config.tasks:
         setting = prepare(config, model, name)
-        for lane in map(lanes.parse, config.lanes):
-            found[name, lane] = of_lane(run, config, setting, lane)
-    return report.write(run, config, model, found)
+        held_out[name] = setting.held_out
+        for text in (*config.lanes, *config.baselines):
+            lane, seeds = lanes.parse(text), config.seeds if text in config.lanes else 1
+            found[name, lane] = results = of_lane(run, config, setting, lane, seeds)
+            if lane.sparse:
+                start, _ = lane.split(jax.random.key(config.seed), model.params, config.last)
+                overlaps[name, lane] = report.overlap(results, start)
+                checked += [] if checked else [check(config, setting, lane, results[0], load())]
+    return report.write(run, model, found, held_out, "".join(checked), overlaps)
 
 
-def of_lane(run, config: Config, setting: Setting, lane: lanes.Lane) -> list[dict[str, Any]]:
+def check(config: Config, setting: Setting, lane: lanes.Lane, result: dict[str, Any], fresh: lm.Pretrained):
+    """Applies a patch to a model loaded anew and judges it: says whether all numbers are the same."""
+    start, frozen = lane.split(jax.random.key(config.seed), fresh.params, config.last)
+    again = setting.judge(lm.delta.apply(start, result["path"] / "delta.safetensors"), frozen)
+    same = all(np.array_equal(result["end"][name], x) for name, x in again._asdict().items())
+    given = "the bits that were saved (SHA-256)"
+    return f"{lane.name} on {setting.name}, applied to a model loaded anew: {given}, judged alike: {same}"
+
+
+def of_lane(run, config: Config, setting: Setting, lane: lanes.Lane, seeds: int) -> list[dict[str, Any]]:
     """The results of the seeds of a lane, each a stage that runs of the same settings share."""
     model, ppo_config, optimizer = setting.asker.model, settings_of(config), lane.chain()
     sampling = lm.SamplingConfig(stop_token=setting.asker.stops())
     parts = learning.make_parts(model.config, sampling, config.tokens, optimizer, ppo_config)
     shared = (setting.asker, setting.rewards, ppo_config, optimizer, parts, config.prompts, config.group)
-    own = {"tasks", "lanes", "seeds", "seed"}
+    own = {"tasks", "lanes", "baselines", "seeds", "seed"}
     given = {name: value for name, value in dataclasses.asdict(config).items() if name not in own}
+    given |= {"held_out": setting.held_out, "validation": setting.validation}
     results = []
-    for seed in range(config.seed, config.seed + config.seeds):
+    for seed in range(config.seed, config.seed + seeds):
         settings = given | {"task": setting.name, "lane": dataclasses.asdict(lane), "seed": seed}
 
         def compute(folder, seed=seed, settings=settings):
@@ -118,14 +155,13 @@ def train(run, config: Config, setting: Setting, lane: lanes.Lane, setup: learni
     model = setting.asker.model
     trained, frozen = lane.split(jax.random.key(seed), model.params, config.last)
     began, watch = time.process_time(), functools.partial(changes.counts, trained)
-    start = setting.judge(trained, frozen)
     if lane.kind == "sft":
         own = (setting.asker, setup.optimizer, seed, trained, frozen, setting.problems, watch)
         new = imitation.learn(run, config, *own)
     else:
         new = learning.learn(run, config, setup, seed, trained, frozen, setting.problems, None, watch)
     seconds = time.process_time() - began
-    result: dict[str, Any] = {"start": start._asdict(), "end": setting.judge(new, frozen)._asdict()}
+    result: dict[str, Any] = {"start": setting.start._asdict(), "end": setting.judge(new, frozen)._asdict()}
     result |= {"seconds": seconds, "changed": np.asarray(lm.delta.count(trained, new))}
     result["where"] = changes.by_leaf(trained, new)
     result["bytes"] = changes.save(run.path / "delta.safetensors", trained, new)

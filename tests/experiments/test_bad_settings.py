@@ -132,6 +132,10 @@ BAD = {
         ({"recipes": ("gppo",)}, "recipes must be one of .*, got 'gppo'"),
         ({"batch": 12}, "batch"),
     ],
+    "sparse_rl": [
+        ({"lanes": ("l1@1e-3",)}, "lanes must be KIND@RATE or .*, got 'l1@1e-3'"),
+        ({"prompts": 0}, "prompts must be a number ≥ 1, got 0"),
+    ],
     "reinforce": [
         ({"train": "some"}, "train must be words such as \"all\", .*, got 'some'"),
         ({"prompt": "shots"}, 'prompt must be "chat", or "shots:4" .*, got \'shots\''),

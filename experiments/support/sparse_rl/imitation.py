@@ -27,14 +27,14 @@ def learn(
 ) -> Any:
     """As `reinforce.learning.learn`: the same problems in the same iterations, each with its answer."""
     asked = judging.questions(asker, problems)
-    model, count = asker.model.config, config.prompts
+    model, batch_size = asker.model.config, config.prompts
     place = jnp.arange(asked.tokens.shape[1])
     of_answer = (place >= asked.first[:, None]) & (place <= (asked.first + asked.size)[:, None])
     tokens, mask = jnp.asarray(asked.tokens), jnp.asarray(asked.mask)
 
     def loss_fn(trained, batch):
         frozen, rows = batch
-        shared = {"start": asked.shared, "group_size": count}
+        shared = {"start": asked.shared, "group_size": batch_size}
         params = lm.trainable.join(trained, frozen)
         scores = lm.score(params, tokens[rows], model, mask=mask[rows], **shared)
         return -jnp.mean(scores.log_probs, where=of_answer[rows][:, asked.shared :])
@@ -42,11 +42,13 @@ def learn(
     step = jax.jit(training.make_step(loss_fn, optimizer), donate_argnums=0)
 
     def iterate(state, key):
-        rows = jax.random.choice(jax.random.split(key, 3)[0], len(problems), (count,), replace=False)
+        rows = jax.random.choice(jax.random.split(key, 3)[0], len(problems), (batch_size,), replace=False)
         before = jax.tree.map(jnp.copy, state.params)
         state, metrics = step(state, (frozen, rows))
         return state, [{"loss": metrics.loss} | watch(before, state.params)]
 
     start = training.init(jax.tree.map(jnp.copy, trained), optimizer)
     options = {"key": jax.random.key(seed), "every": config.iterations}
-    return supervised.run_resumable(run, f"seed {seed}", iterate, start, config.iterations, 1, **options).params
+    return supervised.run_resumable(
+        run, f"seed {seed}", iterate, start, config.iterations, 1, **options
+    ).params

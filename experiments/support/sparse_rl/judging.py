@@ -1,6 +1,5 @@
 """Exact success on problems whose prompts share their solved ones: no sampling, so no noise of it."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -40,9 +39,9 @@ class Judgement(NamedTuple):
       kl: nats between the policy and its start, summed over the tokens of the right answer.
     """
 
-    right: np.ndarray
-    greedy: np.ndarray
-    kl: np.ndarray
+    right: np.ndarray | jax.Array
+    greedy: np.ndarray | jax.Array
+    kl: np.ndarray | jax.Array
 
 
 def questions(asker: Asker, problems: Sequence[Problem]) -> Questions:
@@ -70,7 +69,7 @@ def make_judge(
     def distributions(params):
         """Log-probabilities of the tokens of the answers and of what ends them, `[N, steps, V]`."""
         own = {"mask": jnp.asarray(asked.mask), "start": asked.shared, "group_size": len(asked.tokens)}
-        scores = lm.score(params, jnp.asarray(asked.tokens), config, full=True, **own)
+        scores: Any = lm.score(params, jnp.asarray(asked.tokens), config, full=True, **own)
         columns = asked.first[:, None] - asked.shared + np.arange(steps)
         columns = np.minimum(columns, asked.tokens.shape[1] - asked.shared - 1)
         return jnp.take_along_axis(scores.distribution, columns[:, :, None], axis=1)

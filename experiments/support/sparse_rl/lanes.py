@@ -1,13 +1,13 @@
 """Lanes: what is trained, by which optimizer, as one word each.
 
-    adam@5e-5         Adam on the last layers
-    l1:3e-4@1e-3      in its metric an ℓ1 penalty of strength 3e-4 on the change, at the rate 1e-3
-    l0:3e-9@1e-3      the number of changed weights instead
-    rows:3e-4@1e-3    the norms of the changes of rows, those of one output; ℓ1 where there are none
-    dual:3e-4@1e-3    ℓ1 with zeros that averaged gradients decide
-    norms@1e-3        Adam on the scales of the norms alone
-    lora:1@1e-3       Adam on factors of rank 1 beside every kernel
-    sft@5e-5          Adam on the right answers to the same problems, without samples
+adam@5e-5         Adam on the last layers
+l1:3e-4@1e-3      in its metric an ℓ1 penalty of strength 3e-4 on the change, at the rate 1e-3
+l0:3e-9@1e-3      the number of changed weights instead
+rows:3e-4@1e-3    the norms of the changes of rows, those of one output; ℓ1 where there are none
+dual:3e-4@1e-3    ℓ1 with zeros that averaged gradients decide
+norms@1e-3        Adam on the scales of the norms alone
+lora:1@1e-3       Adam on factors of rank 1 beside every kernel
+sft@5e-5          Adam on the right answers to the same problems, without samples
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ def parse(text: str) -> Lane:
         if kind not in KINDS or bool(colon) != KINDS[kind]:
             raise ValueError(kind)
         lane = Lane(kind, float(number or 0), float(rate))
-        _validation.positive(rate=lane.rate, **({"number": lane.number} if colon else {}))
+        _validation.positive(rate=lane.rate, number=lane.number if colon else None)
     except ValueError as error:
         expected = 'KIND@RATE or KIND:NUMBER@RATE, such as "adam@5e-5" and "l1:3e-4@1e-3"'
         raise _validation.invalid("lanes", text, expected, function="parse") from error

@@ -1,27 +1,153 @@
-"""The table and the figures of sparse_rl."""
+"""The tables and the figures of sparse_rl."""
+
+import itertools
+from typing import Any
+
+import jax
+import matplotlib.figure
+import numpy as np
+
+from experiments.support.run import plot_panels, plots, tables
+from proxlm import lm
+
+KILO = 1024
+SPREAD = "right: the probability that an answer sampled at temperature 1 is right, exactly computed"
+COUNTS = ("moved", "moved_since_start", "bfloat16_moved", "bfloat16_moved_since_start")
 
 
-def write(run, config, model, found):
-    """Writes them."""
-    numbers = {}
+def rows_of(found: dict, held_out: dict[str, int]) -> dict[tuple[str, str], dict[str, Any]]:
+    """(task, lane or cut) ↦ its numbers `[seeds]`, those of Adam's largest changes beside the lanes."""
+    rows = {}
     for (task, lane), results in found.items():
-        for i, r in enumerate(results):
-            held = slice(0, config.held_out)
-            mean = lambda x, part: float(x[part].mean())
-            row = {
-                "before": mean(r["start"]["right"], held),
-                "held": mean(r["end"]["right"], held),
-                "greedy": mean(r["end"]["greedy"], held),
-                "valid": mean(r["end"]["right"], slice(config.held_out, None)),
-                "kl": mean(r["end"]["kl"], held),
-                "changed": int(r["changed"]),
-                "bytes": int(r["bytes"]),
-                "seconds": float(r["seconds"]),
-                "reward": [float(x) for x in r["log"].get("reward", r["log"].get("loss"))[-5:]],
+        size = held_out[task]
+        rows[task, "start"] = _numbers([{"end": results[0]["start"], "changed": 0, "bytes": 0}], size)
+        rows[task, f"{lane.name} @ {lane.rate:g}"] = _numbers(results, size)
+        for name in (name for name in results[0] if name.startswith("cut ")):
+            count = int(name.removeprefix("cut "))
+            label = f"{lane.name} @ {lane.rate:g}, its {count:,} largest changes"
+            rows[task, label] = _numbers([result[name] for result in results], size)
+    return rows
+
+
+def _numbers(results, held_out):
+    mean = lambda name, part: np.array([100 * np.mean(r["end"][name][part]) for r in results])
+    parts = {"held_out": slice(held_out), "validation": slice(held_out, None)}
+    numbers = {name: mean("right", part) for name, part in parts.items()}
+    kl = np.array([np.mean(r["end"]["kl"][:held_out]) for r in results])
+    problems = np.mean([r["end"]["right"][:held_out] for r in results], axis=0)
+    sizes = {name: np.array([int(r[name]) for r in results]) for name in ("changed", "bytes")}
+    return (
+        numbers
+        | sizes
+        | {
+            "greedy": mean("greedy", parts["held_out"]),
+            "kl": kl,
+            "error_of_problems": 100 * np.std(problems, ddof=1) / np.sqrt(len(problems)),
+            "minutes": np.array([float(r.get("seconds", 0)) / 60 for r in results]),
+        }
+    )
+
+
+def table(rows: dict, size: int) -> str:
+    """A line a lane: what it changes, and what it is good for."""
+    headers = ["task", "lane", "n", "weights changed", "% of the model", "bytes of the patch"]
+    headers += ["validation", "held out, right, %", "greedy, %", "KL, nats", "CPU minutes"]
+    lines = []
+    for (task, name), row in rows.items():
+        changed = np.mean(row["changed"])
+        spread = lambda values: tables.mean_spread(values, 1, count=False)
+        line = [task, name, len(row["changed"]), f"{changed:,.0f}", f"{100 * changed / size:.3g}"]
+        line += [f"{np.mean(row['bytes']):,.0f}", spread(row["validation"]), spread(row["held_out"])]
+        line += [spread(row["greedy"]), f"{np.mean(row['kl']):.2f}", f"{np.mean(row['minutes']):.1f}"]
+        lines.append(line)
+    return tables.table(lines, headers)
+
+
+def shipped(found: dict) -> str:
+    """Weights that differ after an iteration, on average, and after all, as they are and in bfloat16."""
+    lines = []
+    for (task, lane), results in found.items():
+        if "moved" in results[0]["log"]:
+            log = {name: np.mean([r["log"][name] for r in results], axis=0) for name in COUNTS}
+            ends = [log[name][-1 if "start" in name else slice(None)].mean() for name in COUNTS]
+            lines.append([task, lane.name, *(f"{x:,.0f}" for x in ends)])
+    headers = ["task", "lane", "an iteration", "since the start", "bfloat16, an iteration", "since the start"]
+    return tables.table(lines, headers)
+
+
+def overlap(results: list, start: Any) -> float:
+    """Of the weights that two seeds change together, the share that both change; mean of all pairs."""
+    changed = []
+    for result in results:
+        after = lm.delta.apply(start, result["path"] / "delta.safetensors")
+        pairs = zip(*map(jax.tree.leaves, (start, after)), strict=True)
+        changed.append(np.concatenate([np.ravel(np.asarray(x) != np.asarray(y)) for x, y in pairs]))
+    pairs = list(itertools.combinations(changed, 2))
+    return float(np.mean([np.sum(a & b) / max(np.sum(a | b), 1) for a, b in pairs])) if pairs else np.nan
+
+
+def against_bytes(rows: dict) -> matplotlib.figure.Figure:
+    """Held-out success and KL against the size of the patch, a pair of panels a task."""
+    shown = {"held_out": "right, held out, %", "kl": "KL to the start along right answers, nats"}
+    drawings = {}
+    for task in dict.fromkeys(task for task, _ in rows):
+        series: dict[str, list] = {}
+        for (own, name), row in rows.items():
+            if own == task and name != "start":
+                kind = "adam, its largest changes" if "largest" in name else name.split(" @")[0].split(":")[0]
+                series.setdefault(kind, []).append(row)
+        series = {kind: sorted(own, key=lambda row: np.mean(row["bytes"])) for kind, own in series.items()}
+        for number, words in shown.items():
+            curves = {
+                kind: tuple(np.array([[np.mean(r["bytes"]) / KILO, np.mean(r[number])] for r in own]).T)
+                for kind, own in series.items()
             }
-            for name, c in r.items():
-                if name.startswith("cut "):
-                    row[name] = [int(c["changed"]), int(c["bytes"]), mean(c["end"]["right"], held), mean(c["end"]["kl"], held)]
-            numbers[f"{task} {lane.name}@{lane.rate:g} {i + config.seed}"] = row
-            print(task, lane.name, lane.rate, i + config.seed, row, flush=True)
-    return run.write(numbers, [""], {})
+            marks = {"start": float(np.mean(rows[task, "start"][number]))}
+            label = f"KiB of the patch, n={len(next(iter(series.values()))[0]['changed'])}"
+            drawings[f"{task}: {words}"] = plot_panels.lines(curves, label, log="x", marks=marks)
+    return plots.panels(drawings, 2, (5.0, 3.4))
+
+
+def where(found: dict) -> matplotlib.figure.Figure | None:
+    """The share of the weights of each matrix that the first ℓ1 lane changes, layer by layer."""
+    lanes = [(key, results) for key, results in found.items() if key[1].kind == "l1"]
+    if not lanes:
+        return None
+    (task, lane), results = lanes[0]
+    shares = {path: np.mean([r["where"][path] for r in results], axis=0) for path in results[0]["where"]}
+    shares = {path.removeprefix("blocks."): 100 * share for path, share in shares.items()}
+    words = np.array([[f"{x:.2g}" for x in share] for share in shares.values()])
+    values = np.array(list(shares.values()))
+    values /= max(values.max(), 1e-9)
+    columns = [f"-{i}" for i in range(values.shape[1], 0, -1)]
+    drawn = plot_panels.heatmap(values, list(shares), columns, words, "of the largest share")
+
+    def draw(axis):
+        drawn(axis)
+        axis.set_yticks(range(len(shares)), list(shares), fontsize=7)
+        axis.set_xlabel("layer, from the last", fontsize=9)
+
+    return plots.panels({f"{task}, {lane.name}: % of the weights changed": draw}, 1, (7.0, 3.4))
+
+
+def write(run, model: lm.Pretrained, found: dict, held_out: dict, checked: str, overlaps: dict) -> dict:
+    """Writes the tables and the figures; returns the numbers.
+
+    Args:
+      found: (task, lane) ↦ the results of its seeds.
+      held_out: task ↦ the number of problems held out.
+      checked: what was found of a patch on a fresh copy.
+      overlaps: (task, lane) ↦ `overlap`.
+    """
+    rows = rows_of(found, held_out)
+    pairs = [[task, lane.name, f"{100 * share:.1f} %"] for (task, lane), share in overlaps.items()]
+    text = [
+        table(rows, lm.num_params(model.config)),
+        f"± standard deviation over seeds; {SPREAD}",
+        f"weights that differ after an iteration, mean, and after all\n{shipped(found)}",
+        tables.table(pairs, ["task", "lane", "changed by both of two seeds, of those changed by any"]),
+        checked,
+    ]
+    drawn = {"sparsity": against_bytes(rows), "where": where(found)}
+    numbers = {f"{task}, {name}": row for (task, name), row in rows.items()}
+    return run.write(numbers, text, {name: figure for name, figure in drawn.items() if figure})
