@@ -176,7 +176,7 @@ def train(run, config: Config, setting: Setting, lane: lanes.Lane, setup: learni
 
 
 def cut(run, setting: Setting, trained: Any, frozen: Any, new: Any, share: jax.Array) -> dict[str, Any]:
-    """What the largest changes alone are good for."""
+    """The result of the largest changes alone."""
     kept = changes.cut(trained, new, share)
     size = changes.save(run.path / "cut.safetensors", trained, kept)
     judged = setting.judge(kept, frozen)._asdict()

@@ -42,7 +42,7 @@ class Lane:
         return f"{self.kind}:{self.number:g}" if self.number else self.kind
 
     def split(self, key: jax.Array, params: Any, last: int) -> tuple[Any, lm.trainable.Frozen]:
-        """What is trained of the last layers, and the rest."""
+        """Parts parameters in those of the last layers that are trained, and the rest."""
         pattern = {"norms": lm.trainable.PATTERNS["norms"], "lora": lm.trainable.PATTERNS["factors"]}
         if self.kind == "lora":
             params = lm.lora.init(key, params, int(self.number), pattern=".")
