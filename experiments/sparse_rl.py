@@ -39,6 +39,7 @@ from proxlm.policy import ppo, recipes
 class Config(configs.Base):
     # a folder of transformers, a GGUF file, hf:organisation/name or smollm2
     model: str = configs.field(pretrained.SMOLLM2, smoke=pretrained.UNTRAINED)
+    # as those of reinforce: "sums:30", a file of JSON lines, "reasoning_gym/chain_sum"
     tasks: tuple[str, ...] = configs.field(("sums:30",), smoke=("sums:9",))
     # KIND[:NUMBER]@RATE, as in experiments/support/sparse_rl/lanes.py
     lanes: tuple[str, ...] = configs.field(
@@ -54,7 +55,7 @@ class Config(configs.Base):
     iterations: int = configs.field(30, smoke=2)  # one update each
     held_out: int = configs.field(100, smoke=4)  # problems
     validation: int = configs.field(50, smoke=2)  # problems, by which strengths and rates were chosen
-    seeds: int = configs.field(3, smoke=1)
+    seeds: int = configs.field(3, smoke=1)  # one after another
     seed: int = 0  # the first
 
     def validate(self) -> None:
