@@ -102,15 +102,43 @@ def test_a_proximal_chain_and_a_mask_by_path_work_on_the_part():
     assert blocks["attention"]["out"]["kernel"][3].all()
 
 
-@pytest.mark.parametrize("kind", [pytest.param("last", marks=pytest.mark.slow), "lora"])
-def test_ppo_trains_the_part_beside_one_frozen_base(kind):
+@pytest.mark.parametrize("kind", ["lora", pytest.param("last", marks=pytest.mark.slow)])
+def test_an_actor_of_a_part_samples_and_scores_as_the_whole_and_refers_to_its_start(kind):
+    config, trained, frozen = part_of(kind)
+    actor = trainable.make_actor(lm.make_actor(config, 3, critic=False), frozen)
+    # so that a group shares its prompt
+    assert {"group_size"} < set(inspect.signature(actor.sample).parameters)
+
+    @jax.jit
+    def run(trained, frozen, key):
+        own, params = (
+            trainable.make_actor(lm.make_actor(config, 3, critic=False), frozen),
+            {"policy": trained},
+        )
+        samples = own.sample(key, params, lm.Prompts(jnp.zeros((4, 2), jnp.int32)))
+        whole = lm.score(trainable.join(trained, frozen), samples.tokens, config, start=2)
+        return samples, own.score(params, samples), own.reference(params, samples), whole
+
+    samples, scores, reference, whole = run(trained, frozen, jax.random.key(1))
+    for found in (scores, reference, whole):
+        np.testing.assert_allclose(found.log_probs, samples.log_probs, atol=1e-5)
+    with pytest.raises(ValueError, match="pretrained"):
+        actor.init(jax.random.key(0))
+
+
+def part_of(kind):
+    """A configuration, and a trained and a frozen part of its parameters."""
     config = lm.ModelConfig(8, num_layers=2, width=8, num_heads=2, unroll=1)
     params = rough(config, 0.3)
     if kind == "lora":
-        trained, frozen = lora.split(lora.init(jax.random.key(0), params, 2))
-    else:
-        trained, frozen = trainable.split(params, trainable.last_layers(1))
-    actor = trainable.make_actor(lm.make_actor(config, 3, critic=False), frozen)
+        return config, *lora.split(lora.init(jax.random.key(0), params, 2))
+    return config, *trainable.split(params, trainable.last_layers(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["last", "lora"])
+def test_ppo_trains_the_part_beside_one_frozen_base(kind):
+    config, trained, frozen = part_of(kind)
     settings, optimizer = recipes.make("rloo", group_size=2, num_minibatches=1), optax.adam(1e-2)
     state = ppo.init({"policy": trained}, optimizer, settings)
     prompts = lambda key: lm.Prompts(jax.random.randint(key, (4, 2), 0, 8))
@@ -123,18 +151,9 @@ def test_ppo_trains_the_part_beside_one_frozen_base(kind):
 
     after, metrics = step(state, frozen, jax.random.key(1))
     assert abs(metrics.kl) < 1e-5  # the reference is where training starts
-    assert {"group_size"} < set(
-        inspect.signature(actor.sample).parameters
-    )  # so that a group shares its prompt
     assert abs(metrics.first_ratio_error) < 1e-5
     moved = jax.tree.map(lambda x, y: jnp.any(x != y).item(), after.params, state.params)
     assert any(jax.tree.leaves(moved))
-    reference = lm.score(params, jnp.array([[1, 2, 3, 4, 5]]), config, start=2).log_probs
-    samples = lm.Samples(jnp.array([[1, 2, 3, 4, 5]]), None, *[None] * 3)
-    found = actor.reference(state.ref_params, samples).log_probs
-    np.testing.assert_allclose(found, reference, atol=1e-5)
-    with pytest.raises(ValueError, match="pretrained"):
-        actor.init(jax.random.key(0))
 
 
 @pytest.mark.slow

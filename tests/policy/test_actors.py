@@ -1,5 +1,6 @@
 """Actors of any model: foreign logits sample and score as our own, and the checker sees each fault."""
 
+import dataclasses
 import functools
 
 import jax
@@ -16,6 +17,14 @@ TOKENS = np.arange(12).reshape(4, LENGTH) % VOCAB
 PROMPTS = lm.Prompts(TOKENS, np.arange(LENGTH)[None] >= np.array([0, 1, 2, 0])[:, None])
 PARAMS = {name: normal(i, (VOCAB, WIDTH)) for i, name in enumerate(("in", "out", "value"))}
 HOT = lm.SamplingConfig(temperature=0.8, top_k=5, stop_token=(1, 2))
+BANS = {
+    "min_new_tokens": 3,
+    "banned_tokens": (2, 0),
+    "logit_bias": {1: 3.0, 3: jnp.float32(-0.5)},
+    "repetition_penalty": 1.7,
+}
+ENDS = {"stop_token": 1} | BANS
+ENDING = {"sampling": lm.SamplingConfig(temperature=0.8, top_p=0.95, **ENDS)}
 KEY = jax.random.key(1)
 
 
@@ -42,8 +51,8 @@ MAKE = functools.partial(policy.actor_from_logits, num_tokens=NEW, sampling=HOT)
 
 
 def test_a_foreign_function_samples_and_scores_as_the_models_own_actor():
-    config = CONFIG
-    own = lm.make_actor(CONFIG, NEW, sampling=HOT)
+    config, sampling = CONFIG, dataclasses.replace(HOT, top_k=3, **BANS)
+    own = lm.make_actor(CONFIG, NEW, sampling=sampling)
     params = own.init(jax.random.key(0))
 
     def logits(params, tokens, mask):
@@ -51,19 +60,24 @@ def test_a_foreign_function_samples_and_scores_as_the_models_own_actor():
         heads = (lm.logits(params["policy"], hidden, config), lm.values(params["policy"], hidden, config))
         return tuple(x.reshape(*tokens.shape, *x.shape[1:]) for x in heads)
 
+    foreign = MAKE(logits, sampling=sampling)
+
     @compiled
     def both(key):
-        samples = [actor.sample(key, params, PROMPTS) for actor in (own, MAKE(logits))]
-        scores = [actor.score(params, samples[0], full=True) for actor in (own, MAKE(logits))]
-        greedy = [actor.greedy(params, PROMPTS) for actor in (own, MAKE(logits))]
+        samples = [actor.sample(key, params, PROMPTS) for actor in (own, foreign)]
+        scores = [actor.score(params, samples[0], full=True) for actor in (own, foreign)]
+        greedy = [actor.greedy(params, PROMPTS) for actor in (own, foreign)]
         return samples, scores, greedy
 
-    for pair in both(KEY):
+    samples, scores, greedy = both(KEY)
+    for pair in (samples, scores, greedy):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5, rtol=0), *pair)
+    sampled, scored = (np.where(samples[0].response_mask, x.log_probs, 0.0) for x in (samples[0], scores[0]))
+    np.testing.assert_allclose(sampled, scored, atol=1e-5)
 
 
 def test_a_cache_gives_the_same_tokens_and_the_laws_hold_of_both():
-    plain, cached = MAKE(logits), MAKE(logits, init_cache=init_cache, step=step)
+    plain, cached = MAKE(logits, **ENDING), MAKE(logits, init_cache=init_cache, step=step, **ENDING)
     one, other = (compiled(actor.sample)(KEY, PARAMS, PROMPTS) for actor in (plain, cached))
     np.testing.assert_array_equal(one.tokens, other.tokens)
     np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
@@ -75,25 +89,16 @@ def test_a_cache_gives_the_same_tokens_and_the_laws_hold_of_both():
     assert critic.reference(PARAMS, one).values is None
 
 
-ENDS = {
-    "stop_token": 1,
-    "min_new_tokens": 3,
-    "banned_tokens": (2, 0),
-    "logit_bias": {1: 3.0, 3: jnp.float32(-0.5)},
-    "repetition_penalty": 1.7,
-}
 CONFIG = lm.ModelConfig(VOCAB, num_layers=1, width=8, num_heads=2, value_head=True, init_scale=0.7)
 
 
-@pytest.mark.parametrize("name", ["own", "cached", "plain"])
+# By default the other two are compared with the plain one, above.
+@pytest.mark.parametrize(
+    "name", ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in ("own", "cached"))]
+)
 def test_bans_penalties_and_late_stops_are_sampled_as_they_are_scored(name):
-    sampling = lm.SamplingConfig(temperature=0.8, top_p=0.95, **ENDS)
     cached = {"init_cache": init_cache, "step": step} if name == "cached" else {}
-    actor = (
-        lm.make_actor(CONFIG, NEW, sampling=sampling)
-        if name == "own"
-        else MAKE(logits, sampling=sampling, **cached)
-    )
+    actor = lm.make_actor(CONFIG, NEW, **ENDING) if name == "own" else MAKE(logits, **cached, **ENDING)
     params = actor.init(KEY) if name == "own" else PARAMS
     many = lm.Prompts(jnp.tile(TOKENS, (6, 1)), jnp.tile(PROMPTS.mask, (6, 1)))
     report = policy.check_actor(actor, params, many, key=KEY)

@@ -151,7 +151,7 @@ def first_ratio_error(sampling, scoring):
     return step(ppo.init(actor.init(KEY), SGD, config), KEY)[1].first_ratio_error
 
 
-# By default the truncated iterations of test_truncated_kl ask for it.
+# By default test_actors asks for it, of a truncated distribution.
 @pytest.mark.slow
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
 def test_the_first_ratio_is_1_however_the_tokens_were_sampled(sampling):
