@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from proxlm.lm import _block, _config, _forward, _model, _places, _segments, _views
+from proxlm.lm import _block, _config, _forward, _layer_kernels, _model, _places, _segments, _views
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._places import Places
 from proxlm.lm._views import View
@@ -101,13 +101,12 @@ def decode(
 
 def _extend_all(blocks, x, cache, column, views, config):
     """All layers of `decode` in a loop, the cache in its carry, where it is written in place."""
-    at = lambda tree, layer: jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, layer, 0, False), tree)
     view_of = _views.picker(views, config)
     shape = (1, *cache.key.shape[1:3], views[0].visible.shape[-1], cache.key.shape[-1])
 
     def body(part, first, layer, carry):
         x, cache = carry
-        block, view = at(part, layer - first), view_of(layer)
+        block, view = _layer_kernels.of_layer(part, layer - first), view_of(layer)
         query, key, value = _block.project(block, x, config, (x.shape[0], 1), view.turn)
         write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new[None], (layer, 0, 0, column, 0))
         cache = LayerCache(write(cache.key, key), write(cache.value, value))

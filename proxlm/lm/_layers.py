@@ -11,6 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from proxlm.lm import _layer_kernels
+from proxlm.lm._layer_kernels import LayerKernel
+
 # Finite, so that a row with no visible key gives a uniform average and not NaN.
 HIDDEN = -1e30
 
@@ -33,20 +36,23 @@ class GroupMask(NamedTuple):
     answers: jax.Array
 
 
-def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+def linear(x: jax.Array, kernel: jax.Array | LayerKernel, bias: jax.Array | None = None) -> jax.Array:
     """Applies x·W (+ b), `[N, D]` -> `[N, F]`, every axis of the kernel after the first as output.
 
     >>> linear(jnp.ones((2, 3)), jnp.ones((3, 4, 5))).shape
     (2, 20)
     """
-    y = x @ kernel.reshape(x.shape[1], -1).astype(x.dtype)
+    if isinstance(kernel, LayerKernel):
+        y = _layer_kernels.product(x, kernel)
+    else:
+        y = x @ kernel.reshape(x.shape[1], -1).astype(x.dtype)
     if bias is not None:
         y = y + bias.reshape(1, -1).astype(x.dtype)
     return y
 
 
 def linear_parts(
-    x: jax.Array, kernel: jax.Array, sizes: Sequence[int], bias: jax.Array | None = None
+    x: jax.Array, kernel: jax.Array | LayerKernel, sizes: Sequence[int], bias: jax.Array | None = None
 ) -> list[jax.Array]:
     """Several products with one packed kernel: x·W₁, x·W₂ and so on, `[N, ...]` flattened.
 
@@ -59,9 +65,9 @@ def linear_parts(
     [(2, 5), (2, 15)]
     """
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-    if x.shape[0] < x.shape[1]:
-        unit = kernel.size // (kernel.shape[0] * kernel.shape[1])
-        return jnp.split(linear(x, kernel, bias), [end * unit for end in ends], axis=1)
+    if isinstance(kernel, LayerKernel) or x.shape[0] < x.shape[1]:
+        y = linear(x, kernel, bias)
+        return jnp.split(y, [end * (y.shape[1] // sum(sizes)) for end in ends], axis=1)
     # the gradient of a split is one concatenation, that of slices a sum of padded pieces
     kernels = jnp.split(kernel, ends, axis=1)
     biases = [None] * len(sizes) if bias is None else jnp.split(bias, ends)

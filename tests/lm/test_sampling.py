@@ -11,6 +11,7 @@ import pytest
 
 from proxlm import lm
 from proxlm._decoding import distribution
+from proxlm.lm import _layer_kernels
 from proxlm.lm import _sampling as sampling
 from tests import arrays
 
@@ -147,7 +148,8 @@ def test_the_growth_of_the_cache_changes_nothing(segment):
 
 
 @pytest.mark.parametrize("unroll", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_scanned_layers_sample_what_unrolled_ones_do(unroll):
+def test_scanned_layers_sample_what_unrolled_ones_do(unroll, monkeypatch):
+    monkeypatch.setattr(_layer_kernels, "LARGE", 1)
     kinds = {"window": 3, "window_layers": (True, False, False), "rope_layers": (True, True, False)}
     config = dataclasses.replace(CONFIG, num_layers=3, unroll=unroll, **kinds)
     params = rough(config)
@@ -157,6 +159,13 @@ def test_scanned_layers_sample_what_unrolled_ones_do(unroll):
         for blocks in (params["blocks"], lm.unstack(params["blocks"]))
     )
     assert_same(scanned, unrolled)
+
+
+@pytest.mark.parametrize("rows", [1, 9, 65])
+def test_a_kernel_of_stacked_layers_multiplies_where_it_lies(rows):
+    x, stack = arrays.normal(0, (rows, 48)), arrays.normal(1, (3, 48, 2, 5))
+    product = jax.jit(lambda x, stack: _layer_kernels.product(x, _layer_kernels.LayerKernel(stack, 2)))
+    np.testing.assert_allclose(product(x, stack), x @ stack[2].reshape(48, 10), rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("blocks", ["scanned", pytest.param("unrolled", marks=pytest.mark.slow)])
