@@ -1,5 +1,6 @@
 """Run on four devices by `test_sharding`: training loops whose programs must divide their work."""
 
+import dataclasses
 import sys
 
 import jax
@@ -7,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.plan import programs
 from proxlm import lm, sharding, training
-from proxlm.policy import ppo
+from proxlm.lm import _chunks
+from proxlm.policy import ppo, recipes
 
 MODEL = lm.ModelConfig(vocab_size=32, num_layers=1, width=16, num_heads=4, value_head=True, max_length=64)
 OPTIMIZER = optax.adam(1e-3)
@@ -30,6 +33,25 @@ def policy(microbatches):
     reward = lambda samples: jnp.mean(samples.tokens[:, 4:] < 16, axis=1)
     state = ppo.init(actor.init(jax.random.key(0)), OPTIMIZER, config)
     return ppo.make_step(actor, reward, prompts, OPTIMIZER, config), state, jax.random.key(1)
+
+
+def groups():
+    """An iteration on fewer groups than devices, the head in chunks, with its state and key."""
+    _chunks.LARGE, _chunks.CHUNK = 32 * 8, 32 * 2
+    config = recipes.make("grpo", group_size=8).replace(num_epochs=1, num_minibatches=1)
+    actor = lm.make_actor(dataclasses.replace(MODEL, value_head=False), 8, critic=False)
+    prompts = lambda key: lm.Prompts(jax.random.randint(key, (2, 4), 0, 32))
+    reward = lambda samples: jnp.mean(samples.tokens[:, 4:] < 16, axis=1)
+    state = ppo.init(actor.init(jax.random.key(0)), OPTIMIZER, config)
+    return ppo.make_step(actor, reward, prompts, OPTIMIZER, config), state, jax.random.key(1)
+
+
+def sends_gradients(function, state, data):
+    """Asserts that no activation moves between devices: all that is sent, once, is the gradient."""
+    work = programs.work(compiled(function, state, data, sharding.make_mesh("data=4")).as_text())
+    weights = 2 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.params))
+    assert work.sent["all-reduce"] < 1.25 * weights, (work, weights)  # that of the embedding in two parts
+    assert sum(work.sent.values()) < 1.5 * weights, (work, weights)
 
 
 def compiled(function, state, data, mesh):
@@ -65,6 +87,10 @@ if __name__ == "__main__":
     assert len(jax.devices()) == 4
     if sys.argv[1:] == ["quick"]:
         divides("data=2,fsdp=2", "supervised in 4", *supervised(4))
+        sys.exit()
+    if sys.argv[1:] == ["groups"]:
+        sends_gradients(*groups())
+        agrees("groups", *groups())
         sys.exit()
     for make in (supervised, policy):
         agrees(make.__name__, *make(1))

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from proxlm import _validation
+from proxlm import _validation, sharding
 from proxlm.lm import _forward
 from proxlm.lm._config import ModelConfig, Params
 
-# Numbers of logits: up to the first the head runs at once, beyond it in chunks of about the second.
+# Logits on a device: up to the first number the head runs at once, beyond it in chunks of about the second.
 LARGE, CHUNK = 2**24, 2**22
 
 
@@ -53,9 +53,12 @@ def map_logits(
         if jnp.shape(x)[:1] != (size,):
             raise _validation.invalid("rows.shape", jnp.shape(x), f"({size}, ...), a row a token of hidden")
     whole = lambda hidden, *rows: fn(_forward.logits(params, hidden, config), *rows)
-    if size * config.vocab_size <= LARGE:
+    devices = sharding.num_parts() if size % sharding.num_parts() == 0 else 1
+    if size * config.vocab_size <= LARGE * devices:
         return whole(hidden, *rows)
-    number = -(-size * config.vocab_size // CHUNK)
+    number = -(-size * config.vocab_size // (CHUNK * devices))
+    if devices > 1:
+        return _map_own(fn, params, (hidden, *rows), config, number, devices)
     pad = lambda x: jnp.pad(x, ((0, -size % number), *((0, 0),) * (x.ndim - 1)))
     swap = lambda x: x.swapaxes(0, 1) if strided else x
     cut = lambda x: swap(pad(x).reshape(*((-1, number) if strided else (number, -1)), *x.shape[1:]))
@@ -63,3 +66,24 @@ def map_logits(
     parts = jax.tree.map(cut, (hidden, *rows))
     results = jax.lax.map(jax.checkpoint(lambda part: whole(*part), prevent_cse=False), parts)
     return jax.tree.map(join, results)
+
+
+def _map_own(fn, params, rows, config, number, devices):
+    """`map_logits` where each device takes chunks of its own tokens.
+
+    Each has a copy of the head, so that the gradient is summed over devices once and not at every chunk.
+    """
+    size = len(rows[0])
+    own = size // devices
+    number = next(n for n in range(min(number, own), own + 1) if own % n == 0)
+    name = "embedding" if config.tie_embeddings else "head"
+    kernel = sharding.whole({name: params[name]})[name]["kernel"]
+    kernels = sharding.rows(jnp.broadcast_to(kernel, (devices, *kernel.shape)))
+
+    def of_device(kernel, hidden, *rows):
+        return fn(_forward.logits({**params, name: {"kernel": kernel}}, hidden, config), *rows)
+
+    cut = lambda x: x.reshape(devices, number, own // number, *x.shape[1:]).swapaxes(0, 1)
+    of_chunk = jax.checkpoint(lambda part: jax.vmap(of_device)(kernels, *part), prevent_cse=False)
+    results = jax.lax.map(of_chunk, sharding.pieces(jax.tree.map(cut, rows)))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(size, *x.shape[3:]), results)

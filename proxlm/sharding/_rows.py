@@ -88,10 +88,22 @@ def _own_shards(x):
     return [shards[start] for start in sorted(shards)]
 
 
-def _pinned(tree, axis):
+def num_parts() -> int:
+    """The number of devices over which `rows` cuts a batch: 1 without a mesh.
+
+    >>> num_parts()
+    1
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    axes = _mesh.batch_axes(mesh) if _mesh.is_automatic(mesh) else ()
-    count = math.prod(mesh.shape[name] for name in axes)
+    return math.prod(mesh.shape[name] for name in _pinned_axes(mesh))
+
+
+def _pinned_axes(mesh):
+    return _mesh.batch_axes(mesh) if _mesh.is_automatic(mesh) else ()
+
+
+def _pinned(tree, axis):
+    axes, count = _pinned_axes(jax.sharding.get_abstract_mesh()), num_parts()
     if count == 1:
         return tree
 

@@ -70,19 +70,32 @@ def in_update(actor: protocols.Actor, batch: int, config: PPOConfig) -> int:
     return config.group_size if config.whole_groups or (natural and batch % slices == 0) else 1
 
 
+def together(group_size: int, rows: int) -> int:
+    """How many of the answers to a prompt share it, so that as many rows fall to each device.
+
+    It is the largest divisor of the group's size that lets the devices divide them, or all of the
+    group where nothing does.
+
+    >>> together(8, 64)
+    8
+    """
+    parts = sharding.num_parts()
+    sizes = [size for size in range(1, group_size + 1) if group_size % size == 0]
+    return max((size for size in sizes if rows // size % parts == 0), default=group_size)
+
+
 def _sample(sample, group_size, key, params, prompts):
-    if group_size > 1 and shares(sample):
-        return sample(key, params, prompts, group_size=group_size)
+    rows = jax.tree.leaves(prompts)[0].shape[0] * group_size
+    if shares(sample) and (size := together(group_size, rows)) > 1:
+        return sample(key, params, prompts_lib.repeat(prompts, group_size // size), group_size=size)
     return sample(key, params, prompts_lib.repeat(prompts, group_size))
 
 
 def _score(score, group_size, slices):
     def one_slice(params, samples, full):
         batch = samples.tokens.shape[0]
-        shared = (
-            {"group_size": group_size} if group_size > 1 and shares(score) and batch % group_size == 0 else {}
-        )
-        return score(params, samples, full=full, **shared)
+        size = together(group_size, batch) if shares(score) and batch % group_size == 0 else 1
+        return score(params, samples, full=full, **({"group_size": size} if size > 1 else {}))
 
     def whole(params, samples, full=False):
         if slices == 1:

@@ -1,0 +1,1 @@
+"""Memory, work and bounds of a training run on devices that are not there."""
