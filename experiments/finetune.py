@@ -43,7 +43,8 @@ class Config(configs.Base):
     dpo: bool = False  # learn from pairs of a chosen and a rejected answer
     beta: float = 0.1  # of DPO
     steps: int = configs.field(100, smoke=4)  # of the optimizer
-    batch: int = configs.field(8, smoke=4)  # examples of a step
+    batch: int = configs.field(8, smoke=4)  # examples of a step, or rows where they are packed
+    pack: bool = False  # rows of max_tokens that hold several examples, none of which sees another
     learning_rate: float = 0.0  # 0: 1e-3 for LoRA, 2e-5 for the rest
     max_tokens: int = 256  # of a conversation; longer ones are left out
     held_out: float = 0.1  # share of the examples
@@ -57,6 +58,8 @@ class Config(configs.Base):
         configs.check_shares(self, "held_out")
         configs.check_positive(self, "beta")
         trained_part.parse(self.train)
+        if self.pack and self.dpo:
+            raise _validation.invalid("pack", True, "False with dpo", "Pairs are not packed.")
         if self.steps > 10 and self.steps % 10:
             raise _validation.invalid("steps", self.steps, "1 to 10, or a multiple of 10")
 
@@ -96,6 +99,10 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     trained, frozen = choice.split(jax.random.key(config.seed), model.params)
     longest = max(len(tokens) for one in learnt + held_out for tokens, _ in one.answers)
     data, judged = (examples.rows_of(part, longest) for part in (learnt, held_out))
+    if config.pack:
+        data = examples.packed(learnt, min(config.max_tokens, model.config.max_length))
+        if len(data["tokens"]) < config.batch:
+            raise Refusal(f"data fills {len(data['tokens'])} rows: expected batch={config.batch} or more")
     loss = functools.partial(objectives.supervised, config=model.config)
     if config.dpo:
         loss = functools.partial(objectives.preference, config=model.config, beta=config.beta)

@@ -24,6 +24,7 @@ def apply(
     *,
     positions: jax.Array | None = None,
     mask: jax.Array | None = None,
+    segments: jax.Array | None = None,
 ) -> jax.Array:
     """Logits of the next token at every position.
 
@@ -34,6 +35,8 @@ def apply(
       config: a `ModelConfig` with an LM head.
       positions: integers `[B, T]`; None counts the valid tokens of each row.
       mask: bool `[B, T]`, False where a token is padding, wherever it stands; None: all valid.
+      segments: integers `[B, T]`, in place of a mask: texts packed in one row, each a run of one number. A
+        token sees those of its own, and positions begin anew.
 
     Returns:
       float32 `[B, T, V]`; meaningless, but finite, where the mask is False.
@@ -47,7 +50,7 @@ def apply(
     >>> apply(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
     (2, 5, 16)
     """
-    hidden = encode(params, tokens, config, positions=positions, mask=mask)
+    hidden = encode(params, tokens, config, positions=positions, mask=mask, segments=segments)
     return logits(params, hidden, config).reshape(*np.shape(tokens), -1)
 
 
@@ -58,6 +61,7 @@ def encode(
     *,
     positions: jax.Array | None = None,
     mask: jax.Array | None = None,
+    segments: jax.Array | None = None,
 ) -> jax.Array:
     """The last hidden states, normalised, which the heads read: `[B·T, D]` in the compute dtype.
 
@@ -69,7 +73,7 @@ def encode(
     (10, 8)
     """
     step = lambda x, block, view: (_block.run(block, x, view, config, np.shape(tokens)), None)
-    x, _ = over_layers(step, params, tokens, config, positions, mask)
+    x, _ = over_layers(step, params, tokens, config, positions, mask, segments)
     return final_norm(params, x, config)
 
 
@@ -172,6 +176,7 @@ def over_layers(
     config: ModelConfig,
     positions: jax.Array | None,
     mask: jax.Array | None,
+    segments: jax.Array | None = None,
 ) -> tuple[jax.Array, Any]:
     """Checks the arguments and scans `step(x, block, view)` over the layers, from the embedding on.
 
@@ -184,11 +189,16 @@ def over_layers(
     """
     tokens, mask = _arguments.token_ids(tokens, mask, config)
     _parameters.check(params, config, factors=True)
-    if positions is not None and np.shape(positions) != tokens.shape:
-        expected = f"{tokens.shape}, the shape of tokens"
-        raise _validation.invalid("positions.shape", np.shape(positions), expected)
-    views, _ = _views.of_layers(positions, mask, tokens.shape[1], config)
-    counted = _views.count(mask, tokens.shape[1]) if positions is None else positions
+    for name, rows in {"positions": positions, "segments": segments}.items():
+        if rows is not None and np.shape(rows) != tokens.shape:
+            expected = f"{tokens.shape}, the shape of tokens"
+            raise _validation.invalid(f"{name}.shape", np.shape(rows), expected)
+    if segments is not None and mask is not None:
+        given = _validation.Verbatim("an array")
+        raise _validation.invalid("mask", given, "None with segments", "Padding is a segment of its own.")
+    segments = None if segments is None else jnp.asarray(segments)
+    views, _ = _views.of_layers(positions, mask, tokens.shape[1], config, segments)
+    counted = _views.count(mask, tokens.shape[1], segments) if positions is None else positions
     return scan_layers(step, params, embed(params, tokens, config, counted), views, config)
 
 

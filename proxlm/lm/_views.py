@@ -28,7 +28,11 @@ class View(NamedTuple):
 
 
 def of_layers(
-    positions: jax.Array | None, mask: jax.Array | None, length: int, config: ModelConfig
+    positions: jax.Array | None,
+    mask: jax.Array | None,
+    length: int,
+    config: ModelConfig,
+    segments: jax.Array | None = None,
 ) -> tuple[list[View], tuple[int, ...]]:
     """The view of each kind of layer, and the index of every layer's kind.
 
@@ -37,8 +41,12 @@ def of_layers(
     (1, (0, 0))
     """
     kinds, index = _config.layer_kinds(config)
-    turn = lambda kind: angles(positions, mask, length, config, kind)
-    return [View(visibility(mask, length, kind.window), turn(kind)) for kind in kinds], index
+    turn = lambda kind: angles(positions, mask, length, config, kind, segments)
+    visible = lambda kind: visibility(mask, length, kind.window)
+    if segments is not None:
+        same = segments[:, None, :, None] == segments[:, None, None, :]
+        visible = lambda kind: visibility(None, length, kind.window) & same
+    return [View(visible(kind), turn(kind)) for kind in kinds], index
 
 
 def stack(views: Sequence[View]) -> View:
@@ -83,7 +91,12 @@ def visibility(mask: jax.Array | None, length: int, window: int | None = None) -
 
 
 def angles(
-    positions: jax.Array | None, mask: jax.Array | None, length: int, config: ModelConfig, kind: LayerKind
+    positions: jax.Array | None,
+    mask: jax.Array | None,
+    length: int,
+    config: ModelConfig,
+    kind: LayerKind,
+    segments: jax.Array | None = None,
 ) -> Turn | None:
     """Cosines and sines `[B or 1, 1, T, r/2]` of the given or counted positions, or None.
 
@@ -95,22 +108,29 @@ def angles(
         return None
     is_dynamic = config.rope_scaling is not None and config.rope_scaling.kind == "dynamic"
     if is_dynamic and positions is None:
-        positions = count(mask, length)
+        positions = count(mask, length, segments)
     if positions is not None:
         return _rope.rotation(positions[:, None], config, kind)
     # XLA fuses what it can into every rotation of every head and layer. Cosines of counted
     # positions would be computed anew in each, up to a sixth of an update; a table is looked up.
     cos, sin = _rope.rotation(jnp.arange(length), config, kind)
-    if mask is None:
+    if mask is None and segments is None:
         return cos[None, None], sin[None, None]
-    look_up = lambda table: jnp.take(table, count(mask, length)[:, None], axis=0, mode="clip")
+    look_up = lambda table: jnp.take(table, count(mask, length, segments)[:, None], axis=0, mode="clip")
     return look_up(cos), look_up(sin)
 
 
-def count(mask: jax.Array | None, length: int) -> jax.Array:
-    """Positions `[B or 1, T]`: the number of valid tokens before each.
+def count(mask: jax.Array | None, length: int, segments: jax.Array | None = None) -> jax.Array:
+    """Positions `[B or 1, T]`: the number of valid tokens before each, in its segment.
 
     >>> count(jnp.array([[False, True, True]]), 3).tolist(), count(None, 3).tolist()
     ([[-1, 0, 1]], [[0, 1, 2]])
+    >>> count(None, 5, jnp.array([[7, 7, 2, 2, 2]])).tolist()
+    [[0, 1, 0, 1, 2]]
     """
+    if segments is not None:
+        begins = jnp.diff(segments, axis=1, prepend=segments[:, :1]) != 0
+        return jnp.arange(length)[None] - jax.lax.cummax(
+            jnp.where(begins, jnp.arange(length)[None], 0), axis=1
+        )
     return jnp.arange(length)[None] if mask is None else jnp.cumsum(mask, axis=1) - 1

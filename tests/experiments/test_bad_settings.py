@@ -24,6 +24,7 @@ BAD = {
         ({"train": "lora"}, "train must be words such as \"all\", .*, got 'lora'"),
         ({"held_out": 1.0}, "held_out must be a share"),
         ({"beta": 0.0}, "beta must be a number > 0"),
+        ({"pack": True, "dpo": True}, "pack must be False with dpo"),
         ({"steps": 15}, "steps must be 1 to 10, or a multiple of 10, got 15"),
     ],
     "generate": [

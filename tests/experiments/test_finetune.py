@@ -146,6 +146,26 @@ def test_the_losses_are_those_of_the_answers_and_padding_changes_nothing():
     np.testing.assert_allclose(dpo, np.log1p(np.exp(-0.5 * (expected[0] - expected[1]))), rtol=1e-3)
 
 
+def test_packed_examples_lose_what_they_do_alone():
+    rows = [("ab", "ca"), ("b", "c"), ("abca", "bcab"), ("cab", "abc"), ("c", "aabb")]
+    encoded = [encode({"prompt": prompt, "response": response}) for prompt, response in rows]
+    packed = examples.packed(encoded, 20)
+    alone = examples.rows_of(encoded, 20)
+    assert len(packed["tokens"]) < len(rows) and packed["segments"].max() > 1
+    assert (packed["targets"] >= 0).sum() == (alone["targets"] >= 0).sum()
+    config = dataclasses.replace(model().config, window=5, window_layers=(True, False))
+    loss = jax.jit(functools.partial(objectives.supervised, config=config))
+    trained, frozen = trainable.split(model().params, ".")
+    np.testing.assert_allclose(*(loss(trained, batch, frozen) for batch in (packed, alone)), rtol=1e-5)
+    for name, value, message in [
+        ("segments", packed["segments"][0], r"segments.shape must be \(2, 20\)"),
+        ("mask", packed["segments"][:, 0] > 0, "mask must be None with segments"),
+    ]:
+        how = {"segments": packed["segments"][:, 0], name: value}
+        with pytest.raises(ValueError, match=message):
+            lm.encode(model().params, packed["tokens"][:, 0], config, **how)
+
+
 @pytest.mark.parametrize(
     "train", ["lora", "lora:", "lora:x", "all:3", "half", "last:0", "sparse:0", "sparse:-1"]
 )

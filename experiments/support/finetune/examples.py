@@ -96,6 +96,31 @@ def rows_of(examples: Sequence[Example], longest: int) -> dict[str, np.ndarray]:
     return {"tokens": np.array(tokens, np.int32), "targets": np.array(targets, np.int32)}
 
 
+def packed(examples: Sequence[Example], length: int) -> dict[str, np.ndarray]:
+    """Rows `[N, 1, length]` that hold several examples, each a segment with a number of its own.
+
+    Each goes into the first row that has room for it, the longest first; what is left is segment 0.
+    """
+    rows: list[list[tuple[list[int], list[int]]]] = []
+    room: list[int] = []
+    for example in sorted(examples, key=lambda one: -len(one.answers[0][0])):
+        tokens, targets = example.answers[0]
+        at = next((i for i, left in enumerate(room) if left >= len(targets)), len(rows))
+        if at == len(rows):
+            rows, room = [*rows, []], [*room, length]
+        rows[at].append((tokens[:-1], targets))
+        room[at] -= len(targets)
+    result = {name: np.zeros((len(rows), 1, length), np.int32) for name in ("tokens", "targets", "segments")}
+    result["targets"] += losses.IGNORED
+    for i, row in enumerate(rows):
+        ends = np.cumsum([len(targets) for _, targets in row])
+        for number, (end, part) in enumerate(zip(ends, row, strict=True), start=1):
+            place = np.s_[i, 0, end - len(part[1]) : end]
+            for name, values in zip(result, (*part, number), strict=True):
+                result[name][place] = values
+    return result
+
+
 def _conversations(row, pairs):
     """The messages of the one answer, or of both."""
     if "messages" in row and not pairs:

@@ -16,8 +16,10 @@ from proxlm.policy import losses as policy_losses
 
 def token_losses(params: Any, batch: dict[str, jax.Array], config: lm.ModelConfig) -> jax.Array:
     """Nats of every target, `[B, answers, T]`, 0 where nothing is learnt."""
-    tokens, targets = batch["tokens"], batch["targets"]
-    hidden = lm.encode(params, tokens.reshape(-1, tokens.shape[-1]), config)
+    flat = lambda name: batch[name].reshape(-1, batch[name].shape[-1])
+    targets = batch["targets"]
+    packed = {"segments": flat("segments")} if "segments" in batch else {}
+    hidden = lm.encode(params, flat("tokens"), config, **packed)
     nats = lm.map_logits(losses.next_token, params, hidden, config, targets.reshape(-1))
     return nats.reshape(targets.shape)
 
