@@ -1,6 +1,7 @@
 """The tables and the figures of sparse_rl."""
 
 import itertools
+import re
 from typing import Any
 
 import jax
@@ -91,21 +92,31 @@ def against_bytes(rows: dict) -> matplotlib.figure.Figure:
     shown = {"held_out": "right, held out, %", "kl": "KL to the start along right answers, nats"}
     drawings = {}
     for task in dict.fromkeys(task for task, _ in rows):
-        series: dict[str, list] = {}
+        found: dict[str, list] = {}
         for (own, name), row in rows.items():
             if own == task and name != "start":
-                kind = "adam, its largest changes" if "largest" in name else name.split(" @")[0].split(":")[0]
-                series.setdefault(kind, []).append(row)
-        series = {kind: sorted(own, key=lambda row: np.mean(row["bytes"])) for kind, own in series.items()}
+                found.setdefault(_series(name), []).append(row)
+        seeds = lambda own: ", ".join(map(str, dict.fromkeys(len(row["bytes"]) for row in own)))
+        series = {
+            f"{kind} (n={seeds(own)})": sorted(own, key=lambda row: np.mean(row["bytes"]))
+            for kind, own in found.items()
+        }
         for number, words in shown.items():
             curves = {
                 kind: tuple(np.array([[np.mean(r["bytes"]) / KILO, np.mean(r[number])] for r in own]).T)
                 for kind, own in series.items()
             }
             marks = {"start": float(np.mean(rows[task, "start"][number]))}
-            label = f"KiB of the patch, n={len(next(iter(series.values()))[0]['changed'])}"
-            drawings[f"{task}: {words}"] = plot_panels.lines(curves, label, log="x", marks=marks)
+            lines = plot_panels.lines(curves, "KiB of the patch", log="x", marks=marks)
+            drawings[f"{task}: {words}"] = lines
     return plots.panels(drawings, 2, (5.0, 3.4))
+
+
+def _series(name):
+    """The curve that a row is a point of: Adam at one rate, what is cut of it, or a kind of lane."""
+    if name.startswith("adam"):
+        return re.sub(r"its [\d,]+ largest", "its largest", name)
+    return name.partition(" @")[0].partition(":")[0]
 
 
 def where(found: dict) -> matplotlib.figure.Figure | None:
