@@ -15,7 +15,7 @@ class History(NamedTuple):
 
     Attributes:
       seen: bool `[N, V]`: the row has this token before; None where nothing asks for it.
-      index: integers `[N]` or a scalar: how many tokens of the response stand before.
+      index: integers `[N]` or a scalar: how many tokens of the response, or of its turn, stand before.
     """
 
     seen: jax.Array | None
@@ -64,10 +64,21 @@ def of_rows(
     return None if sampling.repetition_penalty is None else first_columns(tokens, mask, vocab_size)
 
 
-def before(first: jax.Array | None, rows: jax.Array, columns: jax.Array, start: int) -> History:
-    """The past of tokens at rows and columns `[N]`, where responses begin at column `start`.
+def before(first: jax.Array | None, rows: jax.Array, columns: jax.Array, index: jax.Array) -> History:
+    """The past of tokens at rows and columns `[N]`, with an index `[N]` each.
 
-    >>> before(jnp.array([[1, 3, 0]]), jnp.array([0]), jnp.array([1]), 1).seen.tolist()
+    >>> before(jnp.array([[1, 3, 0]]), jnp.array([0]), jnp.array([1]), jnp.array([0])).seen.tolist()
     [[False, False, True]]
     """
-    return History(None if first is None else first[rows] < columns[:, None], columns - start)
+    return History(None if first is None else first[rows] < columns[:, None], index)
+
+
+def in_turn(response_mask: jax.Array) -> jax.Array:
+    """How many tokens of its own turn stand before each of a response, `[B, R]`: a turn is a run of True.
+
+    >>> in_turn(jnp.array([[True, True, False, True, True]]))[0].tolist()
+    [0, 1, -1, 0, 1]
+    """
+    columns = jnp.broadcast_to(jnp.arange(response_mask.shape[1])[None], response_mask.shape)
+    holes = jnp.where(response_mask, -1, columns)
+    return columns - jax.lax.cummax(holes, axis=1) - 1

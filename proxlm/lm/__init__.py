@@ -4,6 +4,7 @@
 - `apply`, `encode`, `logits`, `values`, `hidden_states`: the forward pass and its parts
 - `map_logits`: losses of the logits of many tokens, a chunk at a time
 - `sample`, `stream`, `beam_search`: continuations, by `SamplingConfig`; `Samples`, `Beams`
+- `start_rollout`, `continue_rollout`: several turns with a tool between them; `Rollout`, `Turns`, `text_tool`
 - `score`: log-probabilities, entropies and values of given tokens; `Scores`
 - `make_actor`: policy and critic as policy optimisation takes them; `Actor`, `Prompts`
 - `inspect`, `logit_lens`: attention, and predictions of each layer; `Inspection`
@@ -21,6 +22,7 @@ are those of `init` or `pretrained`, and `config` is the `ModelConfig` they were
 
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Actor, Prompts, Samples, Scores
+from proxlm._decoding.turns import Turns, text_tool
 from proxlm.lm import delta, lora, pretrained, trainable
 from proxlm.lm._actor import make_actor
 from proxlm.lm._beam import Beams, beam_search
@@ -31,6 +33,7 @@ from proxlm.lm._forward import apply, encode, hidden_states, logits, values
 from proxlm.lm._inspection import Inspection, inspect, logit_lens
 from proxlm.lm._loading import Pretrained, load, save
 from proxlm.lm._model import Transformer, init, num_params, stack, unstack
+from proxlm.lm._rollout import Rollout, continue_rollout, start_rollout
 from proxlm.lm._rope_scaling import RopeScaling
 from proxlm.lm._sampling import sample
 from proxlm.lm._scoring import score
@@ -47,13 +50,16 @@ __all__ = [
     "Params",
     "Pretrained",
     "Prompts",
+    "Rollout",
     "RopeScaling",
     "Samples",
     "SamplingConfig",
     "Scores",
     "Transformer",
+    "Turns",
     "apply",
     "beam_search",
+    "continue_rollout",
     "delta",
     "encode",
     "hidden_states",
@@ -73,7 +79,9 @@ __all__ = [
     "score",
     "shrink",
     "stack",
+    "start_rollout",
     "stream",
+    "text_tool",
     "trainable",
     "unstack",
     "values",

@@ -104,7 +104,7 @@ def _array(tokens, name):
 
 
 def _mask(mask, tokens, name):
-    argument = "mask" if name == "tokens" else "prompt_mask"
+    argument = "mask" if name == "tokens" else f"{name.removesuffix('s')}_mask"
     mask = mask if hasattr(mask, "dtype") else np.asarray(mask)
     if mask.shape != tokens.shape:
         expected = f"{tokens.shape}, the shape of {name}"

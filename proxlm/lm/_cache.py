@@ -84,30 +84,62 @@ def decode(
     (3, 8)
     """
     x = _forward.embed(params, tokens, config, place.positions)
-    kinds, index = _config.layer_kinds(config)
+    kinds, _ = _config.layer_kinds(config)
     views = [
         View(_places.visible_columns(valid, column, kind.window), turn)
         for kind, turn in zip(kinds, place.turns, strict=True)
     ]
+    x, cache = _through_layers(params, x, cache, column, views, config)
+    return _forward.final_norm(params, x, config), cache
+
+
+def append(
+    params: Params, tokens: jax.Array, cache: Cache, mask: jax.Array, config: ModelConfig
+) -> tuple[jax.Array, Cache]:
+    """Runs K more columns of every row, `[B, K]`, at once; gives the last hidden states and the cache.
+
+    Args:
+      cache: of S columns, of which these are the last.
+      mask: bool `[B, S]`, False where a column holds no token.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> _, cache = prefill(params, jnp.zeros((3, 5), int), None, config)
+    >>> tokens, mask = jnp.zeros((3, 2), int), jnp.ones((3, 7), bool)
+    >>> append(params, tokens, grow(cache, 7), mask, config)[0].shape
+    (3, 8)
+    """
+    column = mask.shape[1] - tokens.shape[1]
+    own = lambda x: x[:, :, column:]
+    views, _ = _views.of_layers(None, mask, mask.shape[1], config)
+    views = [View(own(view.visible), jax.tree.map(own, view.turn)) for view in views]
+    x = _forward.embed(params, tokens, config, _views.count(mask, mask.shape[1])[:, column:])
+    x, cache = _through_layers(params, x, cache, column, views, config)
+    return _forward.final_norm(params, x.reshape(*tokens.shape, -1)[:, -1], config), cache
+
+
+def _through_layers(params, x, cache, column, views, config):
+    """All layers on the columns from `column` on, `[B·K, D]`, which are added to the cache."""
     if isinstance(cache, LayerCache):
-        x, new_cache = _extend_all(params["blocks"], x, cache, column, views, config)
-    else:
-        new_cache = []
-        for block, old, kind in zip(blocks_of(params), cache, index, strict=True):
-            x, layer = extend(block, x, old, column, views[kind], config)
-            new_cache.append(layer)
-    return _forward.final_norm(params, x, config), new_cache
+        return _extend_all(params["blocks"], x, cache, column, views, config)
+    new_cache = []
+    for block, old, kind in zip(blocks_of(params), cache, _config.layer_kinds(config)[1], strict=True):
+        x, layer = extend(block, x, old, column, views[kind], config)
+        new_cache.append(layer)
+    return x, new_cache
 
 
 def _extend_all(blocks, x, cache, column, views, config):
-    """All layers of `decode` in a loop, the cache in its carry, where it is written in place."""
+    """All layers of `decode` or `append` in a loop, the cache in its carry, where it is written in place."""
     view_of = _views.picker(views, config)
-    shape = (1, *cache.key.shape[1:3], views[0].visible.shape[-1], cache.key.shape[-1])
+    batch, columns = cache.key.shape[1], views[0].visible.shape[-1]
+    shape = (1, *cache.key.shape[1:3], columns, cache.key.shape[-1])
 
     def body(part, first, layer, carry):
         x, cache = carry
         block, view = _layer_kernels.of_layer(part, layer - first), view_of(layer)
-        query, key, value = _block.project(block, x, config, (x.shape[0], 1), view.turn)
+        query, key, value = _block.project(block, x, config, (batch, len(x) // batch), view.turn)
         write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new[None], (layer, 0, 0, column, 0))
         cache = LayerCache(write(cache.key, key), write(cache.value, value))
         read = lambda buffer: jax.lax.dynamic_slice(buffer, (layer, 0, 0, 0, 0), shape)[0]
@@ -143,7 +175,7 @@ def fill(
 def extend(
     block: Params, x: jax.Array, layer: LayerCache, column: ArrayLike, view: View, config: ModelConfig
 ) -> tuple[jax.Array, LayerCache]:
-    """One layer of `decode`: the residual stream `[B, D]` after it, and its cache.
+    """One layer of `decode` or `append`: the residual stream `[B·K, D]` after it, and its cache.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
@@ -154,7 +186,8 @@ def extend(
     (3, 8)
     """
     write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new, (0, 0, column, 0))
-    query, key, value = _block.project(block, x, config, (x.shape[0], 1), view.turn)
+    shape = (len(layer.key), len(x) // len(layer.key))
+    query, key, value = _block.project(block, x, config, shape, view.turn)
     layer = LayerCache(write(layer.key, key), write(layer.value, value))
     return _block.finish(block, x, query, *layer, view.visible, config), layer
 

@@ -66,7 +66,7 @@ def valid_columns(prompt_mask: jax.Array | None, length: int, total: int) -> jax
 
 
 def visible_columns(valid: jax.Array, column: ArrayLike, window: int | None = None) -> jax.Array:
-    """Bool `[B or 1, 1, 1, S]`: the valid columns up to the token's own, in its window.
+    """Bool `[B or 1, 1, 1, S]`: the valid columns up to the token's own, as many as its window holds.
 
     >>> visible_columns(jnp.ones((1, 5), bool), 3, window=2)[0, 0, 0].tolist()
     [False, False, True, True, False]
@@ -74,5 +74,5 @@ def visible_columns(valid: jax.Array, column: ArrayLike, window: int | None = No
     columns = jax.lax.broadcasted_iota(jnp.int32, valid.shape, 1)
     visible = valid & (columns <= column)
     if window is not None:
-        visible &= columns > column - window
+        visible &= jnp.cumsum(visible[:, ::-1], axis=1)[:, ::-1] <= window
     return visible[:, None, None, :]

@@ -83,14 +83,12 @@ def sample(
         raise _validation.invalid("num_microbatches", num_microbatches, expected)
     if prompt_mask is not None:
         prompts, prompt_mask = align(prompts, prompt_mask)
-    if not _cache.is_scanned(params, config):
-        # Unstacked here and not in the loop, which would copy every layer at every token.
-        params = {**params, "blocks": _cache.blocks_of(params)}
+    params = unstacked(params, config)
     uniform = uniforms(key, num_tokens, prompts.shape[0] * group_size)
 
     def run(rows):
         how = {"params": params, "config": config, "sampling": sampling}
-        return _run(*rows, segment=segment, early_exit=early_exit, group_size=group_size, **how)
+        return start(*rows, segment=segment, early_exit=early_exit, group_size=group_size, **how)[0]
 
     if num_microbatches == 1:
         return run((prompts, prompt_mask, uniform))
@@ -100,28 +98,84 @@ def sample(
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(run, (*rows, uniform)))
 
 
-def _run(prompts, prompt_mask, uniform, *, segment, early_exit, group_size, params, config, sampling):
-    """Samples of aligned prompts, by the uniform numbers `[R, B]`."""
-    (num_tokens, batch), length = uniform.shape, prompts.shape[1]
+def unstacked(params: Params, config: ModelConfig) -> Params:
+    """The params with a list of layers, unless they are scanned.
+
+    >>> config = ModelConfig(vocab_size=16, num_layers=3)
+    >>> len(unstacked({"blocks": {"w": jnp.zeros((3, 2))}}, config)["blocks"])
+    3
+    """
+    if _cache.is_scanned(params, config):
+        return params
+    # here and not in the loop, which would copy every layer at every token
+    return {**params, "blocks": _cache.blocks_of(params)}
+
+
+def start(
+    prompts: jax.Array,
+    prompt_mask: jax.Array | None,
+    uniform: jax.Array,
+    *,
+    params: Params,
+    config: ModelConfig,
+    group_size: int,
+    **how: Any,
+) -> tuple[Samples, _cache.Cache]:
+    """Samples of aligned prompts by uniform numbers `[R, B]`, and the cache, all but the last column in it.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
+    >>> how = {"params": lm.init(jax.random.key(0), config), "config": config, "sampling": SamplingConfig()}
+    >>> rows = jnp.zeros((2, 3), int), None, jnp.zeros((4, 2))
+    >>> start(*rows, group_size=1, segment=16, early_exit=False, **how)[0].tokens.shape
+    (2, 7)
+    """
     hidden, cache = _cache.prefill(params, prompts, prompt_mask, config)
     if group_size > 1:
         hidden, prompts, prompt_mask, cache = _repeat((hidden, prompts, prompt_mask), cache, group_size)
+    nobody = jnp.zeros(len(prompts), bool)
+    return go_on(hidden, cache, prompts, prompt_mask, nobody, uniform, params=params, config=config, **how)
+
+
+def go_on(
+    hidden: jax.Array,
+    cache: _cache.Cache,
+    tokens: jax.Array,
+    mask: jax.Array | None,
+    done: jax.Array,
+    uniform: jax.Array,
+    *,
+    segment: int,
+    early_exit: bool,
+    params: Params,
+    config: ModelConfig,
+    sampling: SamplingConfig,
+) -> tuple[Samples, _cache.Cache]:
+    """As `start`, of rows `[B, T]` with their cache and last hidden states; those that are done add nothing.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
+    >>> params, rows = lm.init(jax.random.key(0), config), jnp.zeros((2, 3), int)
+    >>> how = {"params": params, "config": config, "sampling": SamplingConfig(), "early_exit": False}
+    >>> prefilled, done = _cache.prefill(params, rows, None, config), jnp.array([True, False])
+    >>> samples, _ = go_on(*prefilled, rows, None, done, jnp.zeros((4, 2)), segment=16, **how)
+    >>> samples.response_mask[:, 0].tolist()
+    [False, True]
+    """
+    num_tokens, length = len(uniform), tokens.shape[1]
     if isinstance(cache, _cache.LayerCache):
         cache = _cache.grow(cache, length + num_tokens)
     draw = functools.partial(draw_tokens, params=params, config=config, sampling=sampling)
-    seen = history.at_start(prompts, prompt_mask, config.vocab_size, sampling)
-    token, log_prob = draw(hidden, uniform[0], history=history.History(seen, jnp.int32(0)))
-    zeros = functools.partial(jnp.zeros, (num_tokens, batch))
-    rows = zeros(jnp.int32).at[0].set(token), zeros().at[0].set(log_prob), zeros(bool).at[0].set(True)
-    state = _Loop(cache, token, decoding.is_stop(token, sampling), *rows, history.add(seen, token))
-    places, start = _places.places(prompt_mask, length, num_tokens, config), 1
+    seen = history.at_start(tokens, mask, config.vocab_size, sampling)
+    state = _first(draw, hidden, cache, done, uniform, seen, sampling)
+    places, start = _places.places(mask, length, num_tokens, config), 1
     for end in _segments(num_tokens, segment):
         if isinstance(state.cache, list):
             state = state._replace(cache=_cache.grow(state.cache, length + end))
         step = functools.partial(
             _step,
             uniform=uniform,
-            valid=_places.valid_columns(prompt_mask, length, length + end),
+            valid=_places.valid_columns(mask, length, length + end),
             draw=draw,
             places=places,
             first=length,
@@ -131,7 +185,17 @@ def _run(prompts, prompt_mask, uniform, *, segment, early_exit, group_size, para
         )
         state = _loop(step, start, end, state, early_exit)
         start = end
-    return _collect(state, prompts, prompt_mask)
+    return _collect(state, tokens, mask), state.cache
+
+
+def _first(draw, hidden, cache, done, uniform, seen, sampling):
+    """The loop's state with the first token drawn."""
+    token, log_prob = draw(hidden, uniform[0], history=history.History(seen, jnp.int32(0)))
+    token, log_prob = jnp.where(done, 0, token), jnp.where(done, 0.0, log_prob)
+    zeros = functools.partial(jnp.zeros, uniform.shape)
+    rows = zeros(jnp.int32).at[0].set(token), zeros().at[0].set(log_prob), zeros(bool).at[0].set(~done)
+    done = done | decoding.is_stop(token, sampling)
+    return _Loop(cache, token, done, *rows, history.add(seen, token))
 
 
 def _repeat(rows, cache, group_size):
@@ -216,8 +280,13 @@ def check(
     config: ModelConfig,
     sampling: SamplingConfig,
     group_size: int = 1,
+    *,
+    name: str = "prompts",
+    before: int = 0,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Raises the ValueErrors of `sample` before any compute; returns prompts and mask as arrays.
+
+    They may have another name, and columns before them.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
@@ -225,11 +294,12 @@ def check(
     >>> check(jax.random.key(1), params, [[1, 2, 3]], None, 5, *how)[0].shape
     (1, 3)
     """
-    prompts, prompt_mask = _arguments.token_ids(prompts, prompt_mask, config, "prompts")
-    _arguments.rows_have_tokens(prompt_mask, "prompt_mask")
+    prompts, prompt_mask = _arguments.token_ids(prompts, prompt_mask, config, name)
+    if not before:
+        _arguments.rows_have_tokens(prompt_mask, "prompt_mask")
     _validation.to_int(1, "sample", group_size=group_size)
     _arguments.typed_key(key, prompts.shape[0] * group_size)
-    _arguments.num_tokens(num_tokens, prompts.shape[1], config)
+    _arguments.num_tokens(num_tokens, before + prompts.shape[1], config)
     _parameters.check(params, config, stacked=False, factors=True)
     if not isinstance(sampling, SamplingConfig):
         raise _validation.invalid("sampling", sampling, "a SamplingConfig")

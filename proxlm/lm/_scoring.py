@@ -1,6 +1,7 @@
 """Teacher-forced scores of given tokens, under the distribution they were sampled from."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
@@ -21,6 +22,7 @@ def score(
     sampling: SamplingConfig = SamplingConfig(),
     full: bool = False,
     group_size: int = 1,
+    response_mask: jax.Array | None = None,
 ) -> Scores:
     """Log-probabilities, entropies and values of the tokens from column `start` on.
 
@@ -34,6 +36,8 @@ def score(
       full: also return the whole distribution.
       group_size: G; of each G rows on end the columns before `start` are the same prompt, which is run
         once for them. Not with rope scaling of kind "dynamic", which depends on the length.
+      response_mask: bool `[B, R]`, which of the scored tokens were sampled, where the response has several
+        turns, of each of which `sampling.min_new_tokens` asks; None: one turn.
 
     Raises:
       ValueError: as `apply`, there is no column from `start` on, or the rows are not groups.
@@ -50,14 +54,20 @@ def score(
 
     first = history.of_rows(tokens, mask, config.vocab_size, sampling)
     rows, columns = (x.reshape(-1) for x in np.indices(shape))
+    index = columns
+    if response_mask is not None and sampling.min_new_tokens:
+        if np.shape(response_mask) != shape:
+            given, expected = np.shape(response_mask), f"{shape}, of the columns from {start} on"
+            raise _validation.invalid("response_mask.shape", given, expected, "", "score")
+        index = history.in_turn(jnp.asarray(response_mask)).reshape(-1)
 
-    def of(logits, targets, rows, columns):
-        past = history.before(first, rows, start + columns, start)
+    def of(logits, targets, rows, columns, index):
+        past = history.before(first, rows, start + columns, index)
         log_probs = distribution.log_probs(logits, sampling, targets, past)
         whole = log_probs if full else None
         return distribution.select(log_probs, targets), distribution.entropy(log_probs), whole
 
-    data = tokens[:, start:].reshape(-1), rows, columns
+    data = tokens[:, start:].reshape(-1), rows, columns, index
     scores = _chunks.map_logits(of, params, hidden, config, *data, strided=not full)
     log_probs, entropy, whole = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), scores)
     values = _forward.values(params, hidden, config).reshape(shape) if config.value_head else None
@@ -88,7 +98,7 @@ def values(
 def final_values(
     params: Params, tokens: jax.Array, config: ModelConfig, *, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Values `[B]` of the states after the last column.
+    """Values `[B]` of the states after the last valid column.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, value_head=True)
@@ -96,7 +106,10 @@ def final_values(
     (2,)
     """
     hidden = _forward.encode(params, tokens, config, mask=mask).reshape(*np.shape(tokens), -1)
-    return _forward.values(params, hidden[:, -1], config)
+    if mask is None:
+        return _forward.values(params, hidden[:, -1], config)
+    last = hidden.shape[1] - 1 - jnp.argmax(jnp.asarray(mask)[:, ::-1], axis=1)
+    return _forward.values(params, jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0], config)
 
 
 def _hidden_before(params, tokens, config, mask, start, group_size):

@@ -79,14 +79,15 @@ def picker(views: Sequence[View], config: ModelConfig) -> Callable[[ArrayLike], 
 def visibility(mask: jax.Array | None, length: int, window: int | None = None) -> jax.Array:
     """The attention mask: a query sees the valid keys up to itself, in its window: `[B or 1, 1, T, T]`.
 
-    The window counts the query's own column; None is all.
+    The window counts valid columns, the query's own among them; None is all.
 
     >>> visibility(None, 3, window=2)[0, 0].tolist()
     [[True, False, False], [True, True, False], [False, True, True]]
     """
     causal = jnp.tril(jnp.ones((1, 1, length, length), bool))
     if window is not None and window < length:
-        causal &= ~jnp.tril(jnp.ones((1, 1, length, length), bool), -window)
+        place = count(mask, length)
+        causal &= (place[:, :, None] - place[:, None, :] < window)[:, None]
     return causal if mask is None else causal & mask[:, None, None, :]
 
 

@@ -162,8 +162,9 @@ def _score(params, samples, logits, num_tokens, sampling, full):
     before = found[:, -num_tokens - 1 : -1].reshape(targets.size, -1)
     start = tokens.shape[1] - num_tokens
     rows, columns = (jnp.asarray(x.reshape(-1)) for x in np.indices(targets.shape))
+    index = history.in_turn(samples.response_mask).reshape(-1) if sampling.min_new_tokens else columns
     past = history.before(
-        history.of_rows(tokens, mask, found.shape[2], sampling), rows, start + columns, start
+        history.of_rows(tokens, mask, found.shape[2], sampling), rows, start + columns, index
     )
     log_probs = distribution.log_probs(before, sampling, targets.reshape(-1), past)
     return Scores(

@@ -1,0 +1,150 @@
+"""Turns of a policy with a tool between them: whatever the model, and whether the tool is pure or Python."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proxlm import _validation, sharding
+from proxlm._decoding.records import Prompts, Samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Turns:
+    """A tool that is called after every turn of a response but the last.
+
+    Attributes:
+      tool: (turn, samples) -> the output for each row, where turn is the `Prompts` of the last turn's tokens
+        `[B, N]` and mask, and samples are all that has been said. A row without an output, such as one that
+        calls no tool, has ended. A pure tool gives `Prompts` of K columns; one on the host a list of a list
+        of token ids, or None, for each row, and is given NumPy arrays.
+      num_outputs: K, columns of the tool's output; longer ones on the host lose their end.
+      num_turns: turns of the policy, at least 2.
+      on_host: whether the tool is ordinary Python: then the actor's `sample` cannot be jitted, and is for
+        `ppo.make_host_step` and `ppo.iterate`.
+
+    >>> Turns(lambda turn, samples: turn, num_outputs=4, num_turns=1)
+    Traceback (most recent call last):
+        ...
+    ValueError: Turns: num_turns must be an integer ≥ 2, got 1. Without a tool leave turns out.
+    """
+
+    tool: Callable[[Any, Any], Any]
+    num_outputs: int
+    num_turns: int = 2
+    on_host: bool = False
+
+    def __post_init__(self):
+        """Checks the fields."""
+        _validation.a_function("Turns", tool=self.tool)
+        _validation.to_int(1, "Turns", num_outputs=self.num_outputs)
+        _validation.one_of((False, True), "Turns", on_host=self.on_host)
+        if not (_validation.is_integer(self.num_turns) and self.num_turns >= 2):
+            remedy = "Without a tool leave turns out."
+            raise _validation.invalid("num_turns", self.num_turns, "an integer ≥ 2", remedy, "Turns")
+
+
+def num_columns(num_tokens: int, turns: Turns | None) -> int:
+    """R, the columns of a response of turns of `num_tokens` each.
+
+    >>> num_columns(3, Turns(lambda turn, samples: turn, num_outputs=4)), num_columns(3, None)
+    (10, 3)
+    """
+    return (
+        num_tokens if turns is None else num_tokens + (turns.num_turns - 1) * (num_tokens + turns.num_outputs)
+    )
+
+
+def play(
+    key: jax.Array,
+    turns: Turns,
+    start: Callable[[jax.Array], Any],
+    go_on: Callable[[jax.Array, Any, jax.Array, jax.Array], Any],
+    num_tokens: int,
+) -> Any:
+    """The rollout after all turns: `start(key)`, then `go_on(key, rollout, outputs, output_mask)`.
+
+    Args:
+      key: a typed key, or `[B]` of them; consumed.
+    """
+    split = lambda key: jax.random.split(key, turns.num_turns)
+    keys = split(key) if key.ndim == 0 else jax.vmap(split, out_axes=1)(key)
+    rollout = start(keys[0])
+    for i in range(1, turns.num_turns):
+        rollout = go_on(keys[i], rollout, *_outputs(turns, rollout.samples, num_tokens))
+    return rollout
+
+
+def _outputs(turns, samples, num_tokens):
+    """What the tool says to the last turn: tokens and mask `[B, K]`."""
+    seen = sharding.own_rows(samples) if turns.on_host else samples
+    turn = Prompts(seen.tokens[:, -num_tokens:], seen.response_mask[:, -num_tokens:])
+    given = turns.tool(turn, seen)
+    if turns.on_host:
+        return sharding.of_rows(_padded(given, len(seen.tokens), turns.num_outputs), samples.tokens)
+    shape = (len(samples.tokens), turns.num_outputs)
+    mask = getattr(given, "mask", None)
+    shapes = [jnp.shape(x) for x in (getattr(given, "tokens", None), mask) if x is not None]
+    if not hasattr(given, "tokens") or shapes != [shape] * len(shapes):
+        expected = f"Prompts with tokens and mask of shape {shape}, or tokens alone"
+        kind = _validation.Verbatim(f"a {type(given).__name__} of shapes {shapes}")
+        raise _validation.invalid("the output of the tool", kind, expected, "", "Turns")
+    return given.tokens, jnp.ones(shape, bool) if mask is None else mask
+
+
+def _padded(rows, batch, width):
+    """Lists of token ids, or None, as arrays; longer ones lose their end."""
+    is_row = lambda row: row is None or (isinstance(row, Sequence | np.ndarray) and not isinstance(row, str))
+    if not isinstance(rows, Sequence) or len(rows) != batch or not all(map(is_row, rows)):
+        given = _validation.Verbatim(
+            f"a {type(rows).__name__}" + (f" of {len(rows)}" if hasattr(rows, "__len__") else "")
+        )
+        expected = f"a list of {batch} lists of token ids, or None, one for each row"
+        raise _validation.invalid("the output of the tool", given, expected, "", "Turns")
+    tokens, mask = np.zeros((batch, width), np.int32), np.zeros((batch, width), bool)
+    for i, row in enumerate(rows):
+        cut = [] if row is None else list(row)[:width]
+        tokens[i, : len(cut)], mask[i, : len(cut)] = cut, True
+    return tokens, mask
+
+
+def text_tool(
+    fn: Callable[[str], str | None],
+    decode: Callable[[list[int]], str],
+    encode: Callable[[str], Sequence[int]],
+    workers: int = 1,
+) -> Callable[[Prompts, Samples], list[Sequence[int] | None]]:
+    """A tool of texts for `Turns(..., on_host=True)`: `fn(text of the turn)` -> text, or None for no call.
+
+    Args:
+      decode: token ids -> text.
+      encode: text -> token ids, without special ones.
+      workers: how many texts are answered at the same time, in threads.
+
+    Raises:
+      ValueError: if an argument is invalid.
+
+    >>> tool = text_tool(str.upper, lambda ids: "".join(map(chr, ids)), lambda text: [*map(ord, text)])
+    >>> turn = Prompts(np.array([[97, 98]]), np.array([[True, False]]))
+    >>> tool(turn, None)
+    [[65]]
+    """
+    _validation.a_function("text_tool", fn=fn)
+    _validation.a_function("text_tool", decode=decode)
+    _validation.a_function("text_tool", encode=encode)
+    _validation.to_int(1, "text_tool", workers=workers)
+
+    def tool(turn, samples):
+        texts = [
+            decode([int(x) for x in row[real]])
+            for row, real in zip(np.asarray(turn.tokens), np.asarray(turn.mask), strict=True)
+        ]
+        with futures.ThreadPoolExecutor(workers) as pool:
+            said = list(pool.map(fn, texts))
+        return [None if text is None else encode(text) for text in said]
+
+    return tool

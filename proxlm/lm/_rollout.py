@@ -1,0 +1,145 @@
+"""Rollouts of several turns: a tool's output after each, and the next turn sampled from the same cache."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proxlm import _validation
+from proxlm._decoding.config import SamplingConfig
+from proxlm._decoding.records import Samples
+from proxlm._decoding.rows import align, uniforms
+from proxlm.lm import _cache, _sampling
+from proxlm.lm._config import ModelConfig, Params
+
+
+class Rollout(NamedTuple):
+    """Samples that can be continued.
+
+    Attributes:
+      samples: what has been said; a response holds the tools' outputs between its turns, as holes of its
+        `response_mask`.
+      cache: keys and values of all columns but the last.
+      alive: bool `[B]`, the rows to which a tool may answer: those that had a last turn.
+    """
+
+    samples: Samples
+    cache: _cache.Cache
+    alive: jax.Array
+
+
+def start_rollout(
+    key: jax.Array,
+    params: Params,
+    prompts: jax.Array,
+    config: ModelConfig,
+    num_tokens: int,
+    *,
+    prompt_mask: jax.Array | None = None,
+    sampling: SamplingConfig = SamplingConfig(),
+    early_exit: bool = False,
+    segment: int = 16,
+    group_size: int = 1,
+) -> Rollout:
+    """The first turn: `sample`, with the same arguments and tokens, and the cache to go on from.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> start_rollout(jax.random.key(1), params, jnp.zeros((2, 3), int), config, 5).samples.tokens.shape
+    (2, 8)
+    """
+    prompts, prompt_mask = _sampling.check(
+        key, params, prompts, prompt_mask, num_tokens, config, sampling, group_size
+    )
+    _validation.integer(1, "start_rollout", segment=segment)
+    if prompt_mask is not None:
+        prompts, prompt_mask = align(prompts, prompt_mask)
+    params = _sampling.unstacked(params, config)
+    uniform = uniforms(key, num_tokens, len(prompts) * group_size)
+    how = {"params": params, "config": config, "sampling": sampling}
+    how |= {"segment": segment, "early_exit": early_exit, "group_size": group_size}
+    samples, cache = _sampling.start(prompts, prompt_mask, uniform, **how)
+    return Rollout(samples, cache, jnp.ones(len(samples.tokens), bool))
+
+
+def continue_rollout(
+    key: jax.Array,
+    params: Params,
+    rollout: Rollout,
+    outputs: jax.Array,
+    config: ModelConfig,
+    num_tokens: int,
+    *,
+    output_mask: jax.Array | None = None,
+    sampling: SamplingConfig = SamplingConfig(),
+    early_exit: bool = False,
+    segment: int = 16,
+) -> Rollout:
+    """Appends what a tool has said to every row, and samples up to `num_tokens` tokens more.
+
+    The turns of all rows begin in the same columns: P + R columns become P + R + K + num_tokens. Where a row
+    has said less, or a tool, columns are masked, and positions do not count them. The tools' tokens are read
+    and not learnt from: `mask` is True there and `response_mask` False. A row without output has ended for
+    good. Stop tokens and `min_new_tokens` are of each turn. Arguments as in `sample`, but:
+
+    Args:
+      rollout: of `start_rollout` or this function; what it holds is run once, and not again.
+      outputs: integers `[B, K]` from the vocabulary.
+      output_mask: bool `[B, K]`, False at padding, on whichever side; None: all are tokens.
+
+    Raises:
+      ValueError: the rows exceed the context, or an argument is not as above.
+
+    >>> from proxlm import lm
+    >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
+    >>> params, keys = lm.init(jax.random.key(0), config), jax.random.split(jax.random.key(1))
+    >>> first = start_rollout(keys[0], params, jnp.zeros((1, 3), int), config, 2)
+    >>> second = continue_rollout(keys[1], params, first, jnp.array([[7]]), config, 2)
+    >>> second.samples.response_mask.tolist()
+    [[True, True, False, True, True]]
+    """
+    if not isinstance(rollout, Rollout):
+        raise _validation.invalid("rollout", rollout, "a Rollout", "", "continue_rollout")
+    old, cache, alive = rollout
+    outputs, output_mask = _check(key, params, old, outputs, output_mask, num_tokens, config, sampling)
+    _validation.integer(1, "continue_rollout", segment=segment)
+    output_mask = jnp.ones(outputs.shape, bool) if output_mask is None else output_mask
+    outputs, output_mask = align(outputs, output_mask & alive[:, None])
+    tokens = jnp.concatenate([old.tokens, outputs.astype(jnp.int32)], axis=1)
+    mask = jnp.concatenate([old.mask, output_mask], axis=1)
+    params = _sampling.unstacked(params, config)
+    cache = _cache.grow(cache, tokens.shape[1])
+    hidden, cache = _cache.append(params, tokens[:, old.tokens.shape[1] - 1 :], cache, mask, config)
+    alive = jnp.any(output_mask, axis=1)
+    uniform = uniforms(key, num_tokens, len(tokens))
+    how = {"params": params, "config": config, "sampling": sampling}
+    how |= {"segment": segment, "early_exit": early_exit}
+    new, cache = _sampling.go_on(hidden, cache, tokens, mask, ~alive, uniform, **how)
+    hole = jnp.zeros(outputs.shape, bool)
+    samples = new._replace(
+        log_probs=jnp.concatenate([old.log_probs, hole.astype(jnp.float32), new.log_probs], axis=1),
+        response_mask=jnp.concatenate([old.response_mask, hole, new.response_mask], axis=1),
+        ended=jnp.where(alive, new.ended, old.ended),
+    )
+    return Rollout(samples, cache, alive)
+
+
+def _check(key, params, old, outputs, output_mask, num_tokens, config, sampling):
+    """The checks of `sample`, with the outputs in the place of prompts that follow others."""
+    outputs, output_mask = _sampling.check(
+        key,
+        params,
+        outputs,
+        output_mask,
+        num_tokens,
+        config,
+        sampling,
+        name="outputs",
+        before=old.tokens.shape[1],
+    )
+    if len(outputs) != len(old.tokens):
+        expected = f"({len(old.tokens)}, K), a row for each of the rollout"
+        raise _validation.invalid("outputs.shape", np.shape(outputs), expected, "", "continue_rollout")
+    return outputs, output_mask
