@@ -1,10 +1,12 @@
 """Prompts, samples, scores, and the functions that make them of each other: the actor."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from proxlm import _validation
 from proxlm._decoding.config import SamplingConfig
 
 __all__ = ["Actor", "Prompts", "Samples", "ScoreFn", "Scores"]
@@ -25,8 +27,9 @@ class Samples(NamedTuple):
       mask: bool `[B, T]`: which of them are real; the positions of a row count only these.
       log_probs: float32 `[B, R]`, nats: of each response token under the tempered and truncated
         distribution that it was drawn from; 0 after the end.
-      response_mask: bool `[B, R]`, the last R columns of `mask`: up to the stop token, with it.
-      ended: bool `[B]`: the response has a stop token.
+      response_mask: bool `[B, R]`, the last R columns of `mask`: up to the stop token, with it; False where
+        they hold the output of a tool.
+      ended: bool `[B]`: the response, or its last turn, has a stop token.
     """
 
     tokens: jax.Array
@@ -50,6 +53,41 @@ class Scores(NamedTuple):
     entropy: jax.Array
     values: jax.Array | None = None
     distribution: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Turns:
+    """A tool that is called after every turn of a response but the last.
+
+    Attributes:
+      tool: (turn, samples) -> the output for each row, where turn is the `Prompts` of the last turn's tokens
+        `[B, N]` and mask, and samples are all that has been said. A row without an output, such as one that
+        calls no tool, has ended. A pure tool gives `Prompts` of K columns; one on the host a list of a list
+        of token ids, or None, for each row, and is given NumPy arrays.
+      num_outputs: K, columns of the tool's output; longer ones on the host lose their end.
+      num_turns: turns of the policy, at least 2.
+      on_host: whether the tool is ordinary Python: then the actor's `sample` cannot be jitted, and is for
+        `ppo.make_host_step` and `ppo.iterate`.
+
+    >>> Turns(lambda turn, samples: turn, num_outputs=4, num_turns=1)
+    Traceback (most recent call last):
+        ...
+    ValueError: Turns: num_turns must be an integer ≥ 2, got 1. Without a tool leave turns out.
+    """
+
+    tool: Callable[[Any, Any], Any]
+    num_outputs: int
+    num_turns: int = 2
+    on_host: bool = False
+
+    def __post_init__(self):
+        """Checks the fields."""
+        _validation.a_function("Turns", tool=self.tool)
+        _validation.to_int(1, "Turns", num_outputs=self.num_outputs)
+        _validation.one_of((False, True), "Turns", on_host=self.on_host)
+        if not (_validation.is_integer(self.num_turns) and self.num_turns >= 2):
+            remedy = "Without a tool leave turns out."
+            raise _validation.invalid("num_turns", self.num_turns, "an integer ≥ 2", remedy, "Turns")
 
 
 class ScoreFn(Protocol):
@@ -77,6 +115,7 @@ class Actor(NamedTuple):
       sampling: the settings of sampling, or None where they are not known.
       final_values: `(params, Samples) -> [B]`, the critic's values after the last column, by which cut
         responses are bootstrapped; or None without a critic.
+      turns: the tool between the turns of a response, or None.
     """
 
     init: Callable[[jax.Array], Any]
@@ -86,3 +125,4 @@ class Actor(NamedTuple):
     greedy: Callable[[Any, Prompts], Samples] | None = None
     sampling: SamplingConfig | None = None
     final_values: Callable[[Any, Samples], jax.Array] | None = None
+    turns: Turns | None = None

@@ -1,6 +1,5 @@
 """Turns of a policy with a tool between them: whatever the model, and whether the tool is pure or Python."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
@@ -10,42 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation, sharding
-from proxlm._decoding.records import Prompts, Samples
-
-
-@dataclasses.dataclass(frozen=True)
-class Turns:
-    """A tool that is called after every turn of a response but the last.
-
-    Attributes:
-      tool: (turn, samples) -> the output for each row, where turn is the `Prompts` of the last turn's tokens
-        `[B, N]` and mask, and samples are all that has been said. A row without an output, such as one that
-        calls no tool, has ended. A pure tool gives `Prompts` of K columns; one on the host a list of a list
-        of token ids, or None, for each row, and is given NumPy arrays.
-      num_outputs: K, columns of the tool's output; longer ones on the host lose their end.
-      num_turns: turns of the policy, at least 2.
-      on_host: whether the tool is ordinary Python: then the actor's `sample` cannot be jitted, and is for
-        `ppo.make_host_step` and `ppo.iterate`.
-
-    >>> Turns(lambda turn, samples: turn, num_outputs=4, num_turns=1)
-    Traceback (most recent call last):
-        ...
-    ValueError: Turns: num_turns must be an integer ≥ 2, got 1. Without a tool leave turns out.
-    """
-
-    tool: Callable[[Any, Any], Any]
-    num_outputs: int
-    num_turns: int = 2
-    on_host: bool = False
-
-    def __post_init__(self):
-        """Checks the fields."""
-        _validation.a_function("Turns", tool=self.tool)
-        _validation.to_int(1, "Turns", num_outputs=self.num_outputs)
-        _validation.one_of((False, True), "Turns", on_host=self.on_host)
-        if not (_validation.is_integer(self.num_turns) and self.num_turns >= 2):
-            remedy = "Without a tool leave turns out."
-            raise _validation.invalid("num_turns", self.num_turns, "an integer ≥ 2", remedy, "Turns")
+from proxlm._decoding.records import Prompts, Samples, Turns
 
 
 def num_columns(num_tokens: int, turns: Turns | None) -> int:

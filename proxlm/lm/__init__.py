@@ -21,8 +21,8 @@ are those of `init` or `pretrained`, and `config` is the `ModelConfig` they were
 """
 
 from proxlm._decoding.config import SamplingConfig
-from proxlm._decoding.records import Actor, Prompts, Samples, Scores
-from proxlm._decoding.turns import Turns, text_tool
+from proxlm._decoding.records import Actor, Prompts, Samples, Scores, Turns
+from proxlm._decoding.turns import text_tool
 from proxlm.lm import delta, lora, pretrained, trainable
 from proxlm.lm._actor import make_actor
 from proxlm.lm._beam import Beams, beam_search

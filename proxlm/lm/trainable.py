@@ -181,6 +181,7 @@ def make_actor(actor: Actor, frozen: Frozen) -> Actor:
         score=on_whole(actor.score, 0),
         reference=on_whole(actor.reference, 0),
         greedy=None if actor.greedy is None else on_whole(actor.greedy, 0),
+        final_values=None if actor.final_values is None else on_whole(actor.final_values, 0),
     )
 
 

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from proxlm import _validation
 from proxlm.policy import protocols
 from proxlm.policy._configuration.config import KL, PPOConfig, Value, Whitening
 from proxlm.policy._iteration import checks, judging, resampling
@@ -96,6 +97,9 @@ def make_step(
     """
     reward = checks.reward_function("ppo.make_step", reward, config)
     prompts_lib.check_pure(prompts)
+    if checks.calls_python(actor):
+        remedy = "A tool in Python is called by make_host_step or iterate."
+        raise _validation.invalid("actor.turns.on_host", True, "False", remedy, "ppo.make_step")
     collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
 
     def draw(state, key_prompts, key_sample):

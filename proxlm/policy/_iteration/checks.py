@@ -83,6 +83,16 @@ def reward_function(function: str, reward: Any, config: PPOConfig) -> Callable[.
     return lambda *data: {name: fn(*data) for name, fn in named.items()}
 
 
+def calls_python(actor: protocols.Actor) -> bool:
+    """Whether a tool in Python stands between the turns of what an actor samples.
+
+    >>> from proxlm import lm
+    >>> calls_python(lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8, value_head=True), 4))
+    False
+    """
+    return getattr(getattr(actor, "turns", None), "on_host", False)
+
+
 def check_actor(actor: protocols.Actor, config: PPOConfig) -> None:
     """Raises ValueError where an actor cannot do what a configuration asks of it.
 

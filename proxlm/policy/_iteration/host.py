@@ -127,7 +127,8 @@ def host_parts(
     if finish is not None:
         _validation.a_function("ppo.make_host_step", finish=finish)
     collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
-    collect, learn, draw = jax.jit(collect), jax.jit(learn), prompts_lib.source(prompts)
+    collect = collect if checks.calls_python(actor) else jax.jit(collect)
+    learn, draw = jax.jit(learn), prompts_lib.source(prompts)
 
     def sample(state, key):
         key_prompts, key_sample, _ = jax.random.split(key, 3)

@@ -74,12 +74,14 @@ def check_actor(
     if not all(callable(getattr(actor, name, None)) for name in ("sample", "score", "reference")):
         raise _validation.invalid("actor", actor, "an object with sample, score and reference")
     key = jax.random.key(0) if key is None else key
-    sample, score = jax.jit(actor.sample), jax.jit(functools.partial(actor.score, full=True))
+    turns = getattr(actor, "turns", None)
+    sample = actor.sample if getattr(turns, "on_host", False) else jax.jit(actor.sample)
+    score = jax.jit(functools.partial(actor.score, full=True))
     samples = sample(key, params, prompts)
     _check_shapes(samples, prompts)
     scores = score(params, samples)
     mask = np.asarray(samples.response_mask)
-    _check_stops(samples, getattr(actor, "sampling", None))
+    _check_stops(samples, getattr(actor, "sampling", None), turns)
     _check_keys(
         samples, sample(key, params, prompts), sample(jax.random.split(key)[1], params, prompts), scores
     )
@@ -153,12 +155,13 @@ def _check_shapes(samples, prompts):
         raise _broken("finite", "log-probs that are not finite", "one with finite log-probs", "")
 
 
-def _check_stops(samples, sampling):
-    """A response is real up to its stop token; those that have not ended are real to the end."""
+def _check_stops(samples, sampling, turns):
+    """A turn is real up to its stop token; a response that has not ended is real to the end."""
     mask, ended = np.asarray(samples.response_mask), np.asarray(samples.ended)
     remedy = "The mask is True up to the stop token, with it, and ended says whether there is one."
-    if np.any(mask[:, 1:] & ~mask[:, :-1]) or np.any(~mask[:, 0]):
-        raise _broken("stops", "a response with a hole", "one whose responses have none", remedy)
+    begins, real = mask[:, 1:] & ~mask[:, :-1], np.asarray(samples.mask)[:, -mask.shape[1] : -1]
+    if np.any(begins if turns is None else begins & ~real) or np.any(~mask[:, 0]):
+        raise _broken("stops", "a response with a hole", "one without, but for what tools say", remedy)
     if sampling is None:
         return
     tokens = np.asarray(samples.tokens)[:, -mask.shape[1] :]
@@ -166,10 +169,12 @@ def _check_stops(samples, sampling):
     last = mask & ~np.pad(mask[:, 1:], ((0, 0), (0, 1)))
     if np.any(stops & ~last):
         raise _broken("stops", "a response that goes on after a stop token", "one that ends there", remedy)
-    if np.any(stops.any(axis=1) != ended):
-        row = int(np.flatnonzero(stops.any(axis=1) != ended)[0])
+    final = mask.shape[1] - 1 - np.argmax(mask[:, ::-1], axis=1)
+    has_stop = stops[np.arange(len(mask)), final]
+    if np.any(has_stop != ended):
+        row = int(np.flatnonzero(has_stop != ended)[0])
         raise _broken("stops", f"ended={ended[row]} in row {row}", f"{not ended[row]} there", remedy)
-    if np.any(~mask[:, -1] & ~ended):
+    if turns is None and np.any(~mask[:, -1] & ~ended):
         raise _broken("stops", "a response cut short that has not ended", "real to the end", remedy)
 
 
