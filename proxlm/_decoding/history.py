@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from proxlm._decoding.config import SamplingConfig
 
-__all__ = ["History", "add", "at_start", "before", "first_columns", "of_rows"]
+__all__ = ["History", "add", "at_start", "before", "first_columns", "in_turn", "of_rows"]
 
 
 class History(NamedTuple):
@@ -74,7 +74,7 @@ def before(first: jax.Array | None, rows: jax.Array, columns: jax.Array, index: 
 
 
 def in_turn(response_mask: jax.Array) -> jax.Array:
-    """How many tokens of its own turn stand before each of a response, `[B, R]`: a turn is a run of True.
+    """The place of each token in its own turn, `[B, R]`, from 0 on: a turn is a run of True.
 
     >>> in_turn(jnp.array([[True, True, False, True, True]]))[0].tolist()
     [0, 1, -1, 0, 1]

@@ -9,7 +9,7 @@ import jax
 from proxlm import _validation
 from proxlm._decoding.config import SamplingConfig
 
-__all__ = ["Actor", "Prompts", "Samples", "ScoreFn", "Scores"]
+__all__ = ["Actor", "Prompts", "Samples", "ScoreFn", "Scores", "Turns"]
 
 
 class Prompts(NamedTuple):

@@ -11,6 +11,8 @@ import numpy as np
 from proxlm import _validation, sharding
 from proxlm._decoding.records import Prompts, Samples, Turns
 
+__all__ = ["num_columns", "play", "text_tool"]
+
 
 def num_columns(num_tokens: int, turns: Turns | None) -> int:
     """R, the columns of a response of turns of `num_tokens` each.
@@ -27,7 +29,7 @@ def play(
     key: jax.Array,
     turns: Turns,
     start: Callable[[jax.Array], Any],
-    go_on: Callable[[jax.Array, Any, jax.Array, jax.Array], Any],
+    go_on: Callable[..., Any],
     num_tokens: int,
 ) -> Any:
     """The rollout after all turns: `start(key)`, then `go_on(key, rollout, outputs, output_mask)`.
@@ -44,7 +46,7 @@ def play(
 
 
 def _outputs(turns, samples, num_tokens):
-    """What the tool says to the last turn: tokens and mask `[B, K]`."""
+    """The answer of the tool to the last turn: tokens and mask `[B, K]`."""
     seen = sharding.own_rows(samples) if turns.on_host else samples
     turn = Prompts(seen.tokens[:, -num_tokens:], seen.response_mask[:, -num_tokens:])
     given = turns.tool(turn, seen)

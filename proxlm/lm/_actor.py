@@ -106,7 +106,7 @@ class _Bound:
         return _rollout.continue_rollout(key, params, rollout, outputs, self.policy, self.num_tokens, **how)
 
     @functools.cached_property
-    def _turn_functions(self):
+    def _turn_functions(self) -> tuple[Any, Any]:
         """The first turn and a further one; jitted by themselves where Python comes between them."""
         start = functools.partial(self._start, _rollout.start_rollout)
         if self.turns is None or not self.turns.on_host:

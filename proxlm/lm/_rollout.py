@@ -10,7 +10,7 @@ from proxlm import _validation
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Samples
 from proxlm._decoding.rows import align, uniforms
-from proxlm.lm import _cache, _sampling
+from proxlm.lm import _cache, _sampling, _token_loop
 from proxlm.lm._config import ModelConfig, Params
 
 
@@ -56,11 +56,11 @@ def start_rollout(
     _validation.integer(1, "start_rollout", segment=segment)
     if prompt_mask is not None:
         prompts, prompt_mask = align(prompts, prompt_mask)
-    params = _sampling.unstacked(params, config)
+    params = _token_loop.unstacked(params, config)
     uniform = uniforms(key, num_tokens, len(prompts) * group_size)
     how = {"params": params, "config": config, "sampling": sampling}
     how |= {"segment": segment, "early_exit": early_exit, "group_size": group_size}
-    samples, cache = _sampling.start(prompts, prompt_mask, uniform, **how)
+    samples, cache = _token_loop.start(prompts, prompt_mask, uniform, **how)
     return Rollout(samples, cache, jnp.ones(len(samples.tokens), bool))
 
 
@@ -109,14 +109,14 @@ def continue_rollout(
     outputs, output_mask = align(outputs, output_mask & alive[:, None])
     tokens = jnp.concatenate([old.tokens, outputs.astype(jnp.int32)], axis=1)
     mask = jnp.concatenate([old.mask, output_mask], axis=1)
-    params = _sampling.unstacked(params, config)
+    params = _token_loop.unstacked(params, config)
     cache = _cache.grow(cache, tokens.shape[1])
     hidden, cache = _cache.append(params, tokens[:, old.tokens.shape[1] - 1 :], cache, mask, config)
     alive = jnp.any(output_mask, axis=1)
     uniform = uniforms(key, num_tokens, len(tokens))
     how = {"params": params, "config": config, "sampling": sampling}
     how |= {"segment": segment, "early_exit": early_exit}
-    new, cache = _sampling.go_on(hidden, cache, tokens, mask, ~alive, uniform, **how)
+    new, cache = _token_loop.go_on(hidden, cache, tokens, mask, ~alive, uniform, **how)
     hole = jnp.zeros(outputs.shape, bool)
     samples = new._replace(
         log_probs=jnp.concatenate([old.log_probs, hole.astype(jnp.float32), new.log_probs], axis=1),

@@ -6,15 +6,18 @@ token costs some tens of microseconds a layer more than there.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from proxlm import _validation
+from proxlm._decoding import config as decoding
 from proxlm._decoding import history, rows
+from proxlm._decoding import stop_strings as strings
 from proxlm._decoding.config import SamplingConfig
-from proxlm.lm import _cache, _config, _forward, _places, _sampling, _views
+from proxlm.lm import _cache, _config, _forward, _places, _sampling, _token_loop, _views
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._views import View
 
@@ -27,11 +30,13 @@ def stream(
     num_tokens: int,
     *,
     sampling: SamplingConfig = SamplingConfig(),
+    stop_strings: str | Collection[str] | None = None,
+    decode: Callable[[list[int]], str] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Continues prompts, and yields every token when it is drawn.
+    """Continues prompts, and yields every token `[B]` when it is drawn.
 
-    With the same key these are the tokens of `sample`. Nothing stops at a stop token: who consumes the
-    generator of `[B]` stops. Errors are those of `sample`, raised when called and not when first read.
+    With the same key these are the tokens of `sample`: 0 in rows that have ended, and when all have, the
+    generator ends. Errors are those of `sample`, raised when called and not when first read.
 
     Args:
       key: a typed key, or `[B]` of them, as in `sample`; consumed.
@@ -39,6 +44,9 @@ def stream(
         or each copies them.
       prompts: integers `[B, P]`, without padding.
       num_tokens: how many to yield, at most.
+      stop_strings: one, or several, any of which ends a row, as a stop token does, at the token that
+        completes it; None: none.
+      decode: token ids of a response -> text, where there are stop strings.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
@@ -48,7 +56,29 @@ def stream(
     [(3,), (3,), (3,), (3,), (3,)]
     """
     prompts, _ = _sampling.check(key, params, prompts, None, num_tokens, config, sampling)
-    return _tokens(key, params, prompts, config, num_tokens, sampling)
+    stops = ()
+    if stop_strings is not None:
+        stops = strings.check("stream", stop_strings)
+        _validation.a_function(
+            "stream", "It gives the text that stop_strings are looked for in.", decode=decode
+        )
+    elif decode is not None:
+        raise _validation.invalid("decode", decode, "None without stop_strings", "", "stream")
+    tokens = _tokens(key, params, prompts, config, num_tokens, sampling)
+    return _until_ended(tokens, len(prompts), sampling, stops, decode)
+
+
+def _until_ended(tokens, batch, sampling, stops, decode):
+    """The tokens until all rows have ended, 0 in those that have."""
+    said, ended = [[] for _ in range(batch)], np.zeros(batch, bool)
+    for token in tokens:
+        yield (token := np.where(ended, 0, token))
+        ended |= np.isin(token, decoding.stop_tokens(sampling)) & ~ended
+        for row, ids in enumerate(said) if stops else ():
+            ids.append(int(token[row]))
+            ended[row] = ended[row] or strings.says_one(ids, decode, stops)
+        if ended.all():
+            return
 
 
 def _tokens(key, params, prompts, config, num_tokens, sampling):
@@ -99,5 +129,5 @@ def _extend(block, x, layer, column, config, kind):
 def _draw(outside, x, uniform, config, sampling, past):
     hidden = _forward.final_norm(outside, x, config)
     how = {"params": outside, "config": config, "sampling": sampling, "history": past}
-    token = _sampling.draw_tokens(hidden, uniform, **how)[0]
+    token = _token_loop.draw_tokens(hidden, uniform, **how)[0]
     return token, history.add(past.seen, token)

@@ -19,7 +19,6 @@ with labels by path keeps every bit of what is frozen, and no moments of it; a c
 Source: Schulman et al. 2017; Ziegler et al. 2019 and Ouyang et al. 2022 for language models.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -157,17 +156,10 @@ def make_host_step(
         ...
     ValueError: reward must be one number per response, of shape (8,), or per token, of shape (8, 4), got ...
     """
-    sample, judge, learn = host_parts(actor, reward, prompts, optimizer, config, auxiliary, finish)
-    varies = jax.jit(functools.partial(resampling.varies, config=config))
-    better = jax.jit(functools.partial(resampling.better, config=config))
+    sample, judge, learn, redraw = host_parts(actor, reward, prompts, optimizer, config, auxiliary, finish)
 
     def step(state, key):
-        key_learn = jax.random.split(key, 3)[2]
-        drawn = judge(*sample(state, key))
-        for i in range(1, config.max_draws):
-            if bool(jnp.all(varies(*drawn))):
-                break
-            drawn = better(drawn, judge(*sample(state, jax.random.fold_in(key, 2 + i))))
-        return learn(state, key_learn, *drawn)
+        drawn = redraw(state, key, judge(*sample(state, key)))
+        return learn(state, jax.random.split(key, 3)[2], *drawn)
 
     return step

@@ -34,6 +34,10 @@ class Samples(Protocol):
       log_probs: nats [B, R], of the response's tokens under the distribution they were drawn from.
       response_mask: bool [B, R].
       ended: bool [B], whether a response has a stop token.
+
+    Rows of classic control may have a field `discounts` [B, R], factors of γ from each step to the next: 0
+    where an episode is done, so that a row holds several. `advantages.gae_advantages` heeds it, as does
+    `reward_to_go_advantages`.
     """
 
     @property

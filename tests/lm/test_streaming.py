@@ -45,6 +45,24 @@ def test_a_stream_of_unstacked_layers_is_the_same_and_leaves_them_whole(params):
     assert np.array_equal(first, third)
 
 
+def test_a_stream_ends_where_each_row_has_said_a_stop_string(params):
+    letters = lambda ids: "".join(chr(97 + token) for token in ids)
+    free = np.stack([*lm.stream(jax.random.key(3), params, PROMPTS, CONFIG, 7)], axis=1)
+    stops = [letters(free[0, 2:4]), letters(free[1, 3:5])]
+    lengths = [min(n for n in range(8) if any(stop in letters(row[:n]) for stop in stops)) for row in free]
+    assert len(set(lengths)) == 2 and max(lengths) < 7
+    stream = lm.stream(jax.random.key(3), params, PROMPTS, CONFIG, 7, stop_strings=stops, decode=letters)
+    expected = np.where(np.arange(7) < np.array(lengths)[:, None], free, 0)[:, : max(lengths)]
+    np.testing.assert_array_equal(np.stack([*stream], axis=1), expected)
+    for bad, message in {
+        ("", letters): "stream: stop_strings must be strings of a character or more, got ''",
+        ("a", None): "stream: decode must be a function, got None. It gives",
+        (None, letters): "stream: decode must be None without stop_strings",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            lm.stream(jax.random.key(3), params, PROMPTS, CONFIG, 7, stop_strings=bad[0], decode=bad[1])
+
+
 def test_a_stream_may_be_left_early(params):
     stream = lm.stream(jax.random.key(3), params, PROMPTS, CONFIG, 7)
     assert len([*itertools.islice(stream, 2)]) == 2

@@ -1,5 +1,6 @@
 """An actor whose policy and critic are tables over all histories, so that nothing is slow."""
 
+import contextlib
 import functools
 
 import jax
@@ -89,6 +90,18 @@ def leaking(actor):
         score=lambda tree, samples, full=False: leak(actor.score(tree, samples, full), samples),
         reference=lambda tree, samples, full=False: leak(actor.reference(tree, samples, full), samples),
     )
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that grows by a name for every program that is compiled inside of the block."""
+    found = []
+    listen = lambda event, seconds, **about: found.append(about) if "backend_compile" in event else None
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def assert_equal(tree, other):

@@ -1,5 +1,7 @@
 """Rows that are cut and go on by the critic's value, and rows in which an episode ends."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,40 @@ def test_a_cut_response_is_bootstrapped_and_an_ended_one_is_not():
     expected[np.arange(BATCH), mask.sum(axis=1) - 1] = np.where(ended, 0.0, 0.9 * FINAL)
     assert 0 < ended.sum() < BATCH
     np.testing.assert_allclose(other - one, expected, atol=1e-5)
+
+
+class Episodes(NamedTuple):
+    tokens: jax.Array
+    mask: jax.Array
+    log_probs: jax.Array
+    response_mask: jax.Array
+    ended: jax.Array
+    discounts: jax.Array
+
+
+def test_a_row_holds_several_episodes_by_discounts_that_the_samples_carry():
+    samples = compiled(ACTOR.sample)(jax.random.key(5), PARAMS, lm.Prompts(jnp.zeros((BATCH, 2), int)))
+    whole = samples._replace(response_mask=jnp.ones((BATCH, LENGTH), bool), ended=jnp.zeros(BATCH, bool))
+    discounts = np.tile([[0.0, 0.5, 1.0], [1.0, 0.0, 0.25]], (BATCH // 2, 1))
+    rows = Episodes(*whole, jnp.asarray(discounts, jnp.float32))
+    rewards, optimizer = jnp.tile(jnp.array([1.0, 2.0, 4.0]), (BATCH, 1)), optax.sgd(0.1)
+    prepare = lambda config: experience.prepare(
+        ppo.init(PARAMS, optimizer, config), rows, rewards, ACTOR, config
+    )[0]
+    plain = prepare(recipes.make("reinforce", kl=None, discount=0.5))
+    expected = [[1.0, 2.0 + 0.25 * 4.0, 4.0], [1.0 + 0.5 * 2.0, 2.0, 4.0]]
+    np.testing.assert_allclose(plain.advantages, np.tile(expected, (BATCH // 2, 1)), rtol=1e-6)
+    config = recipes.make("ppo", kl=None, whitening=None, discount=0.9, gae_lambda=0.0)
+    with_critic = [np.asarray(prepare(config.replace(bootstrap=x)).advantages) for x in (False, True)]
+    values = np.asarray(compiled(ACTOR.score)(PARAMS, whole).values)
+    expected = [1.0 - values[0, 0], 2.0 + 0.9 * 0.5 * values[0, 2] - values[0, 1]]
+    np.testing.assert_allclose(with_critic[0][0, :2], expected, rtol=1e-5)
+    beyond = np.zeros((BATCH, LENGTH))
+    beyond[:, -1] = 0.9 * discounts[:, -1] * FINAL
+    np.testing.assert_allclose(with_critic[1] - with_critic[0], beyond, atol=1e-5)
+    with pytest.raises(ValueError, match="advantage must be a function with an argument discounts"):
+        prepare(recipes.make("dr_grpo", group_size=4))
+    assert "discounts" not in config.settings
 
 
 def test_the_value_after_the_last_column_is_that_of_the_longer_row():

@@ -77,8 +77,35 @@ def test_draws_are_repeated_inside_jit_and_on_the_host_until_groups_vary():
     host = ppo.make_host_step(ACTOR, rare, PROMPTS, SGD, often)
     calm = [host(state, jax.random.key(i))[1].groups_without_spread for i in range(6)]
     assert np.mean(calm) < 0.2
+    turns = list(run(state, KEY, 2, reward=rare, config=often))
+    assert_equal(turns[0].metrics, host(state, jax.random.fold_in(KEY, 0))[1])
+    assert_equal(turns[1].metrics, host(turns[0].state, jax.random.fold_in(KEY, 1))[1])
     with pytest.raises(ValueError, match="max_draws must be 1 without groups, got 3"):
         recipes.make("ppo", max_draws=3)
+
+
+@pytest.mark.parametrize("kind", ["traced", "host", "plain", "overlap"])
+def test_nothing_is_compiled_after_the_first_iteration(kind):
+    """With draws that are all made, since no reward varies, and samples that are cut on the host."""
+    config = (CORRECTED if kind == "overlap" else CONFIG).replace(max_draws=3)
+    state, flat = ppo.init(PARAMS, SGD, config), lambda samples: samples.tokens[:, 0] * 1.0
+    letters = lambda ids: "".join("abc"[i] for i in ids)
+    cut = functools.partial(actors.stop_at, decode=letters, stop_strings="bc")
+    keys = [jax.random.fold_in(KEY, i) for i in range(3)]
+    if kind in ("traced", "host"):
+        parts = (ACTOR, flat, PROMPTS, SGD, config)
+        step = jax.jit(ppo.make_step(*parts)) if kind == "traced" else ppo.make_host_step(*parts, finish=cut)
+        advance = lambda i, state: step(state, keys[i])[0]
+    else:
+        loop = run(state, KEY, 3, reward=flat, config=config, finish=cut, overlap=kind == "overlap")
+        advance = lambda i, state: next(loop).state
+    state = jax.block_until_ready(advance(0, state))
+    with table_actor.compilations() as found:
+        jax.block_until_ready(advance(2, advance(1, state)))
+    assert not found
+    with table_actor.compilations() as found:  # the counter counts
+        jax.jit(lambda x: x * 2.0)(jnp.ones(17))
+    assert found
 
 
 class Tasks(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 
 from proxlm import lm, policy
 from proxlm.policy import ppo, recipes
-from tests.policy.table_actor import assert_close, assert_equal, compiled
+from tests.policy.table_actor import assert_close, assert_equal, compilations, compiled
 
 CONFIG = lm.ModelConfig(7, num_layers=1, width=8, num_heads=2, value_head=True, init_scale=0.5)
 SAMPLING = lm.SamplingConfig(temperature=0.9, stop_token=1, min_new_tokens=1, logit_bias={1: 1.0})
@@ -84,13 +84,18 @@ def test_what_stands_in_holes_changes_no_bit_of_an_update(halves):
     read = np.asarray(samples.mask)[:, 2:] & holes
     other = samples._replace(tokens=samples.tokens.at[:, 2:].set(jnp.where(read, 6, samples.tokens[:, 2:])))
     changed, _ = learn(state, KEY, other, jnp.asarray(rewards))
-    assert jnp.any(changed.params["policy"]["embedding"]["kernel"] != after.params["policy"]["embedding"]["kernel"])
+    assert jnp.any(
+        changed.params["policy"]["embedding"]["kernel"] != after.params["policy"]["embedding"]["kernel"]
+    )
 
 
 def test_a_tool_in_python_is_called_in_the_loop_and_refused_in_a_traced_step(halves):
     prompts = lambda key: PROMPTS
-    (turn,) = ppo.iterate(halves[0], KEY, 1, PYTHON, REWARD, prompts, SGD, SETTINGS)
+    loop = ppo.iterate(halves[0], KEY, 3, PYTHON, REWARD, prompts, SGD, SETTINGS)
+    turn = next(loop)
     assert turn.metrics.first_ratio_error < 1e-5 and turn.samples.tokens.shape == (8, 10)
+    with compilations() as found:
+        assert len(list(loop)) == 2 and not found
     with pytest.raises(ValueError, match=r"ppo.make_step: actor.turns.on_host must be False, got True"):
         ppo.make_step(PYTHON, REWARD, prompts, SGD, SETTINGS)
 

@@ -1,6 +1,7 @@
 """The settings of an iteration: PPO's, and the parts that make other algorithms of it."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from proxlm import _validation
 from proxlm.policy import losses, protocols
 from proxlm.policy._configuration import combinations
 from proxlm.policy._configuration import overrides as overrides_lib
-from proxlm.policy._configuration.partials import Partial, partial
+from proxlm.policy._configuration.partials import Partial, parameters_of, partial
 from proxlm.policy._configuration.settings import KL, Value, Whitening, check_finite, plain, static
 from proxlm.policy.advantages import batch
 from proxlm.policy.aggregation import WEIGHTS
@@ -145,15 +146,29 @@ class PPOConfig:
         combinations.check(self)
 
     def estimate(
-        self, token_rewards: jax.Array, values: jax.Array | None, mask: jax.Array
+        self,
+        token_rewards: jax.Array,
+        values: jax.Array | None,
+        mask: jax.Array,
+        discounts: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Advantages [B, R], whitened if configured, and returns, or None without a critic.
+
+        The discounts [B, R], if there are any, are factors of γ from each step to the next, as in `gae`.
 
         >>> rewards, mask = jnp.array([[1.0]]), jnp.array([[True]])
         >>> PPOConfig(whitening=None).estimate(rewards, rewards - 0.5, mask)
         (Array([[0.5]], dtype=float32), Array([[1.]], dtype=float32))
         """
-        result = self.advantage(token_rewards, values, mask, self.group_size)
+        advantage: Any = self.advantage
+        if discounts is not None:
+            if "discounts" not in parameters_of(advantage.fn):
+                remedy = "Take advantages.gae_advantages or reward_to_go_advantages."
+                expected = "a function with an argument discounts, which the samples have"
+                raise _validation.invalid("advantage", advantage, expected, remedy, "PPOConfig")
+            settings = advantage.settings | {"discounts": jnp.asarray(discounts, jnp.float32)}
+            advantage = functools.partial(advantage.fn, **settings)
+        result = advantage(token_rewards, values, mask, self.group_size)
         advantages, returns = result if isinstance(result, tuple) else (result, None)
         if self.whitening is not None and self.whitening.advantages:
             advantages = self.whitening(advantages, mask)

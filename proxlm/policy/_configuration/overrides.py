@@ -20,6 +20,8 @@ NUM_DATA = {
     "baseline": 2,
     "reward_normalisation": 2,
 }
+# Data that a part is given by name where the samples have it.
+OPTIONAL_DATA = ("discounts",)
 # What other libraries call a setting, and what it is called here.
 SYNONYMS = {
     "beta": "kl_coef",
@@ -160,7 +162,7 @@ def _parameters(part, slot):
     """The parameters of a part that are settings and not data."""
     kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     parameters = list(parameters_of(part.fn).values())[NUM_DATA.get(slot, 0) :]
-    return [x for x in parameters if x.kind in kinds]
+    return [x for x in parameters if x.kind in kinds and x.name not in OPTIONAL_DATA]
 
 
 def _unknown(config, known, name, value, whose):

@@ -12,7 +12,15 @@ from proxlm.policy._configuration.config import PPOConfig
 from proxlm.policy._iteration import judging
 from proxlm.policy.advantages import group
 
-__all__ = ["DEFAULT_HORIZON", "MAX_KL_ERROR", "check_actor", "check_batch", "check_config", "reward_function"]
+__all__ = [
+    "DEFAULT_HORIZON",
+    "MAX_KL_ERROR",
+    "calls_python",
+    "check_actor",
+    "check_batch",
+    "check_config",
+    "reward_function",
+]
 
 # The bound on the relative error by which the KL coefficient adapts, as in `kl.adapt`.
 MAX_KL_ERROR = 0.2

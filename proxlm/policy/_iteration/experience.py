@@ -64,7 +64,8 @@ def prepare(
     token_rewards = _token_rewards(given, per_token, compared.penalty, mask, state.kl_coef, config)
     if config.bootstrap:
         token_rewards = token_rewards + _bootstrapped(state.params, samples, mask, actor, config)
-    advantages, returns = config.estimate(token_rewards, scores.values, mask)
+    discounts = getattr(samples, "discounts", None)
+    advantages, returns = config.estimate(token_rewards, scores.values, mask, discounts)
     if returns is None and config.value is not None:
         remedy = "These advantages give no returns for a critic."
         raise _validation.invalid("value", config.value, "None", remedy, "PPOConfig")
@@ -101,7 +102,9 @@ def _bootstrapped(params, samples, mask, actor, config):
     """γ V after the last token of each response that was cut, at that token: as if it were a reward."""
     discount = config.advantage.settings.get("discount", 1.0)
     beyond = jnp.where(samples.ended, 0.0, discount * actor.final_values(params, samples))
-    return jax.vmap(advantage_lib.place_score)(beyond, mask)
+    placed = jax.vmap(advantage_lib.place_score)(beyond, mask)
+    discounts = getattr(samples, "discounts", None)
+    return placed if discounts is None else placed * jnp.where(mask, discounts, 0.0)
 
 
 def _explained(values, returns, mask):

@@ -1,17 +1,19 @@
 """Iterations whose prompts and rewards are ordinary Python, and a loop of them."""
 
+import functools
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from proxlm import _validation, sharding
 from proxlm.policy import protocols
 from proxlm.policy._configuration.config import PPOConfig
-from proxlm.policy._iteration import checks, judging
+from proxlm.policy._iteration import checks, judging, resampling
 from proxlm.policy._iteration import prompts as prompts_lib
 from proxlm.policy._iteration.halves import PPOState, make_collect_and_learn
 from proxlm.policy._iteration.halves import init as init
@@ -71,7 +73,8 @@ def iterate(
     Args:
       key: a typed key; consumed.
       overlap: sample the next batch while the reward of this one is computed. It is then by the policy
-        of one update before, which `config.correction` corrects; order and keys stay.
+        of one update before, which `config.correction` corrects; order and keys stay. What `max_draws`
+        draws again is by the policy of now.
 
     Raises:
       ValueError: if an argument is invalid, or as `make_host_step`.
@@ -93,15 +96,12 @@ def iterate(
     if overlap and config.correction is None:
         remedy = "The batch is of an older policy: give partial(importance_weights.truncated, high=2.0)."
         raise _validation.invalid("config.correction", None, "weights with overlap", remedy, "ppo.iterate")
-    if config.max_draws > 1:
-        remedy = "Take make_host_step, which draws again."
-        raise _validation.invalid("config.max_draws", config.max_draws, "1", remedy, "ppo.iterate")
     parts = host_parts(actor, reward, prompts, optimizer, config, auxiliary, finish)
     return _iterate(state, key, num_iterations, parts, overlap)
 
 
 def _iterate(state, key, num_iterations, parts, overlap):
-    sample, judge, learn = parts
+    sample, judge, learn, redraw = parts
     first = int(state.iteration)
     end, pool = first + num_iterations, futures.ThreadPoolExecutor(1)
     batch = None
@@ -112,7 +112,7 @@ def _iterate(state, key, num_iterations, parts, overlap):
             judged = pool.submit(judge, *batch)
             ahead = overlap and i + 1 < end
             batch = sample(state, jax.random.fold_in(key, i + 1)) if ahead else None
-            samples, rewards = judged.result()
+            samples, rewards = redraw(state, own, judged.result())
             state, metrics = learn(state, jax.random.split(own, 3)[2], samples, rewards)
             yield Iteration(i, state, metrics, samples, rewards)
     finally:
@@ -121,8 +121,8 @@ def _iterate(state, key, num_iterations, parts, overlap):
 
 def host_parts(
     actor: Any, reward: Any, prompts: Any, optimizer: Any, config: PPOConfig, auxiliary: Any, finish: Any
-) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """Sampling, judging and learning of an iteration in Python, the first and the last jitted."""
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Sampling, judging, learning and drawing again of an iteration in Python, all but judging jitted."""
     reward = checks.reward_function("ppo.make_host_step", reward, config)
     if finish is not None:
         _validation.a_function("ppo.make_host_step", finish=finish)
@@ -149,4 +149,14 @@ def host_parts(
         rewards = judging.as_arrays(reward(host, *about), host.response_mask, np)
         return samples, sharding.of_rows(rewards, tokens)
 
-    return sample, judge, learn
+    varies = jax.jit(functools.partial(resampling.varies, config=config))
+    better = jax.jit(functools.partial(resampling.better, config=config))
+
+    def redraw(state, key, drawn):
+        for i in range(1, config.max_draws):
+            if bool(jnp.all(varies(*drawn))):
+                break
+            drawn = better(drawn, judge(*sample(state, jax.random.fold_in(key, 2 + i))))
+        return drawn
+
+    return sample, judge, learn, redraw

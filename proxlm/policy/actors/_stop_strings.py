@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from proxlm import _validation
+from proxlm._decoding import stop_strings as strings
 from proxlm._decoding.records import Samples
 
 
@@ -30,17 +30,13 @@ def stop_at(
     >>> cut.response_mask.tolist(), cut.ended.tolist()
     ([[True, True, False]], [True])
     """
-    stops = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings)
-    if not stops or not all(isinstance(stop, str) and stop for stop in stops):
-        raise _validation.invalid(
-            "stop_strings", stop_strings, "strings of a character or more", "", "stop_at"
-        )
+    stops = strings.check("stop_at", stop_strings)
     host: list[Any] = [np.array(x) for x in samples]
     tokens, mask, log_probs, response_mask, ended = host
     width = response_mask.shape[1]
     for row, real in enumerate(response_mask):
         ids = [int(token) for token in tokens[row, -width:][real]]
-        says = lambda n, ids=ids: any(stop in decode(ids[:n]) for stop in stops)
+        says = lambda n, ids=ids: strings.says_one(ids[:n], decode, stops)
         if says(len(ids)):
             length = next(n for n in range(1, len(ids) + 1) if says(n))
             beyond = np.flatnonzero(real)[length:]

@@ -43,6 +43,7 @@ def gae_advantages(
     discount: Number = 1.0,
     gae_lambda: Number = 0.95,
     holes: str = "skip",
+    discounts: jax.Array | None = None,
 ) -> Estimate:
     """Generalised advantage estimates and their returns, as `gae`; the size of groups is not read.
 
@@ -50,8 +51,10 @@ def gae_advantages(
     >>> gae_advantages(rewards, values, mask, gae_lambda=0.5)[0].tolist()
     [[1.5, 1.0]]
     """
-    one = lambda reward, value, valid: gae(reward, value, valid, discount, gae_lambda, holes=holes)
-    return jax.vmap(one)(rewards, check_critic(values), mask)
+    one = lambda reward, value, valid, factors: gae(
+        reward, value, valid, discount, gae_lambda, holes=holes, discounts=factors
+    )
+    return jax.vmap(one)(rewards, check_critic(values), mask, discounts)
 
 
 def length_adaptive_advantages(
@@ -137,15 +140,20 @@ def length_weighted_advantages(
 
 
 def reward_to_go_advantages(
-    rewards: jax.Array, values: jax.Array | None, mask: jax.Array, group_size: int = 1, discount: Number = 1.0
+    rewards: jax.Array,
+    values: jax.Array | None,
+    mask: jax.Array,
+    group_size: int = 1,
+    discount: Number = 1.0,
+    discounts: jax.Array | None = None,
 ) -> Estimate:
     """REINFORCE's advantages: the reward still to come, without a baseline; the size of groups is not read.
 
     >>> reward_to_go_advantages(jnp.array([[0.5, 1.0]]), None, jnp.ones((1, 2), bool))[0].tolist()
     [[1.5, 1.0]]
     """
-    one = lambda reward, valid: returns.reward_to_go(reward, valid, discount)
-    return jax.vmap(one)(rewards, mask), None
+    one = lambda reward, valid, factors: returns.reward_to_go(reward, valid, discount, discounts=factors)
+    return jax.vmap(one)(rewards, mask, discounts), None
 
 
 def check_critic(values: jax.Array | None) -> jax.Array:

@@ -17,16 +17,22 @@ __all__ = ["adaptive_lambda", "decoupled_gae", "over_tokens", "remax", "reward_t
 
 
 def reward_to_go(
-    rewards: ArrayLike, mask: ArrayLike, discount: Number = 1.0, *, holes: str = "skip"
+    rewards: ArrayLike,
+    mask: ArrayLike,
+    discount: Number = 1.0,
+    *,
+    holes: str = "skip",
+    discounts: ArrayLike | None = None,
 ) -> jax.Array:
-    """The reward still to come, Gₜ = rₜ + γ Gₜ₊₁ over the valid tokens.
+    """The reward still to come, Gₜ = rₜ + γ Gₜ₊₁ over the valid tokens, γ with the `discounts` of `gae`.
 
     Source: Williams (1992); REINFORCE++ (Hu 2025) whitens it over the batch.
 
     >>> reward_to_go(jnp.array([0.0, jnp.nan, 1.0]), jnp.array([True, False, True]), 0.5)
     Array([0.5, 0. , 1. ], dtype=float32)
     """
-    return gae(rewards, jnp.zeros(jnp.shape(rewards)), mask, discount, 1.0, holes=holes)[0]
+    zeros = jnp.zeros(jnp.shape(rewards))
+    return gae(rewards, zeros, mask, discount, 1.0, holes=holes, discounts=discounts)[0]
 
 
 def remax(rewards: ArrayLike, greedy_score: Number, mask: ArrayLike, discount: Number = 1.0) -> jax.Array:
