@@ -21,7 +21,7 @@ def test_each_is_a_page_and_imports(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nnx_model", "equinox_model", "plain_jax"])
+@pytest.mark.parametrize("name", ["nnx_model", "equinox_model", "haiku_model", "plain_jax"])
 def test_the_prompt_is_said_again(name):
     rewards = importlib.import_module(f"experiments.how_to.{name}").main()
     assert rewards[:3].mean() < 0.3 and rewards[-5:].mean() > 0.8
