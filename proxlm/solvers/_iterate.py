@@ -110,12 +110,8 @@ def run(static: Static, numbers: Numbers, params: Any, args: tuple) -> tuple:
     step_size = jax.lax.stop_gradient(_step_size(numbers, problem, problem.at(start)))
 
     def iterate(start):
-        unfinished = lambda state: state.status == UNFINISHED
-        advance = lambda state: _advance(static, numbers, problem, state)
-        begun = _begin(static, numbers._replace(step_size=step_size), problem, start)
-        state = jax.lax.while_loop(unfinished, advance, begun)
-        over = state.status == CONVERGED
-        return jnp.where(over, state.moving.point.x, state.progress.best), state
+        state = descend(static, numbers._replace(step_size=step_size), problem, start)
+        return best(state), state
 
     if static.implicit:
         x, state = _differentiable(problem, iterate, start, step_size)
@@ -131,13 +127,27 @@ def run(static: Static, numbers: Numbers, params: Any, args: tuple) -> tuple:
     return params, objective, error, state
 
 
+def descend(static: Static, numbers: Numbers, problem: _problem.Problem, x: jax.Array) -> SolverState:
+    """Iterates from x until it is over."""
+    unfinished = lambda state: state.status == UNFINISHED
+    advance = lambda state: _advance(static, numbers, problem, state)
+    return jax.lax.while_loop(unfinished, advance, _begin(static, numbers, problem, x))
+
+
+def best(state: SolverState) -> jax.Array:
+    """The point to return, as a vector: the last if it converged, else the best."""
+    return jnp.where(state.status == CONVERGED, state.moving.point.x, state.progress.best)
+
+
 def _begin(static, numbers, problem, x):
     point = problem.at(x)
     step_size = _step_size(numbers, problem, point)
     point = problem.measured(point, step_size)
     moving, error = static.rule.init(problem, point, step_size), problem.error(point)
     scale = jnp.max(jnp.abs(point.gradient), initial=0.0)
-    begun = SolverState(moving, _progress.init(point, error), error, scale, jnp.int32(0), None)
+    begun = SolverState(
+        moving, _progress.init(point, error), error, scale, jnp.int32(0), jnp.int32(UNFINISHED)
+    )
     over = {"finite": jnp.isfinite(point.smooth), "near": jnp.isfinite(point.total)}
     return begun._replace(status=_status(numbers, begun, **over))
 
@@ -148,7 +158,7 @@ def _advance(static, numbers, problem, state):
     error = problem.error(point)
     has_value = static.objective.penalty.value is not None
     progress = _progress.observe(state.progress, point, error, has_value)
-    state = SolverState(moving, progress, error, state.scale, state.iterations + 1, None)
+    state = SolverState(moving, progress, error, state.scale, state.iterations + 1, state.status)
     status = _status(numbers, state, finite=jnp.isfinite(point.total))
     shown = state.iterations, problem.unravel(point.x), point.total, error, moving.step_size
     if static.callback is not None:
@@ -158,8 +168,8 @@ def _advance(static, numbers, problem, state):
     return state._replace(status=status)
 
 
-def _status(numbers, state, finite, near=True):
-    """What ends the iteration here, if anything; without a tolerance it is their number alone."""
+def _status(numbers, state, finite, near: Any = True):
+    """The status here; without a tolerance the number of iterations alone ends them."""
     status = jnp.where(state.iterations < numbers.max_iterations, UNFINISHED, EXHAUSTED)
     if numbers.tolerance is not None:
         near &= state.error <= numbers.tolerance + numbers.relative_tolerance * state.scale

@@ -10,6 +10,7 @@ from jax import flatten_util
 
 from proxlm import _validation
 from proxlm.penalties import base
+from proxlm.solvers._linear_loss import LinearLoss
 
 
 class Point(NamedTuple):
@@ -74,6 +75,21 @@ class Objective(NamedTuple):
     value_and_grad: bool = False
 
 
+class Linear(NamedTuple):
+    """The structure of a linear model, on vectors.
+
+    Attributes:
+      predict: x ↦ η, [n].
+      at: (x, η) ↦ Point, for half of the work.
+      restrict: (x, η, chosen [k]) ↦ the objective and Problem in these coordinates alone, their values, and
+        their columns of X, [n, k].
+    """
+
+    predict: Callable[[jax.Array], jax.Array]
+    at: Callable[[jax.Array, jax.Array], Point]
+    restrict: Callable[[jax.Array, jax.Array, jax.Array], tuple]
+
+
 class Problem(NamedTuple):
     """f and g on vectors of the params' widest dtype.
 
@@ -89,6 +105,7 @@ class Problem(NamedTuple):
       metric: D, [n] or 1: lengths are Σ D_i x_i².
       largest: step size.
       backtracking: None for a constant step.
+      linear: the structure of a `LinearLoss`; None for other functions.
     """
 
     at: Callable[[jax.Array], Point]
@@ -101,6 +118,7 @@ class Problem(NamedTuple):
     metric: Any
     largest: Any
     backtracking: Backtracking | None
+    linear: Linear | None
 
 
 def flatten(
@@ -124,11 +142,14 @@ def flatten(
     weights = 1.0 if metric is None else ravel(metric)
     residual = penalty.residual
 
-    def at(x):
-        (smooth, _), gradient = differentiate(unravel(x))
+    def point(x, smooth, gradient):
         total = smooth if penalty.value is None else smooth + penalty.value(unravel(x))
         gap = jnp.full(x.shape if residual is None else 0, jnp.inf, x.dtype)
-        return Point(x, smooth.astype(x.dtype), ravel(gradient), total.astype(x.dtype), gap)
+        return Point(x, smooth.astype(x.dtype), gradient, total.astype(x.dtype), gap)
+
+    def at(x):
+        (smooth, _), gradient = differentiate(unravel(x))
+        return point(x, smooth, ravel(gradient))
 
     def step(point, t):
         sizes = t if metric is None else t / weights
@@ -150,7 +171,42 @@ def flatten(
             return new._replace(gap=drop(point, new.x, t) - point.gradient + new.gradient)
 
     functions = at, step, moved, measured, error, descent, unravel
-    return Problem(*functions, weights, largest, objective.backtracking), x
+    linear = None
+    if isinstance(objective.fun, LinearLoss):
+        linear = _linear(objective, args, x, unravel, point, None if metric is None else weights, largest)
+    return Problem(*functions, weights, largest, objective.backtracking, linear), x
+
+
+def _linear(objective, args, x, unravel, point, metric, largest):
+    fun, (features, *rest) = objective.fun, args
+    predict = lambda x: fun.predict(unravel(x), features)
+    transposed = jax.linear_transpose(predict, x)
+
+    def at(x, eta):
+        smooth, slopes = jax.value_and_grad(fun.mean)(eta, *rest)
+        return point(x, smooth, transposed(slopes)[0])
+
+    def restrict(x, eta, chosen):
+        columns, z = fun.columns(features, chosen), x[chosen]
+        penalty = _on_chosen(objective.penalty, x, unravel, chosen)
+        part = objective._replace(fun=lambda new: fun.mean(eta + columns @ (new - z), *rest), penalty=penalty)
+        return part, flatten(part, z, (), None if metric is None else metric[chosen], largest)[0], z, columns
+
+    return Linear(predict, at, restrict)
+
+
+def _on_chosen(penalty, x, unravel, chosen):
+    """The penalty as a function of some coordinates of x."""
+    spread = lambda numbers, rest: unravel(rest.at[chosen].set(numbers))
+    pick = lambda tree: flatten_util.ravel_pytree(tree)[0][chosen]
+    step = lambda t: t if jnp.ndim(t) == 0 else spread(t, jnp.ones_like(x))
+    value, residual = penalty.value, penalty.residual
+    none = jnp.zeros_like(x)
+    return base.Penalty(
+        value and (lambda z: value(spread(z, x))),
+        lambda z, t: pick(penalty.prox(spread(z, x), step(t))),
+        residual and (lambda z, v: pick(residual(spread(z, x), spread(v, none)))),
+    )
 
 
 def aux(objective: Objective, params: Any, args: tuple) -> Any:

@@ -1,0 +1,115 @@
+"""Losses of linear models, whose structure a rule may use."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proxlm import _validation
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["values", "rows", "columns", "starts"],
+    meta_fields=["shape", "longest"],
+)
+@dataclasses.dataclass(frozen=True)
+class SparseFeatures:
+    """A matrix X [n, p] of few nonzeros for `LinearLoss`, sorted by columns.
+
+    Attributes:
+      values: of the nonzeros, [N].
+      rows: theirs, [N].
+      columns: theirs, [N].
+      starts: where each column begins, [p + 1].
+      shape: (n, p).
+      longest: the largest number of nonzeros in a column.
+
+    >>> from scipy import sparse
+    >>> features = SparseFeatures.of(sparse.csc_array(np.array([[0.0, 2.0], [1.0, 0.0]], np.float32)))
+    >>> (features @ jnp.array([1.0, 3.0])).tolist(), features.dense(jnp.array([1])).tolist()
+    ([6.0, 1.0], [[2.0], [0.0]])
+    """
+
+    values: jax.Array
+    rows: jax.Array
+    columns: jax.Array
+    starts: jax.Array
+    shape: tuple[int, int]
+    longest: int
+
+    @classmethod
+    def of(cls, matrix: Any) -> Self:
+        """From a sparse matrix of SciPy.
+
+        Raises:
+          ValueError: if the matrix is not one.
+        """
+        if not hasattr(matrix, "tocsc"):
+            raise _validation.invalid("matrix", matrix, "a sparse matrix of SciPy", "", "SparseFeatures")
+        matrix = matrix.tocsc()
+        sizes = np.diff(matrix.indptr)
+        columns = np.repeat(np.arange(matrix.shape[1], dtype=np.int32), sizes)
+        values = jnp.asarray(matrix.data), jnp.asarray(matrix.indices), jnp.asarray(columns)
+        return cls(*values, jnp.asarray(matrix.indptr), matrix.shape, int(sizes.max(initial=0)))
+
+    def __matmul__(self, weights: jax.Array) -> jax.Array:
+        """X w, [n]."""
+        zeros = jnp.zeros(self.shape[0], jnp.result_type(self.values, weights))
+        return zeros.at[self.rows].add(self.values * weights[self.columns])
+
+    def dense(self, chosen: jax.Array) -> jax.Array:
+        """The columns of these numbers as an array, [n, k]."""
+        places = self.starts[chosen][None] + jnp.arange(self.longest)[:, None]
+        inside = places < self.starts[chosen + 1][None]
+        rows = jnp.where(inside, self.rows[jnp.where(inside, places, 0)], self.shape[0])
+        values = self.values[jnp.where(inside, places, 0)]
+        zeros = jnp.zeros((self.shape[0], chosen.size), values.dtype)
+        return zeros.at[rows, jnp.arange(chosen.size)[None]].set(values, mode="drop")
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearLoss:
+    """(params, X, y, weights) ↦ the mean of ℓ(X w + b, y), as a `fun` that says what it is made of.
+
+    With it, `working_sets` computes with few columns of X; to the other rules it is a function like
+    any other.
+
+    Attributes:
+      loss: (η [n], y) ↦ [n], smooth in η.
+
+    The params are w [p] or {"coef": w, "intercept": b}; X is [n, p], an array or `SparseFeatures`; weights
+    are [n] or left out.
+
+    >>> fun = LinearLoss(lambda eta, y: 0.5 * jnp.square(eta - y))
+    >>> fun(jnp.ones(2), jnp.eye(2), jnp.array([1.0, 3.0])).item()
+    1.0
+    """
+
+    loss: Callable[[jax.Array, Any], jax.Array]
+
+    def __call__(self, params: Any, features: Any, targets: Any, weights: Any = None) -> jax.Array:
+        """The mean loss."""
+        return self.mean(self.predict(params, features), targets, weights)
+
+    def predict(self, params: Any, features: Any) -> jax.Array:
+        """η = X w + b, [n]."""
+        if isinstance(params, dict):
+            return features @ params["coef"] + params["intercept"]
+        return features @ params
+
+    def mean(self, eta: jax.Array, targets: Any, weights: Any = None) -> jax.Array:
+        """The mean loss of predictions."""
+        each = self.loss(eta, targets)
+        return jnp.mean(each) if weights is None else jnp.sum(weights * each) / jnp.sum(weights)
+
+    def columns(self, features: Any, chosen: jax.Array) -> jax.Array:
+        """The columns of [X, 1] that belong to these entries of the params as a vector, [n, k]."""
+        last = features.shape[1] - 1
+        inside = jnp.minimum(chosen, last)
+        sparse = isinstance(features, SparseFeatures)
+        return jnp.where(chosen[None] > last, 1.0, features.dense(inside) if sparse else features[:, inside])

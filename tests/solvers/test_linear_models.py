@@ -1,0 +1,91 @@
+"""Sparse linear models: working sets find the solution of the whole problem, of dense and sparse features."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import sparse
+
+from proxlm import penalties, solvers
+from tests.arrays import normal
+
+FEATURES = np.asarray(normal(0, (40, 90)))
+TARGETS = FEATURES[:, :6] @ np.array([2, -1, 3, 1, -2, 1.5], np.float32) + 0.1 * np.asarray(normal(1, (40,)))
+SQUARES = solvers.LinearLoss(lambda eta, y: 0.5 * jnp.square(eta - y))
+LOGISTIC = solvers.LinearLoss(lambda eta, y: jnp.logaddexp(0.0, -y * eta))
+RULE = solvers.working_sets((8, 32))
+
+
+def solve(fun, targets, params, penalty, features: Any = FEATURES, rule: Any = RULE, **options):
+    return solvers.proximal_gradient(fun, params, penalty, features, targets, rule=rule, **options)
+
+
+def test_working_sets_solve_the_whole_problem():
+    one = solvers.working_sets((16,))
+    found = solve(SQUARES, TARGETS, jnp.zeros(90), penalties.l1(0.3), rule=one)
+    whole = solve(SQUARES, TARGETS, jnp.zeros(90), penalties.l1(0.3), rule=None)
+    assert found.converged and found.evaluations < whole.evaluations
+    np.testing.assert_allclose(found.params, whole.params, atol=2e-4)
+    np.testing.assert_allclose(found.objective, whole.objective, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_more_nonzeros_than_a_set_holds():
+    found = solve(SQUARES, TARGETS, jnp.zeros(90), penalties.l1(1e-2), rule=solvers.working_sets((8,)))
+    whole = solve(SQUARES, TARGETS, jnp.zeros(90), penalties.l1(1e-2), rule=None)
+    assert jnp.sum(found.params != 0) > 16
+    np.testing.assert_allclose(found.objective, whole.objective, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_penalties_across_coordinates_converge_by_plain_steps():
+    group = penalties.group_lasso(0.5, axis=None)
+    found = solve(SQUARES, TARGETS, jnp.zeros(90), group, max_iterations=3000)
+    whole = solve(SQUARES, TARGETS, jnp.zeros(90), group, rule=None)
+    np.testing.assert_allclose(found.objective, whole.objective, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_intercept_a_loss_weights_and_strengths_of_each_coefficient():
+    signs = np.sign(TARGETS + 1.0)
+    weights = np.linspace(0.5, 1.5, 40, dtype=np.float32)
+    start = {"coef": jnp.zeros(90), "intercept": jnp.zeros(())}
+    strengths = jnp.linspace(0.02, 0.08, 90)
+    parts = {"coef": penalties.l1(strengths), "intercept": penalties.zero()}
+    penalty = penalties.separable_sum(parts, {"coef": "coef", "intercept": "intercept"})
+    run = lambda rule: solvers.proximal_gradient(
+        LOGISTIC, start, penalty, FEATURES, signs, weights, rule=rule, tolerance=1e-6
+    )
+    found, whole = run(RULE), run(None)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), found.params, whole.params)
+    assert found.params["intercept"] != 0
+
+
+def test_sparse_features_are_the_dense_ones():
+    dense = np.where(np.abs(FEATURES) > 1.0, FEATURES, 0.0)
+    dense[:, 3] = 0.0
+    features = solvers.SparseFeatures.of(sparse.csr_array(dense))
+    weights = np.asarray(normal(2, (90,)))
+    np.testing.assert_allclose(features @ weights, dense @ weights, rtol=1e-5, atol=1e-5)
+    chosen = jnp.array([5, 3, 89])
+    np.testing.assert_array_equal(features.dense(chosen), dense[:, chosen])
+    gradient = jax.grad(lambda w: SQUARES(w, features, TARGETS))(weights)
+    np.testing.assert_allclose(gradient, dense.T @ (dense @ weights - TARGETS) / 40, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="a sparse matrix of SciPy"):
+        solvers.SparseFeatures.of(dense)
+
+
+@pytest.mark.slow
+def test_sparse_features_have_the_same_solution():
+    dense = np.where(np.abs(FEATURES) > 1.0, FEATURES, 0.0)
+    features = solvers.SparseFeatures.of(sparse.csr_array(dense))
+    found = solve(SQUARES, TARGETS, jnp.zeros(90), penalties.l1(0.3), features)
+    whole = solve(SQUARES, TARGETS, jnp.zeros(90), penalties.l1(0.3), dense)
+    np.testing.assert_allclose(found.params, whole.params, atol=2e-4)
+
+
+def test_other_functions_are_refused():
+    with pytest.raises(ValueError, match="fun must be a LinearLoss"):
+        solve(lambda w, x, y: jnp.sum(w), TARGETS, jnp.zeros(90), penalties.l1(0.3))
