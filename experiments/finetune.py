@@ -26,7 +26,7 @@ from experiments.support import Refusal
 from experiments.support.data import tokenization
 from experiments.support.finetune import examples, objectives
 from experiments.support.models import language_model, pretrained, trained_part
-from experiments.support.run import cli, configs, plots, runs, supervised, tables
+from experiments.support.run import cli, configs, files, plots, runs, supervised, tables
 from proxlm import _validation, lm
 from proxlm.lm import delta, trainable
 
@@ -166,7 +166,7 @@ def report(run: runs.Run, numbers, asked, before, after) -> dict[str, Any]:
         f"expected: {one.response}\nbefore:   {old}\nafter:    {new}"
         for one, old, new in zip(asked, before, after, strict=True)
     ]
-    (run.path / "samples.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    files.write_text(run.path / "samples.txt", "\n\n".join(texts) + "\n")
     pairs = {"held-out loss, nats": "held_out_loss", f"exact answers (n={len(asked)})": "exact_answers"}
     rows = [(words, *map(float, numbers[name].values())) for words, name in pairs.items()]
     size = ", ".join(f"{name} {size:,} bytes" for name, size in numbers["bytes"].items())

@@ -18,7 +18,7 @@ import optax
 from experiments.support import Refusal
 from experiments.support.data import corpora, tokenization
 from experiments.support.models import language_model
-from experiments.support.run import cli, configs, model_store, plots, runs, supervised, tables
+from experiments.support.run import cli, configs, files, model_store, plots, runs, supervised, tables
 from proxlm import _validation, lm
 
 
@@ -100,7 +100,7 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     numbers = {name: last[name] for name in ("loss", "held_out_loss", "perplexity")}
     losses = {"training": plots.logged(rows, "loss"), "held out": plots.logged(rows, "held_out_loss")}
     texts = write(state.params, prompt, model, alphabet, config)
-    (run.path / "samples.txt").write_text("\n\n--------\n\n".join(texts) + "\n")
+    files.write_text(run.path / "samples.txt", "\n\n--------\n\n".join(texts) + "\n")
     words = ("loss, training", "loss, held out", "perplexity, held out")
     table = tables.table([*zip(words, numbers.values(), strict=True)], ["", f"step {last['step']}"])
     figure = plots.curves({"loss, nats per character": losses})

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from experiments.plan import programs
+from experiments.support.run import policy_training
 from proxlm import lm, sharding, training
 from proxlm.lm import _chunks
 from proxlm.policy import ppo, recipes
@@ -54,6 +55,21 @@ def sends_gradients(function, state, data):
     assert sum(work.sent.values()) < 1.5 * weights, (work, weights)
 
 
+def seeds_send_nothing():
+    """Asserts that seeds over devices need no collective, and have the numbers of one device."""
+
+    def run(keys, weights):
+        shared = jnp.tanh(weights)
+        one = lambda key, x: jnp.tanh(x @ shared) + jax.random.normal(key, x.shape)
+        return policy_training.each(one, keys, jnp.ones((8, 4, 16)))
+
+    keys, weights = jax.random.split(jax.random.key(0), 8), jnp.eye(16)
+    alone = jax.jit(run)(keys, weights)
+    with jax.set_mesh(sharding.make_mesh("seeds=4")):
+        assert not programs.work(jax.jit(run).lower(keys, weights).compile().as_text()).count
+        np.testing.assert_allclose(alone, jax.jit(run)(keys, weights), atol=1e-6)
+
+
 def compiled(function, state, data, mesh):
     """The program, with the state placed over a mesh and the rows of the data cut."""
     with jax.set_mesh(mesh):
@@ -91,6 +107,7 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["groups"]:
         sends_gradients(*groups())
         agrees("groups", *groups())
+        seeds_send_nothing()
         sys.exit()
     for make in (supervised, policy):
         agrees(make.__name__, *make(1))

@@ -38,6 +38,9 @@ def test_a_mesh_that_cannot_be_is_refused(sizes, named):
         ("blocks/attention/qkv/kernel", (8, 64, 12, 8), (None, "fsdp", "model", None)),
         ("attention/qkv/kernel", (64, 12, 8), ("fsdp", "model", None)),
         ("opt_state/0/mu/blocks/mlp/gate_up/kernel", (8, 64, 2, 96), (None, "fsdp", None, "model")),
+        ("blocks/attention/qkv/lora/query/b", (8, 2, 64), (None, "fsdp", "model")),
+        ("blocks/attention/qkv/lora/query/a", (8, 64, 2), (None, "fsdp", None)),
+        ("blocks/mlp/down/lora/down/a", (8, 64, 2), (None, "model", "fsdp")),
         ("embedding/kernel", (50, 64), (None, "fsdp")),  # 50 rows do not divide by 4
         ("blocks/attention_norm/scale", (8, 7), (None, None)),
         ("step", (), ()),

@@ -24,6 +24,10 @@ MODEL_AXIS = {
     "down/kernel": -2,
     "embedding/kernel": -2,
     "head/kernel": -2,
+    **{f"lora/{name}/b": -1 for name in ("query", "key", "value", "gate", "up")},
+    **{f"lora/{name}/magnitude": -1 for name in ("query", "key", "value", "gate", "up")},
+    "lora/out/a": -2,
+    "lora/down/a": -2,
 }
 
 

@@ -16,6 +16,7 @@ import jax
 import optax
 
 from experiments.support import Refusal
+from experiments.support.run import processes
 from proxlm import _validation, lm, penalties, transforms
 
 KINDS = ("all", "last", "lora", "sparse")
@@ -82,7 +83,11 @@ def save(
       params: `lm.trainable.merge` of what was trained; a value head of theirs is left out.
       whole: also write the model where there is an adapter or a delta.
     """
-    params = {part: x for part, x in params.items() if part != "value"}
+    params = processes.everywhere({part: x for part, x in params.items() if part != "value"})
+    return processes.decided(lambda: _save(folder, name, model, params, choice, whole))
+
+
+def _save(folder, name, model, params, choice, whole):
     model = model._replace(config=dataclasses.replace(model.config, value_head=False))
     paths = {}
     if choice.lora is not None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.support import Refusal
 from experiments.support.question_answering import tasks
-from experiments.support.run import supervised
+from experiments.support.run import files, supervised
 from proxlm import lm
 
 EXPERIMENT = "question_answering"
@@ -68,7 +68,7 @@ def save(run, name: str, task: tasks.Task, model: lm.ModelConfig, params: Any) -
     }
     folder = run.path / "models" / name
     supervised.save_params(folder, params, about)
-    (folder / _ABOUT).write_text(json.dumps(about) + "\n")
+    files.write_text(folder / _ABOUT, json.dumps(about) + "\n")
 
 
 def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import optax
 from experiments.support.reinforce import rewards as rewards_lib
 from experiments.support.reinforce.prompting import Asker
 from experiments.support.reinforce.tasks import Problem
-from experiments.support.run import supervised
-from proxlm import lm
+from experiments.support.run import processes, supervised
+from proxlm import lm, sharding
 from proxlm.policy import ppo
 
 
@@ -89,7 +89,9 @@ def learn(
         samples = setup.parts.collect(frozen, state, key_sample, rows_of(asked, rows))
         own = [problems[i] for i in np.repeat(rows, setup.settings.group_size).tolist()]
         own += [problems[i] for i in rows.tolist()] if setup.settings.greedy_baseline else []
-        scores = jnp.asarray(scores_of(setup, samples, own), jnp.float32)
+        mine = [own[i] for i in sharding.own_numbers(samples.tokens).tolist()]
+        scores = np.asarray(scores_of(setup, sharding.own_rows(samples), mine), np.float32)
+        scores = sharding.of_rows(scores, samples.tokens)
         before = jax.tree.map(jnp.copy, state.params["policy"]) if watch else None
         state, metrics = setup.parts.learn(frozen, state, key_learn, samples, scores)
         numbers = {name: getattr(metrics, name) for name in ("reward", "kl", "entropy", "grad_norm")}
@@ -121,6 +123,7 @@ def judge(key: jax.Array, setup: Setup, frozen: Any, problems: Sequence[Problem]
         rows = np.repeat(np.arange(start, start + setup.prompts) % len(problems), setup.group)
         key_batch = jax.random.fold_in(key, start)
         samples = setup.parts.sample(frozen, key_batch, {"policy": trained}, rows_of(asked, rows))
+        samples = processes.everywhere(samples)
         own = [problems[i] for i in rows.tolist()]
         scores = scores_of(setup, samples, own).reshape(setup.prompts, setup.group)
         found.append(scores[: len(problems) - start])

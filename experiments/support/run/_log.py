@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.support import Refusal
-from experiments.support.run import _folders, files
+from experiments.support.run import _folders, files, processes
 
 METRICS = "metrics.jsonl"
 
 
 def log(run: Any, stage: str, **metrics: Any) -> None:
     """Appends one JSON line to the run's metrics; numbers keep six digits, NaN becomes "nan"."""
+    if not processes.is_first():
+        return
     row = {"stage": stage} | {name: _rounded(value) for name, value in metrics.items()}
     with open(run.path / METRICS, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
@@ -29,6 +31,7 @@ def read_log(run: Any, stage: str | None = None) -> list[dict[str, Any]]:
     Raises:
       Refusal: a line is damaged, with the file and the number of the line.
     """
+    processes.agreed(None)  # all that the first has logged is there
     return [row for row in _rows(run.path / METRICS) if stage in (None, row["stage"])]
 
 
@@ -37,9 +40,9 @@ def truncate_log(run: Any, stage: str | None = None, step: int = -1) -> None:
 
     Without a stage it only mends a log whose last line a kill cut in two.
     """
-    if (run.path / METRICS).exists():
+    if processes.is_first() and (run.path / METRICS).exists():
         is_old = lambda row: row["stage"] != stage or row.get("step", -1) < step
-        rows = [row for row in read_log(run) if is_old(row)]
+        rows = [row for row in _rows(run.path / METRICS) if is_old(row)]
         files.write_text(run.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
 

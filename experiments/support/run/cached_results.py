@@ -15,7 +15,7 @@ import numpy as np
 from flax import traverse_util
 
 from experiments.support import Refusal
-from experiments.support.run import files, runs, tables
+from experiments.support.run import files, processes, runs, tables
 
 Results = dict[str, Any]  # arrays, or dicts of them
 
@@ -28,11 +28,12 @@ def compute_once(run: runs.Run, name: str, compute: Callable[[], Mapping[str, An
       Refusal: the file is damaged.
     """
     path = path_of(run, name)
-    if not path.exists():
-        found = _flat(jax.device_get(compute()))
+    if not processes.agreed(path.exists()):
+        found = _flat(processes.everywhere(compute()))
         path.parent.mkdir(exist_ok=True)
         with files.replacing(path) as file:
             np.savez(file, **found)  # pyright: ignore[reportArgumentType]
+        processes.agreed(None)  # it is there for all
     try:
         with open(path, "rb") as file, np.load(file) as saved:
             return traverse_util.unflatten_dict(dict(saved), sep="/")

@@ -13,7 +13,7 @@ import tyro
 
 from experiments.support import Refusal
 from experiments.support.data import corpora
-from experiments.support.run import configs, runs, stages, stopping
+from experiments.support.run import configs, processes, runs, stages, stopping
 from proxlm import sharding
 
 REMEDY = "What was saved is whole: mend this and go on with --resume"
@@ -40,7 +40,10 @@ def start(
     """
     config = config_of(main)() if config is None else config
     config = configs.smoke(config) if options.smoke else config
-    devices = over_devices(options.mesh)
+    if options.distributed:
+        processes.join(options.coordinator, options.num_processes, options.process_id)
+    processes.check_alike({"name": name_of(main)}, config, {"mesh": options.mesh, "resume": options.resume})
+    devices = over_devices(options.mesh or ("data=-1" if options.distributed else ""))
     with devices, quick_compilation(options.smoke), runs.opened(name_of(main), config, options) as opened:
         print(f"{'SMOKE run' if options.smoke else 'run'}: {opened.path}", flush=True)
         return main(config, opened)
@@ -54,12 +57,16 @@ def call(command: Callable[..., Any], name: str, description: str | None) -> Non
     """
     try:
         with stopping.signals():
-            tyro.cli(
-                command,
-                prog=f"python -m experiments.{name}",
-                description=description,
-                config=(tyro.conf.OmitArgPrefixes,),
-            )
+            try:
+                tyro.cli(
+                    command,
+                    prog=f"python -m experiments.{name}",
+                    description=description,
+                    config=(tyro.conf.OmitArgPrefixes,),
+                )
+            except BaseException as error:
+                processes.leave(name, error)
+                raise
     except stages.StorageFailure as error:
         print(f"{name}: {error}. {REMEDY}", file=sys.stderr, flush=True)
         os._exit(1)  # the threads of the storage would end with tracebacks of their own

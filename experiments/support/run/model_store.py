@@ -14,7 +14,7 @@ import tokenizers
 from experiments.support import Refusal
 from experiments.support.data import tokenization
 from experiments.support.models import pretrained
-from experiments.support.run import supervised
+from experiments.support.run import files, supervised
 from proxlm import lm, settings
 
 ABOUT = "language_model.json"
@@ -48,7 +48,7 @@ def save(folder: pathlib.Path, params: Any, config: lm.ModelConfig, tokenizer) -
     else:
         tokenizer = {"bpe": json.loads(tokenizer.to_str())}
     about = {"model": settings.plain(config), "tokenizer": tokenizer}
-    (folder / ABOUT).write_text(json.dumps(about) + "\n")
+    files.write_text(folder / ABOUT, json.dumps(about) + "\n")
 
 
 def load(name: str, data: pathlib.Path) -> LoadedModel:

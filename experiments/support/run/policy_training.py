@@ -48,9 +48,17 @@ def each(fn: Callable, *rows: Any) -> Any:
     """fn(*row) for every row of the arrays, as vmap would.
 
     A map and not a vmap: with weights of its own for every seed, XLA's products on a CPU are four
-    times slower.
+    times slower. Over the `seeds` axis of a mesh each device has rows of its own, and sends nothing.
     """
-    return jax.lax.map(lambda row: fn(*row), rows)
+    one_by_one = lambda *rows: jax.lax.map(lambda row: fn(*row), rows)
+    count = jax.sharding.get_abstract_mesh().shape.get("seeds", 1)
+    if count == 1 or jax.tree.leaves(rows)[0].shape[0] % count:
+        return one_by_one(*rows)
+    place = jax.P("seeds")
+    divided = jax.shard_map(
+        one_by_one, in_specs=place, out_specs=place, axis_names={"seeds"}, check_vma=False
+    )
+    return divided(*rows)
 
 
 def timed(fn: Callable, *args: Any) -> tuple[Any, float]:

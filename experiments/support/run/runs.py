@@ -16,7 +16,7 @@ import tyro
 
 from experiments.support import Refusal
 from experiments.support.data import corpora
-from experiments.support.run import _folders, configs, files, page, plots, tracking
+from experiments.support.run import _folders, configs, files, page, plots, processes, tracking
 from experiments.support.run._log import Record as Record
 from experiments.support.run._log import load as load
 from experiments.support.run._log import log as log
@@ -37,6 +37,10 @@ class Options:
     # the folder of fetched texts
     data: Annotated[str, tyro.conf.arg(name="wheels")] = str(corpora.WHEELS)
     mesh: str = ""  # axes over all devices, such as data=-1 or data=2,fsdp=4; empty: one device
+    distributed: bool = False  # one of several processes, as experiments.support.run.processes says
+    coordinator: str = ""  # host:port of the first process, where nothing says it
+    num_processes: int = 0  # with a coordinator
+    process_id: int = -1  # with a coordinator, from 0
     track: Literal["none", "tensorboard", "wandb"] = "none"  # where metrics go beside metrics.jsonl
 
 
@@ -83,6 +87,8 @@ class Run:
           report: paragraphs and tables for report.txt.
           figures: by the names of their files, without an ending.
         """
+        if not processes.is_first():
+            return numbers
         smoke = _SMOKE if self.options.smoke else ""
         text = "\n\n".join([smoke, *report] if smoke else report)
         print(text)
@@ -101,6 +107,9 @@ class Run:
         Raises:
           Refusal: the run is resumed, and the content is another.
         """
+        processes.decided(lambda: self._check_input(path))
+
+    def _check_input(self, path):
         about, path = _folders.read_json(self.path / _folders.ABOUT), str(path)
         sha256, known = files.sha256(path), about.setdefault("inputs", {})
         if known.setdefault(path, sha256) != sha256:
@@ -131,10 +140,11 @@ def open_run(
     options = options or Options(resume=resume, runs=str(root))
     given, folder = settings.plain(config), pathlib.Path(root) / name
     if resume:
-        run = Run(name, _folders.newest_with(folder, given), True, options, config)
+        path = pathlib.Path(processes.decided(lambda: str(_folders.newest_with(folder, given))))
+        run = Run(name, path, True, options, config)
         truncate_log(run)
         return run
-    path = _folders.new(folder)
+    path = pathlib.Path(processes.decided(lambda: str(_folders.new(folder))))
     files.write_text(path / _folders.CONFIG, json.dumps(given, indent=2) + "\n")
     about = {"started": path.name, "smoke": options.smoke, "commit": _commit()}
     files.write_text(path / _folders.ABOUT, json.dumps(about) + "\n")
@@ -147,12 +157,14 @@ def opened(name: str, config: Any, options: Options) -> Iterator[Run]:
     folder = pathlib.Path(options.runs) / name
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     run = open_run(name, config, options.runs, options.resume, options)
+    track = options.track if processes.is_first() else "none"
     with files.locked(run.path):
         try:
-            with tracking.started(options.track, name, run.path, settings.plain(config)) as tracker:
+            with tracking.started(track, name, run.path, settings.plain(config)) as tracker:
                 yield dataclasses.replace(run, tracker=tracker)
         except (Refusal, OSError):
-            if not run.reused and {path.name for path in run.path.iterdir()} <= {
+            mine = processes.is_first() and not run.reused
+            if mine and {path.name for path in run.path.iterdir()} <= {
                 _folders.CONFIG,
                 _folders.ABOUT,
                 files.LOCK,

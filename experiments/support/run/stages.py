@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.support import Refusal
-from experiments.support.run import files, runs, stopping
+from experiments.support.run import files, processes, runs, stopping
 from proxlm import checkpoint, settings, sharding
 
 _CONFIG, _DONE = "config.json", "DONE"
@@ -57,15 +57,16 @@ def stage(
     parts = [name, settings.plain(config), [parent.fingerprint for parent in depends_on]]
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     path = run.cache / f"{name}-{fingerprint}"
-    if (path / _DONE).exists():
+    if processes.agreed((path / _DONE).exists()):
         return Stage(name, path, fingerprint, reused=True)
     path.mkdir(parents=True, exist_ok=True)
     with files.locked(path, wait=True):
-        reused = (path / _DONE).exists()
+        reused = processes.agreed((path / _DONE).exists())
         if not reused:
             files.write_text(path / _CONFIG, json.dumps(parts[1], indent=2) + "\n")
             compute(path)
             files.write_text(path / _DONE, fingerprint + "\n")
+            processes.agreed(None)  # it is there for all
     return Stage(name, path, fingerprint, reused)
 
 
@@ -111,16 +112,17 @@ def run_chunks(
             state, metrics = run_chunk(state, jax.random.fold_in(key, index))
             _check_finite(state, index + 1, checkpoint_folder)
             on_chunk(index, jax.device_get(metrics))
-            if (index + 1) % every == 0 or index + 1 == num_chunks or is_asked():
+            asked = processes.largest(is_asked())
+            if (index + 1) % every == 0 or index + 1 == num_chunks or asked:
                 save(checkpoint_folder, index + 1, state, owner)
-            if is_asked():
-                raise stopping.Stopped(is_asked())
+            if asked:
+                raise stopping.Stopped(asked)
     return state
 
 
 def first_chunk(checkpoint_folder: str | os.PathLike) -> int:
     """The chunk that `run_chunks` would run first: 0, or the number of chunks already saved."""
-    return checkpoint.latest(checkpoint_folder) or 0
+    return processes.agreed(checkpoint.latest(checkpoint_folder) or 0)
 
 
 def save(folder: str | os.PathLike, step: int, state: Any, config: Any) -> None:
@@ -158,10 +160,16 @@ def _check_finite(state, chunk, folder):
     holders = jax.tree.leaves(state, is_leaf=lambda node: hasattr(node, "params"))
     params = [node.params for node in holders if hasattr(node, "params")]
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(np.asarray(leaf, np.float32)).all():
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not _is_finite(leaf):
             name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
             last = f"that after part {saved}" if (saved := first_chunk(folder)) else "that of the start"
             raise Refusal(
                 f"the parameters ({name} first) are not finite after part {chunk}; the last good state, "
                 f"{last}, is kept in {folder}. Lower the learning rate and start anew"
             )
+
+
+def _is_finite(leaf):
+    if leaf.is_fully_addressable:
+        return np.isfinite(np.asarray(leaf, np.float32)).all()
+    return bool(jnp.isfinite(leaf).all())

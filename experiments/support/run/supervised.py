@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.support.run import runs, stages, tables
+from experiments.support.run import processes, runs, stages, tables
 from proxlm import checkpoint, lm, training
 
 
@@ -199,7 +199,7 @@ def run_resumable(
 
 def save_params(folder: pathlib.Path, params: Any, config: Any) -> None:
     """Writes the parameters that a finished stage hands on."""
-    if checkpoint.latest(folder / "params") is None:
+    if processes.agreed(checkpoint.latest(folder / "params")) is None:
         stages.save(folder / "params", 1, params, config)
 
 

@@ -1,0 +1,117 @@
+"""An experiment in several processes: how they join, the numbers of one, and faults that end all."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.support import Refusal
+from experiments.support.run import processes
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "variables", "expected"),
+    [
+        (("a:1", 2, 1), {}, {"coordinator_address": "a:1", "num_processes": 2, "process_id": 1}),
+        (
+            (),
+            {"MASTER_ADDR": "b", "MASTER_PORT": "7", "WORLD_SIZE": "4", "RANK": "3"},
+            {"coordinator_address": "b:8", "num_processes": 4, "process_id": 3},
+        ),
+        ((), {"LOCAL_RANK": "0"}, {}),
+    ],
+)
+def test_processes_join_by_hand_by_torchrun_or_by_what_jax_detects(monkeypatch, by_hand, variables, expected):
+    seen = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **how: seen.update(how))
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    processes.join(*by_hand)
+    times = {"initialization_timeout", "heartbeat_timeout_seconds"}
+    assert {name: value for name, value in seen.items() if name not in times} == expected
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    with pytest.raises(Refusal, match="expected host:port, how many there are"):
+        processes.join("a:1", 2, 2)
+    fails = lambda **how: (_ for _ in ()).throw(ValueError("coordinator_address should be defined"))
+    monkeypatch.setattr(jax.distributed, "initialize", fails)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    with pytest.raises(Refusal, match=r"do not meet .* give --coordinator"):
+        processes.join()
+
+
+def started(folder, process, count, port, *options, experiment="train_lm"):
+    """One process of a smoke run; one of one without a coordinator."""
+    several = ["--distributed", "--coordinator", f"localhost:{port}", "--num-processes", str(count)]
+    joined = [*several, "--process-id", str(process)] if count > 1 else []
+    command = [sys.executable, "-m", f"experiments.{experiment}", "--smoke", "--runs", str(folder)]
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [*command, *joined, *options],
+        cwd=ROOT,
+        env=os.environ | flags,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def losses(folder):
+    """The losses and rewards that the one run of a folder logged."""
+    (log,) = folder.glob("*/2*/metrics.jsonl")
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    return [row[key] for row in rows for key in ("loss", "reward", "entropy") if key in row]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["train_lm", "reinforce"])
+def test_two_processes_have_the_numbers_of_one(experiment, tmp_path):
+    port = free_port()
+    both = [started(tmp_path / "two", i, 2, port, experiment=experiment) for i in range(2)]
+    for process in (*both, started(tmp_path / "one", 0, 1, 0, experiment=experiment)):
+        _, said = process.communicate(timeout=900)
+        assert process.returncode == 0, said
+    alone = losses(tmp_path / "one")
+    assert alone
+    np.testing.assert_allclose(losses(tmp_path / "two"), alone, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_other_settings_on_one_process_are_refused_on_all(tmp_path):
+    port = free_port()
+    both = [started(tmp_path, 0, 2, port), started(tmp_path, 1, 2, port, "--seed", "7")]
+    said = [process.communicate(timeout=600)[1] for process in both]
+    assert [process.returncode for process in both] == [1, 1]
+    assert "process 1 has other settings than the first: seed" in said[0]
+    assert not [*tmp_path.rglob("config.json")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_end_of_one_process_ends_the_other_within_a_minute(killed, tmp_path):
+    port = free_port()
+    both = [started(tmp_path, i, 2, port) for i in range(2)]
+    while not [*tmp_path.glob("*/2*/config.json")]:
+        time.sleep(0.5)
+        assert both[0].poll() is None, both[0].communicate()[1]
+    both[killed].send_signal(signal.SIGKILL)
+    both[1 - killed].communicate(timeout=60)
+    assert both[1 - killed].returncode != 0
