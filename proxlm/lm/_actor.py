@@ -47,10 +47,10 @@ def make_actor(
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, value_head=True)
     >>> actor = make_actor(config, num_tokens=5)
-    >>> params = actor.init(jax.random.key(0))
+    >>> params = jax.jit(actor.init)(jax.random.key(0))
     >>> prompts = Prompts(jax.numpy.zeros((2, 3), int))
     >>> samples = jax.jit(actor.sample)(jax.random.key(1), params, prompts)
-    >>> jax.jit(actor.score)(params, samples).values.shape
+    >>> jax.eval_shape(actor.score, params, samples).values.shape
     (2, 5)
     """
     _check(policy, num_tokens, critic, sampling, num_microbatches, turns)

@@ -14,31 +14,35 @@ from experiments.support.translation import batches, bibles, lstm, rewards
 from tests.experiments.starting import start
 
 WIDTH, VOCABULARY = 8, 6
-LSTM = jax.jit(lstm.init, static_argnums=(1, 2))(jax.random.key(0), VOCABULARY, WIDTH)
 SOURCE = np.array([[3, 4, 0], [5, 0, 0]])
 
 
-def test_greedy_writing_and_the_loss_are_of_one_model():
-    tokens, _ = jax.jit(lstm.translate, static_argnums=2)(LSTM, SOURCE, 3)
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(lstm.init, static_argnums=(1, 2))(jax.random.key(0), VOCABULARY, WIDTH)
+
+
+def test_greedy_writing_and_the_loss_are_of_one_model(params):
+    tokens, _ = jax.jit(lstm.translate, static_argnums=2)(params, SOURCE, 3)
     first, masks = np.array([[True, False, False]] * 2), lstm.no_dropout(2, WIDTH)
     loss = jax.jit(
-        lambda column: lstm.loss(LSTM, SOURCE, jnp.zeros((2, 3), int).at[:, 0].set(column), first, masks)
+        lambda column: lstm.loss(params, SOURCE, jnp.zeros((2, 3), int).at[:, 0].set(column), first, masks)
     )
     every = [loss(np.array(both)) for both in itertools.product(range(VOCABULARY), repeat=2)]
     np.testing.assert_allclose(loss(tokens[:, 0]), min(every), rtol=1e-6)
 
 
-def test_attention_reads_the_source_and_the_loss_sees_no_future():
+def test_attention_reads_the_source_and_the_loss_sees_no_future(params):
     target, first = np.array([[1, 2, 3], [4, 5, 0]]), np.array([[True, False, False]] * 2)
     masks = lstm.no_dropout(2, WIDTH)
     loss = jax.jit(lstm.loss)
-    before = loss(LSTM, SOURCE, target, first, masks)
+    before = loss(params, SOURCE, target, first, masks)
     changed = target.copy()
     changed[:, 1:] = 1
-    assert loss(LSTM, SOURCE, changed, first, masks) == before
+    assert loss(params, SOURCE, changed, first, masks) == before
     other = SOURCE.copy()
     other[0, 0] = 2
-    assert loss(LSTM, other, target, first, masks) != before
+    assert loss(params, other, target, first, masks) != before
 
 
 def test_dropout_keeps_one_mask_for_a_whole_sequence_and_the_mean():

@@ -20,7 +20,7 @@ CONFIG = lm.ModelConfig(
     qk_norm="head",
     value_head=True,
 )
-TOKENS = jax.random.randint(jax.random.key(5), (2, 9), 0, 11)
+TOKENS = np.random.default_rng(5).integers(0, 11, (2, 9))
 
 
 def drawn(config):

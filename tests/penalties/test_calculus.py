@@ -96,6 +96,7 @@ def test_scaling_composes_and_keeps_sets():
     x = normal(2, SHAPE)
     twice = compiled(penalties.scale(penalties.scale(penalties.l1(0.5), 3.0), 0.2))
     np.testing.assert_allclose(twice.prox(x, 1.0), x - np.clip(x, -0.3, 0.3), atol=1e-6)
+    np.testing.assert_allclose(jax.jit(twice.residual)(x, 2 * x), 2 * x - 0.3 * np.sign(x), atol=1e-6)
     orthant = compiled(penalties.scale(penalties.non_negative_l1(0.0), 0.0))
     assert orthant.value(-jnp.ones(2)) == jnp.inf
     assert orthant.value(jnp.ones(2)) == 0
@@ -108,6 +109,12 @@ def test_a_quadratic_around_a_point_is_a_shifted_square_up_to_a_constant():
     np.testing.assert_allclose(made.prox(x, 0.7), shifted.prox(x, 0.7), atol=1e-6)
     constant = float(np.sum(np.square(c)))
     assert made.value(x) + constant == pytest.approx(float(shifted.value(x)), rel=1e-5)
+
+
+def test_a_step_without_end_is_the_minimum_beside_a_quadratic():
+    # |z - 3| + z² is least at ½
+    made = penalties.add_quadratic(penalties.translate(penalties.l1(1.0), np.float32(3.0)), 2.0)
+    assert float(jax.jit(made.prox)(np.float32(7.0), np.inf)) == 0.5
 
 
 def test_shift_returns_the_anchor_itself():

@@ -215,7 +215,8 @@ def test_clip_cov_drops_tokens_inside_the_band(key):
     assert inside.sum() == 4
     gradient = np.where(clipped <= plain, plain, 0.0)
     largest = inside & (cov == cov[inside].max())
-    one = functools.partial(loss_lib.clip_cov, share=0.05, low=0.09, key=key)
+    # a share of less than a token is one token
+    one = functools.partial(loss_lib.clip_cov, share=0.01, low=0.09, key=key)
     if key is None:
         assert_vectors(one, np.where(largest, 0, loss), np.where(largest, 0, gradient))
     dropped = MASK & (on_vectors(one)[0] == 0)

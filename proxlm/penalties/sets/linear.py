@@ -30,7 +30,8 @@ def affine_set(matrix: base.Strength, offset: base.Strength, tolerance: float | 
 
     Source: Parikh & Boyd 2014, section 6.2.1.
 
-    >>> affine_set(jnp.ones((1, 3)), jnp.zeros(1)).prox(jnp.array([1.0, 2.0, 6.0]), 1.0).tolist()
+    >>> project = jax.jit(affine_set(jnp.ones((1, 3)), jnp.zeros(1)).prox)
+    >>> project(jnp.array([1.0, 2.0, 6.0]), 1.0).tolist()
     [-2.0, -1.0, 3.0]
     """
     made = _polyhedron(
@@ -60,8 +61,8 @@ def polyhedron(
 
     Source: Portugal, Júdice & Vicente 1994.
 
-    >>> below = polyhedron(jnp.array([[1.0, 1.0], [-1.0, 0.0]]), jnp.array([1.0, 0.0]))
-    >>> below.prox(jnp.array([-1.0, 3.0]), 1.0).round(3).tolist()
+    >>> project = jax.jit(polyhedron(jnp.array([[1.0, 1.0], [-1.0, 0.0]]), jnp.array([1.0, 0.0])).prox)
+    >>> project(jnp.array([-1.0, 3.0]), 1.0).round(3).tolist()
     [0.0, 1.0]
     """
     equations = _validation.to_int(0, "polyhedron", equations=equations)
@@ -97,7 +98,7 @@ def box_section(
 
     Source: Pardalos & Kovoor 1990 (the continuous quadratic knapsack problem).
 
-    >>> box_section(jnp.array([1.0, 2.0]), 2.0).prox(jnp.array([3.0, 0.75]), 1.0).tolist()
+    >>> jax.jit(box_section(jnp.array([1.0, 2.0]), 2.0).prox)(jnp.array([3.0, 0.75]), 1.0).tolist()
     [1.0, 0.5]
     """
     given = {"weights": weights, "total": total, "lower": lower, "upper": upper}

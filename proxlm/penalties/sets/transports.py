@@ -32,7 +32,8 @@ def transport(
 
     Source: Blondel, Seguy & Rolet 2018; Li, Sun & Toh 2020 for Newton's method.
 
-    >>> transport(jnp.array([0.5, 0.5]), jnp.array([0.25, 0.75])).prox(jnp.eye(2), 1.0).round(3).tolist()
+    >>> project = jax.jit(transport(jnp.array([0.5, 0.5]), jnp.array([0.25, 0.75])).prox)
+    >>> project(jnp.eye(2), 1.0).round(3).tolist()
     [[0.25, 0.25], [0.0, 0.5]]
     """
     made = _transport("transport", row_sums, column_sums, tolerance)
