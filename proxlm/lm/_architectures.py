@@ -122,11 +122,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         | {
             "rope_theta": ("rope_theta", 1e6),
             "rope_local_base_freq": ("window_rope_theta", 1e4),
-            "attn_logit_softcapping": ("attention_cap", None),
             "final_logit_softcapping": ("logit_cap", None),
         },
         _GEMMA_2_SWITCHES | {"qk_norm": "head"},
-        fixed={"hidden_act": _TANH},
+        fixed={"hidden_act": _TANH, "attn_logit_softcapping": (None,)},  # transformers does not apply it
         windows=6,
     ),
     "phi3": Architecture(

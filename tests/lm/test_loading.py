@@ -341,3 +341,9 @@ def test_fields_and_config_are_one_another(case):
     fields = _config_fields.to_fields(config)
     assert fields["model_type"] == VECTORS[case]["fields"]["model_type"]
     assert _config_fields.from_fields(json.loads(json.dumps(fields)), 100) == config
+
+
+def test_a_cap_that_transformers_does_not_apply_is_refused():
+    fields = VECTORS["gemma3"]["fields"] | {"attn_logit_softcapping": 50.0}
+    with pytest.raises(ValueError, match="attn_logit_softcapping must be None"):
+        _config_fields.from_fields(fields, 100)
