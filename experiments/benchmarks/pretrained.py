@@ -69,13 +69,9 @@ def ours(params: lm.Params, config: Config):
     state = training.init(jax.tree.map(jnp.copy, params), optimizer)
     batch = tokens(config.step[0], config.step[1] + 1)
 
-    calls_at_once = 3  # jit compiles the step three times before it keeps its program: all in the first
-
     def train():
-        nonlocal state, calls_at_once
-        for _ in range(calls_at_once):
-            state, metrics = step(state, batch)
-        calls_at_once = 1
+        nonlocal state
+        state, metrics = step(state, batch)
         return float(metrics.loss)
 
     calls["step"] = train
@@ -126,10 +122,10 @@ def main(config: Config = Config()) -> None:
         clock.pin()
     settings = clock.Settings(config.clock, config.repeats, seconds=0.0)
     print(clock.hardware(settings))
-    params = lm.init(jax.random.key(0), config.model)
-    with tempfile.TemporaryDirectory() as folder:
-        lm.save(pathlib.Path(folder) / "model", lm.Pretrained(params, config.model, None, ()))
-        peer = theirs(pathlib.Path(folder) / "model", config)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name) / "model"
+        lm.save(folder, lm.Pretrained(lm.init(jax.random.key(0), config.model), config.model, None, ()))
+        peer, params = theirs(folder, config), lm.load(folder).params
     mine, rows = ours(params, config), []
     seconds = {}
     for name in mine:
