@@ -82,7 +82,7 @@ def finish(
     normed = lambda x, name: norm(x, block[name], config) if name in block else x
     with _config.products(config):
         mixed = _layers.attend(query, key, value, visible, config.query_scale, config.attention_cap)
-        mixed = mixed.transpose(0, 2, 1, 3).reshape(len(x), -1)
+        mixed = mixed.transpose(0, 2, 1, 3).reshape(x.shape[0], -1)
         attended = _adapters.linear(mixed, block["attention"]["out"], "out")
         if config.parallel:
             return x + attended + mlp(block["mlp"], normed(x, "mlp_norm"), config)

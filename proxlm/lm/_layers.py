@@ -65,7 +65,8 @@ def linear_parts(
     [(2, 5), (2, 15)]
     """
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-    if isinstance(kernel, LayerKernel) or x.shape[0] < x.shape[1]:
+    few = isinstance(x.shape[0], int) and x.shape[0] < x.shape[1]  # a symbolic size of jax.export is large
+    if isinstance(kernel, LayerKernel) or few:
         y = linear(x, kernel, bias)
         return jnp.split(y, [end * (y.shape[1] // sum(sizes)) for end in ends], axis=1)
     # the gradient of a split is one concatenation, that of slices a sum of padded pieces

@@ -1,0 +1,54 @@
+"""GRPO on a folder of transformers: `python -m experiments.how_to.grpo_folder MODEL questions.jsonl OUT`.
+
+By LoRA; TRL writes it as GRPOTrainer(model, reward_funcs). Lines have a "question" and an "answer".
+"""
+
+import json
+import pathlib
+import sys
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from proxlm import lm
+from proxlm.policy import ppo, recipes
+
+
+class Asked(NamedTuple):
+    tokens: np.ndarray
+    mask: np.ndarray
+    row: np.ndarray  # of the file; whatever stands beside tokens and mask reaches the reward
+
+
+def main(folder, questions, out, iterations=20, tokens=8, batch=4):
+    model = lm.load(folder)
+    rows = [json.loads(line) for line in pathlib.Path(questions).read_text("utf-8").splitlines()]
+    model.tokenizer.enable_padding(direction="left")
+    encoded = model.tokenizer.encode_batch([row["question"] for row in rows])
+    tokens_of, mask = ([getattr(e, kind) for e in encoded] for kind in ("ids", "attention_mask"))
+    asked = Asked(np.array(tokens_of), np.array(mask) == 1, np.arange(len(rows)))
+    prompts = lambda key: jax.tree.map(lambda x: x[jax.random.permutation(key, len(rows))[:batch]], asked)
+
+    def reward(samples, asked):  # of NumPy arrays, on the host: any Python you like
+        texts = model.tokenizer.decode_batch(samples.tokens[:, -tokens:].tolist())
+        return [rows[i]["answer"] in text for i, text in zip(asked.row, texts, strict=True)]
+
+    trained, frozen = lm.lora.split(lm.lora.init(jax.random.key(0), model.params, rank=8))
+    sampling = lm.SamplingConfig(stop_token=model.stops or None)
+    actor = lm.make_actor(model.config, tokens, critic=False, sampling=sampling)
+    actor = lm.trainable.make_actor(actor, frozen)
+    config, optimizer = recipes.make("grpo", group_size=8, num_minibatches=1), optax.adam(1e-4)
+    step = ppo.make_host_step(actor, reward, prompts, optimizer, config)
+    state, rewards = ppo.init({"policy": trained}, optimizer, config), []
+    for key in jax.random.split(jax.random.key(1), iterations):
+        state, metrics = step(state, key)
+        rewards.append(float(metrics.reward))
+    params = lm.trainable.merge(state.params["policy"], frozen)
+    lm.save(out, model._replace(params=lm.lora.merge(params)))
+    return rewards
+
+
+if __name__ == "__main__":
+    print(*main(*sys.argv[1:]))
