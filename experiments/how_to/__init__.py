@@ -1,1 +1,9 @@
-"""Scripts of a page each: somebody else's model, taught by `ppo.make_step`."""
+"""Scripts of a page each, to be copied from.
+
+- a model of your own, taught by `ppo.make_step`: `nnx_model`, `equinox_model`, `haiku_model`, `plain_jax`,
+  `cartpole`
+- weights removed in groups: `nnx_heads`, `equinox_heads`, `prune_and_export`
+- folders of transformers: `finetune_folder`, `grpo_folder`
+- many runs, many devices: `sweep`, `several_devices`
+- other libraries: `nemos_solver`
+"""

@@ -8,7 +8,6 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from proxlm import lm, losses, training
@@ -16,12 +15,14 @@ from proxlm import lm, losses, training
 
 def main(folder, texts, out, steps=40):
     model, rows = lm.load(folder), []
-    encode = lambda text: model.tokenizer.encode(text, add_special_tokens=False).ids
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
     for line in map(json.loads, pathlib.Path(texts).read_text("utf-8").splitlines()):
         prompt, response = encode(line["prompt"]), [*encode(line["response"]), *model.stops[:1]]
         rows.append((prompt + response, [False] * len(prompt) + [True] * len(response)))
     pad = lambda part, length: part + [0] * (length - len(part))
-    tokens, judged = (np.array([pad(row[i], max(len(r[0]) for r in rows)) for row in rows]) for i in (0, 1))
+    tokens, judged = (jnp.array([pad(row[i], max(len(r[0]) for r in rows)) for row in rows]) for i in (0, 1))
     trained, frozen = lm.lora.split(lm.lora.init(jax.random.key(0), model.params, rank=8))
 
     def loss(trained, _):
@@ -35,4 +36,4 @@ def main(folder, texts, out, steps=40):
 
 
 if __name__ == "__main__":
-    print(*main(*sys.argv[1:]))
+    print(*main(sys.argv[1], sys.argv[2], sys.argv[3]))

@@ -24,15 +24,17 @@ class Asked(NamedTuple):
 
 def main(folder, questions, out, iterations=20, tokens=8, batch=4):
     model = lm.load(folder)
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
     rows = [json.loads(line) for line in pathlib.Path(questions).read_text("utf-8").splitlines()]
-    model.tokenizer.enable_padding(direction="left")
-    encoded = model.tokenizer.encode_batch([row["question"] for row in rows])
+    tokenizer.enable_padding(direction="left")
+    encoded = tokenizer.encode_batch([row["question"] for row in rows])
     tokens_of, mask = ([getattr(e, kind) for e in encoded] for kind in ("ids", "attention_mask"))
     asked = Asked(np.array(tokens_of), np.array(mask) == 1, np.arange(len(rows)))
     prompts = lambda key: jax.tree.map(lambda x: x[jax.random.permutation(key, len(rows))[:batch]], asked)
 
     def reward(samples, asked):  # of NumPy arrays, on the host: any Python you like
-        texts = model.tokenizer.decode_batch(samples.tokens[:, -tokens:].tolist())
+        texts = tokenizer.decode_batch(samples.tokens[:, -tokens:].tolist())
         return [rows[i]["answer"] in text for i, text in zip(asked.row, texts, strict=True)]
 
     trained, frozen = lm.lora.split(lm.lora.init(jax.random.key(0), model.params, rank=8))
@@ -51,4 +53,4 @@ def main(folder, questions, out, iterations=20, tokens=8, batch=4):
 
 
 if __name__ == "__main__":
-    print(*main(*sys.argv[1:]))
+    print(*main(sys.argv[1], sys.argv[2], sys.argv[3]))

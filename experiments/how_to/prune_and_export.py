@@ -16,7 +16,7 @@ def main(folder, steps=60):
     """The number of hidden units before and after; FOLDER then has a model and a program."""
     folder = pathlib.Path(folder)
     config = lm.ModelConfig(vocab_size=32, num_layers=2, width=16, num_heads=2)
-    tokens = jax.random.randint(jax.random.key(0), (16, 1), 0, 8) + jnp.arange(9)  # each counts up
+    tokens = jax.random.randint(jax.random.key(0), (16, 1), 0, 8) + jnp.arange(9)[None]  # each counts up
 
     def loss(params, _):
         return jnp.mean(losses.next_token(lm.apply(params, tokens[:, :-1], config), tokens[:, 1:]))
@@ -34,4 +34,4 @@ def main(folder, steps=60):
 
 
 if __name__ == "__main__":
-    print(*main(*sys.argv[1:]))
+    print(*main(sys.argv[1]))

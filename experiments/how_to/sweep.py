@@ -16,10 +16,10 @@ def train(key, strength, steps=300):
     x = jax.random.normal(key_x, (50, 20))
     y = x @ truth + 0.5 * jax.random.normal(key_noise, (50,))
     optimizer = proxlm.proximal_adam(0.02, penalties.l1(strength))
-    step = training.make_step(lambda w, _: 0.5 * jnp.mean((x @ w - y) ** 2), optimizer)
+    step = training.make_step(lambda w, _: 0.5 * jnp.mean((jnp.dot(x, w) - y) ** 2), optimizer)
     start = training.init(0.1 * jax.random.normal(key_w, (20,)), optimizer)
     state, _ = jax.lax.scan(step, start, jnp.arange(steps))
-    return jnp.sum(state.params == 0), jnp.sum((state.params - truth) ** 2)
+    return jnp.sum(state.params == 0), jnp.sum(jnp.square(jnp.subtract(state.params, truth)))
 
 
 def main(seeds=8):

@@ -24,7 +24,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 @dataclasses.dataclass
 class Work:
-    """What one device does.
+    """The work of one device.
 
     Attributes:
       flops: of matrix products.

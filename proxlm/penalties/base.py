@@ -20,6 +20,7 @@ class Value(Protocol):
 
     def __call__(self, x: Any, /) -> jax.Array:
         """Returns g(x)."""
+        ...
 
 
 class Prox(Protocol):

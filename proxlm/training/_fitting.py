@@ -1,7 +1,7 @@
 """Training to convergence as one pure function: loss, gradient, proximal update, until a check says stop."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -50,7 +50,7 @@ class FitResult(NamedTuple):
       history: the measurements of every check.
     """
 
-    params: optax.Params
+    params: Any
     loss: jax.Array
     held_out_loss: jax.Array
     state: _steps.TrainState
@@ -88,7 +88,7 @@ class _Carry(NamedTuple):
 
 
 def fit(
-    loss_fn: Callable[[optax.Params, chex.ArrayTree], jax.Array],
+    loss_fn: Callable[[Any, Any], jax.Array],
     params: optax.Params,
     optimizer: optax.GradientTransformation,
     batches: _batches.Batches,

@@ -5,7 +5,7 @@ A run is `jax.lax.scan(step, state, batches)`; a sweep is `jax.vmap` of that.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -18,7 +18,7 @@ from proxlm import _validation, sharding
 class TrainState(NamedTuple):
     """Params, the optimizer's state and the number of steps taken so far, int32 []."""
 
-    params: optax.Params
+    params: Any
     opt_state: optax.OptState
     step: jax.Array
 
@@ -31,7 +31,7 @@ class StepMetrics(NamedTuple):
     aux: chex.ArrayTree
 
 
-def init(params: optax.Params, optimizer: optax.GradientTransformation) -> TrainState:
+def init(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """Starts training: the params as given, the optimizer's first state, step 0.
 
     Raises:
@@ -46,7 +46,7 @@ def init(params: optax.Params, optimizer: optax.GradientTransformation) -> Train
 
 
 def make_step(
-    loss_fn: Callable[[optax.Params, chex.ArrayTree], jax.Array | tuple[jax.Array, chex.ArrayTree]],
+    loss_fn: Callable[[Any, Any], jax.Array | tuple[jax.Array, chex.ArrayTree]],
     optimizer: optax.GradientTransformation,
     *,
     has_aux: bool = False,

@@ -14,7 +14,7 @@ from experiments.support.models import pretrained
 from proxlm import lm
 
 SCRIPTS = {path.stem: path for path in pathlib.Path(how_to.__file__).parent.glob("[a-z]*.py")}
-LENGTHS = {"cartpole": 100, "nemos_solver": 85, "grpo_folder": 55}
+LENGTHS = {"cartpole": 100, "nemos_solver": 85, "grpo_folder": 60}
 SUMS = [(f"{i} + {j} =", f" {i + j}") for i in range(3) for j in range(3)]
 
 
@@ -34,8 +34,8 @@ def test_each_is_a_page_and_imports(name):
 def folder(tmp_path_factory):
     """A random model of sums, and lines that any of the scripts reads."""
     place = tmp_path_factory.mktemp("folder")
-    names = {"question": 0, "prompt": 0, "answer": 1, "response": 1}
-    lines = [json.dumps({name: pair[i].strip(" " * i) for name, i in names.items()}) for pair in SUMS]
+    row = lambda ask, answer: {"question": ask, "prompt": ask, "answer": answer.strip(), "response": answer}
+    lines = [json.dumps(row(*pair)) for pair in SUMS]
     (place / "data.jsonl").write_text("\n".join(lines), "utf-8")
     lm.save(place / "model", pretrained.load("untrained", place, ["".join(pair) for pair in SUMS], 64))
     return place

@@ -65,7 +65,7 @@ def test_no_estimator_is_negative_on_average_and_the_unbiased_ones_agree(name):
         return {name: mean(name, scores) for name in ("k1", "k2", "k3", "exact")}
 
     def loss(policy):
-        """What a KL in the loss adds."""
+        """The gradient that a KL in the loss adds."""
         scores = actor.score({"policy": policy}, samples, full=True)
         return jnp.sum(mean("exact", scores))
 

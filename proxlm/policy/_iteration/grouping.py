@@ -71,7 +71,7 @@ def in_update(actor: protocols.Actor, batch: int, config: PPOConfig) -> int:
 
 
 def together(group_size: int, rows: int) -> int:
-    """How many of the answers to a prompt share it, so that as many rows fall to each device.
+    """The number of answers to a prompt that share it, so that as many rows fall to each device.
 
     It is the largest divisor of the group's size that lets the devices divide them, or all of the
     group where nothing does.

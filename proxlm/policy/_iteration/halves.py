@@ -31,9 +31,9 @@ class PPOState(NamedTuple):
       iteration: how many have been done, scalar.
     """
 
-    params: optax.Params
+    params: Any
     opt_state: optax.OptState
-    ref_params: optax.Params | None
+    ref_params: Any
     kl_coef: jax.Array
     iteration: jax.Array
 
