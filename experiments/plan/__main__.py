@@ -116,14 +116,15 @@ def compiled(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         key = jax.eval_shape(lambda: jax.random.key(0))
         state = abstract(jax.eval_shape(start, key), lambda tree: sharding.shardings(tree, mesh))
         size = config.responses // config.group if has_groups(config) else config.responses
-        prompts = lm.Prompts(jax.ShapeDtypeStruct((size, config.prompt), jnp.int32))
+        tokens: Any = jax.ShapeDtypeStruct((size, config.prompt), jnp.int32)
+        prompts = lm.Prompts(tokens)
         samples = jax.eval_shape(collect, *state, key, prompts)
         rows = jax.NamedSharding(mesh, jax.P(tuple(a for a in ("data", "fsdp") if a in mesh.axis_names)))
         if config.responses % sharding.num_parts():
             rows = jax.NamedSharding(mesh, jax.P())
         samples = abstract(samples, lambda tree: jax.tree.map(lambda x: rows, tree))
         rewards = jax.ShapeDtypeStruct((samples.tokens.shape[0],), jnp.float32)
-        options = {"xla_backend_optimization_level": "0"}
+        options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
         lowered = {
             "sampling": jax.jit(collect).lower(*state, key, prompts),
             "learning": jax.jit(learn, donate_argnums=1).lower(*state, key, samples, rewards),

@@ -113,5 +113,6 @@ def test_the_end_of_one_process_ends_the_other_within_a_minute(killed, tmp_path)
         time.sleep(0.5)
         assert both[0].poll() is None, both[0].communicate()[1]
     both[killed].send_signal(signal.SIGKILL)
+    both[killed].communicate()
     both[1 - killed].communicate(timeout=60)
     assert both[1 - killed].returncode != 0

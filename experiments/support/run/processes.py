@@ -136,7 +136,8 @@ def leave(name: str, error: BaseException) -> None:
         if jax.distributed.is_initialized():
             if is_first() or not isinstance(error, SharedRefusal):
                 which = f"process {jax.process_index()} of {jax.process_count()}"
-                print(f"{name}: {which}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                kind = "" if isinstance(error, Refusal | OSError) else f"{type(error).__name__}: "
+                print(f"{name}: {which}: {kind}{error}", file=sys.stderr, flush=True)
             os._exit(1)
 
 
