@@ -1,9 +1,10 @@
 """Memory, work and bounds of a training run on devices that are not there.
 
-`python -m experiments.plan --model llama-8b --mesh fsdp=8 --chips h100 --microbatches 4`, and the like: GRPO
-on 256 answers in groups of 8, rows of 256 + 1024 tokens, all weights trained by Adam in float32 with a reference,
-bfloat16 activations, layers rematerialised. GiB on one device, and seconds of an iteration at least, which
-take the makers' numbers for products, memory and links, and nothing else for time:
+`python -m experiments.plan --model llama-8b --mesh fsdp=8 --chips h100 --microbatches 4`, and the
+like: GRPO on 256 answers in groups of 8, rows of 256 + 1024 tokens, all weights trained by Adam in
+float32 with a reference, bfloat16 activations, layers rematerialised. GiB on one device, and
+seconds of an iteration at least, which take the makers' numbers for products, memory and links, and
+nothing else for time:
 
 | model | devices | slices, micro-batches | state | peak | sampling | learning |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -17,8 +18,9 @@ take the makers' numbers for products, memory and links, and nothing else for ti
 | | 8 H100, fsdp=8 | 1, 4 | 15 | 50 | 64, links | 3.1, products |
 | | v5e-64, fsdp=64 | 1, 1 | 1.9 | 23: no | 318, links | 2.1, links |
 
-Under fsdp every token that is sampled gathers all weights, which is what bounds sampling there. XLA's compiler
-for CPUs keeps float32 copies of what bfloat16 products read, and does attention by plain products: an accelerator
-takes less. On one device, in float32, a run was measured to take 4 % (sampling) and 11 % (learning) more
-than planned beside its arguments (0.40 and 1.19 GiB, 2 CPU cores, n=1).
+Under fsdp every token that is sampled gathers all weights, which is what bounds sampling there.
+XLA's compiler for CPUs keeps float32 copies of what bfloat16 products read, and does attention by
+plain products: an accelerator takes less. On one device, in float32, a run was measured to take 4 %
+(sampling) and 11 % (learning) more than planned beside its arguments (0.40 and 1.19 GiB, 2 CPU
+cores, n=1).
 """
