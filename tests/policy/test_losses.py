@@ -186,6 +186,10 @@ def test_topr_imitates_the_good_and_tapers_the_bad():
     w = np.broadcast_to(np.exp(d.sum(1, keepdims=True)), d.shape)
     weight = np.where(advantages >= 0, 1.0, np.clip(w, 0, 1))
     assert_vectors(loss_lib.topr, -weight * advantages * log_probs, -weight * advantages)
+    # half as likely as it was: a good answer counts whole, a bad one half
+    half, signs = np.full((2, 1), np.log(0.5), np.float32), np.float32([[1.0], [-1.0]])
+    found = compiled(loss_lib.topr)(half, np.zeros_like(half), signs, np.ones((2, 1), bool))
+    np.testing.assert_allclose(found, np.log(2) * np.array([[1.0], [-0.5]]), rtol=1e-6)
 
 
 def covariance():

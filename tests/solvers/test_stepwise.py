@@ -45,6 +45,23 @@ def test_memories_of_other_data_are_dropped(rule):
     assert state.status == 0
 
 
+def test_what_a_rule_remembers_is_of_the_last_steps():
+    run = lambda rule: solvers.Solver(distance, penalties.zero(), rule=rule, step_size=0.1)
+    # the search of a step compares with the last objectives
+    solver, params = run(solvers.barzilai_borwein(patience=2, memory=0)), jnp.full(2, 8.0)
+    state, target, seen = solver.init(params, jnp.arange(2.0)), jnp.arange(2.0), []
+    for _ in range(3):
+        params, state = solver.update(params, state, target)
+        seen.append(distance(params, target))
+    np.testing.assert_allclose(state.moving.memory.totals, seen[-2:], rtol=1e-6)
+    # momentum begins anew at params that another one moved
+    solver = run(solvers.fista(restart=False))
+    state = solver.init(params, target)
+    for moved in (0.0, 0.0, 1.0):
+        params, state = solver.update(params + moved, state, target)
+    np.testing.assert_allclose(state.moving.memory.weight, 0.5 * (1.0 + np.sqrt(5.0)), rtol=1e-6)
+
+
 def test_without_a_tolerance_the_number_of_iterations_is_exact():
     solve = lambda tolerance: solvers.proximal_gradient(
         distance, jnp.zeros(2), penalties.l1(1.0), 3.0, tolerance=tolerance, max_iterations=12
