@@ -4,9 +4,17 @@ import dataclasses
 import functools
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+
+from proxlm import solvers
+
+LOSSES = {
+    "lasso": solvers.LinearLoss(lambda eta, y: 0.5 * jnp.square(eta - y)),
+    "logistic": solvers.LinearLoss(lambda eta, y: jnp.logaddexp(0.0, -y * eta)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,23 +26,25 @@ class Job:
     nonzeros: int = 50
     strengths: int = 100
     shortest: float = 0.01  # the last strength of the path, in units of the first
+    sizes: tuple[int, ...] = (256, 1024)  # of the working sets
+    density: float = 1.0  # share of the features that are not zero; below 1 they are a sparse matrix
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """Features [n, p], targets [n], the loss ("lasso" or "logistic") and the strength λ."""
 
-    features: np.ndarray
+    features: Any
     targets: np.ndarray
     loss: str
     strength: float = 0.0
 
-    def fun(self, weights, features, targets):
-        """The smooth part: the mean of (y - ŷ)²/2, or of log(1 + exp(-y ŷ))."""
-        predicted = features @ weights
-        if self.loss == "lasso":
-            return 0.5 * jnp.mean(jnp.square(predicted - targets))
-        return jnp.mean(jnp.logaddexp(0.0, -targets * predicted))
+    @property
+    def data(self):
+        """Features and targets as the solvers take them."""
+        sparse = not isinstance(self.features, np.ndarray)
+        features = solvers.SparseFeatures.of(self.features) if sparse else jnp.asarray(self.features)
+        return features, jnp.asarray(self.targets)
 
     @property
     def largest_strength(self) -> float:
@@ -83,15 +93,21 @@ def draw(job: Job, seed: int, loss: str) -> Problem:
     """A problem whose strength is still to be chosen."""
     random = np.random.default_rng(seed)
     features = random.standard_normal((job.examples, job.features))
-    for j in range(1, job.features):
-        features[:, j] = 0.5 * features[:, j - 1] + np.sqrt(0.75) * features[:, j]
+    if job.density < 1:
+        from scipy import sparse
+
+        features = sparse.csc_array(features * (random.random(features.shape) < job.density))
+    else:
+        for j in range(1, job.features):
+            features[:, j] = 0.5 * features[:, j - 1] + np.sqrt(0.75) * features[:, j]
+        features = np.asfortranarray(features)
     weights = np.zeros(job.features)
     chosen = random.choice(job.features, job.nonzeros, False)
     weights[chosen] = random.choice([-1.0, 1.0], job.nonzeros)
     signal = features @ weights
     noisy = signal + random.standard_normal(job.examples) * signal.std() / 3.0
     targets = noisy if loss == "lasso" else np.where(noisy > 0, 1.0, -1.0)
-    return Problem(np.asfortranarray(features), targets, loss)
+    return Problem(features, targets, loss)
 
 
 def coordinate_descent(problem: Problem, library: str) -> Callable[[float], np.ndarray]:

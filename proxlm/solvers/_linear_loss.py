@@ -31,8 +31,8 @@ class SparseFeatures:
 
     >>> from scipy import sparse
     >>> features = SparseFeatures.of(sparse.csc_array(np.array([[0.0, 2.0], [1.0, 0.0]], np.float32)))
-    >>> (features @ jnp.array([1.0, 3.0])).tolist(), features.dense(jnp.array([1])).tolist()
-    ([6.0, 1.0], [[2.0], [0.0]])
+    >>> (features @ jnp.array([1.0, 3.0])).tolist(), (features.take(jnp.array([1])) @ jnp.ones(1)).tolist()
+    ([6.0, 1.0], [2.0, 0.0])
     """
 
     values: jax.Array
@@ -62,14 +62,19 @@ class SparseFeatures:
         zeros = jnp.zeros(self.shape[0], jnp.result_type(self.values, weights))
         return zeros.at[self.rows].add(self.values * weights[self.columns])
 
-    def dense(self, chosen: jax.Array) -> jax.Array:
-        """The columns of these numbers as an array, [n, k]."""
+    def take(self, chosen: jax.Array) -> Self:
+        """The columns of these numbers, [n, k]; columns shorter than the longest are filled with zeros."""
         places = self.starts[chosen][None] + jnp.arange(self.longest)[:, None]
         inside = places < self.starts[chosen + 1][None]
-        rows = jnp.where(inside, self.rows[jnp.where(inside, places, 0)], self.shape[0])
-        values = self.values[jnp.where(inside, places, 0)]
-        zeros = jnp.zeros((self.shape[0], chosen.size), values.dtype)
-        return zeros.at[rows, jnp.arange(chosen.size)[None]].set(values, mode="drop")
+        places = jnp.where(inside, places, 0)
+        columns = jnp.broadcast_to(jnp.arange(chosen.size)[None], places.shape)
+        values = jnp.where(inside, self.values[places], 0.0), self.rows[places], columns
+        return dataclasses.replace(
+            self,
+            **dict(zip(("values", "rows", "columns"), (each.T.ravel() for each in values), strict=True)),
+            starts=self.longest * jnp.arange(chosen.size + 1),
+            shape=(self.shape[0], chosen.size),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +112,9 @@ class LinearLoss:
         each = self.loss(eta, targets)
         return jnp.mean(each) if weights is None else jnp.sum(weights * each) / jnp.sum(weights)
 
-    def columns(self, features: Any, chosen: jax.Array) -> jax.Array:
-        """The columns of [X, 1] that belong to these entries of the params as a vector, [n, k]."""
+    def columns(self, features: Any, chosen: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        """The map z [k] ↦ what these entries of the params, as a vector, add to η, [n]."""
         last = features.shape[1] - 1
-        inside = jnp.minimum(chosen, last)
-        sparse = isinstance(features, SparseFeatures)
-        return jnp.where(chosen[None] > last, 1.0, features.dense(inside) if sparse else features[:, inside])
+        inside, is_intercept = jnp.minimum(chosen, last), chosen > last
+        part = features.take(inside) if isinstance(features, SparseFeatures) else features[:, inside]
+        return lambda z: part @ jnp.where(is_intercept, 0.0, z) + jnp.sum(jnp.where(is_intercept, z, 0.0))

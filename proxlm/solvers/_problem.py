@@ -82,7 +82,7 @@ class Linear(NamedTuple):
       predict: x ↦ η, [n].
       at: (x, η) ↦ Point, for half of the work.
       restrict: (x, η, chosen [k]) ↦ the objective and Problem in these coordinates alone, their values, and
-        their columns of X, [n, k].
+        z ↦ what they add to η.
     """
 
     predict: Callable[[jax.Array], jax.Array]
@@ -189,7 +189,7 @@ def _linear(objective, args, x, unravel, point, metric, largest):
     def restrict(x, eta, chosen):
         columns, z = fun.columns(features, chosen), x[chosen]
         penalty = _on_chosen(objective.penalty, x, unravel, chosen)
-        part = objective._replace(fun=lambda new: fun.mean(eta + columns @ (new - z), *rest), penalty=penalty)
+        part = objective._replace(fun=lambda new: fun.mean(eta + columns(new - z), *rest), penalty=penalty)
         return part, flatten(part, z, (), None if metric is None else metric[chosen], largest)[0], z, columns
 
     return Linear(predict, at, restrict)

@@ -26,8 +26,8 @@ def working_sets(sizes: Sequence[int] = (256, 1024), rule: Rule | None = None) -
     lower, it makes a step of proximal gradient, so that it converges for any penalty.
 
     Args:
-      sizes: of the sets, static, of which each iteration takes the smallest that suffices; each is
-        compiled.
+      sizes: of the sets, static, of which each iteration takes the smallest that holds the nonzeros and some
+        more; each is compiled. Solutions of more nonzeros than the largest are found slowly.
       rule: for the problem in a set; `barzilai_borwein()` by default.
 
     Raises:
@@ -81,7 +81,7 @@ def _solve(problem, rule, width, point, eta, step_size, distance):
     numbers = _iterate.Numbers(tolerance, 0.0, 1000, step_size, problem.largest, None)
     state = _iterate.descend(_iterate.Static(objective, rule), numbers, part, z)
     best = _iterate.best(state)
-    return point.x.at[chosen].set(best), eta + columns @ (best - z), state.moving.step_size
+    return point.x.at[chosen].set(best), eta + columns(best - z), state.moving.step_size
 
 
 def _structure(problem) -> _problem.Linear:

@@ -5,6 +5,7 @@ import pathlib
 import re
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_a_row_gives_its_number(ours):
 @pytest.mark.skipif(importlib.util.find_spec("jaxopt") is None, reason="jaxopt is not installed")
 @pytest.mark.parametrize("theirs, expected", [(row[0], row[2]) for row in ROWS])
 def test_jaxopt_gives_the_same(theirs, expected):
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"):
         warnings.simplefilter("ignore")
         import jaxopt
         from jaxopt import projection, prox
