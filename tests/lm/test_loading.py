@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -162,6 +163,11 @@ def test_tokens_that_only_the_settings_have_are_added(folder):
     assert lm.load(folder).tokenizer.encode("<new>a").ids[0] == CONFIG.vocab_size
     rewrite(folder / "tokenizer_config.json", added_tokens_decoder={"7": {"content": "<new>"}})
     assert "id of the token <new>" in message(folder)
+    (folder / "chat_template.jinja").unlink()
+    for name, value in {"added_tokens_decoder": {"x": {}}, "bos_token": 3, "chat_template": 5}.items():
+        rewrite(folder / "tokenizer_config.json", **{"added_tokens_decoder": {}, name: value})
+        assert {"bos_token": "special token"}.get(name, name) in message(folder)
+        rewrite(folder / "tokenizer_config.json", **{name: ...})
 
 
 def test_a_name_of_the_hub_without_a_network_says_what_to_fetch(monkeypatch, tmp_path):
@@ -289,10 +295,12 @@ def test_an_index_is_held_to_its_shards(folder):
     names = safetensors.numpy.load_file(folder / "a.safetensors")
     (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, "a.safetensors")}))
     lm.load(folder)
+    shutil.copy(folder / "a.safetensors", folder / "c.safetensors")
     for weight_map, expected in (
         (dict.fromkeys([*names, "x"], "a.safetensors"), "tensor x must be in a.safetensors"),
         (dict.fromkeys(names, "../a.safetensors"), "'../a.safetensors'"),
         (dict.fromkeys(names, "b.safetensors"), "'b.safetensors'"),
+        (dict(zip(names, ["c.safetensors", *["a.safetensors"] * len(names)], strict=False)), "in one shard"),
         ([1], "weight_map"),
     ):
         (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
