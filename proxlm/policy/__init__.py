@@ -8,7 +8,7 @@
 - `advantages`: of one sequence, of the answers to one prompt, of a whole batch
 - `kl`, `aggregation`: estimators of the KL from a reference; from a loss per token to one number
 - `filters`, `importance_weights`: masks over responses and tokens; corrections for another sampler
-- `rewards`: concurrent rewards on the host, rewards of steps and turns
+- `rewards`: concurrent rewards on the host, functions of texts, rewards of steps and turns
 - `diagnostics`, `best_of_n`: how far a policy has moved; the best of n answers
 - `mirror_descent`: the exact proximal step of a policy
 - `tabular`: a language small enough to enumerate, where every expectation is exact

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 
-__all__ = ["concurrent", "of_steps", "turn_ends"]
+__all__ = ["concurrent", "of_steps", "of_texts", "turn_ends"]
 
 
 def concurrent(
@@ -62,6 +62,48 @@ def concurrent(
         if rows and len(failures) == len(rows):
             raise failures[0]
         return scores
+
+    return reward
+
+
+def of_texts(fn: Callable[..., Any], decode: Callable[[list[int]], str]) -> Callable[..., Any]:
+    """A host reward by a function of texts, as those of TRL: `fn(prompts, completions, **columns)`.
+
+    Args:
+      fn: given lists by name: prompts and completions as texts, and the prompts' fields beside tokens
+        and mask, such as right answers; those that it has an argument for, or all where it takes any.
+        It returns a list of scores, or None where a response is not judged.
+      decode: token ids -> text.
+
+    Returns:
+      A reward for `ppo.make_host_step`, alone or as one of several by name.
+
+    Raises:
+      ValueError: if an argument is invalid.
+
+    >>> from proxlm import lm
+    >>> import numpy as np
+    >>> mask = np.ones((1, 3), bool)
+    >>> samples = lm.Samples(np.array([[97, 98, 99]]), mask, np.zeros((1, 2)), mask[:, 1:], mask[:, 0])
+    >>> reward = of_texts(lambda completions: [len(text) for text in completions], lambda ids: "x" * len(ids))
+    >>> reward(samples)
+    [2]
+    """
+    _validation.a_function("rewards.of_texts", fn=fn)
+    _validation.a_function("rewards.of_texts", decode=decode)
+    parameters = inspect.signature(fn).parameters
+    takes_any = any(x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters.values())
+
+    def reward(samples: Any, prompts: Any = None) -> Any:
+        width = samples.response_mask.shape[1]
+        texts = lambda rows, masks: [
+            decode([int(token) for token in row[real]]) for row, real in zip(rows, masks, strict=True)
+        ]
+        fields = getattr(prompts, "_fields", None) or getattr(prompts, "__dataclass_fields__", ())
+        data = {name: getattr(prompts, name) for name in fields if name not in ("tokens", "mask")}
+        data["prompts"] = texts(samples.tokens[:, :-width], samples.mask[:, :-width])
+        data["completions"] = texts(samples.tokens[:, -width:], samples.response_mask)
+        return fn(**{name: x for name, x in data.items() if takes_any or name in parameters})
 
     return reward
 

@@ -172,6 +172,33 @@ def test_what_takes_too_long_is_not_judged_and_what_fails_everywhere_is_raised()
         rewards.concurrent(lambda row: 1 / 0)(ROWS)
 
 
+def test_functions_of_texts_and_columns_are_rewards():
+    class Asked(NamedTuple):
+        tokens: np.ndarray
+        mask: np.ndarray | None
+        answer: list
+
+    tokens = np.array([[0, 1, 2, 1], [2, 2, 0, 0]])
+    mask = np.array([[False, True, True, True], [True, True, True, False]])
+    samples = lm.Samples(tokens, mask, np.zeros((2, 2)), mask[:, 2:], mask[:, 0])
+    prompts, seen = Asked(tokens[:, :2], mask[:, :2], ["cb", None]), []
+    letters = lambda ids: "".join("abc"[i] for i in ids)
+
+    def judge(prompts, completions, answer, **others):
+        seen.append((prompts, completions, others))
+        return [
+            None if right is None else float(said == right)
+            for said, right in zip(completions, answer, strict=True)
+        ]
+
+    assert rewards.of_texts(judge, letters)(samples, prompts) == [1.0, None]
+    assert seen == [(["b", "cc"], ["cb", "a"], {})]
+    assert rewards.of_texts(lambda completions: [*map(len, completions)], letters)(samples, prompts) == [2, 1]
+    everything = rewards.of_texts(lambda **columns: sorted(columns), letters)
+    assert everything(samples, prompts) == ["answer", "completions", "prompts"]
+    assert everything(samples) == ["completions", "prompts"]
+
+
 def test_rewards_of_steps_stand_at_their_ends():
     ends = rewards.turn_ends(jnp.array([[True, False, True, True], [True, True, True, True]]))
     np.testing.assert_array_equal(ends, [[1, 0, 0, 1], [0, 0, 0, 1]])
@@ -182,6 +209,7 @@ def test_rewards_of_steps_stand_at_their_ends():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: rewards.of_texts(abs, "ab"), "rewards.of_texts: decode must be a function"),
         (lambda: rewards.concurrent(3.0), "rewards.concurrent: fn must be a function"),
         (lambda: rewards.concurrent(abs, workers=0), "workers must be an integer ≥ 1, got 0"),
         (lambda: rewards.concurrent(abs, timeout=0), "timeout must be a number > 0, got 0"),
