@@ -98,6 +98,12 @@ def test_the_prompt_is_said_again(name):
 
 
 @pytest.mark.slow
+def test_a_calculator_between_two_turns_helps():
+    main = importlib.import_module("experiments.how_to.calculator").main
+    assert main().min() > main(has_tool=False).max() + 0.2
+
+
+@pytest.mark.slow
 def test_the_pole_is_balanced():
     returns = script("cartpole")()
     assert returns[0] < 50 and returns[-10:].mean() >= 195

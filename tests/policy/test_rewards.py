@@ -31,8 +31,12 @@ def sampled():
 
 
 @compiled
+def prepare(config, given, samples):
+    return experience.prepare(ppo.init(PARAMS, SGD, config), samples, given, ACTOR, config)
+
+
 def prepared(config, given):
-    return experience.prepare(ppo.init(PARAMS, SGD, config), sampled(), given, ACTOR, config)
+    return prepare(config, given, sampled())
 
 
 def test_named_rewards_are_weighed_and_summed_and_what_none_judged_is_left_out():
@@ -106,13 +110,15 @@ def test_traced_and_host_steps_agree_name_by_name_and_compile_once():
 
 def test_metrics_tell_lengths_by_outcome_and_groups_without_spread():
     lengths = np.asarray(sampled().response_mask).sum(axis=1)
-    given = np.array([1.0] * 4 + [1.0, 0.0, 0.0, NAN])
+    given, shortest = np.ones(8), 4 + np.argsort(lengths[4:])
+    given[shortest[:3]] = NAN, 0.0, 0.0
+    assert lengths[shortest[0]] < lengths[shortest[2]]
     config = recipes.make("dr_grpo", group_size=4, num_minibatches=1)
     summary = prepared(config, given)[1]
     assert summary["groups_without_spread"] == 0.5
     above = given > np.nanmean(given)
     np.testing.assert_allclose(summary["length_above"], lengths[above].mean())
-    np.testing.assert_allclose(summary["length_below"], lengths[5:7].mean())
+    np.testing.assert_allclose(summary["length_below"], lengths[shortest[1:3]].mean())
     np.testing.assert_allclose(summary["length_ended"], lengths[np.asarray(sampled().ended)].mean())
     np.testing.assert_allclose((summary["kl"], summary["kl_k3"]), 0.0, atol=1e-6)
 
