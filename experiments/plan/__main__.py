@@ -163,7 +163,7 @@ def plan(config: Config) -> Plan:
 
 
 def program_of(one: Any) -> Program:
-    """What a compiled program needs."""
+    """Memory and work of a compiled program."""
     memory = one.memory_analysis()
     made = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     return Program(memory.argument_size_in_bytes / GIB, made / GIB, programs.work(one.as_text()))
@@ -180,7 +180,7 @@ def seconds(program: Program, chip: known.Chip, itemsize: int) -> dict[str, floa
 
 
 def remedies(config: Config, found: Plan, memory: float) -> str:
-    """What would make it fit into so many GiB a device; powers of two, by proportion."""
+    """Options by which it would fit into so many GiB a device: powers of two, by proportion."""
     if found.peak <= memory:
         return "fits"
     if found.state > 0.8 * memory:

@@ -73,7 +73,7 @@ def is_first() -> bool:
 
 
 def agreed(value: Any) -> Any:
-    """What the first process gives, on all of them, as JSON gives it back; none goes on before."""
+    """The value of the first process, on all of them, as JSON gives it back; none goes on before."""
     if jax.process_count() == 1:
         return value
     return json.loads(bytes(multihost_utils.broadcast_one_to_all(_words(value))))
