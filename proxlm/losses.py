@@ -12,6 +12,7 @@ __all__ = ["IGNORED", "next_token"]
 IGNORED = -100
 
 
+@_validation.typed
 def next_token(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Negative log-likelihood of each target: log Σ_v exp(l_v) − l_target, in nats.
 

@@ -8,9 +8,19 @@ one number or array, and let None pass; `tree_at_least` and `tree_positive` take
 and step sizes may be, and refuse None. This package imports nothing else of proxlm.
 """
 
+from proxlm._validation._annotations import typed
 from proxlm._validation._arrays import boolean, floats, one_sequence, same_shape, scalar
 from proxlm._validation._message import NUMBERS, Verbatim, invalid, is_known
-from proxlm._validation._numbers import at_least, integer, is_integer, one_of, positive, to_int, within
+from proxlm._validation._numbers import (
+    at_least,
+    finite,
+    integer,
+    is_integer,
+    one_of,
+    positive,
+    to_int,
+    within,
+)
 from proxlm._validation._objects import a_function, an_optimizer, is_pure
 from proxlm._validation._trees import arrays, known, tree_at_least, tree_finite, tree_positive
 
@@ -22,6 +32,7 @@ __all__ = [
     "arrays",
     "at_least",
     "boolean",
+    "finite",
     "floats",
     "integer",
     "invalid",
@@ -38,5 +49,6 @@ __all__ = [
     "tree_at_least",
     "tree_finite",
     "tree_positive",
+    "typed",
     "within",
 ]

@@ -45,6 +45,18 @@ def within(low: float, high: float, /, function: str = "", remedy: str = "", **n
         _require(argument, number, lambda x: (x >= low) & (x <= high), expected, remedy, function)
 
 
+def finite(function: str = "", remedy: str = "", **numbers: Any) -> None:
+    """Raises ValueError for a known number that is infinite or NaN, as a coefficient must not be.
+
+    >>> finite("KL", coef=float("inf"))
+    Traceback (most recent call last):
+        ...
+    ValueError: KL: coef must be a finite number, got inf.
+    """
+    for argument, number in numbers.items():
+        _require(argument, number, np.isfinite, "a finite number", remedy, function)
+
+
 def integer(least: int, /, function: str = "", remedy: str = "", **numbers: Any) -> None:
     """Raises ValueError for a number that is not a Python or NumPy integer ≥ `least`; None passes.
 

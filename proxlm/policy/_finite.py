@@ -37,6 +37,7 @@ def finite(*numbers: ArrayLike) -> tuple[jax.Array, ...]:
     return tuple(jnp.nan_to_num(x, nan=jnp.nan, posinf=MAX_NATS, neginf=-MAX_NATS) for x in floats)
 
 
+@_validation.typed
 def clip_log_ratio(log_ratio: ArrayLike, max_log_ratio: Bound = MAX_LOG_RATIO) -> jax.Array:
     """Clips log-ratios to ±max_log_ratio, so that no exponential of them overflows.
 
@@ -54,9 +55,12 @@ def clip_log_ratio(log_ratio: ArrayLike, max_log_ratio: Bound = MAX_LOG_RATIO) -
     >>> clip_log_ratio(jnp.array([-30.0, 30.0])).tolist(), clip_log_ratio(-30.0, (88.0, 10.0)).item()
     ([-20.0, 20.0], -30.0)
     """
-    pair = isinstance(max_log_ratio, tuple)
-    below, above = max_log_ratio if pair else (max_log_ratio, max_log_ratio)
-    for bound in (below, above):
+    bounds = max_log_ratio if isinstance(max_log_ratio, tuple) else (max_log_ratio, max_log_ratio)
+    if len(bounds) != 2 or any(bound is None for bound in bounds):
+        raise _validation.invalid("max_log_ratio", max_log_ratio, "one number, or two", "88 is no bound.")
+    below, above = bounds
+    for bound in bounds:
+        _validation.scalar("clip_log_ratio", "Two are a pair: (below, above).", max_log_ratio=bound)
         _validation.within(0, 88, "clip_log_ratio", max_log_ratio=bound)
     return jnp.clip(log_ratio, -below, jnp.minimum(above, LARGEST_EXPONENT))
 

@@ -12,6 +12,7 @@ from proxlm import _validation
 __all__ = ["best", "expected", "kl_bound", "log_probs_of_best"]
 
 
+@_validation.typed
 def best(rewards: ArrayLike, n: int) -> jax.Array:
     """The row of the highest reward among each n rows that lie side by side, the first of equals.
 
@@ -36,6 +37,7 @@ def best(rewards: ArrayLike, n: int) -> jax.Array:
     return n * jnp.arange(groups.shape[0]) + jnp.argmax(groups, axis=1)
 
 
+@_validation.typed
 def expected(values: ArrayLike, rewards: ArrayLike, n: ArrayLike) -> jax.Array:
     """The mean value of the best of n, without bias from N ≥ n samples: every n of them are tried.
 
@@ -53,15 +55,18 @@ def expected(values: ArrayLike, rewards: ArrayLike, n: ArrayLike) -> jax.Array:
     '6.3333'
     """
     _validation.one_sequence(rewards=rewards)
+    _validation.one_sequence(values=values)
     _validation.same_shape(rewards=rewards, values=values)
     rewards = jnp.asarray(rewards)
+    _validation.scalar("expected", n=n)
     _validation.within(1, rewards.size, n=n)
     left = rewards.size - jnp.arange(1, rewards.size)  # samples below the k-th highest
     fewer = jnp.maximum(left - n + 1, 0) / left
     weights = n / rewards.size * jnp.concatenate([jnp.ones(1), jnp.cumprod(fewer)])
-    return jnp.sum(weights * jnp.asarray(values)[jnp.argsort(-rewards)])
+    return jnp.sum(weights * jnp.asarray(values)[jnp.argsort(-rewards.astype(float))])
 
 
+@_validation.typed
 def kl_bound(n: ArrayLike) -> jax.Array:
     """Log n - (n - 1)/n ≥ KL(best of n‖π), nats; equal where no two answers are alike.
 
@@ -75,6 +80,7 @@ def kl_bound(n: ArrayLike) -> jax.Array:
     return jnp.log(n) - (n - 1.0) / n
 
 
+@_validation.typed
 def log_probs_of_best(log_probs: ArrayLike, rewards: ArrayLike, n: ArrayLike) -> jax.Array:
     """The exact log-probabilities of the best of n, for outcomes that can be listed.
 
@@ -89,7 +95,9 @@ def log_probs_of_best(log_probs: ArrayLike, rewards: ArrayLike, n: ArrayLike) ->
     [0.25, 0.75]
     """
     _validation.one_sequence(log_probs=log_probs)
+    _validation.one_sequence(rewards=rewards)
     _validation.same_shape(log_probs=log_probs, rewards=rewards)
+    _validation.scalar("log_probs_of_best", n=n)
     _validation.at_least(1, n=n)
     probs, rewards = jnp.exp(log_probs), jnp.asarray(rewards)
     # dead outcomes must not be divided by

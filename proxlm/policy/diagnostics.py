@@ -52,6 +52,7 @@ class PolicyDiagnostics(NamedTuple):
     effective_sample_size: jax.Array
 
 
+@_validation.typed
 def policy_diagnostics(
     log_probs: ArrayLike,
     old_log_probs: ArrayLike,
@@ -95,6 +96,7 @@ def policy_diagnostics(
     )
 
 
+@_validation.typed
 def clip_bounds(loss: Callable[..., jax.Array]) -> ClipBounds:
     """The bounds by which a loss clips the ratio: what it says of itself by `clips_ratio`.
 
@@ -115,6 +117,7 @@ def clip_bounds(loss: Callable[..., jax.Array]) -> ClipBounds:
     return bounds(**{name: settings[name] for name in inspect.signature(bounds).parameters})
 
 
+@_validation.typed
 def effective_sample_size(weights: ArrayLike, mask: ArrayLike) -> jax.Array:
     """(Σw)² / (n Σw²): the share of the samples that importance weights leave standing, from 0 to 1.
 
@@ -131,6 +134,7 @@ def effective_sample_size(weights: ArrayLike, mask: ArrayLike) -> jax.Array:
     return jnp.where(squares > 0, jnp.minimum(share, 1.0), 1.0)
 
 
+@_validation.typed
 def explained_variance(values: ArrayLike, returns: ArrayLike, mask: ArrayLike) -> jax.Array:
     """1 - Var(R - V) / Var(R): 1 for a perfect critic, 0 for a constant one, negative for worse.
 

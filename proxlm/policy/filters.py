@@ -16,6 +16,7 @@ from proxlm.policy import aggregation
 __all__ = ["ended_only", "high_entropy_mask", "overlong", "overlong_share", "reward_varies"]
 
 
+@_validation.typed
 def reward_varies(
     rewards: ArrayLike,
     valid: ArrayLike | None = None,
@@ -33,19 +34,20 @@ def reward_varies(
     >>> reward_varies(jnp.array([1.0, 0.0])).tolist(), reward_varies(jnp.array([1.0, 1.0])).tolist()
     ([True, True], [False, False])
     """
-    _validation.one_sequence(rewards=rewards)
+    _check_group("reward_varies", rewards, valid=valid, ended=ended, lengths=lengths)
     if jnp.size(rewards) < 2:
         remedy = "One answer's reward does not vary: sample more per prompt, or leave the filter out."
         given = _validation.Verbatim(f"shape {jnp.shape(rewards)}")
         raise _validation.invalid("rewards", given, "of a group of 2 or more", remedy, "reward_varies")
     _validation.at_least(0.0, tolerance=tolerance)
-    valid = jnp.ones(jnp.shape(rewards), bool) if valid is None else jnp.asarray(valid)
+    valid = jnp.broadcast_to(True if valid is None else jnp.asarray(valid), jnp.shape(rewards))
     rewards = aggregation.select(rewards, valid, "rewards")
     highest = jnp.max(jnp.where(valid, rewards, -jnp.inf))
     lowest = jnp.min(jnp.where(valid, rewards, jnp.inf))
     return valid & (highest - lowest > tolerance)
 
 
+@_validation.typed
 def ended_only(
     rewards: ArrayLike, valid: ArrayLike, ended: ArrayLike, lengths: ArrayLike | None = None
 ) -> jax.Array:
@@ -56,9 +58,11 @@ def ended_only(
     >>> ended_only(jnp.zeros(3), jnp.array([True, True, False]), jnp.array([True, False, True])).tolist()
     [True, False, False]
     """
+    _check_group("ended_only", rewards, valid=valid, ended=ended, lengths=lengths)
     return jnp.asarray(valid) & jnp.asarray(ended)
 
 
+@_validation.typed
 def overlong(lengths: ArrayLike, max_length: float, buffer: float, penalty: float = 1.0) -> jax.Array:
     """0 up to max_length - buffer, then linearly down to -penalty at max_length and beyond.
 
@@ -75,10 +79,12 @@ def overlong(lengths: ArrayLike, max_length: float, buffer: float, penalty: floa
     if _validation.is_known(max_length):
         _validation.within(0, max_length, "overlong", buffer=buffer)
     _validation.at_least(0, "overlong", penalty=penalty)
+    _validation.finite("overlong", penalty=penalty)
     beyond = (jnp.asarray(lengths) - (max_length - buffer)) / buffer
     return 0.0 - penalty * jnp.clip(beyond, 0.0, 1.0)
 
 
+@_validation.typed
 def overlong_share(lengths: ArrayLike, longest: int, share: float = 0.2, penalty: float = 1.0) -> jax.Array:
     """`overlong` with a buffer that is a share of the longest response.
 
@@ -91,11 +97,12 @@ def overlong_share(lengths: ArrayLike, longest: int, share: float = 0.2, penalty
     >>> overlong_share(jnp.array([16, 18, 20]), longest=20).tolist()
     [0.0, -0.5, -1.0]
     """
-    _validation.positive("overlong_share", share=share)
+    _validation.positive("overlong_share", longest=longest, share=share)
     _validation.within(0, 1, "overlong_share", share=share)
     return overlong(lengths, longest, share * longest, penalty)
 
 
+@_validation.typed
 def high_entropy_mask(entropies: ArrayLike, mask: ArrayLike, share: float = 0.2) -> jax.Array:
     """Marks the tokens of the highest entropy, where the policy was least certain.
 
@@ -114,3 +121,11 @@ def high_entropy_mask(entropies: ArrayLike, mask: ArrayLike, share: float = 0.2)
     # an empty mask has no quantile, and NaN is above nothing
     least = jnp.nanquantile(jnp.where(mask, entropies, jnp.nan), 1.0 - share)
     return jnp.asarray(mask) & (entropies >= least)
+
+
+def _check_group(function, rewards, lengths, **masks):
+    given = {name: mask for name, mask in masks.items() if mask is not None}
+    _validation.one_sequence(function, rewards=rewards)
+    _validation.boolean(function, **given)
+    given |= {} if lengths is None else {"lengths": lengths}
+    _validation.same_shape(function, rewards=rewards, **given)

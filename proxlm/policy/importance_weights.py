@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 
+@_validation.typed
 def truncated(
     old_log_probs: ArrayLike,
     sampler_log_probs: ArrayLike,
@@ -53,6 +54,7 @@ def truncated(
     return jnp.where(mask, jnp.clip(weights, low, high), 0.0)
 
 
+@_validation.typed
 def icepop(
     old_log_probs: ArrayLike,
     sampler_log_probs: ArrayLike,
@@ -74,6 +76,7 @@ def icepop(
     return jnp.where(jnp.asarray(mask) & (weights >= low) & (weights <= high), weights, 0.0)
 
 
+@_validation.typed
 def sequence_mask(
     old_log_probs: ArrayLike,
     sampler_log_probs: ArrayLike,
@@ -104,6 +107,7 @@ def sequence_mask(
     return jnp.where(jnp.asarray(mask) & (whole >= low) & (whole <= high), weights, 0.0)
 
 
+@_validation.typed
 def off_policy_sequence_mask(
     log_probs: ArrayLike,
     sampler_log_probs: ArrayLike,
@@ -125,11 +129,13 @@ def off_policy_sequence_mask(
     [[1.0], [0.0]]
     """
     _validation.at_least(0, "off_policy_sequence_mask", threshold=threshold)
+    _check(mask, log_probs=log_probs, sampler_log_probs=sampler_log_probs, advantages=advantages)
     far = -losses.log_ratio(log_probs, sampler_log_probs, mask, "sequence", 88.0)
     keep = (aggregation.select(advantages, mask, "advantages") >= 0) | (far <= threshold)
     return jax.lax.stop_gradient(jnp.where(jnp.asarray(mask) & keep, 1.0, 0.0))
 
 
+@_validation.typed
 def kl_rejection_mask(
     old_log_probs: ArrayLike,
     sampler_log_probs: ArrayLike,
@@ -156,6 +162,9 @@ def kl_rejection_mask(
     [[True, False], [True, True]]
     """
     _validation.one_of(("token", "sum", "mean", "max"), "kl_rejection_mask", over=over)
+    _validation.one_of(tuple(kl.ESTIMATORS), "kl_rejection_mask", kind=kind)
+    _validation.within(-np.inf, np.inf, "kl_rejection_mask", low=low, high=high)  # no NaN
+    _check(mask, old_log_probs=old_log_probs, sampler_log_probs=sampler_log_probs)
     d = losses.log_ratio(old_log_probs, sampler_log_probs, mask)
     far = jax.lax.stop_gradient(kl.estimator(kind)(jnp.zeros_like(d), d))  # 0 where masked
     if over == "max":
@@ -168,6 +177,7 @@ def kl_rejection_mask(
     return jnp.asarray(mask) & keep
 
 
+@_validation.typed
 def normalised(
     old_log_probs: ArrayLike,
     sampler_log_probs: ArrayLike,
@@ -189,12 +199,18 @@ def normalised(
     Array([0.5, 1.5], dtype=float32)
     """
     _validation.one_of(("token", "sequence"), "normalised", over=over)
+    _check(mask, old_log_probs=old_log_probs, sampler_log_probs=sampler_log_probs)
     weights = correction(old_log_probs, sampler_log_probs, mask)
     highest = jnp.max(weights, initial=0.0)
     relative = weights / jnp.where(highest > 0, highest, 1.0)
     mean = aggregation.weighted_sum(relative, aggregation.weights(mask, over))
     equal = jnp.min(jnp.where(mask, relative, 1.0), initial=1.0) == 1.0
     return relative / jnp.where(equal | (mean <= 0), 1.0, mean)
+
+
+def _check(mask, **arrays):
+    _validation.boolean(mask=mask)
+    _validation.same_shape(mask=mask, **arrays)
 
 
 def _require_bounds(function, low, high):
@@ -204,5 +220,6 @@ def _require_bounds(function, low, high):
 
 
 def _weights(old_log_probs, sampler_log_probs, mask, level, max_log_ratio):
+    _check(mask, old_log_probs=old_log_probs, sampler_log_probs=sampler_log_probs)
     log_weights = losses.log_ratio(old_log_probs, sampler_log_probs, mask, level, max_log_ratio)
     return jnp.exp(jax.lax.stop_gradient(log_weights))

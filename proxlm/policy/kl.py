@@ -42,6 +42,7 @@ __all__ = [
 Estimator = Callable[[ArrayLike, ArrayLike], jax.Array]
 
 
+@_validation.typed
 def k1(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
     """k1 = log π(a) - log π_ref(a), the log-ratio, subtracted in float32 or better.
 
@@ -55,6 +56,7 @@ def k1(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
     return log_probs - ref_log_probs
 
 
+@_validation.typed
 def k2(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
     """k2 = ½ (log π(a) - log π_ref(a))².
 
@@ -66,6 +68,7 @@ def k2(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
     return 0.5 * jnp.square(k1(log_probs, ref_log_probs))
 
 
+@_validation.typed
 def k3(
     log_probs: ArrayLike,
     ref_log_probs: ArrayLike,
@@ -93,6 +96,7 @@ def k3(
     return estimate if max_value is None else jnp.minimum(estimate, max_value)
 
 
+@_validation.typed
 def absolute(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
     """|log π(a) - log π_ref(a)|: verl's "abs", a penalty that estimates no KL.
 
@@ -104,6 +108,7 @@ def absolute(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
     return difference * jax.lax.stop_gradient(jnp.sign(difference))
 
 
+@_validation.typed
 def straight_through(value_of: Estimator) -> Estimator:
     """An estimator with the value of another one and the gradient of k2: sg[x - k2] + k2.
 
@@ -145,6 +150,7 @@ def estimator(kind: str) -> Estimator:
     return ESTIMATORS[kind]
 
 
+@_validation.typed
 def exact(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
     """KL(π‖π_ref) = Σᵥ π(v) (log π(v) - log π_ref(v)) over the whole vocabulary.
 
@@ -167,6 +173,7 @@ def exact(log_probs: ArrayLike, ref_log_probs: ArrayLike) -> jax.Array:
     return jnp.where(infinite, jnp.inf, divergence)
 
 
+@_validation.typed
 def log_mass(ref_log_probs: ArrayLike, log_probs: ArrayLike) -> jax.Array:
     """The log-probability log Σ π_ref(v) of the tokens v with π(v) > 0: 0 where these are all.
 
@@ -179,10 +186,12 @@ def log_mass(ref_log_probs: ArrayLike, log_probs: ArrayLike) -> jax.Array:
     >>> f"{log_mass(ref, jnp.array([-0.7, -0.7, -jnp.inf])):.4f}"
     '-0.6931'
     """
+    _validation.same_shape("kl.log_mass", ref_log_probs=ref_log_probs, log_probs=log_probs)
     inside = jnp.asarray(log_probs) != -jnp.inf
     return jax.nn.logsumexp(jnp.asarray(ref_log_probs, jnp.float32), axis=-1, where=inside)
 
 
+@_validation.typed
 def adapt(
     coef: Number,
     observed_kl: Number,
@@ -211,6 +220,7 @@ def adapt(
     '0.151536'
     """
     _validation.at_least(0, "adapt", coef=coef, max_error=max_error)
+    _validation.finite("adapt", coef=coef, target=target)
     _validation.positive("adapt", num_sequences=num_sequences, target=target, horizon=horizon)
     if _validation.is_known(observed_kl) and np.any(np.isnan(observed_kl)):
         remedy = "The log-probs of one of the two policies are NaN."

@@ -21,6 +21,7 @@ from proxlm.policy import kl
 __all__ = ["proximal_loss", "proximal_regression", "proximal_step"]
 
 
+@_validation.typed
 def proximal_step(
     advantages: ArrayLike,
     old_log_probs: ArrayLike,
@@ -53,6 +54,7 @@ def proximal_step(
     return jax.nn.log_softmax(pull / (kl_coef + inertia), axis=-1)
 
 
+@_validation.typed
 def proximal_loss(
     log_probs: ArrayLike,
     advantages: ArrayLike,
@@ -84,6 +86,7 @@ def proximal_loss(
     return loss + kl.scaled(kl_coef, kl.exact(log_probs, jax.lax.stop_gradient(ref_log_probs)))
 
 
+@_validation.typed
 def proximal_regression(
     log_probs: ArrayLike,
     old_log_probs: ArrayLike,
@@ -108,6 +111,8 @@ def proximal_regression(
     """
     _validation.one_sequence(log_probs=log_probs)
     _validation.same_shape(log_probs=log_probs, rewards=rewards)
+    for name, array in {"old_log_probs": old_log_probs, "rewards": rewards}.items():
+        _validation.one_sequence("proximal_regression", **{name: array})
     _check(rewards, old_log_probs, ref_log_probs, kl_coef, step_size)
     log_probs, old, rewards = _validation.floats(log_probs, old_log_probs, rewards)
     goal = rewards if ref_log_probs is None else rewards - kl_coef * kl.k1(old, ref_log_probs)
@@ -119,6 +124,7 @@ def proximal_regression(
 def _check(advantages, old_log_probs, ref_log_probs, kl_coef, step_size):
     _validation.same_shape(advantages=advantages, old_log_probs=old_log_probs)
     _validation.at_least(0.0, kl_coef=kl_coef)
+    _validation.finite(kl_coef=kl_coef)
     _validation.positive(step_size=step_size)
     if ref_log_probs is not None:
         _validation.same_shape(advantages=advantages, ref_log_probs=ref_log_probs)

@@ -19,6 +19,7 @@ from proxlm import _validation
 __all__ = ["concurrent", "of_steps", "of_texts", "turn_ends"]
 
 
+@_validation.typed
 def concurrent(
     fn: Callable[..., Any], workers: int = 8, *, timeout: float | None = None, retries: int = 0
 ) -> Callable[..., list[Any]]:
@@ -108,6 +109,7 @@ def of_texts(fn: Callable[..., Any], decode: Callable[[list[int]], str]) -> Call
     return reward
 
 
+@_validation.typed
 def of_steps(step_rewards: jax.Array, ends: jax.Array) -> jax.Array:
     """Rewards per token [B, R] of those of steps or turns [B, K]: the k-th stands at the k-th end.
 
@@ -121,10 +123,10 @@ def of_steps(step_rewards: jax.Array, ends: jax.Array) -> jax.Array:
     >>> of_steps(jnp.array([[0.5, 1.0]]), jnp.array([[False, True, False, True]])).tolist()
     [[0.0, 0.5, 0.0, 1.0]]
     """
+    _check_rows("of_steps", ends=ends)
     if jnp.ndim(step_rewards) != 2 or jnp.shape(step_rewards)[0] != jnp.shape(ends)[0]:
         expected = f"[B, K] with B = {jnp.shape(ends)[0]}, the rows of ends"
         raise _validation.invalid("step_rewards.shape", jnp.shape(step_rewards), expected, "", "of_steps")
-    _validation.boolean("of_steps", ends=ends)
     (step_rewards,), ends = _validation.floats(step_rewards), jnp.asarray(ends)
     count = step_rewards.shape[1]
     step = jnp.cumsum(ends, axis=1) - 1
@@ -132,15 +134,24 @@ def of_steps(step_rewards: jax.Array, ends: jax.Array) -> jax.Array:
     return jnp.where(ends & (step < count), picked, 0.0)
 
 
+@_validation.typed
 def turn_ends(response_mask: jax.Array) -> jax.Array:
     """The last token of each turn, bool [B, R]: where the mask goes over to a hole, or ends.
 
     >>> turn_ends(jnp.array([[True, True, False, True, False]])).tolist()
     [[False, True, False, True, False]]
     """
-    _validation.boolean("turn_ends", response_mask=response_mask)
+    _check_rows("turn_ends", response_mask=response_mask)
     mask = jnp.asarray(response_mask)
     return mask & ~jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
+
+
+def _check_rows(function, **masks):
+    _validation.boolean(function, **masks)
+    for name, mask in masks.items():
+        if jnp.ndim(mask) != 2:
+            remedy = "Add an axis to one row: x[None]."
+            raise _validation.invalid(f"{name}.shape", jnp.shape(mask), "[B, R]", remedy, function)
 
 
 def _by_threads(fn, rows, workers, timeout, retries):

@@ -7,20 +7,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import losses, protocols
-from proxlm.policy._configuration import combinations
+from proxlm.policy._configuration import combinations, tracing
 from proxlm.policy._configuration import overrides as overrides_lib
 from proxlm.policy._configuration.partials import Partial, parameters_of, partial
-from proxlm.policy._configuration.settings import KL, Value, Whitening, check_finite, plain, static
+from proxlm.policy._configuration.settings import KL, Value, Whitening, plain, static
 from proxlm.policy.advantages import batch
 from proxlm.policy.aggregation import WEIGHTS
 
 __all__ = ["PPOConfig", "check_parts", "override"]
 
-_PARTS = ("advantage", "loss", "length_penalty", "group_filter", "correction", "reward_normalisation")
 # What is certainly no part, while JAX may put placeholders of its own into a pytree.
 _PLAIN = (bool, int, float, str, dict, list, tuple)
 
@@ -109,7 +107,7 @@ class PPOConfig:
 
     def __post_init__(self):
         """Makes partials of functions, and checks what is known; traced values cannot be checked."""
-        for name in _PARTS:
+        for name in tracing.PARTS:
             part = getattr(self, name)
             if part is not None and not isinstance(part, Partial) and callable(part):
                 part = partial(part)
@@ -134,7 +132,7 @@ class PPOConfig:
         flags = {name: getattr(self, name) for name in ("greedy_baseline", "whole_groups", "bootstrap")}
         _validation.one_of((True, False), "PPOConfig", **flags)
         _validation.at_least(0, "PPOConfig", **plain(self, "max_kl", "missing_eos_penalty"))
-        check_finite("PPOConfig", **plain(self, "entropy_coef", "missing_eos_penalty"))
+        _validation.finite("PPOConfig", **plain(self, "entropy_coef", "missing_eos_penalty"))
         if isinstance(self.reward_weights, _PLAIN):
             if not isinstance(self.reward_weights, dict) or not self.reward_weights:
                 raise _validation.invalid(
@@ -144,6 +142,7 @@ class PPOConfig:
             known = {name: x for name, x in numbers.items() if isinstance(x, int | float | str)}
             _validation.at_least(-math.inf, "PPOConfig", "", **known)
         combinations.check(self)
+        tracing.trace_parts(self)
 
     def estimate(
         self,
@@ -156,6 +155,7 @@ class PPOConfig:
 
         The discounts [B, R], if there are any, are factors of γ from each step to the next, as in `gae`.
 
+        >>> import jax.numpy as jnp
         >>> rewards, mask = jnp.array([[1.0]]), jnp.array([[True]])
         >>> PPOConfig(whitening=None).estimate(rewards, rewards - 0.5, mask)
         (Array([[0.5]], dtype=float32), Array([[1.]], dtype=float32))
@@ -213,33 +213,10 @@ def check_parts(config: PPOConfig) -> None:
 
     >>> check_parts(PPOConfig())
     """
-    shape = (config.group_size, 2)
-    x, mask = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, jnp.bool_)
-    row, valid = jax.ShapeDtypeStruct(shape[:1], jnp.float32), jax.ShapeDtypeStruct(shape[:1], jnp.bool_)
-    calls = {
-        "advantage": lambda part: jax.eval_shape(lambda *data: part(*data, config.group_size), x, x, mask),
-        "loss": lambda part: jax.eval_shape(part, x, x, x, mask),
-        "correction": lambda part: jax.eval_shape(part, x, x, mask),
-        "length_penalty": lambda part: jax.eval_shape(lambda lengths: part(lengths, shape[1]), row),
-        "group_filter": lambda part: jax.eval_shape(part, row, valid, valid, row),
-        "reward_normalisation": lambda part: jax.eval_shape(part, row, valid),
-    }
     for name in ("kl", "value"):
         # not where a config is made: one of None may be the in_axes of a vmap
         if getattr(getattr(config, name), "coef", 0.0) is None:
             raise _validation.invalid(
                 f"{name}_coef", None, "a number", f"Give {name}=None for none.", "PPOConfig"
             )
-    for name, call in calls.items():
-        part = getattr(config, name)
-        own = getattr(getattr(part, "fn", None), "__module__", "").startswith("proxlm.policy.")
-        if own and all(isinstance(number, float) for number in jax.tree.leaves(part)):
-            try:
-                call(part)
-            except ValueError as error:
-                # without JAX's notes on its own traceback
-                raise ValueError(*error.args) from None
-            except TypeError as error:
-                raise _validation.invalid(
-                    name, part, "a part with settings of the right kind", f"{error}."
-                ) from None
+    tracing.trace_parts(config)

@@ -1,7 +1,6 @@
 """Settings of the KL penalty, of the critic's loss and of whitening."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -21,19 +20,6 @@ def static(default: Any) -> Any:
 def plain(settings: Any, *names: str) -> dict[str, Any]:
     """The fields that are plain numbers: JAX also makes configs of gradients and of placeholders."""
     return {name: x for name in names if isinstance(x := getattr(settings, name), int | float | str)}
-
-
-def check_finite(function: str, **numbers: Any) -> None:
-    """Raises ValueError for an infinite number, which would make every loss infinite or NaN.
-
-    >>> check_finite("KL", coef=float("inf"))
-    Traceback (most recent call last):
-        ...
-    ValueError: KL: coef must be a finite number, got inf.
-    """
-    for name, number in numbers.items():
-        if isinstance(number, float) and math.isinf(number):
-            raise _validation.invalid(name, number, "a finite number", function=function)
 
 
 @jax.tree_util.register_dataclass
@@ -71,7 +57,7 @@ class KL:
         _validation.one_of(tuple(names), "KL", estimator=self.estimator)
         _validation.at_least(0, "KL", **plain(self, "coef"))
         _validation.positive("KL", **plain(self, "target", "horizon"))
-        check_finite("KL", **plain(self, "coef", "target", "horizon"))
+        _validation.finite("KL", **plain(self, "coef", "target", "horizon"))
         if self.target is None and self.horizon is not None:
             raise _validation.invalid(
                 "horizon", self.horizon, "None without a target", "Give a target, or leave it out.", "KL"
@@ -105,7 +91,7 @@ class Value:
     def __post_init__(self):
         """Checks what is a plain number; traced values cannot be checked."""
         _validation.at_least(0, "Value", **plain(self, "coef", "clip"))
-        check_finite("Value", **plain(self, "coef"))
+        _validation.finite("Value", **plain(self, "coef"))
 
 
 @jax.tree_util.register_dataclass
@@ -135,7 +121,7 @@ class Whitening:
         _validation.one_of((True, False), "Whitening", advantages=self.advantages, rewards=self.rewards)
         _validation.integer(0, "Whitening", ddof=self.ddof)
         _validation.positive("Whitening", **plain(self, "epsilon"))
-        check_finite("Whitening", **plain(self, "epsilon"))
+        _validation.finite("Whitening", **plain(self, "epsilon"))
         if not (self.advantages or self.rewards):
             raise _validation.invalid(
                 "advantages",

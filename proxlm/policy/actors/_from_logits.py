@@ -31,6 +31,7 @@ class _Loop(NamedTuple):
     cache: Any
 
 
+@_validation.typed
 def actor_from_logits(
     logits: Logits,
     num_tokens: int,

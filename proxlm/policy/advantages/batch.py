@@ -35,6 +35,7 @@ __all__ = [
 Estimate = tuple[jax.Array, jax.Array | None]
 
 
+@_validation.typed
 def gae_advantages(
     rewards: jax.Array,
     values: jax.Array | None,
@@ -51,12 +52,14 @@ def gae_advantages(
     >>> gae_advantages(rewards, values, mask, gae_lambda=0.5)[0].tolist()
     [[1.5, 1.0]]
     """
+    values = _rows("gae_advantages", mask, rewards=rewards, values=check_critic(values))
     one = lambda reward, value, valid, factors: gae(
         reward, value, valid, discount, gae_lambda, holes=holes, discounts=factors
     )
-    return jax.vmap(one)(rewards, check_critic(values), mask, discounts)
+    return jax.vmap(one)(rewards, values, mask, discounts)
 
 
+@_validation.typed
 def length_adaptive_advantages(
     rewards: jax.Array,
     values: jax.Array | None,
@@ -73,12 +76,15 @@ def length_adaptive_advantages(
     >>> length_adaptive_advantages(rewards, values, mask, alpha=1.0)[0].tolist()
     [[1.5, 1.0]]
     """
+    values = _rows("length_adaptive_advantages", mask, rewards=rewards, values=check_critic(values))
+    _validation.within(0, 1, "length_adaptive_advantages", critic_lambda=critic_lambda)
     one = lambda reward, value, valid, gae_lambda: returns.decoupled_gae(
         reward, value, valid, 1.0, gae_lambda, critic_lambda
     )
-    return jax.vmap(one)(rewards, check_critic(values), mask, returns.adaptive_lambda(mask, alpha))
+    return jax.vmap(one)(rewards, values, mask, returns.adaptive_lambda(mask, alpha))
 
 
+@_validation.typed
 def group_advantages(
     rewards: jax.Array,
     values: jax.Array | None,
@@ -101,6 +107,7 @@ def group_advantages(
     return returns.over_tokens(group.by_group(baseline, group_size, scores, valid), mask), None
 
 
+@_validation.typed
 def batch_scaled_advantages(
     rewards: jax.Array,
     values: jax.Array | None,
@@ -122,6 +129,7 @@ def batch_scaled_advantages(
     return returns.over_tokens(per_sequence, mask), None
 
 
+@_validation.typed
 def length_weighted_advantages(
     rewards: jax.Array, values: jax.Array | None, mask: jax.Array, group_size: int
 ) -> Estimate:
@@ -139,6 +147,7 @@ def length_weighted_advantages(
     return returns.over_tokens(per_sequence, mask), None
 
 
+@_validation.typed
 def reward_to_go_advantages(
     rewards: jax.Array,
     values: jax.Array | None,
@@ -152,10 +161,12 @@ def reward_to_go_advantages(
     >>> reward_to_go_advantages(jnp.array([[0.5, 1.0]]), None, jnp.ones((1, 2), bool))[0].tolist()
     [[1.5, 1.0]]
     """
+    _rows("reward_to_go_advantages", mask, rewards=rewards)
     one = lambda reward, valid, factors: returns.reward_to_go(reward, valid, discount, discounts=factors)
     return jax.vmap(one)(rewards, mask, discounts), None
 
 
+@_validation.typed
 def check_critic(values: jax.Array | None) -> jax.Array:
     """Gives the values of a critic, or raises ValueError where there are none.
 
@@ -171,6 +182,17 @@ def check_critic(values: jax.Array | None) -> jax.Array:
     return values
 
 
+def _rows(function, mask, **arrays):
+    """The last array; ValueError unless all are of one shape [B, T]."""
+    for name, array in {"mask": mask, **arrays}.items():
+        if jnp.ndim(array) != 2 or jnp.shape(array) != jnp.shape(mask):
+            expected = "[B, T], the shape of mask"
+            remedy = "Add an axis to one sequence: x[None]."
+            raise _validation.invalid(f"{name}.shape", jnp.shape(array), expected, remedy, function)
+    return array
+
+
 def _scores(rewards, mask):
+    _rows("advantages", mask, rewards=rewards)
     rewards = aggregation.select(rewards, mask, "rewards")
     return jnp.sum(rewards, axis=1), jnp.any(mask, axis=1)

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 
+@_validation.typed
 def centred(rewards: ArrayLike, valid: ArrayLike | None = None) -> jax.Array:
     """A = r - mean(r), as in Dr. GRPO: the expected gradient is (G - 1)/G of the true one.
 
@@ -40,6 +41,7 @@ def centred(rewards: ArrayLike, valid: ArrayLike | None = None) -> jax.Array:
     return aggregation.masked_deviation(*check_group(rewards, valid))
 
 
+@_validation.typed
 def group_relative(
     rewards: ArrayLike,
     valid: ArrayLike | None = None,
@@ -60,11 +62,13 @@ def group_relative(
     Array([ 0. , -0.5,  0.5], dtype=float32)
     """
     _validation.positive("group_relative", epsilon=epsilon)
+    _validation.finite("group_relative", epsilon=epsilon)
     rewards, valid = check_group(rewards, valid)
     deviation = aggregation.masked_deviation(rewards, valid)
     return deviation / aggregation.masked_scale(deviation, valid, ddof, epsilon, epsilon_inside)
 
 
+@_validation.typed
 def batch_scaled(
     rewards: ArrayLike, group_size: int, valid: ArrayLike | None = None, epsilon: Number = 1e-4, ddof: int = 1
 ) -> jax.Array:
@@ -78,12 +82,14 @@ def batch_scaled(
     [0.5, -0.5, 0.5, -0.5]
     """
     _validation.positive("batch_scaled", epsilon=epsilon)
+    _validation.finite("batch_scaled", epsilon=epsilon)
     rewards, valid = check_group(rewards, valid)
     deviation = aggregation.masked_deviation(rewards, valid)
     scale = aggregation.masked_scale(deviation, valid, ddof, epsilon, inside=False)
     return by_group(centred, group_size, rewards, valid) / scale
 
 
+@_validation.typed
 def leave_one_out(rewards: ArrayLike, valid: ArrayLike | None = None) -> jax.Array:
     """A = r - the mean of the others, as in RLOO: the expected gradient is the true one.
 
@@ -97,6 +103,7 @@ def leave_one_out(rewards: ArrayLike, valid: ArrayLike | None = None) -> jax.Arr
     return aggregation.masked_deviation(rewards, valid) * (count / jnp.maximum(count - 1, 1))
 
 
+@_validation.typed
 def length_weighted(rewards: ArrayLike, lengths: ArrayLike, valid: ArrayLike | None = None) -> jax.Array:
     """A = r - Σ l r / Σ l, as in OPO: of least variance if the gradient's square grows with the length.
 
@@ -106,9 +113,11 @@ def length_weighted(rewards: ArrayLike, lengths: ArrayLike, valid: ArrayLike | N
     Array([ 0.25, -0.75], dtype=float32)
     """
     rewards, valid = check_group(rewards, valid)
+    _validation.same_shape("length_weighted", rewards=rewards, lengths=lengths)
     return aggregation.masked_deviation(rewards, valid, lengths)
 
 
+@_validation.typed
 def by_group(baseline: Callable[..., jax.Array], group_size: int, *arrays: jax.Array) -> jax.Array:
     """Runs a function of one group over a batch of groups that lie side by side.
 
@@ -119,12 +128,17 @@ def by_group(baseline: Callable[..., jax.Array], group_size: int, *arrays: jax.A
     >>> by_group(centred, 2, jnp.array([1.0, 3.0, 5.0, 5.0]))
     Array([-1.,  1.,  0.,  0.], dtype=float32)
     """
-    batch = jnp.shape(arrays[0])[0]
+    _validation.a_function("by_group", baseline=baseline)
+    for array in arrays:
+        _validation.one_sequence("by_group", arrays=array)
+    _validation.same_shape("by_group", **{f"arrays[{i}]": array for i, array in enumerate(arrays)})
+    batch = jnp.size(arrays[0])
     check_groups(batch, group_size)
     split = lambda x: jnp.asarray(x).reshape(-1, group_size)
     return jax.vmap(baseline)(*map(split, arrays)).reshape(batch)
 
 
+@_validation.typed
 def check_groups(batch: int, group_size: int) -> None:
     """Raises ValueError unless a batch divides into groups of at least 2.
 
@@ -137,12 +151,13 @@ def check_groups(batch: int, group_size: int) -> None:
         remedy = (
             "The responses of a group are each other's baseline: sample more per prompt, or use a critic."
         )
-        raise _validation.invalid("group_size", group_size, "an integer ≥ 2", remedy)
+        raise _validation.invalid("group_size", group_size, "an integer ≥ 2, rewards of a group", remedy)
     if batch % group_size:
         remedy = "The responses to one prompt lie side by side."
         raise _validation.invalid("batch size", batch, f"a multiple of group_size={group_size}", remedy)
 
 
+@_validation.typed
 def check_group(rewards: ArrayLike, valid: ArrayLike | None) -> tuple[jax.Array, jax.Array]:
     """Raises ValueError unless given one group of at least 2; gives rewards, 0 where not valid, and the mask.
 
@@ -155,4 +170,5 @@ def check_group(rewards: ArrayLike, valid: ArrayLike | None) -> tuple[jax.Array,
         return _validation.floats(rewards)[0], jnp.ones(jnp.shape(rewards), bool)
     _validation.boolean(valid=valid)
     _validation.same_shape(rewards=rewards, valid=valid)
+    valid = jnp.broadcast_to(valid, jnp.shape(rewards))
     return aggregation.select(rewards, valid, "rewards"), jnp.asarray(valid)

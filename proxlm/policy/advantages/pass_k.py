@@ -12,6 +12,7 @@ from proxlm.policy.advantages import group
 __all__ = ["best_minus_second", "pass_at_k"]
 
 
+@_validation.typed
 def best_minus_second(
     rewards: ArrayLike, valid: ArrayLike | None = None, epsilon: Number | None = 1e-6, ddof: int = 1
 ) -> jax.Array:
@@ -26,6 +27,7 @@ def best_minus_second(
     Array([0., 0., 2.], dtype=float32)
     """
     _validation.positive("best_minus_second", epsilon=epsilon)
+    _validation.finite("best_minus_second", epsilon=epsilon)
     rewards, valid = group.check_group(rewards, valid)
     known = jnp.where(valid, rewards, -jnp.inf)
     best = jnp.argmax(known)
@@ -38,6 +40,7 @@ def best_minus_second(
     return jnp.where(is_best & valid, gap, 0.0)
 
 
+@_validation.typed
 def pass_at_k(
     rewards: ArrayLike, valid: ArrayLike | None = None, *, k: int, epsilon: Number = 1e-6
 ) -> jax.Array:
@@ -61,6 +64,7 @@ def pass_at_k(
     _validation.integer(1, "pass_at_k", k=k)
     _validation.within(1, rewards.size, "pass_at_k", "Sample larger groups, or lower k.", k=k)
     _validation.positive("pass_at_k", epsilon=epsilon)
+    _validation.finite("pass_at_k", epsilon=epsilon)
     right = valid & (rewards > 0)
     n, wrong = jnp.sum(valid), jnp.sum(valid & ~right)
     miss = _all_among(wrong, n, k)

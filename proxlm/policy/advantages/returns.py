@@ -16,6 +16,7 @@ from proxlm.policy.advantages.temporal import gae
 __all__ = ["adaptive_lambda", "decoupled_gae", "over_tokens", "remax", "reward_to_go"]
 
 
+@_validation.typed
 def reward_to_go(
     rewards: ArrayLike,
     mask: ArrayLike,
@@ -35,6 +36,7 @@ def reward_to_go(
     return gae(rewards, zeros, mask, discount, 1.0, holes=holes, discounts=discounts)[0]
 
 
+@_validation.typed
 def remax(rewards: ArrayLike, greedy_score: Number, mask: ArrayLike, discount: Number = 1.0) -> jax.Array:
     """The reward to come minus that of the greedy response, Gₜ - r(greedy), of likeliest tokens.
 
@@ -46,6 +48,7 @@ def remax(rewards: ArrayLike, greedy_score: Number, mask: ArrayLike, discount: N
     return jnp.where(mask, reward_to_go(rewards, mask, discount) - greedy_score, 0.0)
 
 
+@_validation.typed
 def over_tokens(per_sequence: ArrayLike, mask: ArrayLike) -> jax.Array:
     """Spreads one number per sequence, [...], over its valid tokens, [..., T].
 
@@ -60,6 +63,7 @@ def over_tokens(per_sequence: ArrayLike, mask: ArrayLike) -> jax.Array:
     return aggregation.select(spread, mask, "per_sequence")
 
 
+@_validation.typed
 def adaptive_lambda(mask: ArrayLike, alpha: Number = 0.05) -> jax.Array:
     """The λ [...] of sequences [..., T] of l tokens, max(0, 1 - 1 / (α l)): longer ones are discounted less.
 
@@ -69,11 +73,14 @@ def adaptive_lambda(mask: ArrayLike, alpha: Number = 0.05) -> jax.Array:
     [0.5]
     """
     _validation.boolean("adaptive_lambda", mask=mask)
+    if not jnp.ndim(mask):
+        raise _validation.invalid("mask.shape", (), "[..., T]", "Give a sequence.", "adaptive_lambda")
     _validation.positive("adaptive_lambda", alpha=alpha)
     length = jnp.maximum(jnp.sum(jnp.asarray(mask), axis=-1), 1)
     return jnp.maximum(1.0 - 1.0 / (alpha * length), 0.0)
 
 
+@_validation.typed
 def decoupled_gae(
     rewards: ArrayLike,
     values: ArrayLike,
@@ -96,5 +103,6 @@ def decoupled_gae(
     >>> decoupled_gae(rewards, jnp.array([0.0, 0.5]), mask, policy_lambda=0.0)
     (Array([0.5, 0.5], dtype=float32), Array([1., 1.], dtype=float32))
     """
+    _validation.within(0, 1, "decoupled_gae", policy_lambda=policy_lambda, critic_lambda=critic_lambda)
     one = lambda gae_lambda: gae(rewards, values, mask, discount, gae_lambda, holes=holes)
     return one(policy_lambda)[0], one(critic_lambda)[1]

@@ -16,6 +16,7 @@ from proxlm.policy._finite import Number, scaled
 __all__ = ["gae", "missing_eos", "place_score", "shape_rewards", "whiten"]
 
 
+@_validation.typed
 def gae(
     rewards: ArrayLike,
     values: ArrayLike,
@@ -77,6 +78,7 @@ def gae(
     return advantages, advantages + values
 
 
+@_validation.typed
 def whiten(
     x: ArrayLike,
     mask: ArrayLike,
@@ -106,6 +108,7 @@ def whiten(
     Array([-1.,  1.,  0.], dtype=float32)
     """
     _validation.positive("whiten", epsilon=epsilon)
+    _validation.finite("whiten", epsilon=epsilon)
     deviation = aggregation.masked_deviation(x, mask)
     whitened = deviation / aggregation.masked_scale(deviation, mask, ddof, epsilon, epsilon_inside)
     if shift_mean:
@@ -113,6 +116,7 @@ def whiten(
     return jnp.where(mask, whitened + aggregation.masked_mean(x, mask), 0.0)
 
 
+@_validation.typed
 def place_score(score: Number, mask: ArrayLike, *, place: str = "last") -> jax.Array:
     """Rewards per token of a sequence that has one score: the score at its last valid token, 0 elsewhere.
 
@@ -140,6 +144,7 @@ def place_score(score: Number, mask: ArrayLike, *, place: str = "last") -> jax.A
     return aggregation.select(score, is_last, "score")
 
 
+@_validation.typed
 def shape_rewards(score: Number, kl: ArrayLike, mask: ArrayLike, kl_coef: Number) -> jax.Array:
     """Rewards per token with a KL penalty: rₜ = -β klₜ at every valid token, plus the score at the last one.
 
@@ -154,9 +159,11 @@ def shape_rewards(score: Number, kl: ArrayLike, mask: ArrayLike, kl_coef: Number
     Array([-0.25,  1.25,  0.  ], dtype=float32)
     """
     _validation.at_least(0, "shape_rewards", kl_coef=kl_coef)
+    _validation.finite("shape_rewards", kl_coef=kl_coef)
     return place_score(score, mask) - scaled(kl_coef, aggregation.select(kl, mask, "kl"))
 
 
+@_validation.typed
 def missing_eos(score: ArrayLike, ended: ArrayLike, penalty: Number, mode: str = "subtract") -> jax.Array:
     """Lowers the score of a sequence that was cut before its end-of-sequence token.
 
@@ -172,6 +179,7 @@ def missing_eos(score: ArrayLike, ended: ArrayLike, penalty: Number, mode: str =
     _validation.boolean("missing_eos", ended=ended)
     _validation.same_shape("missing_eos", score=score, ended=ended)
     _validation.at_least(0, "missing_eos", penalty=penalty)
+    _validation.finite("missing_eos", penalty=penalty)
     (score,) = _validation.floats(score)
     base = score if mode == "subtract" else jnp.zeros_like(score)
     return jnp.where(ended, score, base - penalty)

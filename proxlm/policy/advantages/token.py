@@ -14,6 +14,7 @@ from proxlm.policy.advantages import group, returns
 __all__ = ["optimal_token", "score_energy"]
 
 
+@_validation.typed
 def score_energy(log_probs: ArrayLike, sum_of_squares: ArrayLike) -> jax.Array:
     """The squared norm of the score, ‖∇ log π(a)‖² = 1 - 2 π(a) + Σᵥ π(v)², with respect to the logits.
 
@@ -27,6 +28,7 @@ def score_energy(log_probs: ArrayLike, sum_of_squares: ArrayLike) -> jax.Array:
     return jnp.maximum(1.0 - 2.0 * jnp.exp(log_probs) + sum_of_squares, 0.0)
 
 
+@_validation.typed
 def optimal_token(
     rewards: ArrayLike, energies: ArrayLike, mask: ArrayLike, free_tail: bool = True
 ) -> jax.Array:
@@ -52,6 +54,10 @@ def optimal_token(
         remedy = "Use jax.vmap for several."
         raise _validation.invalid("mask.shape", mask.shape, "[G, T], of one group", remedy, "optimal_token")
     group.check_groups(mask.shape[0], mask.shape[0])
+    _validation.same_shape("optimal_token", mask=mask, energies=energies)
+    if jnp.shape(rewards) != mask.shape:
+        expected = f"{mask.shape}, the shape of mask"
+        raise _validation.invalid("rewards.shape", jnp.shape(rewards), expected, "", "optimal_token")
     to_go = jax.vmap(returns.reward_to_go)(rewards, mask)
     gathered = jnp.cumsum(aggregation.select(energies, mask, "energies"), axis=1)
     # without holes: the valid tokens of every row side by side, at its left end

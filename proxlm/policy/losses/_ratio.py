@@ -32,6 +32,7 @@ class ClipBounds(NamedTuple):
     level: str = "token"
 
 
+@_validation.typed
 def clips_ratio(bounds: Callable[..., ClipBounds] = ClipBounds) -> Callable[[Loss], Loss]:
     """Marks a loss as one that clips the ratio, so that diagnostics can report how often it does.
 
@@ -50,6 +51,7 @@ def clips_ratio(bounds: Callable[..., ClipBounds] = ClipBounds) -> Callable[[Los
     return mark
 
 
+@_validation.typed
 def log_ratio(
     log_probs: ArrayLike,
     old_log_probs: ArrayLike,

@@ -12,6 +12,7 @@ __all__ = ["cispo", "clipped", "clipped_value_loss", "sapo"]
 
 
 @clips_ratio()
+@_validation.typed
 def clipped(
     log_probs: ArrayLike,
     old_log_probs: ArrayLike,
@@ -56,6 +57,7 @@ def clipped(
 
 
 @clips_ratio()
+@_validation.typed
 def cispo(
     log_probs: ArrayLike,
     old_log_probs: ArrayLike,
@@ -86,6 +88,7 @@ def cispo(
     return -weight * advantages * log_probs
 
 
+@_validation.typed
 def sapo(
     log_probs: ArrayLike,
     old_log_probs: ArrayLike,
@@ -108,12 +111,14 @@ def sapo(
     Array([-1.], dtype=float32)
     """
     _validation.positive("sapo", tau_positive=tau_positive, tau_negative=tau_negative)
+    _validation.finite("sapo", tau_positive=tau_positive, tau_negative=tau_negative)
     rho = jnp.exp(log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio))
     _, advantages = given(log_probs, advantages, mask)
     tau = jnp.where(advantages > 0, tau_positive, tau_negative)
     return -advantages * jax.nn.sigmoid(tau * (rho - 1.0)) * (4.0 / tau)
 
 
+@_validation.typed
 def clipped_value_loss(
     values: ArrayLike, old_values: ArrayLike, returns: ArrayLike, clip: Number | None = 0.2
 ) -> jax.Array:

@@ -20,6 +20,7 @@ from proxlm.policy._finite import Number, finite
 __all__ = ["bradley_terry", "dpo", "ipo", "kto", "orpo", "sequence_log_probs", "simpo"]
 
 
+@_validation.typed
 def sequence_log_probs(log_probs: ArrayLike, mask: ArrayLike, average: bool = False) -> jax.Array:
     """The log-probability of a whole response, log π(y) = Σₜ log π(yₜ), or its mean over the tokens of y.
 
@@ -40,6 +41,7 @@ def sequence_log_probs(log_probs: ArrayLike, mask: ArrayLike, average: bool = Fa
     return total / jnp.maximum(jnp.sum(jnp.asarray(mask), axis=-1), 1) if average else total
 
 
+@_validation.typed
 def bradley_terry(
     chosen: ArrayLike, rejected: ArrayLike, margin: ArrayLike = 0.0, centre_coef: Number = 0.0
 ) -> jax.Array:
@@ -56,11 +58,13 @@ def bradley_terry(
     """
     _validation.same_shape("bradley_terry", chosen=chosen, rejected=rejected, margin=margin)
     _validation.at_least(0, "bradley_terry", centre_coef=centre_coef)
+    _validation.finite("bradley_terry", centre_coef=centre_coef)
     chosen, rejected = finite(chosen, rejected)
     loss = jax.nn.softplus(margin - (chosen - rejected))
     return loss + centre_coef * jnp.square(chosen + rejected)
 
 
+@_validation.typed
 def dpo(
     chosen: ArrayLike,
     rejected: ArrayLike,
@@ -83,12 +87,14 @@ def dpo(
     '0.3133'
     """
     _validation.positive("dpo", beta=beta)
+    _validation.finite("dpo", beta=beta)
     _validation.within(0, 0.5, "dpo", label_smoothing=label_smoothing)
     h = beta * _log_ratio_gap(chosen, rejected, ref_chosen, ref_rejected)
     right, wrong = jax.nn.softplus(-h), jax.nn.softplus(h)
     return (1.0 - label_smoothing) * right + label_smoothing * wrong
 
 
+@_validation.typed
 def ipo(
     chosen: ArrayLike, rejected: ArrayLike, ref_chosen: ArrayLike, ref_rejected: ArrayLike, beta: Number = 0.1
 ) -> jax.Array:
@@ -100,10 +106,12 @@ def ipo(
     1.0
     """
     _validation.positive("ipo", beta=beta)
+    _validation.finite("ipo", beta=beta)
     h = _log_ratio_gap(chosen, rejected, ref_chosen, ref_rejected)
     return jnp.square(h - 1.0 / (2.0 * beta))
 
 
+@_validation.typed
 def kto(
     log_ratio: ArrayLike,
     desirable: ArrayLike,
@@ -132,6 +140,7 @@ def kto(
     _validation.same_shape("kto", log_ratio=log_ratio, desirable=desirable, kl=kl)
     _validation.positive("kto", beta=beta)
     _validation.at_least(0, "kto", desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
+    _validation.finite("kto", desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
     h, z = finite(log_ratio, jax.lax.stop_gradient(kl))
     z = jnp.maximum(z, 0.0)
     sign = jnp.where(desirable, 1.0, -1.0)
@@ -139,6 +148,7 @@ def kto(
     return weight * jax.nn.sigmoid(-beta * sign * (h - z))
 
 
+@_validation.typed
 def orpo(chosen: ArrayLike, rejected: ArrayLike, coef: Number = 0.1) -> jax.Array:
     """ORPO, a loss without a reference: -log p₊ - λ log σ(log odds(p₊) - log odds(p₋)).
 
@@ -154,10 +164,12 @@ def orpo(chosen: ArrayLike, rejected: ArrayLike, coef: Number = 0.1) -> jax.Arra
     """
     _validation.same_shape("orpo", chosen=chosen, rejected=rejected)
     _validation.at_least(0, "orpo", coef=coef)
+    _validation.finite("orpo", coef=coef)
     chosen, rejected = finite(chosen, rejected)
     return coef * jax.nn.softplus(_log_odds(rejected) - _log_odds(chosen)) - chosen
 
 
+@_validation.typed
 def simpo(chosen: ArrayLike, rejected: ArrayLike, beta: Number = 2.0, margin: ArrayLike = 1.0) -> jax.Array:
     """SimPO, a loss without a reference: -log σ(β (log p₊ - log p₋) - γ), γ the margin.
 
@@ -168,6 +180,7 @@ def simpo(chosen: ArrayLike, rejected: ArrayLike, beta: Number = 2.0, margin: Ar
     """
     _validation.same_shape("simpo", chosen=chosen, rejected=rejected, margin=margin)
     _validation.positive("simpo", beta=beta)
+    _validation.finite("simpo", beta=beta)
     chosen, rejected = finite(chosen, rejected)
     return jax.nn.softplus(margin - beta * (chosen - rejected))
 

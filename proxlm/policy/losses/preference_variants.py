@@ -30,6 +30,7 @@ __all__ = ["PAIR_LOSSES", "f_score", "pair_loss"]
 DIVERGENCES = ("reverse_kl", "forward_kl", "js", "alpha")
 
 
+@_validation.typed
 def pair_loss(
     chosen: ArrayLike, rejected: ArrayLike, kind: str, beta: Number = 0.1, label_smoothing: Number = 0.0
 ) -> jax.Array:
@@ -48,6 +49,7 @@ def pair_loss(
     _validation.one_of(tuple(PAIR_LOSSES), "pair_loss", kind=kind)
     _validation.same_shape("pair_loss", chosen=chosen, rejected=rejected)
     _validation.positive("pair_loss", beta=beta)
+    _validation.finite("pair_loss", beta=beta)
     _validation.within(0, 0.499, "pair_loss", label_smoothing=label_smoothing)
     if kind == "exo":
         _validation.positive(
@@ -91,6 +93,7 @@ PAIR_LOSSES = {
 }
 
 
+@_validation.typed
 def f_score(log_ratio: ArrayLike, divergence: str = "reverse_kl", alpha: Number = 0.5) -> jax.Array:
     """The slope f'(u) at u = π/π_ref(y), which replaces log u in DPO if f is the divergence from π_ref.
 
@@ -111,6 +114,7 @@ def f_score(log_ratio: ArrayLike, divergence: str = "reverse_kl", alpha: Number 
     (0.0, 0.5)
     """
     _validation.one_of(DIVERGENCES, "f_score", divergence=divergence)
+    _validation.finite("f_score", alpha=alpha)
     (log_ratio,) = finite(log_ratio)
     if divergence == "reverse_kl":
         return log_ratio

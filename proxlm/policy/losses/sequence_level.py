@@ -12,6 +12,7 @@ __all__ = ["geometric_mean", "topr", "vespo"]
 
 
 @clips_ratio(lambda clip_low, clip_high: ClipBounds(-jnp.expm1(-clip_low), jnp.expm1(clip_high)))
+@_validation.typed
 def geometric_mean(
     log_probs: ArrayLike,
     old_log_probs: ArrayLike,
@@ -42,6 +43,7 @@ def geometric_mean(
     return jnp.where(mask, -mean * ratio(_mean(held, mask), mean), 0.0)
 
 
+@_validation.typed
 def vespo(
     log_probs: ArrayLike,
     old_log_probs: ArrayLike,
@@ -69,7 +71,10 @@ def vespo(
     Array([2.], dtype=float32)
     """
     _validation.positive("vespo", k_positive=k_positive, k_negative=k_negative)
+    _validation.finite("vespo", k_positive=k_positive, k_negative=k_negative)
     _validation.positive("vespo", lambda_positive=lambda_positive, lambda_negative=lambda_negative)
+    _validation.finite("vespo", lambda_positive=lambda_positive, lambda_negative=lambda_negative)
+    _validation.within(-jnp.inf, 0, "vespo", min_log_weight=min_log_weight)
     d = log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
     log_w = jnp.clip(jnp.sum(d, axis=-1, keepdims=True), min_log_weight, max_log_ratio)
     log_probs, advantages = given(log_probs, advantages, mask)
@@ -80,6 +85,7 @@ def vespo(
     return -phi * advantages * log_probs
 
 
+@_validation.typed
 def topr(
     log_probs: ArrayLike,
     old_log_probs: ArrayLike,

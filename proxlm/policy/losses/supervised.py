@@ -13,6 +13,7 @@ from proxlm.policy._finite import finite
 __all__ = ["completion_mask", "response_mask", "sft"]
 
 
+@_validation.typed
 def completion_mask(mask: ArrayLike, prompt_lengths: ArrayLike) -> jax.Array:
     """Marks the tokens after a prompt: the valid ones after the first `prompt_lengths` valid ones.
 
@@ -33,9 +34,16 @@ def completion_mask(mask: ArrayLike, prompt_lengths: ArrayLike) -> jax.Array:
         raise _validation.invalid(
             "prompt_lengths.shape", lengths.shape, expected, "Use jnp.full for one length.", "completion_mask"
         )
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        remedy = "Count the tokens of each prompt."
+        raise _validation.invalid(
+            "prompt_lengths.dtype", lengths.dtype, "an integer type", remedy, "completion_mask"
+        )
+    _validation.at_least(0, "completion_mask", prompt_lengths=prompt_lengths)
     return mask & (jnp.cumsum(mask, axis=-1) > lengths[..., None])
 
 
+@_validation.typed
 def sft(log_probs: ArrayLike, mask: ArrayLike, kind: str | Callable[..., jax.Array] = "token") -> jax.Array:
     """The loss of supervised fine-tuning, -Σ w log π(yₜ | x, y₍<t₎) over the tokens of the responses.
 
@@ -60,6 +68,7 @@ def sft(log_probs: ArrayLike, mask: ArrayLike, kind: str | Callable[..., jax.Arr
     return -aggregation.weighted_sum(log_probs, aggregation.weights(mask, kind))
 
 
+@_validation.typed
 def response_mask(tokens: ArrayLike, stop_tokens: int | tuple[int, ...]) -> jax.Array:
     """Marks the tokens of responses up to the first stop token, itself included.
 
@@ -82,5 +91,12 @@ def response_mask(tokens: ArrayLike, stop_tokens: int | tuple[int, ...]) -> jax.
         raise _validation.invalid(
             "tokens.dtype", dtype, "an integer type", "Give the ids of tokens.", "response_mask"
         )
-    is_stop = jnp.isin(jnp.asarray(tokens), jnp.atleast_1d(jnp.array(stop_tokens)))
+    if not jnp.ndim(tokens):
+        raise _validation.invalid("tokens.shape", (), "[..., T]", "Give a sequence.", "response_mask")
+    stops = jax.tree.leaves(stop_tokens)
+    for stop in stops:
+        _validation.to_int(0, "response_mask", stop_tokens=stop)
+    if not stops:
+        raise _validation.invalid("stop_tokens", stop_tokens, "an id ≥ 0, or several", "", "response_mask")
+    is_stop = jnp.isin(jnp.asarray(tokens), jnp.array(stops))
     return jnp.cumsum(is_stop, axis=-1) - is_stop == 0

@@ -19,6 +19,7 @@ __all__ = ["clip_cov", "dppo", "kl_cov"]
 
 
 @clips_ratio(lambda clip_low, clip_high: ClipBounds(clip_low, clip_high))
+@_validation.typed
 def clip_cov(
     log_probs: ArrayLike,
     old_log_probs: ArrayLike,
@@ -48,6 +49,7 @@ def clip_cov(
     Array([ 0., -0.,  3.], dtype=float32)
     """
     _validation.within(0, 1, "clip_cov", share=share)
+    _validation.within(-jnp.inf, jnp.inf, "clip_cov", low=low, high=high)  # no NaN
     loss = clipping.clipped(
         log_probs, old_log_probs, advantages, mask, clip_low, clip_high, max_log_ratio=max_log_ratio
     )
@@ -61,6 +63,7 @@ def clip_cov(
     return jnp.where(chosen, 0.0, loss)
 
 
+@_validation.typed
 def kl_cov(
     log_probs: ArrayLike,
     old_log_probs: ArrayLike,
@@ -84,6 +87,7 @@ def kl_cov(
     """
     _validation.within(0, 1, "kl_cov", share=share)
     _validation.at_least(0, "kl_cov", coef=coef)
+    _validation.finite("kl_cov", coef=coef)
     log_rho = log_ratio(log_probs, old_log_probs, mask, "token", max_log_ratio)
     log_probs, advantages = given(log_probs, advantages, mask)
     cov = jnp.where(mask, _covariance(log_probs, advantages, mask), -jnp.inf)
@@ -92,6 +96,7 @@ def kl_cov(
     return penalty - advantages * ratio(log_rho, advantages)
 
 
+@_validation.typed
 def dppo(
     log_probs: ArrayLike,
     old_log_probs: ArrayLike,

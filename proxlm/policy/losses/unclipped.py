@@ -12,6 +12,7 @@ from proxlm.policy.losses._ratio import given, log_ratio, ratio
 __all__ = ["dro", "kl_penalty", "policy_gradient"]
 
 
+@_validation.typed
 def policy_gradient(
     log_probs: ArrayLike, old_log_probs: ArrayLike, advantages: ArrayLike, mask: ArrayLike
 ) -> jax.Array:
@@ -22,10 +23,12 @@ def policy_gradient(
     >>> policy_gradient(jnp.array([-1.0]), jnp.zeros(1), jnp.array([2.0]), jnp.array([True]))
     Array([2.], dtype=float32)
     """
+    _validation.same_shape("policy_gradient", mask=mask, old_log_probs=old_log_probs)
     log_probs, advantages = given(log_probs, advantages, mask)
     return -advantages * log_probs
 
 
+@_validation.typed
 def kl_penalty(
     log_probs: ArrayLike,
     old_log_probs: ArrayLike,
@@ -50,6 +53,7 @@ def kl_penalty(
     Array([-2.], dtype=float32)
     """
     _validation.at_least(0, "kl_penalty", coef=coef)
+    _validation.finite("kl_penalty", coef=coef)
     _validation.one_of(("forward", "reverse"), "kl_penalty", direction=direction)
     log_rho = log_ratio(log_probs, old_log_probs, mask, level, max_log_ratio)
     _, advantages = given(log_probs, advantages, mask)
@@ -58,6 +62,7 @@ def kl_penalty(
     return jnp.where(mask, coef * divergence - advantages * rho, 0.0)
 
 
+@_validation.typed
 def dro(
     log_probs: ArrayLike, old_log_probs: ArrayLike, advantages: ArrayLike, mask: ArrayLike, beta: Number = 0.1
 ) -> jax.Array:
@@ -72,6 +77,7 @@ def dro(
     Array([2.], dtype=float32)
     """
     _validation.at_least(0, "dro", beta=beta)
+    _validation.finite("dro", beta=beta)
     old = aggregation.select(jax.lax.stop_gradient(old_log_probs), mask, "old_log_probs")
     log_probs, advantages = given(log_probs, advantages, mask)
     return beta * kl.k2(log_probs, old) - advantages * log_probs

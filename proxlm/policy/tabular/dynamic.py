@@ -27,6 +27,7 @@ class Values(NamedTuple):
     advantages: jax.Array
 
 
+@_validation.typed
 def values(
     log_probs: jax.Array,
     rewards: jax.Array,
@@ -55,6 +56,7 @@ def values(
     return Values(v, q, q - v[:, None])
 
 
+@_validation.typed
 def optimum(
     ref_log_probs: jax.Array, rewards: jax.Array, kl_coef: Number, language: Language
 ) -> tuple[jax.Array, jax.Array]:
@@ -89,6 +91,7 @@ def optimum(
     return jnp.concatenate(levels[::-1]), kl_coef * following[0]
 
 
+@_validation.typed
 def proximal_point(
     log_probs: jax.Array,
     rewards: jax.Array,

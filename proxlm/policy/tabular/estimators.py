@@ -64,6 +64,7 @@ class Moments(NamedTuple):
     variance: jax.Array
 
 
+@_validation.typed
 def expected_value_and_grad(
     estimator: Callable[[Group], jax.Array],
     params: Any,
@@ -99,6 +100,7 @@ def expected_value_and_grad(
     return jax.value_and_grad(mean)(params)
 
 
+@_validation.typed
 def moments(
     estimator: Callable[[Group], jax.Array],
     params: Any,
@@ -142,6 +144,7 @@ def moments(
 
 
 @functools.lru_cache(maxsize=16)
+@_validation.typed
 def groups(language: Language, group_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Every multiset of G outcomes, and the number of orders in which it can be drawn: [M, G] and [M].
 

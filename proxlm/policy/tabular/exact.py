@@ -17,6 +17,7 @@ from proxlm.policy.tabular.language import Language, check_rewards, check_table,
 __all__ = ["divergence", "expected_reward", "objective", "occupancy", "outcome_log_probs"]
 
 
+@_validation.typed
 def outcome_log_probs(log_probs: jax.Array, language: Language) -> jax.Array:
     """The log-probability of every outcome, log π(y) = Σₜ log π(yₜ|y₍<ₜ₎).
 
@@ -29,6 +30,7 @@ def outcome_log_probs(log_probs: jax.Array, language: Language) -> jax.Array:
     return jnp.sum(jnp.where(mask, log_probs[states, tokens], 0.0), axis=1)
 
 
+@_validation.typed
 def expected_reward(log_probs: jax.Array, rewards: jax.Array, language: Language) -> jax.Array:
     """E[r] = Σ_y π(y) r(y).
 
@@ -40,6 +42,7 @@ def expected_reward(log_probs: jax.Array, rewards: jax.Array, language: Language
     return jnp.sum(jnp.exp(outcome_log_probs(log_probs, language)) * rewards)
 
 
+@_validation.typed
 def divergence(log_probs: jax.Array, ref_log_probs: jax.Array, language: Language) -> jax.Array:
     """The KL divergence of whole sequences, KL(π‖π_ref), by K(s) = KL(π(·|s)‖π_ref(·|s)) + Σᵥ π(v|s) K(sv).
 
@@ -54,6 +57,7 @@ def divergence(log_probs: jax.Array, ref_log_probs: jax.Array, language: Languag
     return backward(log_probs, here[:, None], last, language)[0][0]
 
 
+@_validation.typed
 def objective(
     log_probs: jax.Array,
     rewards: jax.Array,
@@ -75,6 +79,7 @@ def objective(
     return reward - scaled(kl_coef, divergence(log_probs, ref_log_probs, language))
 
 
+@_validation.typed
 def occupancy(log_probs: jax.Array, language: Language) -> jax.Array:
     """The probability π(s) that a sequence passes through each prefix and continues, [S].
 

@@ -107,6 +107,7 @@ def contexts(language: Language) -> np.ndarray:
     return _all_sequences(Language(language.vocab_size, language.length - 1))[0]
 
 
+@_validation.typed
 def table(x: jax.Array, language: Language) -> jax.Array:
     """Selects the row of each prefix from the outputs of a causal model along `contexts`.
 

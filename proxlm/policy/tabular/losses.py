@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from proxlm import _validation
 from proxlm.policy import aggregation, kl
 from proxlm.policy._configuration.config import PPOConfig
 from proxlm.policy._finite import scaled
@@ -15,6 +16,7 @@ from proxlm.policy.tabular.estimators import Group
 __all__ = ["minibatch_loss"]
 
 
+@_validation.typed
 def minibatch_loss(config: PPOConfig, values: jax.Array | None = None) -> Callable[[Group], jax.Array]:
     """The loss of one minibatch under a configuration, for `expected_value_and_grad` and `moments`.
 
