@@ -102,6 +102,7 @@ def hidden_states(
     return over_layers(step, params, tokens, config, positions, mask)[1]
 
 
+@_validation.typed
 def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
     """The LM head on hidden states: h·W, `[N, D]` of `encode` -> float32 `[N, V]`; ValueError without one.
 
@@ -113,6 +114,7 @@ def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
     if not config.lm_head:
         remedy = "The model has no LM head: use values, or a config with lm_head=True."
         raise _validation.invalid("config.lm_head", False, "True", remedy)
+    _check_hidden("logits", hidden, config)
     name = "embedding" if config.tie_embeddings else "head"
     kernel = sharding.whole({name: params[name]})[name]["kernel"].astype(hidden.dtype)  # [V, D] in both cases
     with _config.products(config):
@@ -120,6 +122,7 @@ def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
     return _layers.soft_cap(result, config.logit_cap)
 
 
+@_validation.typed
 def values(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
     """The scalar head on hidden states: h·w + b, `[N, D]` -> float32 `[N]`; ValueError without one.
 
@@ -131,6 +134,7 @@ def values(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
     if not config.value_head:
         remedy = "The model has no value head: use a config with value_head=True."
         raise _validation.invalid("config.value_head", False, "True", remedy)
+    _check_hidden("values", hidden, config)
     head = params["value"]
     with _config.products(config):
         return hidden.astype(jnp.float32) @ head["kernel"] + head["bias"]
@@ -231,3 +235,9 @@ def scan_layers(
         )
         seen, first = [*seen, of_part], first + depth
     return x, seen[0] if len(seen) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *seen)
+
+
+def _check_hidden(function, hidden, config):
+    if np.ndim(hidden) < 1 or np.shape(hidden)[-1] != config.width:
+        expected = f"[N, {config.width}], by the config"
+        raise _validation.invalid("hidden.shape", np.shape(hidden), expected, "Take lm.encode's.", function)

@@ -71,6 +71,7 @@ def inspect(
     return Inspection(attention, residual.reshape(-1, *shape, config.width))
 
 
+@_validation.typed
 def logit_lens(params: Params, residual: jax.Array, config: ModelConfig) -> jax.Array:
     """The logit lens: the logits of the model if it stopped at a layer.
 

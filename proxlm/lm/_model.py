@@ -78,6 +78,7 @@ def init(key: jax.Array, config: ModelConfig) -> dict[str, Any]:
     return dict(Transformer(config).init(key, method="declare")["params"])
 
 
+@_validation.typed
 def num_params(config: ModelConfig) -> int:
     """The number of parameters.
 
@@ -89,6 +90,7 @@ def num_params(config: ModelConfig) -> int:
     return blocks + sizes(_parameters.outer_shapes(config))
 
 
+@_validation.typed
 def unstack(blocks: Params) -> list[dict[str, Any]]:
     """Stacked layers `[L, ...]` as a list of one dict per layer.
 
@@ -99,12 +101,15 @@ def unstack(blocks: Params) -> list[dict[str, Any]]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(num_layers)]
 
 
+@_validation.typed
 def stack(blocks: Sequence[Params]) -> dict[str, Any]:
     """The inverse of `unstack`.
 
     >>> stack([{"w": jnp.array(1)}, {"w": jnp.array(2)}])["w"].tolist()
     [1, 2]
     """
+    if not blocks:
+        raise _validation.invalid("blocks", blocks, "one tree a layer", "Give one at least.", "lm.stack")
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
 
 

@@ -30,6 +30,7 @@ READ = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_do
 FIXED = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian")}
 
 
+@_validation.typed
 def save(path: str | os.PathLike[str], params: Params, config: ModelConfig, base: str | None = None) -> None:
     """Saves the factors as a folder that PEFT opens beside the base model.
 
@@ -77,6 +78,7 @@ def save(path: str | os.PathLike[str], params: Params, config: ModelConfig, base
     _weight_files.write_json(folder / CONFIG, _fields(ranks, alphas, any(has_dora), base))
 
 
+@_validation.typed
 def load(path: str | os.PathLike[str], params: Params, config: ModelConfig) -> dict[str, Any]:
     """Adds the factors in a folder of PEFT to the parameters of its base model.
 

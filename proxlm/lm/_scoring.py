@@ -12,6 +12,7 @@ from proxlm.lm import _arguments, _chunks, _forward, _groups
 from proxlm.lm._config import ModelConfig, Params
 
 
+@_validation.typed
 def score(
     params: Params,
     tokens: jax.Array,

@@ -22,6 +22,7 @@ from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._views import View
 
 
+@_validation.typed
 def stream(
     key: jax.Array,
     params: Params,

@@ -37,6 +37,7 @@ __all__ = ["apply", "count", "save", "strength"]
 FORMAT, VERSION = "proxlm.delta", "1"
 
 
+@_validation.typed
 def save(path: str | os.PathLike[str], base: chex.ArrayTree, params: chex.ArrayTree) -> None:
     """Writes the weights of `params` that differ from those of `base`, in any bit.
 
@@ -75,6 +76,7 @@ def save(path: str | os.PathLike[str], base: chex.ArrayTree, params: chex.ArrayT
         partial.unlink(missing_ok=True)
 
 
+@_validation.typed
 def apply(base: chex.ArrayTree, path: str | os.PathLike[str]) -> chex.ArrayTree:
     """The fine-tuned weights, with the bits that `save` was given. A leaf that did not change is base's own.
 
@@ -102,6 +104,7 @@ def apply(base: chex.ArrayTree, path: str | os.PathLike[str]) -> chex.ArrayTree:
     )
 
 
+@_validation.typed
 def count(base: chex.ArrayTree, params: chex.ArrayTree) -> jax.Array:
     """The number of weights that differ in any bit: an integer, or float32 from 2³¹ weights on.
 
@@ -118,6 +121,7 @@ def count(base: chex.ArrayTree, params: chex.ArrayTree) -> jax.Array:
     return sum((jnp.sum(flags, dtype=kind) for flags in differ), jnp.zeros((), kind))
 
 
+@_validation.typed
 def strength(tree: chex.ArrayTree, share: chex.Numeric, step_sum: chex.Numeric = 1.0) -> jax.Array:
     """The least λ such that at most a share of the entries exceeds λ·η in size.
 

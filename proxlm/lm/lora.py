@@ -32,6 +32,7 @@ from proxlm.lm._peft import load, save
 __all__ = ["init", "load", "merge", "save", "split"]
 
 
+@_validation.typed
 def init(
     key: jax.Array,
     params: Params,
@@ -89,6 +90,7 @@ def init(
     return traverse_util.unflatten_dict(leaves | added, sep="/")
 
 
+@_validation.typed
 def split(params: Params) -> tuple[dict[str, Any], trainable.Frozen]:
     """The factors, to be trained, and the rest: `trainable.split` by their paths.
 
@@ -101,6 +103,7 @@ def split(params: Params) -> tuple[dict[str, Any], trainable.Frozen]:
     return trainable.split(params, trainable.PATTERNS["factors"])
 
 
+@_validation.typed
 def merge(params: Params) -> dict[str, Any]:
     """Adds the factors to their kernels, W + s·A·B: parameters without factors, of the same function.
 

@@ -55,6 +55,7 @@ class Frozen:
     layers: tuple[tuple[str, tuple[bool, ...]], ...] = dataclasses.field(metadata={"static": True})
 
 
+@_validation.typed
 def split(params: Params, select: Select) -> tuple[dict[str, Any], Frozen]:
     """Parts parameters in those that are trained and those that are not.
 
@@ -98,6 +99,7 @@ def split(params: Params, select: Select) -> tuple[dict[str, Any], Frozen]:
     return _nested(trained), Frozen(outer, segments, tuple(sorted(layers.items())))
 
 
+@_validation.typed
 def join(trained: Params, frozen: Frozen) -> dict[str, Any]:
     """The parameters of the whole model, for the functions of `lm` that run it.
 
@@ -126,6 +128,7 @@ def join(trained: Params, frozen: Frozen) -> dict[str, Any]:
     return {**_nested(outer), "blocks": parts[0] if len(parts) == 1 else Segments(tuple(parts))}
 
 
+@_validation.typed
 def merge(trained: Params, frozen: Frozen) -> dict[str, Any]:
     """The parameters as `split` was given them, each leaf of the layers one array, to be saved.
 
@@ -141,6 +144,7 @@ def merge(trained: Params, frozen: Frozen) -> dict[str, Any]:
     return params | {"blocks": blocks}
 
 
+@_validation.typed
 def make_actor(actor: Actor, frozen: Frozen) -> Actor:
     """An actor whose parameters are `{"policy": trained}`, with the critic if there is one.
 

@@ -50,7 +50,6 @@ def concurrent(
     >>> reward(Row(np.array([[1, 2], [3, 4]])))
     [3.0, 7.0]
     """
-    _validation.a_function("rewards.concurrent", fn=fn)
     _validation.to_int(1, "rewards.concurrent", workers=workers)
     _validation.to_int(0, "rewards.concurrent", retries=retries)
     _validation.positive("rewards.concurrent", timeout=timeout)

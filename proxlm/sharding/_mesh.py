@@ -13,6 +13,7 @@ AXES = ("data", "fsdp", "model", "seeds")
 BATCH_AXES = ("data", "fsdp")
 
 
+@_validation.typed
 def make_mesh(sizes: str | Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of automatic axes by name, such as "data=4,fsdp=2".
 
@@ -28,6 +29,8 @@ def make_mesh(sizes: str | Mapping[str, int], devices: Sequence[Any] | None = No
     >>> dict(make_mesh("data=-1", jax.devices()[:1]).shape)
     {'data': 1}
     """
+    if not isinstance(sizes, str | Mapping):
+        raise _validation.invalid("sizes", sizes, 'text such as "data=4", or a mapping', "", "make_mesh")
     devices = jax.devices() if devices is None else list(devices)
     named = _parsed(sizes) if isinstance(sizes, str) else dict(sizes)
     for name, size in named.items():

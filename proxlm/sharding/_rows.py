@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from proxlm import _validation
 from proxlm.sharding import _mesh
 
 Tree = TypeVar("Tree")
@@ -32,6 +33,7 @@ def pieces(tree: Tree) -> Tree:
     return _pinned(tree, 1)
 
 
+@_validation.typed
 def local_rows(tree: Tree, mesh: Mesh) -> Tree:
     """Batches of all processes as one: each gives its own rows, NumPy `[B / processes, ...]`.
 
@@ -42,6 +44,7 @@ def local_rows(tree: Tree, mesh: Mesh) -> Tree:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
 
 
+@_validation.typed
 def own_rows(tree: Tree) -> Tree:
     """The rows that this process holds of a batch of all processes, as NumPy.
 
@@ -57,6 +60,7 @@ def own_rows(tree: Tree) -> Tree:
     return jax.tree.map(held, tree)
 
 
+@_validation.typed
 def own_numbers(x: jax.Array) -> np.ndarray:
     """The numbers of the rows of `own_rows`.
 
@@ -69,6 +73,7 @@ def own_numbers(x: jax.Array) -> np.ndarray:
     return np.concatenate([numbers[shard.index[0]] for shard in _own_shards(x)])
 
 
+@_validation.typed
 def of_rows(values: Tree, like: jax.Array) -> Tree:
     """Arrays with the rows of all processes, of what each says of its `own_rows` of another.
 

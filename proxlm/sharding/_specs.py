@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from proxlm import _tree_paths
+from proxlm import _tree_paths, _validation
 from proxlm.sharding import _mesh
 
 Tree = TypeVar("Tree")
@@ -31,6 +31,7 @@ MODEL_AXIS = {
 }
 
 
+@_validation.typed
 def spec(path: str, shape: Sequence[int], mesh: Any) -> PartitionSpec:
     """The spec of one leaf of a state; an axis that does not divide is replicated.
 
@@ -55,6 +56,7 @@ def spec(path: str, shape: Sequence[int], mesh: Any) -> PartitionSpec:
     return PartitionSpec(*axes)
 
 
+@_validation.typed
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """The tree of `NamedSharding` of the leaves, arrays or their shapes, by `spec`.
 
@@ -66,6 +68,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     return _tree_paths.map_with_path(place, tree)
 
 
+@_validation.typed
 def replicated(tree: Any, mesh: Mesh) -> list[str]:
     """Names and shapes of the leaves that every device of an `fsdp` or `model` axis holds whole.
 
@@ -79,6 +82,7 @@ def replicated(tree: Any, mesh: Mesh) -> list[str]:
     return [f"{name} {list(shape)}" for name, shape in leaves if shape and not any(spec(name, shape, mesh))]
 
 
+@_validation.typed
 def put(tree: Tree, mesh: Mesh) -> Tree:
     """Places a state over a mesh by `spec`; each process gives the whole of it, and the same.
 
@@ -98,6 +102,7 @@ def put(tree: Tree, mesh: Mesh) -> Tree:
     return jax.tree.map(place, tree, shardings(tree, mesh))
 
 
+@_validation.typed
 def init(function: Callable[..., Tree], mesh: Mesh) -> Callable[..., Tree]:
     """The function, compiled so that its result is made in its shards and nowhere whole.
 

@@ -69,6 +69,11 @@ class _LinearModel(BaseEstimator):
         """Finds the weights; X [n, p], y [n]."""
         features, targets = self._read(X, y)
         data = features, targets, jnp.ones(len(targets), features.dtype)
+        label = type(self).__name__
+        _validation.a_function(label, "A function of the strength, as penalties.l1.", penalty=self.penalty)
+        _validation.scalar(label, tol=self.tol)
+        _validation.at_least(0, label, tol=np.nan if self.tol is None else self.tol)
+        _validation.to_int(0, label, max_iter=self.max_iter)
         start, penalty = self._start(features), self._on_coef(self.strength)
         found = proximal_gradient(self._fun, start, penalty, *data, **self._options())
         self.coef_ = np.asarray(found.params["coef"], np.float64)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from proxlm import _validation
+
 
 class BestParams(NamedTuple):
     """The params with the lowest held-out loss so far.
@@ -27,6 +29,7 @@ class BestParams(NamedTuple):
     waited: jax.Array
 
 
+@_validation.typed
 def init_best_params(params: optax.Params) -> BestParams:
     """A `BestParams` before any loss is known: the first finite one is better.
 
@@ -37,6 +40,7 @@ def init_best_params(params: optax.Params) -> BestParams:
     return BestParams(params, jnp.full((), jnp.inf, jnp.float32), zero, zero)
 
 
+@_validation.typed
 def update_best_params(
     best: BestParams, params: optax.Params, loss: chex.Numeric, step: chex.Numeric, margin: chex.Numeric = 0.0
 ) -> BestParams:

@@ -344,7 +344,7 @@ def test_recipes_that_are_tilted(name):
         ("sapo", {"clip_low": 0.1}, "clip_low must be a setting of 'sapo'"),
         ("tis", {"level": "product"}, "Say correction_level or loss_level"),
         ("dapo", {"kl_target": 1.0}, "coef must be a number > 0 with a target, got 0.0"),
-        ("ppo", {"clip_low": None}, "loss must be a part with settings of the right kind, got partial"),
+        ("ppo", {"clip_low": None}, "clipped: clip_low must be one real number, got None"),
         ("ppo", {"kl_coef": None}, "kl_coef must be a number, got None. Give kl=None for none"),
         ("ppo", {"loss": None}, "loss must be a function, got None"),
         ("cispo", {"clip_high": -2.0}, r"clip_high must be a number ≥ 0, got -2\.0"),

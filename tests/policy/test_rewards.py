@@ -216,7 +216,7 @@ def test_rewards_of_steps_stand_at_their_ends():
     ("make", "message"),
     [
         (lambda: rewards.of_texts(abs, "ab"), "rewards.of_texts: decode must be a function"),
-        (lambda: rewards.concurrent(3.0), "rewards.concurrent: fn must be a function"),
+        (lambda: rewards.concurrent(3.0), "concurrent: fn must be a function"),
         (lambda: rewards.concurrent(abs, workers=0), "workers must be an integer ≥ 1, got 0"),
         (lambda: rewards.concurrent(abs, timeout=0), "timeout must be a number > 0, got 0"),
         (lambda: rewards.of_steps(jnp.ones(3), MASK), r"step_rewards.shape must be \[B, K\] with B = 2"),

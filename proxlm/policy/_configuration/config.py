@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from proxlm import _validation
 from proxlm.policy import losses, protocols
@@ -155,7 +156,6 @@ class PPOConfig:
 
         The discounts [B, R], if there are any, are factors of γ from each step to the next, as in `gae`.
 
-        >>> import jax.numpy as jnp
         >>> rewards, mask = jnp.array([[1.0]]), jnp.array([[True]])
         >>> PPOConfig(whitening=None).estimate(rewards, rewards - 0.5, mask)
         (Array([[0.5]], dtype=float32), Array([[1.]], dtype=float32))

@@ -9,7 +9,7 @@ from proxlm import _validation
 from proxlm.policy.advantages import temporal
 from proxlm.policy.kl import ESTIMATORS
 
-__all__ = ["KL", "Value", "Whitening", "check_finite", "plain", "static"]
+__all__ = ["KL", "Value", "Whitening", "plain", "static"]
 
 
 def static(default: Any) -> Any:

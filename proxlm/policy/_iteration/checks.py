@@ -27,6 +27,7 @@ MAX_KL_ERROR = 0.2
 DEFAULT_HORIZON = 10_000.0
 
 
+@_validation.typed
 def check_batch(batch: int, config: PPOConfig) -> None:
     """Raises ValueError when `batch` responses do not suit a configuration.
 

@@ -51,6 +51,7 @@ class Iteration(NamedTuple):
         return [row(i) for i in range(min(num_rows, len(samples.tokens)))]
 
 
+@_validation.typed
 def iterate(
     state: PPOState,
     key: jax.Array,

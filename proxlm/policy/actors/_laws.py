@@ -35,6 +35,7 @@ class ActorReport(NamedTuple):
     ended: float
 
 
+@_validation.typed
 def check_actor(
     actor: protocols.Actor,
     params: Any,
@@ -73,6 +74,9 @@ def check_actor(
     _validation.positive("check_actor", tolerance=tolerance)
     if not all(callable(getattr(actor, name, None)) for name in ("sample", "score", "reference")):
         raise _validation.invalid("actor", actor, "an object with sample, score and reference")
+    if not all(hasattr(prompts, name) for name in ("tokens", "mask")):
+        remedy = "Give a batch of prompts, as lm.Prompts."
+        raise _validation.invalid("prompts", prompts, "an object with tokens and mask", remedy, "check_actor")
     key = jax.random.key(0) if key is None else key
     turns = getattr(actor, "turns", None)
     sample = actor.sample if getattr(turns, "on_host", False) else jax.jit(actor.sample)

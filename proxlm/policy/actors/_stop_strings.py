@@ -9,6 +9,7 @@ from proxlm._decoding import stop_strings as strings
 from proxlm._decoding.records import Samples
 
 
+@_validation.typed
 def stop_at(
     samples: Samples, decode: Callable[[list[int]], str], stop_strings: str | Collection[str]
 ) -> Samples:
