@@ -68,8 +68,6 @@ def save(
         "checksums": {name: _checkpoint_leaves.checksum(array) for name, array in arrays.items()},
         "non_finite": [name for name, array in arrays.items() if not _checkpoint_leaves.is_finite(array)],
     }
-    if not isinstance(folder, str | os.PathLike):
-        raise _validation.invalid("folder", folder, "a path", "", "checkpoint.save")
     folder = _writable(folder)
     with _manager(folder, cleanup=True) as (ocp, manager):
         newest = manager.latest_step()

@@ -24,6 +24,7 @@ PATTERNS = {
 """Regular expressions of parts by name; "factors" are those of `lm.lora`."""
 
 
+@_validation.typed
 def last_layers(number: int, pattern: str = "") -> Callable[[str, Any], Any]:
     """Selects the last layers, or what a regular expression finds of them.
 

@@ -104,7 +104,6 @@ def apply(base: chex.ArrayTree, path: str | os.PathLike[str]) -> chex.ArrayTree:
     )
 
 
-@_validation.typed
 def count(base: chex.ArrayTree, params: chex.ArrayTree) -> jax.Array:
     """The number of weights that differ in any bit: an integer, or float32 from 2³¹ weights on.
 
@@ -121,7 +120,6 @@ def count(base: chex.ArrayTree, params: chex.ArrayTree) -> jax.Array:
     return sum((jnp.sum(flags, dtype=kind) for flags in differ), jnp.zeros((), kind))
 
 
-@_validation.typed
 def strength(tree: chex.ArrayTree, share: chex.Numeric, step_sum: chex.Numeric = 1.0) -> jax.Array:
     """The least λ such that at most a share of the entries exceeds λ·η in size.
 

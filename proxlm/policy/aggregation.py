@@ -58,7 +58,6 @@ def select(x: ArrayLike, mask: ArrayLike, name: str = "x") -> jax.Array:
     return jnp.where(mask, x, jnp.zeros((), x.dtype))
 
 
-@_validation.typed
 def masked_sum(x: ArrayLike, mask: ArrayLike) -> jax.Array:
     """Σ x over the mask; 0 where nothing is valid.
 
@@ -68,7 +67,6 @@ def masked_sum(x: ArrayLike, mask: ArrayLike) -> jax.Array:
     return jnp.sum(select(x, mask))
 
 
-@_validation.typed
 def masked_mean(x: ArrayLike, mask: ArrayLike) -> jax.Array:
     """Mean of x over the mask, Σ x / n; 0 where nothing is valid.
 
@@ -78,7 +76,6 @@ def masked_mean(x: ArrayLike, mask: ArrayLike) -> jax.Array:
     return masked_sum(x, mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
-@_validation.typed
 def masked_deviation(x: ArrayLike, mask: ArrayLike, weights: ArrayLike | None = None) -> jax.Array:
     """Deviations x - μ from the mean μ = Σ w x / Σ w over the mask: exactly 0 if all valid entries are equal.
 
@@ -111,7 +108,6 @@ def masked_deviation(x: ArrayLike, mask: ArrayLike, weights: ArrayLike | None = 
     return jnp.clip(deviation - noise, -largest, largest) * unit
 
 
-@_validation.typed
 def masked_var(x: ArrayLike, mask: ArrayLike, *, ddof: int = 0) -> jax.Array:
     """Variance of x over the mask, Σ (x - μ)² / (n - ddof); 0 where n ≤ ddof or all entries are equal.
 
@@ -122,7 +118,6 @@ def masked_var(x: ArrayLike, mask: ArrayLike, *, ddof: int = 0) -> jax.Array:
     return jnp.square(unit) * variance
 
 
-@_validation.typed
 def masked_scale(
     deviation: jax.Array, mask: ArrayLike, ddof: int, epsilon: Number, inside: bool
 ) -> jax.Array:
@@ -155,7 +150,6 @@ def _unit(x):
     return jnp.where(jnp.max(jnp.abs(jax.lax.stop_gradient(x)), initial=0.0) > 1e15, 2.0**80, 1.0)
 
 
-@_validation.typed
 def token_weights(mask: ArrayLike, total: Number | None = None) -> jax.Array:
     """Weights that count every token the same, w = 1/N with N the valid tokens of the batch.
 
@@ -173,7 +167,6 @@ def token_weights(mask: ArrayLike, total: Number | None = None) -> jax.Array:
     return valid / (jnp.maximum(jnp.sum(valid), 1) if total is None else total)
 
 
-@_validation.typed
 def sequence_weights(mask: ArrayLike, rows: Rows = "valid") -> jax.Array:
     """Weights that count every sequence the same, w = 1/(B · n_b): a token of a long one counts less.
 
@@ -182,11 +175,10 @@ def sequence_weights(mask: ArrayLike, rows: Rows = "valid") -> jax.Array:
     >>> sequence_weights(jnp.array([[True, True], [True, False], [False, False]])).tolist()
     [[0.25, 0.25], [0.5, 0.0], [0.0, 0.0]]
     """
-    weights = sequence_sum_weights(mask, rows)
-    return weights / jnp.maximum(jnp.sum(jnp.asarray(mask), axis=-1, keepdims=True), 1)
+    lengths = jnp.sum(select(jnp.ones(()), mask), axis=-1, keepdims=True)
+    return sequence_sum_weights(mask, rows) / jnp.maximum(lengths, 1)
 
 
-@_validation.typed
 def sequence_sum_weights(mask: ArrayLike, rows: Rows = "valid") -> jax.Array:
     """Weights of the mean over sequences of the sum over tokens, w = 1/B.
 
@@ -200,8 +192,6 @@ def sequence_sum_weights(mask: ArrayLike, rows: Rows = "valid") -> jax.Array:
     >>> sequence_sum_weights(jnp.array([[True, True], [False, True]])).tolist()
     [[0.5, 0.5], [0.0, 0.5]]
     """
-    if not jnp.ndim(mask):
-        raise _validation.invalid("mask.shape", (), "[..., T]", "Give a batch of sequences.")
     if isinstance(rows, str) or rows is None:
         _validation.one_of(("valid", "all"), rows=rows)
         counted = jnp.any(mask, axis=-1) if rows == "valid" else jnp.ones(jnp.shape(mask)[:-1])
@@ -210,7 +200,6 @@ def sequence_sum_weights(mask: ArrayLike, rows: Rows = "valid") -> jax.Array:
     return select(jnp.ones(()), mask) / rows
 
 
-@_validation.typed
 def constant_weights(mask: ArrayLike, length: Number | None = None, rows: Rows = "valid") -> jax.Array:
     """Weights of the sum over tokens divided by one constant, w = 1/(B · length): no bias by length.
 
@@ -254,14 +243,10 @@ def weights(mask: ArrayLike, kind: str | Callable[..., jax.Array] = "token") -> 
     return WEIGHTS[kind](mask)
 
 
-@_validation.typed
 def weighted_sum(x: ArrayLike, weights: jax.Array) -> jax.Array:
     """Σ w x over the slots whose weight is not 0; x may be NaN elsewhere.
 
     >>> weighted_sum(jnp.array([4.0, jnp.nan]), jnp.array([0.5, 0.0]))
     Array(2., dtype=float32)
     """
-    _validation.same_shape(
-        "weighted_sum", x=jnp.broadcast_to(x, jnp.shape(weights)) if not jnp.ndim(x) else x, weights=weights
-    )
     return jnp.sum(select(x, weights != 0) * weights)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 
+__all__ = ["PARTS", "trace_parts", "unchecked"]
+
 PARTS = ("advantage", "loss", "length_penalty", "group_filter", "correction", "reward_normalisation")
 _IS_ON = contextvars.ContextVar("is_on", default=True)
 

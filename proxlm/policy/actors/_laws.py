@@ -74,9 +74,7 @@ def check_actor(
     _validation.positive("check_actor", tolerance=tolerance)
     if not all(callable(getattr(actor, name, None)) for name in ("sample", "score", "reference")):
         raise _validation.invalid("actor", actor, "an object with sample, score and reference")
-    if not all(hasattr(prompts, name) for name in ("tokens", "mask")):
-        remedy = "Give a batch of prompts, as lm.Prompts."
-        raise _validation.invalid("prompts", prompts, "an object with tokens and mask", remedy, "check_actor")
+    _check_prompts(prompts)
     key = jax.random.key(0) if key is None else key
     turns = getattr(actor, "turns", None)
     sample = actor.sample if getattr(turns, "on_host", False) else jax.jit(actor.sample)
@@ -139,6 +137,12 @@ def _broken(law, given, expected, remedy):
 def _known(x):
     """Numbers whose differences are numbers: NaN stays, infinities are large."""
     return np.nan_to_num(np.asarray(x, np.float64), nan=np.nan, posinf=1e9, neginf=-1e9)
+
+
+def _check_prompts(prompts):
+    if not all(hasattr(prompts, name) for name in ("tokens", "mask")):
+        remedy = "Give a batch of prompts, as lm.Prompts."
+        raise _validation.invalid("prompts", prompts, "an object with tokens and mask", remedy, "check_actor")
 
 
 def _check_shapes(samples, prompts):

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from proxlm import _validation
 from proxlm._decoding import stop_strings as strings
 from proxlm._decoding.records import Samples
 
