@@ -121,10 +121,7 @@ def masked_var(x: ArrayLike, mask: ArrayLike, *, ddof: int = 0) -> jax.Array:
 def masked_scale(
     deviation: jax.Array, mask: ArrayLike, ddof: int, epsilon: Number, inside: bool
 ) -> jax.Array:
-    """The number that normalises deviations from a mean: σ + ε, or √(σ² + ε); its slope at σ = 0 is 0.
-
-    Args:
-      inside: True puts ε inside the root.
+    """The number that normalises deviations: σ + ε, or √(σ² + ε) with ε `inside`; its slope at σ = 0 is 0.
 
     >>> masked_scale(jnp.array([-1.0, 1.0]), jnp.ones(2, bool), 0, 0.5, inside=False).item()
     1.5
@@ -224,7 +221,6 @@ WEIGHTS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-@_validation.typed
 def weights(mask: ArrayLike, kind: str | Callable[..., jax.Array] = "token") -> jax.Array:
     """The weights of a batch by name, one of `WEIGHTS`, or by a function of the mask.
 
