@@ -17,6 +17,9 @@ nothing else for time:
 | Llama 8B | one H200 | 4, 32 | 120 | 191: no | 18, memory | 25, products |
 | | 8 H100, fsdp=8 | 1, 4 | 15 | 50 | 64, links | 3.1, products |
 | | v5e-64, fsdp=64 | 1, 1 | 1.9 | 23: no | 318, links | 2.1, links |
+| Llama 70B | one H200 | 4, 32 | 1051 | 1,613: no | 132, memory | 223, products |
+| | 8 H100, fsdp=8 | 1, 4 | 131 | 317: no | 623, links | 27.8, products |
+| | v5e-64, fsdp=64 | 1, 1 | 16 | 72: no | 3,110, links | 18.7, links |
 
 Under fsdp every token that is sampled gathers all weights, which is what bounds sampling there.
 XLA's compiler for CPUs keeps float32 copies of what bfloat16 products read, and does attention by
