@@ -3,6 +3,8 @@
 The residual stream x is flat, `[B·T, D]`; `shape` is `(B, T)`.
 """
 
+from collections.abc import Callable
+
 import jax
 
 from proxlm import sharding
@@ -68,6 +70,7 @@ def finish(
     value: jax.Array,
     visible: jax.Array | _layers.GroupMask,
     config: ModelConfig,
+    attend: Callable[..., jax.Array] = _layers.attend,
 ) -> jax.Array:
     """Adds the attention's result and the MLP's to the residual stream.
 
@@ -81,7 +84,7 @@ def finish(
     """
     normed = lambda x, name: norm(x, block[name], config) if name in block else x
     with _config.products(config):
-        mixed = _layers.attend(query, key, value, visible, config.query_scale, config.attention_cap)
+        mixed = attend(query, key, value, visible, config.query_scale, config.attention_cap)
         mixed = mixed.transpose(0, 2, 1, 3).reshape(x.shape[0], -1)
         attended = _adapters.linear(mixed, block["attention"]["out"], "out")
         if config.parallel:

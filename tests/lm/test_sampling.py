@@ -11,7 +11,7 @@ import pytest
 
 from proxlm import lm
 from proxlm._decoding import distribution
-from proxlm.lm import _layer_kernels
+from proxlm.lm import _layer_kernels, _layers
 from proxlm.lm import _sampling as sampling
 from tests import arrays
 
@@ -166,6 +166,16 @@ def test_a_kernel_of_stacked_layers_multiplies_where_it_lies(rows):
     x, stack = arrays.normal(0, (rows, 48)), arrays.normal(1, (3, 48, 2, 5))
     product = jax.jit(lambda x, stack: _layer_kernels.product(x, _layer_kernels.LayerKernel(stack, 2)))
     np.testing.assert_allclose(product(x, stack), x @ stack[2].reshape(48, 10), rtol=2e-5, atol=2e-5)
+
+
+def test_attention_by_blocks_is_that_at_once():
+    query, key, value = (arrays.normal(i, (2, heads, 300, 4)) for i, heads in enumerate((4, 2, 2)))
+    visible = jnp.tril(jnp.ones((1, 1, 300, 300), bool)) & (jnp.arange(300) > 2)[None, None, None]
+    one, other = (
+        jax.jit(fn)(query, key, value, visible, 0.7, 3.0)[:, :, 3:]
+        for fn in (_layers.attend_by_blocks, _layers.attend)
+    )
+    np.testing.assert_allclose(one, other, atol=2e-6)
 
 
 @pytest.mark.parametrize("blocks", ["scanned", pytest.param("unrolled", marks=pytest.mark.slow)])
