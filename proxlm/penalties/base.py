@@ -159,16 +159,14 @@ def leafwise(
         moved = [prox(leaf, t, **given) for leaf, t, given in leaves]
         return _trees.narrow(jax.tree.unflatten(jax.tree.structure(x), moved), x)
 
-    made = Penalty(tree_value, tree_prox)
-    if residual is not None:
+    def tree_residual(x, v):
+        assert residual is not None
+        wide, v = _trees.widen(name, x), _trees.widen(name, v)
+        leaves = zip(jax.tree.leaves(wide), jax.tree.leaves(v), spread(wide), strict=True)
+        left = [residual(leaf, other, **given) for leaf, other, given in leaves]
+        return _trees.narrow(jax.tree.unflatten(jax.tree.structure(x), left), x)
 
-        def tree_residual(x, v):
-            wide, v = _trees.widen(name, x), _trees.widen(name, v)
-            leaves = zip(jax.tree.leaves(wide), jax.tree.leaves(v), spread(wide), strict=True)
-            left = [residual(leaf, other, **given) for leaf, other, given in leaves]
-            return _trees.narrow(jax.tree.unflatten(jax.tree.structure(x), left), x)
-
-        made = made._replace(residual=tree_residual)
+    made = Penalty(tree_value, tree_prox, residual and tree_residual)
     return made.described(name, **{key: numbers for key, (numbers, _) in parameters.items()})
 
 
