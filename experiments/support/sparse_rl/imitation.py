@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from experiments.support.reinforce.prompting import Asker
@@ -28,9 +29,9 @@ def learn(
     """As `reinforce.learning.learn`: the same problems in the same iterations, each with its answer."""
     asked = judging.questions(asker, problems)
     model, batch_size = asker.model.config, config.prompts
-    place = jnp.arange(asked.tokens.shape[1])
-    of_answer = (place >= asked.first[:, None]) & (place <= (asked.first + asked.size)[:, None])
-    tokens, mask = jnp.asarray(asked.tokens), jnp.asarray(asked.mask)
+    place = np.arange(asked.tokens.shape[1])
+    inside = (place >= asked.first[:, None]) & (place <= (asked.first + asked.size)[:, None])
+    tokens, mask, of_answer = map(jnp.asarray, (asked.tokens, asked.mask, inside))
 
     def loss_fn(trained, batch):
         frozen, rows = batch
