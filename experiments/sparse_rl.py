@@ -29,8 +29,8 @@ where answers are known, does as well in a quarter of the time. On sums of numbe
 out) 42.2 % become 76.9 by Adam, 45.5 by the 100,000 largest of its changes, and 87.0 by ℓ1, which changes
 98,011 weights: 413 kB. Of bfloat16 weights 1,711,127 differ after an iteration of Adam and 12,432,203 after
 all; with ℓ1 (3e-4) 92,867 and 59,530. Of the weights that two seeds change, both change 35 %. Rates and
-strengths come from a smaller trial, Adam at 2e-5 does worse (40.3, n=1); else none was tuned on the validation
-problems, and LoRA and the norms may well do better at others.
+strengths come from a smaller trial, Adam at 2e-5 does worse (40.3, n=1); else none was tuned on the
+validation problems, and LoRA and the norms may well do better at others.
 """
 
 import dataclasses
