@@ -18,11 +18,10 @@ samples, all 30 layers, 9 tokens, a step of one row of 32 tokens; torch 2.13 wit
     step                1.553   1.062         0.68   6.7
 
 Decoding one row reads 538 MB a token; the core alone reads 12 to 14 GB a second, so 0.04 s is the least.
-At 1,024 tokens transformers has fused attention; since the table ours runs by blocks, which spares 0.08 s
-a layer of a prompt of 1,024 (attention alone, median of n=7), not measured in the whole. XLA takes
-YNNPACK for products, at 75 GFLOP a second for [128, 576] x [576, 3072], where MKL has 93;
-XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= leaves them to Eigen, at 104 (medians of n=9, the same
-core). The table is without.
+At 1,024 tokens transformers has fused attention; since the table ours runs by blocks: 1.26 in place of
+1.60 s for 10 layers (median of n=3). XLA takes YNNPACK for products, at 75 GFLOP a second for [128, 576]
+x [576, 3072], where MKL has 93; XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= leaves them to Eigen,
+at 104 (medians of n=9, the same core). The table is without.
 """
 
 import dataclasses
