@@ -4,6 +4,7 @@
   `cartpole`
 - weights removed in groups: `nnx_heads`, `equinox_heads`, `prune_and_export`
 - folders of transformers: `finetune_folder`, `grpo_folder`
+- a tool that answers between turns: `calculator`
 - many runs, many devices: `sweep`, `several_devices`
 - other libraries: `nemos_solver`
 """

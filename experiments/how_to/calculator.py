@@ -21,6 +21,7 @@ def main(has_tool=True, seeds=3, iterations=1000):
 
     model = lm.ModelConfig(vocab_size=12, num_layers=1, width=32, num_heads=4, value_head=True)
     actor = lm.make_actor(model, num_tokens=2, turns=lm.Turns(calculator, num_outputs=2))
+    assert actor.greedy is not None
     right = lambda rows: jnp.pad((rows.tokens[:, -2:] == digits(rows)) / 2, ((0, 0), (4, 0)))
     draw = lambda key: lm.Prompts(jax.random.randint(key, (128, 2), 2, 10))
     config = recipes.make("ppo", kl=None, entropy_coef=0.1, num_epochs=2, num_minibatches=2)

@@ -76,7 +76,8 @@ def _kind(name, annotation):
             return expected, holds, optional
     if len(members) == 1 and isinstance(kind := next(iter(members)), type):
         if dataclasses.is_dataclass(kind) or kind is jax.sharding.Mesh:
-            return f"a {kind.__name__}", lambda x: isinstance(x, kind), optional
+            kinds = (kind, jax.sharding.AbstractMesh) if kind is jax.sharding.Mesh else kind
+            return f"a {kind.__name__}", lambda x: isinstance(x, kinds), optional
         if fields := getattr(kind, "_fields", None):
             return f"a {kind.__name__}", lambda x: all(hasattr(x, field) for field in fields), optional
     return None

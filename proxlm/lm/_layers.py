@@ -146,7 +146,12 @@ def attend(
 
 
 def attend_by_blocks(
-    query: jax.Array, key: jax.Array, value: jax.Array, visible: jax.Array, *rest: float | None
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    visible: jax.Array,
+    scale: float | None = None,
+    cap: float | None = None,
 ) -> jax.Array:
     """`attend` where no query sees a later key, by up to 8 blocks of queries with the keys up to their end.
 
@@ -159,7 +164,7 @@ def attend_by_blocks(
     length = query.shape[2]
     size = max(128, -(-length // 8))
     parts = [
-        attend(query[:, :, i : i + size], *(x[:, :, : i + size] for x in (key, value)), seen, *rest)
+        attend(query[:, :, i : i + size], *(x[:, :, : i + size] for x in (key, value)), seen, scale, cap)
         for i in range(0, length, size)
         for seen in [visible[:, :, i : i + size, : i + size]]
     ]

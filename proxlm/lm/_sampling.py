@@ -55,7 +55,7 @@ def sample(
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
-    >>> samples = sample(jax.random.key(1), params, jnp.zeros((2, 3), int), config, 5)
+    >>> samples = sample(jax.random.key(1), params, jax.numpy.zeros((2, 3), int), config, 5)
     >>> samples.tokens.shape, samples.log_probs.shape
     ((2, 8), (2, 5))
     """

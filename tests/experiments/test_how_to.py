@@ -14,7 +14,7 @@ from experiments.support.models import pretrained
 from proxlm import lm
 
 SCRIPTS = {path.stem: path for path in pathlib.Path(how_to.__file__).parent.glob("[a-z]*.py")}
-LENGTHS = {"cartpole": 100, "nemos_solver": 85, "grpo_folder": 60}
+LENGTHS = {"cartpole": 100, "nemos_solver": 85, "grpo_folder": 60, "calculator": 41}
 SUMS = [(f"{i} + {j} =", f" {i + j}") for i in range(3) for j in range(3)]
 
 
@@ -25,8 +25,8 @@ def script(name):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_each_is_a_page_and_imports(name):
     assert len(SCRIPTS[name].read_text("utf-8").splitlines()) < LENGTHS.get(name, 40)
-    if name == "nemos_solver":
-        pytest.importorskip("nemos")
+    if name in (peer := {"nemos_solver": "nemos", "haiku_model": "haiku"}):
+        pytest.importorskip(peer[name])
     assert callable(script(name)) and how_to.__doc__ and f"`{name}`" in how_to.__doc__
 
 
