@@ -21,7 +21,8 @@ def main(has_tool=True, seeds=3, iterations=1000):
 
     model = lm.ModelConfig(vocab_size=12, num_layers=1, width=32, num_heads=4, value_head=True)
     actor = lm.make_actor(model, num_tokens=2, turns=lm.Turns(calculator, num_outputs=2))
-    assert actor.greedy is not None
+    greedy = actor.greedy
+    assert greedy is not None
     right = lambda rows: jnp.pad((rows.tokens[:, -2:] == digits(rows)) / 2, ((0, 0), (4, 0)))
     draw = lambda key: lm.Prompts(jax.random.randint(key, (128, 2), 2, 10))
     config = recipes.make("ppo", kl=None, entropy_coef=0.1, num_epochs=2, num_minibatches=2)
@@ -30,7 +31,7 @@ def main(has_tool=True, seeds=3, iterations=1000):
 
     def train(key):
         state, keys = ppo.init(actor.init(key), optimizer, config), jax.random.split(key, iterations)
-        rows = actor.greedy(jax.lax.scan(step, state, keys)[0].params, draw(jax.random.key(0)))
+        rows = greedy(jax.lax.scan(step, state, keys)[0].params, draw(jax.random.key(0)))
         return jnp.mean(jnp.sum(right(rows), axis=1) == 1)
 
     return jax.jit(jax.vmap(train))(jax.vmap(jax.random.key)(jnp.arange(seeds)))

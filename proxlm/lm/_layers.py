@@ -164,9 +164,8 @@ def attend_by_blocks(
     length = query.shape[2]
     size = max(128, -(-length // 8))
     parts = [
-        attend(query[:, :, i : i + size], *(x[:, :, : i + size] for x in (key, value)), seen, scale, cap)
-        for i in range(0, length, size)
-        for seen in [visible[:, :, i : i + size, : i + size]]
+        attend(query[:, :, i:end], key[:, :, :end], value[:, :, :end], visible[:, :, i:end, :end], scale, cap)
+        for i, end in ((i, i + size) for i in range(0, length, size))
     ]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=2)
 
