@@ -1,4 +1,8 @@
-"""Products by a tool between two turns: PPO, three seeds. `python -m experiments.how_to.calculator`"""
+"""Products by a tool between two turns: PPO, three seeds. `python -m experiments.how_to.calculator`
+
+It shows how turns are written, not that the tool helps: right are 81, 77 and 52 % with it, 86, 62 and 88 %
+without, since even a small model learns a table of 64 products by heart (n=3 seeds, 122 CPU s for both).
+"""
 
 import jax
 import jax.numpy as jnp

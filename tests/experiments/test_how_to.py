@@ -14,7 +14,7 @@ from experiments.support.models import pretrained
 from proxlm import lm
 
 SCRIPTS = {path.stem: path for path in pathlib.Path(how_to.__file__).parent.glob("[a-z]*.py")}
-LENGTHS = {"cartpole": 100, "nemos_solver": 85, "grpo_folder": 60, "calculator": 42}
+LENGTHS = {"cartpole": 100, "nemos_solver": 85, "grpo_folder": 60, "calculator": 46}
 SUMS = [(f"{i} + {j} =", f" {i + j}") for i in range(3) for j in range(3)]
 
 
@@ -98,9 +98,8 @@ def test_the_prompt_is_said_again(name):
 
 
 @pytest.mark.slow
-def test_a_calculator_between_two_turns_helps():
-    main = importlib.import_module("experiments.how_to.calculator").main
-    assert main().min() > main(has_tool=False).max() + 0.2
+def test_a_calculator_is_called_and_its_answer_copied():
+    assert script("calculator")().mean() > 0.4  # by chance 1 of 100
 
 
 @pytest.mark.slow
