@@ -11,7 +11,7 @@ from proxlm.policy import ppo, recipes
 
 def forward(tokens, mask):
     x = hk.Embed(8, 16)(tokens)
-    visible = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool)) & mask[:, None, None, :]
+    visible = jnp.tril(jnp.ones((1, 1, *tokens.shape[1:] * 2), bool)) & mask[:, None, None, :]
     attention = hk.MultiHeadAttention(2, 8, w_init=hk.initializers.VarianceScaling(), model_size=16)
     return hk.Linear(8)(x + attention(x, x, x, visible))
 
