@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from proxlm import lm
-from proxlm.policy import ppo, recipes
+from proxlm.policy import ppo, recipes, rewards
 
 
 class Asked(NamedTuple):
@@ -33,23 +33,23 @@ def main(folder, questions, out, iterations=20, tokens=8, batch=4):
     asked = Asked(np.array(tokens_of), np.array(mask) == 1, np.arange(len(rows)))
     prompts = lambda key: jax.tree.map(lambda x: x[jax.random.permutation(key, len(rows))[:batch]], asked)
 
-    def reward(samples, asked):  # of NumPy arrays, on the host: any Python you like
-        texts = tokenizer.decode_batch(samples.tokens[:, -tokens:].tolist())
-        return [rows[i]["answer"] in text for i, text in zip(asked.row, texts, strict=True)]
+    def right(completions, row):  # any Python you like
+        return [rows[i]["answer"] in text for i, text in zip(row, completions, strict=True)]
 
     trained, frozen = lm.lora.split(lm.lora.init(jax.random.key(0), model.params, rank=8))
     sampling = lm.SamplingConfig(stop_token=model.stops or None)
     actor = lm.make_actor(model.config, tokens, critic=False, sampling=sampling)
     actor = lm.trainable.make_actor(actor, frozen)
     config, optimizer = recipes.make("grpo", group_size=8, num_minibatches=1), optax.adam(1e-4)
+    reward = rewards.of_texts(right, tokenizer.decode)
     step = ppo.make_host_step(actor, reward, prompts, optimizer, config)
-    state, rewards = ppo.init({"policy": trained}, optimizer, config), []
+    state, means = ppo.init({"policy": trained}, optimizer, config), []
     for key in jax.random.split(jax.random.key(1), iterations):
         state, metrics = step(state, key)
-        rewards.append(float(metrics.reward))
+        means.append(float(metrics.reward))
     params = lm.trainable.merge(state.params["policy"], frozen)
     lm.save(out, model._replace(params=lm.lora.merge(params)))
-    return rewards
+    return means
 
 
 if __name__ == "__main__":

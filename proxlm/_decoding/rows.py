@@ -1,11 +1,14 @@
 """Rows of tokens: padding moved to the left, and the uniform numbers that draw them."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
-__all__ = ["align", "uniforms"]
+__all__ = ["align", "texts", "uniforms"]
 
 
 def align(tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -29,3 +32,13 @@ def uniforms(key: jax.Array, num_tokens: int, batch: int) -> jax.Array:
     if key.ndim:
         return jax.vmap(lambda row: jax.random.uniform(row, (num_tokens,)), out_axes=1)(key)
     return jax.random.uniform(key, (num_tokens, batch))
+
+
+def texts(decode: Callable[[list[int]], str], tokens: ArrayLike, mask: ArrayLike) -> list[str]:
+    """The texts of the valid tokens of rows, on the host.
+
+    >>> texts(lambda ids: "".join(map(chr, ids)), [[97, 98], [99, 0]], [[True, True], [True, False]])
+    ['ab', 'c']
+    """
+    rows = zip(np.asarray(tokens), np.asarray(mask, bool), strict=True)
+    return [decode(row[valid].tolist()) for row, valid in rows]

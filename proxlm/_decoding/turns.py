@@ -10,6 +10,7 @@ import numpy as np
 
 from proxlm import _validation, sharding
 from proxlm._decoding.records import Prompts, Samples, Turns
+from proxlm._decoding.rows import texts
 
 __all__ = ["num_columns", "play", "text_tool"]
 
@@ -105,12 +106,8 @@ def text_tool(
     _validation.to_int(1, "text_tool", workers=workers)
 
     def tool(turn, samples):
-        texts = [
-            decode([int(x) for x in row[real]])
-            for row, real in zip(np.asarray(turn.tokens), np.asarray(turn.mask), strict=True)
-        ]
         with futures.ThreadPoolExecutor(workers) as pool:
-            said = list(pool.map(fn, texts))
+            said = list(pool.map(fn, texts(decode, turn.tokens, turn.mask)))
         return [None if text is None else encode(text) for text in said]
 
     return tool

@@ -54,13 +54,10 @@ def start_rollout(
         key, params, prompts, prompt_mask, num_tokens, config, sampling, group_size
     )
     _validation.integer(1, "start_rollout", segment=segment)
-    if prompt_mask is not None:
-        prompts, prompt_mask = align(prompts, prompt_mask)
-    params = _token_loop.unstacked(params, config)
-    uniform = uniforms(key, num_tokens, len(prompts) * group_size)
+    params, ready = _token_loop.ready(key, params, prompts, prompt_mask, config, num_tokens, group_size)
     how = {"params": params, "config": config, "sampling": sampling}
     how |= {"segment": segment, "early_exit": early_exit, "group_size": group_size}
-    samples, cache = _token_loop.start(prompts, prompt_mask, uniform, **how)
+    samples, cache = _token_loop.start(*ready, **how)
     return Rollout(samples, cache, jnp.ones(len(samples.tokens), bool))
 
 

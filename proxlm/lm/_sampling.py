@@ -8,7 +8,6 @@ from proxlm import _validation, sharding
 from proxlm._decoding import config as decoding
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Samples
-from proxlm._decoding.rows import align, uniforms
 from proxlm.lm import _arguments, _parameters, _token_loop
 from proxlm.lm._config import ModelConfig, Params
 
@@ -66,19 +65,13 @@ def sample(
     if rest:
         expected = f"a divisor of the {prompts.shape[0]} prompts"
         raise _validation.invalid("num_microbatches", num_microbatches, expected)
-    if prompt_mask is not None:
-        prompts, prompt_mask = align(prompts, prompt_mask)
-    params = _token_loop.unstacked(params, config)
-    uniform = uniforms(key, num_tokens, prompts.shape[0] * group_size)
-
-    def run(rows):
-        how = {"params": params, "config": config, "sampling": sampling}
-        return _token_loop.start(*rows, segment=segment, early_exit=early_exit, group_size=group_size, **how)[
-            0
-        ]
-
+    params, ready = _token_loop.ready(key, params, prompts, prompt_mask, config, num_tokens, group_size)
+    how = {"params": params, "config": config, "sampling": sampling}
+    how |= {"segment": segment, "early_exit": early_exit, "group_size": group_size}
+    run = lambda rows: _token_loop.start(*rows, **how)[0]
     if num_microbatches == 1:
-        return run((prompts, prompt_mask, uniform))
+        return run(ready)
+    prompts, prompt_mask, uniform = ready
     cut = lambda x: x.reshape(num_microbatches, number, *x.shape[1:])
     uniform = uniform.reshape(num_tokens, num_microbatches, -1).swapaxes(0, 1)
     rows = sharding.pieces(jax.tree.map(cut, (prompts, prompt_mask)))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm._decoding import config as decoding
-from proxlm._decoding import distribution, history
+from proxlm._decoding import distribution, history, rows
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Samples
 from proxlm.lm import _cache, _forward, _places
@@ -37,6 +37,28 @@ def unstacked(params: Params, config: ModelConfig) -> Params:
         return params
     # here and not in the loop, which would copy every layer at every token
     return {**params, "blocks": _cache.blocks_of(params)}
+
+
+def ready(
+    key: jax.Array,
+    params: Params,
+    prompts: jax.Array,
+    prompt_mask: jax.Array | None,
+    config: ModelConfig,
+    num_tokens: int,
+    group_size: int,
+) -> tuple[Params, tuple[jax.Array, jax.Array | None, jax.Array]]:
+    """The params and rows of `start`, of checked arguments: prompts aligned, and one number a token and row.
+
+    >>> config, tokens = ModelConfig(vocab_size=16, num_layers=1), jnp.zeros((2, 3), int)
+    >>> params = {"blocks": {"w": jnp.zeros((1, 2))}}
+    >>> ready(jax.random.key(0), params, tokens, None, config, 4, group_size=5)[1][2].shape
+    (4, 10)
+    """
+    if prompt_mask is not None:
+        prompts, prompt_mask = rows.align(prompts, prompt_mask)
+    uniform = rows.uniforms(key, num_tokens, len(prompts) * group_size)
+    return unstacked(params, config), (prompts, prompt_mask, uniform)
 
 
 def start(
@@ -118,12 +140,10 @@ def go_on(
 
 def _first(draw, hidden, cache, done, uniform, seen, sampling):
     """The loop's state with the first token drawn."""
-    token, log_prob = draw(hidden, uniform[0], history=history.History(seen, jnp.int32(0)))
-    token, log_prob = jnp.where(done, 0, token), jnp.where(done, 0.0, log_prob)
     zeros = functools.partial(jnp.zeros, uniform.shape)
-    rows = zeros(jnp.int32).at[0].set(token), zeros().at[0].set(log_prob), zeros(bool).at[0].set(~done)
-    done = done | decoding.is_stop(token, sampling)
-    return _Loop(cache, token, done, *rows, history.add(seen, token))
+    state = _Loop(cache, jnp.zeros(len(done), jnp.int32), done, zeros(jnp.int32), zeros(), zeros(bool), seen)
+    i = jnp.int32(0)
+    return _put(i, state, draw(hidden, uniform[0], history=history.History(seen, i)), sampling)
 
 
 def _repeat(rows, cache, group_size):
@@ -136,11 +156,17 @@ def _step(i, state, *, uniform, valid, draw, places, first, params, config, samp
     """Feeds the last token, i − 1, and draws token i."""
     column, place = first + i - 1, _places.at_step(places, i - 1)
     hidden, cache = _cache.decode(params, state.token, state.cache, column, place, valid, config)
-    token, log_prob = draw(hidden, uniform[i], history=history.History(state.seen, i))
+    state = state._replace(cache=cache)
+    return _put(i, state, draw(hidden, uniform[i], history=history.History(state.seen, i)), sampling)
+
+
+def _put(i, state, drawn, sampling):
+    """The state with token i; rows that are done add nothing."""
+    token, log_prob = drawn
     token = jnp.where(state.done, 0, token)
     put = lambda rows, row: jax.lax.dynamic_update_index_in_dim(rows, row, i, 0)
     return _Loop(
-        cache,
+        state.cache,
         token,
         state.done | decoding.is_stop(token, sampling),
         put(state.tokens, token),

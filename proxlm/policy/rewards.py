@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
+from proxlm._decoding.rows import texts
 
 __all__ = ["concurrent", "of_steps", "of_texts", "turn_ends"]
 
@@ -96,13 +97,10 @@ def of_texts(fn: Callable[..., Any], decode: Callable[[list[int]], str]) -> Call
 
     def reward(samples: Any, prompts: Any = None) -> Any:
         width = samples.response_mask.shape[1]
-        texts = lambda rows, masks: [
-            decode([int(token) for token in row[real]]) for row, real in zip(rows, masks, strict=True)
-        ]
         fields = getattr(prompts, "_fields", None) or getattr(prompts, "__dataclass_fields__", ())
         data = {name: getattr(prompts, name) for name in fields if name not in ("tokens", "mask")}
-        data["prompts"] = texts(samples.tokens[:, :-width], samples.mask[:, :-width])
-        data["completions"] = texts(samples.tokens[:, -width:], samples.response_mask)
+        data["prompts"] = texts(decode, samples.tokens[:, :-width], samples.mask[:, :-width])
+        data["completions"] = texts(decode, samples.tokens[:, -width:], samples.response_mask)
         return fn(**{name: x for name, x in data.items() if takes_any or name in parameters})
 
     return reward

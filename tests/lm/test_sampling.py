@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from proxlm import lm
-from proxlm._decoding import distribution
+from proxlm._decoding import distribution, rows
 from proxlm.lm import _layer_kernels, _layers
-from proxlm.lm import _sampling as sampling
 from tests import arrays
 
 # Every option of the model at once, and an epsilon that shows: decoding must know them all.
@@ -229,7 +228,7 @@ def test_what_stands_in_the_padding_changes_no_bit():
 
 
 def test_align_moves_the_valid_tokens_to_the_end_in_order():
-    tokens, mask = sampling.align(PROMPTS, jnp.array(RAGGED))
+    tokens, mask = rows.align(PROMPTS, jnp.array(RAGGED))
     for row, valid, prompt, was in zip(tokens, mask, PROMPTS, RAGGED, strict=True):
         np.testing.assert_array_equal(row[6 - was.sum() :], prompt[was])
         np.testing.assert_array_equal(valid, np.arange(6) >= 6 - was.sum())

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from proxlm import _validation, sharding
+from proxlm._decoding.rows import texts
 from proxlm.policy import protocols
 from proxlm.policy._configuration.config import PPOConfig
 from proxlm.policy._iteration import checks, judging, resampling
@@ -42,13 +43,13 @@ class Iteration(NamedTuple):
         """The first rows as text, with their rewards: for a print or a log every k iterations."""
         samples, rewards = jax.device_get((self.samples, self.rewards))
         width = samples.response_mask.shape[1]
-        text = lambda tokens, mask: decode([int(token) for token in tokens[mask]])
-        row = lambda i: {
-            "prompt": text(samples.tokens[i, :-width], samples.mask[i, :-width]),
-            "response": text(samples.tokens[i, -width:], samples.response_mask[i]),
-            "reward": jax.tree.map(lambda x: x[i].tolist(), rewards),
-        }
-        return [row(i) for i in range(min(num_rows, len(samples.tokens)))]
+        tokens, mask, said = (x[:num_rows] for x in (samples.tokens, samples.mask, samples.response_mask))
+        prompts = texts(decode, tokens[:, :-width], mask[:, :-width])
+        responses = texts(decode, tokens[:, -width:], said)
+        reward = lambda i: jax.tree.map(lambda x: x[i].tolist(), rewards)
+        return [
+            {"prompt": prompts[i], "response": responses[i], "reward": reward(i)} for i in range(len(prompts))
+        ]
 
 
 @_validation.typed
