@@ -22,7 +22,7 @@ import optax
 from experiments.support.data import corpora, tokenization
 from experiments.support.low_rank_anchor import deltas
 from experiments.support.models import language_model, small_lm
-from experiments.support.run import cli, configs, model_store, plots, runs, supervised, tables
+from experiments.support.run import cli, configs, model_store, plots, processes, runs, supervised, tables
 from proxlm import _validation, lm, penalties, transforms
 
 
@@ -169,7 +169,7 @@ def export(run, method, found, start, results, reviews):
     params = jax.tree.map(lambda x: x[lane], stacked)
     delta = {"nuclear": deltas.low_rank, "l1": deltas.sparse}[method](params, start)
     path = run.path / f"{method}.safetensors"
-    size = deltas.save(path, delta)
+    size = processes.decided(lambda: deltas.save(path, delta))
     again = deltas.apply(start, deltas.load(path))
     logits = jax.jit(functools.partial(lm.apply, tokens=reviews.held_out[:32, :-1], config=reviews.model))
     difference = float(jnp.max(jnp.abs(logits(params) - logits(again))))

@@ -46,7 +46,7 @@ import numpy as np
 
 from experiments.support.models import pretrained
 from experiments.support.reinforce import learning, prompting, rewards, tasks
-from experiments.support.run import cached_results, cli, configs, runs, stages
+from experiments.support.run import cached_results, cli, configs, processes, runs, stages
 from experiments.support.sparse_rl import changes, imitation, judging, lanes, report
 from proxlm import lm
 from proxlm.policy import ppo, recipes
@@ -194,7 +194,8 @@ def train(run, config: Config, setting: Setting, lane: lanes.Lane, setup: learni
     log = runs.read_log(run, f"seed {seed}")
     result["log"] = {name: np.array([row[name] for row in log]) for name in log[0] if name != "stage"}
     cached_results.compute_once(run, "result", lambda: result)
-    shutil.rmtree(run.path / "fit")
+    if processes.is_first():
+        shutil.rmtree(run.path / "fit")
 
 
 def cut(run, setting: Setting, trained: Any, frozen: Any, new: Any, share: jax.Array) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.support.run import processes
 from proxlm import lm
 
 
@@ -33,11 +34,18 @@ def cut(start: Any, after: Any, share: float) -> Any:
 def by_leaf(start: Any, after: Any) -> dict[str, np.ndarray]:
     """Path ↦ the share of weights that differ in each trained layer, `[k]`."""
     rows = jax.tree_util.tree_leaves_with_path(jax.tree.map(_share, start, after))
-    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x) for path, x in rows}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): processes.everywhere(x) for path, x in rows
+    }
 
 
 def save(path: pathlib.Path, start: Any, after: Any) -> int:
-    """Writes the delta, reads it back to the same bits; its bytes."""
+    """Writes the delta, by the first process alone, and reads it back to the same bits; its bytes."""
+    start, after = processes.everywhere((start, after))
+    return processes.decided(lambda: _save(path, start, after))
+
+
+def _save(path, start, after):
     lm.delta.save(path, start, after)
     again = lm.delta.apply(start, path)
     if int(lm.delta.count(after, again)):

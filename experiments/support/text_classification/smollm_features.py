@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from experiments.support.models import smollm
-from experiments.support.run import files, stages, tables
+from experiments.support.run import files, processes, stages, tables
 from proxlm import lm, penalties, solvers
 
 BEFORE = 0.02  # standard deviation of an embedding that has learnt nothing
@@ -25,8 +25,7 @@ def vectors_of(words: Sequence[str], run, config, data: pathlib.Path) -> jax.Arr
     settings = {"words": words, "layers": config.vector_layers}
 
     def compute(folder):
-        found = states_of_words(words[2:], config.vector_layers, data)
-        np.save(folder / "vectors.npy", found)
+        _save(folder / "vectors.npy", states_of_words(words[2:], config.vector_layers, data))
 
     stage = stages.stage(run, "word-vectors", settings, compute)
     vectors = np.load(stage.path / "vectors.npy")
@@ -41,8 +40,7 @@ def states_of(texts, run, read: int, config, data: pathlib.Path) -> Mapping[str,
     settings = {"layers": config.state_layers, "read": read, "texts": digest}
 
     def compute(folder):
-        found = states_of_texts(names, config.state_layers, read, folder, data)
-        np.save(folder / "states.npy", found)
+        _save(folder / "states.npy", states_of_texts(names, config.state_layers, read, folder, data))
 
     stage = stages.stage(run, "states", settings, compute)
     return dict(zip(names, np.load(stage.path / "states.npy"), strict=True))
@@ -114,11 +112,11 @@ def states_of_texts(
     with tables.progress(-(-len(rows) // PART), "SmolLM2 reads") as show:
         for start in range(0, len(rows), PART):
             path = folder / f"texts-{start}.npy"
-            if not path.exists():
-                found = mean_states(params, rows[start : start + PART], config, batch=64)
-                with files.replacing(path) as file:
-                    np.save(file, found)
-            parts.append(np.load(path))
+            if processes.agreed(path.exists()):
+                parts.append(np.load(path))
+            else:
+                parts.append(mean_states(params, rows[start : start + PART], config, batch=64))
+                _save(path, parts[-1])
             show(texts=min(start + PART, len(rows)))
     return np.concatenate(parts)
 
@@ -147,6 +145,11 @@ def mean_states(params, rows: Sequence[Sequence[int]], config, batch: int = 256)
         mask = np.arange(length) < sizes[chosen][:, None]
         result[chosen] = _means(params, batch_tokens, mask, config=config)
     return result
+
+
+def _save(path, array):
+    with files.replacing(path) as file:
+        np.save(file, array)
 
 
 @functools.partial(jax.jit, static_argnames="config")
