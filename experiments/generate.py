@@ -2,7 +2,7 @@
 
     python -m experiments.generate --prompt "The capital of France is"
     python -m experiments.generate --model DIR --chat --prompt "What is the capital of France?"
-    python -m experiments.generate --model runs/train_lm/<time> --prompt "ROMEO" --samples 3
+    python -m experiments.generate --model runs/train_lm/TIME --prompt "ROMEO" --samples 3
 
 2 CPU cores (AMD EPYC, 2.6 GHz) that did other work too: SmolLM2-135M goes on with " Paris." by its
 likeliest tokens, the first 0.05 s after the prompt, in the first sample 0.9 s with compilation, and

@@ -1,6 +1,6 @@
 """Sensitivity of training to initialisation: 64 seeds of six schemes at three depths.
 
-    python -m experiments.initialisation           writes report.txt and initialisation.png
+    python -m experiments.initialisation           # writes report.txt and initialisation.png
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 1 minute. Nets of width 32 on the next character of the plays, 200
 steps of gradient descent at 0.4, n=64 a cell. Two layers learn from all seeds of Glorot, He and

@@ -1,6 +1,6 @@
 """Words that make a film review positive, by l1 logistic regression over a path of strengths.
 
-    python -m experiments.lasso_path             one path, warm-started, and every strength at once
+    python -m experiments.lasso_path             # one path, warm-started, and every strength at once
 
 2 CPU cores, under a minute. 547 of 2000 words reach a held-out accuracy of 0.855 (400 reviews);
 the largest duality gap of 30 strengths, down to 1/200 of the largest, is 2.6e-3.

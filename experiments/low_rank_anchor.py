@@ -1,6 +1,6 @@
 """Fine-tuning whose delta fits into a small file: a model of the plays learns film reviews.
 
-    python -m experiments.low_rank_anchor           writes tradeoff.png, report.txt and deltas
+    python -m experiments.low_rank_anchor           # writes tradeoff.png, report.txt and deltas
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 2 minutes. With an l1 anchor at the start, a delta of 5.4 % of the
 model's bytes brings the held-out loss from 2.339 to 2.020 (n=3, spread below 0.001): 60 % of what

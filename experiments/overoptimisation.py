@@ -1,6 +1,6 @@
 """Reward over-optimisation: the learnt proxy rises, and the gold reward turns over.
 
-    python -m experiments.overoptimisation            writes curves.png and report.txt
+    python -m experiments.overoptimisation            # writes curves.png and report.txt
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 2 minutes (239 s of CPU). PPO without a penalty, against a reward
 model of 128 comparisons: from √KL 2.6 to 5.2 (nats) proxy rises from 1.66 ± 0.12 to 2.44 ± 0.35,

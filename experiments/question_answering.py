@@ -1,6 +1,6 @@
 """Question answering: supervised learning of short answers, then reinforcement by exact match.
 
-    python -m experiments.question_answering               sums in words, and QuaRTz's science
+    python -m experiments.question_answering               # sums in words, and QuaRTz's science
     python -m experiments.question_answering --ask "12 + 7 ="
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 6½ minutes of CPU time, beside other work; n=3 seeds. Of 1000

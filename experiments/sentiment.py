@@ -1,7 +1,7 @@
 """A small language model, learnt from film reviews and taught by PPO to like every film.
 
-    python -m experiments.sentiment              (make run does this)
-    python -m experiments.sentiment --seeds 3    three seeds of the PPO stage in one call
+    python -m experiments.sentiment              # make run does this
+    python -m experiments.sentiment --seeds 3    # three seeds of the PPO stage in one call
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 9 minutes; here with 3 seeds of PPO, on held-out openings:
 P(positive) 0.48 -> 0.93 ± 0.00, VADER 0.14 -> 0.77 ± 0.02,

@@ -1,6 +1,6 @@
 """A sigmoid unit cannot answer -1: what that costs, and two repairs.
 
-    python -m experiments.sigmoid_classifier           writes report.txt and sigmoid.png
+    python -m experiments.sigmoid_classifier           # writes report.txt and sigmoid.png
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 10 s. With labels in {-1, 1} and ½ (y - ŷ)² the sign of a sigmoid
 is right on 0.500 ± 0.005 of held-out points (n=100 problems): it is always +1. Cut at ½ it is

@@ -1,6 +1,6 @@
 """Structured pruning of a language model's MLP neurons: by penalties, or by magnitude.
 
-    python -m experiments.sparse_lm             writes pareto.png and report.txt
+    python -m experiments.sparse_lm             # writes pareto.png and report.txt
 
 2 CPU cores (AMD EPYC, 2.6 GHz) that did a little other work, 6½ minutes (10 of CPU). All
 methods have 300 steps from the same dense model; the penalised ones choose in the first 90 and

@@ -1,6 +1,6 @@
 """Reinforcement learning that changes a chosen few of a model's weights, exactly.
 
-    python -m experiments.sparse_rl            writes sparsity.png, where.png and report.txt
+    python -m experiments.sparse_rl            # writes sparsity.png, where.png and report.txt
     python -m experiments.sparse_rl --tasks sums --seeds 1 --lanes adam@5e-5 l1:3e-4@1e-3 --baselines sft@5e-5
     python -m experiments.sparse_rl --smoke
 

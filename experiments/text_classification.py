@@ -1,6 +1,6 @@
 """Text classification: a transformer from scratch, SmolLM2, group-sparse models, and a pool of all.
 
-    python -m experiments.text_classification    writes accuracy.png, confusion.png, reliability.png
+    python -m experiments.text_classification    # writes accuracy.png, confusion.png, reliability.png
     python -m experiments.text_classification --corpora newsgroups
 
 Two cores of an AMD EPYC at 2.6 GHz that did other work too, 13½ minutes (16 of CPU); SmolLM2 read 3

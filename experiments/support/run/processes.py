@@ -1,6 +1,6 @@
 """Several processes as one run: how they join, what the first decides for all, and how a fault ends all.
 
-    python -m experiments.train_lm --distributed --mesh data=-1          one command on every process
+    python -m experiments.train_lm --distributed --mesh data=-1          # one command on every process
 
 `--distributed` joins the processes by JAX's own detection (Slurm's srun, MPI, Kubernetes, TPU pods), by the
 variables of torchrun (MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK; JAX listens at the port after it), or by

@@ -41,7 +41,8 @@ class Options:
     coordinator: str = ""  # host:port of the first process, where nothing says it
     num_processes: int = 0  # with a coordinator
     process_id: int = -1  # with a coordinator, from 0
-    track: Literal["none", "tensorboard", "wandb"] = "none"  # where metrics go beside metrics.jsonl
+    # where metrics go beside metrics.jsonl
+    track: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
 
 
 @dataclasses.dataclass(frozen=True)

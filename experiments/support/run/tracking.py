@@ -1,4 +1,4 @@
-"""Trackers of metrics beside the log of a run: TensorBoard's files, or Weights & Biases."""
+"""Trackers of metrics beside the log of a run: TensorBoard's files, Weights & Biases, or trackio."""
 
 import contextlib
 import importlib
@@ -23,7 +23,9 @@ def started(kind: str, name: str, path: pathlib.Path, config: Mapping[str, Any])
     if kind == "none":
         yield None
         return
-    track, close = {"tensorboard": _tensorboard, "wandb": _wandb}[kind](name, path, config)
+    track, close = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}[kind](
+        name, path, config
+    )
     try:
         yield track
     finally:
@@ -47,11 +49,23 @@ def _wandb(name, path, config):
     run = wandb.init(
         project="proxlm", name=f"{name} {path.name}", id=path.name, dir=path, config=config, resume="allow"
     )
+    return _logged_by(run), run.finish
 
+
+def _trackio(name, path, config):
+    # Its own folder holds all runs, TRACKIO_DIR or that of its dashboard.
+    trackio = _module("trackio", "trackio")
+    run = trackio.init(
+        project="proxlm", name=f"{name} {path.name}", config=config, resume="allow", embed=False
+    )
+    return _logged_by(run), trackio.finish
+
+
+def _logged_by(run):
     def track(stage, step, numbers):
         run.log({f"{stage}/{name}": value for name, value in (_means(numbers) | {"step": step}).items()})
 
-    return track, run.finish
+    return track
 
 
 def _means(numbers):
