@@ -138,6 +138,16 @@ def public_functions_without_types_or_example():
     return found
 
 
+def penalties_without_their_properties():
+    """Tables of the documentation are read off these lines."""
+    line = re.compile(r"Convex: .+\. Separable: .+\. Metric: .+\. Cost: .+\.")
+    makers = [f for module, _, f in public_functions() if module == "proxlm.penalties"]
+    makers = [f for f in makers if inspect.signature(f).return_annotation is proxlm.penalties.Penalty]
+    assert len(makers) > 60
+    paragraphs = lambda f: (" ".join(text.split()) for text in f.__doc__.split("\n\n"))
+    return [f.__name__ for f in makers if not any(map(line.fullmatch, paragraphs(f)))]
+
+
 def modules_hidden_by_a_name_of_their_package():
     hidden = []
     for module in pkgutil.walk_packages(proxlm.__path__, "proxlm."):
@@ -165,6 +175,7 @@ def names_with_two_meanings_in_a_subpackage():
         modules_without_a_list_of_names,
         listed_names_missing_in_the_index,
         public_functions_without_types_or_example,
+        penalties_without_their_properties,
         modules_hidden_by_a_name_of_their_package,
         names_with_two_meanings_in_a_subpackage,
     ],

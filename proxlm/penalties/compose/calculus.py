@@ -27,6 +27,8 @@ def scale(penalty: base.Penalty, factor: chex.Numeric) -> base.Penalty:
     Raises:
       ValueError: if an argument is invalid.
 
+    Convex: if g is. Separable: as g. Metric: as g. Cost: that of g.
+
     Source: Parikh & Boyd 2014, section 2.1.
 
     >>> from proxlm.penalties.coordinatewise import convex
@@ -65,6 +67,8 @@ def translate(penalty: base.Penalty, anchor: chex.ArrayTree) -> base.Penalty:
 
     Raises:
       ValueError: if `penalty` is not a Penalty; and, on use, if x does not match the anchor.
+
+    Convex: if g is. Separable: as g. Metric: as g. Cost: that of g and two passes.
 
     Source: Parikh & Boyd 2014, section 2.1 (precomposition); L2-SP is Li, Grandvalet & Davoine
     2018, FedProx is Li et al. 2020.
@@ -109,6 +113,8 @@ def add_linear(penalty: base.Penalty, slope: chex.ArrayTree) -> base.Penalty:
     Raises:
       ValueError: if `penalty` is not a Penalty; and, on use, if x does not match the slope.
 
+    Convex: if g is. Separable: as g. Metric: as g. Cost: that of g and one pass.
+
     Source: Parikh & Boyd 2014, section 2.1 (affine addition).
 
     >>> from proxlm.penalties.coordinatewise import convex
@@ -146,6 +152,8 @@ def add_quadratic(penalty: base.Penalty, strength: chex.Numeric) -> base.Penalty
 
     Raises:
       ValueError: if an argument is invalid.
+
+    Convex: if g is. Separable: as g. Metric: as g. Cost: that of g and one pass.
 
     Source: Parikh & Boyd 2014, section 2.1 (regularisation).
 

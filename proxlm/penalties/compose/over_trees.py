@@ -34,6 +34,8 @@ def separable_sum(penalties: Mapping[Any, base.Penalty], labels: Labels) -> base
       ValueError: if a member is not a Penalty; and, on use, for a label without a penalty (the known ones are
         listed).
 
+    Convex: if all g_k are. Separable: by parts. Metric: as each g_k. Cost: those of the parts.
+
     Source: Parikh & Boyd 2014, section 2.1 (separable sum).
 
     >>> kind = lambda path, leaf: "bias" if path.endswith("bias") else "kernel"
@@ -82,6 +84,8 @@ def masked(penalty: base.Penalty, mask: Labels) -> base.Penalty:
     Raises:
       ValueError: as `separable_sum`.
 
+    Convex: if g is. Separable: as g. Metric: as g. Cost: that of g on the leaves that it has.
+
     >>> kernels = masked(convex.l1(1.0), lambda path, leaf: path.endswith("kernel"))
     >>> x = {"bias": jnp.array([0.5]), "kernel": jnp.array([0.5, 3.0])}
     >>> kernels.value(x).item()
@@ -103,6 +107,8 @@ def flattened(penalty: base.Penalty) -> base.Penalty:
 
     Raises:
       ValueError: if `penalty` is not a Penalty.
+
+    Convex: if g is. Separable: no. Metric: as g. Cost: that of g and a copy of the tree.
 
     >>> from proxlm.penalties.groups import penalties
     >>> norm = flattened(penalties.group_lasso(1.0, axis=None, weight="none"))

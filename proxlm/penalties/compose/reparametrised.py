@@ -29,6 +29,8 @@ def change_basis(
     Raises:
       ValueError: if `penalty` is not a Penalty; and, on use, if the step size is not one number.
 
+    Convex: if g is. Separable: no. Metric: no. Cost: that of g, of Q and of Qᵀ.
+
     Source: Parikh & Boyd 2014, section 2.1 (orthogonal precomposition).
 
     >>> turn = jnp.array([[0.6, 0.8], [-0.8, 0.6]])
@@ -62,6 +64,8 @@ def reshaped(penalty: base.Penalty, shape: Sequence[int]) -> base.Penalty:
 
     Raises:
       ValueError: if `penalty` is not a Penalty; and, on use, where a leaf does not fit the shape.
+
+    Convex: if g is. Separable: as g. Metric: as g. Cost: that of g.
 
     >>> from proxlm.penalties.groups import penalties
     >>> pairs = reshaped(penalties.group_lasso(1.0, axis=-1, weight="none"), (-1, 2))

@@ -18,6 +18,8 @@ def restrict_to_non_negative(penalty: base.Penalty) -> base.Penalty:
     Raises:
       ValueError: if `penalty` is not a Penalty; whether it is such a g is not checked.
 
+    Convex: if g is. Separable: as g. Metric: as g. Cost: that of g and one pass.
+
     Source: Yu, On decomposing the proximal map, 2013.
 
     >>> from proxlm.penalties.sets import sorted_norms

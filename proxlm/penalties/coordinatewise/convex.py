@@ -12,9 +12,9 @@ __all__ = ["elastic_net", "l1", "non_negative_l1", "squared_l2", "zero"]
 def zero() -> base.Penalty:
     """No penalty: g(x) = 0, whose prox is the identity.
 
-    Returns:
-      The penalty. Convex, separable; allows a diagonal metric; costs nothing. Leaves of any dtype pass, so
-      that `masked` leaves out integers, booleans and complex numbers too.
+    Leaves of any dtype pass, so that `masked` leaves out integers, booleans and complex numbers too.
+
+    Convex: yes. Separable: yes. Metric: any diagonal. Cost: none.
 
     Source: Parikh & Boyd 2014, section 2.1.
 
