@@ -9,23 +9,28 @@ except that plain policy gradients take one step per batch. How every loss of ve
 of such parts is written in tests/policy/peer_losses.py.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from proxlm import _validation
 from proxlm.policy import filters, importance_weights, losses
 from proxlm.policy._configuration.config import KL, PPOConfig, Whitening, override
 from proxlm.policy._configuration.partials import Partial, partial
-from proxlm.policy._configuration.tracing import unchecked
 from proxlm.policy.advantages import batch, group, pass_k
 
 __all__ = ["RECIPES", "Recipe", "make"]
 
 
 class Recipe(NamedTuple):
-    """A configuration and its source, conventions included."""
+    """A configuration, made and checked where it is asked for, and its source, conventions included."""
 
-    config: PPOConfig
+    build: Callable[[], PPOConfig]
     source: str
+
+    @property
+    def config(self) -> PPOConfig:
+        """The configuration with the settings of the source."""
+        return self.build()
 
 
 def _criticless(advantage: Partial, **settings: Any) -> PPOConfig:
@@ -52,151 +57,154 @@ _NORMALISED = partial(group.group_relative, epsilon=1e-4)
 _CENTRED = partial(group.centred)
 _ON_POLICY = {"num_epochs": 1, "num_minibatches": 1, "loss": partial(losses.policy_gradient)}
 
-with unchecked():  # tests check them; here it would take half a second
-    RECIPES = {
-        "ppo": Recipe(
-            PPOConfig(), "Schulman et al. 2017; k1 in the reward, GAE with a critic, whitened advantages"
+RECIPES = {
+    "ppo": Recipe(
+        PPOConfig, "Schulman et al. 2017; k1 in the reward, GAE with a critic, whitened advantages"
+    ),
+    "ppo_kl": Recipe(
+        lambda: PPOConfig(loss=partial(losses.kl_penalty, coef=1.0, direction="forward")),
+        "Schulman et al. 2017, section 4: KL(π_old‖π) in place of the clip",
+    ),
+    "mdpo": Recipe(
+        lambda: PPOConfig(loss=partial(losses.kl_penalty, coef=1.0, direction="reverse")),
+        "Tomar et al. 2020: KL(π‖π_old), the proximal step by sampled gradients",
+    ),
+    "vapo": Recipe(
+        lambda: PPOConfig(
+            advantage=partial(batch.length_adaptive_advantages, alpha=0.05),
+            loss=_clipped(clip_high=0.28),
+            kl=KL(coef=0.0),
+            whitening=None,
         ),
-        "ppo_kl": Recipe(
-            PPOConfig(loss=partial(losses.kl_penalty, coef=1.0, direction="forward")),
-            "Schulman et al. 2017, section 4: KL(π_old‖π) in place of the clip",
+        "Yue et al. 2025: length-adaptive λ, critic λ = 1, clip higher; without its imitation loss",
+    ),
+    "reinforce": Recipe(
+        lambda: _criticless(partial(batch.reward_to_go_advantages), aggregation="sequence_sum", **_ON_POLICY),
+        "Williams 1992: no baseline, k1 in the reward, sum over tokens",
+    ),
+    "remax": Recipe(
+        lambda: _criticless(
+            partial(batch.reward_to_go_advantages),
+            greedy_baseline=True,
+            aggregation="sequence_sum",
+            **_ON_POLICY,
         ),
-        "mdpo": Recipe(
-            PPOConfig(loss=partial(losses.kl_penalty, coef=1.0, direction="reverse")),
-            "Tomar et al. 2020: KL(π‖π_old), the proximal step by sampled gradients",
+        "Li et al. 2023: against the greedy answer, k1 in the reward, sum over tokens",
+    ),
+    "reinforce++": Recipe(
+        lambda: _criticless(
+            partial(batch.reward_to_go_advantages), whitening=Whitening(ddof=1), kl=KL(coef=0.01)
         ),
-        "vapo": Recipe(
-            PPOConfig(
-                advantage=partial(batch.length_adaptive_advantages, alpha=0.05),
-                loss=_clipped(clip_high=0.28),
-                kl=KL(coef=0.0),
-                whitening=None,
-            ),
-            "Yue et al. 2025: length-adaptive λ, critic λ = 1, clip higher; without its imitation loss",
+        "Hu 2025: reward to go, k1 in the reward, whitened over the batch (ddof 1), clip",
+    ),
+    "reinforce++_baseline": Recipe(
+        lambda: _groups(
+            _CENTRED, whitening=Whitening(ddof=1), kl=KL(coef=0.01, placement="loss", estimator="k2")
         ),
-        "reinforce": Recipe(
-            _criticless(partial(batch.reward_to_go_advantages), aggregation="sequence_sum", **_ON_POLICY),
-            "Williams 1992: no baseline, k1 in the reward, sum over tokens",
+        "Hu 2025: group mean, then whitened over the batch (ddof 1); k2 in the loss",
+    ),
+    "rloo": Recipe(
+        lambda: _groups(
+            partial(group.leave_one_out), kl=KL(coef=0.05), aggregation="sequence_sum", **_ON_POLICY
         ),
-        "remax": Recipe(
-            _criticless(
-                partial(batch.reward_to_go_advantages),
-                greedy_baseline=True,
-                aggregation="sequence_sum",
-                **_ON_POLICY,
-            ),
-            "Li et al. 2023: against the greedy answer, k1 in the reward, sum over tokens",
+        "Ahmadian et al. 2024: leave one out, k1 in the reward, sum over tokens",
+    ),
+    "opo": Recipe(
+        lambda: _criticless(
+            partial(batch.length_weighted_advantages),
+            group_size=8,
+            kl=KL(coef=0.0),
+            aggregation="sequence_sum",
+            **_ON_POLICY,
         ),
-        "reinforce++": Recipe(
-            _criticless(
-                partial(batch.reward_to_go_advantages), whitening=Whitening(ddof=1), kl=KL(coef=0.01)
-            ),
-            "Hu 2025: reward to go, k1 in the reward, whitened over the batch (ddof 1), clip",
+        "Hao et al. 2025: length-weighted baseline, exactly on policy, no KL",
+    ),
+    "grpo": Recipe(
+        lambda: _groups(
+            _NORMALISED, aggregation="sequence", kl=KL(coef=0.04, placement="loss", estimator="k3")
         ),
-        "reinforce++_baseline": Recipe(
-            _groups(
-                _CENTRED, whitening=Whitening(ddof=1), kl=KL(coef=0.01, placement="loss", estimator="k2")
-            ),
-            "Hu 2025: group mean, then whitened over the batch (ddof 1); k2 in the loss",
+        "Shao et al. 2024: std with ddof 1 + 1e-4 (TRL), mean over sequences, k3 in the loss",
+    ),
+    "gdpo": Recipe(
+        lambda: _groups(
+            _CENTRED,
+            reward_normalisation=_NORMALISED,
+            whitening=Whitening(ddof=1),
+            kl=KL(coef=0.04, placement="loss", estimator="k3"),
         ),
-        "rloo": Recipe(
-            _groups(partial(group.leave_one_out), kl=KL(coef=0.05), aggregation="sequence_sum", **_ON_POLICY),
-            "Ahmadian et al. 2024: leave one out, k1 in the reward, sum over tokens",
+        "Liu et al. 2026: each reward normalised in its group, their sum over the batch (ddof 1)",
+    ),
+    "dr_grpo": Recipe(
+        lambda: _groups(_CENTRED, aggregation="constant"),
+        "Liu et al. 2025: no std, sums divided by the longest length, no KL",
+    ),
+    "dapo": Recipe(
+        lambda: _groups(
+            _NORMALISED,
+            loss=_clipped(clip_high=0.28),
+            group_filter=partial(filters.reward_varies),
+            length_penalty=partial(filters.overlong_share, share=0.2),
         ),
-        "opo": Recipe(
-            _criticless(
-                partial(batch.length_weighted_advantages),
-                group_size=8,
-                kl=KL(coef=0.0),
-                aggregation="sequence_sum",
-                **_ON_POLICY,
-            ),
-            "Hao et al. 2025: length-weighted baseline, exactly on policy, no KL",
+        "Yu et al. 2025: clip higher, token mean, length penalty, no KL; groups of "
+        "equal rewards are left out, not drawn again",
+    ),
+    "gspo": Recipe(
+        lambda: _groups(_NORMALISED, loss=_clipped(3e-4, 4e-4, "sequence"), aggregation="sequence"),
+        "Zheng et al. 2025: ratio of the sequence, per token; mean over sequences",
+    ),
+    "luspo": Recipe(
+        lambda: _groups(_NORMALISED, loss=_clipped(2e-3, 2.5e-3, "sequence"), aggregation="sequence_sum"),
+        "LUSPO 2026, as in TRL 1.16: GSPO with sums over tokens, free of length bias",
+    ),
+    "gmpo": Recipe(
+        lambda: _groups(
+            _NORMALISED,
+            loss=partial(losses.geometric_mean, clip_low=0.4, clip_high=0.4),
+            aggregation="sequence",
         ),
-        "grpo": Recipe(
-            _groups(_NORMALISED, aggregation="sequence", kl=KL(coef=0.04, placement="loss", estimator="k3")),
-            "Shao et al. 2024: std with ddof 1 + 1e-4 (TRL), mean over sequences, k3 in the loss",
+        "Zhao et al. 2025: geometric mean of ratios, clipped at e^-0.4 and e^0.4 one by one",
+    ),
+    "cispo": Recipe(
+        lambda: _groups(_NORMALISED, loss=partial(losses.cispo, clip_low=1.0, clip_high=4.0)),
+        "MiniMax-M1 2025: weight clipped at 5 (TRL), none lost; token mean, no KL",
+    ),
+    "sapo": Recipe(
+        lambda: _groups(
+            _NORMALISED,
+            loss=partial(losses.sapo, tau_positive=1.0, tau_negative=1.05),
+            aggregation="sequence",
         ),
-        "gdpo": Recipe(
-            _groups(
-                _CENTRED,
-                reward_normalisation=_NORMALISED,
-                whitening=Whitening(ddof=1),
-                kl=KL(coef=0.04, placement="loss", estimator="k3"),
-            ),
-            "Liu et al. 2026: each reward normalised in its group, their sum over the batch (ddof 1)",
-        ),
-        "dr_grpo": Recipe(
-            _groups(_CENTRED, aggregation="constant"),
-            "Liu et al. 2025: no std, sums divided by the longest length, no KL",
-        ),
-        "dapo": Recipe(
-            _groups(
-                _NORMALISED,
-                loss=_clipped(clip_high=0.28),
-                group_filter=partial(filters.reward_varies),
-                length_penalty=partial(filters.overlong_share, share=0.2),
-            ),
-            "Yu et al. 2025: clip higher, token mean, length penalty, no KL; groups of "
-            "equal rewards are left out, not drawn again",
-        ),
-        "gspo": Recipe(
-            _groups(_NORMALISED, loss=_clipped(3e-4, 4e-4, "sequence"), aggregation="sequence"),
-            "Zheng et al. 2025: ratio of the sequence, per token; mean over sequences",
-        ),
-        "luspo": Recipe(
-            _groups(_NORMALISED, loss=_clipped(2e-3, 2.5e-3, "sequence"), aggregation="sequence_sum"),
-            "LUSPO 2026, as in TRL 1.16: GSPO with sums over tokens, free of length bias",
-        ),
-        "gmpo": Recipe(
-            _groups(
-                _NORMALISED,
-                loss=partial(losses.geometric_mean, clip_low=0.4, clip_high=0.4),
-                aggregation="sequence",
-            ),
-            "Zhao et al. 2025: geometric mean of ratios, clipped at e^-0.4 and e^0.4 one by one",
-        ),
-        "cispo": Recipe(
-            _groups(_NORMALISED, loss=partial(losses.cispo, clip_low=1.0, clip_high=4.0)),
-            "MiniMax-M1 2025: weight clipped at 5 (TRL), none lost; token mean, no KL",
-        ),
-        "sapo": Recipe(
-            _groups(
-                _NORMALISED,
-                loss=partial(losses.sapo, tau_positive=1.0, tau_negative=1.05),
-                aggregation="sequence",
-            ),
-            "Gao et al. 2025: soft gate, τ of 1 and 1.05; mean over sequences",
-        ),
-        "vespo": Recipe(
-            _groups(_NORMALISED, loss=partial(losses.vespo, k_positive=2.0)),
-            "VESPO 2026, as in TRL 1.16: gamma weight of the sequence's ratio; token mean",
-        ),
-        "topr": Recipe(
-            _groups(_CENTRED, loss=partial(losses.topr, high_negative=1.0), aggregation="sequence_sum"),
-            "Le Roux et al. 2025: bad sequences weighed by their ratio, at most 1",
-        ),
-        "clip_cov": Recipe(
-            _groups(_NORMALISED, loss=partial(losses.clip_cov, share=2e-4)),
-            "Cui et al. 2025: 2 of 10,000 tokens of high covariance get no gradient",
-        ),
-        "kl_cov": Recipe(
-            _groups(_NORMALISED, loss=partial(losses.kl_cov, share=2e-4, coef=1.0)),
-            "Cui et al. 2025: 2 of 10,000 tokens of high covariance pay for moving",
-        ),
-        "dppo": Recipe(
-            _groups(_NORMALISED, loss=partial(losses.dppo, divergence="tv")),
-            "DPPO 2026: tokens whose probability moved more than 0.2 get no gradient",
-        ),
-        "pass_at_k": Recipe(
-            _groups(partial(pass_k.pass_at_k, k=4)),
-            "Chen et al. 2025: rewards above 0 are right; advantages of the best of 4",
-        ),
-        "tis": Recipe(
-            _groups(_NORMALISED, correction=partial(importance_weights.truncated, high=2.0)),
-            "Yao et al. 2025: weights of the sampler truncated at 2, old log-probs scored anew",
-        ),
-    }
+        "Gao et al. 2025: soft gate, τ of 1 and 1.05; mean over sequences",
+    ),
+    "vespo": Recipe(
+        lambda: _groups(_NORMALISED, loss=partial(losses.vespo, k_positive=2.0)),
+        "VESPO 2026, as in TRL 1.16: gamma weight of the sequence's ratio; token mean",
+    ),
+    "topr": Recipe(
+        lambda: _groups(_CENTRED, loss=partial(losses.topr, high_negative=1.0), aggregation="sequence_sum"),
+        "Le Roux et al. 2025: bad sequences weighed by their ratio, at most 1",
+    ),
+    "clip_cov": Recipe(
+        lambda: _groups(_NORMALISED, loss=partial(losses.clip_cov, share=2e-4)),
+        "Cui et al. 2025: 2 of 10,000 tokens of high covariance get no gradient",
+    ),
+    "kl_cov": Recipe(
+        lambda: _groups(_NORMALISED, loss=partial(losses.kl_cov, share=2e-4, coef=1.0)),
+        "Cui et al. 2025: 2 of 10,000 tokens of high covariance pay for moving",
+    ),
+    "dppo": Recipe(
+        lambda: _groups(_NORMALISED, loss=partial(losses.dppo, divergence="tv")),
+        "DPPO 2026: tokens whose probability moved more than 0.2 get no gradient",
+    ),
+    "pass_at_k": Recipe(
+        lambda: _groups(partial(pass_k.pass_at_k, k=4)),
+        "Chen et al. 2025: rewards above 0 are right; advantages of the best of 4",
+    ),
+    "tis": Recipe(
+        lambda: _groups(_NORMALISED, correction=partial(importance_weights.truncated, high=2.0)),
+        "Yao et al. 2025: weights of the sampler truncated at 2, old log-probs scored anew",
+    ),
+}
 
 
 def make(name: str, **overrides: Any) -> PPOConfig:

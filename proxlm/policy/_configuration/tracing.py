@@ -1,9 +1,6 @@
 """Checks of a configuration's parts by tracing them on shapes, so that they refuse their settings at once."""
 
-import contextlib
-import contextvars
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,25 +8,9 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 
-__all__ = ["PARTS", "trace_parts", "unchecked"]
+__all__ = ["PARTS", "trace_parts"]
 
 PARTS = ("advantage", "loss", "length_penalty", "group_filter", "correction", "reward_normalisation")
-_IS_ON = contextvars.ContextVar("is_on", default=True)
-
-
-@contextlib.contextmanager
-def unchecked() -> Iterator[None]:
-    """Makes configurations without tracing their parts: those of a table that tests check.
-
-    >>> from proxlm.policy import PPOConfig, losses, partial
-    >>> with unchecked():
-    ...     config = PPOConfig(loss=partial(losses.clipped, clip_low=-1.0))
-    """
-    token = _IS_ON.set(False)
-    try:
-        yield
-    finally:
-        _IS_ON.reset(token)
 
 
 def trace_parts(config: Any) -> None:
@@ -41,8 +22,6 @@ def trace_parts(config: Any) -> None:
         ...
     ValueError: clipped: clip_low must be a number in [0, 1], got -1.0.
     """
-    if not _IS_ON.get():
-        return
     for slot in PARTS:
         part = getattr(config, slot)
         numbers, structure = jax.tree.flatten(part)
