@@ -62,7 +62,9 @@ class SamplingConfig:
                 raise _validation.invalid(name, number, "a number", function="SamplingConfig")
         numbers = lambda **fields: {k: x for k, x in fields.items() if isinstance(x, _validation.NUMBERS)}
         greedy = "For the likeliest token use greedy=True."
-        _validation.positive("SamplingConfig", greedy, **numbers(temperature=self.temperature))
+        known = numbers(temperature=self.temperature)
+        _validation.positive("SamplingConfig", greedy, **known)
+        _validation.finite("SamplingConfig", "A large one is as good as uniform.", **known)
         shares = numbers(top_p=self.top_p, min_p=self.min_p)
         _validation.within(0, 1, "SamplingConfig", "None is off.", **shares)
         above = numbers(top_p=self.top_p, repetition_penalty=self.repetition_penalty)

@@ -173,7 +173,8 @@ def _check_fit(config):
             if getattr(config, name) is not None:
                 raise invalid(name, getattr(config, name), "None without a window", "Set window.")
     if config.positions == "learned":
-        for name, default in (("rope_scaling", None), ("rope_layers", None), ("rope_share", 1.0)):
+        for name in ("rope_theta", "rope_scaling", "rope_layers", "rope_share"):
+            default = ModelConfig.__dataclass_fields__[name].default
             if getattr(config, name) != default:
                 remedy = 'Learned positions do not rotate: use positions="rope".'
                 raise invalid(name, getattr(config, name), f"{default} with learned positions", remedy)

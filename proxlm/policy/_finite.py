@@ -1,7 +1,7 @@
 """The one rule that keeps losses and their gradients finite: a bound before the exponential.
 
-1. An infinite log-prob, log-ratio or score, such as the log-prob -inf of a token of probability 0, counts as
-   ±1e9. There its gradient is 0.
+1. A log-prob, log-ratio or score beyond ±1e9, such as the log-prob -inf of a token of probability 0 or a
+   logit masked by the lowest float32, counts as ±1e9. There its gradient is 0.
 2. A log-ratio is clipped to ±`max_log_ratio` (20 nats by default) before it is exponentiated. Beyond the
    bound its gradient is 0.
 3. A coefficient of 0 gives 0, whatever it multiplies.
@@ -28,13 +28,12 @@ LARGEST_EXPONENT = 80.0
 
 
 def finite(*numbers: ArrayLike) -> tuple[jax.Array, ...]:
-    """The numbers in at least float32, ±1e9 where they are infinite.
+    """The numbers in at least float32, ±1e9 where they are larger.
 
     >>> finite(-jnp.inf, 2)
     (Array(-1.e+09, dtype=float32), Array(2., dtype=float32))
     """
-    floats = _validation.floats(*numbers)
-    return tuple(jnp.nan_to_num(x, nan=jnp.nan, posinf=MAX_NATS, neginf=-MAX_NATS) for x in floats)
+    return tuple(jnp.clip(x, -MAX_NATS, MAX_NATS) for x in _validation.floats(*numbers))
 
 
 @_validation.typed

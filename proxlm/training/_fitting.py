@@ -233,3 +233,6 @@ def _require(loss_fn, optimizer, steps, every, tolerance, held_out, patience, ma
     if patience is not None and held_out is None:
         remedy = "It waits for a better one: give a function of the params, or leave patience out."
         raise _validation.invalid("held_out", held_out, f"given with patience={patience}", remedy, "fit")
+    if held_out is None and _validation.is_known(margin) and margin:
+        remedy = "It compares losses that are held out: give a function of the params, or leave it out."
+        raise _validation.invalid("margin", margin, "0 without held_out", remedy, "fit")

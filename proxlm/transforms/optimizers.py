@@ -46,7 +46,12 @@ def proximal_sgd(
     _arguments.require_step("proximal_sgd", penalty, learning_rate, every)
     inner = optax.sgd(learning_rate, momentum, nesterov, accumulator_dtype)
     rate = learning_rate
-    if momentum is not None:
+    if momentum is None:
+        for name, given in {"nesterov": nesterov, "accumulator_dtype": accumulator_dtype}.items():
+            if given:
+                remedy = "Give a momentum, such as 0.9."
+                raise _validation.invalid(name, given, "left out without a momentum", remedy, "proximal_sgd")
+    else:
         _validation.tree_at_least(0, "proximal_sgd", momentum=momentum)
         if _validation.is_known(momentum) and not momentum < 1:
             raise ValueError(
@@ -154,6 +159,9 @@ def decoupled_proximal_adamw(
     _arguments.require_step("decoupled_proximal_adamw", penalty, learning_rate, every)
     _arguments.require_decays("decoupled_proximal_adamw", b1=b1, b2=b2)
     _validation.at_least(0, "decoupled_proximal_adamw", eps=eps, eps_root=eps_root, weight_decay=weight_decay)
+    if mask is not None and isinstance(weight_decay, int | float) and weight_decay == 0:
+        remedy = "The mask is that of the decay; `penalties.masked` chooses what the penalty sees."
+        raise _validation.invalid("mask", mask, "None at weight_decay=0", remedy, "decoupled_proximal_adamw")
     moments = (b1, b2, eps, eps_root, mu_dtype)
     inner = optax.adamw(learning_rate, *moments, weight_decay, mask, nesterov=nesterov)
     rule = Rule("decoupled_proximal_adamw", penalty, learning_rate, every=every, anchored=anchored)

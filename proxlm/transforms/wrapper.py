@@ -75,6 +75,9 @@ def proximal(
     _validation.tree_at_least(0, "proximal", floor=floor)
     _validation.tree_positive("proximal", cap=cap)
     read = _preconditioner_of(preconditioner)
+    if read is None and not preconditioners.unbounded(floor, cap):
+        remedy = 'They bound steps of a preconditioner, such as "adam"; without one every step is η.'
+        raise _validation.invalid("floor, cap", (floor, cap), "(0, inf) without one", remedy, "proximal")
     rule = _proximal.Rule(
         "proximal", penalty, learning_rate, False, read, floor, cap, every=every, anchored=anchored
     )

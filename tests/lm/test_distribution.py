@@ -244,6 +244,7 @@ def test_stop_tokens_are_one_or_several_in_any_collection():
         ({"min_p": 1.1}, "min_p must be a number in"),
         ({"top_k": 0}, r"top_k must be an integer ≥ 1, got 0\. None is off"),
         ({"top_k": 2.0}, r"top_k must be an integer ≥ 1, got 2\.0"),
+        ({"temperature": np.inf}, "temperature must be a finite number"),
         ({"temperature": "hot"}, "temperature must be a number, got 'hot'"),
         ({"temperature": jnp.array(-1.0)}, "temperature must be a number > 0"),
         ({"greedy": "yes"}, "greedy must be one of False, True"),

@@ -420,6 +420,7 @@ def test_the_linen_module_is_the_pure_functions():
         ({"window_layers": (True,) * 4}, "window_layers must be None without a window"),
         ({"window": 3, "window_layers": (True,)}, "window_layers must be 4 booleans, one a layer"),
         ({"positions": "learned", "rope_share": 0.5}, r"rope_share must be 1\.0 with learned positions"),
+        ({"positions": "learned", "rope_theta": 5e5}, r"rope_theta must be 10000\.0 with learned positions"),
         ({"parallel": True, "norm_place": "both"}, "norm_place must be 'before' in a parallel model"),
     ],
 )

@@ -670,6 +670,13 @@ def test_a_coroutine_is_no_reward():
     with pytest.raises(ValueError, match=r"reward must be a function, not a coroutine, got .* asyncio.run"):
         ppo.make_step(ACTOR, later, PROMPTS, ADAM, recipes.make("ppo", **SMALL))
 
+    class Judge:
+        async def __call__(self, samples):
+            return [0.0] * BATCH
+
+    with pytest.raises(ValueError, match=r"reward must be a function, not a coroutine"):
+        ppo.make_host_step(ACTOR, Judge(), PROMPTS, ADAM, recipes.make("ppo", **SMALL))
+
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
@@ -679,6 +686,7 @@ def test_a_coroutine_is_no_reward():
         (lambda samples: [0.0] * 7, r"got shape \(7,\)"),
         (lambda samples: samples.log_probs[:, :2], r"got shape \(8, 2\)"),
         (lambda samples: [[0.0]] * 7 + [[0.0] * 4], "Return a list of floats"),
+        (lambda samples: np.full(BATCH, 1j), "Return a list of floats"),
     ],
 )
 def test_a_reward_of_another_kind_is_refused(wrong, message):
@@ -710,12 +718,33 @@ def test_prompts_that_change_from_call_to_call_are_refused_where_they_are_traced
         jax.eval_shape(step, ppo.init(PARAMS, SGD, config), KEY)
 
 
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (lm.Prompts(jnp.zeros((BATCH, 2))), r"tokens must be an array of integers \[B, P\], got float32"),
+        (
+            lm.Prompts(jnp.zeros(BATCH, int)),
+            r"tokens must be an array of integers \[B, P\], got int32 of shape",
+        ),
+        (lm.Prompts(jnp.zeros((0, 2), int)), r"tokens must be an array .* got int32 of shape \(0, 2\)"),
+        (lm.Prompts([[0, 0]] * BATCH), r"tokens must be an array of integers \[B, P\], got a list"),
+        (lm.Prompts(jnp.zeros((BATCH, 2), int), jnp.ones((BATCH, 2))), "mask must be an array of bool"),
+        (lm.Prompts(jnp.zeros((BATCH, 2), int), jnp.ones((BATCH, 3), bool)), "mask must be an array of bool"),
+    ],
+)
+def test_prompts_that_are_no_rows_of_tokens_are_refused(prompts, message):
+    step = ppo.make_host_step(ACTOR, reward, [prompts], SGD, config := recipes.make("ppo", **SMALL))
+    with pytest.raises(ValueError, match=rf"prompts\.{message}"):
+        step(ppo.init(PARAMS, SGD, config), KEY)
+
+
 def test_an_actor_that_cannot_do_what_is_asked_is_refused():
     make = lambda sampling, **overrides: ppo.make_collect_and_learn(
         lm.make_actor(MODEL, 4, sampling=sampling), SGD, recipes.make("ppo", **overrides)
     )
-    with pytest.raises(ValueError, match=r"sampling\.greedy must be False while training"):
-        make(lm.SamplingConfig(greedy=True))
+    for name, value, kind in (("greedy", True, "False"), ("top_k", 1, "≥ 2"), ("min_p", 1.0, "below 1")):
+        with pytest.raises(ValueError, match=rf"sampling\.{name} must be {kind} while training"):
+            make(lm.SamplingConfig(**{name: value}))
     with pytest.raises(
         ValueError, match="missing_eos_penalty must be None for an actor without a stop token"
     ):

@@ -87,6 +87,8 @@ def test_an_improvement_within_the_margin_is_none():
     found = fit(held_out=held_out, patience=2, margin=0.6)
     assert found.best_step == 4 and found.steps == 6
     assert fit(held_out=held_out, patience=2).steps == 12
+    with pytest.raises(ValueError, match="margin must be 0 without held_out"):
+        fit(margin=0.6)
     # Nor is one of the margin exactly, and with a margin of 0 the same loss again.
     best = training.update_best_params(training.init_best_params(GOAL), GOAL, 1.0, 1)
     assert training.update_best_params(best, GOAL, 0.5, 2, margin=0.5).waited == 1

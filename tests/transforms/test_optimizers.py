@@ -242,6 +242,28 @@ def test_momentum_of_one_is_refused():
         transforms.proximal_sgd(0.1, penalties.l1(), 1.0)
 
 
+@pytest.mark.parametrize(
+    ("make", "settings", "message"),
+    [
+        (transforms.proximal_sgd, {"nesterov": True}, "nesterov must be left out without a momentum"),
+        (transforms.proximal_sgd, {"accumulator_dtype": "float32"}, "accumulator_dtype must be left out"),
+        (
+            transforms.decoupled_proximal_adamw,
+            {"weight_decay": 0.0, "mask": {"w": True}},
+            "mask must be None at weight_decay=0",
+        ),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(make, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(0.1, penalties.l1(), **settings)
+
+
+def test_bounds_of_steps_need_a_preconditioner():
+    with pytest.raises(ValueError, match=r"floor, cap must be \(0, inf\) without one"):
+        transforms.proximal(optax.sgd(0.1), penalties.l1(), 0.1, cap=1.0)
+
+
 def test_a_penalty_without_a_metric_is_refused_at_init():
     tx = transforms.proximal_adam(0.1, penalties.nuclear(0.1))
     with pytest.raises(ValueError, match=r"no prox in a diagonal metric"):

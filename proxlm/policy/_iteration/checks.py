@@ -25,6 +25,8 @@ __all__ = [
 # The bound on the relative error by which the KL coefficient adapts, as in `kl.adapt`.
 MAX_KL_ERROR = 0.2
 DEFAULT_HORIZON = 10_000.0
+# Settings of sampling by which there is but one token to draw.
+_ONE_TOKEN = (("greedy", True, "False"), ("top_k", 1, "≥ 2"), ("min_p", 1, "below 1"))
 
 
 @_validation.typed
@@ -38,7 +40,9 @@ def check_batch(batch: int, config: PPOConfig) -> None:
         group.check_groups(batch, config.group_size)
     unit = config.num_minibatches * config.num_microbatches
     unit *= config.group_size if config.whole_groups else 1
-    if batch < 1 or batch % unit:
+    if batch < 1:
+        raise _validation.invalid("prompts", _validation.Verbatim("none"), "at least one", "", "ppo")
+    if batch % unit:
         of = f" of whole groups of {config.group_size}" if config.whole_groups else ""
         raise ValueError(
             f"a batch of {batch} responses does not divide into num_minibatches="
@@ -83,7 +87,7 @@ def reward_function(function: str, reward: Any, config: PPOConfig) -> Callable[.
     named = reward if isinstance(reward, Mapping) and reward else {}
     for name, fn in (named or {"reward": reward}).items():
         _validation.a_function(function, "", **{name: fn})
-        if inspect.iscoroutinefunction(fn):
+        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__):
             remedy = "Give `lambda samples: asyncio.run(reward(samples))`, or rewards.concurrent(reward)."
             raise _validation.invalid(name, fn, "a function, not a coroutine", remedy, function)
     if not isinstance(reward, Mapping):
@@ -127,9 +131,13 @@ def check_actor(actor: protocols.Actor, config: PPOConfig) -> None:
         expected = "(params, samples) -> values [B] after the last column, for bootstrap=True"
         raise _validation.invalid("actor.final_values", None, expected, "Actors with a critic have it.")
     sampling = getattr(actor, "sampling", None)
-    if getattr(sampling, "greedy", False):
-        remedy = "Every ratio would be 1 and the policy learn nothing: sample, and be greedy to evaluate."
-        raise _validation.invalid("sampling.greedy", True, "False while training", remedy, "actor")
+    for name, alone, expected in _ONE_TOKEN:
+        given = getattr(sampling, name, None)
+        if _validation.is_known(given) and given == alone:
+            remedy = "Every ratio would be 1 and the policy learn nothing: sample, and be greedy to evaluate."
+            raise _validation.invalid(
+                f"sampling.{name}", given, f"{expected} while training", remedy, "actor"
+            )
     if config.missing_eos_penalty is not None and sampling is not None and sampling.stop_token is None:
         raise _validation.invalid(
             "missing_eos_penalty",

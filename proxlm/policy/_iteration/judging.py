@@ -131,6 +131,8 @@ def _array(rewards, mask, library, label):
         raise _validation.invalid(label, rewards, f"{expected}, not a coroutine", remedy)
     try:
         array = library.asarray(_padded(rewards, mask) if library is np else rewards)
+        if jnp.iscomplexobj(array):
+            raise TypeError("complex")
         array = library.asarray(array, jnp.result_type(array, jnp.float32))
     except (TypeError, ValueError) as error:
         remedy = "Return a list of floats, an array, or a dict of these."

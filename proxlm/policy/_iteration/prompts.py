@@ -13,6 +13,10 @@ from proxlm.policy._configuration.config import PPOConfig
 
 __all__ = ["TokensAndMask", "arrays_of", "check", "check_pure", "for_reward", "is_arrays", "repeat", "source"]
 
+_FIELDS = (
+    ("tokens", jnp.integer, "an array of integers [B, P]"),
+    ("mask", jnp.bool_, "an array of bool [B, P], or None"),
+)
 _HOST = "For a loader or other Python that changes take ppo.make_host_step, which calls it every iteration."
 
 
@@ -71,7 +75,7 @@ def check_pure(prompts: Any) -> None:
 
 
 def check(prompts: Any) -> None:
-    """Raises ValueError for prompts without tokens and mask.
+    """Raises ValueError for prompts that are no rows of tokens with a mask.
 
     >>> check({"tokens": jnp.zeros((2, 3), int)})
     Traceback (most recent call last):
@@ -81,6 +85,16 @@ def check(prompts: Any) -> None:
     if isinstance(prompts, Iterator) or not (hasattr(prompts, "tokens") and hasattr(prompts, "mask")):
         expected = "a NamedTuple of tokens [B, P] and mask, as lm.Prompts"
         raise _validation.invalid("prompts", _kind(prompts), expected, "Further fields are for the reward.")
+    for name, kind, expected in _FIELDS:
+        x = getattr(prompts, name)
+        if name == "mask" and x is None:
+            continue
+        shape, dtype = np.shape(x) if hasattr(x, "dtype") else None, getattr(x, "dtype", None)
+        rows = shape is not None and len(shape) == 2 and shape[0] > 0 and jnp.issubdtype(dtype, kind)
+        if not rows or (name == "mask" and shape != prompts.tokens.shape):
+            given = _kind(x) if shape is None else _validation.Verbatim(f"{dtype} of shape {shape}")
+            remedy = "A row a prompt, padded on the left."
+            raise _validation.invalid(f"prompts.{name}", given, expected, remedy)
 
 
 def repeat(prompts: Any, group_size: int) -> Any:
