@@ -101,6 +101,7 @@ class Problem(NamedTuple):
       error: Point ↦ how far -∇f(x) is from ∂g(x), the largest entry.
       descent: Point ↦ the steepest descent in f + g that starts smoothly, [n]; None where the
         penalty has no residual.
+      kinks: where f + g cannot cross 0 smoothly, bool [n]; None where the penalty has no residual.
       unravel: back to the structure of the params.
       metric: D, [n] or 1: lengths are Σ D_i x_i².
       largest: step size.
@@ -114,6 +115,7 @@ class Problem(NamedTuple):
     measured: Callable[[Point, jax.Array], Point]
     error: Callable[[Point], jax.Array]
     descent: Callable[[Point], jax.Array] | None
+    kinks: jax.Array | None
     unravel: Callable[[jax.Array], Any]
     metric: Any
     largest: Any
@@ -160,8 +162,11 @@ def flatten(
         descent = lambda point: ravel(residual(unravel(point.x), unravel(-point.gradient)))
         error = lambda point: jnp.max(jnp.abs(descent(point)), initial=0.0)
         moved, measured = lambda point, t: at(step(point, t)), lambda point, t: point
+        small = jnp.full_like(x, jnp.finfo(x.dtype).tiny ** 0.5)
+        held = lambda v: ravel(residual(unravel(jnp.zeros_like(x)), unravel(v))) == 0
+        kinks = held(small) | held(-small)
     else:
-        descent, error = None, lambda point: jnp.max(jnp.abs(point.gap), initial=0.0)
+        descent, kinks, error = None, None, lambda point: jnp.max(jnp.abs(point.gap), initial=0.0)
         # What a prox made is where D(x - x⁺)/t - ∇f(x) is a subgradient of g.
         drop = lambda old, new, t: weights * (old.x - new) / t
         measured = lambda point, t: point._replace(gap=drop(point, step(point, t), t))
@@ -170,7 +175,7 @@ def flatten(
             new = at(step(point, t))
             return new._replace(gap=drop(point, new.x, t) - point.gradient + new.gradient)
 
-    functions = at, step, moved, measured, error, descent, unravel
+    functions = at, step, moved, measured, error, descent, kinks, unravel
     linear = None
     if isinstance(objective.fun, LinearLoss):
         linear = _linear(objective, args, x, unravel, point, None if metric is None else weights, largest)

@@ -154,9 +154,9 @@ def barzilai_borwein(patience: int = 10, memory: int = 8) -> Rule:
 
     t = |Δx|²/⟨Δx, Δ∇f⟩, the inverse curvature along the last move, accepted if f + g is below the
     largest of its last few values; each step is followed by one of limited-memory BFGS in the
-    coordinates that are not zero, along the smallest subgradient, in which no coordinate may change
-    its sign. It is kept if it lowers f + g, so g may be what it likes; penalties without a residual
-    get the spectral steps alone.
+    coordinates that g does not hold at zero, along the smallest subgradient, in which none may change
+    its sign where g has a kink at 0. It is kept if it lowers f + g, so g may be what it likes;
+    penalties without a residual get the spectral steps alone.
 
     Args:
       patience: how many objectives a step may be compared with, static.
@@ -209,11 +209,11 @@ def _spectral(length, curvature, t):
 
 
 def _on_the_nonzeros(problem, point, pairs):
-    """A quasi-Newton step in the face of the nonzeros, if it goes down."""
-    live = point.x != 0
+    """A quasi-Newton step in the face of what is not held at 0, if it goes down."""
+    live = (point.x != 0) | ~problem.kinks
     direction = _quasi_newton.direction(pairs, jnp.where(live, problem.descent(point), 0.0), live)
     goal = point.x + direction
-    goal = jnp.where(jnp.sign(goal) == jnp.sign(point.x), goal, 0.0)
+    goal = jnp.where(problem.kinks & (jnp.sign(goal) != jnp.sign(point.x)), 0.0, goal)
     trial = problem.at(goal)
     better = trial.total < point.total
     pushed = _quasi_newton.push(pairs, goal - point.x, trial.gradient - point.gradient)

@@ -120,6 +120,19 @@ def test_an_extrapolation_that_goes_up_is_not_taken():
     np.testing.assert_allclose(found.params, [x], rtol=1e-5)
 
 
+def test_without_a_kink_the_sign_may_change_and_what_no_gradient_moves_stays():
+    # The sum of the logits is not identified: all gradients are orthogonal to it.
+    shares, start = np.float32([0.1, 0.6, 0.3]), np.float32([2.0, -1.5, -0.5])
+    fun = lambda x: (
+        jax.nn.logsumexp(x["free"]) - shares @ x["free"] + 0.5 * jnp.sum(jnp.square(x["held"] - 1))
+    )
+    parts = {"free": penalties.zero(), "held": penalties.l1(0.25)}
+    penalty = penalties.separable_sum(parts, {"free": "free", "held": "held"})
+    found = minimise(fun, {"free": start, "held": -np.ones(1, np.float32)}, penalty, tolerance=1e-6)
+    np.testing.assert_allclose(found.params["free"], np.log(shares) - np.log(shares).mean(), atol=1e-4)
+    np.testing.assert_allclose(found.params["held"], [0.75], atol=1e-5)
+
+
 def test_a_restart_of_the_momentum_is_worth_half_of_the_iterations():
     curvatures = np.geomspace(1e-3, 1.0, 30)
     fun = lambda x: 0.5 * jnp.sum(curvatures * jnp.square(x - 1.0))
