@@ -115,7 +115,7 @@ def stack(blocks: Sequence[Params]) -> dict[str, Any]:
 
 def _initializers(config):
     """One initialiser (key -> tree) for every top-level name."""
-    table = lambda shape: lambda key: config.init_scale * jax.random.normal(key, shape)
+    table = lambda shape: lambda key: config.init_scale * _normal(key, shape)
     entries = {}
     for path, shape in _parameters.outer_shapes(config).items():
         name, part = path.split("/")
@@ -129,6 +129,13 @@ def _initializers(config):
 
 def _draw(parts, key):
     return {part: fn(key) for part, fn in parts.items()}
+
+
+def _normal(key, shape):
+    """Normal numbers; few of them drawn in one row, which compiles in half the time and gives the same."""
+    size = math.prod(shape)
+    # the shards of what is large are drawn where they lie
+    return jax.random.normal(key, (size,)).reshape(shape) if size <= 2**24 else jax.random.normal(key, shape)
 
 
 def _constant(part, shape, config):
@@ -147,7 +154,7 @@ def _init_blocks(key, config):
         if part == "kernel":
             name = parents[-1] if parents[-1] in keys else "in"
             scale = std / math.sqrt(2 * depth) if name in ("out", "down") else std
-            place[part] = scale * jax.random.normal(keys[name], (depth, *shape))
+            place[part] = scale * _normal(keys[name], (depth, *shape))
         else:
             place[part] = _constant(part, (depth, *shape), config)(key)
     return blocks

@@ -39,7 +39,7 @@ def start_rollout(
     prompt_mask: jax.Array | None = None,
     sampling: SamplingConfig = SamplingConfig(),
     early_exit: bool = False,
-    segment: int = 16,
+    segment: int = 32,
     group_size: int = 1,
 ) -> Rollout:
     """The first turn: `sample`, with the same arguments and tokens, and the cache to go on from.
@@ -72,7 +72,7 @@ def continue_rollout(
     output_mask: jax.Array | None = None,
     sampling: SamplingConfig = SamplingConfig(),
     early_exit: bool = False,
-    segment: int = 16,
+    segment: int = 32,
 ) -> Rollout:
     """Appends what a tool has said to every row, and samples up to `num_tokens` tokens more.
 

@@ -22,7 +22,7 @@ def sample(
     prompt_mask: jax.Array | None = None,
     sampling: SamplingConfig = SamplingConfig(),
     early_exit: bool = False,
-    segment: int = 16,
+    segment: int = 32,
     group_size: int = 1,
     num_microbatches: int = 1,
 ) -> Samples:
