@@ -4,6 +4,7 @@ from typing import Any
 
 import chex
 import jax
+import jax.extend.core
 import numpy as np
 import optax
 
@@ -134,29 +135,62 @@ def _refusal(expected, given, remedy):
     return _validation.invalid("inner", _validation.Verbatim(given), expected, remedy, "proximal")
 
 
-def require_rate(state: Any, learning_rate: optax.ScalarOrSchedule) -> None:
+def require_rate(
+    name: str,
+    inner: optax.GradientTransformation | optax.MultiSteps,
+    state: Any,
+    params: chex.ArrayTree,
+    learning_rate: optax.ScalarOrSchedule,
+) -> None:
     """Raises ValueError where the learning rate shows not to be the one of the optimizer with this state."""
     scheduled, injected = find(state, optax.ScaleByScheduleState), find(state, _INJECTED)
     if scheduled and not callable(learning_rate):
         raise ValueError(
-            f"proximal: inner follows a schedule, and learning_rate is the number {learning_rate}. "
+            f"{name}: inner follows a schedule, and learning_rate is the number {learning_rate}. "
             "Give the same schedule to both."
         )
     if callable(learning_rate) and not (scheduled or injected) and _is_of_optax(state):
         raise ValueError(
-            "proximal: learning_rate is a schedule, and nothing in inner follows one. Give the same to both."
+            f"{name}: learning_rate is a schedule, and nothing in inner follows one. Give the same to both."
         )
-    for record in injected:
-        given = learning_rate(0) if callable(learning_rate) else learning_rate
-        numbers = record.hyperparams.get("learning_rate"), given
-        if all(map(_validation.is_known, numbers)):
-            inside, outside = (float(np.asarray(number)) for number in numbers)
-            # optax.inject_hyperparams may round it to bfloat16.
+    given = learning_rate(0) if callable(learning_rate) else learning_rate
+    rates = [record.hyperparams.get("learning_rate") for record in injected]
+    # the steps of a momentum are longer than the rate by which it ends
+    if not (scheduled or injected or find(state, optax.TraceState)) and _validation.is_known(given):
+        rates = _last_factors(inner, state, params)
+    for rate in rates:
+        if _validation.is_known(rate) and _validation.is_known(given):
+            inside, outside = (float(np.asarray(number)) for number in (rate, given))
+            # bfloat16 rounds it
             if not np.isclose(inside, outside, rtol=1e-2):
                 raise ValueError(
-                    f"proximal: inner has learning_rate={inside:.6g}, and this one is {outside:.6g}. "
-                    "Give the same to both."
+                    f"{name}: inner has learning_rate={inside:.6g}, and this one is {outside:.6g}. "
+                    "Give the same to both, or write it once: optax.chain(optax.scale_by_adam(), "
+                    "proximal_step(penalty, learning_rate))."
                 )
+
+
+def _last_factors(inner, state, params):
+    """The known numbers ≠ ±1 by which updates are multiplied last, one a leaf that has some."""
+    try:
+        traced = jax.make_jaxpr(lambda updates: inner.update(updates, state, params)[0])(params).jaxpr
+    except (TypeError, ValueError):
+        return []  # it asks for extra arguments, or not all of the params are trained
+    made = {variable: equation for equation in traced.eqns for variable in equation.outvars}
+    known = lambda x: isinstance(x, jax.extend.core.Literal) and np.ndim(x.val) == 0
+    factors = []
+    for variable in traced.outvars:
+        factor = 1.0
+        while (
+            not known(variable)
+            and (equation := made.get(variable)) is not None
+            and equation.primitive.name == "mul"
+            and sum(map(known, equation.invars)) == 1
+        ):
+            number, variable = sorted(equation.invars, key=known, reverse=True)
+            factor *= float(abs(number.val))
+        factors.append(factor)
+    return [factor for factor in factors if factor != 1.0]
 
 
 def require_readable(preconditioner: Preconditioner, state: Any) -> None:

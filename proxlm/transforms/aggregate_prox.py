@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from proxlm.penalties import _trees, base
-from proxlm.transforms import _arguments, _leaves, _updates
+from proxlm.transforms import _arguments, _leaves, _states, _updates
 
 __all__ = ["AProxState", "aprox"]
 
@@ -70,7 +70,9 @@ def aprox(
     def init(params):
         # A copy, so that the params may be donated.
         latent = jax.tree.map(jnp.array, _trees.promote(params))
-        return AProxState(jnp.zeros([], jnp.int32), _updates.zero(latent), latent, inner.init(params))
+        inner_state = inner.init(params)
+        _states.require_rate(name, inner, inner_state, params, learning_rate)
+        return AProxState(jnp.zeros([], jnp.int32), _updates.zero(latent), latent, inner_state)
 
     def step(gradients, state, params, extra_args):
         seen = _trees.narrow(state.latent, params)

@@ -30,7 +30,7 @@ import optax
 
 from proxlm import _validation
 from proxlm.penalties import _trees, base
-from proxlm.transforms import _arguments, _leaves, _updates, preconditioners
+from proxlm.transforms import _arguments, _leaves, _states, _updates, preconditioners
 from proxlm.transforms._updates import beside
 
 __all__ = [
@@ -106,7 +106,9 @@ def proximal_schedule_free(
     inner = optax.with_extra_args_support(inner)
 
     def init_inner(params):
-        return inner.init(params), _updates.zero(_trees.promote(params))
+        inner_state = inner.init(params)
+        _states.require_rate(name, inner, inner_state, params, learning_rate)
+        return inner_state, _updates.zero(_trees.promote(params))
 
     def move(gradients, state, params, rate, extra_args):
         moves, inner_state = inner.update(gradients, state.inner_state, params, **extra_args)

@@ -84,9 +84,9 @@ def proximal(
 
     def require(inner_state, params):
         _states.require_sound(inner_state)
-        _states.require_rate(inner_state, learning_rate)
         if not _states.names(inner_state)[1:] and _needs_value(inner, inner_state, params):
             raise _states.refuse_own_step("one that asks for the value of the loss")
+        _states.require_rate("proximal", inner, inner_state, params, learning_rate)
 
     return _proximal.follow(inner, rule, require)
 

@@ -389,3 +389,18 @@ def test_only_an_optimizer_is_one():
         one = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
         tx = transforms.proximal(optax.chain(one, one), penalties.l1(), 0.1)
         tx.update(tree(), tx.init(tree()), tree())
+
+
+@pytest.mark.parametrize("link", [transforms.proximal, transforms.aprox, transforms.proximal_schedule_free])
+def test_another_learning_rate_than_that_inside_is_refused(link):
+    params = {"a": jnp.ones(2), "b": jnp.ones(2, jnp.bfloat16)}
+    clipped = optax.chain(optax.clip(1.0), optax.adamw(1e-3))
+    for inner in (clipped, optax.lion(1e-3), optax.chain(optax.sgd(2e-3), optax.scale(0.5))):
+        link(inner, penalties.l1(0.1), 1e-3).init(params)
+        with pytest.raises(
+            ValueError, match=rf"{link.__name__}: inner has learning_rate=0.001.*this one is 1\."
+        ):
+            link(inner, penalties.l1(0.1), 1.0).init(params)
+    # of a momentum the step is longer than the rate; an optimizer of one's own may have none
+    link(optax.sgd(1e-3, 0.9), penalties.l1(0.1), 1e-2).init(params)
+    link(optax.stateless(lambda updates, params: updates), penalties.l1(0.1), 1e-2).init(params)

@@ -89,10 +89,10 @@ def check(prompts: Any) -> None:
         x = getattr(prompts, name)
         if name == "mask" and x is None:
             continue
-        shape, dtype = np.shape(x) if hasattr(x, "dtype") else None, getattr(x, "dtype", None)
-        rows = shape is not None and len(shape) == 2 and shape[0] > 0 and jnp.issubdtype(dtype, kind)
-        if not rows or (name == "mask" and shape != prompts.tokens.shape):
-            given = _kind(x) if shape is None else _validation.Verbatim(f"{dtype} of shape {shape}")
+        is_array = hasattr(x, "dtype")
+        rows = is_array and x.ndim == 2 and len(x) > 0 and jnp.issubdtype(x.dtype, kind)
+        if not rows or (name == "mask" and x.shape != prompts.tokens.shape):
+            given = _validation.Verbatim(f"{x.dtype} of shape {x.shape}") if is_array else _kind(x)
             remedy = "A row a prompt, padded on the left."
             raise _validation.invalid(f"prompts.{name}", given, expected, remedy)
 
