@@ -75,6 +75,12 @@ def init(key: jax.Array, config: ModelConfig) -> dict[str, Any]:
     _arguments.typed_key(key, 1)
     if not isinstance(config, ModelConfig):
         raise _validation.invalid("config", config, "a ModelConfig", "Make one.", "init")
+    return _init(key, config)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _init(key, config):
+    """One program, where each parameter by itself would be several."""
     return dict(Transformer(config).init(key, method="declare")["params"])
 
 
@@ -135,7 +141,9 @@ def _normal(key, shape):
     """Normal numbers; few of them drawn in one row, which compiles in half the time and gives the same."""
     size = math.prod(shape)
     # the shards of what is large are drawn where they lie
-    return jax.random.normal(key, (size,)).reshape(shape) if size <= 2**24 else jax.random.normal(key, shape)
+    draws = jax.random.normal(key, (size,) if size <= 2**24 else shape)
+    # compiled or not, the scale is multiplied with the rounded number
+    return jax.lax.optimization_barrier(draws).reshape(shape)
 
 
 def _constant(part, shape, config):

@@ -71,9 +71,7 @@ def kept(tmp_path_factory):
     words = tasks.vocabulary_of(["+ = 0123456789"])
     task = tasks.Task([], [], words, longest=9, response=4)
     model = dataclasses.replace(MODEL, vocab_size=len(words.vocabulary), max_length=13)
-    answering.save(
-        run, "arithmetic", task, model, jax.jit(lm.init, static_argnums=1)(jax.random.key(0), model)
-    )
+    answering.save(run, "arithmetic", task, model, lm.init(jax.random.key(0), model))
     return run
 
 

@@ -13,7 +13,6 @@ from proxlm import lm
 from tests.arrays import normal
 
 MODEL = lm.ModelConfig(vocab_size=7, num_layers=1, width=4, num_heads=1)
-INIT = jax.jit(lm.init, static_argnums=1)
 
 
 class Killed(Exception):
@@ -261,20 +260,20 @@ def test_a_fit_of_another_config_is_refused(tmp_path):
 
 
 def test_what_is_kept_comes_back_bit_for_bit(tmp_path):
-    params = INIT(jax.random.key(0), MODEL)
+    params = lm.init(jax.random.key(0), MODEL)
     supervised.save_params(tmp_path, params, {"seed": 0})
     same(supervised.load_params(tmp_path, MODEL, {"seed": 0}), params)
 
 
 def test_the_first_parameters_kept_stay(tmp_path):
-    params = INIT(jax.random.key(0), MODEL)
+    params = lm.init(jax.random.key(0), MODEL)
     supervised.save_params(tmp_path, params, {})
     supervised.save_params(tmp_path, jax.tree.map(jnp.zeros_like, params), {})
     same(supervised.load_params(tmp_path, MODEL, {}), params)
 
 
 def test_kept_parameters_of_another_config_or_shape_are_refused(tmp_path):
-    supervised.save_params(tmp_path, INIT(jax.random.key(0), MODEL), {"seed": 0})
+    supervised.save_params(tmp_path, lm.init(jax.random.key(0), MODEL), {"seed": 0})
     with pytest.raises(ValueError, match="seed: saved 0, given 1"):
         supervised.load_params(tmp_path, MODEL, {"seed": 1})
     wider = lm.ModelConfig(vocab_size=8, num_layers=1, width=4, num_heads=1)

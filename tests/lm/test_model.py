@@ -59,7 +59,6 @@ SHAPES = {
 TOKENS = np.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 8, 9, 7]])
 
 apply = jax.jit(lm.apply, static_argnames="config")
-init = jax.jit(lm.init, static_argnames="config")
 rotation = jax.jit(_rope.rotation, static_argnums=(1, 2))
 
 rough = functools.partial(arrays.rough, scale=0.35)
@@ -352,7 +351,7 @@ def test_smollm2_135m_has_its_number_of_parameters():
 
 def test_kernels_have_the_stated_scale_and_writers_less_by_the_depth():
     config = lm.ModelConfig(512, num_layers=8, width=64, init_scale=0.1, tie_embeddings=False)
-    params = init(jax.random.key(0), config)
+    params = lm.init(jax.random.key(0), config)
     attention, mlp = params["blocks"]["attention"], params["blocks"]["mlp"]
     for part in (params["embedding"], params["head"], attention["qkv"], mlp["gate_up"]):
         np.testing.assert_allclose(jnp.std(part["kernel"]), 0.1, rtol=0.02)
@@ -363,7 +362,7 @@ def test_kernels_have_the_stated_scale_and_writers_less_by_the_depth():
 
 def test_scales_start_at_one_and_biases_and_the_value_head_at_zero():
     config = dataclasses.replace(CONFIG, qk_norm="head", qkv_bias=True, value_head=True)
-    leaves = jax.tree_util.tree_leaves_with_path(init(jax.random.key(0), config))
+    leaves = jax.tree_util.tree_leaves_with_path(lm.init(jax.random.key(0), config))
     starts = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     ones = [leaf for path, leaf in starts.items() if path.endswith("scale")]
     zeros = [leaf for path, leaf in starts.items() if "value" in path or path.endswith("bias")]
@@ -374,7 +373,7 @@ def test_scales_start_at_one_and_biases_and_the_value_head_at_zero():
 
 def test_no_two_kernels_share_their_numbers():
     config = dataclasses.replace(CONFIG, tie_embeddings=False)
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(init(jax.random.key(0), config))]
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(lm.init(jax.random.key(0), config))]
     starts = [leaf.ravel()[:8] / leaf.std() for leaf in leaves if np.ptp(leaf) > 0]
     assert len(starts) == 6
     assert min(np.abs(x - y).max() for x, y in itertools.combinations(starts, 2)) > 0.1
@@ -389,7 +388,7 @@ def test_stack_undoes_unstack(params):
 def test_the_linen_module_is_the_pure_functions():
     module, key = lm.Transformer(ONE_LAYER), jax.random.key(3)
     variables = jax.jit(module.init)(key, TOKENS)
-    jax.tree.map(np.testing.assert_array_equal, variables["params"], init(key, ONE_LAYER))
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], lm.init(key, ONE_LAYER))
     logits = jax.jit(module.apply)(variables, padded(0), mask=PADDINGS)
     expected = apply(variables["params"], padded(0), ONE_LAYER, mask=PADDINGS)
     np.testing.assert_allclose(logits, expected, atol=1e-6)
