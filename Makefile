@@ -19,7 +19,7 @@ help:
 	@echo "make test-slow     run the proofs that take minutes"
 	@echo "make lint          check style and types"
 	@echo "make format        repair style"
-	@echo "make docs          write the API pages and the guides to build/docs"
+	@echo "make docs          write guides, tables, notebooks and API pages to build/docs"
 	@echo "make experiments   every experiment in its smoke mode (minutes); ARGS=--full: all of each;"
 	@echo "                   asks before it fetches what is missing of more-data, unless ARGS=--yes"
 	@echo "make bench         measure speed"
@@ -65,7 +65,7 @@ format: $(VENV)/dev.stamp
 	$(IN_VENV) -m ruff check --fix . && $(IN_VENV) -m ruff format .
 
 docs: $(VENV)/dev.stamp
-	$(IN_VENV) .ci/docs.py build/docs
+	$(IN_VENV) .ci/docs build/docs
 
 $(VENV)/created.stamp:
 	@command -v "$(PYTHON)" >/dev/null || { \

@@ -31,7 +31,7 @@ class Transformer(nn.Module):
     """The parameters of a transformer, for those who want a linen module.
 
     `Transformer(config).init(key, tokens)["params"]` is `init(key, config)`, and calling it is
-    `apply`.
+    `lm.apply`.
 
     >>> config = ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> tokens = jnp.zeros((1, 4), int)
@@ -50,7 +50,7 @@ class Transformer(nn.Module):
     def __call__(
         self, tokens: jax.Array, positions: jax.Array | None = None, mask: jax.Array | None = None
     ) -> jax.Array:
-        """Returns logits, as `apply` does."""
+        """Returns logits, as `lm.apply` does."""
         return _forward.apply(self.declare(), tokens, self.config, positions=positions, mask=mask)
 
 
