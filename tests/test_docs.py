@@ -48,7 +48,7 @@ def test_every_name_recipe_and_script_has_its_place(site):
     for script in (ROOT / "experiments" / "how_to").glob("[a-z]*.py"):
         assert f'id="{script.stem}"' in text("how_to")
     for name in recipes.RECIPES:
-        assert f'id="{name.replace("+", "")}' in text("recipes")
+        assert f'id="recipe-{name}"' in text("recipes")
     makers = [name for name in penalties.__all__ if f"proxlm/penalties.html#{name}" in text("operators")]
     assert len(makers) > 60 and {"l1", "nuclear", "masked", "transport"} <= set(makers)
 
@@ -93,8 +93,8 @@ def test_a_browser_shows_the_picture_and_finds_a_name(site):
             document.querySelectorAll("main section.search-result").length], 3000);
     }</script>"""
     (site / "probed.html").write_text(page.read_text("utf-8").replace("</body>", f"{probe}</body>"), "utf-8")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000"]
-    command += ["--allow-file-access-from-files", "--dump-dom", (site / "probed.html").as_uri()]
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000"]
+    command += ["--virtual-time-budget=20000", "--dump-dom", (site / "probed.html").as_uri()]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=180).stdout
     width, height, results = map(float, shown.split("<title>")[1].split("<")[0].split(","))
     assert width > 500 and height > 150 and results >= 1

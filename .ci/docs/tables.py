@@ -128,16 +128,17 @@ def recipes() -> str:
     """The page of recipes: the parts of each, and every setting that it has."""
     rows, lists, base = [], [], recipes_lib.RECIPES["ppo"].config.settings
     for name, recipe in recipes_lib.RECIPES.items():
-        config = recipe.config
-        kl = f"{config.kl.coef:g} {config.kl.estimator} in the {config.kl.placement}" if config.kl else "none"
-        parts = [_short(config.advantage), _short(config.loss), kl, str(config.aggregation)]
-        rows.append([f"[`{name}`](#{_place(name)})", *parts, str(config.group_size)])
-        base, flat = recipes_lib.RECIPES["ppo"].config.settings, config.settings
-        shown = lambda key, value, base=base: f"**{key}**" if key not in base or base[key] != value else key
-        settings = (
-            f"{shown(key, value)} {_short(value)}" for key, value in flat.items() if not _is_part(value)
-        )
-        lists.append(f"## {name}\n\n{recipe.source}.\n\n{' · '.join(settings)}")
+        config, place = recipe.config, f"recipe-{name}"
+        penalty = config.kl
+        kl = f"{penalty.coef:g} {penalty.estimator} in the {penalty.placement}" if penalty else "none"
+        kl = "measured" if penalty and penalty.coef == 0 else kl
+        rows.append([f"[{name}](#{place})", _name(config.advantage), _name(config.loss), kl])
+        rows[-1] += [str(config.aggregation), str(config.group_size)]
+        settings = {key: value for key, value in config.settings.items() if not _is_part(value)}
+        shown = (f"**{key}**" if key not in base or base[key] != x else key for key, x in settings.items())
+        words = (f"{key} {_short(x)}" for key, x in zip(shown, settings.values(), strict=True))
+        heading = f'<span id="{place}"></span>\n\n## {name}'
+        lists.append(f"{heading}\n\n{recipe.source}.\n\n{' · '.join(words)}")
     head = ["recipe", "advantage", "loss", "KL", "aggregation", "group"]
     return RECIPES.format(table(head, rows), "\n\n".join(lists))
 
@@ -155,17 +156,17 @@ each, in bold what differs from `ppo`.
 
 
 def _short(value: Any) -> str:
-    text = repr(value) if not isinstance(value, float) else f"{value:g}"
-    return re.sub(r"partial\((\w+)(?:, )?", r"\1(", text)
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+def _name(part: Any) -> str:
+    """The name of a part's function, with that of a function which it is given."""
+    given = (_name(value) for value in part.settings.values() if hasattr(value, "fn"))
+    return f"{part.fn.__name__}({', '.join(given)})".replace("()", "")
 
 
 def _is_part(value: Any) -> bool:
     return callable(value) or type(value).__name__ in ("KL", "Value", "Whitening")
-
-
-def _place(title: str) -> str:
-    """The place on a page that a heading has."""
-    return re.sub(r"[^\w-]", "", title.lower().replace(" ", "-"))
 
 
 def how_to() -> str:

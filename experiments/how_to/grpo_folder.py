@@ -1,12 +1,10 @@
-"""GRPO on a folder of transformers: `python -m experiments.how_to.grpo_folder MODEL questions.jsonl OUT`.
+"""GRPO on a folder of transformers: `python -m experiments.how_to.grpo_folder MODEL questions.jsonl OUT`."""
 
-By LoRA; TRL writes it as GRPOTrainer(model, reward_funcs). Lines have a "question" and an "answer".
-"""
-
+import collections
 import json
 import pathlib
 import sys
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,41 +13,26 @@ import optax
 from proxlm import lm
 from proxlm.policy import ppo, recipes, rewards
 
-
-class Asked(NamedTuple):
-    tokens: np.ndarray
-    mask: np.ndarray
-    row: np.ndarray  # of the file; whatever stands beside tokens and mask reaches the reward
+Asked = collections.namedtuple("Asked", "tokens mask answer")  # all columns reach the reward
+right = lambda completions, answer: [a in text for a, text in zip(answer, completions, strict=True)]
 
 
 def main(folder, questions, out, iterations=20, tokens=8, batch=4):
-    model = lm.load(folder)
-    tokenizer = model.tokenizer
-    assert tokenizer is not None
+    model: Any = lm.load(folder)
     rows = [json.loads(line) for line in pathlib.Path(questions).read_text("utf-8").splitlines()]
-    tokenizer.enable_padding(direction="left")
-    encoded = tokenizer.encode_batch([row["question"] for row in rows])
-    tokens_of, mask = ([getattr(e, kind) for e in encoded] for kind in ("ids", "attention_mask"))
-    asked = Asked(np.array(tokens_of), np.array(mask) == 1, np.arange(len(rows)))
-    prompts = lambda key: jax.tree.map(lambda x: x[jax.random.permutation(key, len(rows))[:batch]], asked)
-
-    def right(completions, row):  # any Python you like
-        return [rows[i]["answer"] in text for i, text in zip(row, completions, strict=True)]
-
-    trained, frozen = lm.lora.split(lm.lora.init(jax.random.key(0), model.params, rank=8))
+    prompts = model.prompts([row["question"] for row in rows])
+    data = Asked(prompts.tokens, prompts.mask, np.array([row["answer"] for row in rows]))
+    draw = lambda key: jax.tree.map(lambda x: x[jax.random.permutation(key, len(rows))[:batch]], data)
+    trained, fixed = lm.lora.split(lm.lora.init(jax.random.key(0), model.params, rank=8))
     sampling = lm.SamplingConfig(stop_token=model.stops or None)
     actor = lm.make_actor(model.config, tokens, critic=False, sampling=sampling)
-    actor = lm.trainable.make_actor(actor, frozen)
-    config, optimizer = recipes.make("grpo", group_size=8, num_minibatches=1), optax.adam(1e-4)
-    reward = rewards.of_texts(right, tokenizer.decode)
-    step = ppo.make_host_step(actor, reward, prompts, optimizer, config)
-    state, means = ppo.init({"policy": trained}, optimizer, config), []
-    for key in jax.random.split(jax.random.key(1), iterations):
-        state, metrics = step(state, key)
-        means.append(float(metrics.reward))
-    params = lm.trainable.merge(state.params["policy"], frozen)
-    lm.save(out, model._replace(params=lm.lora.merge(params)))
-    return means
+    actor = lm.trainable.make_actor(actor, fixed)
+    config, optimizer = recipes.make("grpo", num_minibatches=1), optax.adam(1e-4)
+    reward = rewards.of_texts(right, model.tokenizer.decode)  # in TRL: GRPOTrainer(model, reward_funcs)
+    state = ppo.init({"policy": trained}, optimizer, config)
+    for turn in ppo.iterate(state, jax.random.key(1), iterations, actor, reward, draw, optimizer, config):
+        yield float(turn.metrics.reward)
+    lm.save(out, model._replace(params=lm.lora.merge(lm.trainable.merge(turn.state.params["policy"], fixed))))
 
 
 if __name__ == "__main__":

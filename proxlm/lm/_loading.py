@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
+from proxlm._decoding.records import Prompts
 from proxlm.lm import _architectures, _config_fields, _folder, _gguf, _parameters, _weight_files, pretrained
 from proxlm.lm._chat import ChatTemplate
 from proxlm.lm._config import ModelConfig, Params
@@ -60,6 +61,23 @@ class Pretrained(NamedTuple):
             raise _validation.invalid(name, None, "there", "Give one with model._replace.", "chat")
         text = self.template.render(messages, add_generation_prompt, **variables)
         return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def prompts(self, texts: Sequence[str]) -> Prompts:
+        """The texts as rows of tokens [N, P], padded on the left, with their mask, for an actor.
+
+        Raises:
+          ValueError: if there is no tokenizer, or no text.
+
+        >>> model.prompts(["2 + 3 =", "12 + 7 ="])  # doctest: +SKIP
+        """
+        if self.tokenizer is None:
+            raise _validation.invalid("tokenizer", None, "there", "Give one with model._replace.", "prompts")
+        rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        width = max(map(len, rows), default=0)
+        if isinstance(texts, str) or not width:
+            raise _validation.invalid("texts", texts, "a list of texts, not all empty", "", "prompts")
+        tokens = jnp.array([[0] * (width - len(row)) + row for row in rows])
+        return Prompts(tokens, jnp.array([[i >= width - len(row) for i in range(width)] for row in rows]))
 
 
 def load(

@@ -122,6 +122,17 @@ def test_a_chat_is_the_tokens_of_its_template(folder):
         model._replace(tokenizer=None).chat(messages)
 
 
+def test_prompts_are_padded_on_the_left(model):
+    tokens, mask = model.prompts(["ab", "abc"])
+    assert mask.tolist() == [[False, True, True], [True, True, True]]
+    assert tokens[0, 1:].tolist() == tokens[1, :2].tolist() == model.tokenizer.encode("ab").ids
+    for texts in ([], "ab", [""]):
+        with pytest.raises(ValueError, match="prompts: texts must be a list of texts, not all empty"):
+            model.prompts(texts)
+    with pytest.raises(ValueError, match="prompts: tokenizer must be there"):
+        model._replace(tokenizer=None).prompts(["ab"])
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [

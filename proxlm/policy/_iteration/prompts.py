@@ -152,12 +152,13 @@ def arrays_of(prompts: Any) -> Any:
 
 
 def is_arrays(tree: Any) -> bool:
-    """Whether all leaves of a pytree are arrays.
+    """Whether all leaves of a pytree are arrays that JAX knows, of no texts or other objects.
 
-    >>> is_arrays((jnp.zeros(2), np.zeros(2))), is_arrays(["right", "wrong"])
-    (True, False)
+    >>> is_arrays((jnp.zeros(2), np.zeros(2))), is_arrays(["right"]), is_arrays(np.array(["right"]))
+    (True, False, False)
     """
-    return all(isinstance(x, np.ndarray | jax.Array) for x in jax.tree.leaves(tree))
+    of_python = lambda x: isinstance(x, np.ndarray) and x.dtype.kind in "OSU"
+    return all(isinstance(x, np.ndarray | jax.Array) and not of_python(x) for x in jax.tree.leaves(tree))
 
 
 def _kind(prompts):
