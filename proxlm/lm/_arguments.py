@@ -31,28 +31,12 @@ def token_ids(
         remedy = f"One sequence is {name}[None]." if tokens.ndim == 1 else "Leave empty batches out."
         raise _validation.invalid(f"{name}.shape", tokens.shape, "[B, T] with B, T ≥ 1", remedy)
     _config.check_length(tokens.shape[1], config)
-    no_explicit_axes(name, tokens)
     if mask is not None:
         mask = _mask(mask, tokens, name)
     _check_range(tokens, mask, config.vocab_size, name)
     if mask is None:
         return jnp.asarray(tokens), None
     return jnp.where(mask, tokens, 0), jnp.asarray(mask)
-
-
-def no_explicit_axes(name: str, array: Any) -> None:
-    """Raises ValueError for an array that is sharded over explicit axes of a mesh.
-
-    >>> no_explicit_axes("tokens", jnp.zeros((2, 3), int))
-    """
-    if not isinstance(array, jax.Array):
-        return
-    sharding = jax.typeof(array).sharding
-    explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
-    if explicit and any(axis is not None for axis in sharding.spec):
-        given = _validation.Verbatim(f"{sharding.spec} over explicit axes")
-        remedy = "Write jax.make_mesh(sizes, names, axis_types=(jax.sharding.AxisType.Auto,) * len(names))."
-        raise _validation.invalid(name, given, "sharded over axes of AxisType.Auto", remedy)
 
 
 def typed_key(key: Any, batch: int) -> jax.Array:

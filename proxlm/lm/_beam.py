@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm import _validation
+from proxlm import _validation, sharding
 from proxlm._decoding import config as decoding
 from proxlm._decoding import rows
 from proxlm._decoding.config import SamplingConfig
@@ -33,6 +33,7 @@ class Beams(NamedTuple):
     ended: jax.Array
 
 
+@sharding.automatic
 def beam_search(
     params: Params,
     prompts: jax.Array,

@@ -14,6 +14,7 @@ from proxlm.lm._config import ModelConfig, Params
 LARGE, CHUNK = 2**24, 2**22
 
 
+@sharding.automatic
 @_validation.typed
 def map_logits(
     fn: Callable[..., Any],

@@ -17,6 +17,7 @@ from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._views import View
 
 
+@sharding.automatic
 def apply(
     params: Params,
     tokens: jax.Array,
@@ -54,6 +55,7 @@ def apply(
     return logits(params, hidden, config).reshape(*np.shape(tokens), -1)
 
 
+@sharding.automatic
 def encode(
     params: Params,
     tokens: jax.Array,
@@ -77,6 +79,7 @@ def encode(
     return final_norm(params, x, config)
 
 
+@sharding.automatic
 def hidden_states(
     params: Params,
     tokens: jax.Array,
@@ -102,6 +105,7 @@ def hidden_states(
     return over_layers(step, params, tokens, config, positions, mask)[1]
 
 
+@sharding.automatic
 @_validation.typed
 def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
     """The LM head on hidden states: h·W, `[N, D]` of `encode` -> float32 `[N, V]`; ValueError without one.
@@ -122,6 +126,7 @@ def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
     return _layers.soft_cap(result, config.logit_cap)
 
 
+@sharding.automatic
 @_validation.typed
 def values(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
     """The scalar head on hidden states: h·w + b, `[N, D]` -> float32 `[N]`; ValueError without one.

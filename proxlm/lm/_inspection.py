@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm import _validation
+from proxlm import _validation, sharding
 from proxlm.lm import _block, _config, _forward, _layers
 from proxlm.lm._config import ModelConfig, Params
 
@@ -25,6 +25,7 @@ class Inspection(NamedTuple):
     residual: jax.Array
 
 
+@sharding.automatic
 def inspect(
     params: Params,
     tokens: jax.Array,
@@ -71,6 +72,7 @@ def inspect(
     return Inspection(attention, residual.reshape(-1, *shape, config.width))
 
 
+@sharding.automatic
 @_validation.typed
 def logit_lens(params: Params, residual: jax.Array, config: ModelConfig) -> jax.Array:
     """The logit lens: the logits of the model if it stopped at a layer.

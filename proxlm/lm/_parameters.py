@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from proxlm import _validation
-from proxlm.lm import _arguments, _segments
+from proxlm.lm import _segments
 from proxlm.lm._config import ModelConfig, Params
 
 
@@ -99,8 +99,6 @@ def check(params: Params, config: ModelConfig, stacked: bool = True, factors: bo
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> check(lm.init(jax.random.key(0), config), config)
     """
-    for path, leaf in leaves(params):
-        _arguments.no_explicit_axes(f"params: {path}", leaf)
     blocks = params["blocks"] if isinstance(params, Mapping) and "blocks" in params else None
     if blocks is None:
         remedy = "Those of an actor are params['policy'] and params['critic']."

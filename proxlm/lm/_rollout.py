@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm import _validation
+from proxlm import _validation, sharding
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Samples
 from proxlm._decoding.rows import align, uniforms
@@ -29,6 +29,7 @@ class Rollout(NamedTuple):
     alive: jax.Array
 
 
+@sharding.automatic
 def start_rollout(
     key: jax.Array,
     params: Params,
@@ -61,6 +62,7 @@ def start_rollout(
     return Rollout(samples, cache, jnp.ones(len(samples.tokens), bool))
 
 
+@sharding.automatic
 def continue_rollout(
     key: jax.Array,
     params: Params,

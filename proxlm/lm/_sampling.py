@@ -12,6 +12,7 @@ from proxlm.lm import _arguments, _parameters, _token_loop
 from proxlm.lm._config import ModelConfig, Params
 
 
+@sharding.automatic
 def sample(
     key: jax.Array,
     params: Params,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proxlm import _validation
+from proxlm import _validation, sharding
 from proxlm._decoding import distribution, history
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Scores
@@ -12,6 +12,7 @@ from proxlm.lm import _arguments, _chunks, _forward, _groups
 from proxlm.lm._config import ModelConfig, Params
 
 
+@sharding.automatic
 @_validation.typed
 def score(
     params: Params,

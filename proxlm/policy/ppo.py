@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm import _validation
+from proxlm import _validation, sharding
 from proxlm.policy import protocols
 from proxlm.policy._configuration.config import KL, PPOConfig, Value, Whitening
 from proxlm.policy._iteration import checks, judging, resampling
@@ -115,7 +115,7 @@ def make_step(
             drawn = resampling.until_varied(again, jax.random.fold_in(key, 3), drawn, config)
         return learn(state, key_learn, *drawn)
 
-    return step
+    return sharding.automatic(step)
 
 
 def make_host_step(

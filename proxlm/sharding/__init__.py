@@ -18,15 +18,18 @@ mesh is set. Without one, or on one device, a program is what it would be withou
 - `spec`, `shardings`, `replicated`: where a leaf of a state lies, by its path
 - `put`, `init`: a state placed, or made, in its shards
 - `rows`, `pieces`, `whole`: pins inside jit; `num_parts`: how many devices a batch is cut over
+- `automatic`: functions under a mesh of explicit axes, the default of `jax.make_mesh`
 - `local_rows`, `own_rows`, `own_numbers`, `of_rows`: batches of which each process has a part
 """
 
+from proxlm.sharding._explicit import automatic
 from proxlm.sharding._mesh import AXES, make_mesh
 from proxlm.sharding._rows import local_rows, num_parts, of_rows, own_numbers, own_rows, pieces, rows
 from proxlm.sharding._specs import init, put, replicated, shardings, spec, whole
 
 __all__ = [
     "AXES",
+    "automatic",
     "init",
     "local_rows",
     "make_mesh",

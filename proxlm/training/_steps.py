@@ -99,7 +99,7 @@ def make_step(
         metrics = StepMetrics(loss, optax.tree.norm(_widened(grads)), aux)
         return TrainState(params, opt_state, state.step + 1), metrics
 
-    return step
+    return sharding.automatic(step)
 
 
 def _evaluation(loss_fn, has_aux):

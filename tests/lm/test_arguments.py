@@ -1,7 +1,9 @@
 """Arguments that most functions of the model share: token ids, masks, parameters of another config."""
 
 import dataclasses
+import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,13 +101,19 @@ def test_parameters_that_a_config_does_not_have_are_refused():
     jax.eval_shape(lambda: lm.encode(valued, TOKENS, CONFIG))
 
 
-def test_explicit_axes_of_a_mesh_are_refused_with_the_remedy():
+def test_the_model_and_its_gradient_take_arrays_over_explicit_axes():
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
     place = lambda x: jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.P("data")))
-    with jax.set_mesh(mesh):
-        for params, tokens in ((PARAMS, place(TOKENS)), (jax.tree.map(place, PARAMS), TOKENS)):
-            with pytest.raises(ValueError, match=r"over axes of AxisType\.Auto, got .* Write jax\.make_mesh"):
-                apply(params, tokens, CONFIG)
+    squares = jax.jit(jax.value_and_grad(lambda params, tokens: jnp.sum(apply(params, tokens, CONFIG) ** 2)))
+    value, grads = squares(PARAMS, TOKENS)
+    for params, tokens in ((PARAMS, place(TOKENS)), (jax.tree.map(place, PARAMS), TOKENS)):
+        logits = jax.eval_shape(functools.partial(apply, config=CONFIG), params, tokens)
+        assert logits.sharding.spec[0] == ("data" if tokens is not TOKENS else None)
+        found, found_grads = squares(params, tokens)
+        np.testing.assert_allclose(value, found, rtol=1e-6)
+        chex.assert_trees_all_close(grads, found_grads, rtol=1e-5, atol=1e-5)
+        places = [jax.typeof(x).sharding.spec for x in jax.tree.leaves(params)]
+        assert places == [jax.typeof(x).sharding.spec for x in jax.tree.leaves(found_grads)]
 
 
 def test_parameters_of_numpy_are_closed_over_inside_jit():

@@ -119,4 +119,4 @@ def make_collect_and_learn(
         state = PPOState(params, opt_state, state.ref_params, kl_coef, state.iteration + 1)
         return state, metrics.join(report)
 
-    return collect, learn
+    return sharding.automatic(collect), sharding.automatic(learn)
