@@ -10,9 +10,9 @@ import numpy as np
 
 from proxlm import _validation, sharding
 from proxlm._decoding.records import Prompts, Samples, Turns
-from proxlm._decoding.rows import texts
+from proxlm._decoding.rows import align, texts
 
-__all__ = ["num_columns", "play", "text_tool"]
+__all__ = ["extended", "joined", "num_columns", "play", "text_tool"]
 
 
 def num_columns(num_tokens: int, turns: Turns | None) -> int:
@@ -44,6 +44,32 @@ def play(
     for i in range(1, turns.num_turns):
         rollout = go_on(keys[i], rollout, *_outputs(turns, rollout.samples, num_tokens))
     return rollout
+
+
+def extended(
+    samples: Samples, alive: jax.Array, outputs: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Tokens and mask `[B, T + K]` with the tool's outputs, moved to the right, and the rows that go on.
+
+    >>> mask, alive = jnp.ones((1, 2), bool), jnp.array([True])
+    >>> samples = Samples(jnp.array([[4, 5]]), mask, None, mask, alive)
+    >>> extended(samples, alive, jnp.array([[7, 0]]), jnp.array([[True, False]]))[0].tolist()
+    [[4, 5, 0, 7]]
+    """
+    mask = mask & alive[:, None]
+    outputs, mask = align(jnp.where(mask, outputs, 0), mask)
+    tokens = jnp.concatenate([samples.tokens, outputs.astype(jnp.int32)], axis=1)
+    return tokens, jnp.concatenate([samples.mask, mask], axis=1), jnp.any(mask, axis=1)
+
+
+def joined(old: Samples, alive: jax.Array, new: Samples) -> Samples:
+    """The samples of all turns, of those before and of the last one, whose prompts hold the others."""
+    hole = jnp.zeros((len(alive), new.tokens.shape[1] - old.tokens.shape[1] - new.log_probs.shape[1]), bool)
+    return new._replace(
+        log_probs=jnp.concatenate([old.log_probs, hole.astype(jnp.float32), new.log_probs], axis=1),
+        response_mask=jnp.concatenate([old.response_mask, hole, new.response_mask], axis=1),
+        ended=jnp.where(alive, new.ended, old.ended),
+    )
 
 
 def _outputs(turns, samples, num_tokens):

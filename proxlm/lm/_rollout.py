@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation, sharding
+from proxlm._decoding import turns
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Samples
-from proxlm._decoding.rows import align, uniforms
+from proxlm._decoding.rows import uniforms
 from proxlm.lm import _cache, _sampling, _token_loop
 from proxlm.lm._config import ModelConfig, Params
 
@@ -105,24 +106,15 @@ def continue_rollout(
     outputs, output_mask = _check(key, params, old, outputs, output_mask, num_tokens, config, sampling)
     _validation.integer(1, "continue_rollout", segment=segment)
     output_mask = jnp.ones(outputs.shape, bool) if output_mask is None else output_mask
-    outputs, output_mask = align(outputs, output_mask & alive[:, None])
-    tokens = jnp.concatenate([old.tokens, outputs.astype(jnp.int32)], axis=1)
-    mask = jnp.concatenate([old.mask, output_mask], axis=1)
+    tokens, mask, alive = turns.extended(old, alive, outputs, output_mask)
     params = _token_loop.unstacked(params, config)
     cache = _cache.grow(cache, tokens.shape[1])
     hidden, cache = _cache.append(params, tokens[:, old.tokens.shape[1] - 1 :], cache, mask, config)
-    alive = jnp.any(output_mask, axis=1)
     uniform = uniforms(key, num_tokens, len(tokens))
     how = {"params": params, "config": config, "sampling": sampling}
     how |= {"segment": segment, "early_exit": early_exit}
     new, cache = _token_loop.go_on(hidden, cache, tokens, mask, ~alive, uniform, **how)
-    hole = jnp.zeros(outputs.shape, bool)
-    samples = new._replace(
-        log_probs=jnp.concatenate([old.log_probs, hole.astype(jnp.float32), new.log_probs], axis=1),
-        response_mask=jnp.concatenate([old.response_mask, hole, new.response_mask], axis=1),
-        ended=jnp.where(alive, new.ended, old.ended),
-    )
-    return Rollout(samples, cache, alive)
+    return Rollout(turns.joined(old, alive, new), cache, alive)
 
 
 def _check(key, params, old, outputs, output_mask, num_tokens, config, sampling):

@@ -1,5 +1,7 @@
 """Responses of several turns: what a tool says, pure or Python, is read and not learnt from."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +100,59 @@ def test_a_tool_in_python_is_called_in_the_loop_and_refused_in_a_traced_step(hal
         assert len(list(loop)) == 2 and not found
     with pytest.raises(ValueError, match=r"ppo.make_step: actor.turns.on_host must be False, got True"):
         ppo.make_step(PYTHON, REWARD, prompts, SGD, SETTINGS)
+
+
+def running_sum(params, state):
+    """Logits and values of a sum of embeddings by position, which is all that this model remembers."""
+    return jnp.tanh(state) @ params["in"].T, state[..., 0]
+
+
+def foreign(params, tokens, mask):
+    """A model for rows padded on the left, which would read the tokens in holes."""
+    first = jnp.argmax(mask, axis=1)[:, None]
+    place = jnp.arange(tokens.shape[1])[None] - first
+    weights = jnp.where(place >= 0, 1.0 + 0.1 * jnp.cos(place), 0.0)[:, :, None]
+    return running_sum(params, jnp.cumsum(weights * params["in"][tokens], axis=1))
+
+
+def init_cache(params, tokens, mask, num_tokens):
+    place = jnp.arange(tokens.shape[1])[None] - jnp.argmax(mask, axis=1)[:, None]
+    weights = jnp.where(place >= 0, 1.0 + 0.1 * jnp.cos(place), 0.0)[:, :, None]
+    state = jnp.sum(weights * params["in"][tokens], axis=1)
+    return running_sum(params, state)[0], (state, place[:, -1])
+
+
+def step(params, tokens, cache):
+    state, place = cache[0], cache[1] + 1
+    state = state + (1.0 + 0.1 * jnp.cos(place))[:, None] * params["in"][tokens]
+    return running_sum(params, state)[0], (state, place)
+
+
+def test_any_model_has_turns_with_and_without_a_cache_and_is_given_no_holes():
+    params = {"in": 0.7 * jax.random.normal(KEY, (7, 5))}
+    make = functools.partial(policy.actor_from_logits, num_tokens=3, sampling=SAMPLING)
+    cache, turns = {"init_cache": init_cache, "step": step}, lm.Turns(pure, 2, num_turns=3)
+    host = lm.Turns(python, 2, num_turns=3, on_host=True)
+    plain, cached = make(foreign, turns=turns), make(foreign, turns=host, **cache)
+    many = lm.Prompts(jnp.tile(TOKENS, (6, 1)), jnp.tile(TOKENS > 0, (6, 1)))
+    one, other = plain.sample(KEY, params, many), cached.sample(KEY, params, many)
+    assert_equal(one._replace(log_probs=0), other._replace(log_probs=0))
+    assert_close(one.log_probs, other.log_probs, atol=1e-5)
+    mask = np.asarray(one.response_mask)
+    assert mask.shape == (24, 13) and not mask[:, [3, 4, 8, 9]].any() and 0 < mask[:, 10].sum() < 24
+    assert (~np.asarray(one.mask)[:, 4:] & (np.cumsum(mask[:, ::-1], axis=1)[:, ::-1] > mask)[:, 2:]).any()
+    report = policy.check_actor(plain, params, many, key=KEY)
+    assert max(report.ratio, report.causality, report.padding, report.rows, report.reference) < 1e-5
+    # by hand: a row without its holes
+    row = int(np.flatnonzero(mask[:, 10])[0])
+    real = np.asarray(one.mask)[row]
+    said = np.asarray(one.tokens)[row][real][None]
+    values = np.asarray(foreign(params, said, np.ones(said.shape, bool))[1])[0]
+    before = (np.cumsum(real) - 2)[2:][mask[row]]
+    np.testing.assert_allclose(plain.score(params, one).values[row][mask[row]], values[before], atol=1e-5)
+    np.testing.assert_allclose(plain.final_values(params, one)[row], values[-1], atol=1e-5)
+    with pytest.raises(ValueError, match="actor_from_logits: turns must be a Turns, got"):
+        make(foreign, turns=pure)
 
 
 @pytest.mark.parametrize(
