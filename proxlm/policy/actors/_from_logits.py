@@ -88,18 +88,7 @@ def actor_from_logits(
 
     greedy = functools.partial(sample, jax.random.key(0), settings=decoding.as_greedy(sampling))
 
-    def final_values(params: Any, samples: Samples) -> jax.Array:
-        last = rows.align(samples.tokens, samples.mask)
-        found = (
-            _token_loop.logits_and_values(logits, params, *last)[1]
-            if values is None
-            else values(params, *last)
-        )
-        if found is None:
-            remedy = "Let logits give (logits, values), or give values."
-            raise _validation.invalid("values", None, "a critic's", remedy, "actor_from_logits")
-        return jnp.asarray(found, jnp.float32)[:, -1]
-
+    final_values = functools.partial(_final_values, logits, values)
     make = _no_parameters if init is None else init
     return Actor(make, sample, score, reference, greedy, sampling, final_values, turns)
 
@@ -123,6 +112,17 @@ def _score(params, samples, logits, num_tokens, sampling, full):
         values=None if values is None else _values(values, samples, num_tokens),
         distribution=log_probs.reshape(*targets.shape, -1) if full else None,
     )
+
+
+def _final_values(logits, values, params, samples):
+    """Values [B] after the last real column of each row."""
+    last = rows.align(samples.tokens, samples.mask)
+    read = functools.partial(_token_loop.logits_and_values, logits)
+    found = read(params, *last)[1] if values is None else values(params, *last)
+    if found is None:
+        remedy = "Let logits give (logits, values), or give values."
+        raise _validation.invalid("values", None, "a critic's", remedy, "actor_from_logits")
+    return jnp.asarray(found, jnp.float32)[:, -1]
 
 
 def _values(values, samples, num_tokens):
