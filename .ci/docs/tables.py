@@ -71,7 +71,8 @@ def sent(name: str, function: Callable[..., Any]) -> str:
     where = jax.NamedSharding(mesh, jax.P("data"))
     penalty = function(*_GIVEN.get(name, ()), **own)
     program = jax.jit(lambda x: penalty.prox(x, 0.5), out_shardings=where)
-    text = program.lower(jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where)).compile().as_text()
+    lowered = program.lower(jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where))
+    text = lowered.compile({"xla_backend_optimization_level": "0"}).as_text()
     found = {words for kind, words in _SENT.items() if f"{kind}(" in text}
     return ", ".join(sorted(found)) or "nothing"
 
@@ -111,8 +112,8 @@ states both. The columns, read off the docstrings and the compiled programs when
 - **metric**: whether the step size may be an array shaped like x, as Adam's preconditioner is
 - **cost**: of a prox, in passes over x where nothing else is said
 - **sent**: what two devices tell each other in the prox of an array `[4, 8]` that is divided along its first
-  axis, with rows as groups where there is a choice (of matrices a stack `[4, 6, 8]`). Sums are of one number
-  a group or less, also of flags that end a loop; gathered is the array
+  axis, with rows as groups where there is a choice (of a matrix `[8, 8]`, or a stack `[4, 6, 8]`). Sums are
+  of one number a group or less, also of flags that end a loop; gathered is the array
 
 {}
 
