@@ -112,9 +112,22 @@ class LinearLoss:
         each = self.loss(eta, targets)
         return jnp.mean(each) if weights is None else jnp.sum(weights * each) / jnp.sum(weights)
 
-    def columns(self, features: Any, chosen: jax.Array) -> Callable[[jax.Array], jax.Array]:
-        """The map z [k] ↦ what these entries of the params, as a vector, add to η, [n]."""
+    def columns(self, features: Any, chosen: jax.Array) -> tuple:
+        """The map from these entries of the params, a vector, to what they add to η; its matrix or None."""
         last = features.shape[1] - 1
         inside, is_intercept = jnp.minimum(chosen, last), chosen > last
-        part = features.take(inside) if isinstance(features, SparseFeatures) else features[:, inside]
-        return lambda z: part @ jnp.where(is_intercept, 0.0, z) + jnp.sum(jnp.where(is_intercept, z, 0.0))
+        if isinstance(features, SparseFeatures):
+            part = features.take(inside)
+            pick = lambda where, z: jnp.where(where, z, 0.0)
+            return lambda z: part @ pick(~is_intercept, z) + jnp.sum(pick(is_intercept, z)), None
+        matrix = jnp.where(is_intercept, 1.0, features[:, inside])
+        return lambda z: matrix @ z, matrix
+
+    def hessian(self, matrix: Any, eta: jax.Array, targets: Any, weights: Any = None) -> jax.Array | None:
+        """The Hessian in the entries to which the columns of the matrix belong, in float32."""
+        if matrix is None:
+            return None
+        slopes = jax.grad(lambda eta: self.mean(eta, targets, weights))
+        bends = jax.jvp(slopes, (eta,), (jnp.ones_like(eta),))[1]
+        left, right = matrix.astype(jnp.float32), (bends[:, None] * matrix).astype(jnp.float32)
+        return jnp.matmul(left.T, right, precision=jax.lax.Precision.HIGHEST)

@@ -107,6 +107,7 @@ class Problem(NamedTuple):
       largest: step size.
       backtracking: None for a constant step.
       linear: the structure of a `LinearLoss`; None for other functions.
+      hessian: a model of that of f, [n, n], which may be of few digits; None where it is unknown.
     """
 
     at: Callable[[jax.Array], Point]
@@ -121,6 +122,7 @@ class Problem(NamedTuple):
     largest: Any
     backtracking: Backtracking | None
     linear: Linear | None
+    hessian: jax.Array | None = None
 
 
 def flatten(
@@ -162,9 +164,9 @@ def flatten(
         descent = lambda point: ravel(residual(unravel(point.x), unravel(-point.gradient)))
         error = lambda point: jnp.max(jnp.abs(descent(point)), initial=0.0)
         moved, measured = lambda point, t: at(step(point, t)), lambda point, t: point
+        at_zero = lambda v: ravel(residual(unravel(jnp.zeros_like(x)), unravel(v)))
         small = jnp.full_like(x, jnp.finfo(x.dtype).tiny ** 0.5)
-        held = lambda v: ravel(residual(unravel(jnp.zeros_like(x)), unravel(v))) == 0
-        kinks = held(small) | held(-small)
+        kinks = (at_zero(small) == 0) | (at_zero(-small) == 0)
     else:
         descent, kinks, error = None, None, lambda point: jnp.max(jnp.abs(point.gap), initial=0.0)
         # What a prox made is where D(x - x⁺)/t - ∇f(x) is a subgradient of g.
@@ -176,13 +178,14 @@ def flatten(
             return new._replace(gap=drop(point, new.x, t) - point.gradient + new.gradient)
 
     functions = at, step, moved, measured, error, descent, kinks, unravel
-    linear = None
-    if isinstance(objective.fun, LinearLoss):
-        linear = _linear(objective, args, x, unravel, point, None if metric is None else weights, largest)
+    weighted = None if metric is None else weights
+    linear = _linear(objective, args, x, unravel, point, weighted, largest)
     return Problem(*functions, weights, largest, objective.backtracking, linear), x
 
 
 def _linear(objective, args, x, unravel, point, metric, largest):
+    if not isinstance(objective.fun, LinearLoss):
+        return None
     fun, (features, *rest) = objective.fun, args
     predict = lambda x: fun.predict(unravel(x), features)
     transposed = jax.linear_transpose(predict, x)
@@ -192,10 +195,11 @@ def _linear(objective, args, x, unravel, point, metric, largest):
         return point(x, smooth, transposed(slopes)[0])
 
     def restrict(x, eta, chosen):
-        columns, z = fun.columns(features, chosen), x[chosen]
-        penalty = _on_chosen(objective.penalty, x, unravel, chosen)
+        columns, matrix = fun.columns(features, chosen)
+        penalty, z = _on_chosen(objective.penalty, x, unravel, chosen), x[chosen]
         part = objective._replace(fun=lambda new: fun.mean(eta + columns(new - z), *rest), penalty=penalty)
-        return part, flatten(part, z, (), None if metric is None else metric[chosen], largest)[0], z, columns
+        problem = flatten(part, z, (), None if metric is None else metric[chosen], largest)[0]
+        return part, problem._replace(hessian=fun.hessian(matrix, eta, *rest)), z, columns
 
     return Linear(predict, at, restrict)
 
@@ -206,11 +210,10 @@ def _on_chosen(penalty, x, unravel, chosen):
     pick = lambda tree: flatten_util.ravel_pytree(tree)[0][chosen]
     step = lambda t: t if jnp.ndim(t) == 0 else spread(t, jnp.ones_like(x))
     value, residual = penalty.value, penalty.residual
-    none = jnp.zeros_like(x)
     return base.Penalty(
         value and (lambda z: value(spread(z, x))),
         lambda z, t: pick(penalty.prox(spread(z, x), step(t))),
-        residual and (lambda z, v: pick(residual(spread(z, x), spread(v, none)))),
+        residual and (lambda z, v: pick(residual(spread(z, x), spread(v, jnp.zeros_like(x))))),
     )
 
 

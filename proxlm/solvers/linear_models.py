@@ -13,8 +13,8 @@ from proxlm.solvers._steps import Rule, State, backtrack
 
 __all__ = ["LinearLoss", "SparseFeatures", "working_sets"]
 
-# Of the error of the whole problem, which is left in that of a working set.
-SHARE = 0.1
+# Of the error of the whole problem, which is left in that of a working set, without and with its Hessian.
+SHARE, SHARE_OF_NEWTON = 0.1, 1e-3
 
 
 def working_sets(sizes: Sequence[int] = (256, 1024), rule: Rule | None = None) -> Rule:
@@ -46,13 +46,16 @@ def working_sets(sizes: Sequence[int] = (256, 1024), rule: Rule | None = None) -
 
     def step(problem, state):
         point, eta = state.point, state.memory
-        distance = jnp.abs(point.gap if problem.descent is None else problem.descent(point))
+        error = problem.error(point)
+        # Twice the gradient also ranks the coordinates that are optimal at zero.
+        ahead = point._replace(gradient=2.0 * point.gradient)
+        distance = jnp.abs(point.gap if problem.descent is None else problem.descent(ahead))
         live = jnp.sum(point.x != 0)
         widths = sorted({min(size, point.x.size) for size in sizes})
         solve = [functools.partial(_solve, problem, inner, width) for width in widths]
         # Room for newcomers beside the nonzeros.
         which = jnp.sum(jnp.asarray(widths[:-1]) < live + live // 8 + 8)
-        x, eta, t = jax.lax.switch(which, solve, point, eta, state.step_size, distance)
+        x, eta, t = jax.lax.switch(which, solve, point, eta, state.step_size, distance, error)
         trial = problem.measured(_structure(problem).at(x, eta), t)
         fall, rounding = point.total - trial.total, 2.0 * jnp.finfo(x.dtype).eps * jnp.abs(point.smooth)
         better = (fall > rounding) | ((fall >= -rounding) & (problem.error(trial) < problem.error(point)))
@@ -70,14 +73,14 @@ def working_sets(sizes: Sequence[int] = (256, 1024), rule: Rule | None = None) -
     return Rule(init, step, refresh, key=("working_sets", sizes, inner.key))
 
 
-def _solve(problem, rule, width, point, eta, step_size, distance):
+def _solve(problem, rule, width, point, eta, step_size, distance, error):
     """The point with the best values of so many coordinates, its predictions, and the last step size."""
     live = point.x != 0
     # Nonzeros belong to the set, unless there are too many: then those farthest from optimal.
     score = distance + jnp.where(live & (jnp.sum(live) <= width), 1.0 + jnp.max(distance), 0.0)
     chosen = jax.lax.top_k(score, width)[1]
     objective, part, z, columns = _structure(problem).restrict(point.x, eta, chosen)
-    tolerance = SHARE * jnp.max(distance)
+    tolerance = (SHARE if part.hessian is None else SHARE_OF_NEWTON) * error
     numbers = _iterate.Numbers(tolerance, 0.0, 1000, step_size, problem.largest, None)
     state = _iterate.descend(_iterate.Static(objective, rule), numbers, part, z)
     best = _iterate.best(state)

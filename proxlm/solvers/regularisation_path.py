@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from proxlm import _validation
 from proxlm.penalties import base
 from proxlm.solvers import _problem
-from proxlm.solvers.solver import Options, Solution, proximal_gradient
+from proxlm.solvers.solver import Options, Solution, Solver, proximal_gradient
 
 __all__ = ["path", "strength_max"]
 
@@ -101,8 +101,10 @@ def path(
         remedy = "For one strength call proximal_gradient."
         raise _validation.invalid("strengths.shape", jnp.shape(strengths), "[K], a vector", remedy, "path")
 
-    def advance(start, strength):
+    def advance(carry, strength):
+        start, options["step_size"] = carry
         solution = proximal_gradient(fun, start, make_penalty(strength), *args, **options)
-        return solution.params, solution
+        return (solution.params, solution.step_size), solution
 
-    return jax.lax.scan(advance, params, strengths)[1]
+    first = Solver(fun, make_penalty(strengths[0]), **options).init(params, *args)
+    return jax.lax.scan(advance, (params, first.moving.step_size), strengths)[1]

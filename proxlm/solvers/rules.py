@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.solvers import _extrapolation, _quasi_newton
+from proxlm.solvers import _extrapolation, _face, _quasi_newton
 from proxlm.solvers._problem import Point
 from proxlm.solvers._steps import Rule, State, backtrack, grown, inner, refresh_or_reset, shorten_until
 
@@ -193,7 +193,7 @@ def barzilai_borwein(patience: int = 10, memory: int = 8) -> Rule:
             t = _spectral(length(move), inner(move, bend), t)
         if memory and problem.descent is not None:
             pairs = _quasi_newton.push(pairs, move, bend)
-            point, pairs = _on_the_nonzeros(problem, point, pairs)
+            point, pairs = _face.step(problem, old, point, pairs)
             tries = tries + 1
         totals = jnp.concatenate([totals[1:], point.total[None]])
         return State(point, t, state.evaluations + tries, Recent(totals, pairs))
@@ -206,16 +206,3 @@ def _spectral(length, curvature, t):
     tiny = jnp.finfo(length.dtype).tiny
     spectral = jnp.where(curvature > tiny, length / jnp.maximum(curvature, tiny), 2 * t)
     return jnp.where(jnp.isfinite(spectral) & (spectral > 0), spectral, t)
-
-
-def _on_the_nonzeros(problem, point, pairs):
-    """A quasi-Newton step in the face of what is not held at 0, if it goes down."""
-    live = (point.x != 0) | ~problem.kinks
-    direction = _quasi_newton.direction(pairs, jnp.where(live, problem.descent(point), 0.0), live)
-    goal = point.x + direction
-    goal = jnp.where(problem.kinks & (jnp.sign(goal) != jnp.sign(point.x)), 0.0, goal)
-    trial = problem.at(goal)
-    better = trial.total < point.total
-    pushed = _quasi_newton.push(pairs, goal - point.x, trial.gradient - point.gradient)
-    choose = lambda new, old: jnp.where(better, new, old)
-    return jax.tree.map(choose, trial, point), jax.tree.map(choose, pushed, pairs)

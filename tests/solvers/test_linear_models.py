@@ -9,6 +9,7 @@ import pytest
 from scipy import sparse
 
 from proxlm import penalties, solvers
+from proxlm.solvers import _face, _problem, _quasi_newton
 from tests.arrays import normal
 
 FEATURES = np.asarray(normal(0, (40, 90)))
@@ -84,6 +85,25 @@ def test_sparse_features_have_the_same_solution():
     found = solve(SQUARES, TARGETS, jnp.zeros(90), penalties.l1(0.3), features)
     whole = solve(SQUARES, TARGETS, jnp.zeros(90), penalties.l1(0.3), dense)
     np.testing.assert_allclose(found.params, whole.params, atol=2e-4)
+
+
+def test_a_newton_step_ends_at_the_least_point_of_the_face_or_at_its_boundary():
+    @jax.jit
+    def step(x, hessian, slope):
+        fun = lambda x: 0.5 * x @ hessian @ x - slope @ x
+        objective = _problem.Objective(fun, penalties.elastic_net(0.1, 0.4))
+        problem = _problem.flatten(objective, x)[0]._replace(hessian=hessian)
+        point = problem.at(x)
+        return point.total, _face.step(problem, point, point, _quasi_newton.init(2, x))[0]
+
+    hessian = np.float32([[2.0, 0.5, 0.3], [0.5, 1.0, 0.2], [0.3, 0.2, 1.5]])
+    _, there = step(np.float32([1.0, 0.0, 2.0]), hessian, np.float32([3.0, 9.0, 1.0]))
+    first, third = np.linalg.solve([[2.4, 0.3], [0.3, 1.9]], [2.9, 0.9])
+    np.testing.assert_allclose(there.x, [first, 0.0, third], rtol=1e-5)
+    # The least point of this face is (10, -9), and (10, 0) is higher than (1, 0.5).
+    tied = np.float32([[0.6, 0.9, 0.0], [0.9, 0.6, 0.0], [0.0, 0.0, 1.0]])
+    before, there = step(np.float32([1.0, 0.5, 0.0]), tied, np.float32([2.0, 0.1, 0.0]))
+    assert there.x[1] == 0 and there.total < before
 
 
 def test_other_functions_are_refused():
