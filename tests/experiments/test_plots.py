@@ -61,6 +61,15 @@ def test_ticks_are_integers_where_the_values_are_and_logarithms_where_asked():
     assert axis.get_xscale() == axis.get_yscale() == "log"
 
 
+def test_curves_that_lie_on_each_other_are_all_seen():
+    x = np.arange(20.0)
+    series = {name: (x, y) for name, y in {"a": x, "b": 1.01 * x, "c": 2 * x, "d": x}.items()}
+    (axis,) = plots.curves({"loss": series}).axes
+    patterns = [line.get_linestyle() for line in axis.get_lines()]
+    dashes = [line._dash_pattern[1] for line in axis.get_lines()]
+    assert patterns == ["-", "--", "-", "--"] and dashes[1] != dashes[3]
+
+
 def test_a_figure_is_saved_twice_with_its_title_and_the_mark_of_a_smoke_run(tmp_path):
     draw = lambda: plots.curves({"loss": {"": (np.arange(3), np.arange(3))}})
     plots.save(draw(), tmp_path / "a", "lasso, seed 0, commit 1234567")

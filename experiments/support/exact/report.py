@@ -17,7 +17,7 @@ def write(run, gradients, placements, gaps) -> dict:
         for name, values in members.items()
     ]
     series = {
-        family: {n: (np.arange(len(v)), np.maximum(v, 1e-12)) for n, v in members.items()}
+        f"J* - J, {family}": {n: (np.arange(len(v)), np.maximum(v, 1e-12)) for n, v in members.items()}
         for family, members in gaps.items()
     }
     report = [

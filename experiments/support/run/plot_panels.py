@@ -26,17 +26,20 @@ def lines(
     """Curves by their labels: (x, y), or (x, mean, spread) for a mean in a band of mean ± spread.
 
     `log` names the axes, "x", "y" or "xy", that are logarithmic. A mark is a dashed line across at
-    its height. A legend appears where there is a choice.
+    its height. A curve that lies on earlier ones is dashed, so that all are seen. A legend appears
+    where there is a choice.
     """
     for label, curve in series.items():
         if len(curve) not in (2, 3):
             raise ValueError(f"series: {label!r} has {len(curve)} parts; give (x, y[, spread]).")
 
     def draw(axis):
+        drawn = []
         for (label, curve), colour in zip(series.items(), itertools.cycle(COLOURS), strict=False):
             x, y, *spread = (np.asarray(part, np.float64) for part in curve)
-            marker = "o" if len(x) < 12 else None
-            axis.plot(x, y, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
+            look = {"color": colour, "linestyle": _dashes(y, drawn), "linewidth": 1.6, "markersize": 3}
+            axis.plot(x, y, label=label, marker="o" if len(x) < 12 else None, **look)
+            drawn.append(y)
             for band in spread:
                 axis.fill_between(x, y - band, y + band, color=colour, alpha=0.18, linewidth=0)
         for label, height in (marks or {}).items():
@@ -197,6 +200,12 @@ def scale(axis: matplotlib.axes.Axes, name: str, values: Iterable[Any], log: boo
         axis.set(**{f"{name}scale": "log"})
     elif all(np.all(np.mod(part, 1) == 0) for part in values):
         getattr(axis, f"{name}axis").set_major_locator(matplotlib.ticker.MaxNLocator("auto", integer=True))
+
+
+def _dashes(y, earlier):
+    """A line that is the more broken the more of the earlier curves it lies on."""
+    covered = sum(y.shape == other.shape and np.allclose(y, other, rtol=0.03) for other in earlier)
+    return ("-", (0, (5, 5)), (0, (2, 6)))[min(covered, 2)]
 
 
 def _usable(values, log):
