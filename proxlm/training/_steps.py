@@ -96,7 +96,9 @@ def make_step(
             loss, grads, aux = _accumulate(evaluate, state.params, sharding.pieces(_cut(batch, microbatches)))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
-        metrics = StepMetrics(loss, optax.tree.norm(_widened(grads)), aux)
+        # behind the barrier, or XLA shares g² with Adam's moment and writes it out: 0.195 for 0.142 CPU s
+        norm = optax.tree.norm(_widened(jax.lax.optimization_barrier(grads)))
+        metrics = StepMetrics(loss, norm, aux)
         return TrainState(params, opt_state, state.step + 1), metrics
 
     return sharding.automatic(step)

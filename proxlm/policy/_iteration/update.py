@@ -130,7 +130,8 @@ def _gradient(params, batch, kl_coef, actor, config):
     report["policy_loss"] = aggregation.weighted_sum(aux["policy_loss"], weights["policy"])
     report["value_loss"] = aggregation.weighted_sum(aux["value_loss"], weights["value"])
     report["entropy"] = aggregation.masked_mean(aux["entropy"], batch.mask)
-    report["grad_norm"] = optax.tree.norm(grads)
+    # behind the barrier, or XLA shares g² with Adam's moment and writes it out
+    report["grad_norm"] = optax.tree.norm(jax.lax.optimization_barrier(grads))
     return grads, report
 
 
