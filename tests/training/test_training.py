@@ -161,3 +161,13 @@ def test_a_batch_without_rows_is_refused():
 def test_microbatches_must_be_a_positive_integer(microbatches):
     with pytest.raises(ValueError, match="microbatches"):
         training.make_step(quadratic, optax.sgd(0.1), microbatches=microbatches)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA fuses on a CPU")
+def test_gradient_norm_takes_no_memory():
+    """The squares are not written out, as they are where XLA shares them with Adam's second moment."""
+    optimizer, params = optax.adam(1e-3), jnp.zeros((512, 512))
+    step = training.make_step(lambda params, batch: jnp.mean(jnp.square(batch @ params)), optimizer)
+    state = training.init(params, optimizer)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, jnp.zeros((8, 512))).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 1.5 * params.nbytes  # one gradient
