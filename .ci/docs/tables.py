@@ -55,7 +55,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def properties(function: Callable[..., Any]) -> dict[str, str]:
-    """What a penalty's docstring says of it: Convex, Separable, Metric, Cost, each without its full stop."""
+    """The properties that a penalty's docstring states: Convex, Separable, Metric, Cost."""
     paragraphs = (" ".join(text.split()) for text in (inspect.getdoc(function) or "").split("\n\n"))
     pattern = r"Convex: (.+)\. Separable: (.+)\. Metric: (.+?)\. Cost: (.+?)\.( .*)?"
     (found,) = filter(None, (re.fullmatch(pattern, text) for text in paragraphs))
