@@ -1,7 +1,12 @@
-"""Products by a tool between two turns: PPO, three seeds. `python -m experiments.how_to.calculator`
+"""Products by a tool between two turns: imitation, then GRPO. `python -m experiments.how_to.calculator`
 
-It shows how turns are written, not that the tool helps: right are 81, 77 and 52 % with it, 86, 62 and 88 %
-without, since even a small model learns a table of 64 products by heart (n=3 seeds, 122 CPU s for both).
+A model of 25,664 weights is shown 64 calls, 80 times, and then rewarded for right digits. Wholly right are
+of 1,000 products of two-digit numbers, three seeds each, before -> after the 200 iterations of GRPO:
+
+    with the calculator                                  61, 99, 43 % -> 99.9, 100, 100 %
+    without: the same, but the calculator says nothing   0.9, 0.6, 0.6 % -> 0.2, 0.2, 0.0 %
+
+(2 CPU cores, Intel Xeon; 176 CPU s for both, compilation included, n=3 seeds.)
 """
 
 import jax
@@ -11,35 +16,51 @@ import optax
 from proxlm import lm
 from proxlm.policy import ppo, recipes
 
-CALL, NOTHING = 10, 11  # tokens after the digits 0 to 9
+CALL, ANSWER, NOTHING = 10, 11, 12  # tokens after the digits 0 to 9
 
 
-def digits(rows):
-    return jnp.stack(jnp.divmod(rows.tokens[:, 0] * rows.tokens[:, 1], 10), axis=1)
+def product(factors):
+    tens, ones = factors[:, ::2], factors[:, 1::2]
+    return jnp.prod(10 * tens + ones, axis=1)[:, None] // 10 ** jnp.arange(3, -1, -1) % 10
 
 
-def main(has_tool=True, seeds=3, iterations=1000):
+def main(has_tool=True, seeds=3, warm_up=80, iterations=200):
     def calculator(turn, samples):
-        asked = jnp.any(turn.tokens == CALL, axis=1, keepdims=True)
-        return lm.Prompts(jnp.where(has_tool & asked, digits(samples), NOTHING))
+        called = has_tool & (turn.tokens[:, :1] == CALL)
+        return lm.Prompts(jnp.where(called, product(turn.tokens[:, 1:]), NOTHING))
 
-    model = lm.ModelConfig(vocab_size=12, num_layers=1, width=32, num_heads=4, value_head=True)
-    actor = lm.make_actor(model, num_tokens=2, turns=lm.Turns(calculator, num_outputs=2))
+    model = lm.ModelConfig(vocab_size=13, num_layers=2, width=32, num_heads=4)
+    actor = lm.make_actor(model, num_tokens=5, critic=False, turns=lm.Turns(calculator, num_outputs=4))
     greedy = actor.greedy
     assert greedy is not None
-    right = lambda rows: jnp.pad((rows.tokens[:, -2:] == digits(rows)) / 2, ((0, 0), (4, 0)))
-    draw = lambda key: lm.Prompts(jax.random.randint(key, (128, 2), 2, 10))
-    config = recipes.make("ppo", kl=None, entropy_coef=0.1, num_epochs=2, num_minibatches=2)
-    optimizer = optax.adam(optax.linear_schedule(3e-3, 0.0, 4 * iterations))
-    step = ppo.make_step(actor, right, draw, optimizer, config)
+    config = recipes.make("dr_grpo", group_size=8, kl=None, num_epochs=1, num_minibatches=2)
+    ask = lambda key, number=32: lm.Prompts(jax.random.randint(key, (number, 4), 1, 10))
+    right = lambda rows: jnp.mean(rows.tokens[:, -4:] == product(rows.tokens[:, :4]), axis=1)
+    teacher, optimizer = optax.adam(3e-3), optax.adam(1e-3)
+    step = ppo.make_step(actor, right, ask, optimizer, config)
+
+    asked = ask(jax.random.key(1), 64).tokens
+    call, answer = (jnp.pad(asked, ((0, 0), (1, 0)), constant_values=kind) for kind in (CALL, ANSWER))
+    answer = answer.at[:, 1:].set(product(asked))
+    tokens = jnp.concatenate([asked, call, calculator(lm.Prompts(call), None).tokens, answer], axis=1)
+    mask = jnp.ones((64, 14), bool).at[:, 5:9].set(False)
+    shown = lm.Samples(tokens, tokens >= 0, mask * 0.0, mask, mask[:, 0])
+
+    def imitate(carry, _):
+        loss = lambda params: -jnp.mean(actor.score(params, shown).log_probs, where=mask)
+        updates, state = teacher.update(jax.grad(loss)(carry[0]), carry[1])
+        return (optax.apply_updates(carry[0], updates), state), None
 
     def train(key):
-        state, keys = ppo.init(actor.init(key), optimizer, config), jax.random.split(key, iterations)
-        rows = greedy(jax.lax.scan(step, state, keys)[0].params, draw(jax.random.key(0)))
-        return jnp.mean(jnp.sum(right(rows), axis=1) == 1)
+        params, keys = actor.init(key), jax.random.split(key, iterations)
+        warm = jax.lax.scan(imitate, (params, teacher.init(params)), None, warm_up)[0][0]
+        final = jax.lax.scan(step, ppo.init(warm, optimizer, config), keys)[0].params
+        test = ask(jax.random.key(2), 1000)
+        return jnp.stack([jnp.mean(right(greedy(params, test)) == 1) for params in (warm, final)])
 
     return jax.jit(jax.vmap(train))(jax.vmap(jax.random.key)(jnp.arange(seeds)))
 
 
 if __name__ == "__main__":
-    print("answers right with the calculator", main(), "and without", main(has_tool=False))
+    for has_tool in (True, False):
+        print("right", "with" if has_tool else "without", "a calculator, before and after", main(has_tool))
