@@ -62,6 +62,20 @@ def test_a_smoke_run_says_so_wherever_it_is_looked_at(tmp_path, capsys):
     assert run.title.startswith("toy, seeds 3 to 4")
 
 
+@pytest.mark.parametrize(
+    ("config", "seeds"),
+    [
+        ({"seed": 3, "seeds": 2}, ", seeds 3 to 4"),
+        ({"seed": 3}, ", seed 3"),
+        ({"seeds": 2}, ", 2 seeds"),
+        ({}, ""),
+    ],
+)
+def test_the_title_of_a_figure_has_the_seeds_that_there_are(tmp_path, config, seeds):
+    title = runs.Run("toy", tmp_path, config=config).title
+    assert title.partition(", commit")[0] == f"toy{seeds}"
+
+
 def test_runs_are_compared_by_numbers_settings_and_curves(tmp_path, capsys):
     paths = [finished(tmp_path, Config(rate=rate)).path for rate in (0.1, 0.2)]
     capsys.readouterr()

@@ -37,9 +37,9 @@ def lines(
         drawn = []
         for (label, curve), colour in zip(series.items(), itertools.cycle(COLOURS), strict=False):
             x, y, *spread = (np.asarray(part, np.float64) for part in curve)
-            look = {"color": colour, "linestyle": _dashes(y, drawn), "linewidth": 1.6, "markersize": 3}
+            look = {"color": colour, "linestyle": _dashes(x, y, drawn), "linewidth": 1.6, "markersize": 3}
             axis.plot(x, y, label=label, marker="o" if len(x) < 12 else None, **look)
-            drawn.append(y)
+            drawn.append((x, y))
             for band in spread:
                 axis.fill_between(x, y - band, y + band, color=colour, alpha=0.18, linewidth=0)
         for label, height in (marks or {}).items():
@@ -202,9 +202,10 @@ def scale(axis: matplotlib.axes.Axes, name: str, values: Iterable[Any], log: boo
         getattr(axis, f"{name}axis").set_major_locator(matplotlib.ticker.MaxNLocator("auto", integer=True))
 
 
-def _dashes(y, earlier):
+def _dashes(x, y, earlier):
     """A line that is the more broken the more of the earlier curves it lies on."""
-    covered = sum(y.shape == other.shape and np.allclose(y, other, rtol=0.03) for other in earlier)
+    near = lambda a, b: a.shape == b.shape and np.allclose(a, b, rtol=0.03)
+    covered = sum(near(x, its_x) and near(y, its_y) for its_x, its_y in earlier)
     return ("-", (0, (5, 5)), (0, (2, 6)))[min(covered, 2)]
 
 

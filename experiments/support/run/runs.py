@@ -71,9 +71,11 @@ class Run:
         """The name, the seeds and the commit, for the head of a figure."""
         given = settings.plain(self.config)
         first, count = given.get("seed"), given.get("seeds", 1)
-        seeds = f"seeds {first} to {first + count - 1}" if count > 1 else f"seed {first}"
-        commit = f"commit {_commit()}" if _commit() else ""
-        return ", ".join(filter(None, (self.name, seeds if first is not None else "", commit)))
+        if first is None:
+            seeds = f"{count} seeds" if count > 1 else ""
+        else:
+            seeds = f"seeds {first} to {first + count - 1}" if count > 1 else f"seed {first}"
+        return ", ".join(filter(None, (self.name, seeds, f"commit {_commit()}" if _commit() else "")))
 
     def write(
         self,
