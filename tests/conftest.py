@@ -19,6 +19,7 @@ import jax
 import pytest
 
 from experiments.support.data import corpora
+from tests import host_arrays
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -37,6 +38,7 @@ if importlib.metadata.version("jax").startswith("0.10."):
     from jax._src.interpreters import mlir
 
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+    host_arrays.install()
 
 # An example's time is mostly compilation, so a deadline would judge the compiler; and a test
 # that passes must pass again.

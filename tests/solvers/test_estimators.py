@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn.utils.estimator_checks import check_estimator
 
 from proxlm import penalties
 from proxlm.solvers.estimators import Classifier, Regressor
@@ -29,4 +28,6 @@ def test_cross_validation_finds_the_strength_between_noise_and_shrinkage():
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [Regressor(strength=0.01), Classifier(strength=0.001)])
 def test_scikit_learn_checks_pass(model):
+    from sklearn.utils.estimator_checks import check_estimator  # imports all models of scikit-learn
+
     check_estimator(model, on_skip=None)  # those of array API inputs are skipped without SCIPY_ARRAY_API
