@@ -9,7 +9,15 @@ import jax.numpy as jnp
 
 from proxlm import _validation
 
-__all__ = ["SamplingConfig", "as_greedy", "check_tokens", "is_stop", "stop_tokens", "untruncated"]
+__all__ = [
+    "SamplingConfig",
+    "as_greedy",
+    "check_stops",
+    "check_tokens",
+    "is_stop",
+    "stop_tokens",
+    "untruncated",
+]
 
 
 @jax.tree_util.register_dataclass
@@ -125,6 +133,17 @@ def check_tokens(sampling: SamplingConfig, vocab_size: int) -> None:
     early = stop_tokens(sampling) if sampling.min_new_tokens else ()
     if len({*banned, *early}) >= vocab_size:
         raise _validation.invalid("banned_tokens", banned, "fewer than the vocabulary")
+
+
+def check_stops(function: str, sampling: SamplingConfig, num_tokens: int) -> None:
+    """Raises ValueError for a stop token that no response of `num_tokens` can reach.
+
+    >>> check_stops("make_actor", SamplingConfig(stop_token=1, min_new_tokens=3), 4)
+    """
+    if sampling.min_new_tokens >= num_tokens:
+        expected = f"less than num_tokens={num_tokens}"
+        remedy = "No response could end: allow more tokens, or leave the stop token out."
+        raise _validation.invalid("min_new_tokens", sampling.min_new_tokens, expected, remedy, function)
 
 
 def stop_tokens(sampling: SamplingConfig) -> tuple[int, ...]:

@@ -167,6 +167,7 @@ def _check(policy, num_tokens, critic, sampling, num_microbatches, turns):
         remedy = "Use a config with value_head=True."
         raise _validation.invalid("critic.value_head", False, "True", remedy, "make_actor")
     decoding.check_tokens(sampling, policy.vocab_size)
+    decoding.check_stops("make_actor", sampling, num_tokens)
     if not isinstance(turns, Turns | None):
         raise _validation.invalid("turns", turns, "Turns or None", "lm.Turns(tool, ...)", "make_actor")
     if turns is not None and num_microbatches > 1:

@@ -111,8 +111,8 @@ def make_step(
         key_prompts, key_sample, key_learn = jax.random.split(key, 3)
         drawn = draw(state, key_prompts, key_sample)
         if config.max_draws > 1:
-            again = lambda key: draw(state, *jax.random.split(key))
-            drawn = resampling.until_varied(again, jax.random.fold_in(key, 3), drawn, config)
+            again = lambda key: draw(state, *jax.random.split(key, 3)[:2])
+            drawn = resampling.until_varied(again, key, drawn, config)
         return learn(state, key_learn, *drawn)
 
     return sharding.automatic(step)

@@ -14,7 +14,7 @@ from experiments.support.models import pretrained
 from proxlm import lm
 
 SCRIPTS = {path.stem: path for path in pathlib.Path(how_to.__file__).parent.glob("[a-z]*.py")}
-LENGTHS = {"cartpole": 100, "nemos_solver": 85, "calculator": 66}
+LENGTHS = {"cartpole": 100, "nemos_solver": 85, "calculator": 67}
 SUMS = [(f"{i} + {j} =", f" {i + j}") for i in range(3) for j in range(3)]
 
 

@@ -207,6 +207,10 @@ def test_a_model_without_padding_can_say_so():
         ({"num_tokens": 0}, "num_tokens must be an integer ≥ 1, got 0"),
         ({"step": step}, "init_cache must be a function beside the other one, got None"),
         ({"sampling": 0.7}, "sampling must be a SamplingConfig, got 0.7"),
+        (
+            {"sampling": lm.SamplingConfig(stop_token=1, min_new_tokens=NEW)},
+            "min_new_tokens must be less than num_tokens=5, got 5",
+        ),
     ],
 )
 def test_what_makes_no_actor_is_refused(arguments, message):

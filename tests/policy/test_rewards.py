@@ -236,6 +236,7 @@ def test_bad_settings_are_refused(make, message):
         ({"a": abs}, {"b": 1.0}, "reward_weights must be those of 'a', got 'b'"),
         ({"a": 3.0}, None, "a must be a function, got 3.0"),
         ({}, None, "reward must be a function"),
+        ([abs, abs], None, "reward must be a function, got .* Several rewards are a dict of functions"),
         (lambda samples: samples.ended * 1.0, {"b": 1.0}, "those of a reward without a name, got 'b'"),
         ({"std": lambda samples: samples.ended * 1.0}, None, "reward must be a new name, got 'std'"),
         (lambda samples: {"a b": samples.ended}, None, "a name of the rewards must be a word"),

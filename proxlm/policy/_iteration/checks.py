@@ -85,8 +85,9 @@ def reward_function(function: str, reward: Any, config: PPOConfig) -> Callable[.
     ValueError: ppo.make_step: reward must be a function, got 1.0.
     """
     named = reward if isinstance(reward, Mapping) and reward else {}
+    several = "Several rewards are a dict of functions by name." if type(reward) in (list, tuple) else ""
     for name, fn in (named or {"reward": reward}).items():
-        _validation.a_function(function, "", **{name: fn})
+        _validation.a_function(function, several, **{name: fn})
         if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__):
             remedy = "Give `lambda samples: asyncio.run(reward(samples))`, or rewards.concurrent(reward)."
             raise _validation.invalid(name, fn, "a function, not a coroutine", remedy, function)

@@ -158,7 +158,7 @@ def host_parts(
         for i in range(1, config.max_draws):
             if bool(jnp.all(varies(*drawn))):
                 break
-            drawn = better(drawn, judge(*sample(state, jax.random.fold_in(key, 2 + i))))
+            drawn = better(drawn, judge(*sample(state, resampling.again(key, i))))
         return drawn
 
     return sample, judge, learn, redraw

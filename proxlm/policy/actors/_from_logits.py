@@ -149,3 +149,4 @@ def _check_arguments(functions, num_tokens, sampling):
     _validation.to_int(1, where, num_tokens=num_tokens)
     if not isinstance(sampling, SamplingConfig):
         raise _validation.invalid("sampling", sampling, "a SamplingConfig", function=where)
+    decoding.check_stops(where, sampling, num_tokens)
