@@ -70,6 +70,13 @@ def test_curves_that_lie_on_each_other_are_all_seen():
     assert patterns == ["-", "--", "-", "--"] and dashes[1] != dashes[3]
 
 
+def test_bands_do_not_mix_their_colours():
+    x = np.arange(20.0)
+    (axis,) = plots.curves({"loss": {name: (x, x, x) for name in "ab"}}).axes
+    assert len(axis.collections) == 2 and all(band.get_alpha() is None for band in axis.collections)
+    assert len({tuple(band.get_facecolor()[0]) for band in axis.collections}) == 2
+
+
 def test_a_figure_is_saved_twice_with_its_title_and_the_mark_of_a_smoke_run(tmp_path):
     draw = lambda: plots.curves({"loss": {"": (np.arange(3), np.arange(3))}})
     plots.save(draw(), tmp_path / "a", "lasso, seed 0, commit 1234567")

@@ -166,5 +166,7 @@ def draw(curves, config) -> matplotlib.figure.Figure:
         "PPO without a penalty": lines({f"PPO, {size} pairs, β = {zero:g}": sizes[size] for size in sizes}),
         f"PPO with a penalty β KL, {few} pairs": lines(betas),
     }
-    note = f"means over {config.seeds} golds, each with its comparisons and policies"
+    note = (
+        f"scores by proxy and gold: means over {config.seeds} golds, each with its comparisons and policies"
+    )
     return plots.curves(panels, xlabel="√KL to the language model, nats½", note=note)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.axes
+import matplotlib.colors
 import matplotlib.ticker
 import numpy as np
 
@@ -41,7 +42,10 @@ def lines(
             axis.plot(x, y, label=label, marker="o" if len(x) < 12 else None, **look)
             drawn.append((x, y))
             for band in spread:
-                axis.fill_between(x, y - band, y + band, color=colour, alpha=0.18, linewidth=0)
+                tint = 0.82 + 0.18 * np.array(matplotlib.colors.to_rgb(colour))  # opaque: colours do not mix
+                axis.fill_between(x, y - band, y + band, color=tint, linewidth=0, zorder=1)
+                for edge in (y - band, y + band):
+                    axis.plot(x, edge, color=colour, linewidth=0.5, zorder=1.5)
         for label, height in (marks or {}).items():
             axis.axhline(height, color="#5b5b5b", linestyle="--", linewidth=1.0, label=label)
         for name, values in zip(
