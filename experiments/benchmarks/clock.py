@@ -114,9 +114,8 @@ def cores() -> int:
 
 def hardware(settings: Settings) -> str:
     """One line for the head of a table: processor, cores, device, versions, clock."""
-    versions = [f"jax {jax.__version__}"]
-    if torch_fits():
-        versions.append(f"torch {importlib.metadata.version('torch')}")
+    peers = [name for name in ("torch", "transformers") if torch_fits() and importlib.util.find_spec(name)]
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ["jax", *peers]]
     device = jax.devices()[0]
     place = "" if device.platform == "cpu" else f", {len(jax.devices())} x {device.device_kind}"
     pages = ", huge pages" if "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "") else ""
@@ -155,8 +154,11 @@ def torch_fits() -> bool:
 
 
 def _processor():
-    """The model of the processor, as the system calls it."""
+    """The model of the processor, as the system calls it, and the widest vectors it multiplies."""
     path = pathlib.Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (names or [platform.processor() or platform.machine()])[0]
+    of = lambda key: [line.partition(":")[2].strip() for line in lines if line.startswith(key)]
+    name = (of("model name") or [platform.processor() or platform.machine()])[0]
+    flags = {"avx512f": "AVX-512", "avx2": "AVX2"}
+    widest = [kind for flag, kind in flags.items() if flag in " ".join(of("flags")[:1]).split()]
+    return f"{name} ({widest[0]})" if widest else name

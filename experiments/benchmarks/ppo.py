@@ -1,6 +1,16 @@
 """An iteration of PPO: sample, score, then 4 epochs of 4 minibatches, with a separate critic.
 
 The reward is the share of the sampled tokens below V/2, which costs nothing to compute.
+
+Where the time of `base` goes, CPU s on one core of an Intel Xeon (AVX-512) under much other work, best of 3
+or 4: sampling 0.18; what is learnt from, with scores of policy, reference and critic, 0.39, of which 0.23
+are those of policy and critic; update 3.14. So to take old scores from the sampler would bring 3 %. Of the
+update products are 73 %, SwiGLU 8, copies, slices and rope 6, norms and the residual stream 5, softmax 3,
+Adam 2 (lower quartiles of 16 minibatches of one traced call). In a quieter hour an iteration took 3.16 to
+3.38 s, PyTorch's 3.73.
+
+Flags do not help the first call: of the program that prepares, 5.2 CPU s of compilation, -O0 takes 3.8, -O1
+and a single LLVM module 5.2, fusion emitters off 6.9 (n=1).
 """
 
 import contextlib
