@@ -1,7 +1,16 @@
 """Rewards as people have them: slow and concurrent ones on the host, and those of steps and turns.
 
 A reward is a function of samples, or `{name: function}` of several; see `ppo.make_step`. It gives one number
-per response or per token. NaN, and None on the host, is not judged.
+per response or per token. NaN, and None on the host, is not judged. For those who come from TRL or verl:
+
+- `reward_funcs` of texts and columns: `ppo.make_host_step(actor, {"right": of_texts(fn, decode)}, ...)`, with
+  `reward_weights={"right": 1.0}` in the configuration; columns are fields of the prompts
+- slow or async ones: `concurrent(fn, workers, timeout=..., retries=...)`; the next batch is sampled meanwhile
+  by `ppo.iterate(..., overlap=True)`, whose loop's body holds callbacks, evaluation and early stop
+- tools, multi-turn: `lm.Turns(tool, ...)` for `lm.make_actor` or `policy.actor_from_logits`, on the host by
+  `lm.text_tool`; rewards of turns: `of_steps(rewards, turn_ends(samples.response_mask))`
+- stop strings: `finish=functools.partial(policy.actors.stop_at, decode=..., stop_strings=...)`
+- whole scripts: `experiments/how_to/grpo_folder.py`, `experiments/how_to/calculator.py`
 """
 
 import asyncio

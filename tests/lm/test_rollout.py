@@ -66,6 +66,7 @@ def test_columns_are_aligned_and_masks_tell_tokens_of_tools_and_padding(played):
     turns = samples.response_mask.reshape(4, 16)[:, [0, 1, 6, 7, 12, 13]].reshape(4, 3, 2)
     assert (turns[:, :, 0] == turns[:, :, 1]).all()  # two tokens at least, in each turn
     said = samples.tokens[:, 3:]
+    assert not said[~samples.mask[:, 3:]].any()
     stops = np.isin(said, SAMPLING.stop_token) & samples.response_mask
     assert stops[:, 6:].any() and not stops[:, [0, 6, 12]].any()
     last = [np.flatnonzero(row)[-1] for row in samples.response_mask]
