@@ -1,6 +1,7 @@
 """The rules of names and docstrings that a program can check; .github/CONTRIBUTING.md states them."""
 
 import ast
+import functools
 import importlib
 import inspect
 import pathlib
@@ -26,7 +27,7 @@ AMERICAN = re.compile(
     r"parametr|real|initial|synchron|factor|linear|symmetr|categor|recogn|serial|parallel|emphas)"
     r"iz(e|es|ed|ing|ation|ations))\b"
 )
-
+TWO_BLANKS = re.compile(r"(?<=[a-z)`])\.  +(?=[A-Z`])")
 
 # Modules whose functions are called by the module's name, such as lm.lora.init beside lm.init.
 NAMESPACES = ("proxlm.lm.delta", "proxlm.lm.lora", "proxlm.lm.trainable")
@@ -55,12 +56,13 @@ def public_functions():
                 yield module.__name__, name, member
 
 
+@functools.cache
 def documented(path):
-    """Yields (line, docstring) for a module and all that it defines."""
-    tree = ast.parse(path.read_text("utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            yield getattr(node, "lineno", 1), ast.get_docstring(node)
+    """Returns (line, docstring) for a module and all that it defines."""
+    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef
+    found = ((node, ast.get_docstring(node)) for node in nodes if isinstance(node, kinds))
+    return [(getattr(node, "lineno", 1), text) for node, text in found if text]
 
 
 def prose(path):
@@ -88,9 +90,9 @@ def docstrings_that_begin_with_a_question():
 def private_idiom_and_other_spellings():
     found = []
     for path in source_files("proxlm", "experiments"):
-        for pattern in (RIDDLES, AMERICAN, re.compile(r"(?<=[a-z)`])\.  +(?=[A-Z`])")):
-            rows = [(line, hit.group()) for line, text in prose(path) for hit in pattern.finditer(text)]
-            found += places(path, rows)
+        for line, text in prose(path):
+            hits = (hit for pattern in (RIDDLES, AMERICAN, TWO_BLANKS) for hit in pattern.finditer(text))
+            found += places(path, [(line, hit.group()) for hit in hits])
     return found
 
 
