@@ -50,7 +50,7 @@ def test_a_polyhedron_is_met_at_its_optimality_conditions():
 
 def test_doubly_stochastic_matrices():
     x = 2.0 * normal(26, (5, 5))
-    moved, back = jax.vjp(lambda x: p.birkhoff().prox(x, 1.0), x)
+    moved, back = jax.jit(lambda x: jax.vjp(lambda x: p.birkhoff().prox(x, 1.0), x))(x)
     np.testing.assert_allclose(jnp.sum(moved, 0), 1.0, atol=1e-5)
     np.testing.assert_allclose(jnp.sum(moved, 1), 1.0, atol=1e-5)
     assert moved.min() >= 0 and p.birkhoff().value(moved) == 0

@@ -1,5 +1,6 @@
 """Rows that are cut and go on by the critic's value, and rows in which an episode ends."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -40,12 +41,16 @@ def test_gae_with_ends_inside_of_a_row_and_a_value_after_it_is_that_of_each_epis
         advantages.gae(*row, discounts=2 * discounts)
 
 
+def _prepared(samples, rewards, config):
+    """The batch that is learnt from."""
+    state = ppo.init(PARAMS, optax.sgd(0.1), config)
+    return compiled(lambda samples: experience.prepare(state, samples, rewards, ACTOR, config)[0])(samples)
+
+
 def test_a_cut_response_is_bootstrapped_and_an_ended_one_is_not():
     samples = compiled(ACTOR.sample)(jax.random.key(5), PARAMS, lm.Prompts(jnp.zeros((BATCH, 2), int)))
     plain = recipes.make("ppo", kl=None, whitening=None, discount=0.9, gae_lambda=0.0)
-    prepare = lambda config: experience.prepare(
-        ppo.init(PARAMS, optax.sgd(0.1), config), samples, jnp.ones(BATCH), ACTOR, config
-    )[0]
+    prepare = functools.partial(_prepared, samples, np.ones(BATCH, np.float32))
     one, other = (np.asarray(prepare(x).advantages) for x in (plain, plain.replace(bootstrap=True)))
     ended, mask = np.asarray(samples.ended), np.asarray(samples.response_mask)
     expected = np.zeros((BATCH, LENGTH))
@@ -68,10 +73,7 @@ def test_a_row_holds_several_episodes_by_discounts_that_the_samples_carry():
     whole = samples._replace(response_mask=jnp.ones((BATCH, LENGTH), bool), ended=jnp.zeros(BATCH, bool))
     discounts = np.tile([[0.0, 0.5, 1.0], [1.0, 0.0, 0.25]], (BATCH // 2, 1))
     rows = Episodes(*whole, jnp.asarray(discounts, jnp.float32))
-    rewards, optimizer = jnp.tile(jnp.array([1.0, 2.0, 4.0]), (BATCH, 1)), optax.sgd(0.1)
-    prepare = lambda config: experience.prepare(
-        ppo.init(PARAMS, optimizer, config), rows, rewards, ACTOR, config
-    )[0]
+    prepare = functools.partial(_prepared, rows, np.tile(np.float32([1.0, 2.0, 4.0]), (BATCH, 1)))
     plain = prepare(recipes.make("reinforce", kl=None, discount=0.5))
     expected = [[1.0, 2.0 + 0.25 * 4.0, 4.0], [1.0 + 0.5 * 2.0, 2.0, 4.0]]
     np.testing.assert_allclose(plain.advantages, np.tile(expected, (BATCH // 2, 1)), rtol=1e-6)
@@ -95,8 +97,9 @@ def test_the_value_after_the_last_column_is_that_of_the_longer_row():
     params["policy"]["value"]["kernel"] = normal(3, (8,))
     row = lambda tokens: lm.Samples(tokens, jnp.ones(tokens.shape, bool), None, None, None)
     tokens = jnp.array([[1, 2, 3, 4, 5, 6]])
-    longer = actor.score(params, row(tokens)).values[:, -1]
-    np.testing.assert_allclose(actor.final_values(params, row(tokens[:, :-1])), longer, atol=1e-5)
+    longer = np.asarray(compiled(actor.score)(params, row(tokens)).values)[:, -1]
+    final = compiled(actor.final_values)(params, row(tokens[:, :-1]))
+    np.testing.assert_allclose(final, longer, atol=1e-5)
 
 
 def test_without_a_critic_nothing_is_bootstrapped():

@@ -95,7 +95,9 @@ def check_actor(
         causality=_causality(actor, score, params, samples),
         padding=_padding(score, params, samples, gap) if padding else float("nan"),
         rows=gap(
-            score(params, jax.tree.map(lambda x: jnp.repeat(x[:1], len(mask), 0), samples)).log_probs[0],
+            score(
+                params, jax.tree.map(lambda x: np.repeat(np.asarray(x)[:1], len(mask), 0), samples)
+            ).log_probs[0],
             scores.log_probs[0],
             mask[0],
         ),
@@ -211,10 +213,9 @@ def _causality(actor, score, params, samples):
     width, vocabulary = mask.shape[1], distribution.shape[2]
     column = min(width - 1, int(np.max(np.sum(mask, axis=1))) // 2)
     first = samples.tokens.shape[1] - width + column
-    changed = samples._replace(
-        tokens=samples.tokens.at[:, first:].set((samples.tokens[:, first:] + 1) % vocabulary)
-    )
-    after = np.asarray(score(params, changed).distribution)
+    tokens = np.array(samples.tokens)
+    tokens[:, first:] = (tokens[:, first:] + 1) % vocabulary
+    after = np.asarray(score(params, samples._replace(tokens=tokens)).distribution)
     one, other = (np.exp(x[:, : column + 1], dtype=np.float64) for x in (distribution, after))
     return float(np.max(np.abs(one - other).sum(axis=2)[mask[:, : column + 1]], initial=0.0))
 
@@ -222,16 +223,15 @@ def _causality(actor, score, params, samples):
 def _padding(score, params, samples, gap):
     """The largest change of a log-prob when the first column holds another masked token, or is not there."""
     tokens, mask, length = samples.tokens, samples.mask, samples.tokens.shape[1] - samples.log_probs.shape[1]
-    if length < 2:  # a prompt of one column is given another one
-        grow = lambda x: jnp.pad(x, ((0, 0), (1, 0)))
-        tokens, mask = grow(tokens), grow(mask)
-    masked = mask.at[:, 0].set(False)
+    # a prompt of one column is given another one
+    grow = lambda x: np.pad(x, ((0, 0), (1 if length < 2 else 0, 0)))
+    tokens, masked = grow(tokens), grow(mask)
+    masked[:, 0] = False
     without = score(params, samples._replace(tokens=tokens[:, 1:], mask=masked[:, 1:]))
-    found = [
-        score(params, samples._replace(tokens=tokens.at[:, 0].set(token), mask=masked)) for token in (0, 1)
-    ]
+    filled = lambda token: np.concatenate([np.full_like(tokens[:, :1], token), tokens[:, 1:]], axis=1)
+    found = [score(params, samples._replace(tokens=filled(token), mask=masked)) for token in (0, 1)]
     # a prompt whose only real token was masked is no prompt
-    rows = np.asarray(jnp.any(masked[:, :-1][:, : max(length, 2)], axis=1))
+    rows = np.any(masked[:, :-1][:, : max(length, 2)], axis=1)
     where = np.asarray(samples.response_mask) & rows[:, None]
     return max(gap(x.log_probs, without.log_probs, where) for x in found)
 
