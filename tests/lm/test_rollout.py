@@ -12,7 +12,7 @@ from tests.policy.table_actor import compiled
 SIZES = {"vocab_size": 11, "width": 16, "num_heads": 4, "num_kv_heads": 2, "max_length": 32}
 CONFIGS = {
     "list": lm.ModelConfig(num_layers=1, window=6, **SIZES),
-    "stacked": lm.ModelConfig(num_layers=2, unroll=1, **SIZES),
+    "stacked": lm.ModelConfig(num_layers=2, unroll=1, window=6, **SIZES),
 }
 SAMPLING = lm.SamplingConfig(
     temperature=0.8, top_k=9, stop_token=(1, 2, 5), min_new_tokens=1, repetition_penalty=1.3
@@ -23,7 +23,7 @@ OUTPUTS = jnp.array([[[7, 8], [8, 0], [0, 0], [6, 10]], [[9, 9], [4, 0], [3, 3],
 KEYS = jax.random.split(jax.random.key(3), 12).reshape(3, 4)
 
 
-@pytest.fixture(scope="module", params=[pytest.param("list"), pytest.param("stacked")])
+@pytest.fixture(scope="module", params=[pytest.param("list", marks=pytest.mark.slow), "stacked"])
 def played(request):
     """Three turns of four tokens; their scores; the second one by the whole row, and by a forged one."""
     config = CONFIGS[request.param]
