@@ -86,6 +86,7 @@ def save(
         manager.save(step, args=ocp.args.Composite(**items))
 
 
+@_validation.typed
 def latest(folder: str | os.PathLike) -> int | None:
     """Returns the newest complete step in a folder, None when there is none.
 
@@ -161,10 +162,8 @@ def _check_config(function, folder, about, given):
 def _check_finite(folder, newest, before, after):
     if lost := [name for name in after if name not in before]:
         more = f" and {len(lost) - 1} more leaves that are" if len(lost) > 1 else ", which is"
-        found, expected = (
-            _validation.Verbatim(f"{lost[0]}{more} not"),
-            f"finite as step {newest} in {folder} was",
-        )
+        found = _validation.Verbatim(f"{lost[0]}{more} not")
+        expected = f"finite as step {newest} in {folder} was"
         remedy = (
             "That step stays the newest: restore it and take a smaller learning rate or clip the gradient, "
             "or save with allow_non_finite=True."
@@ -207,12 +206,13 @@ def _existing_step(folder, step):
 
 
 def _writable(folder):
-    folder, cause, error = pathlib.Path(folder), "", None
+    cause, error = "", None
     try:
+        folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         cause = "" if os.access(folder, os.W_OK) else "cannot be written to"
-    except OSError as failure:
-        cause, error = f"cannot be made ({failure.strerror})", failure
+    except (OSError, TypeError) as failure:
+        cause, error = f"cannot be made ({getattr(failure, 'strerror', failure)})", failure
     if cause:
         found = _validation.Verbatim(f"{str(folder)!r}, which {cause}")
         raise _validation.invalid(
@@ -242,7 +242,7 @@ def _manager(folder, cleanup=False) -> Iterator[tuple[Any, Any]]:
     options = ocp.CheckpointManagerOptions(
         max_to_keep=_KEEP, enable_async_checkpointing=False, cleanup_tmp_directories=cleanup
     )
-    logger.setLevel(max(level, logging.WARNING))
+    logger.setLevel(max(level, logging.CRITICAL))  # what Orbax logs as an error, it raises too
     try:
         with ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options) as manager:
             yield ocp, manager

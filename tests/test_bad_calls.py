@@ -95,10 +95,12 @@ def fault(argument, expression, known):
     return "accepted"
 
 
-def faults(folder):
+def faults(folder, section=""):
     """Returns the number of calls and a line for each that is not refused as it should be."""
     known = names(folder)
-    lines = [line for line in ENTRIES.read_text().splitlines() if line and not line.startswith("#")]
+    text = ENTRIES.read_text()
+    text = text[text.index(section) :]
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     entries = [line.split(" | ", maxsplit=1) for line in lines]
     found = [(argument, call, fault(argument, call, known)) for argument, call in entries]
     return len(entries), [f"{argument} | {call}\n    {it[:170]}" for argument, call, it in found if it]
@@ -108,3 +110,8 @@ def faults(folder):
 def test_bad_calls_name_the_argument_and_the_remedy(tmp_path):
     total, found = faults(tmp_path)
     assert len(found) <= (1 - SHARE) * total, f"{len(found)} of {total}:\n" + "\n".join(found)
+
+
+def test_kinds_of_arguments_are_checked_and_settings_without_effect_refused(tmp_path):
+    total, found = faults(tmp_path, "# kinds of arguments, and settings without effect\n")
+    assert total > 30 and not found, "\n".join(found)

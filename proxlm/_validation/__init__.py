@@ -10,7 +10,7 @@ and step sizes may be, and refuse None. This package imports nothing else of pro
 
 from proxlm._validation._annotations import typed
 from proxlm._validation._arrays import boolean, floats, one_sequence, same_shape, scalar
-from proxlm._validation._message import NUMBERS, Verbatim, invalid, is_known
+from proxlm._validation._message import NUMBERS, Verbatim, invalid, is_known, is_real
 from proxlm._validation._numbers import (
     at_least,
     finite,
@@ -39,6 +39,7 @@ __all__ = [
     "is_integer",
     "is_known",
     "is_pure",
+    "is_real",
     "known",
     "one_of",
     "one_sequence",

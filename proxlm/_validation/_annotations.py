@@ -17,6 +17,7 @@ import numpy as np
 from proxlm._validation._arrays import scalar
 from proxlm._validation._message import NUMBERS, Verbatim, invalid
 from proxlm._validation._numbers import is_integer
+from proxlm._validation._trees import arrays
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -48,6 +49,8 @@ def typed(function: Function) -> Function:
             if kind := kinds.get(name):
                 expected, holds, optional = kind
                 if not (optional and value is None) and not holds(value):
+                    if holds is _is_tree:
+                        arrays(label, **{name: value})
                     raise invalid(name, _shown(value), expected, "", label)
                 if holds is _is_number:
                     scalar(label, "Use jax.vmap for several.", **{name: value})

@@ -38,3 +38,13 @@ def is_known(number: Any) -> bool:
     (True, False)
     """
     return number is not None and not isinstance(number, jax.core.Tracer)
+
+
+def is_real(x: Any) -> bool:
+    """Whether something is a number or an array of numbers, and none of them complex, text or an object.
+
+    >>> is_real(np.ones(2)), is_real(np.array(["a"])), is_real(1j), is_real(None)
+    (True, False, False, False)
+    """
+    kind = getattr(getattr(x, "dtype", np.dtype(float)), "kind", "O")  # keys have none
+    return isinstance(x, NUMBERS) and kind not in "OSUcmM"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from proxlm._validation._message import NUMBERS, invalid, is_known
+from proxlm._validation._message import invalid, is_known, is_real
 
 
 def at_least(bound: float, /, function: str = "", remedy: str = "", **numbers: Any) -> None:
@@ -117,5 +117,5 @@ def _require(argument, number, holds, expected, remedy, function):
     if not is_known(number):
         return
     # Written so that NaN, which compares as False, is refused too.
-    if not isinstance(number, NUMBERS) or not np.all(holds(np.asarray(number))):
+    if not is_real(number) or not np.all(holds(np.asarray(number))):
         raise invalid(argument, number, expected, remedy, function)

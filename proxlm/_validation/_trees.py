@@ -6,7 +6,7 @@ import jax
 import jax.core
 import numpy as np
 
-from proxlm._validation._message import NUMBERS, Verbatim, invalid
+from proxlm._validation._message import Verbatim, invalid, is_real
 
 SCHEDULES = "A schedule goes through optax.inject_hyperparams around the function that builds this."
 
@@ -67,7 +67,7 @@ def arrays(function: str = "", **trees: Any) -> None:
         if not leaves:
             raise invalid(argument, tree, "a tree of arrays", "", function)
         for path, leaf in leaves:
-            if not isinstance(leaf, NUMBERS) or np.dtype(getattr(leaf, "dtype", float)) == object:
+            if not (is_real(leaf) or np.iscomplexobj(leaf)):
                 raise invalid(_label(argument, path), leaf, "a numeric array", remedy, function)
 
 
@@ -91,7 +91,7 @@ def _labelled(argument, tree, function):
         label = _label(argument, path)
         if isinstance(leaf, jax.core.Tracer) or (leaf is None and path):
             continue
-        if not isinstance(leaf, NUMBERS) or np.iscomplexobj(leaf) or np.asarray(leaf).dtype == object:
+        if not is_real(leaf):
             raise invalid(label, leaf, "a number, an array or a tree of these", SCHEDULES, function)
         found.append((label, np.asarray(leaf)))
     return found

@@ -135,12 +135,12 @@ def _check_numbers(config):
     fields = vars(config)
     pick = lambda *names: {name: fields[name] for name in names}
     _validation.integer(1, **check(**pick(*SIZES, *DERIVED_SIZES, "window", "unroll")))
-    _validation.positive(
-        **check(
-            **pick("rope_theta", "rope_share", "window_rope_theta", "embedding_scale", "query_scale"),
-            **pick("attention_cap", "logit_cap"),
-        )
+    scales = pick(
+        *("rope_theta", "rope_share", "window_rope_theta", "embedding_scale", "query_scale"),
+        *("attention_cap", "logit_cap"),
     )
+    _validation.positive(**check(**scales))
+    _validation.finite(**check(**scales))
     _validation.within(0, 1, **check(**pick("rope_share", "norm_epsilon")))
     _validation.at_least(0, **check(**pick("init_scale")))
     for name, choices in CHOICES.items():

@@ -25,9 +25,15 @@ class Tensor:
     path: pathlib.Path
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The values; the file is mapped into memory no longer than that takes."""
+        """The values, of which none may be NaN or infinite; the file is mapped no longer than that takes."""
         with opened(self.path) as file:
             values = file.get_tensor(self.name)
+        bits = values.view(f"u{values.itemsize}")
+        infinity = np.array(np.inf, values.dtype).view(bits.dtype)
+        # many times faster than isfinite for bfloat16
+        if np.any(bits & np.array((1 << 8 * values.itemsize - 1) - 1, bits.dtype) >= infinity):
+            given = _validation.Verbatim("NaN or infinite values")
+            raise _validation.invalid(f"tensor {self.name} of {self.path.name}", given, "finite", DAMAGED)
         return values if dtype is None else values.astype(dtype)
 
 

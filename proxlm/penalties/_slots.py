@@ -47,7 +47,7 @@ def axes_of(name: str, axis: int | Sequence[int] | None, argument: str = "axis")
     if axis is None:
         return None
     axes = tuple(axis) if isinstance(axis, Sequence) else (axis,)
-    if not all(hasattr(i, "__index__") for i in axes):
+    if not all(map(_validation.is_integer, axes)):
         raise _validation.invalid(argument, axis, "an integer, a tuple of integers or None", "", name)
     return tuple(operator.index(i) for i in axes)
 

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias, TypeGuard
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from proxlm import _tree_paths, _validation
 from proxlm._tree_paths import Path, flatten, map_with_path, place
@@ -43,7 +44,7 @@ def widen(name: str, x: chex.ArrayTree, with_complex: bool = False) -> chex.Arra
     return map_with_path(widen_leaf, x)
 
 
-def require_array(name: str, path: Path, leaf: Any) -> chex.Numeric:
+def require_array(name: str, path: Path, leaf: Any, argument: str = "x") -> chex.Numeric:
     """Gives a leaf that is an array or a number; ValueError for others.
 
     >>> require_array("l1", (jax.tree_util.DictKey("activation"),), jnp.tanh)
@@ -51,10 +52,11 @@ def require_array(name: str, path: Path, leaf: Any) -> chex.Numeric:
         ...
     ValueError: l1: x at activation must be an array, got ... Give the arrays alone, with None for ...
     """
-    if isinstance(leaf, _validation.NUMBERS):
+    is_complex = isinstance(leaf, np.ndarray | jax.Array | np.number) and jnp.iscomplexobj(leaf)
+    if _validation.is_real(leaf) or is_complex:
         return leaf
     remedy = "Give the arrays alone, with None for other leaves, as in eqx.filter(model, eqx.is_array)."
-    raise _validation.invalid(label("x", path), leaf, "an array", remedy, name)
+    raise _validation.invalid(label(argument, path), leaf, "an array", remedy, name)
 
 
 def promote(x: Any) -> Any:

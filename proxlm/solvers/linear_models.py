@@ -17,6 +17,7 @@ __all__ = ["LinearLoss", "SparseFeatures", "working_sets"]
 SHARE, SHARE_OF_NEWTON = 0.1, 1e-3
 
 
+@_validation.typed
 def working_sets(sizes: Sequence[int] = (256, 1024), rule: Rule | None = None) -> Rule:
     """Solves for the coefficients that are not zero or should not be, and looks for others afterwards.
 

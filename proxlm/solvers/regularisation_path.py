@@ -15,6 +15,7 @@ from proxlm.solvers.solver import Options, Solution, Solver, proximal_gradient
 __all__ = ["path", "strength_max"]
 
 
+@_validation.typed
 def strength_max(
     fun: Callable,
     params: chex.ArrayTree,
@@ -66,6 +67,7 @@ def strength_max(
     return jnp.where(jnp.any(enough), high, jnp.inf)
 
 
+@_validation.typed
 def path(
     fun: Callable,
     params: chex.ArrayTree,

@@ -24,6 +24,7 @@ class Momentum(NamedTuple):
     weight: jax.Array
 
 
+@_validation.typed
 def fista(restart: bool = True, strong_convexity: float = 0.0, grow: float = 1.1) -> Rule:
     """Proximal gradient with Nesterov's momentum and backtracking.
 
@@ -80,6 +81,7 @@ def fista(restart: bool = True, strong_convexity: float = 0.0, grow: float = 1.1
     return Rule(init, step, refresh, needs_value=False, key=key)
 
 
+@_validation.typed
 def ista(grow: float = 1.1) -> Rule:
     """Proximal gradient with backtracking: x⁺ = prox_tg(x - t ∇f(x)); g may be nonconvex.
 
@@ -106,6 +108,7 @@ def ista(grow: float = 1.1) -> Rule:
     return Rule(init, step, refresh, needs_value=False, key=("ista", grow))
 
 
+@_validation.typed
 def anderson(memory: int = 5, grow: float = 1.0) -> Rule:
     """Proximal gradient steps, each followed by Anderson's extrapolation of the last few.
 
@@ -149,6 +152,7 @@ class Recent(NamedTuple):
     pairs: _quasi_newton.Pairs
 
 
+@_validation.typed
 def barzilai_borwein(patience: int = 10, memory: int = 8) -> Rule:
     """Proximal gradient with spectral step sizes, and quasi-Newton steps on the nonzeros between.
 

@@ -97,11 +97,15 @@ class Solver:
         if self.tolerance is not None:
             _validation.tree_at_least(0, "proximal_gradient", tolerance=self.tolerance)
         _validation.tree_at_least(0, "proximal_gradient", relative_tolerance=self.relative_tolerance)
-        if _validation.is_known(self.max_iterations):
-            _validation.integer(0, "proximal_gradient", max_iterations=self.max_iterations)
+        if _validation.is_known(self.max_iterations) or self.max_iterations is None:
+            _validation.to_int(0, "proximal_gradient", max_iterations=self.max_iterations)
         for size in ("step_size", "max_step_size", "metric"):
-            if getattr(self, size) is not None:
+            if getattr(self, size) is not None or size == "max_step_size":
                 _validation.tree_positive("proximal_gradient", **{size: getattr(self, size)})
+        for name in ("tolerance", "relative_tolerance", "step_size", "max_step_size"):
+            _validation.scalar("proximal_gradient", **{name: getattr(self, name)})
+        for name in ("has_aux", "value_and_grad", "implicit", "verbose"):
+            _validation.one_of((True, False), "proximal_gradient", **{name: getattr(self, name)})
         _require_rule(self)
 
     def run(self, params: chex.ArrayTree, *args: Any) -> Solution:

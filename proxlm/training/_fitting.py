@@ -223,6 +223,8 @@ def _require(loss_fn, optimizer, steps, every, tolerance, held_out, patience, ma
     """Raises ValueError for arguments that no loop could follow."""
     _validation.a_function("fit", loss_fn=loss_fn)
     _validation.an_optimizer("fit", optimizer=optimizer)
+    if held_out is not None:
+        _validation.a_function("fit", held_out=held_out)
     _validation.to_int(1, "fit", steps=steps)
     _validation.to_int(1, "fit", every=every)
     _validation.integer(1, "fit", patience=patience)
@@ -230,6 +232,7 @@ def _require(loss_fn, optimizer, steps, every, tolerance, held_out, patience, ma
         expected = f"a divisor of steps={steps}"
         raise _validation.invalid("every", every, expected, "The last step is then checked too.", "fit")
     _validation.at_least(0, "fit", tolerance=tolerance, margin=margin)
+    _validation.scalar("fit", tolerance=tolerance, margin=margin)
     if patience is not None and held_out is None:
         remedy = "It waits for a better one: give a function of the params, or leave patience out."
         raise _validation.invalid("held_out", held_out, f"given with patience={patience}", remedy, "fit")

@@ -12,6 +12,9 @@ from proxlm import _validation
 from proxlm.penalties import base
 from proxlm.penalties.groups import _partition
 
+# Counts are int32.
+_LARGEST = 2**31 - 1
+
 
 def require_share(name: str, argument: str, share: chex.Numeric) -> None:
     """Raises ValueError unless `share` is one number, and in [0, 1] if its value is known.
@@ -37,6 +40,8 @@ def require_count(name: str, argument: str, count: chex.Numeric, least: int, rem
         ...
     ValueError: debias: start must be an integer ≥ 0, got 0.5.
     """
+    if _validation.is_integer(count) and count > _LARGEST:
+        raise _validation.invalid(argument, count, f"an integer ≤ {_LARGEST}, as int32 counts", remedy, name)
     if not _validation.is_known(count) and count is not None:
         if jnp.issubdtype(jnp.result_type(count), jnp.integer):
             return

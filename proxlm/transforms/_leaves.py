@@ -139,7 +139,7 @@ def require_trainable(name: str, penalty: base.Penalty, params: chex.ArrayTree) 
     ValueError: l1: x at steps must be a real floating-point array, got dtype('int32'). ...
     """
     if not all(map(_is_inexact, jax.tree.leaves(params))):
-        _trees.map_with_path(functools.partial(_trees.require_array, name), params)
+        _trees.map_with_path(functools.partial(_trees.require_array, name, argument="params"), params)
         jax.eval_shape(lambda x: penalty.prox(x, 0.0), params)
 
 

@@ -33,6 +33,7 @@ class DualAveragingAdamState(NamedTuple):
     average: chex.ArrayTree
 
 
+@_validation.typed
 def dual_averaging_adam(
     learning_rate: optax.ScalarOrSchedule,
     penalty: base.Penalty,
@@ -111,6 +112,7 @@ def dual_averaging_adam(
     name = "dual_averaging_adam"
     _arguments.require_step(name, penalty, learning_rate)
     _arguments.require_decays(name, b1=b1, b2=b2)
+    _validation.at_least(0, name, eps=eps)
     _require(name, floor, cap, forgetting=forgetting, memory=memory)
 
     def init(params):
@@ -164,5 +166,5 @@ def _require(name, floor, cap, **settings):
     _validation.tree_at_least(0, name, floor=floor)
     _validation.tree_positive(name, cap=cap)
     for argument, number in settings.items():
-        if any((value < 1).any() for value in _validation.known(name, argument, number)):
+        if not all((value >= 1).all() for value in _validation.known(name, argument, number)):
             raise ValueError(f"{name}: {argument} must be ≥ 1, got {number}.")

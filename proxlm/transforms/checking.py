@@ -108,7 +108,8 @@ def check(
     False
     """
     _arguments.require_link("check", "optimizer", optimizer)
-    _validation.integer(4, "check", steps=steps)
+    _arguments.require_count("check", "steps", steps, least=4)
+    _validation.to_int(0, "check", seed=seed)
     wide = _trees.widen("check", params)
     if not sum(leaf.size for leaf in jax.tree.leaves(wide)):
         raise ValueError("check: params have no weights. Give a tree like those you train.")

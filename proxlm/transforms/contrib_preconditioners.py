@@ -47,6 +47,7 @@ def adamax_preconditioner() -> Preconditioner:
     return Preconditioner("adamax_preconditioner", (optax.ScaleByAdamState,), read)
 
 
+@_validation.typed
 def amsgrad_preconditioner(eps: chex.Numeric = 1e-8, eps_root: chex.Numeric = 0.0) -> Preconditioner:
     """D = √(max v̂ + ε_root) + ε, of `optax.amsgrad`.
 
@@ -55,10 +56,12 @@ def amsgrad_preconditioner(eps: chex.Numeric = 1e-8, eps_root: chex.Numeric = 0.
     >>> amsgrad_preconditioner().types[0].__name__
     'ScaleByAmsgradState'
     """
+    _validation.at_least(0, "amsgrad_preconditioner", eps=eps, eps_root=eps_root)
     read = lambda before, after, params, gradients: roots(after.nu_max, after.nu_max, eps, eps_root)
     return Preconditioner("amsgrad_preconditioner", (optax.ScaleByAmsgradState,), read)
 
 
+@_validation.typed
 def belief_preconditioner(b2: chex.Numeric = 0.999, eps: chex.Numeric = 1e-16) -> Preconditioner:
     """D = √ŝ + ε, s the moving variance of the gradient about its mean, of `optax.adabelief`.
 
@@ -67,6 +70,8 @@ def belief_preconditioner(b2: chex.Numeric = 0.999, eps: chex.Numeric = 1e-16) -
     >>> belief_preconditioner().types[0].__name__
     'ScaleByBeliefState'
     """
+    _arguments.require_decays("belief_preconditioner", b2=b2)
+    _validation.at_least(0, "belief_preconditioner", eps=eps)
 
     def diagonal(before, after, params, gradients):
         del before, params, gradients
@@ -76,6 +81,7 @@ def belief_preconditioner(b2: chex.Numeric = 0.999, eps: chex.Numeric = 1e-16) -
     return Preconditioner("belief_preconditioner", (optax.ScaleByBeliefState,), diagonal)
 
 
+@_validation.typed
 def rms_preconditioner(
     decay: chex.Numeric = 0.9, eps: chex.Numeric = 1e-8, eps_in_sqrt: bool = True
 ) -> Preconditioner:
@@ -109,6 +115,7 @@ def rms_preconditioner(
     return Preconditioner("rms_preconditioner", _rms_states(), diagonal)
 
 
+@_validation.typed
 def adagrad_preconditioner(eps: chex.Numeric = 1e-7) -> Preconditioner:
     """D = √(Σ g² + ε), of `optax.adagrad`.
 
@@ -117,12 +124,14 @@ def adagrad_preconditioner(eps: chex.Numeric = 1e-7) -> Preconditioner:
     >>> adagrad_preconditioner().types[0].__name__
     'ScaleByRssState'
     """
+    _validation.at_least(0, "adagrad_preconditioner", eps=eps)
     read = lambda before, after, params, gradients: roots(
         after.sum_of_squares, after.sum_of_squares, 0.0, eps
     )
     return Preconditioner("adagrad_preconditioner", (optax.ScaleByRssState,), read)
 
 
+@_validation.typed
 def sophia_preconditioner(
     b1: chex.Numeric = 0.965,
     eps: chex.Numeric = 1e-8,
@@ -145,6 +154,8 @@ def sophia_preconditioner(
     >>> sophia_preconditioner().types[0].__name__
     'SophiaState'
     """
+    _arguments.require_decays("sophia_preconditioner", b1=b1)
+    _validation.positive("sophia_preconditioner", eps=eps, gamma=gamma, clip_threshold=clip_threshold)
 
     def leaf(h, m):
         divisor = jnp.maximum(gamma * h, eps)
@@ -160,6 +171,7 @@ def sophia_preconditioner(
     return Preconditioner("sophia_preconditioner", (contrib.SophiaState,), diagonal)
 
 
+@_validation.typed
 def adafactor_preconditioner(
     multiply_by_parameter_scale: bool = True,
     clipping_threshold: chex.Numeric | None = 1.0,
@@ -181,6 +193,7 @@ def adafactor_preconditioner(
     >>> adafactor_preconditioner().types[0].__name__
     'FactoredState'
     """
+    _validation.positive("adafactor_preconditioner", eps=eps, clipping_threshold=clipping_threshold)
 
     def leaf(v_row, v_col, v, x, g):
         divisor, seen = _factored(v_row, v_col, v, x, 10 * eps)

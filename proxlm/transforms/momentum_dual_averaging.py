@@ -111,7 +111,7 @@ def _averaged(name, learning_rate, penalty, mixing: optax.ScalarOrSchedule, rest
         _validation.positive(name, mixing=mixing)
         _validation.within(0, 1, name, mixing=mixing)
     if restart_every is not None:
-        _validation.integer(1, name, restart_every=restart_every)
+        _arguments.require_count(name, "restart_every", restart_every, least=1)
 
     def init(params):
         zeros = lambda of: jax.tree.map(lambda x: jnp.zeros_like(of(x)), params)

@@ -15,6 +15,7 @@ from proxlm.transforms._proximal import Rule, follow
 __all__ = ["decoupled_proximal_adamw", "proximal_adam", "proximal_sgd"]
 
 
+@_validation.typed
 def proximal_sgd(
     learning_rate: optax.ScalarOrSchedule,
     penalty: base.Penalty,
@@ -61,6 +62,7 @@ def proximal_sgd(
     return follow(inner, Rule("proximal_sgd", penalty, rate, every=every, anchored=anchored))
 
 
+@_validation.typed
 def proximal_adam(
     learning_rate: optax.ScalarOrSchedule,
     penalty: base.Penalty,
@@ -119,6 +121,7 @@ def proximal_adam(
     return follow(inner, rule._replace(eps=(eps, eps_root)))
 
 
+@_validation.typed
 def decoupled_proximal_adamw(
     learning_rate: optax.ScalarOrSchedule,
     penalty: base.Penalty,

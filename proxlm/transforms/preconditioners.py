@@ -34,6 +34,7 @@ class Preconditioner(NamedTuple):
     diagonal: Callable[[Any, Any, chex.ArrayTree, chex.ArrayTree], chex.ArrayTree]
 
 
+@_validation.typed
 def adam_preconditioner(
     b2: chex.Numeric = 0.999, eps: chex.Numeric = 1e-8, eps_root: chex.Numeric = 0.0
 ) -> Preconditioner:

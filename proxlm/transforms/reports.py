@@ -47,7 +47,7 @@ def total_sparsity(params: chex.ArrayTree) -> jax.Array:
     >>> float(total_sparsity({"w": jnp.array([0.0, 2.0, 3.0]), "b": jnp.zeros(1)}))
     0.5
     """
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    leaves = [leaf for _, leaf in _by_path(params)]
     zeros = sum((jnp.sum(leaf == 0, dtype=jnp.float32) for leaf in leaves), start=jnp.zeros(()))
     return zeros / max(sum(leaf.size for leaf in leaves), 1)
 
@@ -130,6 +130,7 @@ def report(params: chex.ArrayTree, over: _partition.Grouping | None = None, with
     the root                 1 / 2
     total         6  33.3 %
     """
+    _validation.one_of((True, False), "report", with_rank=with_rank)
     shares, ranks = sparsity(params), rank(params) if with_rank else {}
     groups = live_groups(params, over) if over is not None else {}
     rows = [["path", "shape", "zeros", *["live"] * bool(over), *["rank"] * with_rank]]
@@ -153,7 +154,10 @@ def report(params: chex.ArrayTree, over: _partition.Grouping | None = None, with
 
 def _by_path(tree):
     """Lists pairs of path and array."""
-    return [(_trees.place(path), jnp.asarray(leaf)) for path, leaf in _trees.flatten(tree)[0]]
+    return [
+        (_trees.place(path), jnp.asarray(_trees.require_array("reports", path, leaf, "params")))
+        for path, leaf in _trees.flatten(tree)[0]
+    ]
 
 
 def _rounding(leaf):

@@ -65,6 +65,7 @@ class ProximalScheduleFreeState(NamedTuple):
     inner_state: Any
 
 
+@_validation.typed
 def proximal_schedule_free(
     inner: optax.GradientTransformation,
     penalty: base.Penalty,
@@ -118,6 +119,7 @@ def proximal_schedule_free(
     return _averaged(name, init_inner, move, *settings)
 
 
+@_validation.typed
 def proximal_schedule_free_adam(
     learning_rate: optax.ScalarOrSchedule,
     penalty: base.Penalty,
@@ -147,6 +149,7 @@ def proximal_schedule_free_adam(
     name = "proximal_schedule_free_adam"
     _arguments.require_step(name, penalty, learning_rate)
     _arguments.require_decays(name, b1=b1, b2=b2)
+    _validation.at_least(0, name, eps=eps)
 
     def init_inner(params):
         zeros = lambda: jax.tree.map(lambda x: jnp.zeros_like(jnp.real(x)), _trees.promote(params))

@@ -87,6 +87,7 @@ def scheduled(
     return _leaves.penalised(init, update, functools.partial(advance, debiasing.unpenalised_of))
 
 
+@_validation.typed
 def cubic_sparsity(final: chex.Numeric, begin: int, end: int, initial: chex.Numeric = 0.0) -> optax.Schedule:
     """A schedule of sparsity that rises fast while many weights are redundant, and slowly at the end.
 

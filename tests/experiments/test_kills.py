@@ -59,7 +59,7 @@ def test_kills_lose_nothing_and_change_no_bit(name, tmp_path, wheels):
     def start(root, moment):
         process = context.Process(target=killing.run, args=(name, RUNS[name], str(root), str(wheels), moment))
         process.start()
-        process.join(300)
+        process.join(1200)
         return process.exitcode
 
     assert start(tmp_path / "whole", None) == 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import jax
@@ -213,7 +214,7 @@ REFUSED = {
     "num_attention_heads": [3, [4]],
     "intermediate_size": [-1],
     "rms_norm_eps": [-1.0, "1e-5", float("nan")],
-    "rope_theta": [0, float("nan"), None, "1e4"],
+    "rope_theta": [0, float("nan"), float("inf"), None, "1e4"],
     "hidden_act": ["relu", 3, ["silu"]],
     "tie_word_embeddings": ["yes", 2],
     "rope_scaling": [
@@ -292,6 +293,9 @@ def test_damaged_files_are_refused_by_name(folder):
             lm.load(folder)
         except ValueError as error:
             assert str(error).startswith(f"load: {folder}: ")
+    for last in (np.float32(np.nan), np.float32(-np.inf)):
+        (folder / ONE).write_bytes(content[:-4] + last.tobytes())
+        assert re.search(rf"tensor \S+ of {ONE} must be finite, got NaN or infinite values", message(folder))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "\xff", '{"a": ' + "9" * 10_000 + "}"])

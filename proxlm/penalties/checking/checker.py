@@ -146,7 +146,12 @@ def check(
     if penalty.value is None:
         remedy = f"The laws compare values of g; for a set give its indicator. Mind that {RADIUS}"
         raise _validation.invalid("penalty.value", None, "a function", remedy, "check")
-    _validation.positive("check", step_size=step_size)
+    _validation.tree_positive("check", step_size=step_size)
+    _validation.scalar("check", step_size=step_size)
+    _validation.one_of((True, False), "check", convex=convex)
+    _validation.one_of((True, False), "check", is_set=is_set)
+    _validation.one_of((True, False), "check", metric=metric)
+    _validation.to_int(0, "check", seed=seed)
     tried = _on_vectors(penalty, example, step_size, is_set, seed)
     asked = ["optimality", "symmetric_jacobian", "spectrum" if convex else "monotone"]
     asked += ["firm_nonexpansiveness"] * convex + ["envelope_gradient", "longer_steps"]

@@ -18,6 +18,7 @@ __all__ = ["flattened", "masked", "separable_sum"]
 Labels = Any | Callable[[str, jax.Array], Hashable]
 
 
+@_validation.typed
 def separable_sum(penalties: Mapping[Any, base.Penalty], labels: Labels) -> base.Penalty:
     """One penalty for each part of a tree: g(x) = Σ_k g_k(x_k), whose prox acts part by part.
 

@@ -11,6 +11,7 @@ from proxlm.penalties import _slots, _trees, base
 __all__ = ["change_basis", "reshaped"]
 
 
+@_validation.typed
 def change_basis(
     penalty: base.Penalty,
     forward: Callable[[jax.Array], jax.Array],
@@ -55,6 +56,7 @@ def change_basis(
     return changed.described("change_basis", penalty, forward, backward)
 
 
+@_validation.typed
 def reshaped(penalty: base.Penalty, shape: Sequence[int]) -> base.Penalty:
     """A penalty on each leaf seen in another shape: a fused axis taken apart, blocks, pages.
 

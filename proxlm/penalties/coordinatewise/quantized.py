@@ -15,6 +15,7 @@ LARGEST_CHAIN = 64  # number of levels up to which comparing with each is faster
 TOLERANCE = 2e-3  # bfloat16 rounds by at most 2⁻⁹ of a number
 
 
+@_validation.typed
 def binary(scale: base.Strength = 1.0, tolerance: float = TOLERANCE) -> base.Penalty:
     """Weights of one size: g(x) = 0 if all x_i ∈ {-s, s}, else +inf.
 
@@ -36,6 +37,7 @@ def binary(scale: base.Strength = 1.0, tolerance: float = TOLERANCE) -> base.Pen
     return _set("binary", np.array([-1.0, 1.0]), scale, tolerance)
 
 
+@_validation.typed
 def ternary(scale: base.Strength = 1.0, tolerance: float = TOLERANCE) -> base.Penalty:
     """Weights of one size or zero: g(x) = 0 if all x_i ∈ {-s, 0, s}, else +inf.
 
@@ -59,6 +61,7 @@ def ternary(scale: base.Strength = 1.0, tolerance: float = TOLERANCE) -> base.Pe
     return _set("ternary", np.array([-1.0, 0.0, 1.0]), scale, tolerance)
 
 
+@_validation.typed
 def quantization_grid(
     values: chex.Array, scale: base.Strength = 1.0, tolerance: float = TOLERANCE
 ) -> base.Penalty:

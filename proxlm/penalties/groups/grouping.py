@@ -183,6 +183,7 @@ def by_index(groups: Sequence[Sequence[int]], size: int, axis: int | None = None
     return by_label(labels, axis).described("by_index", groups=groups, size=size, axis=axis)
 
 
+@_validation.typed
 def linked(kernels: Mapping[str, int | tuple[int, ...] | Grouping]) -> Grouping:
     """Groups that reach across leaves: a neuron, head or expert with all that goes in and out.
 
