@@ -11,6 +11,7 @@ import pkgutil
 import sys
 import types
 import warnings
+from collections.abc import Callable
 
 import chex
 import jax
@@ -39,28 +40,22 @@ import tables  # noqa: E402
 
 import proxlm  # noqa: E402
 
-# Page ↦ its title beside all pages, and its Markdown.
-FILES = {
+# Page ↦ its title beside all pages, and its Markdown: a file, or a function that makes it.
+GUIDES: dict[str, tuple[str, str | Callable[[], str]]] = {
     "index": ("proxlm", ".ci/docs/front.md"),
     "install": ("Installation", ".github/INSTALL.md"),
-    "readme": ("Read me", "README.md"),
-    "faq": ("Questions", ".github/FAQ.md"),
-    "from_jaxopt": ("From jaxopt", ".github/FROM_JAXOPT.md"),
-    "contributing": ("Contributing", ".github/CONTRIBUTING.md"),
-    "changelog": ("Changelog", ".github/CHANGELOG.md"),
-}
-MADE = {
     "how_to": ("How to", tables.how_to),
     "operators": ("Operators", tables.operators),
     "recipes": ("Recipes", tables.recipes),
-    "experiments": ("Experiments", tables.experiments),
+    "faq": ("Questions", ".github/FAQ.md"),
     "plan": ("Devices and memory", tables.plan),
+    "experiments": ("Experiments", tables.experiments),
+    "from_jaxopt": ("From jaxopt", ".github/FROM_JAXOPT.md"),
     "verl_and_trl": ("From verl and TRL", tables.peers),
+    "readme": ("Read me", "README.md"),
+    "contributing": ("Contributing", ".github/CONTRIBUTING.md"),
+    "changelog": ("Changelog", ".github/CHANGELOG.md"),
 }
-ORDER = (
-    *("index", "install", "how_to", "operators", "recipes", "faq", "plan", "experiments"),
-    *("from_jaxopt", "verl_and_trl", "readme", "contributing", "changelog"),
-)
 
 
 def public_modules() -> list[str]:
@@ -72,9 +67,8 @@ def public_modules() -> list[str]:
 def guides() -> list[types.ModuleType]:
     """Returns each guide as a module whose docstring it is, the one form that pdoc renders."""
     found = []
-    for name in ORDER:
-        text = MADE[name][1]() if name in MADE else (ROOT / FILES[name][1]).read_text("utf-8")
-        module = types.ModuleType(name, text)
+    for name, (_, text) in GUIDES.items():
+        module = types.ModuleType(name, (ROOT / text).read_text("utf-8") if isinstance(text, str) else text())
         module.__docformat__ = "markdown"
         found.append(module)
     return found
@@ -93,8 +87,7 @@ def missing_names(module: types.ModuleType, page: str) -> list[str]:
 
 def main(folder: pathlib.Path) -> None:
     """Renders every module and guide into the folder."""
-    titles = {name: (MADE | FILES)[name][0] for name in ORDER}
-    pdoc.render.env.globals["guides"] = titles
+    pdoc.render.env.globals["guides"] = {name: title for name, (title, _) in GUIDES.items()}
     pdoc.render.env.globals["subpackages"] = [name for name in public_modules() if name.count(".") == 1]
     pdoc.render.configure(
         docformat="google", footer_text=f"proxlm {proxlm.__version__}", template_directory=HERE / "templates"

@@ -7,4 +7,6 @@
 - a tool that answers between turns: `calculator`
 - many runs, many devices: `sweep`, `several_devices`
 - other libraries: `nemos_solver`
+
+`make docs` shows them all, and makes notebooks of `sweep`, `nnx_heads` and `nnx_model`.
 """
