@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from jax._src import array, core
 from jax._src.lax import lax
 
 
@@ -20,6 +21,8 @@ def install():
         (lax.concatenate_p, lambda *parts, dimension: np.concatenate(parts, dimension)),
     ):
         primitive.def_impl(_host_first(make, primitive.impl))
+    taken = array.ArrayImpl.__getitem__
+    array.ArrayImpl.__getitem__ = lambda x, index: _host_first(_taken(index), lambda x: taken(x, index))(x)
 
 
 def _host_first(make, compiled):
@@ -40,3 +43,19 @@ def _is_plain(x):
 
 def _converted(x, *, new_dtype, weak_type, **_):
     return x if x.dtype == new_dtype and not weak_type else None
+
+
+def _taken(index):
+    """Takes by whole numbers and slices; past the end NumPy and JAX differ."""
+    parts = index if isinstance(index, tuple) else (index,)
+    basic = all(isinstance(part, int | slice) or part is ... for part in parts)
+    if not basic or any(isinstance(part, bool) for part in parts) or not core.trace_state_clean():
+        return lambda x: None
+
+    def make(x):
+        try:
+            return x[index]
+        except IndexError:
+            return None
+
+    return make
