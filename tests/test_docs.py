@@ -4,6 +4,7 @@ import doctest
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,16 @@ def test_a_dead_link_is_found(tmp_path):
         '<a href="a/page.html#here">x</a><a href="https://x.org">y</a><img src="c.png">'
     )
     assert sorted(links.dead(tmp_path)) == ["a/page.html: ../b.html#far", "b.html: c.png"]
+
+
+def test_guides_link_files_that_are_there():
+    dead = [
+        f"{path.name}: {link}"
+        for path in [ROOT / "README.md", *(ROOT / ".github").glob("*.md")]
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text("utf-8"))
+        if "://" not in link and not (path.parent / link).is_file()
+    ]
+    assert not dead
 
 
 @pytest.fixture(scope="module")

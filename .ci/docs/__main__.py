@@ -66,9 +66,12 @@ def public_modules() -> list[str]:
 
 def guides() -> list[types.ModuleType]:
     """Returns each guide as a module whose docstring it is, the one form that pdoc renders."""
-    found = []
+    found, files = [], {path: name for name, (_, path) in GUIDES.items() if isinstance(path, str)}
     for name, (_, text) in GUIDES.items():
-        module = types.ModuleType(name, (ROOT / text).read_text("utf-8") if isinstance(text, str) else text())
+        text = (ROOT / text).read_text("utf-8") if isinstance(text, str) else text()
+        for path, page in files.items():  # guides link each other as files, for those who read them there
+            text = text.replace(f"]({pathlib.Path(path).name})", f"]({page}.html)")
+        module = types.ModuleType(name, text)
         module.__docformat__ = "markdown"
         found.append(module)
     return found
