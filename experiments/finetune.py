@@ -5,8 +5,9 @@
     python -m experiments.finetune --train lora:8                          # SmolLM2, dates to be written out
 
 What is trained: `all`; `lora:RANK`, low-rank factors; `last:LAYERS`; or `sparse:STRENGTH`, with an ℓ1
-penalty on the distance to the pretrained weights, which leaves most of them as they were. The loss is
-of the answers alone. Lines of the data are described in experiments/support/finetune/examples.py.
+penalty on the distance to the pretrained weights, which leaves most of them as they were; `sparse:0.1%`
+makes it so strong that the first gradients move this share. The loss is of the answers alone. Lines of the
+data are described in experiments/support/finetune/examples.py.
 
 2 CPU cores (Intel Xeon), 128 s of CPU time; SmolLM2-135M, one seed, 2.4 of its 135 million weights trained by
 --train lora:8 --no-chat --steps 40 --batch 4 --held-out 0.05 --samples 24 --sample-length 12:
@@ -39,7 +40,7 @@ class Config(configs.Base):
         pretrained.SMOLLM2, smoke=pretrained.UNTRAINED
     )  # or a folder, GGUF file or hf: name
     data: str = ""  # a file with a JSON object a line; empty: dates to be written out
-    train: str = "lora:8"  # all, lora:RANK, last:LAYERS or sparse:STRENGTH
+    train: str = "lora:8"  # all, lora:RANK, last:LAYERS, sparse:STRENGTH or sparse:SHARE%
     dpo: bool = False  # learn from pairs of a chosen and a rejected answer
     beta: float = 0.1  # of DPO
     steps: int = configs.field(100, smoke=4)  # of the optimizer
@@ -57,16 +58,15 @@ class Config(configs.Base):
     def validate(self) -> None:
         configs.check_shares(self, "held_out")
         configs.check_positive(self, "beta")
-        trained_part.parse(self.train)
+        trained_part.parse(self.train, shares=True)
         if self.pack and self.dpo:
             raise _validation.invalid("pack", True, "False with dpo", "Pairs are not packed.")
         if self.steps > 10 and self.steps % 10:
             raise _validation.invalid("steps", self.steps, "1 to 10, or a multiple of 10")
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
+def make_optimizer(config: Config, choice: trained_part.Choice) -> optax.GradientTransformation:
     """Adam at a rate that falls, in sparse training with a proximal step to the pretrained weights."""
-    choice = trained_part.parse(config.train)
     rate = config.learning_rate or (2e-5 if choice.lora is None else 1e-3)
     return optax.chain(optax.clip_by_global_norm(1.0), choice.adam(language_model.ramp(rate, config.steps)))
 
@@ -95,7 +95,7 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     rows = examples.read(config.data, run)
     model = pretrained.load(config.model, run.data, [str(row) for row in rows], config.max_tokens)
     learnt, held_out = encode_all(rows, model, config)
-    choice = trained_part.parse(config.train)
+    choice = trained_part.parse(config.train, shares=True)
     trained, frozen = choice.split(jax.random.key(config.seed), model.params)
     longest = max(len(tokens) for one in learnt + held_out for tokens, _ in one.answers)
     data, judged = (examples.rows_of(part, longest) for part in (learnt, held_out))
@@ -118,7 +118,10 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     prompts = tokenization.left_padded([one.prompt for one in asked])
     answer = objectives.make_answer(model, frozen, prompts, config.sample_length)
     before, first = answer(trained), evaluate(trained)["held_out_loss"]
-    tuned = fit(run, loss, trained, frozen, data, evaluate, config)
+    if choice.share is not None:
+        choice = choice.at(first_gradient(loss, trained, frozen, data, config))
+        print(f"strength of the penalty: {choice.sparse:.3g}", flush=True)
+    tuned = fit(run, loss, trained, frozen, data, evaluate, config, choice)
     after, last = answer(tuned), evaluate(tuned)["held_out_loss"]
     params = trainable.merge(tuned, frozen)
     changed = delta.count(trained, tuned)
@@ -134,14 +137,24 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     return report(run, numbers, asked, before, after)
 
 
-def fit(run: runs.Run, loss, trained, frozen, data, evaluate, config: Config) -> Any:
+def first_gradient(loss, trained, frozen, data, config: Config) -> Any:
+    """The mean over up to 8 batches, clipped as the optimizer sees it."""
+    gradient = jax.jit(jax.grad(lambda trained, rows: loss(trained, rows, frozen)))
+    starts = range(0, len(data["tokens"]) - config.batch + 1, config.batch)[:8]
+    cut = lambda i: {name: rows[i : i + config.batch] for name, rows in data.items()}
+    gradients = [gradient(trained, cut(i)) for i in starts]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *gradients)
+    return optax.clip_by_global_norm(1.0).update(mean, optax.EmptyState())[0]
+
+
+def fit(run: runs.Run, loss, trained, frozen, data, evaluate, config: Config, choice) -> Any:
     """Minimises the loss over the epochs that the steps make; the parameters."""
     chunk = min(10, config.steps)
     state = supervised.fit(
         run,
         "fine-tuning",
         loss,
-        make_optimizer(config),
+        make_optimizer(config, choice),
         trained,
         data,
         supervised.epochs(config.seed, len(data["tokens"]), config.batch, config.steps),

@@ -5,6 +5,7 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special
@@ -13,7 +14,7 @@ from experiments import finetune
 from experiments.support import Refusal
 from experiments.support.data import tokenization
 from experiments.support.finetune import examples, objectives
-from experiments.support.models import pretrained
+from experiments.support.models import pretrained, trained_part
 from experiments.support.run import configs, runs
 from proxlm import lm
 from proxlm.lm import delta, lora, trainable
@@ -167,11 +168,31 @@ def test_packed_examples_lose_what_they_do_alone():
 
 
 @pytest.mark.parametrize(
-    "train", ["lora", "lora:", "lora:x", "all:3", "half", "last:0", "sparse:0", "sparse:-1"]
+    "train",
+    [
+        "lora",
+        "lora:",
+        "lora:x",
+        "all:3",
+        "half",
+        "last:0",
+        "sparse:0",
+        "sparse:-1",
+        "sparse:0%",
+        "sparse:101%",
+    ],
 )
 def test_what_cannot_be_trained_is_refused(train):
     with pytest.raises(ValueError, match="train must be"):
         finetune.Config(train=train)
+
+
+def test_a_share_becomes_the_strength_that_moves_it_at_first():
+    choice = trained_part.parse("last:1 sparse:50%", shares=True)
+    gradient = {"w": jnp.array([0.1, -0.4]), "b": jnp.array([0.2, 0.3])}
+    assert choice.at(gradient) == trained_part.Choice(last=1, sparse=pytest.approx(0.2))
+    with pytest.raises(ValueError, match="train must be"):  # where nothing finds the strength
+        trained_part.parse("sparse:50%")
 
 
 SMALL = configs.smoke(finetune.Config())
@@ -179,7 +200,7 @@ SMALL = configs.smoke(finetune.Config())
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dpo", [False, True])
-@pytest.mark.parametrize("train", ["all", "lora:2", "last:1", "sparse:1e-3"])
+@pytest.mark.parametrize("train", ["all", "lora:2", "last:1", "sparse:1e-3", "sparse:5%"])
 def test_a_run_learns_and_what_it_writes_is_the_model_that_it_judged(train, dpo, tmp_path):
     config = dataclasses.replace(SMALL, train=train, dpo=dpo, steps=20, learning_rate=3e-3, merged=True)
     numbers = start(finetune, config, runs.Options(runs=str(tmp_path)))
@@ -191,7 +212,7 @@ def test_a_run_learns_and_what_it_writes_is_the_model_that_it_judged(train, dpo,
     if train == "lora:2":
         params = lora.merge(lora.load(folder / "adapter", base.params, base.config))
         jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), saved.params, params)
-    if train == "sparse:1e-3":
+    if train.startswith("sparse"):
         params = delta.apply(base.params, folder / "delta.safetensors")
         jax.tree.map(np.testing.assert_array_equal, saved.params, params)
         assert (

@@ -4,6 +4,7 @@
     last:6         the last six layers
     lora:8         factors of rank 8 beside every kernel of the layers
     sparse:3e-4    every parameter, at an ℓ1 penalty on its change of strength 3e-4, in Adam's metric
+    sparse:0.1%    the same, so strong that the first gradients move this share of them; in fine-tuning
 
 Two of them stand together, as in "last:8 sparse:3e-4".
 """
@@ -30,6 +31,13 @@ class Choice:
     last: int | None = None
     lora: int | None = None
     sparse: float | None = None
+    share: float | None = None  # in place of the strength of sparse
+
+    def at(self, gradient: Any) -> "Choice":
+        """The choice with a strength in place of the share, by a gradient at the start."""
+        if self.share is None:
+            return self
+        return dataclasses.replace(self, sparse=float(lm.delta.strength(gradient, self.share)), share=None)
 
     def split(self, key: jax.Array, params: Any) -> tuple[Any, lm.trainable.Frozen]:
         """Parts parameters in those that are trained, a value head always, and those that are not."""
@@ -50,11 +58,11 @@ class Choice:
         return transforms.proximal_adam(learning_rate, penalties.l1(self.sparse), anchored=True)
 
 
-def parse(text: str) -> Choice:
-    """Reads a choice; ValueError for what is none.
+def parse(text: str, shares: bool = False) -> Choice:
+    """Reads a choice; ValueError for what is none, and for a share where it is not allowed.
 
     >>> parse("last:8 sparse:3e-4")
-    Choice(last=8, lora=None, sparse=0.0003)
+    Choice(last=8, lora=None, sparse=0.0003, share=None)
     """
     found: dict[str, Any] = {}
     for word in text.split():
@@ -62,12 +70,15 @@ def parse(text: str) -> Choice:
         try:
             if kind not in KINDS or kind in found or (kind == "all") != (number == ""):
                 raise ValueError(kind)
-            if kind != "all":
+            if shares and kind == "sparse" and number.endswith("%"):
+                found["share"] = float(number[:-1]) / 100
+                _validation.within(1e-9, 1, share=found["share"])
+            elif kind != "all":
                 found[kind] = float(number) if kind == "sparse" else int(number)
                 _validation.positive(**{kind: found[kind]})
         except ValueError as error:
             raise _validation.invalid("train", text, EXAMPLE, function="parse") from error
-    if not text.split() or {"lora", "sparse"} <= set(found):
+    if not text.split() or ("lora" in found and {"sparse", "share"} & set(found)):
         raise _validation.invalid("train", text, f"{EXAMPLE}, but not lora and sparse together")
     return Choice(**found)
 
