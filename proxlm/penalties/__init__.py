@@ -12,7 +12,7 @@ or a tree of these.
   `spectral_ball` `rank_ball` `stiefel`
 - sets: `box` `non_negative` `linf_ball` `simplex` `capped_simplex` `sparse_simplex` `l1_ball`
   `l2_ball` `l1_sphere` `l2_sphere` `halfspace` `hyperplane` `affine_set` `polyhedron` `box_section`
-  `transport` `birkhoff`
+  `transport` `birkhoff`; by the KL divergence: the module `sets.kl_projections`
 - not convex: `l0` `l_half` `l_two_thirds` `mcp` `scad` `log_sum` `top_k` `n_m` `soft_two_four`
 - quantised: `binary` `ternary` `quantization_grid` `prox_quant`
 - made of others: `scale` `translate` `add_linear` `add_quadratic` `change_basis` `reshaped` `conjugate`

@@ -6,12 +6,14 @@
 - `cardinality`: `top_k` `n_m`; `two_four`: `soft_two_four`
 - `linear`: `affine_set` `polyhedron` `box_section`; `transports`: `transport` `birkhoff`
 - `sorted_norms`: `linf` `slope`
+- `kl_projections`, in another geometry and no penalties: `kl_box_section` `kl_transport`
 """
 
 from proxlm.penalties.sets import (
     balls,
     boxes_and_halfspaces,
     cardinality,
+    kl_projections,
     linear,
     simplices,
     sorted_norms,
@@ -23,6 +25,7 @@ __all__ = [
     "balls",
     "boxes_and_halfspaces",
     "cardinality",
+    "kl_projections",
     "linear",
     "simplices",
     "sorted_norms",
