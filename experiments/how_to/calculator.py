@@ -21,7 +21,7 @@ CALL, ANSWER, NOTHING = 10, 11, 12  # tokens after the digits 0 to 9
 
 def product(factors):
     tens, ones = factors[:, ::2], factors[:, 1::2]
-    return jnp.prod(10 * tens + ones, axis=1)[:, None] // 10 ** jnp.arange(3, -1, -1) % 10
+    return jnp.prod(10 * tens + ones, axis=1)[:, None] // jnp.array([[1000, 100, 10, 1]]) % 10
 
 
 def main(has_tool=True, seeds=3, warm_up=80, iterations=200):
