@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import inspect
 import re
 import sys
 
@@ -47,8 +48,8 @@ def outcome(name, field, text, monkeypatch, capsys):
 
 
 def start(module):
-    if hasattr(module, "smoke"):
-        return cli.run(module.main, module.smoke)
+    if len(inspect.signature(module.main).parameters) == 2:
+        return cli.run(module.main)
     return cli.call(module.main, module.__name__.rpartition(".")[2], module.__doc__)
 
 
