@@ -86,6 +86,11 @@ def proximal(
         _states.require_sound(inner_state)
         if not _states.names(inner_state)[1:] and _needs_value(inner, inner_state, params):
             raise _states.refuse_own_step("one that asks for the value of the loss")
+        if _is_nan_at_zero(inner, params):
+            given = _validation.Verbatim("one that makes NaN where a gradient is 0")
+            remedy = "It divides 0 by 0: give it eps=1e-4, or keep the params in float32."
+            expected = "an optimizer whose ε float16 can hold, as the params are"
+            raise _validation.invalid("inner", given, expected, remedy, "proximal")
         _states.require_rate("proximal", inner, inner_state, params, learning_rate)
 
     return _proximal.follow(inner, rule, require)
@@ -100,6 +105,19 @@ def _preconditioner_of(given):
         "proximal: preconditioner must be a Preconditioner, as adam_preconditioner() makes one, None, or one "
         f"of {', '.join(_states.PRECONDITIONERS)}; got {given!r}."
     )
+
+
+def _is_nan_at_zero(inner, params):
+    """Whether params of float16 become NaN where a gradient is 0, tried on leaves of one number."""
+    if not any(jnp.result_type(leaf) == jnp.float16 for leaf in jax.tree.leaves(params)):
+        return False
+    with jax.ensure_compile_time_eval():
+        try:
+            zeros = jax.tree.map(lambda leaf: jnp.zeros((1,) * jnp.ndim(leaf), jnp.result_type(leaf)), params)
+            updates = inner.update(zeros, inner.init(zeros), zeros)[0]
+            return any(bool(jnp.any(jnp.isnan(leaf))) for leaf in jax.tree.leaves(updates))
+        except (TypeError, ValueError):
+            return False  # it needs more than gradients
 
 
 def _needs_value(inner, state, params):

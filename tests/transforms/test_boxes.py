@@ -92,16 +92,22 @@ def test_boxes_change_no_number(penalty, transformation, box):
     assert_same(trained(tx, box(weights()), box), unboxed(penalty, transformation))
 
 
-def test_inside_nnx_optimizer_it_is_the_same():
-    for penalty, name in (("linked neurons", "proximal_adam"), ("boxed strengths", "dual averaging")):
-        make, net = PENALTIES[penalty], boxed.nnx_module(weights())
-        tx = TRANSFORMATIONS[name](make(boxed.nnx_state))
-        optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
-        step = nnx.jit(lambda net, optimizer, gradients: optimizer.update(net, gradients))
-        for seed in (10, 20):
-            step(net, optimizer, boxed.nnx_state(weights(seed)))
-        got = jax.tree.map(np.asarray, boxed.plain(nnx.state(net, nnx.Param)))
-        assert_same(got, unboxed(penalty, name))
+IN_OPTIMIZERS = [
+    pytest.param(*pair, marks=[] if pair in FAST[1:3] else pytest.mark.slow)
+    for pair in ((penalty, name) for penalty in PENALTIES for name in TRANSFORMATIONS)
+]
+
+
+@pytest.mark.parametrize(("penalty", "name"), IN_OPTIMIZERS)
+def test_inside_nnx_optimizer_it_is_the_same(penalty, name):
+    make, net = PENALTIES[penalty], boxed.nnx_module(weights())
+    tx = TRANSFORMATIONS[name](make(boxed.nnx_state))
+    optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
+    step = nnx.jit(lambda net, optimizer, gradients: optimizer.update(net, gradients))
+    for seed in (10, 20):
+        step(net, optimizer, boxed.nnx_state(weights(seed)))
+    got = jax.tree.map(np.asarray, boxed.plain(nnx.state(net, nnx.Param)))
+    assert_same(got, unboxed(penalty, name))
 
 
 IN_FILES = [

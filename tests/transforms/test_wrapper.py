@@ -404,3 +404,14 @@ def test_another_learning_rate_than_that_inside_is_refused(link):
     # of a momentum the step is longer than the rate; an optimizer of one's own may have none
     link(optax.sgd(1e-3, 0.9), penalties.l1(0.1), 1e-2).init(params)
     link(optax.stateless(lambda updates, params: updates), penalties.l1(0.1), 1e-2).init(params)
+
+
+def test_an_epsilon_that_float16_cannot_hold_is_refused():
+    params = {"a": jnp.ones(2, jnp.float16), "b": jnp.ones(2)}
+    for settings in ({}, {"preconditioner": "adam"}):
+        with pytest.raises(
+            ValueError, match=r"proximal: inner must be an optimizer whose ε float16 can hold"
+        ):
+            transforms.proximal(optax.adam(0.1), penalties.l1(0.1), 0.1, **settings).init(params)
+    transforms.proximal(optax.adam(0.1, eps=1e-4), penalties.l1(0.1), 0.1).init(params)
+    transforms.proximal(optax.sgd(0.1), penalties.l1(0.1), 0.1).init(params)
