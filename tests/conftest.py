@@ -19,7 +19,6 @@ import jax
 import pytest
 
 from experiments.support.data import corpora
-from tests import host_arrays
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -36,6 +35,8 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # A context of MLIR with all its dialects takes as long as a small program does to lower: one serves a module.
 if importlib.metadata.version("jax").startswith("0.10."):
     from jax._src.interpreters import mlir
+
+    from tests import host_arrays
 
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
     host_arrays.install()

@@ -76,7 +76,7 @@ def test_the_remedy_for_a_frozen_leaf_freezes_it():
 @pytest.mark.parametrize("make", [MADE["apply_prox"], MADE["rda"]])
 def test_a_leaf_that_is_no_array_is_named(make):
     model = eqx.nn.MLP(2, 1, 4, 1, key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"x at activation must be an array.*eqx.filter"):
+    with pytest.raises(ValueError, match=r"params at activation must be an array.*eqx.filter"):
         make(penalties.l1()).init(model)
     arrays = eqx.filter(model, eqx.is_array)
     tx = make(penalties.l1(0.5))
