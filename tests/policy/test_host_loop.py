@@ -131,6 +131,7 @@ def test_stop_strings_end_responses_and_any_python_travels_with_a_prompt():
     _, metrics = step(ppo.init(PARAMS, SGD, CONFIG), KEY)
     ((samples, prompts),) = seen
     assert metrics.first_ratio_error < 1e-5 and 0 < metrics.ended < 1
+    assert not samples.tokens[~samples.mask].any()
     for row, mask, ended in zip(samples.tokens[:, 2:], samples.response_mask, samples.ended, strict=True):
         text = letters(row[mask])
         assert (text.endswith(("bc", "cc")) and len(text) <= 3) if ended else len(text) == 3
