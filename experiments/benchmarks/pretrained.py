@@ -24,8 +24,7 @@ operation). Alone, products of [128, 576] x [576, 3072] reach 94 to 124 GFLOP a 
 Eigen, 76 to 100 by YNNPACK, which XLA takes (median and best of 12), and
 XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= leaves them to Eigen: so 1.5 times the speed of
 transformers is out of reach, whose time is that of its products, too. A step on few tokens is bound by
-memory:
-of 0.43 s for 10 layers AdamW and the gradient's norm take 0.14, the forward pass 0.09.
+memory: of 0.43 s for 10 layers AdamW and the gradient's norm take 0.14, the forward pass 0.09.
 
 Tried, without a gain on the whole: kernels of scanned layers by blocks of columns in place of a copy (that
 product alone 20 % faster on 128 tokens, 6 % slower on 1,024); unrolled layers (the gradient at most a tenth

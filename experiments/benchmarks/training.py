@@ -2,7 +2,7 @@
 
 Where the time goes. `small`, one core of an Intel Xeon with other work beside it, XLA and MKL held to AVX2:
 91 % of a step are products, and the step reaches 0.89 of their speed at these shapes alone; 4.46 CPU s
-against 6.08 of PyTorch, `tiny` 0.451 against 0.556. With AVX-512 `tiny` takes 0.366 against 0.384.
+against 6.08 of PyTorch, `tiny` 0.451 against 0.556. With AVX-512 `tiny` takes 0.35 against 0.38.
 
 What was tried, and what it brought (the same core with AVX-512; flags are those of jaxlib 0.10.2):
 
