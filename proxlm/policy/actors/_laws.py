@@ -90,17 +90,12 @@ def check_actor(
     gap = lambda one, other, where=mask: float(
         np.max(np.abs(_known(one) - _known(other))[where], initial=0.0)
     )
+    alike = score(params, jax.tree.map(lambda x: np.repeat(np.asarray(x)[:1], len(mask), 0), samples))
     report = ActorReport(
         ratio=gap(scores.log_probs, samples.log_probs),
         causality=_causality(actor, score, params, samples),
         padding=_padding(score, params, samples, gap) if padding else float("nan"),
-        rows=gap(
-            score(
-                params, jax.tree.map(lambda x: np.repeat(np.asarray(x)[:1], len(mask), 0), samples)
-            ).log_probs[0],
-            scores.log_probs[0],
-            mask[0],
-        ),
+        rows=gap(alike.log_probs[0], scores.log_probs[0], mask[0]),
         reference=_reference(actor, params, samples, scores, gap),
         ended=float(np.mean(np.asarray(samples.ended))),
     )
