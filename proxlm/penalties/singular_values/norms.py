@@ -70,7 +70,8 @@ def nuclear(
 ) -> base.Penalty:
     """Nuclear norm, the sum of singular values: g(X) = λ Σ_i σ_i(X).
 
-    prox_tg shortens each singular value by t λ, to 0 if it is less: the rank falls.
+    prox_tg shortens each singular value by t λ, to 0 if it is less: the rank falls. It has no residual, which
+    would cost a second SVD: solvers measure their error by the subgradient that the prox took.
 
     Args:
       method: with "gram" the result errs by about min(t λ, ε σ_max²/(t λ)), its derivative by
