@@ -36,10 +36,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 if importlib.metadata.version("jax").startswith("0.10."):
     from jax._src.interpreters import mlir
 
-    from tests import host_arrays
-
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
-    host_arrays.install()
 
 # An example's time is mostly compilation, so a deadline would judge the compiler; and a test
 # that passes must pass again.
