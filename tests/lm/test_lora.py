@@ -105,6 +105,7 @@ def test_an_adapter_comes_back_and_has_the_logits_of_peft(dora, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft's use of transformers
 @pytest.mark.parametrize("dora", [False, True])
 def test_peft_opens_an_adapter(dora, tmp_path):
     pytest.importorskip("peft")
