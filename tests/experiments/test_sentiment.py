@@ -34,10 +34,10 @@ def test_the_longest_prompt_and_response_fit_the_context():
     assert 1 + config.prompt + config.response == 2 * config.window
 
 
-def test_a_smoke_run_keeps_what_is_no_matter_of_size():
-    given = sentiment.Config(seed=3, seeds=2, kl_coef=0.5)
+def test_a_smoke_run_keeps_what_is_no_matter_of_size_and_what_is_given():
+    given = sentiment.Config(seed=3, seeds=2, kl_coef=0.5, width=96)
     small = configs.smoke(given)
-    assert (small.seed, small.seeds, small.kl_coef) == (3, 2, 0.5)
+    assert (small.seed, small.seeds, small.kl_coef, small.width) == (3, 2, 0.5, 96)
     assert small.lm_steps < given.lm_steps and small.iterations < given.iterations
 
 

@@ -116,3 +116,24 @@ def test_the_end_of_one_process_ends_the_other_within_a_minute(killed, tmp_path)
     both[killed].communicate()
     both[1 - killed].communicate(timeout=60)
     assert both[1 - killed].returncode != 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_kill_during_a_save_loses_nothing_and_half_the_devices_go_on(killed, tmp_path):
+    steps = ("--steps", "1000")  # saved after 5 and after 10 chunks of them
+    port = free_port()
+    both = [started(tmp_path / "two", i, 2, port, *steps) for i in range(2)]
+    saves = lambda: {path.name for path in (tmp_path / "two").glob("*/2*/fit/*/*")}
+    while not any(name.startswith("10.") for name in saves()):
+        time.sleep(0.002)
+        assert both[0].poll() is None, both[0].communicate()[1]
+    both[killed].send_signal(signal.SIGKILL)
+    for process in both:
+        process.communicate(timeout=90)
+    assert any("tmp" in name for name in saves()), f"the save of the second step was over: {saves()}"
+    for folder, options in (("two", ["--resume"]), ("one", [])):
+        process = started(tmp_path / folder, 0, 1, 0, *steps, *options)
+        _, said = process.communicate(timeout=900)
+        assert process.returncode == 0, said
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)

@@ -17,9 +17,13 @@ def field(default: T, *, smoke: T) -> T:
 
 
 def smoke(config: Any) -> Any:
-    """A tiny configuration for smoke tests; its numbers mean nothing."""
-    fields = [field for field in dataclasses.fields(config) if "smoke" in field.metadata]
-    return dataclasses.replace(config, **{field.name: field.metadata["smoke"] for field in fields})
+    """A tiny configuration for smoke tests, whose numbers mean nothing; what is no default stays."""
+    tiny = {
+        field.name: field.metadata["smoke"]
+        for field in dataclasses.fields(config)
+        if "smoke" in field.metadata and getattr(config, field.name) == field.default
+    }
+    return dataclasses.replace(config, **tiny)
 
 
 @dataclasses.dataclass(frozen=True)

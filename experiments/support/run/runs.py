@@ -31,7 +31,7 @@ _SMOKE = "SMOKE: a tiny configuration, whose numbers mean nothing"
 class Options:
     """Options of a run, none of which changes a result."""
 
-    smoke: bool = False  # a tiny configuration, seconds: a test that all of it runs
+    smoke: bool = False  # a tiny configuration, seconds: a test that all of it runs; what you give stays
     resume: bool = False  # continue the newest run of this configuration
     runs: str = "runs"  # the folder of all runs
     # the folder of fetched texts
