@@ -35,20 +35,20 @@ class Config(configs.Base):
     vocab_size: int = configs.field(8192, smoke=512)  # tokens of the BPE
     width: int = configs.field(128, smoke=32)  # of the language model, a multiple of 32
     num_layers: int = configs.field(4, smoke=1)  # of the language model
-    window: int = 64  # tokens of LM training
+    window: int = configs.field(64, smoke=32)  # tokens of LM training
     lm_steps: int = configs.field(1200, smoke=40)  # of training the language model
     rm_layers: int = configs.field(2, smoke=1)  # of the reward model
     rm_steps: int = configs.field(3000, smoke=40)  # of training the reward model
     iterations: int = configs.field(110, smoke=4)  # of PPO
     batch: int = configs.field(64, smoke=16)  # responses of one PPO iteration
     prompt: int = 12  # tokens of a review's opening
-    response: int = configs.field(32, smoke=16)  # tokens that PPO samples
+    response: int = configs.field(32, smoke=8)  # tokens that PPO samples
     learning_rate: float = 6e-4  # of PPO
     kl_coef: float = 0.014  # weight of the KL to the untouched LM
     anchor: float = 0.03  # strength of the pull to the untouched LM, in the weights
     seed: int = 0  # of all stages
     seeds: int = 1  # of PPO, in one call
-    documents: int = configs.field(0, smoke=600)  # how many reviews to read; 0 is all
+    documents: int = configs.field(0, smoke=100)  # how many reviews to read; 0 is all
 
     def validate(self) -> None:
         ppo.check_batch(self.batch, ppo_settings(self))

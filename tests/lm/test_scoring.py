@@ -15,7 +15,7 @@ from proxlm.lm import _scoring as scoring
 from tests import arrays
 
 CONFIG = lm.ModelConfig(
-    vocab_size=17, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12, value_head=True
+    vocab_size=17, num_layers=1, width=16, num_heads=4, num_kv_heads=2, max_length=12, value_head=True
 )
 TOKENS = np.random.default_rng(0).integers(0, 17, (3, 8))
 
@@ -82,7 +82,7 @@ KINDS = {"window": 4, "window_layers": (True, False), "rope_layers": (True, Fals
     ids=["kinds", "kinds, no mask", "learned", "learned, no mask"],
 )
 def test_answers_behind_one_prompt_score_as_by_themselves(changes, masked):
-    config = dataclasses.replace(CONFIG, **changes)
+    config = dataclasses.replace(CONFIG, num_layers=2, **changes)
     params, rng = rough(config), np.random.default_rng(1)
     tokens = np.concatenate([TOKENS[:2, :5].repeat(3, 0), rng.integers(0, 17, (6, 4))], axis=1)
     mask = np.ones((6, 9), bool)

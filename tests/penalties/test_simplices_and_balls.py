@@ -344,6 +344,8 @@ def test_caps_below_the_rounding_of_the_entries_are_kept():
 def test_a_capped_simplex_chooses_as_many_as_its_radius():
     moved = IN_CAPS(jnp.array([5.0, -1.0, 9.0, 7.0, 0.0]), 1.0, 3.0)
     np.testing.assert_array_equal(moved, [1.0, 0.0, 1.0, 1.0, 0.0])
+    value = jax.jit(simplices.capped_simplex(1.0, 3.0).value)
+    assert [float(value(np.float32(x))) for x in (moved, [2.0, 0.0, 1.0, 0.0, 0.0])] == [0.0, np.inf]
 
 
 def test_a_sparse_simplex_is_the_best_of_all_supports():

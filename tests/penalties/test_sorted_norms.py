@@ -71,7 +71,9 @@ def test_slope_is_what_pooling_violators_finds(scale):
             x32, s32 = (scale * x).astype(np.float32), (scale * strengths).astype(np.float32)
             right = projections.slope(x32, 0.5 * s32.astype(np.float64))
             tolerance = 1e-6 * np.abs(x32).max()
-            np.testing.assert_allclose(SLOPE(s32, x32), right, atol=tolerance, rtol=0)
+            moved = SLOPE(s32, x32)
+            np.testing.assert_allclose(moved, right, atol=tolerance, rtol=0)
+            assert not np.signbit(moved[moved == 0]).any()
 
 
 def test_equal_strengths_are_the_lasso_and_a_single_one_is_linf():

@@ -111,7 +111,14 @@ def test_integer_params_are_refused():
         solvers.proximal_gradient(lambda p: jnp.sum(p["w"]), {"w": jnp.arange(3)}, penalties.l1(1.0))
 
 
-@pytest.mark.parametrize("rule", [None, solvers.ista(), solvers.fista()], ids=["default", "ista", "fista"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param(None, id="default"),
+        pytest.param(solvers.fista(), id="fista"),
+        pytest.param(solvers.ista(), id="ista", marks=pytest.mark.slow),
+    ],
+)
 def test_the_precision_of_the_dtype_ends_the_iteration_at_the_best_point(rule):
     features = np.asarray(normal(2, (2000, 50)))
     targets = features[:, :3] @ np.float32([2.0, -1.0, 1.0]) + np.asarray(normal(3, (2000,)))
