@@ -40,8 +40,8 @@ CASES = {
     **test_quantized.CASES,
     **test_calculus.CASES,
 }
-# A case for each proximal code path that the tests of its own folder leave to the laws; the others, and variants
-# of these, obey the laws in `make test-slow`.
+# A case for each proximal code path that the tests of its own folder leave to the laws; the others, and
+# variants of these, obey the laws in `make test-slow`.
 BY_DEFAULT = """
     l1 non_negative_l1 elastic_net squared_l2 group_columns group_squared_l2 group_mcp sparse_group linf
     total_variation polyhedron box_section

@@ -60,7 +60,8 @@ def assert_optimal_for_the_lasso(fun, weights, strength, atol=2e-5):
 
 FUNCTIONS = {"least_squares": least_squares, "logistic": logistic}
 # Rules without restart or memory, and the other loss, say the same of the lasso; more is said of each below.
-FAST = [*((name, "least_squares") for name in RULES if "without" not in name), ("barzilai_borwein", "logistic")]
+FAST = [(name, "least_squares") for name in RULES if "without" not in name]
+FAST += [("barzilai_borwein", "logistic")]
 SLOW = [(name, fun) for name in RULES for fun in FUNCTIONS if (name, fun) not in FAST]
 
 
