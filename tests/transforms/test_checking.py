@@ -72,7 +72,7 @@ def test_zeros_are_lost_and_the_verdict_says_by_what(name):
     assert re.search(words, str(verdict)), verdict
 
 
-@pytest.mark.parametrize("name", ["adam", "groups"])
+@pytest.mark.parametrize("name", ["adam", pytest.param("groups", marks=pytest.mark.slow)])
 def test_zeros_survive_in_bfloat16(name):
     assert transforms.check(KEEP[name], HALF).kept > 0.4
 
