@@ -91,7 +91,9 @@ def test_what_stands_in_holes_changes_no_bit_of_an_update(halves):
 
 def test_a_tool_in_python_is_called_in_the_loop_and_refused_in_a_traced_step(halves):
     prompts = lambda key: PROMPTS
-    loop = ppo.iterate(halves[0], KEY, 3, PYTHON, REWARD, prompts, SGD, SETTINGS)
+    settings = recipes.make("dr_grpo", num_epochs=1, num_minibatches=1, group_size=2, kl_coef=0.0)
+    state = ppo.init(halves[0].params, SGD, settings)
+    loop = ppo.iterate(state, KEY, 3, PYTHON, REWARD, prompts, SGD, settings)
     turn = next(loop)
     assert turn.metrics.first_ratio_error < 1e-5 and turn.samples.tokens.shape == (8, 10)
     with compilations() as found:

@@ -224,7 +224,9 @@ def test_without_a_penalty_it_is_the_schedule_free_of_optax(power):
     np.testing.assert_allclose(walk(ours, start, gradients), walk(peer, start, gradients), atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["proximal_schedule_free", "proximal_schedule_free_adam"])
+@pytest.mark.parametrize(
+    "name", ["proximal_schedule_free", pytest.param("proximal_schedule_free_adam", marks=pytest.mark.slow)]
+)
 def test_the_schedule_free_params_to_evaluate_have_zeros_and_fewer_errors(name, lasso):
     features, targets, strength, solution = (jnp.float32(leaf) for leaf in lasso)
     penalty = penalties.l1(strength)
