@@ -27,9 +27,11 @@ def actor_of(sampling):
     return lm.make_actor(MODEL, LENGTH, sampling=sampling)
 
 
+INIT = jax.jit(actor_of(lm.SamplingConfig()).init)
+
+
 def params_of(seed, scale=1.5):
-    init = jax.jit(actor_of(lm.SamplingConfig()).init)
-    return jax.tree.map(lambda x: jnp.asarray(scale * np.asarray(x)), init(jax.random.key(seed)))
+    return jax.tree.map(lambda x: jnp.asarray(scale * np.asarray(x)), INIT(jax.random.key(seed)))
 
 
 def everything_said(actor, params):
@@ -70,7 +72,9 @@ def test_no_estimator_is_negative_on_average_and_the_unbiased_ones_agree(name):
         return jnp.sum(mean("exact", scores))
 
     means, slope = compiled(lambda: (every(), jax.grad(loss)(params["policy"])))()
-    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(slope)) and optax.tree.norm(slope) > 1e-3
+    slopes = [np.asarray(x) for x in jax.tree.leaves(slope)]
+    assert np.all(np.isfinite(np.concatenate([x.ravel() for x in slopes])))
+    assert max(np.abs(x).max() for x in slopes) > 1e-3
     for estimator, value in means.items():
         assert np.all(value >= 0), estimator
     assert np.sum(means["exact"]) > 1e-2
