@@ -6,16 +6,16 @@ computed here, is reached; that tolerance is then timed. Peers: skglm, celer and
 installed.
 
 CPU milliseconds to a relative gap of 1e-6, medians of n=3 in turns, two shared Xeon cores under load
-16, JAX 0.10.2, skglm 0.5, celer 0.7.4; compilation left out:
+16 (sparse features: load 2), JAX 0.10.2, skglm 0.5, celer 0.7.4; compilation left out:
 
 | problem | nonzeros | proxlm | skglm | celer | liblinear |
 | --- | --- | --- | --- | --- | --- |
 | lasso 1000 x 5000, λmax/10 | 201 | 80 | 95 | 161 | |
 | lasso 1000 x 5000, λmax/100 | 872 | 694 | 761 | 756 | |
 | logistic 1000 x 5000, λmax/10 | 413 | 243 | 162 | 1067 | 824 |
-| lasso 2000 x 10000, 1 % nonzero, λmax/10 | 64 | 30 | 13 | 14 | |
-| lasso 2000 x 10000, 1 % nonzero, λmax/100 | 1467 | 246 | 106 | 103 | |
-| logistic 2000 x 10000, 1 % nonzero, λmax/10 | 1112 | 134 | 58 | 146 | 47 |
+| lasso 2000 x 10000, 1 % nonzero, λmax/10 | 64 | 25 | 9.9 | 11 | |
+| lasso 2000 x 10000, 1 % nonzero, λmax/100 | 1467 | 140 | 74 | 81 | |
+| logistic 2000 x 10000, 1 % nonzero, λmax/10 | 1112 | 88 | 45 | 136 | |
 
 A path of 100 lassos 1000 x 5000, from λmax to λmax/100, takes proxlm 7.3 to 7.5 s to a gap of 3.6e-7,
 skglm 8.0 to 10.1 s to 2.4e-7 (n=3 and 2 in turns, load 16).
