@@ -15,7 +15,7 @@ CPU milliseconds to a relative gap of 1e-6, medians of n=3 in turns, two shared 
 | logistic 1000 x 5000, λmax/10 | 413 | 243 | 162 | 1067 | 824 |
 | lasso 2000 x 10000, 1 % nonzero, λmax/10 | 64 | 25 | 9.9 | 11 | |
 | lasso 2000 x 10000, 1 % nonzero, λmax/100 | 1467 | 140 | 74 | 81 | |
-| logistic 2000 x 10000, 1 % nonzero, λmax/10 | 1112 | 88 | 45 | 136 | |
+| logistic 2000 x 10000, 1 % nonzero, λmax/10 | 1112 | 88 | 45 | 136 | 43 |
 
 A path of 100 lassos 1000 x 5000, from λmax to λmax/100, takes proxlm 7.3 to 7.5 s to a gap of 3.6e-7,
 skglm 8.0 to 10.1 s to 2.4e-7 (n=3 and 2 in turns, load 16).
