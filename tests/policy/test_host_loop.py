@@ -72,10 +72,17 @@ def test_draws_are_repeated_inside_jit_and_on_the_host_until_groups_vary():
     metrics = [step(state, jax.random.key(i))[1] for i in range(6)]
     # 0.33 where each is drawn once
     assert np.mean([x.groups_without_spread for x in metrics]) < 0.2
-    host = ppo.make_host_step(ACTOR, rare, PROMPTS, SGD, often)
+    calls, worth = [], [1.0]
+    counted = lambda samples: calls.append(1) or worth[0] * rare(samples)
+    host = ppo.make_host_step(ACTOR, counted, PROMPTS, SGD, often)
     same = [host(state, jax.random.key(i))[1] for i in range(6)]  # by the same keys
     assert_equal([x.reward for x in same], [x.reward for x in metrics])
+    calls.clear()
+    worth[0] = 0.0
+    host(state, KEY)
+    assert len(calls) == 8
     turns = list(run(state, KEY, 2, reward=rare, config=often))
+    worth[0] = 1.0
     assert_equal(turns[0].metrics, host(state, jax.random.fold_in(KEY, 0))[1])
     assert_equal(turns[1].metrics, host(turns[0].state, jax.random.fold_in(KEY, 1))[1])
     with pytest.raises(ValueError, match="max_draws must be 1 without groups, got 3"):
