@@ -71,7 +71,10 @@ def actor_from_logits(
     length = turns_lib.num_columns(num_tokens, turns)
     of_rows = functools.partial(_token_loop.without_holes, when=turns is not None)
     logits_of = of_rows(logits)
-    model = _token_loop.Model(logits_of, None if init_cache is None else (init_cache, step), num_tokens)
+    prefill = init_cache
+    if turns is not None and init_cache is not None:  # after a turn there are holes
+        prefill = lambda params, tokens, mask, num: init_cache(params, *rows.align(tokens, mask), num)
+    model = _token_loop.Model(logits_of, None if prefill is None else (prefill, step), num_tokens)
     sample = _token_loop.sampler(model, sampling, turns)
 
     def reference(

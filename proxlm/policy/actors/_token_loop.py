@@ -126,7 +126,7 @@ def _turn(key, params, tokens, mask, done, model, sampling):
 
     first = 0
     if cache_fns is not None:
-        found, cache = cache_fns[0](params, *rows.align(tokens, mask), num_tokens)
+        found, cache = cache_fns[0](params, tokens, mask, num_tokens)
         state, first = put(0, state._replace(cache=cache), _one_column(found, batch, "init_cache")), 1
     state = jax.lax.fori_loop(first, num_tokens, advance, state)
     return Samples(state.tokens, state.mask, state.log_probs, state.mask[:, length:], state.done)
