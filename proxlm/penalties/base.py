@@ -7,8 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proxlm import _validation
-from proxlm.penalties import _description, _explicit_axes, _slots, _trees
+from proxlm import _validation, sharding
+from proxlm.penalties import _description, _slots, _trees
 
 __all__ = ["Penalty", "Prox", "Residual", "Strength", "Value"]
 
@@ -79,9 +79,9 @@ class Penalty(_Functions):
         total(strength=1.0)
         """
         described = self._replace(
-            value=_explicit_axes.supported(self.value, scalar=True),
-            prox=_explicit_axes.supported(self.prox, scalar=False),
-            residual=self.residual and _explicit_axes.supported(self.residual, scalar=False),
+            value=sharding.automatic(self.value),
+            prox=sharding.automatic(self.prox),
+            residual=self.residual and sharding.automatic(self.residual),
         )
         described._call = name, positional, arguments
         return described

@@ -22,6 +22,8 @@ def automatic(function: Function) -> Function:
     >>> automatic(lambda x, y: x + y)(1.0, 2.0)
     3.0
     """
+    if getattr(function, "is_automatic", False):
+        return function
 
     @functools.wraps(function)
     def run(*args, **named):
@@ -43,6 +45,7 @@ def automatic(function: Function) -> Function:
         place = _places(result, args[:1], _rows(arrays, args[1:2]), mesh)
         return jax.sharding.auto_axes(call, out_sharding=place)(arrays)
 
+    vars(run)["is_automatic"] = True
     return run  # pyright: ignore[reportReturnType]
 
 
