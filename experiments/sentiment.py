@@ -2,6 +2,7 @@
 
     python -m experiments.sentiment              # make run does this
     python -m experiments.sentiment --seeds 3    # three seeds of the PPO stage in one call
+    python -m experiments.sentiment --model smollm2    # a pretrained model in the small one's place
 
 2 CPU cores (AMD EPYC, 2.6 GHz), 9 minutes; here with 3 seeds of PPO, on held-out openings:
 P(positive) 0.48 -> 0.93 ± 0.00, VADER 0.14 -> 0.77 ± 0.02,
@@ -19,38 +20,46 @@ import optax
 
 from experiments.support.data import text_metrics, tokenization
 from experiments.support.models import language_model, reward_model
-from experiments.support.run import cli, configs, runs, supervised
-from experiments.support.sentiment import report
+from experiments.support.run import cli, configs, model_store, runs, supervised
+from experiments.support.sentiment import pretrained_policy, report
 from experiments.support.sentiment import reviews as film_reviews
-from proxlm import _validation, apply_prox, lm, penalties
-from proxlm.policy import ppo, recipes
+from proxlm import _validation, apply_prox, lm, penalties, transforms
+from proxlm.policy import KL, ppo, recipes
 
 CHUNK = 2  # iterations of PPO a call
 BATCH = 32  # of supervised learning
 FEWEST = 64  # reviews that fill a batch of every stage
+# What is not given, with the small model and with a pretrained one, where it serves the reward alone.
+SMALL = {"lm_steps": 1200, "rm_steps": 3000, "iterations": 110, "learning_rate": 6e-4, "anchor": 0.03}
+PRETRAINED = {"lm_steps": 200, "rm_steps": 1000, "iterations": 40, "learning_rate": 1e-3, "anchor": 1e-4}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
+    # taught in place of the small one: smollm2, a folder of transformers, hf:organisation/name
+    model: str = ""
     vocab_size: int = configs.field(8192, smoke=512)  # tokens of the BPE
     width: int = configs.field(128, smoke=32)  # of the language model, a multiple of 32
     num_layers: int = configs.field(4, smoke=1)  # of the language model
     window: int = configs.field(64, smoke=32)  # tokens of LM training
-    lm_steps: int = configs.field(1200, smoke=40)  # of training the language model
+    lm_steps: int = configs.field(0, smoke=40)  # of training it; 0: 1200, or 200 beside a pretrained model
     rm_layers: int = configs.field(2, smoke=1)  # of the reward model
-    rm_steps: int = configs.field(3000, smoke=40)  # of training the reward model
-    iterations: int = configs.field(110, smoke=4)  # of PPO
+    rm_steps: int = configs.field(0, smoke=40)  # of training it; 0: 3000, or 1000 beside a pretrained one
+    iterations: int = configs.field(0, smoke=4)  # of PPO; 0: 110, or 40 of a pretrained model
     batch: int = configs.field(64, smoke=16)  # responses of one PPO iteration
     prompt: int = 12  # tokens of a review's opening
     response: int = configs.field(32, smoke=8)  # tokens that PPO samples
-    learning_rate: float = 6e-4  # of PPO
+    learning_rate: float = 0.0  # of PPO; 0: 6e-4, or 1e-3 of a pretrained model
     kl_coef: float = 0.014  # weight of the KL to the untouched LM
-    anchor: float = 0.03  # strength of the pull to the untouched LM, in the weights
+    # strength of the pull to the untouched LM, in the weights; 0: squared ℓ2 of 0.03, or ℓ1 of 1e-4
+    anchor: float = 0.0
     seed: int = 0  # of all stages
     seeds: int = 1  # of PPO, in one call
     documents: int = configs.field(0, smoke=100)  # how many reviews to read; 0 is all
 
     def validate(self) -> None:
+        if filled(self) is not self:  # and so checked there
+            return
         ppo.check_batch(self.batch, ppo_settings(self))
         make_optimizer(self)
         configs.check_multiples(self, width=32, lm_steps=20, rm_steps=20, iterations=CHUNK)
@@ -64,6 +73,13 @@ class Config(configs.Base):
         if self.documents and self.documents < FEWEST:
             raise _validation.invalid("documents", self.documents, f"0, which is all, or at least {FEWEST}")
         _validation.at_least(tokenization.SMALLEST, vocab_size=self.vocab_size)
+
+
+def filled(config: Config) -> Config:
+    """The configuration with PPO's defaults for its model."""
+    own = PRETRAINED if config.model else SMALL
+    missing = {name: x for name, x in own.items() if not getattr(config, name)}
+    return dataclasses.replace(config, **missing) if missing else config
 
 
 def learn_language(run, reviews: film_reviews.Reviews, config: Config):
@@ -156,7 +172,15 @@ def learn_policy(run, prompts, lm_params, model, rm_params, rm_model, config: Co
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """The chain of PPO: Adam, then a pull of the policy's weights to where they began."""
+    """The chain of PPO: Adam, and a pull of the policy's weights to where they began.
+
+    A pretrained model has few changed weights: an ℓ1 pull in Adam's metric leaves the others as they are.
+    """
+    if config.model:
+        l1 = penalties.l1(config.anchor)
+        return optax.chain(
+            optax.clip_by_global_norm(1.0), transforms.proximal_adam(config.learning_rate, l1, anchored=True)
+        )
     return optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(eps=1e-5),
@@ -170,8 +194,11 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def ppo_settings(config: Config) -> ppo.PPOConfig:
-    """Two epochs of four minibatches an iteration; the rest as the library has it."""
-    return recipes.make("ppo", num_epochs=2, num_minibatches=4, kl_coef=config.kl_coef)
+    """Two epochs of four minibatches an iteration; of a pretrained model one update, without a critic."""
+    if not config.model:
+        return recipes.make("ppo", num_epochs=2, num_minibatches=4, kl_coef=config.kl_coef)
+    own = {"num_epochs": 1, "num_minibatches": 1, "group_size": pretrained_policy.GROUP}
+    return recipes.make("grpo", kl=KL(coef=config.kl_coef), **own)
 
 
 def make_actor(model, rm_model, config: Config):
@@ -192,15 +219,26 @@ def make_actor(model, rm_model, config: Config):
 
 def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Runs all stages; returns the numbers of the report."""
+    config = filled(config)
     reviews = film_reviews.read(run.data, config.seed, config.vocab_size, config.documents)
     prompts, _ = tokenization.openings(reviews.train, config.prompt)
-    held_out = reward_model.openings(
-        reviews.held_out, reviews.held_out_labels, config.prompt + config.response
-    )
+    length = config.prompt + config.response
+    held_out = reward_model.openings(reviews.held_out, reviews.held_out_labels, length)
     lm_params, model, lm_stage = learn_language(run, reviews, config)
-    rm_params, rm_model = learn_reward(run, reviews, held_out, lm_params, model, lm_stage, config)
-    states = learn_policy(run, prompts, lm_params, model, rm_params, rm_model, config)
-    return report.write(run, reviews, (lm_params, model), (rm_params, rm_model), states, config)
+    rewarder = learn_reward(run, reviews, held_out, lm_params, model, lm_stage, config)
+    if config.model:
+        optimizer, settings = make_optimizer(config), ppo_settings(config)
+        return pretrained_policy.teach(run, reviews, rewarder, optimizer, settings, config)
+    states = learn_policy(run, prompts, lm_params, model, *rewarder, config)
+    seeds = range(config.seeds)
+    policies = [lm_params, *(jax.tree.map(lambda x, i=i: x[i], states.params["policy"]) for i in seeds)]
+    for name, params in zip(("before", "after"), policies, strict=False):
+        model_store.save(run.path / name, params, model, reviews.tokenizer)
+    key, (rm_params, rm_model) = jax.random.key(config.seed + 1), rewarder
+    asked = {"prompts": tokenization.openings(reviews.held_out, config.prompt)[0][: report.JUDGED]}
+    asked |= {"ref_params": lm_params, "model": model, "rm_params": rm_params, "rm_model": rm_model}
+    respond = lambda params: report.respond(key, params, **asked, config=config)
+    return report.write(run, reviews, reviews.tokenizer, policies, respond, rewarder, config)
 
 
 if __name__ == "__main__":

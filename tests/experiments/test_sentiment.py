@@ -15,9 +15,10 @@ import pytest
 
 from experiments import sentiment
 from experiments.support.data import corpora, text_metrics, tokenization
-from experiments.support.models import reward_model
+from experiments.support.models import pretrained, reward_model
 from experiments.support.run import configs, runs
-from experiments.support.sentiment import report
+from experiments.support.sentiment import pretrained_policy, report
+from experiments.support.sentiment import reviews as film_reviews
 from proxlm import lm
 from tests import arrays
 from tests.arrays import normal
@@ -38,7 +39,32 @@ def test_a_smoke_run_keeps_what_is_no_matter_of_size_and_what_is_given():
     given = sentiment.Config(seed=3, seeds=2, kl_coef=0.5, width=96)
     small = configs.smoke(given)
     assert (small.seed, small.seeds, small.kl_coef, small.width) == (3, 2, 0.5, 96)
+    given = sentiment.filled(given)
     assert small.lm_steps < given.lm_steps and small.iterations < given.iterations
+
+
+def test_what_is_not_given_follows_from_the_model():
+    numbers = lambda **given: [
+        getattr(sentiment.filled(sentiment.Config(**given)), name) for name in sentiment.SMALL
+    ]
+    assert numbers() == [1200, 3000, 110, 6e-4, 0.03]
+    assert numbers(model="smollm2", anchor=0.5) == [200, 1000, 40, 1e-3, 0.5]
+
+
+def test_texts_are_judged_in_the_tokens_of_the_reward_model(tokenizer, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        reward_model, "judge", lambda params, texts, config, batch: seen.update(texts) or np.zeros(2)
+    )
+    end, (good, bad) = tokenization.END, (tokenizer.encode(word).ids for word in ("good", "bad"))
+    judge = lambda length: pretrained_policy.judge(
+        tokenizer, None, None, length, ["good", "bad"], np.array([False, True])
+    )
+    judge(4)
+    assert seen["tokens"].tolist() == [[end, *good[:3]], [end, *bad]]
+    judge(6)
+    assert seen["tokens"].tolist() == [[end, *good, 0], [end, *bad, end, 0]]
+    assert seen["mask"].sum(axis=1).tolist() == [5, 5]
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +261,20 @@ def test_a_smoke_run_goes_through_all_stages(smoked):
 
 def times_of(folder):
     return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_is_taught_by_a_delta_that_gives_the_same_model(smoked):
+    options, _, path = smoked
+    numbers = start(sentiment, sentiment.Config(model="smollm2"), options)
+    newest = max(path.parent.glob("[0-9]*"))
+    texts = [review.text for review in film_reviews.read(options.data, 0, 512, 100).split.train]
+    base = pretrained.load("untrained", options.data, texts, 20)
+    again = lm.delta.apply(base.params, newest / "delta.safetensors")
+    assert 0 < int(lm.delta.count(base.params, again)) == numbers["delta"]["changed"]
+    assert numbers["delta"]["bytes"] == (newest / "delta.safetensors").stat().st_size
+    assert numbers["before"]["KL to the LM, nats"] == 0.0 < numbers["before"]["P(positive)"] < 1
+    assert numbers["reward_model"].keys() == {"openings", "pieces"}
 
 
 @pytest.mark.slow

@@ -8,10 +8,11 @@ import numpy as np
 
 from experiments.support.data import text_metrics, tokenization
 from experiments.support.models import reward_model
-from experiments.support.run import model_store, plots, runs, tables
+from experiments.support.run import plots, runs, tables
 from proxlm import lm
 
 SHOWN = 8  # samples in the printed report
+JUDGED = 512  # held-out openings, at most
 
 # At temperature 1, up to the end of a review: how PPO samples and how it is judged.
 SAMPLING = lm.SamplingConfig(stop_token=tokenization.END)
@@ -30,34 +31,31 @@ PANELS = (
 )
 
 
-def write(run, reviews, language, rewarder, states, config):
-    """Judges the policy before and after on held-out prompts; writes the report."""
-    (lm_params, model), (rm_params, rm_model) = language, rewarder
-    prompts = tokenization.openings(reviews.held_out, config.prompt)[0][:512]
-    key = jax.random.key(config.seed + 1)
-    judge = functools.partial(
-        respond,
-        prompts=prompts,
-        ref_params=lm_params,
-        model=model,
-        rm_params=rm_params,
-        rm_model=rm_model,
-        config=config,
-    )
+def write(run, reviews, tokenizer, policies, respond, rewarder, config, changed=None):
+    """Judges the first of the policies as before and the others as after; writes the report.
+
+    Args:
+      tokenizer: of the policies.
+      respond: parameters of a policy ↦ its responses to held-out prompts, for `assess`.
+      changed: the weights that a delta changes, of how many, and its bytes.
+    """
     train = [review.text for review in reviews.split.train]
     naive = text_metrics.fit_naive_bayes(train, reviews.train_labels)
-    outcome = lambda params: assess(judge(key, params), reviews.tokenizer, naive)
-    before, before_texts = outcome(lm_params)
-    policies = states.params["policy"]
-    policy_of = lambda seed: jax.tree.map(lambda x: x[seed], policies)
-    for name, params in (("before", lm_params), ("after", policy_of(0))):
-        model_store.save(run.path / name, params, model, reviews.tokenizer)
-    results = [outcome(policy_of(seed)) for seed in range(config.seeds)]
-    after, after_texts = [numbers for numbers, _ in results], results[0][1]
+    results = [assess(respond(params), tokenizer, naive) for params in policies]
+    (before, before_texts), (_, after_texts) = results[0], results[1]
+    after = [numbers for numbers, _ in results[1:]]
+    rm_params, rm_model = rewarder
     accuracy = compare(reviews, naive, rm_params, rm_model, config)
     numbers = {"before": before, "after": after, "reward_model": accuracy}
     length = config.prompt + config.response
     report = page(before, after, accuracy, before_texts, after_texts, length)
+    if changed:
+        numbers |= {"delta": changed}
+        share = 100 * changed["changed"] / changed["of"]
+        report.append(
+            f"{changed['changed']:,} weights changed, {share:.3g} % of the model: "
+            f"delta.safetensors, {changed['bytes']:,} bytes"
+        )
     return run.write(numbers, report, {"curves": draw(run)})
 
 
