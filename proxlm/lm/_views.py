@@ -112,11 +112,9 @@ def angles(
         positions = count(mask, length, segments)
     if positions is not None:
         return _rope.rotation(positions[:, None], config, kind)
-    # XLA fuses what it can into every rotation of every head and layer. Cosines of counted
-    # positions would be computed anew in each, up to a sixth of an update; a table is looked up.
+    # XLA fuses what it can into every rotation of every head and layer. Cosines would be computed anew
+    # in each, up to a sixth of an update; a table is looked up, be it by all of its numbers in turn.
     cos, sin = _rope.rotation(jnp.arange(length), config, kind)
-    if mask is None and segments is None:
-        return cos[None, None], sin[None, None]
     look_up = lambda table: jnp.take(table, count(mask, length, segments)[:, None], axis=0, mode="clip")
     return look_up(cos), look_up(sin)
 
