@@ -147,7 +147,9 @@ def test_small_kernels_let_gradients_vanish_and_a_residual_net_keeps_them(tmp_pa
     for kernels in ("small", "He", "large"):
         assert 0.5 < ratio(f"{kernels}, residual") < 2.0
     assert not np.isfinite(numbers["large, plain"]["loss"]).any()
-    assert np.isfinite(numbers["large, clipped"]["loss"]).all()
+    for name in ("large, clipped", "He, residual, fast, clipped"):
+        assert np.isfinite(numbers[name]["loss"]).all()
+    assert not np.isfinite(numbers["He, residual, fast"]["loss"]).any()
 
 
 def test_smoke_settings_pass_their_own_checks():
