@@ -115,6 +115,8 @@ def go_on(
     num_tokens, length = len(uniform), tokens.shape[1]
     if isinstance(cache, _cache.LayerCache):
         cache = _cache.grow(cache, length + num_tokens)
+    if isinstance(cache, list) and len(tokens) == 1:  # or XLA writes what it reads, `[H, S, d]`, beside it
+        cache = jax.tree.map(lambda x: x[0], cache)
     draw = functools.partial(draw_tokens, params=params, config=config, sampling=sampling)
     seen = history.at_start(tokens, mask, config.vocab_size, sampling)
     state = _first(draw, hidden, cache, done, uniform, seen, sampling)
@@ -135,7 +137,12 @@ def go_on(
         )
         state = _loop(step, start, end, state, early_exit)
         start = end
-    return _collect(state, tokens, mask), state.cache
+    return _collect(state, tokens, mask), _with_rows(state.cache)
+
+
+def _with_rows(cache):
+    """The cache with an axis of rows, of which there is one where it has none."""
+    return jax.tree.map(lambda x: x[None] if x.ndim == 3 else x, cache)
 
 
 def _first(draw, hidden, cache, done, uniform, seen, sampling):
@@ -155,8 +162,9 @@ def _repeat(rows, cache, group_size):
 def _step(i, state, *, uniform, valid, draw, places, first, params, config, sampling):
     """Feeds the last token, i − 1, and draws token i."""
     column, place = first + i - 1, _places.at_step(places, i - 1)
-    hidden, cache = _cache.decode(params, state.token, state.cache, column, place, valid, config)
-    state = state._replace(cache=cache)
+    cache = _with_rows(state.cache)
+    hidden, cache = _cache.decode(params, state.token, cache, column, place, valid, config)
+    state = state._replace(cache=jax.tree.map(lambda new, old: new.reshape(old.shape), cache, state.cache))
     return _put(i, state, draw(hidden, uniform[i], history=history.History(state.seen, i)), sampling)
 
 
