@@ -78,6 +78,11 @@ BAD = {
         ({"context": 1}, "context must be a number ≥ 2"),
         ({"kl_coefs": (0.1,)}, "kl_coefs must be 0 and then numbers above it"),
     ],
+    "prune_lm": [
+        ({"methods": ("luck",)}, "methods must be one of .*, got 'luck'"),
+        ({"neurons": (1.5, 0.1)}, r"neurons must be a number in \[0, 1\]"),
+        ({"heads": (1,)}, r"heads must be one for each of 2 shares, got \(1,\)"),
+    ],
     "question_answering": [
         ({"group": 1}, "group must be a number ≥ 2"),
         ({"exercises": 3}, "exercises must be a number ≥ 64, got 3. The lower bound is batch"),

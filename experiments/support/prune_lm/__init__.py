@@ -1,0 +1,1 @@
+"""Support of experiments/prune_lm.py."""
