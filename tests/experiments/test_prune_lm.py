@@ -1,4 +1,4 @@
-"""Which units a layer keeps and how it makes up for the others, by closed forms; the whole of it is slow."""
+"""Selection of units and refits of layers, by closed forms; the whole of prune_lm is a slow test."""
 
 import dataclasses
 import functools
