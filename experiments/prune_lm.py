@@ -38,7 +38,7 @@ class Config(configs.Base):
     model: str = configs.field(pretrained.SMOLLM2, smoke=pretrained.UNTRAINED)
     neurons: tuple[float, ...] = (0.2, 0.4)  # shares of the MLP neurons to remove
     heads: tuple[int, ...] = (0, 1)  # query heads to remove of each key-value head, beside them
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = METHODS  # group lasso, group MCP, activation, magnitude
     ridge: float = 0.01  # of the refit, a share of the activations' squares
     steps: int = configs.field(30, smoke=3)  # of the proximal gradient method
     window: int = configs.field(128, smoke=16)  # tokens of a text

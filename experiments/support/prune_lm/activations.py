@@ -55,7 +55,7 @@ def _add(grams, params, tokens, config):
 
 
 def _inside(block, weights, x, config):
-    """What neurons and heads give, a row a token, and the residual stream after the layer."""
+    """Results of neurons and of heads, a row a token, and the residual stream after the layer."""
     attention, mlp = block["attention"], block["mlp"]
     normed = lambda x, name: x * block[name]["scale"][None, None] * _inverse_rms(x, config.norm_epsilon)
     first = config.num_heads + config.num_kv_heads  # of the values
