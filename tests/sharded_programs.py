@@ -70,6 +70,21 @@ def seeds_send_nothing():
         np.testing.assert_allclose(alone, jax.jit(run)(keys, weights), atol=1e-6)
 
 
+def decoding_reduces_twice_a_layer(num_kv_heads, axes):
+    """Asserts what a token sends over `model`: two sums a layer, four of embedding and draw, no permutes."""
+    config = dataclasses.replace(MODEL, num_layers=3, num_kv_heads=num_kv_heads, qkv_bias=True, vocab_size=64)
+    params, prompts = lm.init(jax.random.key(0), config), jnp.zeros((4, 2), int)
+
+    def count(num_tokens):
+        sample = lambda params, data: lm.sample(jax.random.key(1), params, data, config, num_tokens)
+        program = compiled(sample, params, prompts, sharding.make_mesh(axes))
+        return programs.work(program.as_text()).count
+
+    few, more = count(4), count(9)
+    a_token = {kind: (more[kind] - few[kind]) / 5 for kind in more}
+    assert a_token == {"all-reduce": 10, "all-gather": 1, "collective-permute": 0}, a_token
+
+
 def explicit_axes_divide():
     """Asserts that a mesh of explicit axes, jax.make_mesh's, divides the work and keeps each place."""
     mesh = jax.make_mesh((2, 2), ("data", "fsdp"))
@@ -130,6 +145,10 @@ if __name__ == "__main__":
         sends_gradients(*groups())
         agrees("groups", *groups())
         seeds_send_nothing()
+        sys.exit()
+    if sys.argv[1:] == ["tensors"]:
+        for num_kv_heads, axes in ((4, "model=4"), (2, "model=4"), (2, "data=2,model=2")):
+            decoding_reduces_twice_a_layer(num_kv_heads, axes)
         sys.exit()
     if sys.argv[1:] == ["explicit"]:
         explicit_axes_divide()

@@ -52,7 +52,10 @@ def test_a_path_gives_its_spec(path, shape, axes):
 
 @pytest.mark.parametrize(
     "amount",
-    ["quick", *(pytest.param(name, marks=pytest.mark.slow) for name in ("all", "groups", "explicit"))],
+    [
+        "quick",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("all", "groups", "explicit", "tensors")),
+    ],
 )
 def test_four_devices_share_the_work(amount):
     flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from proxlm import sharding
 from proxlm._decoding.config import SamplingConfig, stop_tokens
 from proxlm._decoding.history import History
 
@@ -174,12 +175,13 @@ def inverse_cdf(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     block = 16 if size <= 256 else 64
     padded = jnp.pad(weights, ((0, 0), (0, -size % block)))
     blocks = padded.reshape(weights.shape[0], -1, block)
-    mass = jnp.sum(blocks, axis=2)
+    # a cumulative sum along what devices hold parts of would send as often as there are devices
+    mass = sharding.rows(jnp.sum(blocks, axis=2), whole=True)
     ends = jnp.cumsum(mass, axis=1)
     target = uniform[:, None] * ends[:, -1:]
     index = _first_above(ends, target, mass)[:, None]
     start = jnp.take_along_axis(ends - mass, index, axis=1)
-    inside = jnp.take_along_axis(blocks, index[:, :, None], axis=1)[:, 0]
+    inside = sharding.rows(jnp.take_along_axis(blocks, index[:, :, None], axis=1)[:, 0], whole=True)
     place = _first_above(jnp.cumsum(inside, axis=1), target - start, inside)
     return index[:, 0] * block + place
 

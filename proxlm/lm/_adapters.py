@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from proxlm.lm import _layers
-from proxlm.lm._config import Params
+from proxlm import sharding
+from proxlm.lm import _layers, _segments
+from proxlm.lm._config import ModelConfig, Params
 
 LORA = "lora"
 # The maps that share a kernel, in its order.
@@ -118,6 +119,8 @@ def linear_parts(x: jax.Array, part: Params, names: Sequence[str], sizes: Sequen
     >>> [y.shape for y in linear_parts(jnp.ones((2, 3)), part, ("gate", "up"), (1, 3))]
     [(2, 5), (2, 15)]
     """
+    if "kernel" not in part:
+        return [linear(x, part[name], name) for name in names]
     kernel, bias = part["kernel"], part.get("bias")
     if LORA not in part:
         return _layers.linear_parts(x, kernel, sizes, bias)
@@ -127,6 +130,31 @@ def linear_parts(x: jax.Array, part: Params, names: Sequence[str], sizes: Sequen
         _adapted(x, *given) for given in zip(results, kernels, map(part[LORA].get, names), strict=True)
     )
     return [_with_bias(y, b) for y, b in zip(adapted, biases, strict=True)]
+
+
+def by_heads(params: Params, config: ModelConfig) -> Params:
+    """The params with query, key and value as maps of their own where a mesh cuts heads over `model`.
+
+    Cut as they are packed, each part of a product's result would move between devices at every token.
+
+    >>> params = {"blocks": {"attention": {}}}
+    >>> by_heads(params, ModelConfig(vocab_size=16)) is params
+    True
+    """
+    if jax.sharding.get_abstract_mesh().shape.get("model", 1) == 1:
+        return params
+    names, sizes = MAPS["attention/qkv"], (config.num_heads, *(config.num_kv_heads,) * 2)
+
+    def cut(blocks, axis):
+        own = _apart(blocks["attention"]["qkv"], names, sizes, axis)
+        placed = sharding.whole({"blocks" if axis == 2 else "block": {"qkv": own}}, keep=("model", "fsdp"))
+        return {**blocks, "attention": {**blocks["attention"], "qkv": next(iter(placed.values()))["qkv"]}}
+
+    blocks = params["blocks"]
+    if isinstance(blocks, list | tuple):
+        return {**params, "blocks": [cut(block, 1) for block in blocks]}
+    parts = tuple(cut(part, 2) for part in _segments.parts_of(blocks))
+    return {**params, "blocks": parts[0] if len(parts) == 1 else _segments.Segments(parts)}
 
 
 def merged(kernel: jax.Array, factors: Params) -> jax.Array:
@@ -160,6 +188,19 @@ def split(array: jax.Array, axis: int, sizes: Sequence[int]) -> list[jax.Array]:
     [(2, 1), (2, 3)]
     """
     return jnp.split(array, [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)], axis=axis)
+
+
+def _apart(part, names, sizes, axis):
+    """The maps that share a packed kernel, its parts along an axis, each a part by its name."""
+    own = {
+        name: split(part[name], axis - (name == "bias"), sizes) for name in ("kernel", "bias") if name in part
+    }
+    factors = part.get(LORA, {})
+    return {
+        map_name: {name: parts[i] for name, parts in own.items()}
+        | ({LORA: {map_name: factors[map_name]}} if map_name in factors else {})
+        for i, map_name in enumerate(names)
+    }
 
 
 def _adapted(x, y, kernel, factors):

@@ -12,7 +12,7 @@ from proxlm import _validation, sharding
 from proxlm._decoding import config as decoding
 from proxlm._decoding import rows
 from proxlm._decoding.config import SamplingConfig
-from proxlm.lm import _cache, _forward, _places, _sampling
+from proxlm.lm import _adapters, _cache, _forward, _places, _sampling
 from proxlm.lm._config import ModelConfig, Params
 
 
@@ -83,7 +83,7 @@ def beam_search(
     batch, length = prompts.shape
     if prompt_mask is not None:
         prompts, prompt_mask = rows.align(prompts, prompt_mask)
-    params = {**params, "blocks": _cache.blocks_of(params)}
+    params = {**params, "blocks": _cache.blocks_of(_adapters.by_heads(params, config))}
     hidden, cache = _cache.prefill(params, prompts, prompt_mask, config)
     many = lambda x: jnp.repeat(x, width, axis=0)
     beams = Beams(

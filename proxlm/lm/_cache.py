@@ -44,14 +44,15 @@ def prefill(
     ((3, 8), 2, (3, 2, 5, 4))
     """
     batch, length = tokens.shape
+    step = lambda x, block, view: fill(block, x, config, (batch, length), view)
+    views, index = _views.of_layers(None, mask, length, config)
+    x = _forward.embed(params, tokens, config, _views.count(mask, length))
     if is_scanned(params, config):
-        step = lambda x, block, view: fill(block, x, config, (batch, length), view)
-        x, cache = _forward.over_layers(step, params, tokens, config, None, mask)
+        x, cache = _forward.scan_layers(step, params, x, views, config)
     else:
-        views, index = _views.of_layers(None, mask, length, config)
-        x, cache = _forward.embed(params, tokens, config, _views.count(mask, length)), []
+        cache = []
         for block, kind in zip(blocks_of(params), index, strict=True):
-            x, layer = fill(block, x, config, (batch, length), views[kind])
+            x, layer = step(x, block, views[kind])
             cache.append(layer)
     last = x.reshape(batch, length, -1)[:, -1]
     return _forward.final_norm(params, last, config), cache

@@ -66,9 +66,13 @@ def linear_parts(
     """
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
     few = isinstance(x.shape[0], int) and x.shape[0] < x.shape[1]  # a symbolic size of jax.export is large
-    if isinstance(kernel, LayerKernel) or few:
+    if isinstance(kernel, LayerKernel):
         y = linear(x, kernel, bias)
         return jnp.split(y, [end * (y.shape[1] // sum(sizes)) for end in ends], axis=1)
+    if few:  # the result keeps the axes of the kernel, of which a mesh may cut the last
+        y = jnp.tensordot(x, kernel.astype(x.dtype), 1)
+        y = y if bias is None else y + bias[None].astype(x.dtype)
+        return [part.reshape(x.shape[0], -1) for part in jnp.split(y, ends, axis=1)]
     # the gradient of a split is one concatenation, that of slices a sum of padded pieces
     kernels = jnp.split(kernel, ends, axis=1)
     biases = [None] * len(sizes) if bias is None else jnp.split(bias, ends)

@@ -10,7 +10,7 @@ from proxlm._decoding import config as decoding
 from proxlm._decoding import distribution, history, rows
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Samples
-from proxlm.lm import _cache, _forward, _places
+from proxlm.lm import _adapters, _cache, _forward, _places
 from proxlm.lm._config import ModelConfig, Params
 
 
@@ -27,12 +27,13 @@ class _Loop(NamedTuple):
 
 
 def unstacked(params: Params, config: ModelConfig) -> Params:
-    """The params with a list of layers, unless they are scanned.
+    """The params with a list of layers, unless they are scanned, and `_adapters.by_heads`.
 
     >>> config = ModelConfig(vocab_size=16, num_layers=3)
     >>> len(unstacked({"blocks": {"w": jnp.zeros((3, 2))}}, config)["blocks"])
     3
     """
+    params = _adapters.by_heads(params, config)
     if _cache.is_scanned(params, config):
         return params
     # here and not in the loop, which would copy every layer at every token

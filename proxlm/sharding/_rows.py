@@ -13,15 +13,16 @@ from proxlm.sharding import _mesh
 Tree = TypeVar("Tree")
 
 
-def rows(tree: Tree) -> Tree:
+def rows(tree: Tree, whole: bool = False) -> Tree:
     """Pins the first axis of each leaf to `data` and `fsdp` of the mesh that is set, inside jit.
 
-    The identity without a mesh, and on a leaf whose rows do not divide.
+    The identity without a mesh, and on a leaf whose rows do not divide. A row may be cut, as over
+    `model`; if `whole` it is not.
 
     >>> rows(np.ones((4, 2))).shape
     (4, 2)
     """
-    return _pinned(tree, 0)
+    return _pinned(tree, 0, whole)
 
 
 def pieces(tree: Tree) -> Tree:
@@ -107,15 +108,16 @@ def _pinned_axes(mesh):
     return _mesh.batch_axes(mesh) if _mesh.is_automatic(mesh) else ()
 
 
-def _pinned(tree, axis):
-    axes, count = _pinned_axes(jax.sharding.get_abstract_mesh()), num_parts()
-    if count == 1:
+def _pinned(tree, axis, whole=False):
+    mesh, count = jax.sharding.get_abstract_mesh(), num_parts()
+    axes, gathers = _pinned_axes(mesh), whole and _mesh.is_automatic(mesh) and mesh.shape.get("model", 1) > 1
+    if count == 1 and not gathers:
         return tree
 
     def pin(x):
         if np.ndim(x) <= axis or x.shape[axis] % count:
             return x
-        open_axes = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - axis - 1)
+        open_axes = (None if whole else PartitionSpec.UNCONSTRAINED,) * (x.ndim - axis - 1)
         return jax.lax.with_sharding_constraint(x, PartitionSpec(*(None,) * axis, axes, *open_axes))
 
     return jax.tree.map(pin, tree)

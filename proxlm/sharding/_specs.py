@@ -16,6 +16,7 @@ Tree = TypeVar("Tree")
 MODEL_AXIS = {
     "qkv/kernel": -2,
     "qkv/bias": -2,
+    **{f"qkv/{name}/{part}": -2 for name in ("query", "key", "value") for part in ("kernel", "bias")},
     "out/kernel": -3,
     "gate_up/kernel": -1,
     "gate_up/bias": -1,
@@ -118,19 +119,21 @@ def init(function: Callable[..., Tree], mesh: Mesh) -> Callable[..., Tree]:
     return made
 
 
-def whole(tree: Tree) -> Tree:
-    """Pins weights as `spec` has them without `fsdp`: gathered where they are used; their gradient, reduced.
+def whole(tree: Tree, keep: Sequence[str] = ("model",)) -> Tree:
+    """Pins weights as `spec` has them over the axes in `keep`: without `fsdp` gathered where they are used.
+
+    The gradient is then reduced.
 
     >>> whole({"w": np.ones((4, 2))})["w"].shape
     (4, 2)
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if not _mesh.is_automatic(mesh) or mesh.shape.get("fsdp", 1) == 1:
+    if not _mesh.is_automatic(mesh) or (mesh.shape.get("fsdp", 1) == 1 and "fsdp" not in keep):
         return tree
 
     def pin(path, x):
         axes = spec(_tree_paths.place(path), np.shape(x), mesh)
-        kept = PartitionSpec(*(None if axis == "fsdp" else axis for axis in axes))
+        kept = PartitionSpec(*(axis if axis in keep else None for axis in axes))
         return jax.lax.with_sharding_constraint(x, kept)
 
     return _tree_paths.map_with_path(pin, tree)
