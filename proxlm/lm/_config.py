@@ -166,6 +166,10 @@ def _check_fit(config):
     if rotary_width(config) % 2 or not rotary_width(config):
         name = "head_width" if config.rope_share == 1 else "head_width · rope_share"
         raise invalid(name, rotary_width(config), "even and positive", "RoPE rotates pairs.")
+    scaling = config.rope_scaling
+    if scaling is not None and scaling.short and len(scaling.short) != rotary_width(config) // 2:
+        expected = f"{rotary_width(config) // 2} numbers, one for each pair that rotates"
+        raise invalid("rope_scaling.short", scaling.short, expected, "Give as many.")
     if not (config.lm_head or config.value_head):
         raise invalid("lm_head", False, "True where value_head is False", "A model needs an output.")
     if config.window is None:

@@ -47,7 +47,9 @@ def from_fields(fields: Mapping[str, Any], num_tensors: int) -> ModelConfig:
         )
     for name, switch in own.switches.items():
         read[name] = switch(read) if callable(switch) else switch
-    read |= _layer_fields.scaling(fields.get("rope_scaling"), read) if "rope_theta" in read else {}
+    if "rope_theta" in read:
+        length = fields.get(LENGTH, 4096) if LENGTH in own.fixed else None
+        read |= _layer_fields.scaling(fields.get("rope_scaling"), read, length)
     read |= _layer_fields.layers(fields, read, own)
     allowed = {
         *own.fields,
@@ -130,8 +132,9 @@ def _written(config: ModelConfig, own: Architecture) -> dict[str, Any]:
     if "rope_theta" in fields and (scaling := config.rope_scaling) is not None:
         parts = {"rope_type": scaling.kind, "type": scaling.kind, "factor": float(scaling.factor)}
         parts |= {name: getattr(scaling, target) for name, target in SCALING[scaling.kind].items()}
-        if scaling.kind in ("llama3", "yarn"):
+        if scaling.kind in ("llama3", "yarn", "longrope"):
             parts[LENGTH] = scaling.original_length
+            fields |= {LENGTH: scaling.original_length} if LENGTH in own.fixed else {}
         elif scaling.kind == "dynamic":
             fields["max_position_embeddings"] = scaling.original_length
         fields["rope_scaling"] = parts

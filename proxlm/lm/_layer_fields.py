@@ -22,6 +22,7 @@ SCALING = {
         "attention_factor": "attention_factor",
         "truncate": "truncate",
     },
+    "longrope": {"attention_factor": "attention_factor", "short_factor": "short", "long_factor": "long"},
 }
 
 
@@ -55,8 +56,8 @@ def _local(given: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"rope_local_base_freq": given["rope_theta"]} if "rope_theta" in given else {}
 
 
-def scaling(given: Any, read: Mapping[str, Any]) -> dict[str, Any]:
-    """The scaling of RoPE, and the length of the context with it."""
+def scaling(given: Any, read: Mapping[str, Any], length: Any = None) -> dict[str, Any]:
+    """The scaling of RoPE, and the length of the context with it; an original length goes before its own."""
     if given is None:
         return {}
     parts = dict(given)
@@ -64,14 +65,22 @@ def scaling(given: Any, read: Mapping[str, Any]) -> dict[str, Any]:
     kind = parts.pop("rope_type", old)
     if not isinstance(kind, str) or kind not in SCALING:
         raise invalid("rope_scaling.rope_type", kind, f"one of {tuple(SCALING)}")
-    length = parts.pop(LENGTH, None) or read["max_length"]
+    own_length = parts.pop(LENGTH, None)
+    length = length or own_length or read["max_length"]
     values = {target: parts.pop(name, None) for name, target in SCALING[kind].items()}
     values = {target: value for target, value in values.items() if value is not None}
     factor = parts.pop("factor", None)
-    _validation.within(1.0, 1e6, **{"rope_scaling.factor": factor})
     _validation.integer(1, **{f"rope_scaling.{LENGTH}": length})
+    if factor is None and kind == "longrope":
+        factor = max(1.0, read["max_length"] / length)
+    bounded: dict[str, Any] = {"rope_scaling.factor": factor}
+    _validation.within(1.0, 1e6, **bounded)
     if factor is None:
         raise invalid("rope_scaling.factor", None, "a number")
+    if kind == "longrope":
+        for name, target in {"short_factor": "short", "long_factor": "long"}.items():
+            if not isinstance(values.get(target), list | tuple):
+                raise invalid(f"rope_scaling.{name}", values.get(target), "a list of numbers")
     if kind == "yarn":
         scales = [parts.pop(name, None) for name in ("mscale", "mscale_all_dim")]
         _validation.at_least(0, mscale=scales[0], mscale_all_dim=scales[1])

@@ -40,7 +40,7 @@ def places(prompt_mask: jax.Array | None, length: int, num_tokens: int, config: 
 
 def _turns(positions, config, kind):
     rotation = lambda positions: _rope.rotation(positions[..., None, None], config, kind)
-    if config.rope_scaling is not None and config.rope_scaling.kind == "dynamic":
+    if config.rope_scaling is not None and config.rope_scaling.by_length:
         return jax.vmap(rotation)(positions)  # each step by its own length
     return rotation(positions)
 

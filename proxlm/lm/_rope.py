@@ -12,7 +12,7 @@ from proxlm.lm._rope_scaling import RopeScaling
 def rotation(positions: jax.Array, config: ModelConfig, kind: LayerKind) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines of the rotary angles p·f_i of positions p `[...]`, i = 0 … r/2 − 1.
 
-    float32 `[..., r/2]` each. With the dynamic scaling, the largest position gives the length.
+    float32 `[..., r/2]` each. Where scaling is by length, the largest position gives it.
 
     >>> config = ModelConfig(vocab_size=16, width=16, num_heads=2)
     >>> [part.shape for part in rotation(jnp.arange(5), config, LayerKind(None, "all"))]
@@ -26,7 +26,7 @@ def rotation(positions: jax.Array, config: ModelConfig, kind: LayerKind) -> tupl
         theta = _dynamic_theta(theta, width, scaling, jnp.max(positions) + 1)
     frequency = theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     if scaling is not None:
-        frequency = _scaled(frequency, config.rope_theta, width, scaling)
+        frequency = _scaled(frequency, config.rope_theta, width, scaling, positions)
     angle = positions[..., None].astype(jnp.float32) * jnp.expand_dims(
         frequency, tuple(range(positions.ndim))
     )
@@ -55,7 +55,7 @@ def _dynamic_theta(theta: float, width: int, scaling: RopeScaling, length: jax.A
     return theta * stretch ** (width / (width - 2))
 
 
-def _scaled(frequency, theta, width, scaling):
+def _scaled(frequency, theta, width, scaling, positions):
     if scaling.kind == "linear":
         return frequency / scaling.factor
     if scaling.kind == "llama3":
@@ -65,6 +65,9 @@ def _scaled(frequency, theta, width, scaling):
     if scaling.kind == "yarn":
         share = _yarn_share(theta, width, scaling)
         return frequency * (share + (1 - share) / scaling.factor)
+    if scaling.kind == "longrope":
+        longer = jnp.max(positions) + 1 > scaling.original_length
+        return frequency / jnp.where(longer, jnp.array(scaling.long), jnp.array(scaling.short))
     return frequency  # dynamic: in theta
 
 

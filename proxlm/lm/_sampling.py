@@ -114,4 +114,5 @@ def check(
     if not config.lm_head:
         raise _validation.invalid("config.lm_head", False, "True", "Tokens are sampled from the LM head.")
     decoding.check_tokens(sampling, config.vocab_size)
+    decoding.check_stops("sample", sampling, num_tokens)
     return prompts, prompt_mask

@@ -149,4 +149,4 @@ def can_pack(config: ModelConfig) -> bool:
     >>> can_pack(ModelConfig(vocab_size=16))
     True
     """
-    return config.rope_scaling is None or config.rope_scaling.kind != "dynamic"
+    return config.rope_scaling is None or not config.rope_scaling.by_length

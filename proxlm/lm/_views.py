@@ -107,8 +107,7 @@ def angles(
     """
     if kind.rope is None:
         return None
-    is_dynamic = config.rope_scaling is not None and config.rope_scaling.kind == "dynamic"
-    if is_dynamic and positions is None:
+    if config.rope_scaling is not None and config.rope_scaling.by_length and positions is None:
         positions = count(mask, length, segments)
     if positions is not None:
         return _rope.rotation(positions[:, None], config, kind)

@@ -26,6 +26,7 @@ SIZES = {
     "eos_token_id": None,
 }
 FIRST = {"original_max_position_embeddings": 8}
+FIRST_16 = {"original_max_position_embeddings": 16}
 FIRST_32 = {"original_max_position_embeddings": 32}
 WIDE = {"head_dim": 32}
 GPT_2 = {
@@ -82,6 +83,17 @@ CASES = {
             "sliding_window": 7,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
         },
+    ),
+    "phi3, longrope": (
+        "Phi3",
+        FIRST_16
+        | scaled(
+            "longrope",
+            factor=None,
+            short_factor=[1.0, 1.5],
+            long_factor=[2.0, 3.5],
+            partial_rotary_factor=0.5,
+        ),
     ),
     "olmo2": ("Olmo2", {"num_key_value_heads": 2}),
     "gpt2": ("GPT2", {}),

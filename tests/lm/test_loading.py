@@ -219,7 +219,8 @@ REFUSED = {
     "tie_word_embeddings": ["yes", 2],
     "rope_scaling": [
         3,
-        {"rope_type": "longrope", "factor": 2.0},
+        {"rope_type": "longrope", "factor": 2.0, "short_factor": [1.0] * 4},
+        {"rope_type": "longrope", "factor": 2.0, "short_factor": [1.0] * 3, "long_factor": [1.0] * 3},
         {"rope_type": ["yarn"]},
         {"rope_type": "yarn"},
         {"rope_type": "yarn", "factor": 0.5},

@@ -203,6 +203,14 @@ def test_scaled_frequencies_by_hand():
     np.testing.assert_allclose(angles, theta ** (-np.arange(4) / 4), rtol=1e-5)
     angles, _ = scaled_angles(lm.RopeScaling("dynamic", factor=2.0, original_length=9), length=8)
     np.testing.assert_allclose(angles, plain, rtol=1e-6)
+    for length, divisor in (
+        (8, [1.0, 2.0, 3.0, 4.0]),
+        (9, [2.0, 4.0, 6.0, 9.0]),
+    ):  # up to 8 tokens, and beyond
+        longrope = lm.RopeScaling("longrope", 4.0, 8, short=(1, 2, 3, 4), long=[2.0, 4.0, 6.0, 9.0])
+        angles, factor = scaled_angles(longrope, length)
+        np.testing.assert_allclose(angles, plain / divisor, rtol=1e-5)
+        np.testing.assert_allclose(factor, np.sqrt(1 + np.log(4.0) / np.log(8.0)), rtol=1e-6)
     # A layer with a window has a base of its own, which is not scaled.
     linear = lm.RopeScaling("linear", factor=4.0, original_length=4)
     sizes = {"vocab_size": 2, "width": 8, "num_heads": 1, "window": 3}

@@ -346,6 +346,10 @@ def test_bfloat16_samples_with_log_probs_in_float32():
         ),
         ({"sampling": lm.SamplingConfig(stop_token=(-1, 2))}, "stop_token must be from 0 to 16"),
         ({"sampling": None}, "sampling must be a SamplingConfig"),
+        (
+            {"num_tokens": 3, "sampling": lm.SamplingConfig(stop_token=1, min_new_tokens=3)},
+            "min_new_tokens must be less than num_tokens=3, got 3",
+        ),
         ({"num_tokens": 2.0}, r"num_tokens must be an integer ≥ 1, got 2\.0"),
         ({"prompts": [[1, 2], [3]]}, r"prompts must be .* got rows of several lengths\. Pad the rows"),
         ({"prompts": PROMPTS + 12}, "prompts must be ids from 0 to 16, the vocabulary of the config, got"),
