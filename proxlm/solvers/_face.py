@@ -6,17 +6,33 @@ import jax.numpy as jnp
 from proxlm.solvers import _quasi_newton
 from proxlm.solvers._problem import Point, Problem
 
+# Of the quasi-Newton model, for each proximal step.
+STEPS = 4
+
 
 def step(problem: Problem, old: Point, point: Point, pairs: _quasi_newton.Pairs) -> tuple:
-    """A step from the point that a proximal step has reached; `(point, pairs)`.
+    """Goes on from the point that a proximal step has reached; `(point, pairs, evaluations)`.
 
-    Of Newton where the Hessian is known and the proximal step has kept the face, else of the pairs.
+    By Newton where the Hessian is known and the proximal step has kept the face, else by the pairs.
     """
-    quasi_newton = lambda: _quasi_newton_step(problem, point, pairs)
+    quasi_newton = lambda: _quasi_newton_steps(problem, point, pairs)
     if problem.hessian is None:
         return quasi_newton()
     still = jnp.all((old.x != 0) == (point.x != 0))
-    return jax.lax.cond(still, lambda: (_newton_step(problem, point), pairs), quasi_newton)
+    newton = lambda: (_newton_step(problem, point), pairs, jnp.int32(1))
+    return jax.lax.cond(still, newton, quasi_newton)
+
+
+def _quasi_newton_steps(problem, point, pairs):
+    """Steps of limited-memory BFGS as long as they go down, at most so many."""
+
+    def advance(carry):
+        point, pairs, steps, _ = carry
+        new, pairs = _quasi_newton_step(problem, point, pairs)
+        return new, pairs, steps + 1, new.total < point.total
+
+    goes_on = lambda carry: carry[3] & (carry[2] < STEPS)
+    return jax.lax.while_loop(goes_on, advance, (point, pairs, jnp.int32(0), jnp.array(True)))[:3]
 
 
 def _quasi_newton_step(problem, point, pairs):
