@@ -9,21 +9,18 @@ Orbax takes seconds to import, so it is imported on first use.
 """
 
 import contextlib
-import logging
 import operator
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import chex
 import jax
 
-from proxlm import _checkpoint_leaves, _validation, settings
+from proxlm import _checkpoint_leaves, _checkpoint_storage, _validation, settings
+from proxlm._checkpoint_storage import Saving
 
-__all__ = ["latest", "restore", "save"]
-
-_KEEP = 2
+__all__ = ["Saving", "latest", "restore", "save", "start_save"]
 
 
 def save(
@@ -59,6 +56,29 @@ def save(
     ...     latest(folder)
     3
     """
+    start_save(folder, step, state, config, allow_non_finite=allow_non_finite).wait()
+
+
+def start_save(
+    folder: str | os.PathLike,
+    step: int,
+    state: chex.ArrayTree,
+    config: Any,
+    *,
+    allow_non_finite: bool = False,
+) -> Saving:
+    """As `save`, but returns when the state may be donated to the next step, and writes while that runs.
+
+    What opens the folder next waits for it, and raises a fault of the disk. Wait also where a program ends.
+
+    >>> import tempfile
+    >>> import jax.numpy as jnp
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     saving = start_save(folder, 3, {"w": jnp.arange(2)}, {"seed": 0})
+    ...     saving.wait()
+    ...     latest(folder)
+    3
+    """
     step = _validation.to_int(0, "checkpoint.save", "Count the steps from 0.", step=step)
     kinds = _checkpoint_leaves.kinds(state)
     arrays = dict(zip(kinds, map(_checkpoint_leaves.as_array, jax.tree.leaves(state)), strict=True))
@@ -68,11 +88,12 @@ def save(
         "checksums": {name: _checkpoint_leaves.checksum(array) for name, array in arrays.items()},
         "non_finite": [name for name, array in arrays.items() if not _checkpoint_leaves.is_finite(array)],
     }
-    folder = _writable(folder)
-    with _manager(folder, cleanup=True) as (ocp, manager):
+    folder = _checkpoint_storage.writable(folder)
+    with contextlib.ExitStack() as stack:
+        ocp, manager = stack.enter_context(_checkpoint_storage.opened(folder, cleanup=True))
         newest = manager.latest_step()
         if newest is not None:
-            before = _read_about(ocp, manager, folder, newest)
+            before = _checkpoint_storage.read_about(ocp, manager, folder, newest)
             _check_config("checkpoint.save", folder, before, about["config"])
             if step <= newest:
                 expected = f"an integer above {newest}, the newest step in {folder}"
@@ -84,6 +105,7 @@ def save(
         if stored := _stored(arrays.values()):
             items["state"] = ocp.args.StandardSave(stored)
         manager.save(step, args=ocp.args.Composite(**items))
+        return Saving(folder, stack.pop_all())
 
 
 @_validation.typed
@@ -95,7 +117,7 @@ def latest(folder: str | os.PathLike) -> int | None:
     """
     if not pathlib.Path(folder).is_dir():
         return None
-    with _manager(folder) as (_, manager):
+    with _checkpoint_storage.opened(folder) as (_, manager):
         return manager.latest_step()
 
 
@@ -124,8 +146,8 @@ def restore(
     """
     given, kinds, leaves = settings.plain(config), _checkpoint_leaves.kinds(like), jax.tree.leaves(like)
     step = _existing_step(folder, step)
-    with _manager(folder) as (ocp, manager):
-        about = _read_about(ocp, manager, folder, step)
+    with _checkpoint_storage.opened(folder) as (ocp, manager):
+        about = _checkpoint_storage.read_about(ocp, manager, folder, step)
         _check_config("checkpoint.restore", folder, about, given)
         if found := settings.differences(about["form"], kinds):
             expected = f"of the form of step {step} in {folder}"
@@ -135,7 +157,7 @@ def restore(
         arrays = {_slot(i): _checkpoint_leaves.target(leaf) for i, leaf in enumerate(leaves)}
         if stored := _stored(arrays.values()):
             args = ocp.args.Composite(state=ocp.args.StandardRestore(stored))
-            with _damage_named(manager, folder, step):
+            with _checkpoint_storage.damage_named(manager, folder, step):
                 arrays |= manager.restore(step, args=args)["state"]
                 _check_sums(about["checksums"], dict(zip(kinds, arrays.values(), strict=True)))
     values = map(_checkpoint_leaves.as_leaf, arrays.values(), leaves)
@@ -178,20 +200,6 @@ def _check_sums(expected, arrays):
             raise ValueError(f"the checksum of {name} is {found}, and {expected[name]} was written")
 
 
-@contextlib.contextmanager
-def _damage_named(manager, folder, step):
-    """Turns whatever reading a damaged step raises into one line that names it, and the remedy."""
-    try:
-        yield
-    except Exception as error:
-        older = [other for other in manager.all_steps() if other < step]
-        remedy = "there is no older one: start anew in another folder"
-        if older:
-            remedy = f"remove {pathlib.Path(folder) / str(step)} to go on from step {max(older)}"
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"step {step} in {folder} is damaged ({reason}); {remedy}.") from error
-
-
 def _existing_step(folder, step):
     _validation.integer(0, "checkpoint.restore", step=step)
     newest = latest(folder)
@@ -203,48 +211,3 @@ def _existing_step(folder, step):
         expected = f"a step in {folder}, whose newest is {newest}"
         raise _validation.invalid("step", step, expected, "Restore that.", "checkpoint.restore")
     return newest if step is None else operator.index(step)
-
-
-def _writable(folder):
-    cause, error = "", None
-    try:
-        folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        cause = "" if os.access(folder, os.W_OK) else "cannot be written to"
-    except (OSError, TypeError) as failure:
-        cause, error = f"cannot be made ({getattr(failure, 'strerror', failure)})", failure
-    if cause:
-        found = _validation.Verbatim(f"{str(folder)!r}, which {cause}")
-        raise _validation.invalid(
-            "folder", found, "writable", "Choose another.", "checkpoint.save"
-        ) from error
-    return folder
-
-
-def _read_about(ocp, manager, folder, step):
-    with _damage_named(manager, folder, step):
-        about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-        if missing := {"config", "form", "checksums", "non_finite"} - set(about):
-            raise ValueError(f"its description has no {', '.join(sorted(missing))}")
-        return about
-
-
-@contextlib.contextmanager
-def _manager(folder, cleanup=False) -> Iterator[tuple[Any, Any]]:
-    """Opens Orbax on a folder, quietly; `cleanup` removes what killed saves left behind.
-
-    Only the writer cleans: a reader that did would remove the step being written beside it.
-    """
-    import orbax.checkpoint as ocp
-
-    logger = logging.getLogger("absl")
-    level = logger.level
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=_KEEP, enable_async_checkpointing=False, cleanup_tmp_directories=cleanup
-    )
-    logger.setLevel(max(level, logging.CRITICAL))  # what Orbax logs as an error, it raises too
-    try:
-        with ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options) as manager:
-            yield ocp, manager
-    finally:
-        logger.setLevel(level)

@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -241,6 +242,35 @@ def test_saving_says_nothing_and_leaves_logging_as_it_was(tmp_path, caplog):
         checkpoint.restore(tmp_path, jnp.ones(2), CONFIG)
     assert caplog.records == []
     assert logger.level == level
+
+
+def test_a_save_goes_on_while_its_state_is_donated_and_the_next_one_waits_for_it(tmp_path):
+    step, state, seen = jax.jit(lambda x: x * 1.5, donate_argnums=0), normal(0, (1000, 100)), []
+    for number in (1, 2):
+        seen.append(np.array(state))
+        saving = checkpoint.start_save(tmp_path, number, state, CONFIG)
+        state = step(state)
+    for number in (2, 1):  # which waits
+        found = checkpoint.restore(tmp_path, np.empty(state.shape, state.dtype), CONFIG, number)
+        np.testing.assert_array_equal(found, seen[number - 1])
+    saving.wait()
+
+
+def test_a_fault_in_the_background_is_raised_by_the_wait_and_by_the_next_save(tmp_path):
+    good, large = jnp.ones(3), normal(0, (1000, 100))
+    checkpoint.save(tmp_path, 1, {"w": good}, CONFIG)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        saving = checkpoint.start_save(tmp_path, 2, {"w": large}, CONFIG)
+        with pytest.raises(ValueError, match="Error writing"):
+            saving.wait()
+        checkpoint.start_save(tmp_path, 2, {"w": large}, CONFIG)
+        with pytest.raises(ValueError, match="Error writing"):
+            checkpoint.save(tmp_path, 3, {"w": good}, CONFIG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint.latest(tmp_path) == 1
 
 
 def test_only_a_save_removes_what_a_killed_save_left(tmp_path):

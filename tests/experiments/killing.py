@@ -23,7 +23,7 @@ def run(name, fields, root, data, moment):
     _after_fork()
     experiment, root = importlib.import_module(f"experiments.{name}"), pathlib.Path(root)
     kind, left, delay = moment or (None, 0, 0.0)
-    log, save, run_chunks = runs.log, checkpoint.save, stages.run_chunks
+    log, save, run_chunks = runs.log, checkpoint.start_save, stages.run_chunks
 
     def tick(what):
         nonlocal left
@@ -38,9 +38,9 @@ def run(name, fields, root, data, moment):
 
     def die_while_saving(*given, **options):
         tick("save")
-        save(*given, **options)
+        return save(*given, **options)
 
-    runs.log, checkpoint.save = log_and_die, die_while_saving
+    runs.log, checkpoint.start_save = log_and_die, die_while_saving
     stages.run_chunks = lambda *given, **options: run_chunks(*given, **options | {"every": 1})
     resume = any((root / name).glob("[0-9]*"))
     options = runs.Options(runs=str(root), data=str(data), resume=resume)

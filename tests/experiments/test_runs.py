@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import resource
 import time
 from typing import NamedTuple
 
@@ -78,6 +79,26 @@ def test_chunks_report_host_metrics_from_where_they_resume(tmp_path):
     assert stages.first_chunk(tmp_path) == 4
     walk(tmp_path, num_chunks=6, on_chunk=record)
     assert seen == [(4, np.ndarray, (10,)), (5, np.ndarray, (10,))]
+
+
+def test_metrics_are_read_while_the_next_chunk_runs_and_before_a_save(tmp_path, monkeypatch):
+    seen, start_save = [], stages.start_save
+    monkeypatch.setattr(stages, "start_save", lambda *given: (seen.append("save"), start_save(*given))[1])
+    number = lambda state, key: (seen.append("run"), (state + 1, state))[1]
+    options = {"key": jax.random.key(0), "checkpoint_folder": tmp_path, "config": CONFIG, "every": 3}
+    stages.run_chunks(number, 0, 4, on_chunk=lambda i, metrics: seen.append(metrics), **options)
+    assert seen == ["run", "run", 0, "run", 1, 2, "save", "run", 3, "save"]
+
+
+def test_a_full_disk_stops_the_run_after_the_chunks_that_ran_meanwhile(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    options = {"key": jax.random.key(0), "checkpoint_folder": tmp_path, "config": CONFIG}
+    try:
+        with pytest.raises(stages.StorageFailure, match=r"checkpoint 1 of .* could not be written"):
+            stages.run_chunks(lambda state, key: (state, 0), normal(0, (1000, 100)), 2, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import logging
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -85,7 +84,8 @@ def run_chunks(
 
     The state is saved every so many chunks, at the end, and when a signal asks the process to stop.
     A run that finds checkpoints goes on from the newest, and since chunk i's key depends on i alone
-    it ends at the bits of a run that was never stopped. `on_chunk(i, metrics)` gets host arrays;
+    it ends at the bits of a run that was never stopped. `on_chunk(i, metrics)` gets host arrays, while
+    the next chunk runs, and so is a checkpoint written;
     chunks after the last checkpoint are run, and reported, again: call
     `truncate_log(run, stage, first_chunk(folder))` before.
 
@@ -107,17 +107,31 @@ def run_chunks(
         state = sharding.put(state, mesh)
     if start:
         state = restore(checkpoint_folder, state, owner)
-    for index in range(start, num_chunks):
-        with stopping.deferred() as is_asked:
-            state, metrics = run_chunk(state, jax.random.fold_in(key, index))
-            _check_finite(state, index + 1, checkpoint_folder)
-            on_chunk(index, jax.device_get(metrics))
-            asked = processes.largest(is_asked())
-            if (index + 1) % every == 0 or index + 1 == num_chunks or asked:
-                save(checkpoint_folder, index + 1, state, owner)
-            if asked:
-                raise stopping.Stopped(asked)
+    before, wait = [], lambda: None
+    try:
+        for index in range(start, num_chunks):
+            with stopping.deferred() as is_asked:
+                state, metrics = run_chunk(state, jax.random.fold_in(key, index))
+                _report(on_chunk, before)
+                before = [(index, metrics)]
+                asked = processes.largest(is_asked())
+                if (index + 1) % every == 0 or index + 1 == num_chunks or asked:
+                    _check_finite(state, index + 1, checkpoint_folder)
+                    _report(on_chunk, before)
+                    wait()
+                    wait = start_save(checkpoint_folder, index + 1, state, owner)
+                if asked:
+                    raise stopping.Stopped(asked)
+    finally:
+        wait()
     return state
+
+
+def _report(on_chunk, chunks):
+    """Takes chunks off a list, and gives their metrics on."""
+    while chunks:
+        index, metrics = chunks.pop(0)
+        on_chunk(index, jax.device_get(metrics))
 
 
 def first_chunk(checkpoint_folder: str | os.PathLike) -> int:
@@ -127,12 +141,27 @@ def first_chunk(checkpoint_folder: str | os.PathLike) -> int:
 
 def save(folder: str | os.PathLike, step: int, state: Any, config: Any) -> None:
     """Writes a checkpoint; a refusal of the library and a failure of the disk are one line each."""
-    log = logging.getLogger("absl")
-    level = log.level
+    start_save(folder, step, state, config)()
+
+
+def start_save(folder: str | os.PathLike, step: int, state: Any, config: Any) -> Callable[[], None]:
+    """As `save`, but writes while the run goes on; what it gives waits for the end, and fails as `save`."""
+    with _refusals(folder, step):
+        saving = checkpoint.start_save(folder, step, state, config)
+
+    def wait():
+        with _refusals(folder, step):
+            saving.wait()
+
+    return wait
+
+
+@contextlib.contextmanager
+def _refusals(folder, step):
+    """Turns what a save raises into Refusals, and drops what the threads of the storage print."""
     try:
-        log.setLevel(logging.CRITICAL)
-        with contextlib.redirect_stderr(io.StringIO()):  # Orbax's threads print what they raise
-            checkpoint.save(folder, step, state, config)
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     except OSError:
         raise
     except ValueError as error:
@@ -140,8 +169,6 @@ def save(folder: str | os.PathLike, step: int, state: Any, config: Any) -> None:
             raise Refusal(str(error)) from error
         reason = "no space is left" if "No space left" in str(error) else str(error)[:120]
         raise StorageFailure(f"checkpoint {step} of {folder} could not be written: {reason}") from error
-    finally:
-        log.setLevel(level)
 
 
 def restore(folder: str | os.PathLike, like: Any, config: Any) -> Any:

@@ -56,11 +56,11 @@ def fit(
         body = lambda state, batch: step(state, jax.tree.map(lambda x: x[batch], data))
         return jax.lax.scan(body, state, rows)
 
-    data = jax.device_put(data)
+    data, first = jax.device_put(data), _counted(chunk)
 
     def run_chunk(state, _):
         # The batches follow from the step, so that a resumed fit goes on with those still to come.
-        start = int(state.step)
+        start = first(state.step)
         state, metrics = advance(state, data, fixed, rows[start : start + chunk])
         numbers = {"loss": jnp.mean(metrics.loss), "grad_norm": jnp.mean(metrics.grad_norm)}
         index = start // chunk + 1
@@ -150,17 +150,28 @@ def make_fit_lanes(loss_fn: Callable, chain: Callable[[Any], Any], chunk: int) -
     advance = jax.jit(jax.vmap(advance, (0, 0, None)), donate_argnums=1)
 
     def fit(run, name, lanes, start, batches):
-        count = count_chunks(len(batches), chunk)
+        count, first = count_chunks(len(batches), chunk), _counted(chunk)
 
         def run_chunk(state, _):
-            first = int(state.step[0])
-            state, metrics = advance(lanes, state, batches[first : first + chunk])
+            start = first(state.step[0])
+            state, metrics = advance(lanes, state, batches[start : start + chunk])
             return state, [{"loss": jnp.mean(metrics.loss, axis=1)}]
 
         options = {"key": jax.random.key(0), "every": count}
         return run_resumable(run, name, run_chunk, begin(lanes, start), count, chunk, **options).params
 
     return fit
+
+
+def _counted(chunk):
+    """A function that reads a step once, then adds a chunk: reading would wait for the chunk before."""
+    known = []
+
+    def step(array):
+        known.append(known.pop() + chunk if known else int(array))
+        return known[0]
+
+    return step
 
 
 def run_resumable(
