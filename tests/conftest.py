@@ -16,6 +16,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # XLA stops at fla
 
 import hypothesis
 import jax
+import numpy as np
 import pytest
 
 from experiments.support.data import corpora
@@ -32,11 +33,33 @@ jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+# Nobody reads where in the source an operation of a test's program stands.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+
+
+def copy_what_is_numpys(primitive):
+    """Makes arrays of NumPy's numbers by a copy, not by a program compiled for every shape."""
+    compiled = primitive.impl
+
+    def impl(x, **how):
+        kind = jax.typeof(x)
+        is_copy = how.get("new_dtype", kind.dtype) == kind.dtype and how.get("sharding") is None
+        is_copy &= not how.get("weak_type", kind.weak_type) and jax.sharding.get_abstract_mesh().empty
+        if isinstance(x, jax.Array) or not is_copy:
+            return compiled(x, **how)
+        return jax.device_put(np.asarray(x), may_alias=False)
+
+    primitive.def_impl(impl)
+
+
 # A context of MLIR with all its dialects takes as long as a small program does to lower: one serves a module.
 if importlib.metadata.version("jax").startswith("0.10."):
     from jax._src.interpreters import mlir
+    from jax._src.lax import lax
 
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+    copy_what_is_numpys(lax.stage_p)
+    copy_what_is_numpys(lax.convert_element_type_p)
 
 # An example's time is mostly compilation, so a deadline would judge the compiler; and a test
 # that passes must pass again.
@@ -48,7 +71,7 @@ def pytest_collection_finish():
     """Leaves to the end what is alive now, so that a collection of garbage looks at what tests make alone."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -123,6 +123,7 @@ class Tasks(NamedTuple):
 def test_stop_strings_end_responses_and_any_python_travels_with_a_prompt():
     about = {"ids": np.array([7, 8]), "names": ["left", "right"]}
     tasks, seen = Tasks(np.zeros((2, 2), int), None, [{"x": 1}, {"x": 2}], about), []
+    others = tasks._replace(tokens=np.ones((2, 2), int), answer=[{"x": 3}, {"x": 4}])
     letters = lambda ids: "".join("abc"[i] for i in ids)
 
     def reward(samples, prompts):
@@ -131,10 +132,18 @@ def test_stop_strings_end_responses_and_any_python_travels_with_a_prompt():
 
     unending = table_actor.make(VOCAB, LENGTH)
     step = ppo.make_host_step(
-        unending, reward, [tasks], SGD, CONFIG, finish=lambda x: actors.stop_at(x, letters, ("bc", "cc"))
+        unending,
+        reward,
+        [tasks, others],
+        SGD,
+        CONFIG,
+        finish=lambda x: actors.stop_at(x, letters, ("bc", "cc")),
     )
-    _, metrics = step(ppo.init(PARAMS, SGD, CONFIG), KEY)
-    ((samples, prompts),) = seen
+    state, metrics = step(ppo.init(PARAMS, SGD, CONFIG), KEY)
+    step(state, KEY)
+    # each iteration draws the next ones
+    (samples, prompts), (later, more) = seen
+    assert (later.tokens[:, :2] == 1).all() and [x["x"] for x in more.answer] == [3] * 4 + [4] * 4
     assert metrics.first_ratio_error < 1e-5 and 0 < metrics.ended < 1
     assert not samples.tokens[~samples.mask].any()
     for row, mask, ended in zip(samples.tokens[:, 2:], samples.response_mask, samples.ended, strict=True):

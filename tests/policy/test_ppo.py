@@ -176,7 +176,7 @@ def test_an_epoch_sees_each_row_once_and_the_next_one_in_another_order():
     # With V = 0 and λ = 1 a token pulls the values by its row's reward, a power of 2 of its own.
     plain = {"kl_coef": 1e-9, "gae_lambda": 1.0, "value_coef": 1.0, "value_clip": 1e6}
     samples = sampled()._replace(response_mask=jnp.ones((BATCH, LENGTH), bool))
-    _, new, _ = learn(samples, 2.0 ** jnp.arange(BATCH), params=WORTHLESS, rates=[0.0] * 8, **plain)
+    _, new, _ = learn(samples, np.float32(2) ** np.arange(BATCH), params=WORTHLESS, rates=[0.0] * 8, **plain)
     # The value loss is a mean over 4 rows of 3 tokens: times 4, the sum of the rows' powers.
     halves = np.round(np.array(new.opt_state["pull"][:6]) * 4).astype(int).reshape(3, 2)
     np.testing.assert_array_equal(halves[:, 0] + halves[:, 1], [2**BATCH - 1] * 3)
@@ -225,6 +225,7 @@ def test_no_update_follows_one_that_exceeded_the_limit():
     assert sorted(updates) == [0] * 4 + [1] * 4
 
 
+@pytest.mark.slow
 def test_a_limit_never_reached_is_no_limit():
     _, *limited = learn(sampled())
     _, *free = learn(sampled(), max_kl=None)
@@ -277,6 +278,15 @@ def test_the_score_sits_on_the_last_token_of_a_response():
     np.testing.assert_array_equal(data.advantages, expected.astype(np.float32))
 
 
+# Advantages that are the rewards to go and nothing else.
+BARE = {
+    "kl_coef": 0.3,
+    "whitening": None,
+    "value": None,
+    "advantage": partial(batch.reward_to_go_advantages),
+}
+
+
 @functools.cache
 def with_greedy(group_size):
     """The samples, two prompts of 4 or 8 of 1, and the greedy answers behind them."""
@@ -294,15 +304,9 @@ def with_greedy(group_size):
 )
 def test_a_greedy_baseline_is_taken_off_every_token_of_the_answers_to_its_prompt(group_size, greedy, above):
     own = jnp.arange(1.0, 9.0)
-    settings = {
-        "kl_coef": 0.3,
-        "whitening": None,
-        "value": None,
-        "advantage": partial(batch.reward_to_go_advantages),
-    }
-    config = recipes.make("ppo", group_size=group_size, greedy_baseline=True, **settings)
+    config = recipes.make("ppo", group_size=group_size, greedy_baseline=True, **BARE)
     data, summary = _prepare(config, with_greedy(group_size), jnp.append(own, jnp.array(greedy)))
-    plain, _ = _prepare(recipes.make("ppo", **settings), sampled(), own)
+    plain, _ = _prepare(recipes.make("ppo", **BARE), sampled(), own)
     mask = np.asarray(sampled().response_mask)
     difference = np.asarray(plain.advantages - data.advantages)
     expected = np.where(mask, (np.asarray(own) - above)[:, None], 0.0)
@@ -317,8 +321,7 @@ def test_a_greedy_baseline_is_taken_off_every_token_of_the_answers_to_its_prompt
 
 def _prepare_rewards(scores):
     """The token rewards of `prepare`: an estimator of λ = 0 and no values gives them back."""
-    config = recipes.make("ppo", kl_coef=0.3, gae_lambda=0.0, whitening=None, discount=0.0)
-    return _prepare(config, sampled(), scores)[0].advantages
+    return prepared(scores, kl_coef=0.3, discount=0.0)[0].advantages
 
 
 def test_a_greedy_answer_pays_for_its_length_and_its_missing_end_too():
@@ -330,11 +333,8 @@ def test_a_greedy_answer_pays_for_its_length_and_its_missing_end_too():
         group_size=4,
         greedy_baseline=True,
         missing_eos_penalty=0.7,
-        kl_coef=0.0,
-        whitening=None,
-        value=None,
-        advantage=partial(batch.reward_to_go_advantages),
         length_penalty=by_length,
+        **BARE | {"kl_coef": 0.0},
     )
     found = _prepare(config, with_greedy(4), jnp.zeros(BATCH + 2))[0].advantages[:, 0]
     price = lambda samples: 0.1 * jnp.sum(samples.response_mask, axis=1) - 0.7 * ~samples.ended
@@ -348,7 +348,7 @@ def by_length(lengths, longest):
 
 def test_a_greedy_answer_without_a_finite_reward_leaves_its_group_out():
     rewards = jnp.ones(BATCH + 2).at[BATCH].set(jnp.inf)
-    config = recipes.make("ppo", group_size=4, greedy_baseline=True)
+    config = recipes.make("ppo", group_size=4, greedy_baseline=True, **BARE)
     data, summary = _prepare(config, with_greedy(4), rewards)
     assert summary["invalid_rewards"] == 4
     assert not jnp.any(data.mask[:4]) and jnp.any(data.mask[4:], axis=1).all()
@@ -411,7 +411,9 @@ def test_the_coefficient_in_use_is_the_one_in_the_state(options):
     [
         {"entropy_coef": 0.1, "whitening_rewards": True, "kl_estimator": "exact"},
         IN_THE_LOSS,
-        {"kl_placement": "loss", "kl_estimator": "exact", "aggregation": "sequence"},
+        pytest.param(
+            {"kl_placement": "loss", "kl_estimator": "exact", "aggregation": "sequence"}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_nan_and_infinities_in_masked_slots_change_no_bit(overrides):
@@ -606,9 +608,9 @@ def numbered(i):
     return Task(np.full((BATCH // 2, 2), i), None, [f"{i}.{row}" for row in range(BATCH // 2)])
 
 
-@pytest.mark.parametrize(
-    "kind", ["loader", *(pytest.param(x, marks=pytest.mark.slow) for x in ("iterator", "function"))]
-)
+# By default test_host_loop draws from a loader.
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["loader", "iterator", "function"])
 def test_a_host_step_draws_new_prompts_every_iteration_and_hands_their_fields_to_the_reward(kind):
     batches = [numbered(i) for i in range(4)]
     iterator = iter(batches)
