@@ -57,17 +57,25 @@ def public_functions():
 
 
 @functools.cache
-def documented(path):
-    """Returns (line, docstring) for a module and all that it defines."""
-    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
-    kinds = ast.Module | ast.ClassDef | ast.FunctionDef
-    found = ((node, ast.get_docstring(node)) for node in nodes if isinstance(node, kinds))
-    return [(getattr(node, "lineno", 1), text) for node, text in found if text]
+def parsed(path):
+    """Returns (line, docstring) for a module and all that it defines, and (line, name) of long functions."""
+    docstrings, long = [], []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            continue
+        if text := ast.get_docstring(node):
+            docstrings.append((getattr(node, "lineno", 1), text))
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[0]
+            own = first.end_lineno - first.lineno + 1 if text else 0
+            if node.end_lineno - node.lineno + 1 - own > 45:
+                long.append((node.lineno, node.name))
+    return docstrings, long
 
 
 def prose(path):
     """Yields (line, text) for every docstring and comment of a file, without what is in backticks."""
-    for line, text in documented(path):
+    for line, text in parsed(path)[0]:
         body = "\n".join(row for row in text.splitlines() if not row.lstrip().startswith((">>>", "...")))
         yield line, re.sub(r"`[^`]*`", "", body)
     for line, text in enumerate(path.read_text("utf-8").splitlines(), start=1):
@@ -82,7 +90,7 @@ def places(path, rows):
 def docstrings_that_begin_with_a_question():
     found = []
     for path in source_files("proxlm", "experiments", "tests", ".ci"):
-        rows = [(line, text.splitlines()[0]) for line, text in documented(path) if QUESTIONS.match(text)]
+        rows = [(line, text.splitlines()[0]) for line, text in parsed(path)[0] if QUESTIONS.match(text)]
         found += places(path, rows)
     return found
 
@@ -100,15 +108,8 @@ def modules_over_250_lines_and_functions_over_45():
     """The docstring of a function is not counted."""
     found = []
     for path in source_files("proxlm", "experiments"):
-        tree = ast.parse(text := path.read_text("utf-8"))
-        rows = [(1, "too long")] if text.count("\n") > 250 else []
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef):
-                first = node.body[0]
-                documented = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) else 0
-                if node.end_lineno - node.lineno + 1 - documented > 45:
-                    rows.append((node.lineno, node.name))
-        found += places(path, rows)
+        rows = [(1, "too long")] if path.read_text("utf-8").count("\n") > 250 else []
+        found += places(path, rows + parsed(path)[1])
     return found
 
 

@@ -101,7 +101,7 @@ def test_greedy_decoding_equals_full_forward_passes_without_a_cache():
 def test_a_sample_holds_the_prompt_at_its_end_and_the_response_after_it():
     samples = sample({})
     assert samples.tokens.dtype == jnp.int32
-    for tokens, mask, prompt, valid in zip(*samples[:2], PROMPTS, RAGGED, strict=True):
+    for tokens, mask, prompt, valid in zip(*map(np.asarray, samples[:2]), PROMPTS, RAGGED, strict=True):
         np.testing.assert_array_equal(tokens[:6][mask[:6]], prompt[valid])
         np.testing.assert_array_equal(mask[:6], np.sort(valid))
     assert samples.response_mask.all() and not samples.ended.any()
@@ -122,14 +122,19 @@ def test_the_log_probs_of_sampling_are_those_of_scoring(name):
     assert settings.greedy == (samples.log_probs == 0).all()
 
 
-@pytest.mark.parametrize("stop", [0, *(pytest.param(x, marks=pytest.mark.slow) for x in (3, 16))])
+ONE_STOP = [pytest.param(x, marks=pytest.mark.slow) for x in (0, 3, 16)]
+
+
+@pytest.mark.parametrize("stop", [(3, 16), *ONE_STOP])
 def test_a_response_runs_up_to_its_stop_token_and_holds_it(stop):
     samples = jax.tree.map(np.asarray, sample({"stop_token": stop, "temperature": 1.5}))
-    free = np.asarray(sample({"temperature": 1.5}).tokens[:, 6:])
+    free = np.asarray(sample({"temperature": 1.5}).tokens)[:, 6:]
     responses = samples.tokens[:, 6:]
     assert 0 < samples.ended.sum() < 6  # both kinds are there
+    ends = responses[np.arange(6), samples.response_mask.sum(axis=1) - 1]
+    assert set(np.ravel(stop)) == set(ends[samples.ended].tolist())  # each of them ends a response
     for row, response in enumerate(free):
-        places = np.flatnonzero(response == stop)
+        places = np.flatnonzero(np.isin(response, stop))
         length = places[0] + 1 if len(places) else NUM_TOKENS
         assert samples.ended[row] == (len(places) > 0)
         np.testing.assert_array_equal(samples.response_mask[row], np.arange(NUM_TOKENS) < length)
@@ -140,7 +145,9 @@ def test_a_response_runs_up_to_its_stop_token_and_holds_it(stop):
     np.testing.assert_array_equal(samples.mask[:, 6:], samples.response_mask)
 
 
-@pytest.mark.parametrize("segment", [7, *(pytest.param(x, marks=pytest.mark.slow) for x in (1, 100))])
+# By default it grows where an early exit is asked for, below.
+@pytest.mark.slow
+@pytest.mark.parametrize("segment", [7, 1, 100])
 def test_the_growth_of_the_cache_changes_nothing(segment):
     settings = {"stop_token": 3, "temperature": 1.5}
     assert_same(sample(settings, segment=segment), sample(settings))
@@ -169,9 +176,9 @@ def test_a_kernel_of_stacked_layers_multiplies_where_it_lies(rows):
 
 def test_attention_by_blocks_is_that_at_once():
     query, key, value = (arrays.normal(i, (2, heads, 300, 4)) for i, heads in enumerate((4, 2, 2)))
-    visible = jnp.tril(jnp.ones((1, 1, 300, 300), bool)) & (jnp.arange(300) > 2)[None, None, None]
+    visible = np.tril(np.ones((1, 1, 300, 300), bool)) & (np.arange(300) > 2)
     one, other = (
-        jax.jit(fn)(query, key, value, visible, 0.7, 3.0)[:, :, 3:]
+        np.asarray(jax.jit(fn)(query, key, value, visible, 0.7, 3.0))[:, :, 3:]
         for fn in (_layers.attend_by_blocks, _layers.attend)
     )
     np.testing.assert_allclose(one, other, atol=2e-6)
@@ -195,9 +202,9 @@ def test_an_early_exit_changes_nothing():
     assert_same(sample(settings, early_exit=True, segment=7), sample(settings))
     # One row six times, and a head that gives it the stop token at once: the loop runs no step.
     same = {"prompts": PROMPTS[:1].repeat(6, 0), "mask": RAGGED[:1].repeat(6, 0)}
-    first = jnp.argmax(apply(PARAMS, PROMPTS[:1], CONFIG)[0, -1])
-    kernel = PARAMS["head"]["kernel"]
-    swapped = kernel.at[3].set(kernel[first]).at[first].set(kernel[3])
+    first = np.argmax(np.asarray(apply(PARAMS, PROMPTS[:1], CONFIG))[0, -1])
+    swapped = np.array(PARAMS["head"]["kernel"])
+    swapped[[3, first]] = swapped[[first, 3]]
     same["params"] = PARAMS | {"head": {"kernel": swapped}}
     settings = {"stop_token": 3, "temperature": 1e-3}
     early = sample(settings, **same, early_exit=True, segment=7)
@@ -212,7 +219,7 @@ def test_padding_changes_nothing(settings, places):
     padded, mask = np.full((6, 6), 11), np.zeros((6, 6), bool)
     padded[:, list(places)], mask[:, list(places)] = PROMPTS[:, :3], True
     samples = sample(settings, prompts=padded, mask=mask)
-    np.testing.assert_array_equal(samples.tokens[:, 3:], alone.tokens)
+    np.testing.assert_array_equal(np.asarray(samples.tokens)[:, 3:], alone.tokens)
     np.testing.assert_allclose(samples.log_probs, alone.log_probs, atol=1e-5)
 
 
@@ -222,7 +229,9 @@ def test_a_mask_of_ones_is_no_mask():
 
 
 def test_what_stands_in_the_padding_changes_no_bit():
-    samples, others = (sample({}, prompts=np.where(RAGGED, PROMPTS, x)) for x in (0, 11))
+    samples, others = (
+        jax.tree.map(np.asarray, sample({}, prompts=np.where(RAGGED, PROMPTS, x))) for x in (0, 11)
+    )
     np.testing.assert_array_equal(samples.tokens[:, 6:], others.tokens[:, 6:])
     np.testing.assert_array_equal(samples.log_probs, others.log_probs)
 
@@ -236,8 +245,8 @@ def test_align_moves_the_valid_tokens_to_the_end_in_order():
 
 def test_the_same_key_gives_the_same_bits_and_another_key_others():
     jax.tree.map(np.testing.assert_array_equal, sample({}), sample({}))
-    differ = sample({}).tokens[:, 6:] != sample({}, seed=2).tokens[:, 6:]
-    assert jnp.mean(differ) > 0.5
+    one, other = (np.asarray(sample({}, seed=seed).tokens)[:, 6:] for seed in (1, 2))
+    assert np.mean(one != other) > 0.5
 
 
 @pytest.mark.slow
@@ -256,16 +265,6 @@ def test_a_row_with_a_key_of_its_own_gives_the_same_text_in_every_batch():
     )
     together = run(np.arange(6))
     np.testing.assert_array_equal(run(other).tokens, np.asarray(together.tokens)[other])
-
-
-def test_any_of_several_stop_tokens_ends_a_response():
-    samples = jax.tree.map(np.asarray, sample({"stop_token": {3, 16}, "temperature": 1.5}))
-    free = np.asarray(sample({"temperature": 1.5}).tokens[:, 6:])
-    ends = [np.append(np.flatnonzero(np.isin(row, [3, 16])), NUM_TOKENS)[0] for row in free]
-    assert {3, 16} <= {row[end] for row, end in zip(free, ends, strict=True) if end < NUM_TOKENS}
-    lengths = np.minimum(np.array(ends) + 1, NUM_TOKENS)
-    np.testing.assert_array_equal(samples.response_mask.sum(axis=1), lengths)
-    np.testing.assert_array_equal(samples.ended, np.array(ends) < NUM_TOKENS)
 
 
 @pytest.mark.slow
@@ -307,13 +306,15 @@ def test_two_tokens_follow_their_joint_law(settings):
     """That of all 36 continuations, multiplied out of full forward passes."""
     params, settings = rough(SMALL), lm.SamplingConfig(**settings)
     pairs = np.array(list(itertools.product(range(6), repeat=2)))
-    logits = apply(params, np.insert(pairs, 0, 2, axis=1), SMALL)[:, :2]
-    laws = np.exp(distribution.log_probs(logits, settings))  # [36, 2, V]
+    laws = jax.jit(
+        lambda tokens: distribution.log_probs(lm.apply(params, tokens, SMALL)[:, :2], settings)
+    )
+    laws = np.exp(laws(np.insert(pairs, 0, 2, axis=1)))  # [36, 2, V]
     law = np.prod(np.take_along_axis(laws, pairs[:, :, None], axis=2), axis=(1, 2))
     np.testing.assert_allclose(law.sum(), 1.0, rtol=1e-5)
     prompts = np.full((20_000, 1), 2)
     samples = compiled(jax.random.key(0), params, prompts, SMALL, 2, sampling=settings)
-    drawn = np.asarray(samples.tokens[:, 1] * 6 + samples.tokens[:, 2])
+    drawn = np.asarray(samples.tokens)[:, 1:] @ np.array([6, 1])
     assert abs(chi_square(drawn, law)) < 4
 
 

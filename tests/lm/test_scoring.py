@@ -39,7 +39,7 @@ def reference(logits, temperature):
 def test_scores_equal_a_reference_in_numpy(start, temperature):
     settings = lm.SamplingConfig(temperature=temperature)
     scores = score(PARAMS, TOKENS, CONFIG, start=start, sampling=settings, full=True)
-    logits = apply(PARAMS, TOKENS, CONFIG)
+    scores, logits = jax.tree.map(np.asarray, (scores, apply(PARAMS, TOKENS, CONFIG)))
     for row, tokens in enumerate(TOKENS):
         for column in range(start, 8):
             expected = reference(logits[row, column - 1], temperature)
@@ -125,7 +125,7 @@ def test_the_distribution_comes_only_when_asked_for_and_values_only_from_a_head(
 
 
 def test_a_value_belongs_to_the_state_before_its_token():
-    before = score(PARAMS, TOKENS, CONFIG).values
+    before = np.asarray(score(PARAMS, TOKENS, CONFIG).values)
     for column in range(1, 8):
         changed = TOKENS.copy()
         changed[:, column] = (changed[:, column] + 1) % 17
@@ -227,7 +227,8 @@ def test_vmap_over_parameters_and_temperature_equals_a_loop():
     settings = lambda t: lm.SamplingConfig(temperature=t, top_k=5)
     run = lambda params, t: lm.score(params, TOKENS, CONFIG, sampling=settings(t))
     every = jax.vmap(jax.vmap(run, (0, None)), (None, 0))
-    together = jax.jit(every)(lm.stack(trees), jnp.array(temperatures))
+    together = jax.jit(every)(jax.tree.map(lambda *x: np.stack(x), *trees), np.float32(temperatures))
+    together = jax.tree.map(np.asarray, together)
     for i, temperature in enumerate(temperatures):
         for j, params in enumerate(trees):
             expected = score(params, TOKENS, CONFIG, sampling=settings(temperature))

@@ -57,9 +57,10 @@ def test_overlapped_batches_are_of_the_policy_before_and_corrected_for_it():
 
 def test_groups_that_vary_take_the_place_of_those_that_do_not():
     samples = jax.jit(ACTOR.sample)(KEY, PARAMS, lm.Prompts(jnp.zeros((8, 2), jnp.int32)))
-    mark = lambda number: samples._replace(ended=jnp.full(8, number))
-    old, new = jnp.array([1.0] * 4 + [0.0, 0.0, 1.0, 1.0]), jnp.array([0.0, 2.0, 0.0, 0.0] + [3.0] * 4)
-    merged, rewards = resampling.better((mark(0), old), (mark(1), new), CONFIG)
+    mark = lambda number: samples._replace(ended=np.full(8, number))
+    old, new = np.float32([1.0] * 4 + [0.0, 0.0, 1.0, 1.0]), np.float32([0.0, 2.0, 0.0, 0.0] + [3.0] * 4)
+    better = jax.jit(functools.partial(resampling.better, config=CONFIG))
+    merged, rewards = better((mark(0), old), (mark(1), new))
     np.testing.assert_array_equal(rewards, [0.0, 0.0, 1.0, 1.0, 0.0, 2.0, 0.0, 0.0])
     np.testing.assert_array_equal(merged.ended, [0] * 4 + [1] * 4)
 
