@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from proxlm import lm, policy
-from tests.arrays import normal
+from tests.arrays import numpy_normal, rough
 from tests.policy.table_actor import compiled
 
 VOCAB, WIDTH, LENGTH, NEW = 6, 4, 3, 5
 TOKENS = np.arange(12).reshape(4, LENGTH) % VOCAB
 PROMPTS = lm.Prompts(TOKENS, np.arange(LENGTH)[None] >= np.array([0, 1, 2, 0])[:, None])
-PARAMS = {name: normal(i, (VOCAB, WIDTH)) for i, name in enumerate(("in", "out", "value"))}
+PARAMS = {name: numpy_normal(i, (VOCAB, WIDTH)) for i, name in enumerate(("in", "out", "value"))}
 HOT = lm.SamplingConfig(temperature=0.8, top_k=5, stop_token=(1, 2))
 BANS = {
     "min_new_tokens": 3,
@@ -103,10 +103,9 @@ def test_bans_penalties_and_late_stops_are_sampled_as_they_are_scored(name):
     actor = lm.make_actor(CONFIG, NEW, **ENDING) if name == "own" else MAKE(logits, **cached, **ENDING)
     params = actor.init(KEY) if name == "own" else PARAMS
     many = lm.Prompts(np.tile(TOKENS, (6, 1)), np.tile(PROMPTS.mask, (6, 1)))
-    samples = compiled(actor.sample)(KEY, params, many)
+    samples = jax.tree.map(np.asarray, compiled(actor.sample)(KEY, params, many))
     assert 0.2 < np.mean(samples.ended)
-    said = np.asarray(samples.tokens)[:, LENGTH:]
-    mask = np.asarray(samples.response_mask)
+    said, mask = samples.tokens[:, LENGTH:], samples.response_mask
     assert not np.isin(said[mask], ENDS["banned_tokens"]).any() and mask.sum(axis=1).min() == 4
     scores = compiled(functools.partial(actor.score, full=True))(params, samples)
     reference = compiled(functools.partial(actor.reference, full=True))(params, samples)
@@ -116,9 +115,9 @@ def test_bans_penalties_and_late_stops_are_sampled_as_they_are_scored(name):
     if name == "plain":  # by hand, one token after another
         row = 1
         for t in np.flatnonzero(mask[row]):
-            past = np.asarray(samples.tokens)[row, : LENGTH + t]
-            seen = np.asarray(samples.mask)[row, : LENGTH + t]
-            x = np.array(head(PARAMS, np.where(seen[:, None], PARAMS["in"][past], 0.0).sum(axis=0))[0])
+            past, seen = samples.tokens[row, : LENGTH + t], samples.mask[row, : LENGTH + t]
+            state = np.where(seen[:, None], PARAMS["in"][past], 0.0).sum(axis=0)
+            x = np.tanh(state) @ PARAMS["out"].T
             x[1], x[3] = x[1] + 3.0, x[3] - 0.5
             for token in set(past[seen]):
                 x[token] = x[token] / 1.7 if x[token] > 0 else x[token] * 1.7
@@ -129,7 +128,7 @@ def test_bans_penalties_and_late_stops_are_sampled_as_they_are_scored(name):
 
 
 def test_a_stream_follows_the_same_penalties():
-    sampling, params = lm.SamplingConfig(**ENDS), lm.init(jax.random.key(0), CONFIG)
+    sampling, params = lm.SamplingConfig(**ENDS), rough(CONFIG, 0.7)
     samples = compiled(lambda key: lm.sample(key, params, TOKENS, CONFIG, NEW, sampling=sampling))(KEY)
     streamed = np.stack(list(lm.stream(KEY, params, TOKENS, CONFIG, NEW, sampling=sampling)), axis=1)
     longest = int(np.asarray(samples.response_mask).sum(axis=1).max())

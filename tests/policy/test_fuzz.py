@@ -144,13 +144,15 @@ FUNCTIONS |= {
 
 @functools.cache
 def program(shape):
-    """Values of all functions, and the gradients of their sums."""
+    """Values of all functions, and the gradients of their sums where there is something to differentiate."""
 
     def one(fn, x, y, mask):
         def total(x, y):
             values = jax.tree.map(lambda z: jnp.asarray(z, jnp.float32), fn(x, y, mask))
             return sum(map(jnp.sum, jax.tree.leaves(values)), jnp.zeros(())), values
 
+        if x.size == 0:
+            return jax.tree.leaves(total(x, y)[1])
         gradients, values = jax.grad(total, (0, 1), has_aux=True)(x, y)
         return jax.tree.leaves((values, gradients))
 

@@ -413,7 +413,8 @@ def test_the_coefficient_in_use_is_the_one_in_the_state(options):
         {"entropy_coef": 0.1, "whitening_rewards": True, "kl_estimator": "exact"},
         IN_THE_LOSS,
         pytest.param(
-            {"kl_placement": "loss", "kl_estimator": "exact", "aggregation": "sequence"}, marks=pytest.mark.slow
+            {"kl_placement": "loss", "kl_estimator": "exact", "aggregation": "sequence"},
+            marks=pytest.mark.slow,
         ),
     ],
 )

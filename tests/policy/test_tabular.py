@@ -24,7 +24,7 @@ def float64():
         yield
 
 
-@pytest.fixture(params=LANGUAGES.values(), ids=LANGUAGES.keys())
+@pytest.fixture(params=[pytest.param(LANGUAGE, marks=pytest.mark.slow), STOPPED], ids=LANGUAGES.keys())
 def language(request):
     return request.param
 
@@ -250,8 +250,9 @@ def test_suboptimality_is_beta_times_the_divergence_from_the_optimum(language):
 
 
 def test_a_policy_that_cannot_say_a_token_has_finite_answers_and_gradients():
-    ours = log_probs(0).at[:, 2].set(-jnp.inf)
-    ours = ours - jax.nn.logsumexp(ours, axis=1, keepdims=True)
+    ours = np.exp(log_probs(0)) * [1.0, 1.0, 0.0]
+    with np.errstate(divide="ignore"):
+        ours = np.log(ours / ours.sum(axis=1, keepdims=True))
 
     @compiled
     def answers(ours, ref, reward):
@@ -308,8 +309,8 @@ def test_k2_in_the_loss_has_the_gradient_of_the_whole_vocabulary(language):
     assert np.linalg.norm(ours) > 0.1
 
 
-def test_the_kl_in_the_loss_misses_where_the_tokens_lead():
-    ours, whole = mean_gradients(LANGUAGE), exact(LANGUAGE)["gradient of the divergence"]
+def test_the_kl_in_the_loss_misses_where_the_tokens_lead(language):
+    ours, whole = mean_gradients(language), exact(language)["gradient of the divergence"]
     assert 0.5 < cosine(ours["whole vocabulary", 1], -whole) < 0.9999
     # plus what each token leads to, it is the gradient of the divergence
     assert_close(ours["whole vocabulary", 1] + ours["penalties to come", 1], -whole)
@@ -320,9 +321,9 @@ def test_k3_in_the_loss_is_the_gradient_of_the_reverse_divergence_at_sampled_pre
     assert_close(ours["k3", 1], ours["whole vocabulary, reversed", 1])
 
 
-def test_k3_in_the_reward_points_elsewhere():
-    ours = mean_gradients(LANGUAGE)["k3 in the reward", 1]
-    assert cosine(ours, exact(LANGUAGE)["gradient of the divergence"]) < 0.7
+def test_k3_in_the_reward_points_elsewhere(language):
+    ours = mean_gradients(language)["k3 in the reward", 1]
+    assert cosine(ours, exact(language)["gradient of the divergence"]) < 0.9
 
 
 # The sums themselves
@@ -341,15 +342,16 @@ def test_groups_are_all_tuples_counted_once():
 
 def test_variance_is_that_of_drawn_groups():
     run = functools.partial(tabular.moments, GROUPED["leave one out"], group_size=2)
-    result = compiled(lambda x: run(x, rewards(), LANGUAGE))(logits(0))
-    assert_close(-result.gradient, exact(LANGUAGE)["gradient of the reward"])
+    reward = rewards(STOPPED)
+    result = compiled(lambda x: run(x, reward, STOPPED))(logits(0))
+    assert_close(-result.gradient, exact(STOPPED)["gradient of the reward"])
     # over ordered pairs, by the definition
-    p = np.exp(exact(LANGUAGE)["ours"])
-    each = lambda x: tabular.outcome_log_probs(jax.nn.log_softmax(x), LANGUAGE)
-    scores, reward = compiled(jax.jacobian(each))(logits(0)), np.asarray(rewards())
-    scores = np.asarray(scores).reshape(27, -1)
+    p = np.exp(exact(STOPPED)["ours"])
+    each = lambda x: tabular.outcome_log_probs(jax.nn.log_softmax(x), STOPPED)
+    scores = np.asarray(compiled(jax.jacobian(each))(logits(0))).reshape(len(p), -1)
+    reward = np.asarray(reward)
     total = 0.0
-    for i, j in itertools.product(range(27), repeat=2):
+    for i, j in itertools.product(range(len(p)), repeat=2):
         gradient = 0.5 * (reward[i] - reward[j]) * (scores[i] - scores[j])
         total += p[i] * p[j] * np.sum((gradient + np.asarray(result.gradient).ravel()) ** 2)
     assert_close(result.variance, total)
@@ -359,13 +361,14 @@ def test_samples_of_another_policy_are_weighed_by_it():
     old = log_probs(7)
 
     def estimator(group):
-        rho = jnp.exp(jnp.sum(group.log_probs - group.old_log_probs, axis=1))
+        rho = jnp.exp(sequence_sum(group.log_probs - group.old_log_probs, group))
         return -jnp.mean(rho * group.rewards)
 
-    run = lambda x: tabular.expected_value_and_grad(estimator, x, rewards(), LANGUAGE, old_log_probs=old)
+    reward = rewards(STOPPED)
+    run = lambda x: tabular.expected_value_and_grad(estimator, x, reward, STOPPED, old_log_probs=old)
     value, gradient = compiled(run)(logits(0))
-    assert_close(-value, exact(LANGUAGE)["expected reward"])
-    assert_close(-gradient, exact(LANGUAGE)["gradient of the reward"])
+    assert_close(-value, exact(STOPPED)["expected reward"])
+    assert_close(-gradient, exact(STOPPED)["gradient of the reward"])
 
 
 def test_wrong_arguments_are_named():

@@ -10,6 +10,7 @@ import pytest
 
 from proxlm import lm, policy
 from proxlm.policy import ppo, recipes
+from tests.arrays import numpy_normal as normal
 from tests.policy.table_actor import assert_close, assert_equal, compilations, compiled
 
 CONFIG = lm.ModelConfig(7, num_layers=1, width=8, num_heads=2, value_head=True, init_scale=0.5)
@@ -17,7 +18,7 @@ SAMPLING = lm.SamplingConfig(temperature=0.9, stop_token=1, min_new_tokens=1, lo
 SGD, KEY, NAN = optax.sgd(0.1), jax.random.key(4), np.nan
 SETTINGS = recipes.make("ppo", num_epochs=1, num_minibatches=2, group_size=2, gae_lambda=0.9)
 SETTINGS = SETTINGS.replace(kl_placement="loss", kl_estimator="k3")
-TOKENS = jnp.array([[2, 3], [4, 0], [5, 6], [3, 3]])
+TOKENS = np.array([[2, 3], [4, 0], [5, 6], [3, 3]])
 PROMPTS = lm.Prompts(TOKENS, TOKENS > 0)
 
 
@@ -129,13 +130,14 @@ def step(params, tokens, cache):
 
 
 def test_any_model_has_turns_with_and_without_a_cache_and_is_given_no_holes():
-    params = {"in": 0.7 * jax.random.normal(KEY, (7, 5))}
+    params = {"in": 0.7 * normal(4, (7, 5))}
     make = functools.partial(policy.actor_from_logits, num_tokens=3, sampling=SAMPLING)
     cache, turns = {"init_cache": init_cache, "step": step}, lm.Turns(pure, 2, num_turns=3)
     host = lm.Turns(python, 2, num_turns=3, on_host=True)
     plain, cached = make(foreign, turns=turns), make(foreign, turns=host, **cache)
-    many = lm.Prompts(jnp.tile(TOKENS, (6, 1)), jnp.tile(TOKENS > 0, (6, 1)))
+    many = lm.Prompts(np.tile(TOKENS, (6, 1)), np.tile(TOKENS > 0, (6, 1)))
     one, other = compiled(plain.sample)(KEY, params, many), cached.sample(KEY, params, many)
+    one, other = jax.tree.map(np.asarray, (one, other))
     assert_equal(one._replace(log_probs=0), other._replace(log_probs=0))
     assert_close(one.log_probs, other.log_probs, atol=1e-5)
     mask = np.asarray(one.response_mask)
@@ -147,7 +149,7 @@ def test_any_model_has_turns_with_and_without_a_cache_and_is_given_no_holes():
     row = int(np.flatnonzero(mask[:, 10])[0])
     real = np.asarray(one.mask)[row]
     said = np.asarray(one.tokens)[row][real][None]
-    values = np.asarray(foreign(params, said, np.ones(said.shape, bool))[1])[0]
+    values = np.asarray(compiled(foreign)(params, said, np.ones(said.shape, bool))[1])[0]
     before = (np.cumsum(real) - 2)[2:][mask[row]]
     np.testing.assert_allclose(scores.values[row][mask[row]], values[before], atol=1e-5)
     np.testing.assert_allclose(after[row], values[-1], atol=1e-5)

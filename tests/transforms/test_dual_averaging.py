@@ -65,7 +65,7 @@ def program(name):
 
 
 def path_of(name, start, gradients, rates=0.1, strength=STRENGTH):
-    """The path of up to 40 params over up to 30 gradients: one program for each link, its results in NumPy."""
+    """The path of up to 40 params over up to 30 gradients, in NumPy: a link has one program."""
     steps, size = gradients.shape
     table = np.broadcast_to(np.float32(rates), steps)
     table = np.pad(table, (0, 30 - steps))
