@@ -306,9 +306,7 @@ def test_two_tokens_follow_their_joint_law(settings):
     """That of all 36 continuations, multiplied out of full forward passes."""
     params, settings = rough(SMALL), lm.SamplingConfig(**settings)
     pairs = np.array(list(itertools.product(range(6), repeat=2)))
-    laws = jax.jit(
-        lambda tokens: distribution.log_probs(lm.apply(params, tokens, SMALL)[:, :2], settings)
-    )
+    laws = jax.jit(lambda tokens: distribution.log_probs(lm.apply(params, tokens, SMALL)[:, :2], settings))
     laws = np.exp(laws(np.insert(pairs, 0, 2, axis=1)))  # [36, 2, V]
     law = np.prod(np.take_along_axis(laws, pairs[:, :, None], axis=2), axis=(1, 2))
     np.testing.assert_allclose(law.sum(), 1.0, rtol=1e-5)

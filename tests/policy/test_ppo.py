@@ -279,12 +279,7 @@ def test_the_score_sits_on_the_last_token_of_a_response():
 
 
 # Advantages that are the rewards to go and nothing else.
-BARE = {
-    "kl_coef": 0.3,
-    "whitening": None,
-    "value": None,
-    "advantage": partial(batch.reward_to_go_advantages),
-}
+BARE = {"kl_coef": 0.3, "whitening": None, "value": None, "advantage": partial(batch.reward_to_go_advantages)}
 
 
 @functools.cache

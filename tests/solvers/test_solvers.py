@@ -142,7 +142,6 @@ def test_without_a_kink_the_sign_may_change_and_what_no_gradient_moves_stays():
     # The sum of the logits is not identified: all gradients are orthogonal to it.
     shares, start = np.float32([0.1, 0.6, 0.3]), np.float32([2.0, -1.5, -0.5])
 
-
     def fun(x):
         loss = jax.nn.logsumexp(x["free"]) - shares @ x["free"]
         return loss + 0.5 * jnp.sum(jnp.square(x["held"] - 1)), {"count": jnp.int32(7)}

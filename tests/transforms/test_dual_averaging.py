@@ -347,8 +347,7 @@ def test_the_lasso_solution_is_a_fixed_point(lasso):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(x, marks=[] if x == "dual_averaging_adam" else pytest.mark.slow) for x in LINKS],
+    "name", [pytest.param(x, marks=[] if x == "dual_averaging_adam" else pytest.mark.slow) for x in LINKS]
 )
 def test_eager_is_the_scan(name):
     params, gradients = normal(0, (6,)), normal(1, (4, 6))
