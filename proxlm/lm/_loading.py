@@ -88,8 +88,9 @@ def load(
     Reads a folder as transformers saves it (config.json, model.safetensors or its shards, tokenizer.json),
     or a GGUF file, quantised or not. Architectures: Llama 1 to 3, Mistral, Qwen 2 and 3, SmolLM 2 and 3,
     Gemma 1 to 3 (text), Phi-3, OLMo 2, GPT-2, GPT-NeoX; in GGUF Llama, Qwen 2 and 3, Gemma 1 to 3.
-    Whatever is not known is refused by the name of its field. Weights are read one at a time, cast and
-    placed, so that memory holds little more than the result.
+    Whatever is not known is refused by the name of its field. Weights are read one at a time, cast
+    and placed, each device's part by itself, so that memory holds little more than the result and no
+    device or process more than its parts.
 
     Needs `pip install proxlm[models]`.
 

@@ -7,8 +7,9 @@ in the GGUF file of a Llama (2i, 2i + 1). What is read is reordered once, and th
 order only.
 """
 
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.lm import _architectures, _config_fields, _parameters
+from proxlm.lm import _architectures, _config_fields, _filling, _parameters
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._layouts import Layout
 
@@ -24,7 +25,6 @@ __all__ = ["from_tensors", "to_tensors"]
 
 Sharding = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
 DTYPES = ("float32", "bfloat16", "float16")
-ALIGNMENT = 64  # of memory that JAX takes over as it lies there
 
 
 class _Slot(NamedTuple):
@@ -124,17 +124,18 @@ def read(
     shapes = _parameters.shapes(config)
     # The largest first: then what one takes beside its result is less than what is still to come.
     for path in sorted(shapes, key=lambda path: -math.prod(shapes[path])):
-        leaf = _empty(shapes[path], jnp.dtype(dtype))
-        for slot in wanted:
-            if slot.path == path:
-                leaf[slot.index] = slot.read(tensors[slot.name])
         place = params
         *parents, part = path.split("/")
         for name in parents:
             place = place.setdefault(name, {})
-        place[part] = jax.device_put(leaf, sharding(path, shapes[path]) if sharding else None)
+        where = sharding(path, shapes[path]) if sharding else None
+        pieces = (
+            (_filling.bounds(slot.index, shapes[path]), functools.partial(slot.read, tensors[slot.name]))
+            for slot in wanted
+            if slot.path == path
+        )
+        place[part] = _filling.filled(pieces, shapes[path], jnp.dtype(dtype), where)
         jax.block_until_ready(place[part])
-        del leaf
     return params
 
 
@@ -199,14 +200,6 @@ def _layout(names: str | None, config: ModelConfig) -> Layout:
     known |= {f"gguf:{name}": layout for name, (_, layout) in _architectures.GGUF.items()}
     _validation.one_of(tuple(known), "pretrained", names=names)
     return known[names]
-
-
-def _empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """Memory that JAX can take over without a copy."""
-    size = math.prod(shape) * dtype.itemsize
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def _in_use(tensors: Mapping[str, Any], config: ModelConfig, layout: Layout) -> Mapping[str, Any]:

@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +111,49 @@ def test_parameters_are_placed_where_the_caller_says(folder, model):
         jax.tree.leaves(model.params)
     )
     assert all(x.sharding == device for x in jax.tree.leaves(again.params))
+
+
+ON_FOUR_DEVICES = """
+import sys, threading, time, jax, numpy as np
+from proxlm import lm, sharding
+mesh = sharding.make_mesh("fsdp=2,model=2")
+place = lambda path, shape: jax.NamedSharding(mesh, sharding.spec(path, shape, mesh))
+lm.load(sys.argv[1] + "/small", sharding=place)
+held = lambda: int(open("/proc/self/status").read().split("RssAnon:")[1].split()[0]) * 1024
+before, peak, done = held(), [0], threading.Event()
+def watch():
+    while not done.wait(0.001):
+        peak[0] = max(peak[0], held())
+thread = threading.Thread(target=watch); thread.start()
+model = lm.load(sys.argv[1] + "/large", sharding=place)
+done.set(); thread.join()
+leaves = jax.tree.leaves(model.params)
+assert all(len(x.sharding.device_set) == 4 for x in leaves)
+down = model.params["blocks"]["mlp"]["down"]["kernel"]
+assert down.sharding == place("blocks/mlp/down/kernel", down.shape)
+assert down.addressable_shards[0].data.size == down.size // 4
+result = sum(shard.data.nbytes for x in leaves for shard in x.addressable_shards)
+for name, x in np.load(sys.argv[1] + "/sums.npz").items():
+    found = leaves[int(name)]
+    assert np.array_equal(np.asarray(found), x), name
+print((peak[0] - before) / result)
+"""
+
+
+@pytest.mark.slow
+def test_shards_are_filled_by_themselves(model, tmp_path):
+    config = dataclasses.replace(CONFIG, num_layers=6, width=512, hidden_width=1536)
+    large = model._replace(params=arrays.rough(config, scale=0.3), config=config)
+    lm.save(tmp_path / "small", model)
+    lm.save(tmp_path / "large", large)
+    leaves = {str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(large.params))}
+    np.savez(tmp_path / "sums.npz", **leaves)
+    del large
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", ON_FOUR_DEVICES, str(tmp_path)]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert float(answer.stdout) < 1.3
 
 
 def test_a_chat_is_the_tokens_of_its_template(folder):
