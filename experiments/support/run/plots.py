@@ -120,5 +120,6 @@ def save(
         figure.text(0.5, 0.5, "SMOKE", ha="center", va="center", **mark)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "proxlm"}):
         figure.savefig(f"{path}.svg", metadata={"Date": None})
+    figure.set_layout_engine(None)  # the places are found: the next file has the same
     figure.savefig(f"{path}.png", dpi=150)
     return pathlib.Path(f"{path}.png")
