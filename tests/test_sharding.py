@@ -58,7 +58,7 @@ def test_a_path_gives_its_spec(path, shape, axes):
     ],
 )
 def test_four_devices_share_the_work(amount):
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     done = subprocess.run(
         [sys.executable, "-m", "tests.sharded_programs", amount],
         cwd=pathlib.Path(__file__).parents[1],
