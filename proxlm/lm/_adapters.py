@@ -9,8 +9,9 @@ map, took 0.56 CPU s and 249 MB; 0.87 s and 278 MB with A·B added to the kernel
 work beside it).
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -130,6 +131,30 @@ def linear_parts(x: jax.Array, part: Params, names: Sequence[str], sizes: Sequen
         _adapted(x, *given) for given in zip(results, kernels, map(part[LORA].get, names), strict=True)
     )
     return [_with_bias(y, b) for y, b in zip(adapted, biases, strict=True)]
+
+
+def for_decoding(params: Params, config: ModelConfig) -> Params:
+    """The params `by_heads`, with kernels in the compute dtype, to which each token would cast them.
+
+    >>> params = {"head": {"kernel": jnp.ones((2, 2))}, "norm": {"scale": jnp.ones(2)}}
+    >>> jax.tree.map(lambda x: x.dtype.name, for_decoding(params, ModelConfig(9, compute_dtype="bfloat16")))
+    {'head': {'kernel': 'bfloat16'}, 'norm': {'scale': 'float32'}}
+    """
+
+    def of(part):
+        if not isinstance(part, Mapping):
+            return part
+        # DoRA takes the norms of the kernel as it is
+        has_norms = any("magnitude" in factors for factors in part.get(LORA, {}).values())
+        is_cast = lambda name: name == "kernel" and not has_norms
+        return {
+            name: leaf.astype(config.compute_dtype) if is_cast(name) else of(leaf)
+            for name, leaf in part.items()
+        }
+
+    is_part = lambda x: isinstance(x, Mapping)  # the layers may be a list of them, or segments
+    each = functools.partial(jax.tree.map, of, is_leaf=is_part)
+    return by_heads({name: part if name == "value" else each(part) for name, part in params.items()}, config)
 
 
 def by_heads(params: Params, config: ModelConfig) -> Params:

@@ -83,7 +83,7 @@ def beam_search(
     batch, length = prompts.shape
     if prompt_mask is not None:
         prompts, prompt_mask = rows.align(prompts, prompt_mask)
-    params = {**params, "blocks": _cache.blocks_of(_adapters.by_heads(params, config))}
+    params = {**(own := _adapters.for_decoding(params, config)), "blocks": _cache.blocks_of(own)}
     hidden, cache = _cache.prefill(params, prompts, prompt_mask, config)
     many = lambda x: jnp.repeat(x, width, axis=0)
     beams = Beams(

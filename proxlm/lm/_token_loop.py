@@ -27,13 +27,13 @@ class _Loop(NamedTuple):
 
 
 def unstacked(params: Params, config: ModelConfig) -> Params:
-    """The params with a list of layers, unless they are scanned, and `_adapters.by_heads`.
+    """The params as `_adapters.for_decoding` has them, with a list of layers unless they are scanned.
 
     >>> config = ModelConfig(vocab_size=16, num_layers=3)
     >>> len(unstacked({"blocks": {"w": jnp.zeros((3, 2))}}, config)["blocks"])
     3
     """
-    params = _adapters.by_heads(params, config)
+    params = _adapters.for_decoding(params, config)
     if _cache.is_scanned(params, config):
         return params
     # here and not in the loop, which would copy every layer at every token

@@ -126,6 +126,7 @@ def make_host_step(
     config: PPOConfig,
     auxiliary: protocols.Auxiliary | None = None,
     finish: Callable[[Any], Any] | None = None,
+    donate: bool = False,
 ) -> Step:
     """An iteration whose prompts and reward are ordinary Python: a loader, a scorer of strings.
 
@@ -139,6 +140,7 @@ def make_host_step(
         begun again at its end.
       finish: (samples of NumPy arrays) -> samples, before the reward and what is learnt from, such as
         a `partial` of `actors.stop_at`; or None.
+      donate: give the memory of the state to the new one; the old one cannot be read any more.
 
     Returns:
       `step(state, key) -> (state, Metrics)`; not itself jittable. The same keys give the same
@@ -156,7 +158,8 @@ def make_host_step(
         ...
     ValueError: reward must be one number per response, of shape (8,), or per token, of shape (8, 4), got ...
     """
-    sample, judge, learn, redraw = host_parts(actor, reward, prompts, optimizer, config, auxiliary, finish)
+    parts = host_parts(actor, reward, prompts, optimizer, config, auxiliary, finish, donate)
+    sample, judge, learn, redraw = parts
 
     def step(state, key):
         drawn = redraw(state, key, judge(*sample(state, key)))

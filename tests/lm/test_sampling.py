@@ -366,3 +366,22 @@ def test_what_cannot_be_sampled_is_refused(options, message):
     arguments = {"prompts": PROMPTS, "config": CONFIG, "num_tokens": NUM_TOKENS} | options
     with pytest.raises(ValueError, match=message):
         lm.sample(**{"key": jax.random.key(0), "params": PARAMS} | arguments)
+
+
+def test_weights_are_cast_once_before_the_loop_over_tokens():
+    config = dataclasses.replace(CONFIG, num_layers=3, width=32, compute_dtype="bfloat16", unroll=1)
+    params = jax.eval_shape(lambda: lm.init(jax.random.key(0), config))
+    sample = lambda params: lm.sample(jax.random.key(1), params, PROMPTS[:1], config, 4)
+
+    def casts(jaxpr, in_loop):
+        for equation in jaxpr.eqns:
+            inside = in_loop or equation.primitive.name in ("while", "scan")
+            if in_loop and equation.primitive.name == "convert_element_type":
+                yield equation.invars[0].aval.size, equation.outvars[0].aval.dtype.name
+            for value in jax.tree.leaves(list(equation.params.values())):
+                if hasattr(inner := getattr(value, "jaxpr", value), "eqns"):
+                    yield from casts(inner, inside)
+
+    found = set(casts(jax.make_jaxpr(sample)(params).jaxpr, False))
+    assert (config.width, "bfloat16") in found  # norms, in the loop
+    assert max(size for size, dtype in found if dtype == "bfloat16") < config.width**2

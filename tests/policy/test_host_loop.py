@@ -32,7 +32,8 @@ def test_the_loop_is_the_step_by_keys_of_its_own_and_goes_on_where_it_was():
         expected, metrics = step(expected, jax.random.fold_in(KEY, i))
         assert_equal(turns[i].metrics, metrics)
     assert_equal(turns[-1].state, expected)
-    (last,) = run(turns[1].state, KEY, 1, reward=score, config=CONFIG)
+    (last,) = run(turns[1].state, KEY, 1, reward=score, config=CONFIG, donate=True)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(turns[1].state.params))
     assert last.index == 2
     assert_equal(last.state, expected)
     rows = last.table(lambda ids: " ".join(map(str, ids)), num_rows=2)

@@ -66,6 +66,7 @@ def iterate(
     auxiliary: protocols.Auxiliary | None = None,
     finish: Callable[[Any], Any] | None = None,
     overlap: bool = False,
+    donate: bool = False,
 ) -> Iterator[Iteration]:
     """Iterations of `make_host_step`, one at a time: evaluation and early stop are the loop's body.
 
@@ -77,6 +78,7 @@ def iterate(
       overlap: sample the next batch while the reward of this one is computed. It is then by the policy
         of one update before, which `config.correction` corrects; order and keys stay. What `max_draws`
         draws again is by the policy of now.
+      donate: give the memory of a state to the next one, so that only the newest can be read.
 
     Raises:
       ValueError: if an argument is invalid, or as `make_host_step`.
@@ -98,7 +100,7 @@ def iterate(
     if overlap and config.correction is None:
         remedy = "The batch is of an older policy: give partial(importance_weights.truncated, high=2.0)."
         raise _validation.invalid("config.correction", None, "weights with overlap", remedy, "ppo.iterate")
-    parts = host_parts(actor, reward, prompts, optimizer, config, auxiliary, finish)
+    parts = host_parts(actor, reward, prompts, optimizer, config, auxiliary, finish, donate)
     return _iterate(state, key, num_iterations, parts, overlap)
 
 
@@ -122,7 +124,14 @@ def _iterate(state, key, num_iterations, parts, overlap):
 
 
 def host_parts(
-    actor: Any, reward: Any, prompts: Any, optimizer: Any, config: PPOConfig, auxiliary: Any, finish: Any
+    actor: Any,
+    reward: Any,
+    prompts: Any,
+    optimizer: Any,
+    config: PPOConfig,
+    auxiliary: Any,
+    finish: Any,
+    donate: bool = False,
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     """Sampling, judging, learning and drawing again of an iteration in Python, all but judging jitted."""
     reward = checks.reward_function("ppo.make_host_step", reward, config)
@@ -130,7 +139,7 @@ def host_parts(
         _validation.a_function("ppo.make_host_step", finish=finish)
     collect, learn = make_collect_and_learn(actor, optimizer, config, auxiliary)
     collect = collect if checks.calls_python(actor) else jax.jit(collect)
-    learn, draw = jax.jit(learn), prompts_lib.source(prompts)
+    learn, draw = jax.jit(learn, donate_argnums=0 if donate else ()), prompts_lib.source(prompts)
 
     def sample(state, key):
         key_prompts, key_sample, _ = jax.random.split(key, 3)
@@ -140,11 +149,7 @@ def host_parts(
 
     def judge(samples, asked):
         tokens, host = samples.tokens, sharding.own_rows(samples)
-        about = jax.device_get(prompts_lib.for_reward(asked, config))
-        if len(host.tokens) < len(tokens):  # the others are those of other processes
-            rows = sharding.own_numbers(tokens)
-            of_list = lambda x: [x[i] for i in rows] if isinstance(x, list) else x[rows]
-            about = jax.tree.map(of_list, about, is_leaf=lambda x: isinstance(x, list))
+        about = _of_own_rows(jax.device_get(prompts_lib.for_reward(asked, config)), host, tokens)
         if finish is not None:
             host = finish(host)
             samples = sharding.of_rows(host, tokens)
@@ -162,3 +167,12 @@ def host_parts(
         return drawn
 
     return sample, judge, learn, redraw
+
+
+def _of_own_rows(about, host, tokens):
+    """Words of prompts, those of the rows alone that this process holds."""
+    if len(host.tokens) == len(tokens):
+        return about
+    rows = sharding.own_numbers(tokens)
+    of_list = lambda x: [x[i] for i in rows] if isinstance(x, list) else x[rows]
+    return jax.tree.map(of_list, about, is_leaf=lambda x: isinstance(x, list))
