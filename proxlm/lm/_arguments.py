@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation
-from proxlm.lm import _config
 from proxlm.lm._config import ModelConfig
 
 
@@ -30,7 +29,7 @@ def token_ids(
     if tokens.ndim != 2 or 0 in tokens.shape:
         remedy = f"One sequence is {name}[None]." if tokens.ndim == 1 else "Leave empty batches out."
         raise _validation.invalid(f"{name}.shape", tokens.shape, "[B, T] with B, T ≥ 1", remedy)
-    _config.check_length(tokens.shape[1], config)
+    _check_length(tokens.shape[1], config)
     if mask is not None:
         mask = _mask(mask, tokens, name)
     _check_range(tokens, mask, config.vocab_size, name)
@@ -61,7 +60,7 @@ def num_tokens(number: Any, length: int, config: ModelConfig) -> None:
     if number is None:
         raise _validation.invalid("num_tokens", None, "an integer ≥ 1")
     _validation.integer(1, num_tokens=number)
-    _config.check_length(length + number, config)
+    _check_length(length + number, config)
 
 
 def rows_have_tokens(mask: Any, name: str) -> None:
@@ -108,3 +107,12 @@ def _check_range(tokens, mask, vocab_size, name):
         remedy = "Mark what is no token by a mask." if (ids[outside] < 0).any() else ""
         expected = f"ids from 0 to {vocab_size - 1}, the vocabulary of the config"
         raise _validation.invalid(name, int(ids[outside][0]), expected, remedy)
+
+
+def _check_length(length, config):
+    """Raises ValueError when a row of `length` tokens does not fit the context."""
+    if length > config.max_length:
+        raise ValueError(
+            f"{length} tokens do not fit the context of max_length={config.max_length}: "
+            "cut the prompt, sample fewer tokens, or use a config with a longer context"
+        )

@@ -25,7 +25,8 @@ def run(block: Params, x: jax.Array, view: View, config: ModelConfig, shape: tup
     """
     block = sharding.whole(block)
     heads = project(block, x, config, shape, view.turn)
-    return sharding.rows(finish(block, x, *heads, view.visible, config))
+    attend = _layers.attend_by_cudnn if config.attention == "cudnn" else _layers.attend
+    return sharding.rows(finish(block, x, *heads, view.visible, config, attend))
 
 
 def project(

@@ -25,6 +25,7 @@ CHOICES = {
     "qk_norm": (None, "head", "whole"),
     "activation": ("silu", "gelu", "gelu_tanh"),
     "matmul_precision": (None, "default", "high", "highest", "bfloat16", "tensorfloat32", "float32"),
+    "attention": ("einsum", "cudnn"),
     "compute_dtype": ("float32", "bfloat16", "float16", "float64"),
 }
 
@@ -102,6 +103,7 @@ class ModelConfig:
     value_head: bool = False
     init_scale: float = 0.02
     compute_dtype: str = "float32"
+    attention: str = "einsum"  # or "cudnn" on GPUs, whose kernel keeps no scores, wherever nothing is cached
     matmul_precision: str | None = "highest"  # None: as jax.default_matmul_precision says
     remat: bool | str = False  # recompute layers in the backward pass; or what to keep, one of REMAT
     unroll: int | None = None  # layers in one step of the layer loop; None: all of up to 8, else 1
@@ -146,8 +148,7 @@ def _check_numbers(config):
     for name, choices in CHOICES.items():
         _validation.one_of(choices, **check(**pick(name)))
     _validation.one_of((False, True, *REMAT), **check(**pick("remat")))
-    for name in FLAGS:
-        _validation.one_of((False, True), **check(**pick(name)))
+    _validation.one_of((False, True), **check(**pick(*FLAGS)))
     for name in ("rope_layers", "window_layers"):
         flags = fields[name]
         if flags is not None and (len(flags) != config.num_layers or set(flags) - {False, True}):
@@ -182,6 +183,10 @@ def _check_fit(config):
             if getattr(config, name) != default:
                 remedy = 'Learned positions do not rotate: use positions="rope".'
                 raise invalid(name, getattr(config, name), f"{default} with learned positions", remedy)
+    half = config.compute_dtype in ("bfloat16", "float16")
+    if config.attention == "cudnn" and (not half or config.attention_cap or config.head_width % 8):
+        expected = "'einsum' but for 16-bit floats, heads of a multiple of 8 and no attention_cap"
+        raise invalid("attention", config.attention, expected)
     if config.parallel and config.norm_place != "before":
         raise invalid("norm_place", config.norm_place, "'before' in a parallel model")
 
@@ -236,15 +241,3 @@ def products(config: ModelConfig) -> contextlib.AbstractContextManager:
     if config.matmul_precision is None:
         return contextlib.nullcontext()
     return jax.default_matmul_precision(config.matmul_precision)
-
-
-def check_length(length: int, config: ModelConfig) -> None:
-    """Raises ValueError when a row of `length` tokens does not fit the context.
-
-    >>> check_length(256, ModelConfig(vocab_size=16, max_length=256))
-    """
-    if length > config.max_length:
-        raise ValueError(
-            f"{length} tokens do not fit the context of max_length={config.max_length}: "
-            "cut the prompt, sample fewer tokens, or use a config with a longer context"
-        )

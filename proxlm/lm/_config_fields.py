@@ -14,7 +14,7 @@ INTEGERS = {*_config.SIZES, *_config.DERIVED_SIZES, "window"}
 FLAGS = {*_config.FLAGS}
 NULLABLE = ("num_kv_heads", "window", "attention_cap", "logit_cap")
 # Fields of ModelConfig that say how it is computed, not what.
-COMPUTATION = ("init_scale", "compute_dtype", "matmul_precision", "remat", "unroll")
+COMPUTATION = ("init_scale", "compute_dtype", "attention", "matmul_precision", "remat", "unroll")
 
 
 def from_fields(fields: Mapping[str, Any], num_tensors: int) -> ModelConfig:

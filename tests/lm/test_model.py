@@ -456,3 +456,17 @@ def test_a_head_that_is_not_there_is_refused():
 def test_parameters_have_types_that_a_training_step_does_not_change():
     params = jax.eval_shape(functools.partial(lm.init, config=lm.ModelConfig(8, width=8)), jax.random.key(0))
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(params))
+
+
+def test_attention_is_cudnn_on_gpus_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    shape = {"vocab_size": 8, "num_layers": 1, "width": 16, "num_heads": 2, "compute_dtype": "bfloat16"}
+    config = lm.ModelConfig(**shape, attention="cudnn")
+    params = jax.eval_shape(lambda: lm.init(jax.random.key(0), config))
+    loss = lambda params: lm.apply(params, jnp.zeros((2, 6), int), config).sum()
+    text = jax.jit(jax.grad(loss)).trace(params).lower(lowering_platforms=("cuda",)).as_text()
+    assert "__cudnn$fmhaScaleBiasSoftmax(" in text
+    assert "__cudnn$fmhaScaleBiasSoftmaxBackward(" in text
+    with pytest.raises(ValueError, match="attention must be 'einsum' but for 16-bit floats"):
+        lm.ModelConfig(**shape | {"compute_dtype": "float32"}, attention="cudnn")
