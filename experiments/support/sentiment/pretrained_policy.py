@@ -23,7 +23,7 @@ from proxlm.policy import ppo
 LAST = 8  # layers that are trained
 GROUP = 8  # responses to each prompt
 PROMPTS = 4096  # reviews that open them
-JUDGED = 256  # held-out openings, at most
+JUDGED = 128  # held-out openings, at most
 
 
 class Language(NamedTuple):
@@ -110,7 +110,11 @@ def learn(run, name: str, seed: int, language: Language, prompts: np.ndarray, co
         return state, [metrics._asdict() | {"changed": changed}]
 
     start = jax.jit(lambda params: ppo.init(params, optimizer, settings))({"policy": language.trained})
-    options = {"key": jax.random.key(seed), "every": 20, "shown": ("reward", "kl", "entropy", "changed")}
+    options = {
+        "key": jax.random.key(seed),
+        "every": 20,
+        "shown": ("reward", "entropy", "grad_norm", "changed"),
+    }
     state = supervised.run_resumable(run, name, iterate, start, config.iterations, 1, **options)
     return state.params["policy"]
 
