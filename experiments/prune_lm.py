@@ -38,12 +38,12 @@ class Config(configs.Base):
     model: str = configs.field(pretrained.SMOLLM2, smoke=pretrained.UNTRAINED)
     neurons: tuple[float, ...] = (0.2, 0.4)  # shares of the MLP neurons to remove
     heads: tuple[int, ...] = (0, 1)  # query heads to remove of each key-value head, beside them
-    methods: tuple[str, ...] = METHODS  # group lasso, group MCP, activation, magnitude
-    ridge: float = 0.01  # of the refit, a share of the activations' squares
-    steps: int = configs.field(30, smoke=3)  # of the proximal gradient method
+    methods: tuple[str, ...] = ("group lasso", "activation", "magnitude")  # or group MCP
+    ridge: float = 1.0  # of penalties and refits, in units of the activations' squares
+    steps: int = configs.field(15, smoke=3)  # of the proximal gradient method
     window: int = configs.field(128, smoke=16)  # tokens of a text
     texts: int = configs.field(32, smoke=4)  # windows to prune by
-    judged: int = configs.field(32, smoke=4)  # windows held out
+    judged: int = configs.field(16, smoke=4)  # windows held out
     seeds: int = configs.field(3, smoke=1)  # draws of the windows to prune by
     seed: int = 0  # the first
     tokens: int = configs.field(32, smoke=4)  # of the decoding that is timed
@@ -152,7 +152,7 @@ def prune(grams, kernels, sizes, shape, count, method, steps, ridge):
     def of_layer(layer):
         gram, kernel, size = layer
         if method in PENALTIES:
-            scores = layers.by_penalty(gram, kernel, count, steps, PENALTIES[method])
+            scores = layers.by_penalty(gram, kernel, count, steps, PENALTIES[method], ridge)
         else:
             scores = layers.by_activation(gram, kernel) if method == "activation" else size
         new = layers.refit(gram, kernel, layers.largest(scores, count), ridge)

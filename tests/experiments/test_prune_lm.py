@@ -49,7 +49,7 @@ def test_scores_by_activation_are_the_sizes_of_what_a_unit_adds_if_rows_do_not_c
 def test_a_penalty_on_rows_that_do_not_correlate_keeps_the_largest_of_each_pool(name):
     sizes = np.array([3.0, 1.0, 2.0, 0.5, 0.1, 4.0], np.float32)
     gram, kernel = jnp.diag(sizes**2), jnp.ones((2, 3, 1, 2))
-    scores = layers.by_penalty(gram, kernel, 1, 4, prune_lm.PENALTIES[name])
+    scores = layers.by_penalty(gram, kernel, 1, 4, prune_lm.PENALTIES[name], 0.0)
     np.testing.assert_array_equal(layers.largest(scores, 1), sizes.reshape(2, 3) > 2.5)
 
 
@@ -58,7 +58,7 @@ def test_a_penalty_sees_that_one_unit_can_stand_for_two():
     values = np.array([[1, 1, 0], [0, 0, 1]], np.float32)
     gram, kernel = jnp.asarray(values.T @ values), jnp.array([2.0, 1.95, 1.9]).reshape(1, 3, 1, 1)
     assert layers.largest(layers.by_activation(gram, kernel), 2).tolist() == [[True, True, False]]
-    scores = layers.by_penalty(gram, kernel, 2, 40, prune_lm.PENALTIES["group MCP"])
+    scores = layers.by_penalty(gram, kernel, 2, 40, prune_lm.PENALTIES["group MCP"], 0.0)
     assert layers.largest(scores, 2).tolist() == [[True, False, True]]
 
 

@@ -48,7 +48,7 @@ def test_what_is_not_given_follows_from_the_model():
         getattr(sentiment.filled(sentiment.Config(**given)), name) for name in sentiment.SMALL
     ]
     assert numbers() == [1200, 3000, 110, 64, 6e-4, 0.014, 0.03]
-    assert numbers(model="smollm2", anchor=0.5) == [200, 1000, 24, 32, 1e-3, 0.0, 0.5]
+    assert numbers(model="smollm2", anchor=0.5) == [200, 1000, 16, 32, 2e-3, 0.0, 0.5]
 
 
 def test_texts_are_judged_in_the_tokens_of_the_reward_model(tokenizer, monkeypatch):

@@ -25,15 +25,21 @@ def by_activation(gram: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def by_penalty(
-    gram: jax.Array, kernel: jax.Array, count: int, steps: int, make: Callable[..., penalties.Penalty]
+    gram: jax.Array,
+    kernel: jax.Array,
+    count: int,
+    steps: int,
+    make: Callable[..., penalties.Penalty],
+    ridge: jax.typing.ArrayLike,
 ) -> jax.Array:
     """Scores from the proximal gradient method on ½ tr (W - W₀)ᵀ A (W - W₀) + g(W), with momentum.
 
-    W are the rows in units of the activations' size, A the gram in the same units, and g = make(strength)
-    of the norms of units. Strengths are set at every step such that `count` units of each pool survive it.
+    W are the rows in units of the activations' size, A the gram in the same units with the ridge of `refit`,
+    and g = make(strength) of the norms of units. With an ever larger ridge the scores become those of
+    `by_activation`. Strengths are set at every step such that `count` units of each pool survive it.
     """
     size = jnp.sqrt(jnp.diag(gram) + 1e-6 * jnp.mean(jnp.diag(gram)))
-    gram = gram / jnp.outer(size, size)
+    gram = gram / jnp.outer(size, size) + ridge * jnp.eye(len(gram))
     shape, flat = kernel.shape, (gram.shape[0], -1)
     start = kernel.reshape(flat) * size[:, None]
     step_size = 1.0 / _largest_eigenvalue(gram)
@@ -53,7 +59,7 @@ def by_penalty(
     return sizes[-1]
 
 
-def refit(gram: jax.Array, kernel: jax.Array, keep: jax.Array, ridge: float) -> jax.Array:
+def refit(gram: jax.Array, kernel: jax.Array, keep: jax.Array, ridge: jax.typing.ArrayLike) -> jax.Array:
     """The kernel of the kept units whose results are nearest to those of all, by least squares.
 
     The ridge holds it near where it was: a share of the gram's diagonal.
