@@ -48,13 +48,13 @@ def test_what_is_not_given_follows_from_the_model():
         getattr(sentiment.filled(sentiment.Config(**given)), name) for name in sentiment.SMALL
     ]
     assert numbers() == [1200, 3000, 110, 64, 6e-4, 0.014, 0.03]
-    assert numbers(model="smollm2", anchor=0.5) == [200, 1000, 16, 32, 2e-3, 0.0, 0.5]
+    assert numbers(model="smollm2", anchor=0.5) == [200, 1000, 12, 32, 1e-3, 0.0, 0.5]
 
 
 def test_texts_are_judged_in_the_tokens_of_the_reward_model(tokenizer, monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        reward_model, "judge", lambda params, texts, config, batch: seen.update(texts) or np.zeros(2)
+        reward_model, "judge", lambda params, texts, config: seen.update(texts) or np.zeros(2)
     )
     end, (good, bad) = tokenization.END, (tokenizer.encode(word).ids for word in ("good", "bad"))
     judge = lambda length: pretrained_policy.judge(
@@ -133,6 +133,15 @@ def responses_of(tokenizer):
     )
     reference = np.where(mask, np.float32([[-1.5], [-3.0]]), np.nan)
     return samples, np.float32([0.9, 0.4]), reference
+
+
+def test_each_token_is_rewarded_for_its_change_of_the_text_before_it(tokenizer):
+    model = lm.Pretrained({}, LANGUAGE, tokenizer, (tokenization.END,))
+    count = lambda texts, ended: np.array([len(text) for text in texts]) + 100 * ended
+    language = pretrained_policy.Language(model, None, None, None, count)
+    gains, positive = pretrained_policy.rewards(language, responses_of(tokenizer)[0])
+    assert gains.tolist() == [20 * [1], [1, 1, 1, 1, 100, *(15 * [0])]]
+    assert positive.tolist() == [21, 105]
 
 
 def test_responses_are_judged_by_the_numbers_one_gets_by_hand(tokenizer):

@@ -21,7 +21,7 @@ from proxlm import lm
 from proxlm.policy import ppo
 
 LAST = 8  # layers that are trained
-GROUP = 8  # responses to each prompt
+GAE_LAMBDA = 0.95  # of advantages, as discount of rewards to go
 PROMPTS = 4096  # reviews that open them
 JUDGED = 128  # held-out openings, at most
 
@@ -68,7 +68,7 @@ def load(run, config, reviews, rewarder, optimizer, settings: ppo.PPOConfig) -> 
     trained, frozen = choice(config, model).split(jax.random.key(config.seed), model.params)
     sampling = lm.SamplingConfig(stop_token=model.stops)
     parts = learning.make_parts(model.config, sampling, config.response, optimizer, settings)
-    positive = functools.partial(judge, reviews.tokenizer, *rewarder, 2 * config.window)
+    positive = functools.partial(judge, reviews.tokenizer, *rewarder, length + config.response)
     return Language(model, trained, frozen, parts, positive)
 
 
@@ -85,7 +85,24 @@ def judge(tokenizer, rm_params, rm_model, length: int, texts: Sequence[str], end
     for i, row in enumerate(rows):
         tokens[i, : len(row)], mask[i, : len(row)] = row[:length], 1
     pieces = {"tokens": tokens, "mask": mask.astype(bool), "label": ended}
-    return np.asarray(jax.nn.sigmoid(reward_model.judge(rm_params, pieces, rm_model, batch=len(rows))))
+    return np.asarray(jax.nn.sigmoid(reward_model.judge(rm_params, pieces, rm_model)))
+
+
+def rewards(language: Language, samples: lm.Samples) -> tuple[np.ndarray, np.ndarray]:
+    """Changes of P(positive) by each token, `[B, R]`, and P(positive) of the whole texts, `[B]`.
+
+    The reward model knows the value of every prefix, so that it is the critic as well: rewards to go with a
+    discount of λ are the advantages of GAE with its values.
+    """
+    host, texts, ended = jax.device_get(samples), [], []
+    tokenizer: Any = language.model.tokenizer
+    start = host.tokens.shape[1] - host.response_mask.shape[1]
+    for row, mask, end in zip(host.tokens, host.mask, host.ended, strict=True):
+        sizes = np.cumsum(mask)[start - 1 :]
+        texts += tokenizer.decode_batch([row[mask][:size].tolist() for size in sizes])
+        ended += (end & (sizes == sizes[-1])).tolist()
+    positive = language.positive(texts, np.array(ended)).reshape(len(host.tokens), -1)
+    return np.where(host.response_mask, np.diff(positive, axis=1), 0.0), positive[:, -1]
 
 
 def openings(language: Language, reviews: Sequence[Any], length: int) -> np.ndarray:
@@ -102,12 +119,12 @@ def learn(run, name: str, seed: int, language: Language, prompts: np.ndarray, co
 
     def iterate(state, key):
         key_rows, key_sample, key_learn = jax.random.split(key, 3)
-        asked = jax.random.choice(key_rows, prompts, (config.batch // GROUP,), replace=False)
+        asked = jax.random.choice(key_rows, prompts, (config.batch,), replace=False)
         samples = parts.collect(frozen, state, key_sample, lm.Prompts(asked))
-        scores = language.positive(whole_texts(language, samples), np.asarray(samples.ended))
-        state, metrics = parts.learn(frozen, state, key_learn, samples, jnp.asarray(scores))
+        gains, positive = rewards(language, samples)
+        state, metrics = parts.learn(frozen, state, key_learn, samples, jnp.asarray(gains))
         changed = lm.delta.count(language.trained, state.params["policy"])
-        return state, [metrics._asdict() | {"changed": changed}]
+        return state, [metrics._asdict() | {"reward": positive.mean(), "changed": changed}]
 
     start = jax.jit(lambda params: ppo.init(params, optimizer, settings))({"policy": language.trained})
     options = {
@@ -117,13 +134,6 @@ def learn(run, name: str, seed: int, language: Language, prompts: np.ndarray, co
     }
     state = supervised.run_resumable(run, name, iterate, start, config.iterations, 1, **options)
     return state.params["policy"]
-
-
-def whole_texts(language: Language, samples: lm.Samples) -> list[str]:
-    """Prompts with their responses."""
-    tokens, mask = jax.device_get((samples.tokens, samples.mask))
-    tokenizer: Any = language.model.tokenizer
-    return tokenization.decode(tokenizer, tokens, mask)
 
 
 def respond(key: jax.Array, trained: Any, *, prompts: np.ndarray, language: Language, batch: int):
@@ -137,7 +147,7 @@ def respond(key: jax.Array, trained: Any, *, prompts: np.ndarray, language: Lang
         if trained is not language.trained:
             params = lm.trainable.join(language.trained, language.frozen)
             reference = _log_probs(params, samples, language.model.config, language.model.stops)
-        positive = language.positive(whole_texts(language, samples), np.asarray(samples.ended))
+        _, positive = rewards(language, samples)
         found.append(jax.device_get((samples, positive, reference)))
     return jax.tree.map(lambda *rows: np.concatenate(rows), *found)
 
