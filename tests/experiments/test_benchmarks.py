@@ -13,6 +13,7 @@ import pytest
 
 from experiments.benchmarks import __main__ as benchmarks
 from experiments.benchmarks import (
+    accelerator,
     chain,
     clock,
     matmul,
@@ -224,6 +225,19 @@ def test_a_chain_goes_on_from_call_to_call_in_strides():
     for times in (2, 4):
         expected = jax.tree.map(lambda p, g: p - times * g, params, gradients)  # noqa: B023
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), call(), expected)
+
+
+def test_decoding_reads_weights_and_half_of_the_cache_for_each_token():
+    model = accelerator.shape_of("tiny", 32)
+    assert accelerator.bytes_read(model, 3, 32) == 16 * 2 * (lm.num_params(model) + 2 * 3 * 32 * 64)
+
+
+@pytest.mark.slow
+def test_an_accelerator_is_measured_by_one_command(capsys):
+    text = accelerator.main(accelerator.Config(tiny=True))
+    assert text in capsys.readouterr().out
+    for word in ("training, cudnn", "decoding, 2 rows", "2 seeds in one vmap"):
+        assert word in text
 
 
 @pytest.mark.slow
