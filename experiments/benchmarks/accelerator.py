@@ -1,4 +1,4 @@
-"""How near an accelerator comes to its maker's numbers: training, decoding, and 32 runs of PPO in one vmap.
+"""Shares of what an accelerator can do: training, decoding, and 32 runs of PPO in one vmap.
 
     python -m experiments.benchmarks.accelerator --chip h200     # minutes
     python -m experiments.benchmarks.accelerator --tiny          # on a CPU, where its shares mean nothing
