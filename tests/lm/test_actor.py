@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from proxlm import lm
-from tests.arrays import normal
+from tests.arrays import normal, rough
 from tests.policy.table_actor import compiled
 
 SIZES = {"num_layers": 1, "width": 8, "num_heads": 2, "hidden_width": 8, "init_scale": 0.6}
@@ -18,6 +18,7 @@ CRITIC = lm.ModelConfig(7, lm_head=False, value_head=True, **SIZES)
 SAMPLING = lm.SamplingConfig(temperature=0.8, top_k=5, top_p=0.95, min_p=0.05, stop_token=3)
 BATCH, LENGTH, NUM_TOKENS = 12, 4, 6
 RAGGED = np.arange(LENGTH)[None] >= (np.arange(BATCH) % LENGTH)[:, None]
+PROMPTS = lm.Prompts(np.random.default_rng(2).integers(0, 7, (BATCH, LENGTH)), RAGGED)
 ACTORS = {
     "shared": lm.make_actor(SHARED, NUM_TOKENS, sampling=SAMPLING),
     "separate": lm.make_actor(POLICY, NUM_TOKENS, critic=CRITIC, sampling=SAMPLING),
@@ -28,12 +29,13 @@ ACTORS = {
 def case(name):
     """An actor, its parameters with a value head that is not 0, and samples of ragged prompts."""
     actor = ACTORS[name]
-    params = compiled(actor.init)(jax.random.key(0))
-    head = params["critic" if name == "separate" else "policy"]["value"]
-    head["kernel"], head["bias"] = normal(1, (8,)), jnp.float32(0.5)
-    prompts = lm.Prompts(jax.random.randint(jax.random.key(2), (BATCH, LENGTH), 0, 7), RAGGED)
-    samples = compiled(actor.sample)(jax.random.key(3), params, prompts)
-    return actor, params, samples
+    if name == "shared":
+        params = {"policy": rough(SHARED, 0.6)}
+    else:
+        params = compiled(actor.init)(jax.random.key(0))
+        params["critic"]["value"] = {"kernel": normal(1, (8,)), "bias": jnp.float32(0.5)}
+    samples = compiled(actor.sample)(jax.random.key(3), params, PROMPTS)
+    return actor, params, jax.tree.map(np.asarray, samples)
 
 
 @functools.cache
@@ -43,26 +45,26 @@ def scored(name):
 
 @functools.cache
 def scores(name):
-    return scored(name)(*case(name)[1:])
+    return jax.tree.map(np.asarray, scored(name)(*case(name)[1:]))
 
 
 @pytest.mark.parametrize("name", ACTORS)
 def test_scoring_what_was_sampled_gives_its_log_probs(name):
     _, _, samples = case(name)
-    mask = np.array(samples.response_mask)
-    assert 0 < np.array(samples.ended).mean() < 1 and not mask.all()
+    mask = samples.response_mask
+    assert 0 < samples.ended.mean() < 1 and not mask.all()
     np.testing.assert_allclose(scores(name).log_probs[mask], samples.log_probs[mask], atol=1e-5, rtol=0)
 
 
 def test_greedy_answers_are_the_likeliest_tokens_up_to_the_end():
     actor, params, samples = case("shared")
     prompts = lm.Prompts(samples.tokens[:, :LENGTH], samples.mask[:, :LENGTH])
-    answers = compiled(actor.greedy)(params, prompts)
+    answers = jax.tree.map(np.asarray, compiled(actor.greedy)(params, prompts))
     # scored as sampled tokens are: at every place the distribution is of the same history
     likeliest = np.argmax(scored("shared")(params, answers).distribution, axis=2)
-    mask = np.asarray(answers.response_mask)
+    mask = answers.response_mask
     np.testing.assert_array_equal(likeliest[mask], answers.tokens[:, LENGTH:][mask])
-    assert 0 < np.asarray(answers.ended).sum() < BATCH
+    assert 0 < answers.ended.sum() < BATCH
     assert np.any(answers.tokens[:, LENGTH:][mask] != samples.tokens[:, LENGTH:][mask])
 
 
@@ -91,9 +93,9 @@ def test_values_are_those_of_the_states_before_the_tokens(name):
     )(tree).reshape(BATCH, LENGTH + NUM_TOKENS)
     np.testing.assert_allclose(scores(name).values, everywhere[:, LENGTH - 1 : -1], atol=1e-5, rtol=0)
     # A token changes the values after it, and neither its own nor those before.
-    other = samples.tokens.at[:, LENGTH + 2].set((samples.tokens[:, LENGTH + 2] + 1) % 7)
-    before, after = (scored(name)(params, x).values for x in (samples, samples._replace(tokens=other)))
-    changed = np.array((jnp.abs(after - before) > 1e-4) & samples.response_mask)
+    other = np.where(np.arange(LENGTH + NUM_TOKENS) == LENGTH + 2, (samples.tokens + 1) % 7, samples.tokens)
+    after = scored(name)(params, samples._replace(tokens=other)).values
+    changed = (np.abs(after - scores(name).values) > 1e-4) & samples.response_mask
     assert not changed[:, :3].any() and changed[:, 3].any()
 
 
@@ -119,8 +121,7 @@ def test_policy_and_critic_start_from_keys_of_their_own():
 def test_an_early_exit_changes_no_token():
     _, params, samples = case("shared")
     early = lm.make_actor(SHARED, NUM_TOKENS, sampling=SAMPLING, early_exit=True)
-    prompts = lm.Prompts(jax.random.randint(jax.random.key(2), (BATCH, LENGTH), 0, 7), RAGGED)
-    again = compiled(early.sample)(jax.random.key(3), params, prompts)
+    again = compiled(early.sample)(jax.random.key(3), params, PROMPTS)
     np.testing.assert_array_equal(again.tokens, samples.tokens)
     np.testing.assert_array_equal(again.response_mask, samples.response_mask)
 

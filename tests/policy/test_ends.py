@@ -12,7 +12,7 @@ import pytest
 from proxlm import lm
 from proxlm.policy import advantages, ppo, recipes
 from proxlm.policy._iteration import experience
-from tests.arrays import normal
+from tests.arrays import normal, rough
 from tests.policy import table_actor
 from tests.policy.table_actor import compiled
 
@@ -30,7 +30,7 @@ def test_gae_with_ends_inside_of_a_row_and_a_value_after_it_is_that_of_each_epis
         expected[t] = rewards[t] + gamma * after[0] - values[t] + gamma * 0.8 * after[1]
         after = values[t], expected[t]
     row = rewards, values, np.ones(6, bool), 0.9, 0.8
-    found, returns = advantages.gae(*row, discounts=discounts, final_value=2.5)
+    found, returns = jax.jit(functools.partial(advantages.gae, final_value=2.5))(*row, discounts=discounts)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_allclose(returns, expected + values, rtol=1e-5)
     first, _ = advantages.gae(rewards[:2], values[:2], np.ones(2, bool), 0.9, 0.8)
@@ -97,8 +97,7 @@ def test_a_row_holds_several_episodes_by_discounts_that_the_samples_carry():
 def test_the_value_after_the_last_column_is_that_of_the_longer_row():
     config = lm.ModelConfig(7, num_layers=1, width=8, num_heads=2, value_head=True)
     actor = lm.make_actor(config, 3)
-    params = compiled(actor.init)(jax.random.key(0))
-    params["policy"]["value"]["kernel"] = normal(3, (8,))
+    params = {"policy": rough(config, 0.5)}
     row = lambda tokens: lm.Samples(tokens, np.ones(tokens.shape, bool), None, None, None)
     tokens = np.array([[1, 2, 3, 4, 5, 6]])
     longer = np.asarray(compiled(actor.score)(params, row(tokens)).values)[:, -1]
