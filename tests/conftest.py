@@ -3,6 +3,7 @@
 import functools
 import gc
 import importlib.metadata
+import itertools
 import os
 import pathlib
 
@@ -18,6 +19,7 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from _pytest.doctest import DoctestModule
 
 from experiments.support.data import corpora
 
@@ -74,11 +76,18 @@ def pytest_collection_finish():
     gc.set_threshold(100_000, 50, 100)
 
 
+DOCTESTS = itertools.count(1)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def compiled_programs_end_with_their_module():
-    """Keeps thousands of compiled programs from filling the memory; the disk still has them."""
+def compiled_programs_end_with_their_module(request):
+    """Keeps thousands of compiled programs from filling the memory; the disk still has them.
+
+    Examples are small, and of the same operations in many modules: those of 50 end together.
+    """
     yield
-    jax.clear_caches()
+    if not isinstance(request.node, DoctestModule) or next(DOCTESTS) % 50 == 0:
+        jax.clear_caches()
 
 
 # As written, each operation is compiled by itself: a tenth of the suite's time.

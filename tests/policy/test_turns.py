@@ -196,7 +196,12 @@ def test_what_makes_no_turns_is_refused(make, message):
         (lambda turn, samples: turn.tokens, False, r"output of the tool must be Prompts .* shape \(4, 2\)"),
         (lambda turn, samples: turn, False, r"output of the tool must be Prompts .* shape \(4, 2\)"),
         (lambda turn, samples: [[1]], True, "tool must be a list of 4 lists of token ids"),
-        (lambda turn, samples: ["a"] * 4, True, "a list of 4 lists of token ids, or None"),
+        pytest.param(
+            lambda turn, samples: ["a"] * 4,
+            True,
+            "a list of 4 lists of token ids, or None",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_outputs_of_a_wrong_kind_are_refused(halves, tool, on_host, message):

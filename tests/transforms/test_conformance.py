@@ -159,7 +159,7 @@ def test_a_leaf_without_an_update_is_frozen(name, link):
         assert_close(updates["b"], alone["b"], atol=0)
 
 
-@every_family
+@each(("proximal metric",), FAMILIES)
 def test_compiled_is_eager(name, link):
     tx, params, gradients = link.make(0.1), jax.tree.map(jnp.array, tree(0)), gradients_of()
     carry, path = (params, tx.init(params)), []
