@@ -10,7 +10,7 @@ from proxlm.solvers._problem import Point, Problem
 STEPS = 4
 
 
-def step(problem: Problem, old: Point, point: Point, pairs: _quasi_newton.Pairs) -> tuple:
+def step(problem: Problem, old: Point, point: Point, pairs: jax.Array) -> tuple:
     """Goes on from the point that a proximal step has reached; `(point, pairs, evaluations)`.
 
     By Newton where the Hessian is known and the proximal step has kept the face, else by the pairs.

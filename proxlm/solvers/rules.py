@@ -157,7 +157,7 @@ class Recent(NamedTuple):
     """Memory of `barzilai_borwein`: recent objectives, and pairs for the steps on the manifold."""
 
     totals: jax.Array
-    pairs: _quasi_newton.Pairs
+    pairs: jax.Array
 
 
 @_validation.typed
@@ -202,7 +202,9 @@ def barzilai_borwein(patience: int = 10, memory: int = 8) -> Rule:
         point, t, tries = shorten_until(problem, old, state.step_size, accept)
         move, bend = point.x - old.x, point.gradient - old.gradient
         if problem.backtracking is not None:
-            t = _spectral(length(move), inner(move, bend), t)
+            pair = jnp.stack([problem.metric * move, bend])
+            products = jnp.matmul(pair, move, precision=jax.lax.Precision.HIGHEST)
+            t = _spectral(products[0], products[1], t)
         if memory and problem.descent is not None:
             pairs = _quasi_newton.push(pairs, move, bend)
             point, pairs, more = _face.step(problem, old, point, pairs)

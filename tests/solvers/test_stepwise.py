@@ -90,11 +90,21 @@ def test_a_second_call_is_not_compiled_again_unless_something_changed():
     shift = {"by": 0.0}
     fun = lambda x, target: distance(x, target + shift["by"])
     solve = lambda target: solvers.proximal_gradient(fun, jnp.zeros(2), penalties.l1(1.0), target).params[0]
-    before = _compiled._run._cache_size()
+    compiled = _compiled._jitted("run", _compiled._compiles_faster())
+    before = compiled._cache_size()
     assert [round(float(solve(target)), 4) for target in (3.0, 5.0)] == [2.0, 4.0]
-    assert _compiled._run._cache_size() == before + 1
+    assert compiled._cache_size() == before + 1
     shift["by"] = 1.0  # a function's surroundings belong to what is asked
     assert round(float(solve(3.0)), 4) == 3.0
+
+
+def test_options_of_the_compiler_are_for_an_outermost_program_on_cpu_that_knows_them(monkeypatch):
+    fast = _compiled._compiles_faster()
+    assert fast == (jax.default_backend() == "cpu")
+    solve = lambda: solvers.proximal_gradient(distance, jnp.zeros(2), penalties.l1(1.0), 3.0).params
+    assert jax.eval_shape(solve).shape == (2,)
+    monkeypatch.setattr(_compiled, "OPTIONS", {"xla_no_such_option": False})
+    assert not _compiled._knows_options.__wrapped__("cpu")
 
 
 def test_a_given_gradient_and_any_aux():
