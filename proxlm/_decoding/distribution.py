@@ -127,7 +127,7 @@ def draw(
 ) -> tuple[jax.Array, jax.Array]:
     """Tokens `[B]` drawn by uniform numbers `[B]`, and their log-probabilities; logits `[B, V]`.
 
-    >>> token, log_prob = draw(jnp.zeros((1, 4)), jnp.array([0.6]), SamplingConfig())
+    >>> token, log_prob = jax.jit(draw)(jnp.zeros((1, 4)), jnp.array([0.6]), SamplingConfig())
     >>> token.item(), (log_prob / jnp.log(2)).item()
     (2, -2.0)
     """
@@ -168,7 +168,7 @@ def inverse_cdf(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     Returns:
       int32 `[B]`.
 
-    >>> inverse_cdf(jnp.array([[0.0, 1.0, 3.0]] * 2), jnp.array([0.2, 0.3])).tolist()
+    >>> jax.jit(inverse_cdf)(jnp.array([[0.0, 1.0, 3.0]] * 2), jnp.array([0.2, 0.3])).tolist()
     [1, 2]
     """
     size = weights.shape[1]

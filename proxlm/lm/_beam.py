@@ -72,7 +72,8 @@ def beam_search(
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
-    >>> beams = beam_search(params, jnp.zeros((2, 3), int), config, 5, width=4)
+    >>> search = jax.jit(lambda params, prompts: beam_search(params, prompts, config, 5, width=4))
+    >>> beams = search(params, jnp.zeros((2, 3), int))
     >>> beams.tokens.shape, bool(jnp.all(beams.log_probs[:, 0] >= beams.log_probs[:, 3]))
     ((2, 4, 5), True)
     """

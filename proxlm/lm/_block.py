@@ -20,7 +20,8 @@ def run(block: Params, x: jax.Array, view: View, config: ModelConfig, shape: tup
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
-    >>> run(block, jnp.ones((3, 8)), View(jnp.ones((1, 1, 3, 3), bool), None), config, (1, 3)).shape
+    >>> view = View(jnp.ones((1, 1, 3, 3), bool), None)
+    >>> jax.eval_shape(lambda: run(block, jnp.ones((3, 8)), view, config, (1, 3))).shape
     (3, 8)
     """
     block = sharding.whole(block)
@@ -40,7 +41,8 @@ def project(
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_kv_heads=2)
     >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
-    >>> [part.shape for part in project(block, jnp.ones((10, 8)), config, (2, 5), None)]
+    >>> parts = jax.eval_shape(lambda: project(block, jnp.ones((10, 8)), config, (2, 5), None))
+    >>> [part.shape for part in parts]
     [(2, 4, 5, 2), (2, 2, 5, 2), (2, 2, 5, 2)]
     """
     attention = block["attention"]
@@ -80,7 +82,8 @@ def finish(
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
     >>> heads = [jnp.ones((1, 2, 3, 4))] * 3
-    >>> finish(block, jnp.ones((3, 8)), *heads, jnp.ones((1, 1, 3, 3), bool), config).shape
+    >>> visible = jnp.ones((1, 1, 3, 3), bool)
+    >>> jax.eval_shape(lambda: finish(block, jnp.ones((3, 8)), *heads, visible, config)).shape
     (3, 8)
     """
     normed = lambda x, name: norm(x, block[name], config) if name in block else x

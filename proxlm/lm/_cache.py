@@ -39,7 +39,8 @@ def prefill(
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
-    >>> hidden, cache = prefill(params, jnp.zeros((3, 5), int), None, config)
+    >>> filled = jax.jit(prefill, static_argnames="config")
+    >>> hidden, cache = filled(params, jnp.zeros((3, 5), int), None, config=config)
     >>> hidden.shape, len(cache), cache[0].key.shape
     ((3, 8), 2, (3, 2, 5, 4))
     """
@@ -78,10 +79,11 @@ def decode(
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
-    >>> _, cache = prefill(params, jnp.zeros((3, 5), int), None, config)
+    >>> filled = jax.jit(prefill, static_argnames="config")
+    >>> _, cache = filled(params, jnp.zeros((3, 5), int), None, config=config)
     >>> place = _places.at_step(_places.places(None, 5, 3, config), 0)
     >>> args = grow(cache, 8), 5, place, jnp.ones((1, 8), bool), config
-    >>> decode(params, jnp.ones(3, int), *args)[0].shape
+    >>> jax.eval_shape(lambda: decode(params, jnp.ones(3, int), *args)[0]).shape
     (3, 8)
     """
     x = _forward.embed(params, tokens, config, place.positions)
@@ -106,9 +108,10 @@ def append(
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
-    >>> _, cache = prefill(params, jnp.zeros((3, 5), int), None, config)
+    >>> filled = jax.jit(prefill, static_argnames="config")
+    >>> _, cache = filled(params, jnp.zeros((3, 5), int), None, config=config)
     >>> tokens, mask = jnp.zeros((3, 2), int), jnp.ones((3, 7), bool)
-    >>> append(params, tokens, grow(cache, 7), mask, config)[0].shape
+    >>> jax.eval_shape(lambda: append(params, tokens, grow(cache, 7), mask, config)[0]).shape
     (3, 8)
     """
     column = mask.shape[1] - tokens.shape[1]
@@ -164,7 +167,7 @@ def fill(
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
     >>> views, _ = _views.of_layers(None, None, 5, config)
-    >>> x, layer = fill(block, jnp.ones((15, 8)), config, (3, 5), views[0])
+    >>> x, layer = jax.eval_shape(lambda: fill(block, jnp.ones((15, 8)), config, (3, 5), views[0]))
     >>> x.shape, layer.key.shape
     ((15, 8), (3, 2, 5, 4))
     """
@@ -183,7 +186,7 @@ def extend(
     >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
     >>> empty = LayerCache(jnp.zeros((3, 2, 5, 4)), jnp.zeros((3, 2, 5, 4)))
     >>> view = View(_places.visible_columns(jnp.ones((1, 5), bool), 0), None)
-    >>> extend(block, jnp.ones((3, 8)), empty, 0, view, config)[0].shape
+    >>> jax.eval_shape(lambda: extend(block, jnp.ones((3, 8)), empty, 0, view, config)[0]).shape
     (3, 8)
     """
     write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new, (0, 0, column, 0))

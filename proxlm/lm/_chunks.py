@@ -46,8 +46,11 @@ def map_logits(
     >>> from proxlm import lm, losses
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> params, tokens = lm.init(jax.random.key(0), config), jnp.ones((2, 5), int)
-    >>> hidden = lm.encode(params, tokens[:, :-1], config)
-    >>> map_logits(losses.next_token, params, hidden, config, tokens[:, 1:].reshape(-1)).shape
+    >>> @jax.jit
+    ... def loss(params):
+    ...     hidden = lm.encode(params, tokens[:, :-1], config)
+    ...     return map_logits(losses.next_token, params, hidden, config, tokens[:, 1:].reshape(-1))
+    >>> loss(params).shape
     (8,)
     """
     size = hidden.shape[0]

@@ -48,7 +48,8 @@ def apply(
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
-    >>> apply(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> jax.jit(apply, static_argnames="config")(params, jnp.zeros((2, 5), int), config).shape
     (2, 5, 16)
     """
     hidden = encode(params, tokens, config, positions=positions, mask=mask, segments=segments)
@@ -71,7 +72,8 @@ def encode(
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
-    >>> encode(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> jax.eval_shape(lambda: encode(params, jnp.zeros((2, 5), int), config)).shape
     (10, 8)
     """
     step = lambda x, block, view: (_block.run(block, x, view, config, np.shape(tokens)), None)
@@ -94,7 +96,8 @@ def hidden_states(
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2)
-    >>> hidden_states(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> jax.eval_shape(lambda: hidden_states(params, jnp.zeros((2, 5), int), config)).shape
     (3, 10, 8)
     """
 
@@ -153,7 +156,7 @@ def embed(params: Params, tokens: jax.Array, config: ModelConfig, positions: jax
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8)
     >>> params = lm.init(jax.random.key(0), config)
-    >>> embed(params, jnp.zeros((2, 5), int), config, jnp.arange(5)[None]).shape
+    >>> jax.eval_shape(lambda: embed(params, jnp.zeros((2, 5), int), config, jnp.arange(5)[None])).shape
     (10, 8)
     """
     tokens = jnp.asarray(tokens)
@@ -193,7 +196,8 @@ def over_layers(
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2)
     >>> step = lambda x, block, view: (x + 1.0, x[0, 0] * 0.0)
     >>> params = lm.init(jax.random.key(0), config)
-    >>> over_layers(step, params, jnp.zeros((1, 2), int), config, None, None)[1].shape
+    >>> tokens = jnp.zeros((1, 2), int)
+    >>> jax.eval_shape(lambda: over_layers(step, params, tokens, config, None, None)[1]).shape
     (3,)
     """
     tokens, mask = _arguments.token_ids(tokens, mask, config)

@@ -32,7 +32,7 @@ def hidden_before(
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
-    >>> hidden_before(params, jnp.zeros((4, 7), int), config, None, 5, 2).shape
+    >>> jax.eval_shape(lambda: hidden_before(params, jnp.zeros((4, 7), int), config, None, 5, 2)).shape
     (8, 8)
     """
     _parameters.check(params, config, factors=True)

@@ -35,8 +35,8 @@ class Transformer(nn.Module):
 
     >>> config = ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> tokens = jnp.zeros((1, 4), int)
-    >>> variables = Transformer(config).init(jax.random.key(0), tokens)
-    >>> Transformer(config).apply(variables, tokens).shape
+    >>> variables = jax.jit(Transformer(config).init)(jax.random.key(0), tokens)
+    >>> jax.jit(Transformer(config).apply)(variables, tokens).shape
     (1, 4, 16)
     """
 

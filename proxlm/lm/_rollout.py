@@ -48,8 +48,9 @@ def start_rollout(
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
-    >>> params = lm.init(jax.random.key(0), config)
-    >>> start_rollout(jax.random.key(1), params, jnp.zeros((2, 3), int), config, 5).samples.tokens.shape
+    >>> params, prompts = lm.init(jax.random.key(0), config), jnp.zeros((2, 3), int)
+    >>> start = jax.jit(lambda key: start_rollout(key, params, prompts, config, 5))
+    >>> start(jax.random.key(1)).samples.tokens.shape
     (2, 8)
     """
     prompts, prompt_mask = _sampling.check(
@@ -94,10 +95,12 @@ def continue_rollout(
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
-    >>> params, keys = lm.init(jax.random.key(0), config), jax.random.split(jax.random.key(1))
-    >>> first = start_rollout(keys[0], params, jnp.zeros((1, 3), int), config, 2)
-    >>> second = continue_rollout(keys[1], params, first, jnp.array([[7]]), config, 2)
-    >>> second.samples.response_mask.tolist()
+    >>> params = lm.init(jax.random.key(0), config)
+    >>> @jax.jit
+    ... def play(keys):
+    ...     first = start_rollout(keys[0], params, jnp.zeros((1, 3), int), config, 2)
+    ...     return continue_rollout(keys[1], params, first, jnp.array([[7]]), config, 2)
+    >>> play(jax.random.split(jax.random.key(1))).samples.response_mask.tolist()
     [[True, True, False, True, True]]
     """
     if not isinstance(rollout, Rollout):

@@ -47,7 +47,8 @@ def score(
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> params = lm.init(jax.random.key(0), config)
-    >>> score(params, jax.numpy.zeros((2, 8), int), config, start=3).log_probs.shape
+    >>> scored = jax.jit(score, static_argnames=("config", "start"))
+    >>> scored(params, jax.numpy.zeros((2, 8), int), config, start=3).log_probs.shape
     (2, 5)
     """
     tokens, mask = _arguments.token_ids(tokens, mask, config)
@@ -89,7 +90,8 @@ def values(
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, value_head=True)
-    >>> values(lm.init(jax.random.key(0), config), jax.numpy.zeros((2, 8), int), config).shape
+    >>> params, tokens = lm.init(jax.random.key(0), config), jax.numpy.zeros((2, 8), int)
+    >>> jax.jit(values, static_argnames="config")(params, tokens, config).shape
     (2, 7)
     """
     tokens, mask = _arguments.token_ids(tokens, mask, config)
@@ -104,7 +106,8 @@ def final_values(
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, value_head=True)
-    >>> final_values(lm.init(jax.random.key(0), config), jax.numpy.zeros((2, 8), int), config).shape
+    >>> params, tokens = lm.init(jax.random.key(0), config), jax.numpy.zeros((2, 8), int)
+    >>> jax.jit(final_values, static_argnames="config")(params, tokens, config).shape
     (2,)
     """
     hidden = _forward.encode(params, tokens, config, mask=mask).reshape(*np.shape(tokens), -1)

@@ -112,7 +112,7 @@ def join(trained: Params, frozen: Frozen) -> dict[str, Any]:
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=3, width=8)
     >>> params = lm.init(jax.random.key(0), config)
     >>> trained, frozen = split(params, last_layers(1))
-    >>> logits = lm.apply(join(trained, frozen), jnp.zeros((1, 4), int), config)
+    >>> logits = jax.jit(lambda t, f: lm.apply(join(t, f), jnp.zeros((1, 4), int), config))(trained, frozen)
     """
     leaves, layers = _adapters.flat(trained), dict(frozen.layers)
     found = {path for path in leaves if path.startswith("blocks/")}

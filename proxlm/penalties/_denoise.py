@@ -14,7 +14,7 @@ def denoise(y: jax.Array, strength: jax.Array) -> jax.Array:
 
     Source: Johnson 2013, A dynamic programming algorithm for the fused lasso and l0-segmentation.
 
-    >>> denoise(jnp.array([1.0, 3.0, 8.0, 6.0]), 1.0).tolist()
+    >>> jax.jit(denoise)(jnp.array([1.0, 3.0, 8.0, 6.0]), 1.0).tolist()
     [2.0, 3.0, 6.5, 6.5]
     """
     fixed, mean = jax.lax.stop_gradient(y), jax.lax.stop_gradient(jnp.mean(y))

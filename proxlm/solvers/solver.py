@@ -157,7 +157,7 @@ def proximal_gradient(
     >>> solution.params.tolist(), solution.reason
     ([2.0, 0.0], 'converged: the error is within the tolerance')
     >>> solve = lambda strength: proximal_gradient(fun, jnp.zeros(2), penalties.l1(strength)).params
-    >>> jax.jacobian(solve)(1.0).tolist()
+    >>> jax.jit(jax.jacobian(solve))(1.0).tolist()
     [-1.0, 0.0]
     """
     return Solver(fun, penalty, **options).run(params, *args)

@@ -53,7 +53,7 @@ def birkhoff(tolerance: float | None = None) -> base.Penalty:
 
     Source: Birkhoff 1946; as `transport`.
 
-    >>> birkhoff().prox(jnp.array([[3.0, 0.0], [0.0, 0.0]]), 1.0).round(3).tolist()
+    >>> jax.jit(birkhoff().prox)(jnp.array([[3.0, 0.0], [0.0, 0.0]]), 1.0).round(3).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
     return _transport("birkhoff", 1.0, 1.0, tolerance).described("birkhoff", tolerance=tolerance)

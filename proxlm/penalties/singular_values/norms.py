@@ -84,9 +84,9 @@ def nuclear(
 
     Source: Cai, Candès & Shen 2010 (singular value thresholding).
 
-    >>> import jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp
     >>> x = jnp.array([[0.0, 3.0], [-0.5, 0.0]])
-    >>> nuclear(0.5).prox(x, 2.0).tolist()
+    >>> jax.jit(nuclear(0.5).prox)(x, 2.0).tolist()
     [[0.0, 2.0], [0.0, 0.0]]
     >>> float(nuclear(2.0).value(x))
     7.0
@@ -185,11 +185,11 @@ def schatten(
 
     Source: Nie, Huang & Ding 2012 (p < 1); Xu et al. 2012 for the half on σ.
 
-    >>> import jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp
     >>> x = jnp.array([[0.0, 3.0], [-0.5, 0.0]])
     >>> [float(schatten(2.0, p).value(x)) for p in (1, 2, math.inf)]
     [7.0, 9.25, 6.0]
-    >>> schatten(2.0, 1 / 2).prox(jnp.array([[0.0, 4.25], [-0.5, 0.0]]), 0.5).tolist()
+    >>> jax.jit(schatten(2.0, 1 / 2).prox)(jnp.array([[0.0, 4.25], [-0.5, 0.0]]), 0.5).tolist()
     [[0.0, 4.0], [0.0, 0.0]]
     """
     if p == 2:

@@ -33,8 +33,9 @@ def grouped(actor: protocols.Actor, group_size: int, slices: int = 1) -> Grouped
 
     >>> from proxlm import lm
     >>> actor = lm.make_actor(lm.ModelConfig(8, num_layers=1, width=8, value_head=True), 4)
-    >>> params, prompts = actor.init(jax.random.key(0)), lm.Prompts(jax.numpy.zeros((2, 3), int))
-    >>> grouped(actor, 3).sample(jax.random.key(1), params, prompts).tokens.shape
+    >>> params = jax.eval_shape(actor.init, jax.random.key(0))
+    >>> prompts = lm.Prompts(jax.numpy.zeros((2, 3), int))
+    >>> jax.eval_shape(grouped(actor, 3).sample, jax.random.key(1), params, prompts).tokens.shape
     (6, 7)
     """
     return GroupedActor(

@@ -29,10 +29,10 @@ def minibatch_loss(config: PPOConfig, values: jax.Array | None = None) -> Callab
       values: [S], of the critic, or None for recipes without one.
 
     >>> from proxlm.policy import recipes, tabular
-    >>> language = tabular.Language(vocab_size=2, length=1)
     >>> loss = minibatch_loss(recipes.make("rloo", group_size=2, kl_coef=0.0))
-    >>> logits, rewards = jnp.zeros((1, 2)), jnp.array([0.0, 4.0])
-    >>> tabular.expected_value_and_grad(loss, logits, rewards, language, group_size=2)[1]
+    >>> rewards, language = jnp.array([0.0, 4.0]), tabular.Language(vocab_size=2, length=1)
+    >>> exact = lambda x: tabular.expected_value_and_grad(loss, x, rewards, language, group_size=2)
+    >>> jax.jit(exact)(jnp.zeros((1, 2)))[1]
     Array([[ 1., -1.]], dtype=float32)
     """
 
