@@ -82,16 +82,56 @@ def losses(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", ["train_lm", "reinforce"])
-def test_two_processes_have_the_numbers_of_one(experiment, tmp_path):
+@pytest.mark.parametrize(("experiment", "count"), [("train_lm", 2), ("reinforce", 2), ("train_lm", 4)])
+def test_several_processes_have_the_numbers_of_one(experiment, count, tmp_path):
     port = free_port()
-    both = [started(tmp_path / "two", i, 2, port, experiment=experiment) for i in range(2)]
-    for process in (*both, started(tmp_path / "one", 0, 1, 0, experiment=experiment)):
+    several = [started(tmp_path / "several", i, count, port, experiment=experiment) for i in range(count)]
+    for process in (*several, started(tmp_path / "one", 0, 1, 0, experiment=experiment)):
         _, said = process.communicate(timeout=900)
         assert process.returncode == 0, said
     alone = losses(tmp_path / "one")
     assert alone
-    np.testing.assert_allclose(losses(tmp_path / "two"), alone, rtol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path / "several"), alone, rtol=1e-5)
+
+
+JOIN = """
+from experiments.support.run import processes
+processes.join({by_hand})
+import jax, sys
+print(jax.process_index(), len(jax.devices()), processes.agreed(jax.process_index()), file=sys.stderr)
+"""
+SLURM = {
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "{i}",
+    "SLURM_LOCALID": "{i}",
+}
+TORCHRUN = {"MASTER_ADDR": "localhost", "WORLD_SIZE": "2", "RANK": "{i}", "LOCAL_RANK": "{i}"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["srun", "torchrun", "by hand"])
+def test_two_processes_meet(how):
+    port = free_port()
+
+    def start(i):
+        given = {
+            "srun": SLURM | {"SLURM_JOB_ID": str(port)},  # from which JAX takes the port
+            "torchrun": TORCHRUN | {"MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "2"},
+            "by hand": {},
+        }[how]
+        by_hand = f"'localhost:{port}', 2, {i}" if how == "by hand" else ""
+        given = {name: value.format(i=i) for name, value in given.items()}
+        flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-c", JOIN.format(by_hand=by_hand)]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | flags | given, stderr=subprocess.PIPE, text=True
+        )
+
+    for i, process in enumerate([start(0), start(1)]):
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        assert said.splitlines()[-1] == f"{i} 2 0", said
 
 
 @pytest.mark.slow
