@@ -1,5 +1,6 @@
 """An experiment in several processes: how they join, the numbers of one, and faults that end all."""
 
+import functools
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import pytest
 
 from experiments.support import Refusal
 from experiments.support.run import processes
+from proxlm import sharding
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -85,8 +87,10 @@ def losses(folder):
 @pytest.mark.parametrize(("experiment", "count"), [("train_lm", 2), ("reinforce", 2), ("train_lm", 4)])
 def test_several_processes_have_the_numbers_of_one(experiment, count, tmp_path):
     port = free_port()
-    several = [started(tmp_path / "several", i, count, port, experiment=experiment) for i in range(count)]
-    for process in (*several, started(tmp_path / "one", 0, 1, 0, experiment=experiment)):
+    options = ("--batch", "8") if experiment == "train_lm" else ()
+    start = functools.partial(started, experiment=experiment)
+    several = [start(tmp_path / "several", i, count, port, *options) for i in range(count)]
+    for process in (*several, start(tmp_path / "one", 0, 1, 0, *options)):
         _, said = process.communicate(timeout=900)
         assert process.returncode == 0, said
     alone = losses(tmp_path / "one")
@@ -134,14 +138,33 @@ def test_two_processes_meet(how):
         assert said.splitlines()[-1] == f"{i} 2 0", said
 
 
+def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
+    monkeypatch.setattr(sharding, "num_parts", lambda: 4)
+    processes.check_divides(batch=8)
+    with pytest.raises(Refusal, match="batch=6: expected a multiple of 4, the devices that divide it"):
+        processes.check_divides(batch=6)
+
+
+MESH = ("--mesh", "data=4", "--batch", "6")
+
+
 @pytest.mark.slow
-def test_other_settings_on_one_process_are_refused_on_all(tmp_path):
+@pytest.mark.parametrize(
+    ("options", "of_the_second", "message"),
+    [
+        ((), ("--seed", "7"), "process 1 has other settings than the first: seed"),
+        (("--mesh", "data=3"), ("--mesh", "data=3"), "mesh must be sizes that multiply to the 4 devices"),
+        (MESH, MESH, "batch=6: expected a multiple of 4"),
+    ],
+)
+def test_what_cannot_be_is_refused_on_all_and_said_once(options, of_the_second, message, tmp_path):
     port = free_port()
-    both = [started(tmp_path, 0, 2, port), started(tmp_path, 1, 2, port, "--seed", "7")]
+    both = [started(tmp_path, 0, 2, port, *options), started(tmp_path, 1, 2, port, *of_the_second)]
     said = [process.communicate(timeout=600)[1] for process in both]
     assert [process.returncode for process in both] == [1, 1]
-    assert "process 1 has other settings than the first: seed" in said[0]
-    assert not [*tmp_path.rglob("config.json")]
+    assert message in said[0]
+    assert "train_lm:" not in said[1]
+    assert not [*tmp_path.rglob("metrics.jsonl")]
 
 
 @pytest.mark.slow

@@ -80,6 +80,7 @@ def learn(
     Logged are also `evaluate(trained)`, every so many iterations and at the end, and at each of them
     `watch(trained before it, and after)`.
     """
+    processes.check_divides(responses=setup.prompts * setup.group)
     asked = setup.asker.prompts(problems)
     count = setup.prompts if setup.settings.group_size > 1 else setup.prompts * setup.group
 

@@ -90,7 +90,7 @@ def over_devices(axes: str) -> contextlib.AbstractContextManager[Any]:
     try:
         return jax.set_mesh(sharding.make_mesh(axes))
     except ValueError as error:
-        raise Refusal(str(error)) from error
+        raise processes.SharedRefusal(str(error)) from error
 
 
 @contextlib.contextmanager

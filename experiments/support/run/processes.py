@@ -1,11 +1,13 @@
 """Several processes as one run: how they join, what the first decides for all, and how a fault ends all.
 
-    python -m experiments.train_lm --distributed --mesh data=-1          # one command on every process
+    srun python -m experiments.train_lm --distributed
+    torchrun --nnodes 2 --node-rank 0 --master-addr host0 --no-python python -m experiments.train_lm ...
+    python -m experiments.train_lm --distributed --coordinator host0:8476 --num-processes 2 --process-id 0
 
-`--distributed` joins the processes by JAX's own detection (Slurm's srun, MPI, Kubernetes, TPU pods), by the
-variables of torchrun (MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK; JAX listens at the port after it), or by
-hand: --coordinator host:port --num-processes 2 --process-id 0. They share a file system; the first alone
-writes. Where one ends by a fault, JAX ends the others within half a minute.
+The first is JAX's own detection, as of MPI, Kubernetes and TPU pods; the second reads MASTER_ADDR,
+MASTER_PORT, WORLD_SIZE and RANK, and JAX listens at the port after it. The mesh is data=-1 unless `--mesh`
+gives another. The processes share a file system; the first alone writes. Where one ends by a fault, JAX
+ends the others within half a minute.
 """
 
 import contextlib
@@ -14,6 +16,7 @@ import json
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from experiments.support import Refusal
-from proxlm import settings
+from proxlm import settings, sharding
 
 SILENCE = 30  # seconds without a sign of life after which a process is given up, and all with it
 _ROOT = pathlib.Path(__file__).parents[3]
@@ -130,6 +133,15 @@ def check_alike(*given: Any) -> None:
             raise SharedRefusal(f"process {number} has other settings than the first: {'; '.join(found)}")
 
 
+def check_divides(**batch: int) -> None:
+    """Raises a Refusal for a number of rows that the devices of `--mesh` do not divide: each would do all."""
+    (name, number), parts = *batch.items(), sharding.num_parts()
+    if number % parts:
+        raise SharedRefusal(
+            f"{name}={number}: expected a multiple of {parts}, the devices that divide it by --mesh"
+        )
+
+
 def leave(name: str, error: BaseException) -> None:
     """Ends this process at once where it is one of several, so that the others are ended, too."""
     with contextlib.suppress(Exception):
@@ -138,6 +150,10 @@ def leave(name: str, error: BaseException) -> None:
                 which = f"process {jax.process_index()} of {jax.process_count()}"
                 kind = "" if isinstance(error, Refusal | OSError) else f"{type(error).__name__}: "
                 print(f"{name}: {which}: {kind}{error}", file=sys.stderr, flush=True)
+            if is_first():
+                time.sleep(
+                    2
+                )  # JAX aborts the others when it ends, and they may be ending by the same refusal
             os._exit(1)
 
 

@@ -46,6 +46,7 @@ def fit(
     With a patience it ends after so many evaluations without a better "held_out_loss", and gives
     the best params, in the last state.
     """
+    processes.check_divides(batch=rows.shape[1])
     num_chunks = count_chunks(len(rows), chunk)
     if patience < 0:
         raise ValueError(f"patience={patience}: expected at least 0, which takes all steps")
