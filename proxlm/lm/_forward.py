@@ -72,8 +72,7 @@ def encode(
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
-    >>> params = lm.init(jax.random.key(0), config)
-    >>> jax.eval_shape(lambda: encode(params, jnp.zeros((2, 5), int), config)).shape
+    >>> encode(lm.init(jax.random.key(0), config), jnp.zeros((2, 5), int), config).shape
     (10, 8)
     """
     step = lambda x, block, view: (_block.run(block, x, view, config, np.shape(tokens)), None)
@@ -196,8 +195,7 @@ def over_layers(
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=3, width=8, num_heads=2)
     >>> step = lambda x, block, view: (x + 1.0, x[0, 0] * 0.0)
     >>> params = lm.init(jax.random.key(0), config)
-    >>> tokens = jnp.zeros((1, 2), int)
-    >>> jax.eval_shape(lambda: over_layers(step, params, tokens, config, None, None)[1]).shape
+    >>> over_layers(step, params, jnp.zeros((1, 2), int), config, None, None)[1].shape
     (3,)
     """
     tokens, mask = _arguments.token_ids(tokens, mask, config)
