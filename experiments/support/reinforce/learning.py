@@ -104,16 +104,8 @@ def learn(
         return state, [numbers]
 
     start = jax.jit(lambda params: ppo.init(params, setup.optimizer, setup.settings))({"policy": trained})
-    state = supervised.run_resumable(
-        run,
-        f"seed {seed}",
-        iterate,
-        start,
-        config.iterations,
-        1,
-        key=jax.random.key(seed),
-        every=config.evaluate_every,
-    )
+    options = {"key": jax.random.key(seed), "every": config.evaluate_every}
+    state = supervised.run_resumable(run, f"seed {seed}", iterate, start, config.iterations, 1, **options)
     return state.params["policy"]
 
 
