@@ -4,7 +4,7 @@
     make bench ARGS="--clock wall"          # every core, wall time: for a machine left alone
     make bench ARGS="--only sampling"       # one kind;  --quick: the small jobs, a first look
 
-PyTorch, transformers and peers of the operators and solvers (jaxopt, copt, pyproximal, proxop,
+PyTorch, transformers, TRL and peers of the operators and solvers (jaxopt, copt, pyproximal, proxop,
 skglm, celer, scikit-learn) are measured where they are installed; nothing here installs them.
 """
 
@@ -14,13 +14,14 @@ from typing import Literal
 import jax
 import tyro
 
-from experiments.benchmarks import chain, clock, matmul, ppo, prox, sampling, solvers, sweeps, training
+from experiments.benchmarks import chain, clock, grpo, matmul, ppo, prox, sampling, solvers, sweeps, training
 from experiments.support.run import runs
 
 MODULES = {
     "training": training,
     "sampling": sampling,
     "ppo": ppo,
+    "grpo": grpo,
     "sweeps": sweeps,
     "prox": prox,
     "chain": chain,
@@ -30,7 +31,7 @@ MODULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    only: Literal["all", "training", "sampling", "ppo", "sweeps", "prox", "chain", "solvers"] = "all"
+    only: Literal["all", "training", "sampling", "ppo", "grpo", "sweeps", "prox", "chain", "solvers"] = "all"
     quick: bool = False  # the smallest job of each kind, two samples
     clock: Literal["auto", "cpu", "wall"] = "auto"  # auto: wall on an accelerator
     repeats: int = 5
@@ -90,6 +91,8 @@ def tables(config: Config, settings: clock.Settings):
         yield sampling.compare(chosen["sampling"], settings)
     if "ppo" in chosen:
         yield ppo.compare(chosen["ppo"], of("ppo"), settings)
+    if "grpo" in chosen:
+        yield grpo.compare(chosen["grpo"], settings)
     if "sweeps" in chosen:
         yield sweeps.compare(chosen["sweeps"], settings)
     if "prox" in chosen:

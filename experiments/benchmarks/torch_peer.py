@@ -157,12 +157,11 @@ def sampling(params, config, prompts, num_tokens):
     return call
 
 
-def hugging_face(config, prompts, num_tokens):
-    """The same by `generate` of transformers, its Llama with random parameters."""
+def llama(config):
+    """The Llama of transformers in a model's shape, with random parameters."""
     import transformers
 
-    device = prepare()
-    model = transformers.LlamaForCausalLM(
+    return transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
             vocab_size=config.vocab_size,
             hidden_size=config.width,
@@ -170,12 +169,20 @@ def hugging_face(config, prompts, num_tokens):
             num_hidden_layers=config.num_layers,
             num_attention_heads=config.num_heads,
             max_position_embeddings=config.max_length,
-            tie_word_embeddings=True,
+            tie_word_embeddings=config.tie_embeddings,
             bos_token_id=None,
             eos_token_id=None,
             pad_token_id=None,
         )
     )
+
+
+def hugging_face(config, prompts, num_tokens):
+    """The same by `generate` of transformers, its Llama with random parameters."""
+    import transformers
+
+    device = prepare()
+    model = llama(config)
     model = model.eval().to(device)
     given = torch.as_tensor(prompts, dtype=torch.long, device=device)
     how = transformers.GenerationConfig(

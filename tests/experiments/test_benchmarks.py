@@ -16,6 +16,7 @@ from experiments.benchmarks import (
     accelerator,
     chain,
     clock,
+    grpo,
     matmul,
     operators,
     ppo,
@@ -243,7 +244,7 @@ def test_an_accelerator_is_measured_by_one_command(capsys):
 @pytest.mark.slow
 def test_every_table_is_written(tmp_path, monkeypatch, capsys):
     toys = ((training, TRAINING), (sampling, SAMPLING), (ppo, PPO), (prox, PROX), (chain, CHAIN))
-    toys += ((sweeps, SWEEP),)
+    toys += ((sweeps, SWEEP), (grpo, grpo.Job(1, 16, 2, 16, 3, 4, batch=2, group=4, epochs=1, minibatches=2)))
     for module, job in toys:
         monkeypatch.setattr(module, "JOBS", {"toy": job})
     monkeypatch.setattr(solvers, "compare", lambda jobs, settings: iter(["the solvers"]))
@@ -256,7 +257,7 @@ def test_every_table_is_written(tmp_path, monkeypatch, capsys):
     for word in ("16 x 16 x 16", "shapes of ppo toy", "% of best square", "products, own shapes"):
         assert word in text
     assert text.count("toy       proxlm") == 2  # training and sampling
-    assert "toy operators" in text and "toy sweep" in text
+    assert "toy operators" in text and "toy sweep" in text and "GRPO" in text
     for word in ("toy float32 chain", "toy bfloat16 chain", "nuclear every 2", "0.0M weights"):
         assert word in text
     assert "compilations after it 0" in text
