@@ -68,11 +68,16 @@ def test_sparse_features_are_the_dense_ones():
     dense = np.where(np.abs(FEATURES) > 1.0, FEATURES, 0.0)
     dense[:, 3] = 0.0
     features = solvers.SparseFeatures.of(sparse.csr_array(dense))
-    weights = np.asarray(normal(2, (90,)))
-    np.testing.assert_allclose(features @ weights, dense @ weights, rtol=1e-5, atol=1e-5)
-    chosen = jnp.array([5, 3, 89])
-    np.testing.assert_allclose(features.take(chosen) @ weights[:3], dense[:, chosen] @ weights[:3], atol=1e-5)
-    gradient = jax.grad(lambda w: SQUARES(w, features, TARGETS))(weights)
+    weights, chosen = np.asarray(normal(2, (90,))), np.array([5, 3, 89])
+
+    @jax.jit
+    def of(weights, chosen):
+        gradient = jax.grad(lambda w: SQUARES(w, features, TARGETS))(weights)
+        return features @ weights, features.take(chosen) @ weights[:3], gradient
+
+    product, part, gradient = of(weights, chosen)
+    np.testing.assert_allclose(product, dense @ weights, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(part, dense[:, chosen] @ weights[:3], atol=1e-5)
     np.testing.assert_allclose(gradient, dense.T @ (dense @ weights - TARGETS) / 40, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="a sparse matrix of SciPy"):
         solvers.SparseFeatures.of(dense)
