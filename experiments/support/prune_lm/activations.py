@@ -40,13 +40,13 @@ def grams(params: Any, windows: np.ndarray, config: lm.ModelConfig, batch: int) 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnums=0)
 def _add(grams, params, tokens, config):
-    """Adds a batch; and by how much the layers differ from those of the model."""
+    """Adds a batch; and by which share of their changes the layers differ from those of the model."""
     seen = lm.inspect(params, tokens, config)
 
     def add(_, layer):
         gram, block, weights, before, after = layer
         neurons, heads, result = _inside(block, weights, before, config)
-        error = jnp.max(jnp.abs(result - after)) / jnp.max(jnp.abs(after))
+        error = jnp.max(jnp.abs(result - after)) / jnp.max(jnp.abs(after - before))
         return None, (Grams(gram.neurons + neurons.T @ neurons, gram.heads + heads.T @ heads), error)
 
     layers = grams, params["blocks"], seen.attention, seen.residual[:-1], seen.residual[1:]
