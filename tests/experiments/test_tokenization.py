@@ -20,6 +20,7 @@ def round_trip(tokenizer, texts):
     return [tokenization.decode(tokenizer, row[None], row[None] >= 0)[0] for row in rows]
 
 
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(strategies.text(strategies.characters(codec="utf-8"), max_size=20).map(tokenization.tidy))
 def test_any_text_with_single_blanks_comes_back(tokenizer, text):
     assert round_trip(tokenizer, [text]) == [text]
