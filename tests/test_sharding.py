@@ -54,11 +54,15 @@ def test_a_path_gives_its_spec(path, shape, axes):
     "amount",
     [
         "quick",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("all", "groups", "explicit", "tensors")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("all", "groups", "explicit", "tensors", "eight")
+        ),
     ],
 )
-def test_four_devices_share_the_work(amount):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+def test_four_or_eight_devices_share_the_work(amount):
+    count = 8 if amount == "eight" else 4
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     done = subprocess.run(
         [sys.executable, "-m", "tests.sharded_programs", amount],
         cwd=pathlib.Path(__file__).parents[1],
