@@ -119,6 +119,7 @@ def hardware(settings: Settings) -> str:
     device = jax.devices()[0]
     place = "" if device.platform == "cpu" else f", {len(jax.devices())} x {device.device_kind}"
     pages = ", huge pages" if "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "") else ""
+    pages += ", products by Eigen" if "ynn_fusion_type=" in os.environ.get("XLA_FLAGS", "") else ""
     used = f"{cores()} core{'s' if cores() > 1 else ''}"
     kind = {"cpu": "processor time", "wall": "wall time"}[settings.clock]
     return f"{_processor()}, {used}{place}{pages}; {', '.join(versions)}; {kind}"

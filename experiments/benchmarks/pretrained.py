@@ -9,14 +9,15 @@ answers of one token, so without the prompt.
 
 One core of an Intel Xeon (AVX-512) that shared memory with much other work, CPU s, median of n=2 interleaved
 samples, all 30 layers, 9 tokens, a step of one row of 32 tokens; torch 2.13 with MKL, jax 0.10.2, no huge
-pages. On the right what changed since, 10 layers, n=3, huge pages for both:
+pages. On the right what changed since, 10 layers, n=4, huge pages for both, nine processes on two cores; with
+more beside them the steps took 0.552 and 0.386 (n=3), so that ratio is worth little:
 
     work                proxlm  transformers  ratio  first call     proxlm  transformers  ratio
-    prefill 128         0.403   0.417         1.03   2.0            0.141   0.124         0.87
-    prefill 1024        4.456   2.907         0.65   6.2            1.163   0.945         0.81
+    prefill 128         0.403   0.417         1.03   2.0            0.139   0.128         0.92
+    prefill 1024        4.456   2.907         0.65   6.2            1.106   0.927         0.84
     decode 1, a token   0.083   0.096         1.16   4.2
     decode 32, a token  0.210   0.232         1.10   6.5
-    step                1.553   1.062         0.68   6.7            0.552   0.386         0.70
+    step                1.553   1.062         0.68   6.7            0.610   0.664         1.09
 
 Decoding one row reads 538 MB a token; the core alone reads 12 to 14 GB a second, so 0.04 s is the least.
 Of a prefill of 128 products are 88 %, copies of the scanned layers' weights 11 (smallest of two calls of each

@@ -1,25 +1,54 @@
 """One AdamW step of a language model on windows of random tokens.
 
-Where the time goes. `small`, one core of an Intel Xeon with other work beside it, XLA and MKL held to AVX2:
-91 % of a step are products, and the step reaches 0.89 of their speed at these shapes alone; 4.46 CPU s
-against 6.08 of PyTorch, `tiny` 0.451 against 0.556. With AVX-512 `tiny` takes 0.35 against 0.38.
+Where the time of `tiny` goes, per cent of what is traced, operation by operation: here lower quartiles of 6
+calls of each operation, torch.profiler's own time (median of 3 calls) there; one core of an Intel Xeon
+(AVX-512), nine processes on two cores, so that shares hold and seconds do not:
+
+                                    proxlm    proxlm, products    PyTorch, eager
+                                              by Eigen (below)
+    products with weights           71        64                  40
+    attention: products, softmax    9 + 3     9 + 4               9 (fused)
+    rotations, heads, copies        4         7                   6 of copies
+    SwiGLU                          6         7                   8 of silu
+    norms, residual stream          6         6                   33 of all that is elementwise
+    AdamW and the rest              2         3                   5
+
+Beyond its products a step takes little, and what decides is their kernel: MKL took 369 ms of what is traced,
+YNNPACK 424, Eigen 281. Side by side, three steps a call, CPU s a step, best (median) of n=6: 0.368 (0.376) by
+Eigen, 0.418 (0.441) by PyTorch, 0.640 (0.671) by YNNPACK, XLA's own choice; so on Intel processors with
+AVX-512 the Makefile asks for Eigen (on an AMD one YNNPACK was far ahead of MKL, and Eigen was not tried). One
+step a call YNNPACK takes 0.41 to 0.45. `small` by Eigen 5.1, by YNNPACK 6.2 to 6.5 (best of 3, 4), the same
+loss to 7 digits. XLA and MKL held to AVX2, in an earlier and quieter hour, by YNNPACK: 91 % of a step of
+`small` are products, 0.89 of their speed at these shapes alone; 4.46 CPU s against 6.08 of PyTorch, `tiny`
+0.451 against 0.556.
 
 What was tried, and what it brought (the same core with AVX-512; flags are those of jaxlib 0.10.2):
 
+    cosines looked up in a table               they were computed in every rotation of every head, row and
+    (is so now)                                layer: 11 % of what is traced of `tiny`
+    activations anew in the gradient           `tiny` 0.446 -> 0.414 CPU s (7); `small` 6.2 -> 5.8 (4), and
+    (is so now)                                once 6.5 -> 7.0 (3); 6 to 7 % less memory for temporaries
+    a rule of its own for SwiGLU's gradient    as fast as that, and no forward mode: not done
     gradient's norm behind a barrier           AdamW of 53M weights and the norm 0.142, not 0.195 CPU s,
     (is so now)                                without a copy of g² (best of 7); a step of 10 layers of
                                                SmolLM2-135M's sizes on 32 tokens 0.43 in place of 0.55 (5)
     glibc.malloc.hugetlb=1                     that step 0.42 in place of 0.56 CPU s (6)
     (is so in the Makefile)
-    --xla_cpu_experimental_ynn_fusion_type=    `tiny` 5 % faster, a fifth more compilation
+    --xla_cpu_experimental_ynn_fusion_type=    products by Eigen: as above; PPO `base` no faster (3), sampling
+    (is so in the Makefile)                    neither (5); a quarter less memory for temporaries, compilation
+                                               a fifth more; last digits change
     weight gradients, narrow operand first     that product 30 % faster, 2.5 % of a step: not done, it takes a
                                                barrier in every model on every device
-    -O1 and fusion emitters off                `tiny` compiles in 2.8 in place of 4.4 s, steps 4 % slower
+    -O1 and fusion emitters off                `tiny` compiles in 3.4 in place of 4.6 s, the same numbers bit
+                                               by bit, steps 2 to 7 % slower
+    xla_llvm_disable_expensive_passes          3.9 in place of 4.6 s; no difference of steps beyond noise (3)
     layers rolled up                           13 % slower, and compiles no faster: kernels of equal layers
                                                are compiled once already
 
 Compilation takes 25 to 40 ms for each kernel that differs from all others, half of it in LLVM, so their
-number decides: of an iteration of PPO `base` 160 sample, 170 prepare and 260 update.
+number decides: of an iteration of PPO `base` 160 sample, 170 prepare and 260 update. Of the first call of
+`tiny` tracing takes 0.4 CPU s, lowering 0.2, XLA 4.6; of PPO `base` 1.0, 0.9 and 22.4 (n=1): a first call of
+3 and 10 s asks for half as many kernels, or for LLVM at half its time, and no flag brings either.
 """
 
 import dataclasses
