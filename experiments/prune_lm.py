@@ -1,10 +1,20 @@
-"""Neurons and heads cut out of SmolLM2, by a group penalty, by activations or by magnitude.
+"""Neurons and heads cut out of SmolLM2: a group penalty ties with activations, then loses; magnitude fails.
 
     python -m experiments.prune_lm               # make more-data before
     python -m experiments.prune_lm --smoke
 
-Every method sees the same text of film reviews, removes as many units of each layer, and then refits the
-kernels behind what is left by least squares on that text. Numbers are to be measured.
+Every method sees the same 4,096 tokens of film reviews, removes as many units of each layer, and refits the
+kernels behind what is left by least squares on them. 2 CPU cores (Intel Xeon with AVX-512), 5 minutes of CPU
+time and the cut after them, n=1 draw of the text. Perplexity on the beginnings of 16 reviews held out, 49.2
+of the whole model:
+
+    removed                                 group lasso   activation   magnitude
+    20 % of the neurons                     64.0          64.3         693.9
+    40 %, and one query head of each three  155.6         106.2        1713.4
+
+What activations choose is as good as the penalty for a fifth of the neurons, and better beyond, above all for
+heads: the refit then leaves 6.9 % of the squares of what attention adds, after the penalty's choice 11.8 %.
+Either is far better than magnitude. Ridge and penalty were chosen on other reviews, by six layers' errors.
 """
 
 import dataclasses
@@ -44,7 +54,7 @@ class Config(configs.Base):
     window: int = configs.field(128, smoke=16)  # tokens of a text
     texts: int = configs.field(32, smoke=4)  # windows to prune by
     judged: int = configs.field(16, smoke=4)  # windows held out
-    seeds: int = configs.field(3, smoke=1)  # draws of the windows to prune by
+    seeds: int = 1  # draws of the windows to prune by
     seed: int = 0  # the first
     tokens: int = configs.field(32, smoke=4)  # of the decoding that is timed
 
