@@ -8,6 +8,11 @@
 P(positive) 0.48 -> 0.93 ± 0.00, VADER 0.14 -> 0.77 ± 0.02,
 KL to the untouched LM 18.0 ± 0.5 nats per response of 32 tokens,
 distinct-2 0.80 -> 0.61 ± 0.03. Reward model 76.0 % on 44-token openings, naive Bayes 76.6 %.
+
+With --model smollm2 (`make more-data`), 2 CPU cores (Intel Xeon with AVX-512), 13 minutes of CPU time, n=1,
+128 held-out openings: P(positive) 0.53 -> 0.85, VADER 0.12 -> 0.69, positive by naive Bayes 0.48 -> 0.95, KL 12.3 nats,
+distinct-2 0.90 -> 0.69, perplexity under the untouched model 36 -> 23; 92,889 of its weights changed, .069 %,
+a delta of 392 kB. Reward model, shorter trained, 74.3 %.
 """
 
 import dataclasses
@@ -18,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.support.data import text_metrics, tokenization
+from experiments.support.data import tokenization
 from experiments.support.models import language_model, reward_model
 from experiments.support.run import cli, configs, model_store, runs, supervised
 from experiments.support.sentiment import pretrained_policy, report
@@ -128,16 +133,10 @@ def learn_reward(run, reviews, held_out, lm_params, model, parent, config: Confi
         return data, supervised.in_order(config.rm_steps, BATCH)
 
     loss = functools.partial(reward_model.loss, config=model)
-    evaluate = functools.partial(accuracy, held_out=held_out, model=model)
+    evaluate = functools.partial(reward_model.accuracy, held_out=held_out, model=model)
     options = {"chunk": 20, "evaluate_every": 10, "evaluate": evaluate, "depends_on": [parent]}
     params, _ = supervised.fit_stage(run, "reward model", settings, loss, optimizer, start, draw, **options)
     return params, model
-
-
-def accuracy(params, held_out, model):
-    """Share of the held-out texts that a reward model classifies correctly."""
-    odds = reward_model.judge(params, held_out, model)
-    return {"accuracy": text_metrics.accuracy(odds, held_out["label"])}
 
 
 def learn_policy(run, prompts, lm_params, model, rm_params, rm_model, config: Config):

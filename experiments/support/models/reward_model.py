@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.support.data import tokenization
+from experiments.support.data import text_metrics, tokenization
 from proxlm import lm
 
 # Log-odds per unit of the head: small, so that the sum over a text starts out calm.
@@ -89,6 +89,11 @@ def judge(params, texts, config: lm.ModelConfig, batch: int = 128) -> np.ndarray
     tokens, mask = texts["tokens"], texts["mask"]
     odds = [_jitted_score(params, tokens[row], mask[row], config=config) for row in rows]
     return np.concatenate(odds)[:size]
+
+
+def accuracy(params, held_out, model: lm.ModelConfig) -> dict[str, float]:
+    """Share of the held-out texts that a reward model classifies correctly."""
+    return {"accuracy": text_metrics.accuracy(judge(params, held_out, model), held_out["label"])}
 
 
 _jitted_score = jax.jit(score, static_argnames="config")
