@@ -24,7 +24,8 @@ def working_sets(sizes: Sequence[int] = (256, 1024), rule: Rule | None = None) -
     For `LinearLoss` and penalties of single coordinates whose solutions are sparse: an iteration
     takes the nonzeros and the coordinates farthest from optimal, solves the problem in these alone by
     the inner rule, from their columns of X, and then computes the gradient of all. Should f + g not be
-    lower, it makes a step of proximal gradient, so that it converges for any penalty.
+    lower, it makes a step of proximal gradient, so that it converges for any penalty. Sets take the place of
+    screening: started from the last solution of a `path`, one is the old nonzeros and the next candidates.
 
     Args:
       sizes: of the sets, static, of which each iteration takes the smallest that holds the nonzeros and some
