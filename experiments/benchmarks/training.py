@@ -17,10 +17,10 @@ Beyond its products a step takes little, and what decides is their kernel: MKL t
 YNNPACK 424, Eigen 281. Side by side, three steps a call, CPU s a step, best (median) of n=6: 0.368 (0.376) by
 Eigen, 0.418 (0.441) by PyTorch, 0.640 (0.671) by YNNPACK, XLA's own choice; so on Intel processors with
 AVX-512 the Makefile asks for Eigen (on an AMD one YNNPACK was far ahead of MKL, and Eigen was not tried). One
-step a call YNNPACK takes 0.41 to 0.45. `small` by Eigen 5.1, by YNNPACK 6.2 to 6.5 (best of 3, 4), the same
-loss to 7 digits. XLA and MKL held to AVX2, in an earlier and quieter hour, by YNNPACK: 91 % of a step of
-`small` are products, 0.89 of their speed at these shapes alone; 4.46 CPU s against 6.08 of PyTorch, `tiny`
-0.451 against 0.556.
+step a call YNNPACK takes 0.41 to 0.45. `small` by Eigen 5.1, by YNNPACK 6.2 to 6.5 (best of 3, 4), same
+loss to 7 digits. XLA and MKL held to AVX2, which the kernels of XLA's products may not heed: 0.349 (0.366) by
+Eigen, 0.551 (0.576) by PyTorch, 0.400 (0.615) by YNNPACK; `small` in an earlier and quieter hour, by YNNPACK,
+4.46 against 6.08 of PyTorch, 91 % of it products, at 0.89 of their speed at these shapes alone.
 
 What was tried, and what it brought (the same core with AVX-512; flags are those of jaxlib 0.10.2):
 
