@@ -22,7 +22,7 @@ nothing else for time:
 | | v5e-64, fsdp=64 | 1, 1 | 16 | 72: no | 3,110, links | 18.7, links |
 
 Under fsdp every token that is sampled gathers all weights, which is what bounds sampling there.
-The table is of 2026-11-29, when decoding cast its weights at each token and not once before.
+The table is of when decoding cast its weights at each token, and not once before the first.
 XLA's compiler for CPUs keeps float32 copies of what bfloat16 products read, and does attention by
 plain products: an accelerator takes less. Beside what a program is given, planned and measured GiB,
 the `tiny` model in float32 on one device (2 CPU cores, n=1, an allocator that gives back what is freed):
