@@ -4,8 +4,8 @@
     python -m experiments.prune_lm --smoke
 
 Every method sees the same 4,096 tokens of film reviews, removes as many units of each layer, and refits the
-kernels behind what is left by least squares on them. 2 CPU cores (Intel Xeon with AVX-512), 5 minutes of CPU
-time and the cut after them, n=1 draw of the text. Perplexity on the beginnings of 16 reviews held out, 49.2
+kernels behind what is left by least squares on them. 2 CPU cores (Intel Xeon with AVX-512), 7 minutes of CPU
+time, n=1 draw of the text. Perplexity on the beginnings of 16 reviews held out, 49.2
 of the whole model:
 
     removed                                 group lasso   activation   magnitude
@@ -14,7 +14,8 @@ of the whole model:
 
 What activations choose is as good as the penalty for a fifth of the neurons, and better beyond, above all for
 heads: the refit then leaves 6.9 % of the squares of what attention adds, after the penalty's choice 11.8 %.
-Either is far better than magnitude. Ridge and penalty were chosen on other reviews, by six layers' errors.
+Either is far better than magnitude. Cut out, the model has 96.0 M of 134.5 M parameters, and decodes in 60.0
+CPU ms a token in place of 82.2. Ridge and penalty were chosen on other reviews, by six layers' errors.
 """
 
 import dataclasses
