@@ -18,8 +18,8 @@ CPU milliseconds to a relative gap of 1e-6, medians of n=3 in turns, two shared 
 | logistic 2000 x 10000, 1 % nonzero, λmax/10 | 1112 | 88 | 45 | 136 | 43 |
 
 A path of 100 lassos 1000 x 5000, from λmax to λmax/100, takes proxlm 7.3 to 7.5 s to a gap of 3.6e-7,
-skglm 8.0 to 10.1 s to 2.4e-7 (n=3 and 2 in turns, load 16). To a gap of 1.1e-5
-proxlm takes 5.6 s, celer 4.6 s to 1.2e-5 (n=1, one pinned core, load 10).
+skglm 8.0 to 10.1 s to 2.4e-7 (n=3 and 2 in turns, load 16). On one
+pinned core under load 10, proxlm takes 5.1 s to 2.4e-6, celer 4.6 to 1.2e-5 and 7.0 to 1.7e-6 (n=1).
 
 Poisson models of 2000 x 200 in float64, neighbouring features correlated by .9, λmax/100, to an objective
 1e-6 above the least in units of that at 0: the default rule takes 20 ms with a lasso and 51 with groups of
