@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from proxlm import _validation
 from proxlm.penalties import _slots, base
 
+# Penalties made of others that are no sets, whatever the others are; the conjugate may be one.
+NO_SETS, MAYBE_SETS = ("add_linear", "add_quadratic", "envelope"), ("conjugate",)
 # How far outside a set counts as inside, by default.
 TOLERANCE, HALF_TOLERANCE = 1e-5, 1e-2
 
@@ -98,3 +100,28 @@ def tolerance_of(leaf: chex.Array, tolerance: float | None = None) -> float:
     dtype = jnp.result_type(leaf)
     half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
     return HALF_TOLERANCE if half else TOLERANCE
+
+
+def require_set(function: str, **constraints: base.Penalty) -> None:
+    """Raises ValueError for what is no `Penalty`, or one of this package that is not 0 or +inf.
+
+    That is one with a strength, or made of such. Of a penalty from the user's own functions nothing is known.
+
+    >>> require_set("project", constraint=base.Penalty(None, lambda x, t: jnp.maximum(x, 0.0)))
+    """
+    base.require_penalty(function, **constraints)
+    expected = "a set, such as penalties.box(-1.0, 1.0)"
+    remedy = (
+        "Its prox needs a step size: use apply_prox or proximal_step, or apply_prox_updates outside a chain."
+    )
+    for argument, constraint in constraints.items():
+        if _is_no_set(constraint):
+            raise _validation.invalid(argument, constraint, expected, remedy, function)
+
+
+def _is_no_set(penalty):
+    if not isinstance(penalty, base.Penalty) or penalty._call is None or penalty._call[0] in MAYBE_SETS:
+        return False
+    name, positional, arguments = penalty._call
+    parts = positional[0].values() if name == "separable_sum" else positional
+    return name in NO_SETS or any("strength" in key for key in arguments) or any(map(_is_no_set, parts))

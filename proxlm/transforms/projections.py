@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proxlm.penalties import _trees, base
+from proxlm.penalties import _indicator, _trees, base
 from proxlm.transforms import _leaves, _updates, steps
 
 __all__ = ["apply_prox_updates", "project", "project_exactly"]
@@ -22,10 +22,10 @@ def project(constraint: base.Penalty, *, every: int = 1) -> optax.GradientTransf
     last place. `project_exactly` puts params on them exactly.
 
     Args:
-      constraint: a set, such as `box`, `top_k`, `rank_ball` or `simplex`.
+      constraint: a set, such as `box`, `top_k`, `rank_ball` or `simplex`, or a penalty of your own.
 
     Raises:
-      ValueError: as `apply_prox`.
+      ValueError: as `apply_prox`, and if the penalty is known to be no set, such as `l1`.
 
     Source: Bertsekas 1976 (projected gradient).
 
@@ -36,7 +36,7 @@ def project(constraint: base.Penalty, *, every: int = 1) -> optax.GradientTransf
     >>> optax.apply_updates(params, updates).tolist()
     [0.25, 1.0]
     """
-    base.require_penalty("project", constraint=constraint)
+    _indicator.require_set("project", constraint=constraint)
     return steps.apply_prox(constraint, 1.0, every=every)
 
 
@@ -52,13 +52,13 @@ def project_exactly(params: chex.ArrayTree, penalty: base.Penalty) -> chex.Array
       penalty: a set. Any other penalty would be applied once more at each call.
 
     Raises:
-      ValueError: if `penalty` is not a Penalty.
+      ValueError: if `penalty` is not a Penalty, or known to be no set.
 
     >>> from proxlm import penalties
     >>> project_exactly(jnp.array([0.74, -3.0]), penalties.quantization_grid([-1.0, 0.0, 1.0])).tolist()
     [1.0, -1.0]
     """
-    base.require_penalty("project_exactly", penalty=penalty)
+    _indicator.require_set("project_exactly", penalty=penalty)
     return _moved("project_exactly", params, jax.tree.map(jnp.zeros_like, params), penalty, 1.0)
 
 

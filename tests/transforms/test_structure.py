@@ -445,3 +445,15 @@ def test_only_a_penalty_can_be_snapped_to():
     ):
         with pytest.raises(ValueError, match=r"must be a Penalty, got 0\.5"):
             use(0.5)
+
+
+def test_what_is_known_to_be_no_set_is_no_constraint():
+    box, l1 = penalties.box(0.0, 1.0), penalties.l1(0.1)
+    own = penalties.Penalty(None, lambda x, t: jnp.clip(x, 0.0, 1.0))
+    of = lambda penalty: penalties.separable_sum({0: box, "a": penalty}, [0])
+    for constraint in (box, own, of(box), penalties.zero(), penalties.stiefel(), penalties.conjugate(l1)):
+        transforms.project(penalties.translate(constraint, 0.0))
+    elastic = penalties.spectral(penalties.elastic_net(0.1))
+    for penalty in (of(l1), elastic, penalties.slope(jnp.ones(2)), penalties.add_quadratic(box, 1.0)):
+        with pytest.raises(ValueError, match=r"project: constraint must be a set, .* use apply_prox or"):
+            transforms.project(penalty)
