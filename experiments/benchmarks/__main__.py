@@ -5,7 +5,7 @@
     make bench ARGS="--only sampling"       # one kind;  --quick: the small jobs, a first look
 
 PyTorch, transformers, TRL and peers of the operators and solvers (jaxopt, copt, pyproximal, proxop,
-skglm, celer, scikit-learn) are measured where they are installed; nothing here installs them.
+skglm, celer, scikit-learn, NeMoS) are measured where they are installed; nothing here installs them.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import clock, solvers, sparse_problems
+from experiments.benchmarks import clock, glms, solvers, sparse_problems
 
 QUICK = clock.Settings("wall", repeats=1, seconds=0.0)
 TOY = sparse_problems.Job(30, 20, nonzeros=3, strengths=4)
@@ -34,6 +34,8 @@ def test_zero_solves_the_problem_from_the_largest_strength_on(name):
 
 @pytest.mark.slow
 def test_every_solver_and_the_path_have_their_lines():
-    text = "\n".join(solvers.compare({"toy": TOY}, QUICK))
-    for word in (*PROBLEMS, "toy path", "4 strengths", "proxlm, FISTA"):
+    models = glms.Job(30, 10, nonzeros=5)
+    text = "\n".join(solvers.compare({"toy": TOY, "toy GLM": models}, QUICK))
+    kinds = ("toy GLM", "logistic group lasso", "Poisson lasso", "Poisson group lasso")
+    for word in (*PROBLEMS, "toy path", "4 strengths", "proxlm, the default rule", *kinds):
         assert word in text
