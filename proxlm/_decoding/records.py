@@ -116,6 +116,8 @@ class Actor(NamedTuple):
       final_values: `(params, Samples) -> [B]`, the critic's values after the last column, by which cut
         responses are bootstrapped; or None without a critic.
       turns: the tool between the turns of a response, or None.
+      cast: `(params) -> params` of the same scores, kernels in the compute dtype, so that scores in slices
+        cast them once; or None.
     """
 
     init: Callable[[jax.Array], Any]
@@ -126,3 +128,4 @@ class Actor(NamedTuple):
     sampling: SamplingConfig | None = None
     final_values: Callable[[Any, Samples], jax.Array] | None = None
     turns: Turns | None = None
+    cast: Callable[[Any], Any] | None = None

@@ -11,7 +11,7 @@ from proxlm._decoding import config as decoding
 from proxlm._decoding import turns as turns_lib
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Actor, Prompts, Samples, Scores, Turns
-from proxlm.lm import _model, _rollout, _sampling, _scoring
+from proxlm.lm import _adapters, _model, _rollout, _sampling, _scoring
 from proxlm.lm._config import ModelConfig
 
 ActorParams = dict[str, Any]
@@ -57,7 +57,7 @@ def make_actor(
     bound = _Bound(policy, critic or None, num_tokens, sampling, early_exit, num_microbatches, turns)
     final_values = None if critic is False else bound.final_values
     functions = bound.init, bound.sample, bound.score, bound.reference, bound.greedy
-    return Actor(*functions, sampling, final_values, turns)
+    return Actor(*functions, sampling, final_values, turns, bound.cast)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,6 +141,11 @@ class _Bound:
     def final_values(self, params: ActorParams, samples: Samples) -> jax.Array:
         name, config = ("policy", self.policy) if self.critic is None else ("critic", self.critic)
         return _scoring.final_values(params[name], samples.tokens, config, mask=samples.mask)
+
+    def cast(self, params: ActorParams) -> ActorParams:
+        models = {"policy": self.policy, "critic": self.critic}
+        own = {name: model for name, model in models.items() if model is not None and name in params}
+        return params | {name: _adapters.cast(params[name], model) for name, model in own.items()}
 
     def _rows(self, samples: Samples, config: ModelConfig, group_size: int) -> dict[str, Any]:
         size = group_size if _scoring.can_pack(config) else 1

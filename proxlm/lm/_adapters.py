@@ -133,11 +133,11 @@ def linear_parts(x: jax.Array, part: Params, names: Sequence[str], sizes: Sequen
     return [_with_bias(y, b) for y, b in zip(adapted, biases, strict=True)]
 
 
-def for_decoding(params: Params, config: ModelConfig) -> Params:
-    """The params `by_heads`, with kernels in the compute dtype, to which each token would cast them.
+def cast(params: Params, config: ModelConfig) -> Params:
+    """The params with kernels in the compute dtype, to which each product would cast them.
 
     >>> params = {"head": {"kernel": jnp.ones((2, 2))}, "norm": {"scale": jnp.ones(2)}}
-    >>> jax.tree.map(lambda x: x.dtype.name, for_decoding(params, ModelConfig(9, compute_dtype="bfloat16")))
+    >>> jax.tree.map(lambda x: x.dtype.name, cast(params, ModelConfig(9, compute_dtype="bfloat16")))
     {'head': {'kernel': 'bfloat16'}, 'norm': {'scale': 'float32'}}
     """
 
@@ -154,18 +154,18 @@ def for_decoding(params: Params, config: ModelConfig) -> Params:
 
     is_part = lambda x: isinstance(x, Mapping)  # the layers may be a list of them, or segments
     each = functools.partial(jax.tree.map, of, is_leaf=is_part)
-    return by_heads({name: part if name == "value" else each(part) for name, part in params.items()}, config)
+    return {name: part if name == "value" else each(part) for name, part in params.items()}
 
 
-def by_heads(params: Params, config: ModelConfig) -> Params:
-    """The params with query, key and value as maps of their own where a mesh cuts heads over `model`.
+def for_decoding(params: Params, config: ModelConfig) -> Params:
+    """The params `cast`, with query, key and value as maps of their own where a mesh cuts heads over `model`.
 
     Cut as they are packed, each part of a product's result would move between devices at every token.
 
-    >>> params = {"blocks": {"attention": {}}}
-    >>> by_heads(params, ModelConfig(vocab_size=16)) is params
-    True
+    >>> for_decoding({"blocks": {"attention": {}}}, ModelConfig(vocab_size=16))
+    {'blocks': {'attention': {}}}
     """
+    params = cast(params, config)
     if jax.sharding.get_abstract_mesh().shape.get("model", 1) == 1:
         return params
     names, sizes = MAPS["attention/qkv"], (config.num_heads, *(config.num_kv_heads,) * 2)

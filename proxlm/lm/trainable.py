@@ -22,7 +22,7 @@ A selection says what is trained. It is one of
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,12 @@ from proxlm.lm._segments import Segments
 from proxlm.lm._selection import PATTERNS, Select, last_layers
 
 __all__ = ["PATTERNS", "Frozen", "Select", "join", "last_layers", "make_actor", "merge", "split"]
+
+
+class _Joined(NamedTuple):
+    """Parameters of the whole model where the trained ones stand."""
+
+    params: dict[str, Any]
 
 
 @jax.tree_util.register_dataclass
@@ -165,7 +171,14 @@ def make_actor(actor: Actor, frozen: Frozen) -> Actor:
     >>> actor = make_actor(lm.make_actor(config, num_tokens=3), frozen)
     >>> samples = actor.sample(jax.random.key(1), {"policy": trained}, prompts)  # doctest: +SKIP
     """
-    whole = lambda params: {**params, "policy": join(params["policy"], frozen)}
+
+    def whole(params):
+        policy = params["policy"]
+        return {**params, "policy": policy.params if isinstance(policy, _Joined) else join(policy, frozen)}
+
+    def cast(params):
+        params = (actor.cast or (lambda params: params))(whole(params))
+        return {**params, "policy": _Joined(params["policy"])}
 
     def refuse(key: jax.Array) -> _actor.ActorParams:
         raise ValueError("actor.init: the policy is pretrained; take {'policy': trained} of trainable.split")
@@ -186,6 +199,7 @@ def make_actor(actor: Actor, frozen: Frozen) -> Actor:
         reference=on_whole(actor.reference, 0),
         greedy=None if actor.greedy is None else on_whole(actor.greedy, 0),
         final_values=None if actor.final_values is None else on_whole(actor.final_values, 0),
+        cast=cast,
     )
 
 

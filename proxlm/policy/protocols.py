@@ -84,7 +84,8 @@ class Actor(Protocol):
       greedy: (params, prompts) -> `Samples` of the likeliest tokens, or None.
 
     One with `final_values`, (params, samples) -> values [B] of the states after the last column, can be
-    bootstrapped where responses are cut.
+    bootstrapped where responses are cut. One with `cast`, (params) -> params of the same scores, is scored
+    under those where it is scored in slices.
     """
 
     @property

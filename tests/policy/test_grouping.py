@@ -1,8 +1,10 @@
 """Answers that share their prompt: the same iteration as with answers by themselves."""
 
+import dataclasses
 import functools
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -10,6 +12,7 @@ import pytest
 
 from proxlm import lm
 from proxlm.policy import ppo, recipes
+from proxlm.policy._iteration import grouping
 from tests import arrays
 
 MODEL = lm.ModelConfig(7, num_layers=1, width=8, num_heads=2, value_head=True)
@@ -91,3 +94,34 @@ def test_groups_that_do_not_divide_are_scored_row_by_row():
         iterate(ACTOR, jax.eval_shape, num_minibatches=6, whole_groups=True)
     with pytest.raises(ValueError, match="whole_groups must be False with group_size=1 or num_minibatches=1"):
         recipes.make("ppo", whole_groups=True)
+
+
+def casts(jaxpr, sizes, inside=False):
+    """For each cast to bfloat16: whether it is of a float32 array of these sizes, in the body of a loop."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "convert_element_type" and eqn.params["new_dtype"] == jnp.bfloat16:
+            x = eqn.invars[0].aval
+            yield inside and x.dtype == jnp.float32 and x.size in sizes
+        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
+            yield from casts(inner, sizes, inside or eqn.primitive.name == "scan")
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["whole", "last layer"])
+@pytest.mark.parametrize("name", ["score", "reference"])
+def test_scores_in_slices_cast_the_kernels_once(part, name):
+    model = dataclasses.replace(MODEL, vocab_size=11, num_layers=2, compute_dtype="bfloat16", max_length=16)
+    params = jax.eval_shape(functools.partial(lm.init, config=model), jax.random.key(0))
+    sizes = {size for x in jax.tree.leaves(params) if x.ndim > 1 for size in (x.size, x.size // x.shape[0])}
+    frozen = None
+    if part:
+        params, frozen = jax.eval_shape(lambda p: lm.trainable.split(p, lm.trainable.last_layers(1)), params)
+
+    def run(params, frozen, tokens, mask):
+        actor = lm.make_actor(model, 3)
+        actor = actor if frozen is None else lm.trainable.make_actor(actor, frozen)
+        samples = lm.Samples(tokens, mask, tokens * 1.0, mask[:, 4:], mask[:, 0])
+        return getattr(grouping.grouped(actor, 1, slices=4), name)({"policy": params}, samples)
+
+    program = jax.make_jaxpr(run)(params, frozen, jnp.zeros((20, 7), int), jnp.ones((20, 7), bool))
+    found = list(casts(program.jaxpr, sizes))
+    assert found and not any(found)

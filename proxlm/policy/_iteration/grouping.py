@@ -38,10 +38,11 @@ def grouped(actor: protocols.Actor, group_size: int, slices: int = 1) -> Grouped
     >>> jax.eval_shape(grouped(actor, 3).sample, jax.random.key(1), params, prompts).tokens.shape
     (6, 7)
     """
+    cast = getattr(actor, "cast", None)
     return GroupedActor(
         functools.partial(_sample, actor.sample, group_size),
-        _score(actor.score, group_size, slices),
-        _score(actor.reference, group_size, slices),
+        _score(actor.score, group_size, slices, cast),
+        _score(actor.reference, group_size, slices, cast),
         getattr(actor, "greedy", None),
         getattr(actor, "sampling", None),
         getattr(actor, "final_values", None),
@@ -92,7 +93,7 @@ def _sample(sample, group_size, key, params, prompts):
     return sample(key, params, prompts_lib.repeat(prompts, group_size))
 
 
-def _score(score, group_size, slices):
+def _score(score, group_size, slices, cast):
     def one_slice(params, samples, full):
         batch = samples.tokens.shape[0]
         size = together(group_size, batch) if shares(score) and batch % group_size == 0 else 1
@@ -101,6 +102,7 @@ def _score(score, group_size, slices):
     def whole(params, samples, full=False):
         if slices == 1:
             return one_slice(params, samples, full)
+        params = params if cast is None else cast(params)  # here and not in each slice
         cut = lambda x: x.reshape(slices, -1, *x.shape[1:])
         parts = sharding.pieces(jax.tree.map(cut, samples))
         scores = jax.lax.map(lambda part: one_slice(params, part, full), parts)
