@@ -5,8 +5,9 @@ or on sparse ones. A solver is given ever smaller tolerances until its relative 
 computed here, is reached; that tolerance is then timed. Peers: skglm, celer and scikit-learn, of
 generalised linear models NeMoS and jaxopt, where installed.
 
-CPU milliseconds to a relative gap of 1e-6, medians of n=3 in turns, two shared Xeon cores under load
-16 (sparse lassos: n=7 and best, load 11), JAX 0.10.2, skglm 0.5, celer 0.7.4; compilation left out:
+CPU milliseconds to a relative gap of 1e-6, medians of n=3 in turns, two shared Xeon cores under load 16
+(sparse lassos with the best: n=7, load 11; sparse logistic: n=5, one pinned core, load 4), JAX 0.10.2,
+skglm 0.5, celer 0.7.4; compilation left out:
 
 | problem | nonzeros | proxlm | skglm | celer | liblinear |
 | --- | --- | --- | --- | --- | --- |
@@ -15,7 +16,7 @@ CPU milliseconds to a relative gap of 1e-6, medians of n=3 in turns, two shared 
 | logistic 1000 x 5000, λmax/10 | 413 | 243 | 162 | 1067 | 824 |
 | lasso 2000 x 10000, 1 % nonzero, λmax/10 | 64 | 14 (12) | 12 (8.5) | 11 (10) | |
 | lasso 2000 x 10000, 1 % nonzero, λmax/100 | 1467 | 139 (131) | 100 (73) | 104 (90) | |
-| logistic 2000 x 10000, 1 % nonzero, λmax/10 | 1112 | 88 | 45 | 136 | 43 |
+| logistic 2000 x 10000, 1 % nonzero, λmax/10 | 1112 | 73 (58) | 50 (36) | 149 (107) | 47 (37) |
 
 A path of 100 lassos 1000 x 5000, from λmax to λmax/100, takes proxlm 7.3 to 7.5 s to a gap of 3.6e-7,
 skglm 8.0 to 10.1 s to 2.4e-7 (n=3 and 2 in turns, load 16). On one
