@@ -1,5 +1,6 @@
 """Meshes and specs, and programs on four devices: each does its share, and the numbers are those of one."""
 
+import functools
 import json
 import os
 import pathlib
@@ -7,10 +8,13 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from proxlm import sharding
+from proxlm import lm, sharding, training
+from proxlm.policy import ppo
 
 MESH = jax.sharding.AbstractMesh((2, 4), ("fsdp", "model"))
 
@@ -48,6 +52,28 @@ def test_a_mesh_that_cannot_be_is_refused(sizes, named):
 )
 def test_a_path_gives_its_spec(path, shape, axes):
     assert tuple(sharding.spec(path, shape, MESH)) == axes
+
+
+@pytest.mark.parametrize(("microbatches", "name"), [(1, "batch"), (2, "a micro-batch")])
+def test_a_batch_that_the_devices_do_not_divide_is_reported(microbatches, name):
+    optimizer = optax.sgd(0.1)
+    step = training.make_step(lambda w, x: jnp.mean(w * x), optimizer, microbatches=microbatches)
+    supervised = lambda rows: step(training.init(jnp.ones(()), optimizer), jnp.ones((rows, 2)))
+    config = ppo.PPOConfig(num_epochs=1, num_minibatches=2, num_microbatches=microbatches)
+    model = lm.ModelConfig(8, num_layers=1, width=8, value_head=True)
+    prompts = lambda rows: lambda key: lm.Prompts(jnp.ones((rows, 3), int))
+    reward = lambda samples: jnp.ones(samples.tokens.shape[0])
+
+    def policy(rows):
+        actor = lm.make_actor(model, 4)
+        state = ppo.init(actor.init(jax.random.key(0)), optimizer, config)
+        return ppo.make_step(actor, reward, prompts(rows), optimizer, config)(state, jax.random.key(1))
+
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((4,), ("data",))):
+        jax.eval_shape(functools.partial(supervised, 4 * microbatches))  # a warning would be an error
+        for run, rows in ((supervised, 6 * microbatches), (policy, 12 * microbatches)):
+            with pytest.warns(UserWarning, match=f"{name} has 6 rows, not divisible by 4 devices"):
+                jax.eval_shape(functools.partial(run, rows))
 
 
 @pytest.mark.parametrize(

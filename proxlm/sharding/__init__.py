@@ -12,7 +12,8 @@ JAX's partitioner does the rest. The axes are
 - `seeds`: the axis of a `vmap` over seeds, on which nothing here is placed.
 
 `rows`, `pieces` and `whole` stand in the training loops and in the model; they are the identity where no
-mesh is set. Without one, or on one device, a program is what it would be without this module.
+mesh is set, and a step warns of a batch that the devices do not divide. Without a mesh, or on one device, a
+program is what it would be without this module.
 
 - `make_mesh`, `AXES`: the mesh
 - `spec`, `shardings`, `replicated`: where a leaf of a state lies, by its path

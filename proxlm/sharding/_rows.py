@@ -1,6 +1,7 @@
 """Rows of batches: pinned inside jit, and as the part that each process holds."""
 
 import math
+import warnings
 from typing import TypeVar
 
 import jax
@@ -13,25 +14,25 @@ from proxlm.sharding import _mesh
 Tree = TypeVar("Tree")
 
 
-def rows(tree: Tree, whole: bool = False) -> Tree:
+def rows(tree: Tree, whole: bool = False, name: str | None = None) -> Tree:
     """Pins the first axis of each leaf to `data` and `fsdp` of the mesh that is set, inside jit.
 
-    The identity without a mesh, and on a leaf whose rows do not divide. A row may be cut, as over
-    `model`; if `whole` it is not.
+    The identity without a mesh, and on a leaf whose rows do not divide, of which a warning tells if the tree
+    has a name. A row may be cut, as over `model`; if `whole` it is not.
 
     >>> rows(np.ones((4, 2))).shape
     (4, 2)
     """
-    return _pinned(tree, 0, whole)
+    return _pinned(tree, 0, whole, name)
 
 
-def pieces(tree: Tree) -> Tree:
+def pieces(tree: Tree, name: str | None = None) -> Tree:
     """As `rows`, for micro-batches `[n, B/n, ...]`: pins the second axis, so that a scan runs over the first.
 
     >>> pieces(np.ones((4, 2))).shape
     (4, 2)
     """
-    return _pinned(tree, 1)
+    return _pinned(tree, 1, name=name)
 
 
 @_validation.typed
@@ -108,11 +109,17 @@ def _pinned_axes(mesh):
     return _mesh.batch_axes(mesh) if _mesh.is_automatic(mesh) else ()
 
 
-def _pinned(tree, axis, whole=False):
+def _pinned(tree, axis, whole=False, name=None):
     mesh, count = jax.sharding.get_abstract_mesh(), num_parts()
     axes, gathers = _pinned_axes(mesh), whole and _mesh.is_automatic(mesh) and mesh.shape.get("model", 1) > 1
     if count == 1 and not gathers:
         return tree
+    sizes = {x.shape[axis] for x in jax.tree.leaves(tree) if np.ndim(x) > axis}
+    if name is not None and (odd := [size for size in sizes if size % count]):
+        remedy = f"each does all of them: give a multiple of {count}"
+        warnings.warn(
+            f"sharding: {name} has {odd[0]} rows, not divisible by {count} devices, {remedy}", stacklevel=3
+        )
 
     def pin(x):
         if np.ndim(x) <= axis or x.shape[axis] % count:

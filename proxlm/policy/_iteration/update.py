@@ -51,7 +51,8 @@ def run(
     def attempt(carry, turn):
         (params, opt_state, _), (rows, key) = carry, turn
         # pinned, for a gather by random rows would give every device all of them
-        minibatch = sharding.rows(jax.tree.map(lambda x: x[rows], experience))
+        name = "a minibatch" if config.num_microbatches == 1 else None
+        minibatch = sharding.rows(jax.tree.map(lambda x: x[rows], experience), name=name)
         grads, report = _gradient(params, minibatch, state.kl_coef, actor, config)
         if auxiliary is not None:
             grads = jax.tree.map(jnp.add, grads, jax.grad(auxiliary)(params, key))
@@ -117,7 +118,7 @@ def _gradient(params, batch, kl_coef, actor, config):
     else:
         split = lambda x: x.reshape(config.num_microbatches, -1, *x.shape[1:])
         zeros = jax.tree.map(jnp.zeros_like, params)
-        pieces = sharding.pieces(jax.tree.map(split, (batch, weights)))
+        pieces = sharding.pieces(jax.tree.map(split, (batch, weights)), "a micro-batch")
         grads, aux = jax.lax.scan(accumulate, zeros, pieces)
         aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)
     report = diagnostics.policy_diagnostics(
