@@ -43,8 +43,7 @@ def run(
     if auxiliary is not None:
         key, key_auxiliary = jax.random.split(key)
         keys = jax.random.split(key_auxiliary, config.num_epochs * config.num_minibatches)
-    size = grouping.in_update(actor, batch, config)
-    actor = grouping.grouped(actor, size)
+    actor = grouping.grouped(actor, size := grouping.in_update(actor, batch, config))
     rows = _shuffled(key, batch, size, config)
     optimizer = optax.with_extra_args_support(optimizer)
 
