@@ -38,7 +38,7 @@ FEWEST = 64  # reviews that fill a batch of every stage
 SMALL = {"lm_steps": 1200, "rm_steps": 3000, "iterations": 110, "batch": 64}
 SMALL |= {"learning_rate": 6e-4, "kl_coef": 0.014, "anchor": 0.03}
 PRETRAINED = {"lm_steps": 200, "rm_steps": 1000, "iterations": 12, "batch": 32}
-PRETRAINED |= {"learning_rate": 1e-3, "anchor": 3e-4}
+PRETRAINED |= {"learning_rate": 1e-3, "kl_coef": 0.0, "anchor": 3e-4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,25 +49,25 @@ class Config(configs.Base):
     width: int = configs.field(128, smoke=32)  # of the language model, a multiple of 32
     num_layers: int = configs.field(4, smoke=1)  # of the language model
     window: int = configs.field(64, smoke=32)  # tokens of LM training
-    lm_steps: int = configs.field(0, smoke=40)  # of training it; 0: 1200, or 200 beside a pretrained model
+    lm_steps: int | None = configs.field(None, smoke=40)  # of training it: 1200, beside a pretrained one 200
     rm_layers: int = configs.field(2, smoke=1)  # of the reward model
-    rm_steps: int = configs.field(0, smoke=40)  # of training it; 0: 3000, or 1000 beside a pretrained one
-    iterations: int = configs.field(0, smoke=4)  # of PPO; 0: 110, or 12 of a pretrained model
-    batch: int = configs.field(0, smoke=16)  # responses of one of them; 0: 64, or 32 of a pretrained model
+    rm_steps: int | None = configs.field(None, smoke=40)  # of training it: 3000, beside a pretrained LM 1000
+    iterations: int | None = configs.field(None, smoke=4)  # of PPO: 110, of a pretrained model 12
+    batch: int | None = configs.field(None, smoke=16)  # responses of one of them: 64, or 32
     prompt: int = 12  # tokens of a review's opening
     response: int = configs.field(32, smoke=8)  # tokens that PPO samples
-    learning_rate: float = 0.0  # of PPO; 0: 6e-4, or 1e-3 of a pretrained model
-    kl_coef: float = 0.0  # weight of the KL to the untouched LM; 0: 0.014, or none for a pretrained model
-    # strength of the pull to the untouched LM, in the weights; 0: squared ℓ2 of 0.03, or ℓ1 of 3e-4
-    anchor: float = 0.0
+    learning_rate: float | None = None  # of PPO: 6e-4, or 1e-3
+    kl_coef: float | None = None  # weight of the KL to the untouched LM: 0.014, or 0
+    # strength of the pull to the untouched LM, in the weights: squared ℓ2 of 0.03, or ℓ1 of 3e-4
+    anchor: float | None = None
     seed: int = 0  # of all stages
     seeds: int = 1  # of PPO, in one call
     documents: int = configs.field(0, smoke=100)  # how many reviews to read; 0 is all
 
     def validate(self) -> None:
-        if filled(self) is not self:  # and so checked there
+        if (given := filled(self)) is not self:  # and so checked there
             return
-        ppo.check_batch(self.batch, ppo_settings(self))
+        ppo.check_batch(given.batch, ppo_settings(self))
         make_optimizer(self)
         configs.check_multiples(self, width=32, lm_steps=20, rm_steps=20, iterations=CHUNK)
         remedy = "The reward model starts from the first layers of the language model."
@@ -82,14 +82,14 @@ class Config(configs.Base):
         _validation.at_least(tokenization.SMALLEST, vocab_size=self.vocab_size)
 
 
-def filled(config: Config) -> Config:
-    """The configuration with PPO's defaults for its model."""
+def filled(config: Config) -> Any:
+    """The configuration with the defaults for its model in place of None; its numbers are typed as any."""
     own = PRETRAINED if config.model else SMALL
-    missing = {name: x for name, x in own.items() if not getattr(config, name)}
+    missing = {name: x for name, x in own.items() if getattr(config, name) is None}
     return dataclasses.replace(config, **missing) if missing else config
 
 
-def learn_language(run, reviews: film_reviews.Reviews, config: Config):
+def learn_language(run, reviews: film_reviews.Reviews, config: Any):
     """Stage (a): next-token prediction on the first windows of every review."""
     own = {"num_heads": config.width // 32, "max_length": 2 * config.window}
     model = language_model.shape(config, config.vocab_size, **own)
@@ -118,7 +118,7 @@ def learn_language(run, reviews: film_reviews.Reviews, config: Config):
     return params, model, stage
 
 
-def learn_reward(run, reviews, held_out, lm_params, model, parent, config: Config):
+def learn_reward(run, reviews, held_out, lm_params, model, parent, config: Any):
     """Stage (b): the label of a review from any piece of it, judged on held-out openings."""
     start, model = reward_model.from_language_model(lm_params, model, config.rm_layers)
     settings = {"model": model, "steps": config.rm_steps, "seed": config.seed}
@@ -139,7 +139,7 @@ def learn_reward(run, reviews, held_out, lm_params, model, parent, config: Confi
     return params, model
 
 
-def learn_policy(run, prompts, lm_params, model, rm_params, rm_model, config: Config):
+def learn_policy(run, prompts, lm_params, model, rm_params, rm_model, config: Any):
     """Stage (c): PPO, every seed in one call. Returns the states, one row per seed."""
     optimizer, settings = make_optimizer(config), ppo_settings(config)
     actor = make_actor(model, rm_model, config)
@@ -172,7 +172,7 @@ def learn_policy(run, prompts, lm_params, model, rm_params, rm_model, config: Co
     )
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
+def make_optimizer(config: Any) -> optax.GradientTransformation:
     """The chain of PPO: Adam, and a pull of the policy's weights to where they began.
 
     A pretrained model has few changed weights: an ℓ1 pull in Adam's metric leaves the others as they are.
@@ -194,7 +194,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     )
 
 
-def ppo_settings(config: Config) -> ppo.PPOConfig:
+def ppo_settings(config: Any) -> ppo.PPOConfig:
     """Two epochs of four minibatches an iteration; of a pretrained model one of two, without a critic.
 
     There each token is rewarded for its change of P(positive); the anchor does the work of the KL.
@@ -205,7 +205,7 @@ def ppo_settings(config: Config) -> ppo.PPOConfig:
     return recipes.make("reinforce++", kl=KL(coef=config.kl_coef) if config.kl_coef else None, **own)
 
 
-def make_actor(model, rm_model, config: Config):
+def make_actor(model, rm_model, config: Any):
     """Policy and critic, sampling at temperature 1 up to the end of a review.
 
     The critic's value of a prefix is P(positive) as a reward model would give it, so that at its
