@@ -9,23 +9,25 @@ nothing else for time:
 | model | devices | slices, micro-batches | state | peak | sampling | learning |
 | --- | --- | --- | --- | --- | --- | --- |
 | SmolLM2-135M | one H200 | 4, 32 | 2.0 | 5.3 | 1.1, memory | 0.9, memory |
-| | 8 H100, fsdp=8 | 1, 4 | 0.25 | 2.9 | 1.0, links | 0.17, memory |
-| | v5e-64, fsdp=64 | 1, 1 | 0.03 | 1.5 | 4.8, links | 0.09, memory |
-| Llama 1B | one H200 | 4, 32 | 18 | 36 | 3.3, memory | 5.1, memory |
-| | 8 H100, fsdp=8 | 1, 4 | 2.3 | 15 | 8.9, links | 0.9, memory |
-| | v5e-64, fsdp=64 | 1, 1 | 0.3 | 8.9 | 44, links | 0.5, memory |
-| Llama 8B | one H200 | 4, 32 | 120 | 191: no | 18, memory | 25, products |
-| | 8 H100, fsdp=8 | 1, 4 | 15 | 50 | 64, links | 3.1, products |
-| | v5e-64, fsdp=64 | 1, 1 | 1.9 | 23: no | 318, links | 2.1, links |
-| Llama 70B | one H200 | 4, 32 | 1051 | 1,613: no | 132, memory | 223, products |
-| | 8 H100, fsdp=8 | 1, 4 | 131 | 317: no | 623, links | 27.8, products |
-| | v5e-64, fsdp=64 | 1, 1 | 16 | 72: no | 3,110, links | 18.7, links |
+| | 8 H100, fsdp=8 | 1, 4 | 0.25 | 2.9 | 0.36, links | 0.17, memory |
+| | v5e-64, fsdp=64 | 1, 1 | 0.03 | 1.5 | 1.8, links | 0.09, memory |
+| Llama 1B | one H200 | 4, 32 | 18 | 37 | 3.3, memory | 5.1, memory |
+| | 8 H100, fsdp=8 | 1, 4 | 2.3 | 15 | 1.8, links | 0.9, memory |
+| | v5e-64, fsdp=64 | 1, 1 | 0.3 | 8.9 | 8.8, links | 0.5, memory |
+| Llama 8B | one H200 | 4, 32 | 120 | 213: no | 18, memory | 25, products |
+| | 8 H100, fsdp=8 | 1, 4 | 15 | 50 | 13, links | 3.1, products |
+| | v5e-64, fsdp=64 | 1, 1 | 1.9 | 23: no | 66, links | 2.1, links |
+| Llama 70B | one H200 | 4, 32 | 1051 | 1,849: no | 132, memory | 223, products |
+| | 8 H100, fsdp=8 | 1, 4 | 131 | 318: no | 115, links | 28, products |
+| | v5e-64, fsdp=64 | 1, 1 | 16 | 71: no | 574, links | 19, links |
 
-Under fsdp every token that is sampled gathers all weights, which is what bounds sampling there.
-The table is of when decoding cast its weights at each token, and not once before the first.
+Under fsdp every token that is sampled gathers the weights of attention, and of the MLP the activations of
+all rows, which is what bounds sampling there.
 XLA's compiler for CPUs keeps float32 copies of what bfloat16 products read, and does attention by
-plain products: an accelerator takes less. Beside what a program is given, planned and measured GiB,
-the `tiny` model in float32 on one device (2 CPU cores, n=1, an allocator that gives back what is freed):
+plain products: an accelerator takes less. For 8B on one H200 such copies, of the weights that scores in
+slices cast once, take learning from 72 to 93 GiB beside the state. Beside what a program is given, planned
+and measured GiB, the `tiny` model in float32 on one device (2 CPU cores, n=1, an allocator that
+gives back what is freed):
 
 | responses | sampling | learning | supervised step |
 | --- | --- | --- | --- |
