@@ -73,7 +73,7 @@ EXPERIMENTS = {
     "identification": Experiment("which method ends with the right zeros", "4", "0.2 false of 100"),
     "lasso_path": Experiment("words of reviews along an ℓ1 path", "1", "accuracy 0.855 with 547 words"),
     "generate": Experiment("text from a trained model or SmolLM2", "¼", "32 tokens per second"),
-    "gradient_flow": Experiment("vanishing and exploding gradients, and cures", "1", "ratio 1e-10 → 1.0"),
+    "gradient_flow": Experiment("vanishing and exploding gradients, and cures", "1½", "ratio 1e-10 → 1.0"),
     "initialisation": Experiment("six schemes of initialisation, three depths", "1", "Glorot: 100, 6, 0 %"),
     "linear_mse": Experiment("does mean squared error end at 0.0117? No", "¼", "median 0.0009"),
     "sigmoid_classifier": Experiment("a sigmoid cannot answer −1; two repairs", "¼", "0.500 → 0.835 right"),
