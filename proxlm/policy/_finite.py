@@ -1,6 +1,6 @@
 """The one rule that keeps losses and their gradients finite: a bound before the exponential.
 
-1. A log-prob, log-ratio or score beyond ±1e9, such as the log-prob -inf of a token of probability 0 or a
+1. A log-prob, log-ratio or score beyond ±1e20, such as the log-prob -inf of a token of probability 0 or a
    logit masked by the lowest float32, counts as ±1e9. There its gradient is 0.
 2. A log-ratio is clipped to ±`max_log_ratio` (20 nats by default) before it is exponentiated. Beyond the
    bound its gradient is 0.
@@ -23,17 +23,20 @@ Bound = Number | tuple[Number, Number]
 MAX_LOG_RATIO = 20.0
 # Sums of a million of these, and their squares, fit float32.
 MAX_NATS = 1e9
+# Up to here numbers stay what they are: the scores of f-divergences that `dpo` takes are large.
+LARGEST = 1e20
 # A ratio of e^80 fits float32 after it is multiplied by its own logarithm.
 LARGEST_EXPONENT = 80.0
 
 
 def finite(*numbers: ArrayLike) -> tuple[jax.Array, ...]:
-    """The numbers in at least float32, ±1e9 where they are larger.
+    """The numbers in at least float32, ±1e9 where they are beyond ±1e20.
 
     >>> finite(-jnp.inf, 2)
     (Array(-1.e+09, dtype=float32), Array(2., dtype=float32))
     """
-    return tuple(jnp.clip(x, -MAX_NATS, MAX_NATS) for x in _validation.floats(*numbers))
+    bounded = lambda x: jnp.where(jnp.abs(x) > LARGEST, jnp.copysign(MAX_NATS, x), x)
+    return tuple(bounded(x) for x in _validation.floats(*numbers))
 
 
 @_validation.typed

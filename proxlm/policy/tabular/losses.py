@@ -44,6 +44,9 @@ def minibatch_loss(config: PPOConfig, values: jax.Array | None = None) -> Callab
             penalty = _reference_kl(group, config, jax.lax.stop_gradient)
         coef = 0.0 if config.kl is None else config.kl.coef
         score = group.rewards
+        if config.reward_normalisation is not None:
+            rows = score, jnp.isfinite(score)
+            score = baselines.by_group(config.reward_normalisation, config.group_size, *rows)
         if config.length_penalty is not None:
             score = score + config.length_penalty(jnp.sum(mask, axis=1), mask.shape[1])
         shape = lambda score, penalty, mask: advantage_lib.shape_rewards(score, penalty, mask, coef)
