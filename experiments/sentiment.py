@@ -12,7 +12,8 @@ distinct-2 0.80 -> 0.61 ± 0.03. Reward model 76.0 % on 44-token openings, naive
 With --model smollm2 (`make more-data`), 2 CPU cores (Intel Xeon with AVX-512), 13 minutes of CPU time, n=1,
 128 held-out openings: P(positive) 0.53 -> 0.85, VADER 0.12 -> 0.69, positive by naive Bayes 0.48 -> 0.95,
 KL 12.3 nats, distinct-2 0.90 -> 0.69, perplexity under the untouched model 36 -> 23; 92,889 of its weights
-changed, .069 %, a delta of 392 kB. Reward model, shorter trained, 74.3 %.
+changed, .069 %, a delta of 392 kB. Reward model, shorter trained, 74.3 %. Twice the iterations please it too
+much: P(positive) 0.98, but KL 41 nats and distinct-2 0.21 (n=1).
 """
 
 import dataclasses
