@@ -9,13 +9,6 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 IN_VENV := $(VENV)/bin/python
 
-# Matrix products by Eigen and not YNNPACK, where that was measured: 17 % less time for a small supervised step. XLA stops
-# at flags that it does not know.
-EIGEN = $(shell grep -qs GenuineIntel /proc/cpuinfo && grep -qs avx512f /proc/cpuinfo && \
-  $(IN_VENV) -c "from importlib.metadata import version as v; \
-  print('--xla_cpu_experimental_ynn_fusion_type=' * v('jaxlib').startswith(('0.10.2', '0.12.0')))" 2>/dev/null)
-run experiments bench: export XLA_FLAGS ?= $(EIGEN)
-
 .DEFAULT_GOAL := help
 .PHONY: help run test test-library test-slow lint format docs data more-data bench experiments locked lock
 
