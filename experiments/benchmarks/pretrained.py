@@ -27,8 +27,8 @@ XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= leaves them to Eigen: so 1.5 t
 transformers is out of reach, whose time is that of its products, too. A step on few tokens is bound by
 memory: of 0.43 s for 10 layers AdamW and the gradient's norm take 0.14, the forward pass 0.09.
 
-In a quiet hour 10 layers took, n=3, transformers over ours: prefill 0.94 and 0.89, decode 1.02, step 0.65; with
-products left to Eigen 1.00, 0.83, 0.96 and 0.36, a step of 1.03 in place of 0.63 CPU s.
+In a quiet hour 10 layers took, n=3, transformers over ours: prefill 0.94 and 0.89, decode 1.02, step 0.65;
+with products left to Eigen 1.00, 0.83, 0.96 and 0.36, a step of 1.03 in place of 0.63 CPU s.
 
 Tried, without a gain on the whole: kernels of scanned layers by blocks of columns in place of a copy (that
 product alone 20 % faster on 128 tokens, 6 % slower on 1,024); unrolled layers (the gradient at most a tenth

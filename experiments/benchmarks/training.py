@@ -16,8 +16,8 @@ calls of each operation, torch.profiler's own time (median of 3 calls) there; on
 Beyond its products a step takes little, and what decides is their kernel: MKL took 369 ms of what is traced,
 YNNPACK 424, Eigen 281. Side by side, three steps a call, CPU s a step, best (median) of n=6: 0.368 (0.376) by
 Eigen, 0.418 (0.441) by PyTorch, 0.640 (0.671) by YNNPACK, XLA's own choice. One step a call YNNPACK takes
-0.41 to 0.45. The flag is left to the user, since a step of SmolLM2 on 32 tokens takes 1.03 by Eigen and 0.63 by
-YNNPACK (`pretrained`, n=3). `small` by Eigen 5.1, by YNNPACK 6.2 to 6.5 (best of 3, 4), same
+0.41 to 0.45. The flag is left to the user, since a step of SmolLM2 on 32 tokens takes 1.03 by Eigen, 0.63
+by YNNPACK (`pretrained`, n=3). `small` by Eigen 5.1, by YNNPACK 6.2 to 6.5 (best of 3, 4), same
 loss to 7 digits. XLA and MKL held to AVX2, which the kernels of XLA's products may not heed: 0.349 (0.366) by
 Eigen, 0.551 (0.576) by PyTorch, 0.400 (0.615) by YNNPACK; `small` in an earlier and quieter hour, by YNNPACK,
 4.46 against 6.08 of PyTorch, 91 % of it products, at 0.89 of their speed at these shapes alone.

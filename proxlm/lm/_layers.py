@@ -66,7 +66,8 @@ def linear_parts(
     """
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
     few = isinstance(x.shape[0], int) and x.shape[0] < x.shape[1]  # a symbolic size of jax.export is large
-    if isinstance(kernel, LayerKernel):
+    cut = jax.sharding.get_abstract_mesh().shape.get("model", 1) > 1
+    if isinstance(kernel, LayerKernel) or (few and not cut):
         y = linear(x, kernel, bias)
         return jnp.split(y, [end * (y.shape[1] // sum(sizes)) for end in ends], axis=1)
     if few:  # the result keeps the axes of the kernel, of which a mesh may cut the last
