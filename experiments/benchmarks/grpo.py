@@ -19,62 +19,39 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.benchmarks import clock
-from experiments.benchmarks.ppo import ADAM_EPSILON
-from experiments.support.models import language_model
+from experiments.benchmarks import clock, ppo
 from experiments.support.run import tables
 from proxlm import lm
-from proxlm.policy import ppo, recipes
+from proxlm.policy import recipes
+from proxlm.policy.ppo import PPOConfig, init
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """A policy, prompts and updates."""
+class Job(ppo.Job):
+    """A policy, prompts with a group of answers each, and updates."""
 
-    num_layers: int = 4
-    width: int = 128
-    num_heads: int = 4
-    vocab_size: int = 256
-    prompt: int = 16
-    response: int = 48
-    batch: int = 8
-    group: int = 8
-    epochs: int = 4
-    minibatches: int = 4
-    learning_rate: float = 1e-4
+    batch: int = 8  # prompts
     kl_coef: float = 0.04
+    group: int = 8
 
     @property
-    def model(self) -> lm.ModelConfig:
-        length = self.prompt + self.response
-        return language_model.shape(self, self.vocab_size, max_length=length, tie_embeddings=False)
+    def settings(self) -> PPOConfig:
+        counts = {"num_epochs": self.epochs, "num_minibatches": self.minibatches, "group_size": self.group}
+        return recipes.make("grpo", kl_coef=self.kl_coef, **counts)
 
 
-JOBS = {"base": Job()}
+JOBS = {"base": Job(4, 128, 4, 256, prompt=16, response=48)}
 
 
 def ours(job: Job):
     """A function of no arguments that does an iteration and returns its mean reward."""
-    counts = {"num_epochs": job.epochs, "num_minibatches": job.minibatches, "group_size": job.group}
-    settings = recipes.make("grpo", kl_coef=job.kl_coef, **counts)
-    optimizer = optax.adam(job.learning_rate, eps=ADAM_EPSILON)
-    actor = lm.make_actor(job.model, job.response, critic=False)
-    draw = lambda key: lm.Prompts(jax.random.randint(key, (job.batch, job.prompt), 0, job.vocab_size))
-    reward = lambda samples: jnp.mean(samples.tokens[:, job.prompt :] < job.vocab_size // 2, axis=1)
-    step = ppo.make_step(actor, reward, draw, optimizer, settings)
-    advance = jax.jit(lambda state: step(state, jax.random.key(state.iteration)), donate_argnums=0)
-    state = ppo.init(actor.init(jax.random.key(0)), optimizer, settings)
-
-    def call():
-        nonlocal state
-        state, metrics = advance(state)
-        return float(metrics.reward)
-
-    return call
+    optimizer = optax.adam(job.learning_rate, eps=ppo.ADAM_EPSILON)
+    actor = lm.make_actor(job.policy, job.response, critic=False)
+    step = ppo.make_step(job, optimizer, job.settings, actor)
+    return ppo.iterating(step, init(actor.init(jax.random.key(0)), optimizer, job.settings))
 
 
 def by_trl(job: Job):
@@ -88,7 +65,7 @@ def by_trl(job: Job):
     torch_peer.prepare()
     end = job.vocab_size  # a token that the model does not have: every answer is of full length
     folder = tempfile.mkdtemp()  # from which TRL reads the reference
-    torch_peer.llama(job.model).save_pretrained(folder)
+    torch_peer.llama(job.policy).save_pretrained(folder)
     rows = np.random.default_rng(0).integers(0, end, (1024, job.prompt))
     texts = datasets.table.InMemoryTable.from_pydict({"prompt": [" ".join(map(str, row)) for row in rows]})
     trainer = trl.GRPOTrainer(
@@ -128,7 +105,7 @@ def _settings(job):
         loss_type="grpo",
         learning_rate=job.learning_rate,
         lr_scheduler_type="constant",
-        adam_epsilon=ADAM_EPSILON,
+        adam_epsilon=ppo.ADAM_EPSILON,
         max_grad_norm=0.0,
         gradient_checkpointing=False,
         bf16=False,

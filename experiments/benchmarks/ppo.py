@@ -87,22 +87,28 @@ def actor(job: Job) -> lm.Actor:
     return lm.make_actor(job.policy, job.response, critic=job.critic)
 
 
-def make_step(job: Job, optimizer: optax.GradientTransformation, settings: PPOConfig):
-    """An iteration of the job, `(state, key) -> (state, metrics)`."""
+def make_step(
+    job: Job, optimizer: optax.GradientTransformation, settings: PPOConfig, own: lm.Actor | None = None
+):
+    """An iteration of the job, `(state, key) -> (state, metrics)`, by its `actor` or by another."""
     shape = (job.batch, job.prompt)
     prompts = lambda key: lm.Prompts(jax.random.randint(key, shape, 0, job.vocab_size))
     below = lambda samples: samples.tokens[:, job.prompt :] < job.vocab_size // 2
     reward = lambda samples: jnp.mean(below(samples), axis=1)
-    return ppo.make_step(actor(job), reward, prompts, optimizer, settings)
+    return ppo.make_step(own or actor(job), reward, prompts, optimizer, settings)
 
 
 def ours(job: Job):
     """A function of no arguments that does an iteration and returns its mean reward."""
     optimizer = optax.adam(job.learning_rate, eps=ADAM_EPSILON)
-    step = make_step(job, optimizer, job.settings)
+    state = ppo.init(actor(job).init(jax.random.key(0)), optimizer, job.settings)
+    return iterating(make_step(job, optimizer, job.settings), state)
+
+
+def iterating(step, state):
+    """A function of no arguments that makes a step and returns its mean reward, each step with its own key."""
     key = jax.random.key(1)
     advance = jax.jit(lambda state: step(state, jax.random.fold_in(key, state.iteration)), donate_argnums=0)
-    state = ppo.init(actor(job).init(jax.random.key(0)), optimizer, job.settings)
 
     def call():
         nonlocal state

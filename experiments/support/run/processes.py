@@ -151,9 +151,8 @@ def leave(name: str, error: BaseException) -> None:
                 kind = "" if isinstance(error, Refusal | OSError) else f"{type(error).__name__}: "
                 print(f"{name}: {which}: {kind}{error}", file=sys.stderr, flush=True)
             if is_first():
-                time.sleep(
-                    2
-                )  # JAX aborts the others when it ends, and they may be ending by the same refusal
+                # JAX aborts the others when it ends, and they may be ending by the same refusal
+                time.sleep(2)
             os._exit(1)
 
 
