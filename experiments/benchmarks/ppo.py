@@ -106,7 +106,7 @@ def ours(job: Job):
 
 
 def iterating(step, state):
-    """A function of no arguments that makes a step and returns its mean reward, each step with its own key."""
+    """A function of no arguments that makes a step, with a key of its own, and returns its mean reward."""
     key = jax.random.key(1)
     advance = jax.jit(lambda state: step(state, jax.random.fold_in(key, state.iteration)), donate_argnums=0)
 
