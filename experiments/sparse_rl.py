@@ -122,7 +122,7 @@ def prepare(config: Config, model: lm.Pretrained, name: str) -> Setting:
 
 def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Trains every lane on every task, seed by seed, and judges; returns the numbers of the report."""
-    texts = [p.question for p in tasks.load(config.tasks[0], config.held_out, 0).train]
+    texts = [p.question for p in tasks.load(config.tasks[0], 1, 0).train]
     load = functools.partial(pretrained.load, config.model, run.data, texts, 512)
     model, found, overlaps, held_out, checked = load(), {}, {}, {}, []
     for name in config.tasks:
