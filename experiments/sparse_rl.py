@@ -51,6 +51,8 @@ from experiments.support.sparse_rl import changes, imitation, judging, lanes, re
 from proxlm import lm
 from proxlm.policy import ppo, recipes
 
+PATCH = "patch.safetensors"  # for samplers
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(configs.Base):
@@ -134,17 +136,25 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
             if lane.sparse:
                 start, _ = lane.split(jax.random.key(config.seed), model.params, config.last)
                 overlaps |= {(name, lane): report.overlap(results, start)} if seeds > 1 else {}
-                checked += [] if checked else [check(config, setting, lane, results[0], load())]
+                checked += [] if checked else [check(run, config, setting, lane, results[0], load())]
     return report.write(run, model, found, held_out, "".join(checked), overlaps)
 
 
-def check(config: Config, setting: Setting, lane: lanes.Lane, result: dict[str, Any], fresh: lm.Pretrained):
-    """Applies a patch to a model loaded anew and judges it: says whether all numbers are the same."""
+def check(
+    run, config: Config, setting: Setting, lane: lanes.Lane, result: dict[str, Any], fresh: lm.Pretrained
+):
+    """Applies a delta to a model loaded anew and judges it: says whether all numbers are the same.
+
+    Writes it for samplers, too, by the names and in the dtype of the checkpoint.
+    """
     start, frozen = lane.split(jax.random.key(config.seed), fresh.params, config.last)
-    again = setting.judge(lm.delta.apply(start, result["path"] / "delta.safetensors"), frozen)
+    new: Any = lm.delta.apply(start, result["path"] / "delta.safetensors")
+    again = setting.judge(new, frozen)
     same = all(np.array_equal(result["end"][name], x) for name, x in again._asdict().items())
+    size = changes.save_patch(run.path / PATCH, fresh, lm.trainable.merge(new, frozen))
     given = "the bits that were saved (SHA-256)"
-    return f"{lane.name} on {setting.name}, applied to a model loaded anew: {given}, judged alike: {same}"
+    told = f"{lane.name} on {setting.name}, applied to a model loaded anew: {given}, judged alike: {same}"
+    return f"{told}\n{PATCH}: its weights in bfloat16 by the checkpoint's names, {size:,} bytes"
 
 
 def of_lane(run, config: Config, setting: Setting, lane: lanes.Lane, seeds: int) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Adapters in the files of PEFT: adapter_config.json and adapter_model.safetensors."""
 
-import importlib.util
 import os
 import pathlib
 from collections.abc import Mapping
@@ -47,7 +46,7 @@ def save(path: str | os.PathLike[str], params: Params, config: ModelConfig, base
 
     >>> save("adapter", params, config, "SmolLM2-135M-Instruct")  # doctest: +SKIP
     """
-    _library("lora.save")
+    _weight_files.library("lora.save")
     folder = pathlib.Path(path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _validation.invalid("path", str(path), "an empty folder", "Name a new one.", "lora.save")
@@ -92,7 +91,7 @@ def load(path: str | os.PathLike[str], params: Params, config: ModelConfig) -> d
 
     >>> params = load("adapter", model.params, model.config)  # doctest: +SKIP
     """
-    _library("lora.load")
+    _weight_files.library("lora.load")
     _parameters.check(params, config)
     folder, leaves = pathlib.Path(path), _adapters.flat(params)
     try:
@@ -111,11 +110,6 @@ def load(path: str | os.PathLike[str], params: Params, config: ModelConfig) -> d
     except ValueError as error:
         raise ValueError(f"lora.load: {path}: {error}") from error
     return traverse_util.unflatten_dict(leaves | added, sep="/")
-
-
-def _library(function):
-    if importlib.util.find_spec("safetensors") is None:
-        raise ImportError(f"{function} needs safetensors: pip install proxlm[models]")
 
 
 def _modules(function, config):

@@ -1,7 +1,9 @@
 """Tensors of the safetensors files in a folder, one at a time, and written in shards."""
 
 import dataclasses
+import importlib.util
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -114,6 +116,25 @@ def write(folder: pathlib.Path, tensors: Iterator[tuple[str, np.ndarray]], max_s
         temporary(number).rename(folder / shard)
         index |= dict.fromkeys(names, shard)
     write_json(folder / INDEX, {"metadata": {"total_size": sum(sizes)}, "weight_map": index})
+
+
+def write_one(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], about: dict[str, str]) -> None:
+    """Writes tensors and their metadata in one file, which appears whole or not at all."""
+    import safetensors.numpy
+
+    path = pathlib.Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        safetensors.numpy.save_file(tensors, partial, about)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def library(function: str) -> None:
+    """Raises ImportError where safetensors is not installed."""
+    if importlib.util.find_spec("safetensors") is None:
+        raise ImportError(f"{function} needs safetensors: pip install proxlm[models]")
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -13,15 +13,14 @@ before each changed one, and `PATH|bits`, by how much its bits change as an inte
 as they need. The SHA-256 of the base and of the result are in its metadata and compared.
 
 - `save`, `apply`: to a file and back
+- `save_patch`: to a file of checkpoint names, as vLLM and TRL update samplers in place
 - `count`: how many weights differ, also inside `jit`, as a metric
 - `strength`: the ℓ1 strength at which no more than a share of the weights moves
 """
 
 import hashlib
-import importlib.util
 import math
 import os
-import pathlib
 from typing import Any
 
 import chex
@@ -30,9 +29,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _tree_paths, _validation
-from proxlm.lm import _varints
+from proxlm.lm import _varints, _weight_files
+from proxlm.lm._patches import save_patch
 
-__all__ = ["apply", "count", "save", "strength"]
+__all__ = ["apply", "count", "save", "save_patch", "strength"]
 
 FORMAT, VERSION = "proxlm.delta", "1"
 
@@ -54,7 +54,7 @@ def save(path: str | os.PathLike[str], base: chex.ArrayTree, params: chex.ArrayT
     ...     apply(base, f"{folder}/delta.safetensors")["w"].tolist()
     [1.0, 0.0, 3.5, nan]
     """
-    safetensors = _library("delta.save")
+    _weight_files.library("delta.save")
     before, after = _leaves(base), _leaves(params)
     _check_alike("delta.save", before, after)
     tensors = {}
@@ -67,13 +67,7 @@ def save(path: str | os.PathLike[str], base: chex.ArrayTree, params: chex.ArrayT
             tensors[f"{name}|gaps"] = _varints.encode(np.diff(places, prepend=-1) - 1)
             tensors[f"{name}|bits"] = _varints.encode(zigzag.view(np.uint64))
     about = {"format": FORMAT, "version": VERSION, "base": _hash(before), "result": _hash(after)}
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        safetensors.numpy.save_file(tensors, partial, about)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    _weight_files.write_one(path, tensors, about)
 
 
 @_validation.typed
@@ -85,7 +79,9 @@ def apply(base: chex.ArrayTree, path: str | os.PathLike[str]) -> chex.ArrayTree:
 
     >>> apply({"w": jnp.ones(2)}, "delta.safetensors")  # doctest: +SKIP
     """
-    safetensors = _library("delta.apply")
+    _weight_files.library("delta.apply")
+    import safetensors
+
     leaves = _leaves(base)
     try:
         with safetensors.safe_open(path, "numpy") as file:
@@ -163,15 +159,6 @@ def strength(tree: chex.ArrayTree, share: chex.Numeric, step_sum: chex.Numeric =
     infinity = jax.lax.bitcast_convert_type(jnp.float32(jnp.inf), jnp.int32)
     _, found = jax.lax.fori_loop(0, 32, halve, (jnp.int32(0), infinity))
     return value(found) / step_sum
-
-
-def _library(function):
-    if importlib.util.find_spec("safetensors") is None:
-        raise ImportError(f"{function} needs safetensors: pip install proxlm[models]")
-    import safetensors
-    import safetensors.numpy
-
-    return safetensors
 
 
 def _leaves(tree, known=True) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from proxlm import _validation
 from proxlm.lm import _architectures, _config_fields, _filling, _parameters
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._layouts import Layout
+from proxlm.lm._segments import Segments
 
 __all__ = ["from_tensors", "to_tensors"]
 
@@ -89,7 +90,7 @@ def from_tensors(
     >>> bool((again["embedding"]["kernel"] == params["embedding"]["kernel"]).all())
     True
     """
-    return read(tensors, config, _layout(names, config), param_dtype, sharding)
+    return read(tensors, config, layout_of(names, config), param_dtype, sharding)
 
 
 def to_tensors(params: Params, config: ModelConfig, names: str | None = None) -> dict[str, np.ndarray]:
@@ -103,11 +104,14 @@ def to_tensors(params: Params, config: ModelConfig, names: str | None = None) ->
     """
     _parameters.check(params, config)
     # safetensors writes the memory of an array as it lies there
-    return {name: np.ascontiguousarray(x) for name, x in write(params, config, _layout(names, config))}
+    return {name: np.ascontiguousarray(x) for name, x in write(params, config, layout_of(names, config))}
 
 
 def write(params: Params, config: ModelConfig, layout: Layout) -> Iterator[tuple[str, np.ndarray]]:
     """The tensors of a file in a layout, one after the other."""
+    if isinstance(params["blocks"], Segments):
+        given = _validation.Verbatim("a trained part joined with the rest")
+        raise _validation.invalid("params", given, "stacked layers", "Use lm.trainable.merge.")
     leaves = {path: np.asarray(leaf) for path, leaf in _parameters.leaves(params)}
     return ((slot.name, slot.write(leaves[slot.path][slot.index])) for slot in slots(config, layout))
 
@@ -194,7 +198,8 @@ def _slot(name, path, shape, index, part, config, layout):
     )
 
 
-def _layout(names: str | None, config: ModelConfig) -> Layout:
+def layout_of(names: str | None, config: ModelConfig) -> Layout:
+    """The layout of that name; None: of the first architecture of transformers with the switches."""
     names = names or str(_config_fields.to_fields(config)["model_type"])
     known = {name: own.layout for name, own in _architectures.ARCHITECTURES.items()}
     known |= {f"gguf:{name}": layout for name, (_, layout) in _architectures.GGUF.items()}

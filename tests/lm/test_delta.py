@@ -2,6 +2,7 @@
 
 import functools
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from proxlm import penalties, training, transforms
+from proxlm import lm, penalties, training, transforms
 from proxlm.lm import _varints, delta
 from tests.arrays import normal
 
@@ -166,3 +167,33 @@ def test_trees_that_differ_are_refused(tmp_path):
 def test_numbers_of_all_lengths_come_back(bits):
     numbers = np.array([0, (1 << bits) - 1, 1 << bits, 2**64 - 1, 127, 128], np.uint64)
     np.testing.assert_array_equal(_varints.decode(_varints.encode(numbers)), numbers)
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_a_patch_makes_of_the_old_checkpoint_the_new_one(dtype, tmp_path):
+    switches = {"num_kv_heads": 1, "qkv_bias": True}
+    config = lm.ModelConfig(vocab_size=16, num_layers=2, width=8, num_heads=2, **switches)
+    shapes = jax.eval_shape(functools.partial(lm.init, config=config), jax.random.key(0))
+    base = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    params = jax.tree.map(lambda x: np.where(rng.random(x.shape) < 0.2, x * np.float32(1.001), x), base)
+    delta.save_patch(tmp_path / "patch", base, params, config, dtype=dtype, model_version=3)
+    trained, frozen = lm.trainable.split(params, lm.trainable.last_layers(1))
+    joined: Any = lm.trainable.join(trained, frozen)
+    with pytest.raises(ValueError, match=r"stacked layers, got a trained part .* Use lm.trainable.merge"):
+        delta.save_patch(tmp_path / "joined", base, joined, config)
+    rounded = lambda tree: lm.pretrained.to_tensors(
+        jax.tree.map(lambda x: x.astype(dtype or x.dtype), tree), config
+    )
+    before, after = rounded(base), rounded(params)
+    with safetensors.safe_open(tmp_path / "patch", "numpy") as file:
+        about, keys = file.metadata(), set(file.keys())
+        names = {key.removesuffix(".val") for key in keys if key.endswith(".val")}
+        for name in names:
+            gaps, new = (file.get_tensor(f"{name}.{part}") for part in ("idx", "val"))
+            assert gaps.dtype == np.uint16
+            before[name].reshape(-1)[np.cumsum(gaps.astype(int) + 1) - 1] = new
+    assert len(keys) == 2 * len(names) == 2 * int(about["num_changed_params"])
+    assert about["encoding"] == "gap_delta" and about["model_version"] == "3" and about["sparse"] == "True"
+    assert set(before) == set(after) and all(np.array_equal(before[name], x) for name, x in after.items())
+    if dtype is None:
+        assert int(about["total_changed_elements"]) == int(delta.count(base, params))

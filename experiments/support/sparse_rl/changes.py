@@ -45,6 +45,17 @@ def save(path: pathlib.Path, start: Any, after: Any) -> int:
     return processes.decided(lambda: _save(path, start, after))
 
 
+def save_patch(path: pathlib.Path, model: lm.Pretrained, after: Any) -> int:
+    """Writes, by the first process alone, what changed as samplers in bfloat16 take it; its bytes."""
+    base, after = processes.everywhere((model.params, after))
+
+    def write():
+        lm.delta.save_patch(path, base, after, model.config, dtype="bfloat16")
+        return path.stat().st_size
+
+    return processes.decided(write)
+
+
 def _save(path, start, after):
     lm.delta.save(path, start, after)
     again = lm.delta.apply(start, path)
