@@ -14,7 +14,7 @@ import numpy as np
 
 Draw = Callable[[matplotlib.axes.Axes], None]
 
-COLOURS = ("#1f4e79", "#c8553d", "#3a7d44", "#8e6c8a", "#d9a441", "#5b5b5b", "#2a9d8f", "#b56576")
+COLOURS = ("#1f4e79", "#c8553d", "#3a7d44", "#8e6c8a", "#d9a441", "#5b5b5b", "#2a9d8f", "#b56576", "#84a59d")
 
 
 def lines(

@@ -1,7 +1,6 @@
 """The tables and the figures of sparse_rl."""
 
 import itertools
-import re
 from typing import Any
 
 import jax
@@ -12,6 +11,8 @@ from experiments.support.run import plot_panels, plots, tables
 from proxlm import lm
 
 KILO = 1024
+KINDS = {"adam": "Adam", "cut": "Adam's largest changes", "l1": "ℓ1 anchor", "norms": "norm scales alone"}
+KINDS |= {"lora": "LoRA", "sft": "SFT on answers", "rows": "ℓ1 of rows", "dual": "dual averaging", "l0": "ℓ0"}
 SPREAD = "right: the probability that an answer sampled at temperature 1 is right, exactly computed"
 COUNTS = ("moved", "moved_since_start", "bfloat16_moved", "bfloat16_moved_since_start")
 
@@ -88,35 +89,47 @@ def overlap(results: list, start: Any) -> float:
 
 
 def against_bytes(rows: dict) -> matplotlib.figure.Figure:
-    """Held-out success and KL against the size of the patch, a pair of panels a task."""
+    """Held-out success, and below it KL, against the size of the patch; a column a task."""
     shown = {"held_out": "right, held out, %", "kl": "KL to the start along right answers, nats"}
+    tasks = list(dict.fromkeys(task for task, _ in rows))
     drawings = {}
-    for task in dict.fromkeys(task for task, _ in rows):
-        found: dict[str, list] = {}
-        for (own, name), row in rows.items():
-            if own == task and name != "start":
-                found.setdefault(_series(name), []).append(row)
-        seeds = lambda own: ", ".join(map(str, dict.fromkeys(len(row["bytes"]) for row in own)))
-        series = {
-            f"{kind} (n={seeds(own)})": sorted(own, key=lambda row: np.mean(row["bytes"]))
-            for kind, own in found.items()
-        }
-        for number, words in shown.items():
-            curves = {
-                kind: tuple(np.array([[np.mean(r["bytes"]) / KILO, np.mean(r[number])] for r in own]).T)
-                for kind, own in series.items()
-            }
-            marks = {"start": float(np.mean(rows[task, "start"][number]))}
-            lines = plot_panels.lines(curves, "KiB of the patch", log="x", marks=marks)
-            drawings[f"{task}: {words}"] = lines
-    return plots.panels(drawings, 2, (5.0, 3.4))
+    for number, words in shown.items():
+        for task in tasks:
+            own = {name: row for (its_task, name), row in rows.items() if its_task == task}
+            drawings[f"{task}: {words}"] = _against_bytes(own, number, legend=number == "held_out")
+    return plots.panels(drawings, max(len(tasks), 2), (4.6, 3.2), "bars: ± a standard deviation over n seeds")
 
 
-def _series(name):
-    """The curve that a row is a point of: Adam at one rate, what is cut of it, or a kind of lane."""
-    if name.startswith("adam"):
-        return re.sub(r"its [\d,]+ largest", "its largest", name)
-    return name.partition(" @")[0].partition(":")[0]
+def _against_bytes(rows, number, legend):
+    """A panel of one task and one number: a curve a kind of lane, in the same colour everywhere."""
+    curves: dict[str, list] = {}
+    for name, row in sorted(rows.items(), key=lambda item: np.mean(item[1]["bytes"])):
+        if name != "start":
+            curves.setdefault(_kind(name), []).append(row)
+
+    def draw(axis):
+        for kind, colour in zip(KINDS, plot_panels.COLOURS, strict=False):
+            if own := curves.get(kind):
+                n = ", ".join(map(str, dict.fromkeys(len(row[number]) for row in own)))
+                means = [[np.mean(row["bytes"]) / KILO, np.mean(row[number])] for row in own]
+                spread = [np.std(row[number], ddof=1) if len(row[number]) > 1 else 0 for row in own]
+                look = {"color": colour, "marker": "o", "markersize": 4, "linewidth": 1.4, "capsize": 2}
+                axis.errorbar(*np.transpose(means), spread, label=f"{KINDS[kind]} (n={n})", **look)
+        start = float(np.mean(rows["start"][number]))
+        axis.axhline(start, color="#5b5b5b", linestyle="--", linewidth=1.0, label="start")
+        plot_panels.scale(axis, "x", (), log=True)
+        axis.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.set_xlabel("KiB of the patch", fontsize=9)
+        if legend:
+            axis.legend(framealpha=0.8, edgecolor="none", fontsize=7)
+
+    return draw
+
+
+def _kind(name):
+    """The curve that a row is a point of."""
+    return "cut" if "largest changes" in name else name.partition(" @")[0].partition(":")[0]
 
 
 def where(found: dict) -> matplotlib.figure.Figure | None:
