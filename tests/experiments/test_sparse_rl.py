@@ -48,6 +48,13 @@ def test_a_first_step_moves_the_weights_whose_gradient_exceeds_the_strength(kind
     assert np.asarray(step(-gradients, state, new)[0])[0] == start[0]
 
 
+@pytest.mark.parametrize("lane", ["norms@1", "l1_norms:1@1"])
+def test_lanes_of_norms_train_their_scales_alone(asker, lane):
+    trained, _ = lanes.parse(lane).split(jax.random.key(0), asker.model.params, 1)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(trained)]
+    assert len(paths) == 2 and all("norm" in path and "scale" in path for path in paths)
+
+
 def test_rows_move_as_a_whole():
     start = {"kernel": jnp.ones((1, 2, 2)), "scale": jnp.ones((1, 2))}
     gradients = {"kernel": jnp.array([[[0.01, 0.3], [0.01, 0.0]]]), "scale": jnp.array([[0.3, 0.01]])}

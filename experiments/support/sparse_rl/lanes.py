@@ -1,13 +1,14 @@
 """Lanes: what is trained, by which optimizer, as one word each.
 
-adam@5e-5         Adam on the last layers
-l1:3e-4@1e-3      in its metric an ℓ1 penalty of strength 3e-4 on the change, at the rate 1e-3
-l0:3e-9@1e-3      the number of changed weights instead
-rows:3e-4@1e-3    the norms of the changes of rows, those of one output; ℓ1 where there are none
-dual:3e-4@1e-3    ℓ1 with zeros that averaged gradients decide
-norms@1e-3        Adam on the scales of the norms alone
-lora:1@1e-3       Adam on factors of rank 1 beside every kernel
-sft@5e-5          Adam on the right answers to the same problems, without samples
+adam@5e-5           Adam on the last layers
+l1:3e-4@1e-3        in its metric an ℓ1 penalty of strength 3e-4 on the change, at the rate 1e-3
+l0:3e-9@1e-3        the number of changed weights instead
+rows:3e-4@1e-3      the norms of the changes of rows, those of one output; ℓ1 where there are none
+dual:3e-4@1e-3      ℓ1 with zeros that averaged gradients decide
+norms@3e-3          Adam on the scales of the norms alone
+l1_norms:1e-3@3e-3  ℓ1 on the changes of those scales alone
+lora:1@1e-3         Adam on factors of rank 1 beside every kernel
+sft@5e-5            Adam on the right answers to the same problems, without samples
 """
 
 import dataclasses
@@ -19,8 +20,8 @@ import optax
 
 from proxlm import _validation, lm, penalties, transforms
 
-KINDS = {"adam": False, "l1": True, "l0": True, "rows": True, "dual": True, "norms": False, "lora": True}
-KINDS |= {"sft": False}  # whether a number goes with it
+KINDS = {"adam": False, "l1": True, "l1_norms": True, "l0": True, "rows": True, "dual": True, "norms": False}
+KINDS |= {"lora": True, "sft": False}  # whether a number goes with it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Lane:
     @property
     def sparse(self) -> bool:
         """Whether most weights keep their bits."""
-        return self.kind in ("l1", "l0", "rows", "dual")
+        return self.kind in ("l1", "l1_norms", "l0", "rows", "dual")
 
     @property
     def name(self) -> str:
@@ -43,10 +44,12 @@ class Lane:
 
     def split(self, key: jax.Array, params: Any, last: int) -> tuple[Any, lm.trainable.Frozen]:
         """Parts parameters in those of the last layers that are trained, and the rest."""
-        pattern = {"norms": lm.trainable.PATTERNS["norms"], "lora": lm.trainable.PATTERNS["factors"]}
+        kind = {"norms": "norms", "l1_norms": "norms", "lora": "factors"}.get(self.kind)
         if self.kind == "lora":
             params = lm.lora.init(key, params, int(self.number), pattern=".")
-        return lm.trainable.split(params, lm.trainable.last_layers(last, pattern.get(self.kind, "")))
+        return lm.trainable.split(
+            params, lm.trainable.last_layers(last, lm.trainable.PATTERNS[kind] if kind else "")
+        )
 
     def chain(self) -> optax.GradientTransformation:
         """Clips, and steps."""
@@ -59,7 +62,7 @@ class Lane:
             l1 = penalties.l1(self.number)
             made = lambda start: transforms.dual_averaging_adam(self.rate, penalties.translate(l1, start))
             return around_start(made)
-        penalty = {"l1": penalties.l1, "l0": penalties.l0, "rows": rows}[self.kind](self.number)
+        penalty = {"l0": penalties.l0, "rows": rows}.get(self.kind, penalties.l1)(self.number)
         return transforms.proximal_adam(self.rate, penalty, anchored=True)
 
 

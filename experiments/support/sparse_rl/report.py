@@ -12,7 +12,14 @@ from proxlm import lm
 
 KILO = 1024
 KINDS = {"adam": "Adam", "cut": "Adam's largest changes", "l1": "ℓ1 anchor", "norms": "norm scales alone"}
-KINDS |= {"lora": "LoRA", "sft": "SFT on answers", "rows": "ℓ1 of rows", "dual": "dual averaging", "l0": "ℓ0"}
+KINDS |= {
+    "l1_norms": "ℓ1 anchor on norm scales",
+    "lora": "LoRA",
+    "sft": "SFT on answers",
+    "rows": "ℓ1 of rows",
+    "dual": "dual averaging",
+    "l0": "ℓ0",
+}
 SPREAD = "right: the probability that an answer sampled at temperature 1 is right, exactly computed"
 COUNTS = ("moved", "moved_since_start", "bfloat16_moved", "bfloat16_moved_since_start")
 
