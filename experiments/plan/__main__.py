@@ -157,7 +157,8 @@ def plan(config: Config) -> Plan:
     numbers = 2 * model.num_layers * rows * config.tokens * model.num_kv_heads * model.head_width / heads
     cache = numbers * jnp.dtype(config.dtype).itemsize
     answers = config.responses / parts / config.microbatches * (config.tokens - config.prompt)
-    logits = 4 * min(2**22, answers * model.vocab_size)
+    logits = answers * model.vocab_size
+    logits = 4 * (logits if logits <= 2**25 else 2**23)
     of = {name: program_of(one) for name, one in found.items()}
     return Plan(held / GIB, cache / GIB, logits / GIB, of, mesh.size)
 
