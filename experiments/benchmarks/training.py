@@ -39,16 +39,21 @@ What was tried, and what it brought (the same core with AVX-512; flags are those
                                                a fifth more; last digits change
     weight gradients, narrow operand first     that product 30 % faster, 2.5 % of a step: not done, it takes a
                                                barrier in every model on every device
-    -O1 and fusion emitters off                `tiny` compiles in 3.4 in place of 4.6 s, the same numbers bit
-                                               by bit, steps 2 to 7 % slower
-    xla_llvm_disable_expensive_passes          3.9 in place of 4.6 s; no difference of steps beyond noise (3)
+    xla_cpu_use_multi_output_fusion,           compilation of `tiny` 2.8 in place of 4.3 s, `small` 2.9 of
+    xla_cpu_disable_loop_unrolling             5.1 (best of 2), PPO `base` 15.3 of 20.5 (1; once 12.2); three
+    (extra options; so in the Makefile)        steps of `tiny` 0.98 of 1.09, 1.18 of 1.21 (best of 5, 6), PPO
+                                               `base` 3.11 of 3.49 (5); losses the same to 7 digits
+    these, -O1, no fusion emitters, no         `tiny` compiles in 1.5, `small` in 1.9 s (2); steps of `tiny`
+    expensive passes, no SLP vectorizer,       15 % slower (6), PPO `base` about 30 % (3)
+    code for size (for short runs: INSTALL)
+    -O1 and fusion emitters off                3.4 in place of 4.6 s, the same bits, steps 2 to 7 % slower
     layers rolled up                           13 % slower, and compiles no faster: kernels of equal layers
                                                are compiled once already
 
 Compilation takes 25 to 40 ms for each kernel that differs from all others, half of it in LLVM, so their
-number decides: of an iteration of PPO `base` 160 sample, 170 prepare and 260 update. Of the first call of
-`tiny` tracing takes 0.4 CPU s, lowering 0.2, XLA 4.6; of PPO `base` 1.0, 0.9 and 22.4 (n=1): a first call of
-3 and 10 s asks for half as many kernels, or for LLVM at half its time, and no flag brings either.
+number decides. Of the 122 of `tiny` 28 are slices of stacked layers, one a leaf and layer, since the layer
+stands in a kernel as a number, and 21 are Adam's; fusions with several results join both kinds. The first
+call of `tiny` then takes 3.5 CPU s, 0.7 of them to trace and lower, and of `small` 3.8, without its steps.
 """
 
 import dataclasses
