@@ -23,6 +23,7 @@ def pytest_configure(config):
     gc.disable()  # until all tests are collected: what they import stays
     import hypothesis
     import jax
+    from hypothesis.internal.conjecture import providers
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_legacy_prng_key", "error")
@@ -42,6 +43,8 @@ def pytest_configure(config):
     # that passes must pass again.
     hypothesis.settings.register_profile("proxlm", deadline=None, derandomize=True, database=None)
     hypothesis.settings.load_profile("proxlm")
+    # Constants of all modules, parsed to be drawn as examples, are a second for what no test here is about.
+    providers._get_local_constants = lambda: providers._local_constants
 
 
 def pytest_collection_finish():
