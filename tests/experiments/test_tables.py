@@ -70,6 +70,7 @@ def panels(count):
     return {f"loss {i}": series for i in range(count)}
 
 
+@pytest.mark.slow
 def test_curves_draw_a_panel_a_title(tmp_path):
     one = plots.save(plots.curves(panels(1)), tmp_path / "new" / "one")
     four = plots.save(plots.curves(panels(4), log_scale=("loss 0",)), tmp_path / "four")

@@ -15,7 +15,7 @@ CONFIG = lm.ModelConfig(vocab_size=19, num_layers=2, width=16, num_heads=4, num_
 PROMPTS = jnp.array([[3, 1, 4], [1, 5, 9]])
 SETTINGS = {
     "plain": lm.SamplingConfig(),
-    "truncated": lm.SamplingConfig(temperature=0.7, top_k=5),
+    "truncated": lm.SamplingConfig(temperature=0.7, top_k=5, repetition_penalty=1.7, logit_bias={1: 3.0}),
     "greedy": lm.SamplingConfig(greedy=True),
 }
 sample = jax.jit(lm.sample, static_argnames=("config", "num_tokens"))

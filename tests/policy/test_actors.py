@@ -127,6 +127,7 @@ def test_bans_penalties_and_late_stops_are_sampled_as_they_are_scored(name):
             np.testing.assert_allclose(np.asarray(reference.log_probs)[row, t], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_stream_follows_the_same_penalties():
     sampling, params = lm.SamplingConfig(**ENDS), rough(CONFIG, 0.7)
     samples = compiled(lambda key: lm.sample(key, params, TOKENS, CONFIG, NEW, sampling=sampling))(KEY)

@@ -166,7 +166,7 @@ def test_the_first_ratio_shows_a_sampler_that_is_not_the_scorer(other):
     assert first_ratio_error(sampler, scorer) > 0.1
 
 
-@pytest.mark.parametrize("microbatches", [1, 2])
+@pytest.mark.parametrize("microbatches", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_every_epoch_takes_a_step_per_minibatch(microbatches):
     _, new, metrics = learn(sampled(), num_microbatches=microbatches)
     assert new.opt_state["count"] == metrics.num_updates == 3 * 2

@@ -141,6 +141,7 @@ def iterations(tx, **overrides):
     return path
 
 
+@pytest.mark.slow
 def test_scaling_keeps_the_policy_nearer():
     config = recipes.make("ppo", **SETTINGS)
 
