@@ -7,11 +7,6 @@ ARGS ?=
 # XLA on CPU mallocs its scratch memory at every call; huge pages make a training step 1.2-1.5x faster.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-# XLA compiles every distinct kernel by itself: fusions with several results are fewer, loops that are not unrolled
-# shorter. Both halve compilation at the most; steps are as fast or faster. XLA passes over names it does not know.
-run experiments bench: export XLA_FLAGS ?= \
-  --xla_backend_extra_options=xla_cpu_use_multi_output_fusion,xla_cpu_disable_loop_unrolling
-
 IN_VENV := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help

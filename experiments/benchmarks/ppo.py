@@ -13,12 +13,12 @@ Products left to Eigen (the flag in `training`) take as long here: 3.41 CPU s ag
 against 3.62 (n=3), and compilation 26.4 in place of 22.4 s. The goal of 2.8 s is below what products of the
 update (73 % of 3.14 s), sampling and scores (0.57 s) take by themselves.
 
-The first call: 20.5 CPU s of compilation, with the options of the Makefile 12.2 and 15.3 (n=1 and 2, under
-other work), and 1.7 to trace and lower. It has 441 distinct kernels then, of 28 ms each whatever their size.
-Some 120 are single operations on scalars, [B] or [B, R] of what is scored and reported, 56 random numbers
-(threefry rolled up, once a shape), 27 sums in two stages, 18 products of attention in decoding, which XLA
-does not share between layers; 260 would be the goal of 10 s. Of single flags none helps: of the program that
-prepares, 5.2 CPU s of compilation, -O0 takes 3.8, -O1 and a single LLVM module 5.2 (n=1).
+The first call: 20.5 CPU s of compilation, with fusions of several results (`training`) 12.2 and 15.3 (n=1,
+under other work), and 1.7 to trace and lower. With them it has 441 distinct kernels, of 28 ms each whatever
+their size. Some 120 are single operations on scalars, [B] or [B, R] of what is scored and reported, 56 random
+numbers (threefry rolled up, once a shape), 27 sums in two stages, 18 products of attention in decoding, which
+XLA does not share between layers; 260 would be the goal of 10 s. Of single flags none helps: of the program
+that prepares, 5.2 CPU s of compilation, -O0 takes 3.8, -O1 and a single LLVM module 5.2 (n=1).
 """
 
 import contextlib

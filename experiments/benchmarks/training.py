@@ -41,19 +41,22 @@ What was tried, and what it brought (the same core with AVX-512; flags are those
                                                barrier in every model on every device
     xla_cpu_use_multi_output_fusion,           compilation of `tiny` 2.8 in place of 4.3 s, `small` 2.9 of
     xla_cpu_disable_loop_unrolling             5.1 (best of 2), PPO `base` 15.3 of 20.5 (1; once 12.2); three
-    (extra options; so in the Makefile)        steps of `tiny` 0.98 of 1.09, 1.18 of 1.21 (best of 5, 6), PPO
-                                               `base` 3.11 of 3.49 (5); losses the same to 7 digits
+    (extra options; in INSTALL)                steps of `tiny` 0.98 of 1.09, 1.18 of 1.21 (best of 5, 6), PPO
+                                               `base` 3.11 of 3.49 (5); losses the same to 7 digits; but XLA
+                                               aborts on the gradient of a head in chunks (a check on fusions
+                                               whose results differ in rank): not done
     these, -O1, no fusion emitters, no         `tiny` compiles in 1.5, `small` in 1.9 s (2); steps of `tiny`
     expensive passes, no SLP vectorizer,       15 % slower (6), PPO `base` about 30 % (3)
-    code for size (for short runs: INSTALL)
+    code for size
     -O1 and fusion emitters off                3.4 in place of 4.6 s, the same bits, steps 2 to 7 % slower
     layers rolled up                           13 % slower, and compiles no faster: kernels of equal layers
                                                are compiled once already
 
 Compilation takes 25 to 40 ms for each kernel that differs from all others, half of it in LLVM, so their
 number decides. Of the 122 of `tiny` 28 are slices of stacked layers, one a leaf and layer, since the layer
-stands in a kernel as a number, and 21 are Adam's; fusions with several results join both kinds. The first
-call of `tiny` then takes 3.5 CPU s, 0.7 of them to trace and lower, and of `small` 3.8, without its steps.
+stands in a kernel as a number, and 21 are Adam's; fusions with several results join both kinds. First
+calls without their steps: `tiny` 5.0 CPU s, of which 0.7 to trace and lower, and `small` 5.7; 3.5 and 3.8
+with such fusions.
 """
 
 import dataclasses
