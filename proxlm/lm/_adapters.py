@@ -134,7 +134,7 @@ def linear_parts(x: jax.Array, part: Params, names: Sequence[str], sizes: Sequen
 
 
 def cast(params: Params, config: ModelConfig) -> Params:
-    """The params with kernels in the compute dtype, to which each product would cast them.
+    """The params with kernels narrowed to the compute dtype, to which each product would cast them.
 
     >>> params = {"head": {"kernel": jnp.ones((2, 2))}, "norm": {"scale": jnp.ones(2)}}
     >>> jax.tree.map(lambda x: x.dtype.name, cast(params, ModelConfig(9, compute_dtype="bfloat16")))
@@ -146,11 +146,11 @@ def cast(params: Params, config: ModelConfig) -> Params:
             return part
         # DoRA takes the norms of the kernel as it is
         has_norms = any("magnitude" in factors for factors in part.get(LORA, {}).values())
-        is_cast = lambda name: name == "kernel" and not has_norms
-        return {
-            name: leaf.astype(config.compute_dtype) if is_cast(name) else of(leaf)
-            for name, leaf in part.items()
-        }
+        dtype = jnp.dtype(config.compute_dtype)
+        is_cast = lambda name: (
+            name == "kernel" and not has_norms and part[name].dtype.itemsize > dtype.itemsize
+        )
+        return {name: leaf.astype(dtype) if is_cast(name) else of(leaf) for name, leaf in part.items()}
 
     is_part = lambda x: isinstance(x, Mapping)  # the layers may be a list of them, or segments
     each = functools.partial(jax.tree.map, of, is_leaf=is_part)

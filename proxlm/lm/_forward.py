@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation, sharding
-from proxlm.lm import _arguments, _block, _config, _layers, _parameters, _segments, _views
+from proxlm.lm import _arguments, _block, _config, _layer_kernels, _layers, _parameters, _segments, _views
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._views import View
 
@@ -122,9 +122,9 @@ def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
         raise _validation.invalid("config.lm_head", False, "True", remedy)
     _check_hidden("logits", hidden, config)
     name = "embedding" if config.tie_embeddings else "head"
-    kernel = sharding.whole({name: params[name]})[name]["kernel"].astype(hidden.dtype)  # [V, D] in both cases
+    kernel = sharding.whole({name: params[name]})[name]["kernel"]  # [V, D] in both cases
     with _config.products(config):
-        result = jnp.einsum("nd,vd->nv", hidden, kernel, preferred_element_type=jnp.float32)
+        result = _layer_kernels.head_product(hidden, jnp.asarray(kernel))
     return _layers.soft_cap(result, config.logit_cap)
 
 

@@ -167,16 +167,31 @@ def test_scanned_layers_sample_what_unrolled_ones_do(unroll, monkeypatch):
     assert_same(scanned, unrolled)
 
 
-@pytest.mark.parametrize("rows", [1, 9, 65])
-def test_a_kernel_of_stacked_layers_multiplies_where_it_lies(rows):
-    x, stack = arrays.normal(0, (rows, 48)), arrays.normal(1, (3, 48, 2, 5))
-    product = jax.jit(lambda x, stack: _layer_kernels.product(x, _layer_kernels.LayerKernel(stack, 2)))
-    np.testing.assert_allclose(product(x, stack), x @ stack[2].reshape(48, 10), rtol=2e-5, atol=2e-5)
+@pytest.mark.parametrize("rows", [9, 65])
+def test_kernels_multiply_where_they_lie_and_narrow_ones_as_their_wide_copies(rows, monkeypatch):
+    monkeypatch.setattr(_layer_kernels, "LARGE", 1)
+    x, stack = arrays.normal(0, (rows, 128)), jnp.asarray(arrays.normal(1, (3, 128, 2, 5)), jnp.bfloat16)
+    kernel = jnp.asarray(arrays.normal(2, (300, 128)), jnp.bfloat16)  # of 3 parts, the last not full
+
+    @jax.jit
+    def products(x, stack, kernel):
+        pull = jax.grad(lambda kernel: jnp.sum(jnp.sin(_layer_kernels.head_product(x, kernel))))(kernel)
+        of_layer = _layer_kernels.product(x, _layer_kernels.LayerKernel(stack, 2))
+        return of_layer, _layer_kernels.head_product(x, kernel), pull.astype(jnp.float32)
+
+    wide = stack.astype(jnp.float32), kernel.astype(jnp.float32)
+    narrow, widened = products(x, stack, kernel), products(x, *wide)
+    np.testing.assert_array_equal(narrow[0], widened[0])
+    np.testing.assert_allclose(narrow[1], widened[1], rtol=2e-6, atol=2e-5)
+    np.testing.assert_allclose(narrow[2], widened[2], rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(widened[0], x @ wide[0][2].reshape(128, 10), rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(widened[1], x @ wide[1].T, rtol=2e-5, atol=2e-5)
 
 
 def test_attention_by_blocks_is_that_at_once():
     query, key, value = (arrays.normal(i, (2, heads, 300, 4)) for i, heads in enumerate((4, 2, 2)))
-    visible = np.tril(np.ones((1, 1, 300, 300), bool)) & (np.arange(300) > 2)
+    padding = np.array([2, 0])[:, None, None, None]
+    visible = np.tril(np.ones((1, 1, 300, 300), bool)) & (np.arange(300) > padding)
     one, other = (
         np.asarray(jax.jit(fn)(query, key, value, visible, 0.7, 3.0))[:, :, 3:]
         for fn in (_layers.attend_by_blocks, _layers.attend)
