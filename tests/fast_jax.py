@@ -15,6 +15,8 @@ def apply():
     """Changes JAX for this process."""
     # Nobody reads where in the source an operation of a test's program stands.
     jaxlib._jax.set_tracebacks_enabled(False)
+    # So no program need be copied without places to find it on the disk.
+    jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
     # A context of MLIR with all its dialects takes as long as a small program does to lower: one serves all.
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
     # Most operations stand once in a program: to make a function of each and inline it takes twice the time.
