@@ -1,4 +1,4 @@
-"""What the tests' JAX does without a compiler is what it does with one."""
+"""The tests' JAX moves numbers without a compiler as it does with one."""
 
 import jax
 import jax.numpy as jnp
