@@ -13,6 +13,9 @@ Products left to Eigen (the flag in `training`) take as long here: 3.41 CPU s ag
 against 3.62 (n=3), and compilation 26.4 in place of 22.4 s. The goal of 2.8 s is below what products of the
 update (73 % of 3.14 s), sampling and scores (0.57 s) take by themselves.
 
+`tiny`: 0.058 (0.064) CPU s an iteration, PyTorch's 0.235 (0.242), products at own shapes 0.011 (best and
+median of 2, load 10).
+
 The first call: 20.5 CPU s of compilation, with fusions of several results (`training`) 12.2 and 15.3 (n=1,
 under other work), and 1.7 to trace and lower. With them it has 441 distinct kernels, of 28 ms each whatever
 their size. Some 120 are single operations on scalars, [B] or [B, R] of what is scored and reported, 56 random
