@@ -30,6 +30,18 @@ memory: of 0.43 s for 10 layers AdamW and the gradient's norm take 0.14, the for
 In a quiet hour 10 layers took, n=3, transformers over ours: prefill 0.94 and 0.89, decode 1.02, step 0.65;
 with products left to Eigen 1.00, 0.83, 0.96 and 0.36, a step of 1.03 in place of 0.63 CPU s.
 
+Changed since, 10 layers, with 4 to 9 processes on two cores, so that the best of n is given. A step of 2 x
+256, CPU s: 3.65 before, 2.55 now, transformers 2.63 (n=3; the medians 3.98, 3.32, 2.66): six chunks of the
+head were products with too few rows, and each added to a gradient of 113 MB. Attention to 1,024 tokens:
+0.037 before, 0.020 a layer now, PyTorch's 0.016 (n=7); the whole prefill is still slower, 0.99 beside 0.86
+(n=6). A token for one row: 0.034 before, 0.024 now (n=7 and 4, one after the other). Weights kept in
+bfloat16 (--dtype) give the same tokens and log-probabilities, bit for bit, at 0.018 a token beside 0.028
+(n=5; of the medians 0.022 and 0.026); for 32 rows they are not faster. Their prefill is slower: XLA slices
+bfloat16 in float32 and widens all layers before the loop. The option
+xla_cpu_experimental_ynn_fusion_type="" may be given to one function, as one of jax.jit's compiler_options:
+prefill of 128 takes 0.099 with it and 0.113 without, of 1,024 the same (n=6), the step 2.76 in place of
+2.55.
+
 Tried, without a gain on the whole: kernels of scanned layers by blocks of columns in place of a copy (that
 product alone 20 % faster on 128 tokens, 6 % slower on 1,024); unrolled layers (the gradient at most a tenth
 faster, at twice the compilation). Of the policies of remat this one is the fastest on 32 tokens.
@@ -60,6 +72,7 @@ class Config:
     decode: tuple[int, ...] = (1, 32)  # rows, each after a prompt of 16 tokens
     num_tokens: int = 17
     step: tuple[int, int] = (2, 256)  # rows and tokens of a training step
+    dtype: str = "float32"  # of the file's weights, and of ours but in the step; products are in float32
     clock: str = "cpu"
     repeats: int = 5
 
@@ -74,7 +87,7 @@ def tokens(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 49152, shape, dtype=np.int32)
 
 
-def ours(params: lm.Params, config: Config):
+def ours(params: lm.Params, trained: lm.Params, config: Config):
     """Functions of no arguments by the name of their work."""
     model, calls = config.model, {}
     greedy = lm.SamplingConfig(greedy=True)
@@ -93,7 +106,7 @@ def ours(params: lm.Params, config: Config):
         return jnp.mean(lm.map_logits(losses.next_token, params, hidden, model, batch[:, 1:].reshape(-1)))
 
     step = jax.jit(training.make_step(loss, optimizer), donate_argnums=0)
-    state = training.init(jax.tree.map(jnp.copy, params), optimizer)
+    state = training.init(jax.tree.map(jnp.copy, trained), optimizer)
     batch = tokens(config.step[0], config.step[1] + 1)
 
     def train():
@@ -151,9 +164,11 @@ def main(config: Config = Config()) -> None:
     print(clock.hardware(settings))
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name) / "model"
-        lm.save(folder, lm.Pretrained(lm.init(jax.random.key(0), config.model), config.model, None, ()))
-        peer, params = theirs(folder, config), lm.load(folder).params
-    mine, rows = ours(params, config), []
+        model = lm.Pretrained(lm.init(jax.random.key(0), config.model), config.model, None, ())
+        lm.save(folder, model, dtype=config.dtype)
+        peer = theirs(folder, config)
+        params, trained = (lm.load(folder, param_dtype=kind).params for kind in (config.dtype, "float32"))
+    mine, rows = ours(params, trained, config), []
     seconds = {}
     for name in mine:
         timings = clock.measure({"proxlm": mine[name], "transformers": peer[name]}, settings)
