@@ -98,7 +98,7 @@ def load(
       path: the folder or file; or "hf:organisation/name", or "hf:organisation/name@revision", of the
         Hugging Face Hub, through its cache.
       param_dtype: of the parameters: "float32", "bfloat16" or "float16". A file in bfloat16 gives the same
-        float32 results kept so, in half the memory, and a CPU decodes it faster.
+        float32 results kept so, in half the memory.
       sharding: (path of a parameter, shape) ↦ a `jax.sharding.Sharding`, or None for the default device.
 
     Raises:
