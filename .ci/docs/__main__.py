@@ -8,6 +8,7 @@ Fails if a public name is missing from its page, if an internal link is dead or 
 import importlib
 import pathlib
 import pkgutil
+import shutil
 import sys
 import types
 import warnings
@@ -57,6 +58,8 @@ GUIDES: dict[str, tuple[str, str | Callable[[], str]]] = {
     "changelog": ("Changelog", ".github/CHANGELOG.md"),
 }
 
+FIGURES = sorted((ROOT / ".github").glob("*.svg"))
+
 
 def public_modules() -> list[str]:
     """Returns the names of all modules of proxlm whose path has no private part."""
@@ -71,6 +74,8 @@ def guides() -> list[types.ModuleType]:
         text = (ROOT / text).read_text("utf-8") if isinstance(text, str) else text()
         for path, page in files.items():  # guides link each other as files, for those who read them there
             text = text.replace(f"]({pathlib.Path(path).name})", f"]({page}.html)")
+        for figure in FIGURES:
+            text = text.replace(f"]({figure.relative_to(ROOT)})", f"]({figure.name})")
         module = types.ModuleType(name, text)
         module.__docformat__ = "markdown"
         found.append(module)
@@ -109,6 +114,8 @@ def main(folder: pathlib.Path) -> None:
         path = folder / f"{name.replace('.', '/')}.html"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, "utf-8")
+    for figure in FIGURES:
+        shutil.copy(figure, folder)
     (folder / "search.js").write_text(pdoc.render.search_index(documented), "utf-8")
     notebooks.write(folder / "notebooks")
     if dead := links.dead(folder):
