@@ -103,11 +103,18 @@ def against_bytes(rows: dict) -> matplotlib.figure.Figure:
     for number, words in shown.items():
         for task in tasks:
             own = {name: row for (its_task, name), row in rows.items() if its_task == task}
-            drawings[f"{task}: {words}"] = _against_bytes(own, number, legend=number == "held_out")
-    return plots.panels(drawings, max(len(tasks), 2), (4.6, 3.2), "bars: ± a standard deviation over n seeds")
+            drawings[f"{task}: {words}"] = _against_bytes(own, number)
+    most = max(len(row["kl"]) for row in rows.values())
+    note = f"bars: ± a standard deviation over n={most} seeds; without one: n=1" if most > 1 else ""
+    figure = plots.panels(drawings, max(len(tasks), 2), (4.6, 3.0), note)
+    named = dict(
+        pair for axis in figure.axes for pair in zip(*axis.get_legend_handles_labels()[::-1], strict=True)
+    )
+    figure.legend(named.values(), named, loc="outside lower center", ncols=4, edgecolor="none", fontsize=8)
+    return figure
 
 
-def _against_bytes(rows, number, legend):
+def _against_bytes(rows, number):
     """A panel of one task and one number: a curve a kind of lane, in the same colour everywhere."""
     curves: dict[str, list] = {}
     for name, row in sorted(rows.items(), key=lambda item: np.mean(item[1]["bytes"])):
@@ -117,19 +124,16 @@ def _against_bytes(rows, number, legend):
     def draw(axis):
         for kind, colour in zip(KINDS, plot_panels.COLOURS, strict=False):
             if own := curves.get(kind):
-                n = ", ".join(map(str, dict.fromkeys(len(row[number]) for row in own)))
                 means = [[np.mean(row["bytes"]) / KILO, np.mean(row[number])] for row in own]
                 spread = [np.std(row[number], ddof=1) if len(row[number]) > 1 else 0 for row in own]
                 look = {"color": colour, "marker": "o", "markersize": 4, "linewidth": 1.4, "capsize": 2}
-                axis.errorbar(*np.transpose(means), spread, label=f"{KINDS[kind]} (n={n})", **look)
+                axis.errorbar(*np.transpose(means), spread, label=KINDS[kind], **look)
         start = float(np.mean(rows["start"][number]))
         axis.axhline(start, color="#5b5b5b", linestyle="--", linewidth=1.0, label="start")
         plot_panels.scale(axis, "x", (), log=True)
         axis.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
         axis.set_axisbelow(True)
         axis.set_xlabel("KiB of the patch", fontsize=9)
-        if legend:
-            axis.legend(framealpha=0.8, edgecolor="none", fontsize=7)
 
     return draw
 
