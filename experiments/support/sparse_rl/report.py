@@ -106,11 +106,13 @@ def against_bytes(rows: dict) -> matplotlib.figure.Figure:
             drawings[f"{task}: {words}"] = _against_bytes(own, number)
     most = max(len(row["kl"]) for row in rows.values())
     note = f"bars: ± a standard deviation over n={most} seeds; without one: n=1" if most > 1 else ""
-    figure = plots.panels(drawings, max(len(tasks), 2), (4.6, 3.0), note)
-    named = dict(
-        pair for axis in figure.axes for pair in zip(*axis.get_legend_handles_labels()[::-1], strict=True)
-    )
-    figure.legend(named.values(), named, loc="outside lower center", ncols=4, edgecolor="none", fontsize=8)
+    figure = plots.panels(drawings, max(len(tasks), 2), (4.6, 3.0))
+    named = {}
+    for axis in figure.axes:
+        handles, labels = axis.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    look: dict = {"loc": "outside lower center", "ncols": 4, "edgecolor": "none", "fontsize": 8}
+    figure.legend(named.values(), named, title=note, title_fontsize=9, **look)
     return figure
 
 
