@@ -30,15 +30,19 @@ memory: of 0.43 s for 10 layers AdamW and the gradient's norm take 0.14, the for
 In a quiet hour 10 layers took, n=3, transformers over ours: prefill 0.94 and 0.89, decode 1.02, step 0.65;
 with products left to Eigen 1.00, 0.83, 0.96 and 0.36, a step of 1.03 in place of 0.63 CPU s.
 
-Changed since, 10 layers, with 4 to 9 processes on two cores, so that the best of n is given. A step of 2 x
-256, CPU s: 3.65 before, 2.55 now, transformers 2.63 (n=3; the medians 3.98, 3.32, 2.66): six chunks of the
-head were products with too few rows, and each added to a gradient of 113 MB. Attention to 1,024 tokens
-alone: 0.037 before, 0.020 a layer now, PyTorch's 0.016 (n=7); but the whole prefill 1.15 and 1.12 (n=5),
-and 0.99 beside transformers' 0.86 (n=6). A token for one row: 0.034 before (n=7), 0.025 now, transformers
-0.034 (n=3). Weights kept in bfloat16 (--dtype) give the same tokens and log-probabilities, bit for bit, but
-no certain gain: 0.018 a token beside 0.028 over 48 tokens (n=5), 0.027 beside 0.025 over 16 (n=3), for 32
-rows the same. Their prefill is slower: XLA slices bfloat16 in float32 and widens all layers before the
-loop. The option xla_cpu_experimental_ynn_fusion_type="" may be given to one function, as one of jax.jit's
+Now, 10 layers, the core to itself and one process on the other, median of n=3, CPU s here and by
+transformers: prefill of 128 0.135 and 0.120 (0.89), of 1,024 1.09 and 0.90 (0.83), a token 0.026 and 0.031
+(1.21), of 32 rows 0.076 and 0.079 (1.04), a step of 2 x 256 2.82 and 2.73 (0.97); first calls 1.5 to 6.7.
+
+What changed, with 4 to 9 processes on two cores, so that the best of n is given. A step of 2 x 256, CPU s:
+3.65 before, 2.55 now, transformers 2.63 (n=3; the medians 3.98, 3.32, 2.66): six chunks of the head were
+products with too few rows, and each added to a gradient of 113 MB. Attention to 1,024 tokens alone: 0.037
+before, 0.020 a layer now, PyTorch's 0.016 (n=7); but the whole prefill 1.15 and 1.12 (n=5), and 0.99 beside
+transformers' 0.86 (n=6). A token for one row: 0.034 before (n=7), 0.025 now, transformers 0.034 (n=3).
+Weights kept in bfloat16 (--dtype) give the same tokens and log-probabilities, bit for bit, but no certain
+gain: 0.018 a token beside 0.028 over 48 tokens (n=5), 0.027 beside 0.025 over 16 (n=3), for 32 rows the
+same. Their prefill is slower: XLA slices bfloat16 in float32 and widens all layers before the loop. The
+option xla_cpu_experimental_ynn_fusion_type="" may be given to one function, as one of jax.jit's
 compiler_options: prefill of 128 takes 0.099 with it and 0.113 without, of 1,024 the same (n=6), the step
 2.76 in place of 2.55.
 
