@@ -19,6 +19,7 @@ from experiments.support import Refusal
 from experiments.support.models import trained_part
 from experiments.support.run import cli, configs, tables
 from proxlm import _validation, lm, sharding
+from proxlm.lm import _chunks
 from proxlm.policy import ppo, recipes
 
 GIB = 2**30
@@ -158,7 +159,7 @@ def plan(config: Config) -> Plan:
     cache = numbers * jnp.dtype(config.dtype).itemsize
     answers = config.responses / parts / config.microbatches * (config.tokens - config.prompt)
     logits = answers * model.vocab_size
-    logits = 4 * (logits if logits <= 2**25 else 2**23)
+    logits = 4 * (logits if logits <= _chunks.LARGE else _chunks.CHUNK)
     of = {name: program_of(one) for name, one in found.items()}
     return Plan(held / GIB, cache / GIB, logits / GIB, of, mesh.size)
 

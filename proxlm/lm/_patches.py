@@ -66,7 +66,7 @@ def save_patch(
     held: dict[str, np.ndarray] = {}
     sizes = []
     for name, old, new in _pairs(base, params, config, layout, dtype):
-        places = np.flatnonzero(_bits(old) != _bits(new))
+        places = np.flatnonzero(_weight_files.bits(old) != _weight_files.bits(new))
         sizes.append((len(places), old.size))
         if len(places):
             gaps = np.diff(places, prepend=-1) - 1
@@ -85,7 +85,3 @@ def _pairs(base, params, config, layout, dtype) -> Iterator[tuple[str, np.ndarra
     for (name, old), (_, new) in zip(before, after, strict=True):
         kind = jnp.dtype(dtype or new.dtype)
         yield name, np.ravel(old).astype(kind), np.ravel(new).astype(kind)
-
-
-def _bits(flat):
-    return flat.view(f"u{flat.itemsize}")

@@ -30,10 +30,10 @@ class Tensor:
         """The values, of which none may be NaN or infinite; the file is mapped no longer than that takes."""
         with opened(self.path) as file:
             values = file.get_tensor(self.name)
-        bits = values.view(f"u{values.itemsize}")
-        infinity = np.array(np.inf, values.dtype).view(bits.dtype)
+        numbers = bits(values)
+        infinity = np.array(np.inf, values.dtype).view(numbers.dtype)
         # many times faster than isfinite for bfloat16
-        if np.any(bits & np.array((1 << 8 * values.itemsize - 1) - 1, bits.dtype) >= infinity):
+        if np.any(numbers & np.array((1 << 8 * values.itemsize - 1) - 1, numbers.dtype) >= infinity):
             given = _validation.Verbatim("NaN or infinite values")
             raise _validation.invalid(f"tensor {self.name} of {self.path.name}", given, "finite", DAMAGED)
         return values if dtype is None else values.astype(dtype)
@@ -129,6 +129,15 @@ def write_one(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], abou
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    """The bits of an array's numbers as unsigned integers, flat.
+
+    >>> bits(np.float32([1.0, -0.0])).tolist()
+    [1065353216, 2147483648]
+    """
+    return np.ascontiguousarray(array).reshape(-1).view(f"u{array.dtype.itemsize}")
 
 
 def library(function: str) -> None:

@@ -59,7 +59,7 @@ def save(path: str | os.PathLike[str], base: chex.ArrayTree, params: chex.ArrayT
     _check_alike("delta.save", before, after)
     tensors = {}
     for name, old in before.items():
-        old_bits, bits = _bits(old), _bits(after[name])
+        old_bits, bits = _weight_files.bits(old), _weight_files.bits(after[name])
         places = np.flatnonzero(old_bits != bits)
         if len(places):
             change = (bits[places] - old_bits[places]).view(f"i{bits.itemsize}").astype(np.int64)
@@ -175,10 +175,6 @@ def _check_alike(function, base, params):
             raise _validation.invalid(f"params at {name}", given, f"{expected}, as in base", "", function)
 
 
-def _bits(leaf):
-    return np.ascontiguousarray(leaf).reshape(-1).view(f"u{leaf.dtype.itemsize}")
-
-
 def _as_integers(leaf):
     leaf = jnp.asarray(leaf)
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -191,7 +187,7 @@ def _hash(leaves):
     for name in sorted(leaves):
         leaf = leaves[name]
         digest.update(f"{name}:{leaf.dtype.name}:{leaf.shape};".encode())
-        digest.update(_bits(leaf).data)
+        digest.update(_weight_files.bits(leaf).data)
     return digest.hexdigest()
 
 
@@ -220,7 +216,7 @@ def _changed(leaves, name, file):
     if any(stream.dtype != np.uint8 or stream.ndim != 1 for stream in streams):
         raise ValueError(f"{name} is not stored as bytes")
     gaps, zigzag = map(_varints.decode, streams)
-    bits = _bits(old)
+    bits = _weight_files.bits(old)
     if len(gaps) != len(zigzag) or len(gaps) > bits.size or gaps.max(initial=0) >= max(bits.size, 1):
         raise ValueError(f"the places in {name} do not fit its {bits.size} weights")
     places = np.cumsum(gaps.astype(np.int64) + 1) - 1
