@@ -35,7 +35,8 @@ from proxlm.policy import ppo, recipes
 class Config(configs.Base):
     # a folder of transformers, a GGUF file, hf:organisation/name or smollm2
     model: str = configs.field(pretrained.SMOLLM2, smoke=pretrained.UNTRAINED)
-    task: str = "sums"  # a file of JSON lines, "sums:30", "reasoning_gym/chain_sum"
+    # a file of JSON lines, "sums:30", "reasoning_gym/chain_sum", "reasoning_gym/chain_sum:max_terms=3"
+    task: str = "sums"
     reward: tuple[str, ...] = ("exact",)  # exact, choice, regex:..., task, python:module.function
     recipe: str = "grpo"  # one of proxlm.policy.recipes
     # all, last:6, lora:8, sparse:1e-4, or two of them: "last:8 sparse:3e-4"

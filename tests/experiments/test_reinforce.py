@@ -1,6 +1,7 @@
 """Tasks, rewards, prompts and trained parts of reinforce; the whole of it is a slow proof."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -34,6 +35,25 @@ def test_a_file_gives_problems_and_names_a_bad_line(tmp_path):
     path.write_text('{"question": "1?", "answer": 1}\n{"question": "2?"}\n')
     with pytest.raises(Refusal, match="line 2 of"):
         tasks.load(str(path), 1, seed=0)
+
+
+def test_a_generator_takes_options_by_name(monkeypatch):
+    def create_dataset(name, size, seed, max_terms=2):
+        entries = [{"question": f"{name} {i % max_terms}", "answer": i} for i in range(size)]
+        return Made(entries)
+
+    class Made(list):
+        def score_answer(self, response, entry):
+            return float(response == str(entry["answer"]))
+
+    fake = types.SimpleNamespace(create_dataset=create_dataset)
+    monkeypatch.setattr(tasks.importlib, "import_module", lambda name: fake)
+    task = tasks.load("reasoning_gym/chain_sum:max_terms=5", 2, seed=0)
+    assert sorted(p.question for p in task.train + task.held_out) == [f"chain_sum {i}" for i in range(5)]
+    assert task.score is not None and task.score(task.train[0].answer, task.train[0]) == 1.0
+    for wrong in ("digits=2", "max_terms", "max_terms=x"):
+        with pytest.raises(Refusal, match="OPTION=NUMBER"):
+            tasks.load(f"reasoning_gym/chain_sum:{wrong}", 2, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from proxlm import _validation
 
 SUMS, GYM = "sums", "reasoning_gym/"
 GENERATED = 1000  # problems that a generator is asked for
-EXPECTED = f'a file of JSON lines, "{SUMS}", "{SUMS}:30" or "{GYM}" with the name of a generator'
+EXPECTED = f'a file of JSON lines, "{SUMS}", "{SUMS}:30" or "{GYM}NAME" or "{GYM}NAME:OPTION=NUMBER,..."'
 
 
 class Problem(NamedTuple):
@@ -87,10 +87,16 @@ def _generated(name, held_out, seed):
         reasoning_gym = importlib.import_module("reasoning_gym")
     except ImportError as error:
         raise Refusal("task needs reasoning-gym: pip install reasoning-gym") from error
+    name, _, options = name.partition(":")
     try:
-        made = reasoning_gym.create_dataset(name, size=GENERATED + held_out, seed=seed)
-    except ValueError as error:
-        raise Refusal(f"task: {error}") from error
+        given = {
+            key: json.loads(value) for key, _, value in (x.partition("=") for x in options.split(",") if x)
+        }
+        made = reasoning_gym.create_dataset(name, size=GENERATED + held_out, seed=seed, **given)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise Refusal(
+            f"task must be {EXPECTED}, got {GYM}{name} with {options or 'no options'!r}: {error}"
+        ) from error
     problems = {
         entry["question"]: Problem(entry["question"], str(entry["answer"]), (), entry) for entry in made
     }
