@@ -4,6 +4,7 @@
 same thing one token at a time.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -161,7 +162,7 @@ def embed(params: Params, tokens: jax.Array, config: ModelConfig, positions: jax
     tokens = jnp.asarray(tokens)
     table = jnp.asarray(sharding.whole({"embedding": params["embedding"]})["embedding"]["kernel"])
     tokens = jnp.where(tokens < 0, config.vocab_size, tokens)  # JAX would count them from the end
-    x = table.at[tokens.reshape(-1)].get(mode="fill", fill_value=jnp.nan).astype(config.compute_dtype)
+    x = _layer_kernels.rows(table, tokens.reshape(-1)).astype(config.compute_dtype)
     if config.embedding_scale is not None:
         x = x * jnp.asarray(config.embedding_scale, x.dtype)
     if config.positions == "learned":
@@ -230,16 +231,15 @@ def scan_layers(
     [3.0, 3.0]
     """
     view_of = _views.picker(views, config)
-    body = lambda x, layer: step(x, layer[0], view_of(layer[1]))
+    body = lambda part, x, layer: step(x, _layer_kernels.of_scan(*layer[:2], part), view_of(layer[2]))
     if config.remat:
         keep = None if config.remat is True else getattr(jax.checkpoint_policies, str(config.remat))
         body = jax.checkpoint(body, policy=keep)
     seen, first = [], 0
     for part in _segments.parts_of(params["blocks"]):
-        numbers = first + jnp.arange(depth := _segments.depth(part))
-        x, of_part = jax.lax.scan(
-            body, x, (part, numbers), unroll=min(_config.layers_in_a_step(config), depth)
-        )
+        numbers = jnp.arange(depth := _segments.depth(part))
+        layers, unroll = (part, numbers, first + numbers), min(_config.layers_in_a_step(config), depth)
+        x, of_part = jax.lax.scan(functools.partial(body, part), x, layers, unroll=unroll)
         seen, first = [*seen, of_part], first + depth
     return x, seen[0] if len(seen) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *seen)
 

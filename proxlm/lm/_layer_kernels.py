@@ -40,7 +40,7 @@ def of_layer(tree: Any, layer: ArrayLike) -> Any:
     ((2,), 'LayerKernel')
     """
     if not isinstance(tree, Mapping):
-        return jax.lax.dynamic_index_in_dim(tree, layer, 0, False)
+        return of_scan(_at(tree, layer), layer, tree)
     # factors of lm.lora are beside a kernel that may be needed whole, and a mesh cuts its rows
     in_place = "lora" not in tree and jax.sharding.get_abstract_mesh().empty
     is_large = lambda leaf: leaf.size // leaf.shape[0] >= LARGE
@@ -79,8 +79,47 @@ def head_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(x, kernel, cpu=_head_by_parts, default=_whole_head)
 
 
+def of_scan(own: Any, layer: ArrayLike, stacks: Any) -> Any:
+    """The parameters of a layer, `own` of a scan; on a CPU bfloat16 is read anew from the stacks.
+
+    XLA slices bfloat16 in float32 there, and a scan's slices by widening all layers before its loop.
+
+    >>> stack = jnp.arange(4, dtype=jnp.bfloat16)
+    >>> of_scan(stack[3], 3, stack).item()
+    3.0
+    """
+    read = lambda x, stack: x if x.dtype != jnp.bfloat16 else _read(x, jax.lax.stop_gradient(stack), layer)
+    return jax.tree.map(read, own, stacks)
+
+
+def rows(table: jax.Array, index: jax.Array) -> jax.Array:
+    """The rows of a table, `[N, D]`; NaN beyond it.
+
+    >>> rows(jnp.ones((3, 2)), jnp.array([2, 3])).tolist()
+    [[1.0, 1.0], [nan, nan]]
+    """
+    if table.dtype == jnp.bfloat16:  # or XLA widens all of it before a loop
+        table, index = jax.lax.optimization_barrier((table, index))
+    return table.at[index].get(mode="fill", fill_value=jnp.nan)
+
+
+@jax.custom_jvp  # the gradient is that of `own`, which the loop has collected for each layer
+def _read(own, stack, layer):
+    read = lambda own, stack, layer: _at(*jax.lax.optimization_barrier((stack, layer)))
+    return jax.lax.platform_dependent(own, stack, layer, cpu=read, default=lambda own, *_: own)
+
+
+@_read.defjvp
+def _read_jvp(primals, tangents):
+    return _read(*primals), tangents[0]
+
+
+def _at(stack, layer):
+    return jax.lax.dynamic_index_in_dim(stack, layer, 0, False)
+
+
 def _whole(x, stack, layer):
-    return x @ jax.lax.dynamic_index_in_dim(stack, layer, 0, False).astype(x.dtype)
+    return x @ of_scan(_at(stack, layer), layer, stack).astype(x.dtype)
 
 
 def _whole_head(x, kernel):

@@ -11,7 +11,7 @@ import pytest
 
 from proxlm import lm
 from proxlm._decoding import distribution, rows
-from proxlm.lm import _layer_kernels, _layers
+from proxlm.lm import _forward, _layer_kernels, _layers
 from tests import arrays
 
 # Every option of the model at once, and an epsilon that shows: decoding must know them all.
@@ -186,6 +186,34 @@ def test_kernels_multiply_where_they_lie_and_narrow_ones_as_their_wide_copies(ro
     np.testing.assert_allclose(narrow[2], widened[2], rtol=1e-2, atol=1e-2)
     np.testing.assert_allclose(widened[0], x @ wide[0][2].reshape(128, 10), rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(widened[1], x @ wide[1].T, rtol=2e-5, atol=2e-5)
+
+
+def test_layers_in_bfloat16_are_widened_one_at_a_time_with_the_gradients_of_all():
+    config = lm.ModelConfig(16, num_layers=9, width=64, num_heads=1)
+    step = lambda x, block, view: (jnp.tanh(x @ block["kernel"].astype(x.dtype)), None)
+    x, narrow = arrays.normal(0, (2, 64)), jnp.asarray(arrays.normal(1, (9, 64, 64)) / 8, jnp.bfloat16)
+
+    def run(stack, x):
+        return _forward.scan_layers(step, {"blocks": {"kernel": stack}}, x, [None], config)[0]
+
+    compiled = jax.jit(run).lower(narrow, x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < narrow.nbytes  # nor a copy of their bits
+    slope = jax.jit(jax.grad(lambda *given: jnp.sum(run(*given))))
+    wide = narrow.astype(jnp.float32)
+    np.testing.assert_array_equal(compiled(narrow, x), jax.jit(run)(wide, x))
+    np.testing.assert_array_equal(slope(narrow, x), slope(wide, x).astype(jnp.bfloat16))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_sampling_and_scoring_hold_no_second_copy_of_the_weights(dtype):
+    config = lm.ModelConfig(4096, num_layers=10, width=256, num_heads=4, num_kv_heads=2)
+    shapes = jax.eval_shape(lambda: lm.init(jax.random.key(0), config))
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
+    sample = lambda params, tokens: lm.sample(jax.random.key(0), params, tokens, config, 8)
+    for run in (sample, lambda params, tokens: lm.score(params, tokens, config)):
+        memory = jax.jit(run).lower(params, np.zeros((2, 8), np.int32)).compile().memory_analysis()
+        assert memory.temp_size_in_bytes < 0.5 * memory.argument_size_in_bytes
 
 
 def test_attention_by_blocks_is_that_at_once():
