@@ -29,9 +29,9 @@ def save_patch(
     Of each tensor of the checkpoint that changed the file of safetensors holds `NAME.val`, the new weights,
     and `NAME.idx`, how many are skipped before each in the flattened tensor, as uint16, or uint32 where a gap
     needs it: cumsum(idx + 1) − 1 and the weights are what `CheckpointWeightPatch` of vLLM 0.33 is made of
-    (vllm-project/vllm#50723), whose models then hold the bits of `params` saved whole. Keys and metadata
-    are those of TRL's delta sync as proposed (huggingface/trl#5937, encoding "gap_delta"). Unlike the file of `save` it holds weights and not changes,
-    no checksum of the base, and is not read here.
+    (vllm-project/vllm#50723), whose models then hold the bits of `params` saved whole. Keys and metadata are
+    those of TRL's delta sync as proposed (huggingface/trl#5937, encoding "gap_delta"). Unlike the file of
+    `save` it holds weights and not changes, no checksum of the base, and is not read here.
 
     Args:
       base: what the sampler holds.
