@@ -5,46 +5,40 @@
 
 Prefill, greedy decoding against a cache, and an AdamW step; float32; needs torch and transformers. The
 weights are random and go through `lm.save`. The time of decoding is that of long answers less that of
-answers of one token, so without the prompt.
+answers of one token, so without the prompt. --dtype is how the weights are kept; our products are in float32
+either way and give the same tokens and log-probabilities, bit for bit. --peer-dtype is that of transformers'
+weights and products: float32, or bfloat16, which is what transformers 5 takes for the files of SmolLM2.
 
-One core of an Intel Xeon (AVX-512) that shared memory with much other work, CPU s, median of n=2 interleaved
-samples, all 30 layers, 9 tokens, a step of one row of 32 tokens; torch 2.13 with MKL, jax 0.10.2, no huge
-pages. On the right what changed since, 10 layers, n=4, huge pages for both, nine processes on two cores; with
-more beside them the steps took 0.552 and 0.386 (n=3), so that ratio is worth little:
+One core of an Intel Xeon (AVX-512), torch 2.13 with MKL, jax 0.10.2, huge pages for both, 10 layers, CPU s,
+in brackets the ratio to ours. With other work on the machine (load 5.5 to 9), all four in one process,
+median of n=3:
 
-    work                proxlm  transformers  ratio  first call     proxlm  transformers  ratio
-    prefill 128         0.403   0.417         1.03   2.0            0.139   0.128         0.92
-    prefill 1024        4.456   2.907         0.65   6.2            1.106   0.927         0.84
-    decode 1, a token   0.083   0.096         1.16   4.2
-    decode 32, a token  0.210   0.232         1.10   6.5
-    step                1.553   1.062         0.68   6.7            0.610   0.664         1.09
+    work                ours bfloat16   ours float32    transformers float32   transformers bfloat16
+    prefill 128         0.152           0.150           0.143 (0.94)           0.183 (1.20)
+    prefill 1024        1.103           1.207           0.893 (0.81)           1.330 (1.21)
+    decode 1, a token   0.021           0.025           0.035 (1.64)           0.037 (1.74)
+    decode 32, a token  0.062           0.094           0.093 (1.50)           0.096 (1.54)
+    the same, best of 3 0.062           0.076           0.076 (1.21)           0.088 (1.41)
 
-Decoding one row reads 538 MB a token; the core alone reads 12 to 14 GB a second, so 0.04 s is the least.
-Of a prefill of 128 products are 88 %, copies of the scanned layers' weights 11 (smallest of two calls of each
-operation). Alone, products of [128, 576] x [576, 3072] reach 94 to 124 GFLOP a second by MKL, 96 to 118 by
-Eigen, 76 to 100 by YNNPACK, which XLA takes (median and best of 12), and
-XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= leaves them to Eigen: so 1.5 times the speed of
-transformers is out of reach, whose time is that of its products, too. A step on few tokens is bound by
-memory: of 0.43 s for 10 layers AdamW and the gradient's norm take 0.14, the forward pass 0.09.
+In float32 on both sides in a quiet hour, median of n=3: prefill of 128 0.135 and 0.120 (0.89), of 1,024 1.09
+and 0.90 (0.83), a token 0.026 and 0.031 (1.21), of 32 rows 0.076 and 0.079 (1.04), a step of 2 x 256 2.82
+and 2.73 (0.97); first calls 1.5 to 6.7. Of all 30 layers, n=2: a token 0.083 and 0.096, of 32 rows 0.210 and
+0.232.
 
-In a quiet hour 10 layers took, n=3, transformers over ours: prefill 0.94 and 0.89, decode 1.02, step 0.65;
-with products left to Eigen 1.00, 0.83, 0.96 and 0.36, a step of 1.03 in place of 0.63 CPU s.
+Why not more. Products of 128 tokens with [576, 1536], [576, 3072] and [1536, 576], GFLOP a second, median of
+n=7: MKL 97, 99, 104; YNNPACK, which XLA takes, 101, 79, 95; Eigen 120, 100, 132; in bfloat16 torch 69 to 73,
+YNNPACK 67 to 83, Eigen 80 to 97 (this processor has instructions for bfloat16, and nobody is faster with
+them). Of 1,024 tokens: MKL 127 to 131, YNNPACK 93 to 107, Eigen 114 to 125, torch in bfloat16 75 to 79.
+Transformers' whole prefill runs at 76 and 94, so that 1.5 times its speed in float32, 114 and 140, is more
+than its products alone. compiler_options={"xla_cpu_experimental_ynn_fusion_type": ""} of jax.jit leaves
+products to Eigen: prefill of 128 0.123 in place of 0.150, of 1,024 1.09 in place of 1.12, decoding of 32
+rows 1.97 in place of 1.45 over 16 tokens, whose head it multiplies at 31 in place of 68, a step 2.76 in
+place of 2.55 (n=5; 6 for the step). Decoding one row reads 538 MB a token, or half, and the core alone 12 to
+14 GB a second. Of 32 rows the head takes 28 ms and wide kernels 2 ms each, 1.7 by columns in place of rows,
+which is done from 8 rows on.
 
-Now, 10 layers, the core to itself and one process on the other, median of n=3, CPU s here and by
-transformers: prefill of 128 0.135 and 0.120 (0.89), of 1,024 1.09 and 0.90 (0.83), a token 0.026 and 0.031
-(1.21), of 32 rows 0.076 and 0.079 (1.04), a step of 2 x 256 2.82 and 2.73 (0.97); first calls 1.5 to 6.7.
-
-What changed, with 4 to 9 processes on two cores, so that the best of n is given. A step of 2 x 256, CPU s:
-3.65 before, 2.55 now, transformers 2.63 (n=3; the medians 3.98, 3.32, 2.66): six chunks of the head were
-products with too few rows, and each added to a gradient of 113 MB. Attention to 1,024 tokens alone: 0.037
-before, 0.020 a layer now, PyTorch's 0.016 (n=7); but the whole prefill 1.15 and 1.12 (n=5), and 0.99 beside
-transformers' 0.86 (n=6). A token for one row: 0.034 before (n=7), 0.025 now, transformers 0.034 (n=3).
-Weights kept in bfloat16 (--dtype) give the same tokens and log-probabilities, bit for bit, but no certain
-gain: 0.018 a token beside 0.028 over 48 tokens (n=5), 0.027 beside 0.025 over 16 (n=3), for 32 rows the
-same. Their prefill is slower: XLA slices bfloat16 in float32 and widens all layers before the loop. The
-option xla_cpu_experimental_ynn_fusion_type="" may be given to one function, as one of jax.jit's
-compiler_options: prefill of 128 takes 0.099 with it and 0.113 without, of 1,024 the same (n=6), the step
-2.76 in place of 2.55.
+A step on few tokens is bound by memory: of 0.43 s for 10 layers AdamW and the gradient's norm take 0.14, the
+forward pass 0.09. A step of 2 x 256 took 3.65 before the head was no longer cut in six chunks.
 
 Tried, without a gain on the whole: kernels of scanned layers by blocks of columns in place of a copy (that
 product alone 20 % faster on 128 tokens, 6 % slower on 1,024); unrolled layers (the gradient at most a tenth
@@ -77,6 +71,7 @@ class Config:
     num_tokens: int = 17
     step: tuple[int, int] = (2, 256)  # rows and tokens of a training step
     dtype: str = "float32"  # of the file's weights, and of ours but in the step; products are in float32
+    peer_dtype: str = "float32"  # of transformers' weights and products; by itself it takes the file's
     clock: str = "cpu"
     repeats: int = 5
 
@@ -130,12 +125,12 @@ def theirs(folder: pathlib.Path, config: Config):
     from experiments.benchmarks import torch_peer
 
     torch_peer.prepare()
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=config.peer_dtype).eval()
     tensor = lambda *shape: torch.as_tensor(tokens(*shape), dtype=torch.long)
 
     def prefill(row):
         with torch.inference_mode():
-            return model(row, use_cache=True, logits_to_keep=1).logits.numpy()
+            return model(row, use_cache=True, logits_to_keep=1).logits.float().numpy()
 
     def decode(rows, length):
         how = {"do_sample": False, "min_new_tokens": length, "max_new_tokens": length}

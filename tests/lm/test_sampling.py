@@ -172,16 +172,20 @@ def test_kernels_multiply_where_they_lie_and_narrow_ones_as_their_wide_copies(ro
     monkeypatch.setattr(_layer_kernels, "LARGE", 1)
     x, stack = arrays.normal(0, (rows, 128)), jnp.asarray(arrays.normal(1, (3, 128, 2, 5)), jnp.bfloat16)
     kernel = jnp.asarray(arrays.normal(2, (300, 128)), jnp.bfloat16)  # of 3 parts, the last not full
+    broad = jnp.asarray(arrays.normal(3, (3, 128, 2, 200)), jnp.bfloat16)
 
     @jax.jit
-    def products(x, stack, kernel):
+    def products(x, stack, kernel, broad):
         pull = jax.grad(lambda kernel: jnp.sum(jnp.sin(_layer_kernels.head_product(x, kernel))))(kernel)
-        of_layer = _layer_kernels.product(x, _layer_kernels.LayerKernel(stack, 2))
-        return of_layer, _layer_kernels.head_product(x, kernel), pull.astype(jnp.float32)
+        of_layer = lambda stack: _layer_kernels.product(x, _layer_kernels.LayerKernel(stack, 2))
+        head = _layer_kernels.head_product(x, kernel)
+        return of_layer(stack), head, pull.astype(jnp.float32), of_layer(broad)
 
-    wide = stack.astype(jnp.float32), kernel.astype(jnp.float32)
-    narrow, widened = products(x, stack, kernel), products(x, *wide)
+    wide = [x.astype(jnp.float32) for x in (stack, kernel, broad)]
+    narrow, widened = products(x, stack, kernel, broad), products(x, *wide)
     np.testing.assert_array_equal(narrow[0], widened[0])
+    np.testing.assert_array_equal(narrow[3], widened[3])
+    np.testing.assert_allclose(widened[3], x @ wide[2][2].reshape(128, 400), rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(narrow[1], widened[1], rtol=2e-6, atol=2e-5)
     np.testing.assert_allclose(narrow[2], widened[2], rtol=1e-2, atol=1e-2)
     np.testing.assert_allclose(widened[0], x @ wide[0][2].reshape(128, 10), rtol=2e-5, atol=2e-5)
