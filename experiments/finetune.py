@@ -40,7 +40,7 @@ class Config(configs.Base):
         pretrained.SMOLLM2, smoke=pretrained.UNTRAINED
     )  # or a folder, GGUF file or hf: name
     data: str = ""  # a file with a JSON object a line; empty: dates to be written out
-    train: str = "lora:8"  # all, lora:RANK, last:LAYERS, sparse:STRENGTH or sparse:SHARE%
+    train: str = "lora:8"  # all, lora:RANK, last:LAYERS, norms, sparse:STRENGTH or sparse:SHARE%
     dpo: bool = False  # learn from pairs of a chosen and a rejected answer
     beta: float = 0.1  # of DPO
     steps: int = configs.field(100, smoke=4)  # of the optimizer

@@ -3,6 +3,7 @@
 import json
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -94,10 +95,20 @@ def test_what_is_no_reward_is_refused(text):
         rewards.parse([text], Task([], []))
 
 
-@pytest.mark.parametrize("text", ["", "last", "last:0", "all:3", "few", "last:2 last:3", "lora:2 sparse:1"])
+@pytest.mark.parametrize(
+    "text", ["", "last", "last:0", "all:3", "few", "last:2 last:3", "norms:2", "lora:2 norms"]
+)
 def test_what_is_no_trained_part_is_refused(text):
     with pytest.raises(ValueError, match="train must be"):
         trained_part.parse(text)
+
+
+def test_norms_alone_are_a_trained_part():
+    choice = trained_part.parse("last:1 norms sparse:1e-3")
+    assert choice == trained_part.Choice(last=1, norms=True, sparse=1e-3)
+    params = lm.init(jax.random.key(0), lm.ModelConfig(8, num_layers=2, width=8, num_heads=2))
+    trained, _ = choice.split(jax.random.key(1), params)
+    assert [x.shape for x in jax.tree.leaves(trained)] == [(1, 8), (1, 8)]
 
 
 def test_prompts_stand_at_the_right_end_behind_solved_problems(tmp_path):

@@ -2,11 +2,12 @@
 
     all            every parameter
     last:6         the last six layers
+    norms          the scales of the norms
     lora:8         factors of rank 8 beside every kernel of the layers
     sparse:3e-4    every parameter, at an ℓ1 penalty on its change of strength 3e-4, in Adam's metric
     sparse:0.1%    the same, so strong that the first gradients move this share of them; in fine-tuning
 
-Two of them stand together, as in "last:8 sparse:3e-4".
+Some stand together, as in "last:8 sparse:3e-4" or "norms sparse:1e-3".
 """
 
 import dataclasses
@@ -20,8 +21,9 @@ from experiments.support import Refusal
 from experiments.support.run import processes
 from proxlm import _validation, lm, penalties, transforms
 
-KINDS = ("all", "last", "lora", "sparse")
-EXAMPLE = 'words such as "all", "last:6", "lora:8" and "sparse:1e-4"'
+KINDS = ("all", "last", "norms", "lora", "sparse")
+WITHOUT_NUMBER = ("all", "norms")
+EXAMPLE = 'words such as "all", "last:6", "norms", "lora:8" and "sparse:1e-4"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Choice:
     """A parsed choice: None is what it leaves out."""
 
     last: int | None = None
+    norms: bool = False
     lora: int | None = None
     sparse: float | None = None
     share: float | None = None  # in place of the strength of sparse
@@ -41,7 +44,7 @@ class Choice:
 
     def split(self, key: jax.Array, params: Any) -> tuple[Any, lm.trainable.Frozen]:
         """Parts parameters in those that are trained, a value head always, and those that are not."""
-        pattern = ""
+        pattern = lm.trainable.PATTERNS["norms"] if self.norms else ""
         try:
             if self.lora is not None:
                 params = lm.lora.init(key, params, self.lora, pattern=".")
@@ -62,24 +65,26 @@ def parse(text: str, shares: bool = False) -> Choice:
     """Reads a choice; ValueError for what is none, and for a share where it is not allowed.
 
     >>> parse("last:8 sparse:3e-4")
-    Choice(last=8, lora=None, sparse=0.0003, share=None)
+    Choice(last=8, norms=False, lora=None, sparse=0.0003, share=None)
     """
     found: dict[str, Any] = {}
     for word in text.split():
         kind, _, number = word.partition(":")
         try:
-            if kind not in KINDS or kind in found or (kind == "all") != (number == ""):
+            if kind not in KINDS or kind in found or (kind in WITHOUT_NUMBER) != (number == ""):
                 raise ValueError(kind)
             if shares and kind == "sparse" and number.endswith("%"):
                 found["share"] = float(number[:-1]) / 100
                 _validation.within(1e-9, 1, share=found["share"])
+            elif kind == "norms":
+                found[kind] = True
             elif kind != "all":
                 found[kind] = float(number) if kind == "sparse" else int(number)
                 _validation.positive(**{kind: found[kind]})
         except ValueError as error:
             raise _validation.invalid("train", text, EXAMPLE, function="parse") from error
-    if not text.split() or ("lora" in found and {"sparse", "share"} & set(found)):
-        raise _validation.invalid("train", text, f"{EXAMPLE}, but not lora and sparse together")
+    if not text.split() or ("lora" in found and {"norms", "sparse", "share"} & set(found)):
+        raise _validation.invalid("train", text, f"{EXAMPLE}, but lora not with norms or sparse")
     return Choice(**found)
 
 
