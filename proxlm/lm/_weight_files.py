@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,8 @@ from proxlm import _validation
 from proxlm.lm._layouts import BUFFERS
 
 ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
-DTYPES = ("F64", "F32", "F16", "BF16")
+PART = 2**18  # numbers read at a time
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 DAMAGED = "The file is truncated or damaged: fetch it again."
 
 
@@ -24,19 +26,30 @@ class Tensor:
 
     name: str
     shape: tuple[int, ...]
+    dtype: np.dtype
     path: pathlib.Path
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The values, of which none may be NaN or infinite; the file is mapped no longer than that takes."""
+        """The values, of which none may be NaN or infinite; the file is mapped no longer than that takes.
+
+        Another dtype is made of a part at a time.
+        """
+        result = np.empty(self.shape, dtype or self.dtype)
+        rows = max(1, PART // max(1, math.prod(self.shape[1:])))
         with opened(self.path) as file:
-            values = file.get_tensor(self.name)
+            part = file.get_slice(self.name)
+            for i in range(0, self.shape[0], rows):
+                result[i : i + rows] = self._finite(part[i : min(i + rows, self.shape[0])])
+        return result
+
+    def _finite(self, values: np.ndarray) -> np.ndarray:
         numbers = bits(values)
         infinity = np.array(np.inf, values.dtype).view(numbers.dtype)
         # many times faster than isfinite for bfloat16
         if np.any(numbers & np.array((1 << 8 * values.itemsize - 1) - 1, numbers.dtype) >= infinity):
             given = _validation.Verbatim("NaN or infinite values")
             raise _validation.invalid(f"tensor {self.name} of {self.path.name}", given, "finite", DAMAGED)
-        return values if dtype is None else values.astype(dtype)
+        return values
 
 
 def read(folder: pathlib.Path) -> dict[str, Tensor]:
@@ -67,10 +80,13 @@ def read(folder: pathlib.Path) -> dict[str, Tensor]:
                 part = file.get_slice(name)
                 if (dtype := part.get_dtype()) not in DTYPES:
                     remedy = "Quantised weights are read from GGUF files only."
-                    raise _validation.invalid(f"dtype of {name}", dtype, f"one of {DTYPES}", remedy)
+                    raise _validation.invalid(f"dtype of {name}", dtype, f"one of {tuple(DTYPES)}", remedy)
+                shape = tuple(part.get_shape())
+                if not shape:
+                    raise _validation.invalid(f"shape of {name}", shape, "one axis or more", DAMAGED)
                 if name in tensors:
                     raise _validation.invalid("a tensor", name, "in one shard", DAMAGED)
-                tensors[name] = Tensor(name, tuple(part.get_shape()), folder / shard)
+                tensors[name] = Tensor(name, shape, np.dtype(DTYPES[dtype]), folder / shard)
     if missing := sorted(name for name in index if name not in tensors):
         raise _validation.invalid(f"tensor {missing[0]}", None, f"in {index[missing[0]]}", DAMAGED)
     return tensors

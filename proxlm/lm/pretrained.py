@@ -41,9 +41,10 @@ class _Slot(NamedTuple):
     axis: int  # ... the first of these
     offset: float
 
-    def read(self, tensor: Any) -> np.ndarray:
-        """The entries of the parameter."""
-        x = np.asarray(tensor)
+    def read(self, tensor: Any, dtype: np.dtype) -> np.ndarray:
+        """The entries of the parameter, in a narrower dtype as they are read, and not in a wider one."""
+        own = getattr(tensor, "dtype", np.dtype("float32"))  # of GGUF
+        x = np.asarray(tensor, own if self.offset or own.itemsize < dtype.itemsize else dtype)
         if self.rows is not None:
             swapped = np.swapaxes(np.empty(self.rows, bool), self.axis, self.axis + 1).shape
             x = x.reshape(*swapped, *x.shape[1:]).swapaxes(self.axis, self.axis + 1).reshape(x.shape)
@@ -125,20 +126,24 @@ def read(
     tensors = _in_use(tensors, config, layout)
     _check_tensors({name: np.shape(x) for name, x in tensors.items()}, {x.name: x.shape for x in wanted})
     params: dict[str, Any] = {}
-    shapes = _parameters.shapes(config)
-    # The largest first: then what one takes beside its result is less than what is still to come.
-    for path in sorted(shapes, key=lambda path: -math.prod(shapes[path])):
+    shapes, kind = _parameters.shapes(config), jnp.dtype(dtype)
+    # What has the largest tensor first: then it takes less beside its result than what is still to come.
+    largest = lambda path: max(math.prod(slot.here) for slot in wanted if slot.path == path)
+    for path in sorted(shapes, key=largest, reverse=True):
         place = params
         *parents, part = path.split("/")
         for name in parents:
             place = place.setdefault(name, {})
         where = sharding(path, shapes[path]) if sharding else None
         pieces = (
-            (_filling.bounds(slot.index, shapes[path]), functools.partial(slot.read, tensors[slot.name]))
+            (
+                _filling.bounds(slot.index, shapes[path]),
+                functools.partial(slot.read, tensors[slot.name], kind),
+            )
             for slot in wanted
             if slot.path == path
         )
-        place[part] = _filling.filled(pieces, shapes[path], jnp.dtype(dtype), where)
+        place[part] = _filling.filled(pieces, shapes[path], kind, where)
         jax.block_until_ready(place[part])
     return params
 

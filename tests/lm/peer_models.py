@@ -109,10 +109,10 @@ def weights(name, shape):
     return (values + is_scale).astype(np.float32)
 
 
-def inputs():
+def inputs(length=LENGTH):
     """Tokens `[3, T]` and a mask, False on the left of two rows."""
-    tokens = np.random.default_rng(0).integers(SIZES["vocab_size"], size=(len(PADDING), LENGTH))
-    mask = np.arange(LENGTH) >= np.array(PADDING)[:, None]
+    tokens = np.random.default_rng(0).integers(SIZES["vocab_size"], size=(len(PADDING), length))
+    mask = np.arange(length) >= np.array(PADDING)[:, None]
     return tokens, mask
 
 

@@ -11,6 +11,7 @@ from tests.lm import peer_models, test_gguf
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 PROMPT = 14
+LENGTHS = {"llama, dynamic": 32}  # its longest; the others' are beyond what rotations are scaled from, too
 
 
 @jax.jit(static_argnames="config")
@@ -39,7 +40,7 @@ def test_everything_is_as_in_transformers(case, tmp_path):
 
     torch.set_num_threads(1)
     reference = peer_models.build(case)
-    tokens, mask = peer_models.inputs()
+    tokens, mask = peer_models.inputs(LENGTHS.get(case, 50))
     # first, as the dynamic scaling of RoPE remembers in transformers the longest row it has seen
     steps = peer_models.logits_by_steps(reference, tokens, mask, PROMPT)
     whole = peer_models.logits(reference, tokens, mask)
