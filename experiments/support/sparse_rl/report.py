@@ -21,6 +21,7 @@ KINDS |= {
     "l0": "ℓ0",
 }
 SPREAD = "right: the probability that an answer sampled at temperature 1 is right, exactly computed"
+LEGIBLE = 12  # columns of a heatmap with words in their cells
 COUNTS = ("moved", "moved_since_start", "bfloat16_moved", "bfloat16_moved_since_start")
 
 
@@ -153,15 +154,17 @@ def where(found: dict) -> matplotlib.figure.Figure | None:
     (task, lane), results = lanes[0]
     shares = {path: np.mean([r["where"][path] for r in results], axis=0) for path in results[0]["where"]}
     shares = {path.removeprefix("blocks."): 100 * share for path, share in shares.items()}
-    words = np.array([[f"{x:.2g}" for x in share] for share in shares.values()])
     values = np.array(list(shares.values()))
+    layers = values.shape[1]
+    many = layers > LEGIBLE  # then there is room for the means alone
+    words = np.array([["" if many else f"{x:.2g}" for x in share] for share in shares.values()])
     values /= max(values.max(), 1e-9)
-    columns = [f"-{i}" for i in range(values.shape[1], 0, -1)]
-    drawn = plot_panels.heatmap(values, list(shares), columns, words, "of the largest share")
+    columns = ["" if many and i % 5 else f"-{i}" for i in range(layers, 0, -1)]
+    names = [f"{path}, {np.mean(x):.2g} %" if many else path for path, x in shares.items()]
+    drawn = plot_panels.heatmap(values, names, columns, words, "of the largest share")
 
     def draw(axis):
         drawn(axis)
-        axis.set_yticks(range(len(shares)), list(shares), fontsize=7)
         axis.set_xlabel("layer, from the last", fontsize=9)
 
     return plots.panels({f"{task}, {lane.name}: % of the weights changed": draw}, 1, (7.0, 3.4))
