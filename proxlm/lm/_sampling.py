@@ -47,7 +47,9 @@ def sample(
 
     The layers of a deep model, by `config.unroll` and where they are stacked, are scanned: they compile
     once, and their weights are not copied. A list of them (`unstack`) is unrolled, which compiles each
-    layer at each growth, and is faster for a few rows.
+    layer at each growth, and is faster for a few rows. So are up to 8 stacked layers, copied once a call,
+    which took a fifth to a third less time (6 layers of 256, 1 and 32 rows, n=7, a Xeon core); unroll=1
+    scans them too.
 
     Raises:
       ValueError: P + R exceeds the context, or an argument is not as above.

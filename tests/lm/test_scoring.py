@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proxlm import lm
+from proxlm import lm, losses
 from proxlm._decoding import distribution
 from proxlm.lm import _chunks
 from proxlm.lm import _scoring as scoring
@@ -67,6 +67,44 @@ def test_a_head_in_chunks_gives_the_same_scores_and_gradients(monkeypatch):
     jax.tree.map(close, run(), at_once)
     with pytest.raises(ValueError, match=r"rows\.shape must be \(21, \.\.\.\), a row a token of hidden"):
         lm.map_logits(lambda logits, x: x, PARAMS, jnp.zeros((21, 16)), CONFIG, jnp.zeros(3))
+
+
+def next_token(params, teacher, tokens, config):
+    hidden = lm.encode(params, tokens, config)
+    return lm.map_logits(losses.next_token, params, hidden, config, tokens.reshape(-1))
+
+
+def log_probs_and_entropy(params, teacher, tokens, config):
+    scores = lm.score(params, tokens, config)
+    return scores.log_probs + scores.entropy
+
+
+def exact_kl(params, teacher, tokens, config):
+    """The KL from a teacher, as in distillation, both of whose logits exist a chunk at a time."""
+
+    def of(logits, given):
+        own, other = map(jax.nn.log_softmax, (logits, lm.logits(teacher, given, config)))
+        return jnp.sum(jnp.exp(own) * (own - other), axis=-1)
+
+    hidden = [lm.encode(tree, tokens, config) for tree in (params, teacher)]
+    return lm.map_logits(of, params, hidden[0], config, hidden[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fn", [next_token, log_probs_and_entropy, exact_kl])
+def test_a_head_in_chunks_needs_a_third_of_the_memory(fn, monkeypatch):
+    config = lm.ModelConfig(49_152, num_layers=1, width=64, num_heads=2)
+    shapes = jax.eval_shape(lambda: lm.init(jax.random.key(0), config))
+    tokens = jax.ShapeDtypeStruct((4, 256), int)
+
+    def memory():
+        slope = jax.grad(lambda *given: jnp.mean(fn(*given, config)))
+        compiled = jax.jit(lambda *given: slope(*given)).lower(shapes, shapes, tokens).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    in_chunks = memory()
+    monkeypatch.setattr(_chunks, "LARGE", 2**40)
+    assert 3 * in_chunks < memory()
 
 
 KINDS = {"window": 4, "window_layers": (True, False), "rope_layers": (True, False), "attention_cap": 5.0}
