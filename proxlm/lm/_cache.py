@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from proxlm.lm import _block, _config, _forward, _layer_kernels, _layers, _model, _places, _segments, _views
+from proxlm.lm import _block, _config, _forward, _layer_kernels, _layers, _places, _segments, _views
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._places import Places
 from proxlm.lm._views import View
@@ -225,4 +225,4 @@ def blocks_of(params: Params) -> Sequence[Params]:
     blocks = params["blocks"]
     if isinstance(blocks, list | tuple):
         return blocks
-    return [layer for part in _segments.parts_of(blocks) for layer in _model.unstack(part)]
+    return [layer for part in _segments.parts_of(blocks) for layer in _segments.layers_of(part)]

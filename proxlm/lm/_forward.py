@@ -4,7 +4,6 @@
 same thing one token at a time.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -231,16 +230,14 @@ def scan_layers(
     [3.0, 3.0]
     """
     view_of = _views.picker(views, config)
-    body = lambda part, x, layer: step(x, _layer_kernels.of_scan(*layer[:2], part), view_of(layer[2]))
+    body = lambda part, x, layer: step(x, _layer_kernels.of_scan(layer[0], layer[1], part), view_of(layer[2]))
     if config.remat:
         keep = None if config.remat is True else getattr(jax.checkpoint_policies, str(config.remat))
         body = jax.checkpoint(body, policy=keep)
     seen, first = [], 0
     for part in _segments.parts_of(params["blocks"]):
-        numbers = jnp.arange(depth := _segments.depth(part))
-        layers, unroll = (part, numbers, first + numbers), min(_config.layers_in_a_step(config), depth)
-        x, of_part = jax.lax.scan(functools.partial(body, part), x, layers, unroll=unroll)
-        seen, first = [*seen, of_part], first + depth
+        x, of_part = _segments.scan(body, x, part, first, _config.layers_in_a_step(config))
+        seen, first = [*seen, of_part], first + _segments.depth(part)
     return x, seen[0] if len(seen) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *seen)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from proxlm import lm
-from proxlm.lm import _config, _rope
+from proxlm.lm import _config, _rope, _segments
 from tests import arrays
 
 CONFIG = lm.ModelConfig(vocab_size=19, num_layers=2, width=16, num_heads=4, num_kv_heads=2, max_length=12)
@@ -329,6 +330,18 @@ def test_how_the_layers_are_looped_changes_neither_logits_nor_gradients(params, 
     actual = run(params, dataclasses.replace(CONFIG, **change))
     near = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6 * np.abs(y).max())
     jax.tree.map(near, actual, expected)
+
+
+def test_layers_that_are_unrolled_share_a_kernel():
+    part = {"w": jnp.arange(24.0).reshape(3, 8)}
+    run = jax.jit(lambda part: [jnp.sin(layer["w"]) for layer in _segments.layers_of(part)])
+    text = run.lower(part).compile().as_text()
+    kernels = re.findall(r"^%fused_computation.*?^}", text, re.M | re.S)
+    plain = {re.sub(r"%[\w.]+|, metadata=\{.*?\}|param_[\d.]+", "", kernel) for kernel in kernels}
+    assert len(kernels) == 3
+    assert len(plain) == 1
+    tangents = jax.jvp(_segments.layers_of, (part,), (part,))[1]
+    np.testing.assert_array_equal([layer["w"] for layer in tangents], part["w"])
 
 
 def test_bfloat16_computes_near_float32_and_leaves_logits_and_parameters_wide(params):
