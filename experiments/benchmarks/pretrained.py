@@ -19,6 +19,8 @@ median of n=3:
     decode 1, a token   0.021           0.025           0.035 (1.64)           0.037 (1.74)
     decode 32, a token  0.062           0.094           0.093 (1.50)           0.096 (1.54)
     the same, best of 3 0.062           0.076           0.076 (1.21)           0.088 (1.41)
+    later, n=5          0.084           0.087           0.092 (1.10)           0.102 (1.22)
+    the same, best of 5 0.073           0.082           0.087 (1.20)           0.093 (1.28)
 
 In float32 on both sides in a quiet hour, median of n=3: prefill of 128 0.135 and 0.120 (0.89), of 1,024 1.09
 and 0.90 (0.83), a token 0.026 and 0.031 (1.21), of 32 rows 0.076 and 0.079 (1.04), a step of 2 x 256 2.82
@@ -41,7 +43,8 @@ A step on few tokens is bound by memory: of 0.43 s for 10 layers AdamW and the g
 forward pass 0.09. A step of 2 x 256 took 3.65 before the head was no longer cut in six chunks.
 
 Tried, without a gain on the whole: kernels of scanned layers by blocks of columns in place of a copy (that
-product alone 20 % faster on 128 tokens, 6 % slower on 1,024); unrolled layers (the gradient at most a tenth
+product alone 20 % faster on 128 tokens, 6 % slower on 1,024); queries, keys and values, and gate and up, as
+products of their own for 128 and 256 tokens; unrolled layers (the gradient at most a tenth
 faster, at twice the compilation). Of the policies of remat this one is the fastest on 32 tokens.
 """
 
