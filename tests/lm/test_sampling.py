@@ -202,6 +202,9 @@ def test_layers_in_bfloat16_are_widened_one_at_a_time_with_the_gradients_of_all(
 
     compiled = jax.jit(run).lower(narrow, x).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < narrow.nbytes  # nor a copy of their bits
+    head = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in (((65, 64), "f4"), ((4096, 64), "bfloat16"))]
+    of_head = jax.jit(_layer_kernels.head_product).lower(*head).compile().memory_analysis()
+    assert of_head.temp_size_in_bytes < 4096 * 64
     slope = jax.jit(jax.grad(lambda *given: jnp.sum(run(*given))))
     wide = narrow.astype(jnp.float32)
     np.testing.assert_array_equal(compiled(narrow, x), jax.jit(run)(wide, x))
