@@ -45,7 +45,7 @@ def prefill(
     ((3, 8), 2, (3, 2, 5, 4))
     """
     batch, length = tokens.shape
-    step = lambda x, block, view: fill(block, x, config, (batch, length), view)
+    step = jax.jit(lambda x, block, view: fill(block, x, config, (batch, length), view))  # traced once
     views, index = _views.of_layers(None, mask, length, config)
     x = _forward.embed(params, tokens, config, _views.count(mask, length))
     if is_scanned(params, config):
@@ -127,9 +127,9 @@ def _through_layers(params, x, cache, column, views, config):
     """All layers on the columns from `column` on, `[B·K, D]`, which are added to the cache."""
     if isinstance(cache, LayerCache):
         return _extend_all(params["blocks"], x, cache, column, views, config)
-    new_cache = []
+    new_cache, step = [], jax.jit(functools.partial(extend, config=config))
     for block, old, kind in zip(blocks_of(params), cache, _config.layer_kinds(config)[1], strict=True):
-        x, layer = extend(block, x, old, column, views[kind], config)
+        x, layer = step(block, x, old, column, views[kind])
         new_cache.append(layer)
     return x, new_cache
 
