@@ -16,12 +16,22 @@ update (73 % of 3.14 s), sampling and scores (0.57 s) take by themselves.
 `tiny`: 0.058 (0.064) CPU s an iteration, PyTorch's 0.235 (0.242), products at own shapes 0.011 (best and
 median of 2, load 10).
 
-The first call: 20.5 CPU s of compilation, with fusions of several results (`training`) 12.2 and 15.3 (n=1,
-under other work), and 1.7 to trace and lower. With them it has 441 distinct kernels, of 28 ms each whatever
-their size. Some 120 are single operations on scalars, [B] or [B, R] of what is scored and reported, 56 random
-numbers (threefry rolled up, once a shape), 27 sums in two stages, 18 products of attention in decoding, which
-XLA does not share between layers; 260 would be the goal of 10 s. Of single flags none helps: of the program
-that prepares, 5.2 CPU s of compilation, -O0 takes 3.8, -O1 and a single LLVM module 5.2 (n=1).
+The first call, less an iteration: 24.3 and 23.8 CPU s before layers shared their slices (`training`), 22.3
+and 21.2 with that (by turns, load 5), 508 and 460 distinct kernels; 2 s of it to trace and lower, all of it
+JAX's own work, of which sampling's layers, traced once and no longer one by one, save 0.2. Fusions of several
+results (`training`) took 12.2 and 15.3 in place of 20.5 s of compilation (n=1). The kernels by kind,
+counted by the shapes they write:
+
+    records [B], [B, R] and scalars    74 + 61    scores of the whole batch           24
+    a minibatch, there and back        61         a token in two loops                21
+    its records [16, R]                34         attention's products, not shared    19
+    random numbers                     46         slices of layers                    16
+    Adam, gradients, norms             40         a prompt                            11
+    sums in two stages                 27         the rest                            26
+
+A shuffle by itself takes 0.9 s, as long with its epochs in a loop (3). The goal of 10 s would take 260. Of
+single flags none helps: of the program that prepares, 5.2 CPU s of compilation, -O0 takes 3.8, -O1 and a
+single LLVM module 5.2 (n=1).
 """
 
 import contextlib
