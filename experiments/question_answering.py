@@ -9,9 +9,15 @@ held-out sums and differences, 66.4 ± 3.9 % of sampled answers and 84.1 ± 5.7 
 right after answers were shown; after reinforcement learning on exact match, 81.1 ± 3.4 % and
 92.7 ± 5.9 % (87 to 99 by seed). QuaRTz's two-choice questions are beyond a model that has read
 nothing else: 50.1 ± 0.3 % of 563 without near twins among those shown; majority 49.7 %, tf-idf
-52.8 %, naive Bayes 58.3 %.  --ask: 0.7 ms in the median, 11 ms in the 95th percentile of 50; of what
-is neither, SmolLM2-135M answers, and begins after 0.21 s of CPU time, at most 0.23 s of 24 (2 questions
-of 38 tokens or so with the chat template; Intel Xeon with AVX-512, once compiled).
+52.8 %, naive Bayes 58.3 %. Ridge regression on what 22 layers of the pretrained SmolLM2-135M make of a
+question, times the words of its choices: 62.7 ± 0.8 % (63.1, 63.2, 61.7; n=3 splits, 557 to 575 questions
+each, where naive Bayes has 58.3, 58.7, 57.2), 3½ more CPU minutes on an Intel Xeon with AVX-512. Its ridge
+was chosen on 487 of the training questions of a fourth split, 62.0 % right. The next word that SmolLM2
+expects says little: 50.7 % of these, 53.2 after fine-tuning its last 8 layers.
+
+--ask: 0.7 ms in the median, 11 ms in the 95th percentile of 50. SmolLM2 answers what is neither, and begins
+after 0.21 s of CPU time, at most 0.23 s of 24 (two questions of some 38 tokens with the chat template; the
+Xeon, once compiled).
 """
 
 import dataclasses
@@ -24,7 +30,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.support.models import language_model
-from experiments.support.question_answering import answering, report, tasks
+from experiments.support.question_answering import answering, report, science, tasks
 from experiments.support.run import cli, configs, policy_training, runs, supervised
 from proxlm import _validation, lm, training
 from proxlm.policy import ppo, recipes
@@ -48,7 +54,8 @@ class Config(configs.Base):
     group: int = 8  # answers to each prompt
     rl_rate: float = 7e-4  # learning rate of reinforcement learning
     recipe: str = "rloo"  # of policy optimisation
-    seeds: int = configs.field(3, smoke=2)  # models of each task
+    pretrained: bool = configs.field(True, smoke=False)  # also answer QuaRTz by the states of SmolLM2
+    seeds: int = configs.field(3, smoke=2)  # models of each task; splits of QuaRTz, for SmolLM2
     seed: int = 0  # the first of them
 
     def validate(self) -> None:
@@ -197,6 +204,9 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
         "science": (config.science_steps, config.science_iterations, 0.0),
     }
     results = {name: answer_all(run, name, task, config, *lengths[name]) for name, task in found.items()}
+    if config.pretrained:
+        others = (tasks.quartz(config.seed + i, run.data) for i in range(1, config.seeds))
+        results["science"]["SmolLM2"] = science.accuracy(run, [found["science"], *others])
     return report.write(run, found, results)
 
 

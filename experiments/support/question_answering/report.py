@@ -83,6 +83,8 @@ def write(run, learnt, results):
         for key, label in LABELS.items():
             columns = (key, f"{key}, sampled", f"{key}, seen")
             rows.append([label, *(tables.mean_spread(found[k], 1) for k in columns)])
+        if (shares := found.get("SmolLM2")) is not None:
+            rows.append(["SmolLM2's states", tables.mean_spread(shares, 1), "", ""])
         report.append(f"{name}: % right of {len(task.held_out)} held-out questions")
         report.append(tables.table(rows, ["", "held out", "sampled", "training questions"]))
     return run.write(numbers, report, {"learning": draw(run, numbers)})
