@@ -1,5 +1,6 @@
 """The experiment made small, and what its methods are made of."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,6 +18,20 @@ def test_the_step_size_is_the_weight_of_the_kl_to_the_old_policy():
         price = {"KL(π_old‖π)": np.e - 2, "KL(π‖π_old)": 1.0}[method]
         found = part.loss(np.ones(1), np.zeros(1), np.zeros(1), np.ones(1, bool))
         np.testing.assert_allclose(found, [price / 4.0], rtol=1e-5)
+
+
+def test_scales_move_by_their_own_rate_and_all_rates_end_at_zero():
+    config = mirror_lm.Config(iterations=4)
+    optimizer = mirror_lm.make_optimizer(1e-4, config)
+    params = {"norm": {"scale": np.ones(2, np.float32)}, "head": {"kernel": np.ones(2, np.float32)}}
+    update = jax.jit(lambda state: optimizer.update(params, state, params))
+    state, steps = optimizer.init(params), []
+    for _ in range(4 * mirror_lm.UPDATES + 1):
+        new, state = update(state)
+        steps.append([-new["norm"]["scale"][0], -new["head"]["kernel"][0]])
+    np.testing.assert_allclose(steps[0], [mirror_lm.SCALES_RATE, 1e-4], rtol=1e-3)
+    np.testing.assert_allclose(steps[16], [mirror_lm.SCALES_RATE / 2, 5e-5], rtol=1e-3)
+    np.testing.assert_allclose(steps[-1], 0.0, atol=1e-12)
 
 
 @pytest.mark.slow
