@@ -62,9 +62,10 @@ rotations, 10; 9 slices of layers, 6; the 57 others 1 to 3 each. The goal of 3.0
 gradients written layer by layer (fills and writes all of it once more), Adam on one vector (its state is the
 user's). Tunables of malloc (hugetlb, mxfast, tcache, trim_threshold) change nothing (2).
 
-Of the two extra options xla_cpu_disable_loop_unrolling alone, by turns with none, first calls
-less a step took 4.5 and 5.3 CPU s for `tiny`, 21.7 and 23.2 for PPO `base` (1); three steps of `tiny` 1.06
-and 1.18, median 1.27 and 1.37 (7), PPO `base` 3.30 and 3.37, median 3.47 and 3.49 (5).
+Of the two extra options xla_cpu_disable_loop_unrolling alone, by turns with none: first calls less a step
+took 4.5 and 5.3 CPU s for `tiny`, 8.1 and 7.1 for `small`, 21.7 and 23.2 for PPO `base` (1 each); three steps
+of `tiny` 1.06 and 1.18, median 1.27 and 1.37 (7), a step of `small` 4.81 and 5.24, median 5.46 and 5.54 (5),
+PPO `base` 3.30 and 3.37, median 3.47 and 3.49 (5).
 """
 
 import dataclasses
