@@ -8,7 +8,7 @@ regression on whole texts reaches J 0.96 ± 0.19 at KL 2.18 ± 0.33 nats, 84 ± 
 Both have the same rates, which fall to 0, that of the norms' scales 100 times the others'. They were chosen
 for the regression on another gold (n=1), so that others may suit the clip better. The penalties on a KL are
 run if --methods names them; on one gold of another seed the clip ended with 0.87 and KL(π_old‖π) with 0.84,
-at twice the lower rate with 0.84 and 0.82.
+at twice the rate with 0.84 and 0.82.
 
 All learn J = E[r] - β KL(π‖π_ref) from the same number of texts and gradient steps; r is the gold
 reward of `gold_reward`, known to all. J* = β log E_ref[exp(r/β)] comes from 8192 of the language
