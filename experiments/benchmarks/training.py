@@ -56,8 +56,9 @@ Compilation takes 25 to 40 ms for each kernel that differs from all others, half
 number decides. `tiny` had 122, of which 28 were slices of stacked layers and 10 norms by such a slice, one a
 leaf and layer, since the layer stood in a kernel as a number; it is a value that XLA does not know now, and
 96 are left. Compilation took 3.78 CPU s before and 3.39 now (means of 3, by turns, load 5: 3.4 to 4.1 and
-3.0 to 3.7), tracing and lowering 0.6 both times. What is left, per cent of the wall time in LLVM (one
-compilation): 21 kernels of Adam, three a shape, 22; 6 concatenations of the gradients of layers, 11; 3 of
+3.0 to 3.7), tracing and lowering 0.6 both times; the first call of `small` less a step 6.2 and 5.0 (1), with
+a step of 5.17 (5.60) and 4.82 (4.97), best and median of 4. What is left, per cent of the wall time in
+LLVM (one compilation): 21 kernels of Adam, three a shape, 22; 6 concatenations of gradients, 11; 3 of
 rotations, 10; 9 slices of layers, 6; the 57 others 1 to 3 each. The goal of 3.0 s needs some 70. Not done:
 gradients written layer by layer (fills and writes all of it once more), Adam on one vector (its state is the
 user's). Tunables of malloc (hugetlb, mxfast, tcache, trim_threshold) change nothing (2).
