@@ -140,7 +140,10 @@ def test_smoke_writes_a_report_that_holds_the_baselines(tmp_path):
     assert numbers["science"]["majority"] == pytest.approx(50, abs=3)
     assert numbers["science"]["naive Bayes"] == pytest.approx(58, abs=3)
     assert len(numbers["arithmetic"]["after"]) == 2
-    (path,) = tmp_path.glob("question-answering/2*/numbers.json")
-    assert json.loads(path.read_text()) == numbers
+    (path,) = tmp_path.glob("question_answering/2*/numbers.json")
     again = start(question_answering, options=dataclasses.replace(options, resume=True))
-    assert again == numbers
+    for found in (json.loads(path.read_text()), again):
+        for name, task in numbers.items():
+            assert found[name].keys() == task.keys()
+            for kind, shares in task.items():
+                np.testing.assert_allclose(found[name][kind], shares, rtol=1e-4)
