@@ -14,15 +14,15 @@ calls of each operation, torch.profiler's own time (median of 3 calls) there; on
     AdamW and the rest              2         3                   5
 
 Beyond its products a step takes little, and what decides is their kernel: MKL took 369 ms of what is traced,
-YNNPACK 424, Eigen 281. Side by side, three steps a call, CPU s a step, best (median) of n=6: 0.368 (0.376) by
-Eigen, 0.418 (0.441) by PyTorch, 0.640 (0.671) by YNNPACK, XLA's own choice. One step a call YNNPACK takes
-0.41 to 0.45. The flag is left to the user, since a step of SmolLM2 on 32 tokens takes 1.03 by Eigen, 0.63
-by YNNPACK (`pretrained`, n=3). `small` by Eigen 5.1, by YNNPACK 6.2 to 6.5 (best of 3, 4), same
-loss to 7 digits. XLA and MKL held to AVX2, which the kernels of XLA's products may not heed: 0.349 (0.366) by
-Eigen, 0.551 (0.576) by PyTorch, 0.400 (0.615) by YNNPACK; `small` in an earlier and quieter hour, by YNNPACK,
-4.46 against 6.08 of PyTorch, 91 % of it products, at 0.89 of their speed at these shapes alone. A step of
-`small` by PyTorch (3 profiled, load 6): products 58, attention 10, softmax and loss 6, copies 4, silu 2, the
-rest 20.
+YNNPACK 424, Eigen 281. One core of that Xeon, the other busy, huge pages for all, three steps a call, CPU s
+a step, best (median): `tiny` by Eigen 0.300 (0.307), by PyTorch 0.344 (0.374), by YNNPACK, XLA's own choice,
+0.337 (0.618; n=5); `small` 3.93 (4.02), 3.26 (3.54), 4.81 (4.88; n=3), where products at own shapes alone
+take 2.7: so PyTorch leads on `small`. (An earlier hour, whose pages are not on record, had 4.46 against its
+6.08.) Losses are the same to 7 digits. The flag is left to the user, since a step of SmolLM2 on 32 tokens
+takes 1.03 by Eigen, 0.63 by YNNPACK (`pretrained`, n=3). XLA and MKL held to AVX2, which the kernels of XLA's
+products may not heed, `tiny`: 0.349 (0.366) by Eigen, 0.551 (0.576) by PyTorch, 0.400 (0.615) by YNNPACK. A
+step of `small` by PyTorch (3 profiled, load 6): products 58, attention 10, softmax and loss 6, copies 4, silu
+2, the rest 20.
 
 What was tried, and what it brought (the same core with AVX-512; flags are those of jaxlib 0.10.2):
 
@@ -85,6 +85,7 @@ from experiments.support.run import tables
 from proxlm import lm, training
 
 LEARNING_RATE, B2, WEIGHT_DECAY = 3e-4, 0.95, 0.1
+EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}  # products by Eigen, of XLA on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +123,11 @@ def windows(job: Job) -> np.ndarray:
     return np.random.default_rng(0).integers(0, job.vocab_size, shape, dtype=np.int32)
 
 
-def ours(job: Job):
-    """A function of no arguments that makes a call's steps and returns their losses."""
+def ours(job: Job, options: dict[str, str] | None = None):
+    """A function of no arguments that makes a call's steps and returns their losses; options are XLA's."""
     optimizer = optax.adamw(LEARNING_RATE, b2=B2, weight_decay=WEIGHT_DECAY)
     step = training.make_step(functools.partial(language_model.loss, config=job.model), optimizer)
-    run = jax.jit(functools.partial(jax.lax.scan, step), donate_argnums=0)
+    run = jax.jit(functools.partial(jax.lax.scan, step), donate_argnums=0, compiler_options=options)
     batches = jnp.asarray(windows(job))
     state = training.init(lm.init(jax.random.key(0), job.model), optimizer)
 
@@ -151,6 +152,8 @@ def compare(jobs: dict[str, Job], limits: dict[str, matmul.Limit], settings: clo
     rows = []
     for name, job in jobs.items():
         calls = {"proxlm": ours(job)}
+        if jax.default_backend() == "cpu":
+            calls["proxlm, products by Eigen"] = ours(job, EIGEN)
         if clock.torch_fits():
             calls["torch eager"] = torch_eager(job)
         timings = clock.measure(calls, settings)

@@ -256,7 +256,7 @@ def test_every_table_is_written(tmp_path, monkeypatch, capsys):
     assert path.read_text() == text
     for word in ("16 x 16 x 16", "shapes of ppo toy", "% of best square", "products, own shapes"):
         assert word in text
-    assert text.count("toy       proxlm") == 2  # training and sampling
+    assert text.count("toy       proxlm") == 3  # training, twice, and sampling
     assert "toy operators" in text and "toy sweep" in text and "GRPO" in text
     for word in ("toy float32 chain", "toy bfloat16 chain", "nuclear every 2", "0.0M weights"):
         assert word in text
