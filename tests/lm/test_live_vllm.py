@@ -1,5 +1,6 @@
 """vLLM itself opens what was saved, and its models take a patch to the bits of the model saved whole."""
 
+import importlib
 import os
 import socket
 
@@ -7,11 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from proxlm import lm
 
 pytestmark = pytest.mark.slow
 
+LOADER = "vllm.model_executor.model_loader"
+PATCHES = f"{LOADER}.checkpoint_weight_patch"
 MODELS = {
     "llama": lm.ModelConfig(512, num_layers=2, width=128, num_heads=2, num_kv_heads=1, max_length=64),
     "qwen2": lm.ModelConfig(512, num_layers=2, width=128, num_heads=2, qkv_bias=True, max_length=64),
@@ -24,8 +28,7 @@ def vllm():
     os.environ["VLLM_TARGET_DEVICE"] = "cpu"
     vllm = pytest.importorskip("vllm")
     torch = pytest.importorskip("torch")
-    from vllm import config, distributed
-
+    config, distributed = (importlib.import_module(f"vllm.{name}") for name in ("config", "distributed"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -39,23 +42,18 @@ def vllm():
 
 def opened(folder):
     """The model of a folder, as vLLM's default loader fills it on a CPU."""
-    from vllm import config
-    from vllm.model_executor.model_loader import get_model_loader
-
+    config, loading = (importlib.import_module(name) for name in ("vllm.config", LOADER))
     model = config.ModelConfig(
         model=str(folder), dtype="bfloat16", enforce_eager=True, skip_tokenizer_init=True
     )
     whole = config.VllmConfig(model_config=model, device_config=config.DeviceConfig("cpu"))
     with config.set_current_vllm_config(whole):
-        return get_model_loader(whole.load_config).load_model(vllm_config=whole, model_config=model)
+        return loading.get_model_loader(whole.load_config).load_model(vllm_config=whole, model_config=model)
 
 
 def patches(path, folder):
     """A file of gaps as patches of vLLM; shapes are those of the checkpoint."""
-    import torch
-    from safetensors import safe_open
-    from vllm.model_executor.model_loader.checkpoint_weight_patch import CheckpointWeightPatch
-
+    torch, theirs = importlib.import_module("torch"), importlib.import_module(PATCHES)
     shapes = {}
     for shard in folder.glob("*.safetensors"):
         with safe_open(shard, "pt") as file:
@@ -64,13 +62,11 @@ def patches(path, folder):
         for name in sorted(key.removesuffix(".val") for key in file.keys() if key.endswith(".val")):
             values, gaps = file.get_tensor(f"{name}.val"), file.get_tensor(f"{name}.idx").long()
             places = torch.cumsum(gaps + 1, 0) - 1
-            yield CheckpointWeightPatch(name, shapes[name], values.dtype, values, places)
+            yield theirs.CheckpointWeightPatch(name, shapes[name], values.dtype, values, places)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_vllm_opens_folders_and_applies_patches(name, vllm, tmp_path):
-    from vllm.model_executor.model_loader.checkpoint_weight_patch import load_checkpoint_weight_patches
-
     config = MODELS[name]
     base = lm.init(jax.random.key(0), config)
     random = np.random.default_rng(0)
@@ -84,5 +80,6 @@ def test_vllm_opens_folders_and_applies_patches(name, vllm, tmp_path):
     theirs, whole = opened(tmp_path / "base"), dict(opened(tmp_path / "new").named_parameters())
     differ = lambda: [k for k, x in theirs.named_parameters() if not bool((x == whole[k]).all())]
     assert len(differ()) > config.num_layers
-    load_checkpoint_weight_patches(theirs, patches(tmp_path / "patch", tmp_path / "base"))
+    load = importlib.import_module(PATCHES).load_checkpoint_weight_patches
+    load(theirs, patches(tmp_path / "patch", tmp_path / "base"))
     assert differ() == []
