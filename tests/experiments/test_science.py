@@ -1,8 +1,9 @@
 """Choices are judged by a kernel ridge regression on states of the questions."""
 
+import jax.numpy as jnp
 import numpy as np
 
-from experiments.support.models import pretrained
+from experiments.support.models import pretrained, smollm
 from experiments.support.question_answering import science
 from experiments.support.question_answering.tasks import Exercise, swapped
 from proxlm import lm
@@ -28,8 +29,8 @@ def test_the_regression_is_ridge_on_products_of_states_and_choices():
 def test_states_are_means_over_the_tokens_of_each_question_alone(tmp_path):
     model = pretrained.load(pretrained.UNTRAINED, tmp_path, ["Ice melts in the sun."], 128)
     rows = [[5, 6, 7], [9, 8], [4, 4, 4, 4, 4]]
-    found = science.mean_states(model, rows, batch=2)
-    tokens = np.array([[*row, *[0] * (8 - len(row))] for row in rows])
+    found = smollm.mean_states(model.params, rows, model.config, batch=2, first=0)
+    tokens = jnp.array([[*row, *[0] * (8 - len(row))] for row in rows])
     states = np.asarray(lm.hidden_states(model.params, tokens, model.config)[-1]).reshape(3, 8, -1)
     states = states / np.sqrt(np.mean(states**2, axis=2, keepdims=True) + 1e-6)
     expected = [row[: len(own)].mean(axis=0) for row, own in zip(states, rows, strict=True)]

@@ -56,8 +56,8 @@ def test_word_vectors_are_the_same_in_any_company():
     config = lm.ModelConfig(vocab_size=9, num_layers=1, width=8, num_heads=2, max_length=8)
     params = lm.init(jax.random.key(0), config)
     rows = [[0, 3], [0, 4, 5, 6], [0, 7, 8]]
-    together = smollm_features.mean_states(params, rows, config, batch=2)
-    alone = smollm_features.mean_states(params, rows[1:2], config, batch=2)
+    together = smollm.mean_states(params, rows, config, batch=2)
+    alone = smollm.mean_states(params, rows[1:2], config, batch=2)
     assert np.allclose(together[1], alone[0], atol=1e-5)
     assert np.allclose(jnp.mean(jnp.square(together[0])), 1.0, atol=1e-2)
 

@@ -6,20 +6,17 @@ choice B, of length 1. The answer is A where xᵀ W d + wᵀ d is positive. W an
 dual, by the kernel (x·x' + BIAS) d·d', so that the order of the choices makes no difference.
 """
 
-import dataclasses
-import functools
 import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.support.models import smollm
 from experiments.support.question_answering import tasks
 from experiments.support.question_answering.tasks import Exercise
-from experiments.support.run import files, processes, runs, stages, tables
+from experiments.support.run import files, runs, stages
 from proxlm import lm
 
 LAYERS = 22  # of SmolLM2's 30 that read
@@ -88,44 +85,11 @@ def states_of(run: runs.Run, model: lm.Pretrained, stems: Sequence[str]) -> Mapp
     settings = {"layers": LAYERS, "texts": hashlib.sha256("\n".join(stems).encode()).hexdigest()}
 
     def compute(folder: pathlib.Path):
-        parts = []
-        with tables.progress(-(-len(stems) // PART), "SmolLM2 reads the questions") as show:
-            for start in range(0, len(stems), PART):
-                path = folder / f"part-{start}.npy"
-                if not processes.agreed(path.exists()):
-                    means = mean_states(model, [ids(model, stem) for stem in stems[start : start + PART]])
-                    with files.replacing(path) as file:
-                        np.save(file, means)
-                parts.append(np.load(path))
-                show(questions=start + len(parts[-1]))
+        params, config = smollm.first_layers(model, LAYERS, LONGEST)
+        rows = [ids(model, stem) for stem in stems]
+        states = smollm.states_by_parts(params, rows, config, folder, PART, batch=32, first=0)
         with files.replacing(folder / "means.npy") as file:
-            np.save(file, np.concatenate(parts))
+            np.save(file, states)
 
     path = stages.stage(run, "question-states", settings, compute).path
     return dict(zip(stems, np.load(path / "means.npy"), strict=True))
-
-
-def mean_states(model: lm.Pretrained, rows: Sequence[Sequence[int]], batch: int = 32) -> np.ndarray:
-    """The mean over each row's tokens of its states, each scaled to mean square 1; `[N, D]`."""
-    layers = min(LAYERS, model.config.num_layers)
-    params = {**model.params, "blocks": jax.tree.map(lambda x: x[:layers], model.params["blocks"])}
-    config = dataclasses.replace(model.config, num_layers=layers, max_length=LONGEST)
-    order = np.argsort([len(row) for row in rows], kind="stable")
-    found = np.zeros((len(rows), config.width), np.float32)
-    for chosen in np.array_split(order, -(-len(rows) // batch)):
-        # few lengths and one size of batch, since each is compiled
-        length = -(-max(len(rows[i]) for i in chosen) // 8) * 8
-        tokens = np.zeros((batch, length), np.int32)
-        for line, i in zip(tokens, chosen, strict=False):
-            line[: len(rows[i])] = rows[i]
-        states = np.asarray(_last_states(params, tokens, config))
-        for line, i in zip(states, chosen, strict=False):
-            own = line[: len(rows[i])]
-            own = own / np.sqrt(np.mean(np.square(own), axis=1, keepdims=True) + 1e-6)
-            found[i] = own.mean(axis=0)
-    return found
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _last_states(params, tokens, config):
-    return lm.hidden_states(params, tokens, config)[-1].reshape(*tokens.shape, -1)

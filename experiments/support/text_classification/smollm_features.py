@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from experiments.support.models import smollm
-from experiments.support.run import files, processes, stages, tables
+from experiments.support.run import files, stages
 from proxlm import lm, penalties, solvers
 
 BEFORE = 0.02  # standard deviation of an embedding that has learnt nothing
@@ -95,7 +95,7 @@ def states_of_words(names: Sequence[str], num_layers: int, data: pathlib.Path) -
     model = smollm.load(data)
     params, config = smollm.first_layers(model, num_layers, LONGEST_WORD)
     rows = tokens(model, [f" {name}" for name in names], LONGEST_WORD)
-    return mean_states(params, rows, config)
+    return smollm.mean_states(params, rows, config)
 
 
 def states_of_texts(
@@ -108,17 +108,7 @@ def states_of_texts(
     model = smollm.load(data)
     params, config = smollm.first_layers(model, num_layers, longest)
     rows = tokens(model, names, longest)
-    parts = []
-    with tables.progress(-(-len(rows) // PART), "SmolLM2 reads") as show:
-        for start in range(0, len(rows), PART):
-            path = folder / f"texts-{start}.npy"
-            if processes.agreed(path.exists()):
-                parts.append(np.load(path))
-            else:
-                parts.append(mean_states(params, rows[start : start + PART], config, batch=64))
-                _save(path, parts[-1])
-            show(texts=min(start + PART, len(rows)))
-    return np.concatenate(parts)
+    return smollm.states_by_parts(params, rows, config, folder, PART, batch=64)
 
 
 def tokens(model: lm.Pretrained, names: Sequence[str], longest: int) -> list[list[int]]:
@@ -128,36 +118,9 @@ def tokens(model: lm.Pretrained, names: Sequence[str], longest: int) -> list[lis
     return [[model.stops[0], *encoding.ids][:longest] for encoding in encodings]
 
 
-def mean_states(params, rows: Sequence[Sequence[int]], config, batch: int = 256) -> np.ndarray:
-    """The mean over each row's tokens but the first, `[N, D]`; rows of like length together.
-
-    Every token's state is scaled to mean square 1 before.
-    """
-    sizes = np.array([len(row) for row in rows])
-    order = np.argsort(sizes, kind="stable")
-    result = np.empty((len(rows), config.width), np.float32)
-    for chosen in np.resize(order, (-(-len(rows) // batch), batch)):
-        # Few lengths, since each is compiled; what is read in vain is under a tenth.
-        length = min(config.max_length, -(-sizes[chosen].max() // 4) * 4)
-        batch_tokens = np.zeros((batch, length), np.int32)
-        for line, i in zip(batch_tokens, chosen, strict=True):
-            line[: sizes[i]] = rows[i]
-        mask = np.arange(length) < sizes[chosen][:, None]
-        result[chosen] = _means(params, batch_tokens, mask, config=config)
-    return result
-
-
 def _save(path, array):
     with files.replacing(path) as file:
         np.save(file, array)
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _means(params, tokens, mask, config):
-    last = lm.hidden_states(params, tokens, config, mask=mask)[-1].reshape(*tokens.shape, -1)
-    last = last * jax.lax.rsqrt(jnp.mean(jnp.square(last), axis=-1, keepdims=True) + 1e-6)
-    weights = mask.at[:, 0].set(False)[:, :, None]
-    return jnp.sum(last * weights, axis=1) / jnp.sum(weights, axis=1)
 
 
 def principal(vectors: np.ndarray, width: int, scale: float) -> np.ndarray:
