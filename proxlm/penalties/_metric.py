@@ -47,7 +47,7 @@ def step_sizes(
     [0.25, 0.125]
     """
     _validation.tree_at_least(0, "step_sizes", learning_rate=learning_rate)
-    _validation.tree_at_least(0, "step_sizes", diagonal=diagonal)
+    _trees.require_beside(diagonal, "step_sizes", diagonal=diagonal)
     _validation.tree_at_least(0, "step_sizes", floor=floor)
     _validation.tree_positive("step_sizes", cap=cap)
 

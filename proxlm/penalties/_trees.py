@@ -140,7 +140,7 @@ def pair(name: str, argument: str, tree: Any, x: chex.ArrayTree) -> Sequence[Any
     [1.0, 1.0]
     """
     nodes = [(_tree_paths.names(path), node) for path, node in flatten(x, is_leaf=is_hole)[0]]
-    holes = [path for path, node in nodes if is_hole(node)]
+    holes = [path for path, node in nodes if is_hole(node)] if nodes else [()]
     wanted = [path for path, node in nodes if not is_hole(node)]
     given = {_tree_paths.names(path): leaf for path, leaf in flatten(tree)[0]}
     # The longest beginning of a path, itself included, that is among the given ones.
@@ -156,6 +156,15 @@ def pair(name: str, argument: str, tree: Any, x: chex.ArrayTree) -> Sequence[Any
             remedy = "Give it the structure of x, or a prefix of it."
             raise _validation.invalid(argument, shown, "a tree like x, or a prefix of it", remedy, name)
     return [given[end] for end in ends.values() if end is not None]
+
+
+def require_beside(x: chex.ArrayTree, name: str, **numbers: Numbers) -> None:
+    """Raises ValueError unless the numbers beside the leaves of x are ≥ 0; without leaves there are none.
+
+    >>> require_beside({}, "l1", step_size={})
+    """
+    if jax.tree.leaves(x):
+        _validation.tree_at_least(0, name, **numbers)
 
 
 def label(argument: str, path: Path) -> str:

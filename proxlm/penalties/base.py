@@ -152,7 +152,7 @@ def leafwise(
         return sum((value(leaf, **given) for leaf, given in leaves), start=jnp.zeros(()))
 
     def tree_prox(x, step_size):
-        _validation.tree_at_least(0, name, step_size=step_size)
+        _trees.require_beside(x, name, step_size=step_size)
         wide = _trees.widen(name, x)
         steps = _trees.spread(name, "step_size", step_size, step_slot, wide)
         leaves = zip(jax.tree.leaves(wide), steps, spread(wide), strict=True)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from proxlm import checkpoint
+from proxlm import checkpoint, penalties, transforms
 from tests.arrays import numpy_normal as normal
 from tests.transforms.links import LINKS
 
@@ -246,6 +246,26 @@ def test_missing_params_are_missed_in_the_words_of_optax(name, link):
     tx = link.make(0.1)
     with pytest.raises(ValueError, match="requires the current value of parameters"):
         tx.update(tree(1), tx.init(tree(0)), **link.extra_args)
+
+
+@every_link
+def test_optax_finds_the_params_in_a_state(name, link):
+    tx = link.make(0.1)
+    state = tx.init(tree(0))
+    marked = optax.tree_map_params(tx, lambda leaf: 1, state, transform_non_params=lambda leaf: 0)
+    assert jax.tree.leaves(marked) == [int(leaf.ndim > 0) for leaf in jax.tree.leaves(state)]
+
+
+@each(("proximal metric", "dual_averaging_adam"))
+def test_nothing_to_train_is_no_error(name, link):
+    tx = link.make(0.1)
+    assert tx.update({}, tx.init({}), {}, **link.extra_args)[0] == {}
+
+
+def test_optax_finds_the_params_beside_a_strength_for_each_leaf():
+    tx = transforms.proximal_adam(0.1, penalties.l1({"w": 1.0, "b": {"c": 0.5}}))
+    found = optax.tree_map_params(tx, lambda _: 1, tx.init(tree(0)), transform_non_params=lambda _: 0)
+    assert sum(jax.tree.leaves(found)) == 4  # the two moments of two leaves
 
 
 def test_states_survive_a_checkpoint(tmp_path):

@@ -45,7 +45,7 @@ def lift_to_groups(
         return sum((w**2 * penalty.value(alike(w)) for w in sorted(every)), start=jnp.zeros(()))
 
     def prox(x, step_size):
-        _validation.tree_at_least(0, name, step_size=step_size)
+        _trees.require_beside(x, name, step_size=step_size)
         wide, groups, widths = split(x)
         if _trees.is_number(step_size):
             units = jax.tree.map(_floor, _units(groups, wide, widths))
@@ -86,7 +86,7 @@ def steps(name: str, step_size: base.Strength, x: chex.ArrayTree) -> chex.ArrayT
     >>> steps("doc", 2.0, {"w": jnp.ones(3)})["w"].tolist()
     [2.0, 2.0, 2.0]
     """
-    _validation.tree_at_least(0, name, step_size=step_size)
+    _trees.require_beside(x, name, step_size=step_size)
     return _spread(name, "step_size", step_size, x)
 
 
