@@ -84,7 +84,7 @@ def start(
     hidden, cache = _cache.prefill(params, prompts, prompt_mask, config)
     if group_size > 1:
         hidden, prompts, prompt_mask, cache = _repeat((hidden, prompts, prompt_mask), cache, group_size)
-    nobody = jnp.zeros(len(prompts), bool)
+    nobody = jnp.zeros_like(hidden[:, 0] + uniform[0], bool)
     return go_on(hidden, cache, prompts, prompt_mask, nobody, uniform, params=params, config=config, **how)
 
 

@@ -38,8 +38,9 @@ def _solve(y, strength):
     Piece i begins at knot x_i, where slope and intercept rise by a_i and b_i; on the right the list
     is read backwards, with the signs turned. Knots are dropped on both sides for good, so that all is O(n).
     """
-    n, dtype = y.size, y.dtype
-    zeros = jnp.zeros(2 * n, dtype)
+    n = y.size
+    zeros = jnp.zeros_like(y, shape=2 * n)
+    one, index = jnp.ones_like(y, shape=()), lambda i: jnp.full_like(y, i, jnp.int32, shape=())
 
     def from_left(knots, level, start):
         x, a, b, first, last = knots
@@ -55,7 +56,6 @@ def _solve(y, strength):
 
     def forwards(knots, row):
         value, clipped = row
-        one = jnp.ones((), dtype)
         low, a_low, b_low = from_left(knots, -strength, (one, -clipped - value))
         high, a_high, b_high = from_right(knots, strength, (-one, value - clipped), low)
         least, most = (-strength - b_low) / a_low, (strength + b_high) / -a_high
@@ -66,9 +66,9 @@ def _solve(y, strength):
         return (*arrays, low - 1, high + 1), (least, most)
 
     clipped = jnp.where(jnp.arange(n) > 0, strength, 0.0)
-    begun = (zeros, zeros, zeros, jnp.int32(n), jnp.int32(n - 1))
+    begun = (zeros, zeros, zeros, index(n), index(n - 1))
     knots, bounds = jax.lax.scan(forwards, begun, (y[:-1], clipped[:-1]))
-    _, slope, intercept = from_left(knots, 0.0, (jnp.ones((), dtype), -clipped[-1] - y[-1]))
+    _, slope, intercept = from_left(knots, 0.0, (one, -clipped[-1] - y[-1]))
     last = -intercept / slope
 
     def backwards(after, bounds):

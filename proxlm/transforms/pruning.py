@@ -112,7 +112,7 @@ def prune_to(
     always = isinstance(every, int) and every == 1
 
     def init(params):
-        kept = None if always else jax.tree.map(lambda x: jnp.ones(jnp.shape(x), bool), params)
+        kept = None if always else jax.tree.map(lambda x: jnp.ones_like(x, bool), params)
         return PruneState(jnp.zeros([], jnp.int32), kept)
 
     def update(updates, state, params=None, **extra_args):

@@ -70,7 +70,7 @@ def skip_on_kl(
     def update(updates, state, params=None, **extra_args):
         within = _approx_kl("skip_on_kl", extra_args) <= max_kl
         go = lambda: inner.update(updates, state.inner, params, **extra_args)
-        zeros = lambda: jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), jax.eval_shape(go)[0])
+        zeros = lambda: jax.tree.map(jnp.zeros_like, jax.eval_shape(go)[0])
         updates, kept = jax.lax.cond(within, go, lambda: (zeros(), state.inner))
         skipped = jnp.where(within, state.skipped, _updates.increment(state.skipped))
         return updates, SkipState(skipped, kept)

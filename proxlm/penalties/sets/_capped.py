@@ -51,7 +51,7 @@ def _search(x, total, cap, axes):
     lower, upper = jnp.min(x - cap, **over_group), jnp.max(x, **over_group)
     # Near 0 is where the second search ends.
     start = jnp.clip(0.0, lower, upper)
-    state = 0, start, lower, upper, jnp.zeros(start.shape, bool)
+    state = 0, start, lower, upper, jnp.zeros_like(start, bool)
     going = lambda state: (state[0] < MOST_STEPS) & ~jnp.all(state[4])
     return jax.lax.while_loop(going, step, state)[1]
 

@@ -45,7 +45,8 @@ def _blocks(x):
         return new_starts, means, jnp.any(new_starts != starts)
 
     x = jax.lax.stop_gradient(x)
-    whole = jnp.arange(x.size) == 0, jnp.full_like(x, jnp.mean(x)), x.size > 0
+    first = (jnp.arange(x.size) == 0) | jnp.zeros_like(x, bool)
+    whole = first, jnp.full_like(x, jnp.mean(x)), jnp.full_like(x, x.size > 0, bool, shape=())
     starts, means, _ = jax.lax.while_loop(lambda state: state[2], cut, whole)
     return means, _ends(starts)[0]
 

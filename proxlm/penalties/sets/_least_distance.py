@@ -30,6 +30,7 @@ def _active(x, matrix, offset, equal):
     """The rows that hold with equality; the proximal point method makes each problem in λ strictly convex."""
     rows, shift = equal.size, 1e-3
     system, over = _dot(matrix, matrix.T) + shift * jnp.eye(rows, dtype=x.dtype), _dot(matrix, x) - offset
+    count = lambda n: jnp.full_like(over, n, jnp.int32, shape=())
     slack = 30.0 * jnp.finfo(x.dtype).eps * (1.0 + jnp.max(jnp.abs(over), initial=0.0))
 
     def judge(active, over):
@@ -49,12 +50,14 @@ def _active(x, matrix, offset, equal):
     def advance(state, _):
         active, price = state
         shifted = over + shift * price
-        begun = 0, active, *judge(active, shifted), jnp.int32(rows + 1), jnp.int32(5), shifted
+        begun = 0, active, *judge(active, shifted), count(rows + 1), count(5), shifted
         going = lambda state: (state[0] < 20 + 10 * rows) & jnp.any(state[3])
         _, active, price, *_ = jax.lax.while_loop(going, exchange, begun)
         return (active, price), None
 
-    return jax.lax.scan(advance, (equal, jnp.zeros_like(over)), None, length=8)[0][0]
+    return jax.lax.scan(advance, (equal | jnp.zeros_like(over, bool), jnp.zeros_like(over)), None, length=8)[
+        0
+    ][0]
 
 
 def _prices(x, matrix, offset, active):
@@ -90,7 +93,8 @@ def section(
         over = above(bends[middle]) >= 0
         return jnp.where(over, middle, low), jnp.where(over, high, middle)
 
-    low, high = jax.lax.fori_loop(0, bends.size.bit_length() + 1, halve, (0, bends.size - 1))
+    ends = [jnp.full_like(bends, end, int, shape=()) for end in (0, bends.size - 1)]
+    low, high = jax.lax.fori_loop(0, bends.size.bit_length() + 1, halve, tuple(ends))
     low, high = bends[low], bends[high]
     # Between two bends the free coordinates are the same, and the sum is linear in τ.
     middle = jax.lax.stop_gradient(x - 0.5 * (low + high) * weights)

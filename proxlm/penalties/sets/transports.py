@@ -124,10 +124,10 @@ def _project(x, rows, columns):
         way = jnp.linalg.solve(system, gradient)
         fall, start = jnp.sum(way * gradient), cost(u)
         enough = lambda t: cost(u - t * way) <= start - 1e-4 * t * fall + 4 * eps * jnp.abs(start)
-        t = jax.lax.while_loop(lambda t: ~enough(t) & (t > 1e-6), lambda t: 0.5 * t, jnp.ones((), x.dtype))
+        t = jax.lax.while_loop(lambda t: ~enough(t) & (t > 1e-6), lambda t: 0.5 * t, jnp.ones_like(start))
         return count + 1, u - t * way, slope(*held, u - t * way)
 
-    eps, u = jnp.finfo(x.dtype).eps, jnp.zeros(m + n, x.dtype)
+    eps, u = jnp.finfo(x.dtype).eps, jnp.zeros_like(x, shape=m + n)
     rounding = 8 * eps * (jnp.max(jnp.abs(held[0])) + jnp.max(held[1]))
     going = lambda state: (state[0] < MOST_STEPS) & (jnp.max(jnp.abs(state[2])) > rounding)
     _, u, _ = jax.lax.while_loop(going, advance, (0, u, slope(*held, u)))

@@ -66,10 +66,10 @@ def sampler(model: Model, sampling: SamplingConfig, turns: Turns | None) -> Call
 
     def start(key, params, prompts, settings):
         tokens = jnp.asarray(prompts.tokens, jnp.int32)
-        mask = jnp.ones(tokens.shape, bool) if prompts.mask is None else jnp.asarray(prompts.mask)
+        mask = jnp.ones_like(tokens, bool) if prompts.mask is None else jnp.asarray(prompts.mask)
         if prompts.mask is not None:
             tokens, mask = rows.align(jnp.where(mask, tokens, 0), mask)
-        done = jnp.zeros(len(tokens), bool)
+        done = jnp.zeros_like(tokens[:, 0], bool)
         return _Rollout(_turn(key, params, tokens, mask, done, model, settings), ~done)
 
     def go_on(key, rollout, outputs, mask, params, settings):
@@ -101,7 +101,9 @@ def _turn(key, params, tokens, mask, done, model, sampling):
         found = jax.eval_shape(logits, params, grown(tokens), grown(mask))
         vocabulary = jax.tree.leaves(found)[0].shape[-1]
         seen = history.at_start(tokens, mask, vocabulary, sampling)
-    state = _Loop(grown(tokens), grown(mask), jnp.zeros((batch, num_tokens)), done, seen, None)
+    state = _Loop(
+        grown(tokens), grown(mask), jnp.zeros_like(uniform.T + tokens[:, :1], float), done, seen, None
+    )
 
     def put(i, state, next_logits):
         decoding.check_tokens(sampling, next_logits.shape[-1])

@@ -71,7 +71,7 @@ def gae(
         here = (jnp.where(count, value, next_value), jnp.where(count, advantage, next_advantage))
         return here, advantage
 
-    zero = jnp.zeros((), jnp.result_type(rewards, values, discount, gae_lambda))
+    zero = jnp.zeros_like(rewards + values, jnp.result_type(rewards, values, discount, gae_lambda), shape=())
     tokens = (rewards.astype(zero.dtype), values.astype(zero.dtype), counts, discounts.astype(zero.dtype))
     _, advantages = jax.lax.scan(step_back, (zero + final_value, zero), tokens, reverse=True)
     advantages = jnp.where(mask, advantages, 0.0)
