@@ -9,7 +9,7 @@ import jax
 from proxlm import _validation
 from proxlm._decoding.config import SamplingConfig
 
-__all__ = ["Actor", "Prompts", "Samples", "ScoreFn", "Scores", "Turns"]
+__all__ = ["Actor", "Against", "Prompts", "Samples", "ScoreFn", "Scores", "Turns"]
 
 
 class Prompts(NamedTuple):
@@ -47,12 +47,31 @@ class Scores(NamedTuple):
       entropy: nats, of the distribution it was drawn from.
       values: of the state *before* the token; None without a value head.
       distribution: log-probabilities of the whole vocabulary, `[B, R, V]`, when asked for.
+      states: `[B, R, ...]`, of which the head makes the distributions, when asked for.
+      compared: what `Against.fn` gives, `[B, R, ...]`, when asked for.
     """
 
     log_probs: jax.Array
     entropy: jax.Array
     values: jax.Array | None = None
     distribution: jax.Array | None = None
+    states: Any = None
+    compared: Any = None
+
+
+class Against(NamedTuple):
+    """A reference beside the policy that is scored: their distributions exist for a few tokens at a time.
+
+    Attributes:
+      fn: `(log_probs [N, V], ref_log_probs [N, V], tokens [N])` to a pytree of `[N, ...]`, token by token;
+        the reference's are untruncated.
+      params: of the reference.
+      states: `Scores.states` of the reference, of the same tokens.
+    """
+
+    fn: Callable[..., Any]
+    params: Any
+    states: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +123,7 @@ class Actor(NamedTuple):
     A key comes first, as in `jax.random`. A sample, score or reference with an argument `group_size` can
     share what the answers to a prompt have in common: such a sample takes each prompt once, and gives
     its answers in rows on end; such a score takes rows of which each group_size on end have one prompt.
+    A reference with an argument `states` and a score with `against` spare the `[B, R, V]` of `full`.
 
     Attributes:
       init: `(key) -> params`.

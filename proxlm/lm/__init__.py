@@ -5,7 +5,7 @@
 - `map_logits`: losses of the logits of many tokens, a chunk at a time
 - `sample`, `stream`, `beam_search`: continuations, by `SamplingConfig`; `Samples`, `Beams`
 - `start_rollout`, `continue_rollout`: several turns with a tool between them; `Rollout`, `Turns`, `text_tool`
-- `score`: log-probabilities, entropies and values of given tokens; `Scores`
+- `score`: log-probabilities, entropies and values of given tokens; `Scores`, `Against`
 - `make_actor`: policy and critic as policy optimisation takes them; `Actor`, `Prompts`
 - `inspect`, `logit_lens`: attention, and predictions of each layer; `Inspection`
 - `live_units`, `shrink`: smaller models from exact zeros; `LiveUnits`
@@ -21,7 +21,7 @@ are those of `init` or `pretrained`, and `config` is the `ModelConfig` they were
 """
 
 from proxlm._decoding.config import SamplingConfig
-from proxlm._decoding.records import Actor, Prompts, Samples, Scores, Turns
+from proxlm._decoding.records import Actor, Against, Prompts, Samples, Scores, Turns
 from proxlm._decoding.turns import text_tool
 from proxlm.lm import delta, lora, pretrained, trainable
 from proxlm.lm._actor import make_actor
@@ -42,6 +42,7 @@ from proxlm.lm._streaming import stream
 
 __all__ = [
     "Actor",
+    "Against",
     "Beams",
     "ChatTemplate",
     "Inspection",

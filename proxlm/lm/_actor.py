@@ -10,7 +10,7 @@ from proxlm import _validation
 from proxlm._decoding import config as decoding
 from proxlm._decoding import turns as turns_lib
 from proxlm._decoding.config import SamplingConfig
-from proxlm._decoding.records import Actor, Prompts, Samples, Scores, Turns
+from proxlm._decoding.records import Actor, Against, Prompts, Samples, Scores, Turns
 from proxlm.lm import _adapters, _model, _rollout, _sampling, _scoring
 from proxlm.lm._config import ModelConfig
 
@@ -123,16 +123,27 @@ class _Bound:
         samples: Samples,
         full: bool = False,
         group_size: int = 1,
-        settings: SamplingConfig | None = None,
+        states: bool = False,
     ) -> Scores:
-        settings = decoding.untruncated(self.sampling) if settings is None else settings
-        rows = self._rows(samples, self.policy, group_size)
-        rows |= {"sampling": settings, "full": full}
+        settings = decoding.untruncated(self.sampling)
+        return self._score(params, samples, group_size, settings, {"full": full, "states": states})
+
+    def _score(self, params, samples, group_size, settings, how):
+        rows = self._rows(samples, self.policy, group_size) | how | {"sampling": settings}
         rows |= {} if self.turns is None else {"response_mask": samples.response_mask}
         return _scoring.score(params["policy"], samples.tokens, self.policy, **rows)
 
-    def score(self, params: ActorParams, samples: Samples, full: bool = False, group_size: int = 1) -> Scores:
-        scores = self.reference(params, samples, full, group_size, self.sampling)
+    def score(
+        self,
+        params: ActorParams,
+        samples: Samples,
+        full: bool = False,
+        group_size: int = 1,
+        against: Against | None = None,
+    ) -> Scores:
+        if against is not None:
+            against = against._replace(params=against.params["policy"])
+        scores = self._score(params, samples, group_size, self.sampling, {"full": full, "against": against})
         if self.critic is None:
             return scores
         rows = self._rows(samples, self.critic, group_size)

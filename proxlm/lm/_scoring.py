@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation, sharding
+from proxlm._decoding import config as decoding
 from proxlm._decoding import distribution, history
 from proxlm._decoding.config import SamplingConfig
-from proxlm._decoding.records import Scores
+from proxlm._decoding.records import Against, Scores
 from proxlm.lm import _arguments, _chunks, _forward, _groups
 from proxlm.lm._config import ModelConfig, Params
 
@@ -25,6 +26,8 @@ def score(
     full: bool = False,
     group_size: int = 1,
     response_mask: jax.Array | None = None,
+    states: bool = False,
+    against: Against | None = None,
 ) -> Scores:
     """Log-probabilities, entropies and values of the tokens from column `start` on.
 
@@ -40,9 +43,13 @@ def score(
         once for them. Not with rope scaling of kind "dynamic", which depends on the length.
       response_mask: bool `[B, R]`, which of the scored tokens were sampled, where the response has several
         turns, of each of which `sampling.min_new_tokens` asks; None: one turn.
+      states: also return the hidden states, `[B, R, D]`, for an `Against`.
+      against: a reference of the same config, to which distributions are compared by chunks, as in
+        `map_logits`: an exact KL never holds `[B, R, V]`.
 
     Raises:
-      ValueError: as `apply`, there is no column from `start` on, or the rows are not groups.
+      ValueError: as `apply`, there is no column from `start` on, the rows are not groups, or the states of
+        `against` are of others.
 
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
@@ -64,17 +71,31 @@ def score(
             raise _validation.invalid("response_mask.shape", given, expected, "", "score")
         index = history.in_turn(jnp.asarray(response_mask)).reshape(-1)
 
-    def of(logits, targets, rows, columns, index):
+    def of(logits, targets, rows, columns, index, known):
         past = history.before(first, rows, start + columns, index)
         log_probs = distribution.log_probs(logits, sampling, targets, past)
-        whole = log_probs if full else None
-        return distribution.select(log_probs, targets), distribution.entropy(log_probs), whole
+        found = distribution.select(log_probs, targets), distribution.entropy(log_probs)
+        compared = None
+        if against is not None:
+            other = _forward.logits(against.params, known, config)
+            other = distribution.log_probs(other, decoding.untruncated(sampling), targets, past)
+            compared = against.fn(log_probs, other, targets)
+        return *found, log_probs if full else None, compared
 
-    data = tokens[:, start:].reshape(-1), rows, columns, index
+    known = None if against is None else _states(against, (*shape, hidden.shape[1]))
+    data = tokens[:, start:].reshape(-1), rows, columns, index, known
     scores = _chunks.map_logits(of, params, hidden, config, *data, strided=not full)
-    log_probs, entropy, whole = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), scores)
+    scores = *scores, hidden if states else None
+    log_probs, entropy, whole, compared, own = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), scores)
     values = _forward.values(params, hidden, config).reshape(shape) if config.value_head else None
-    return Scores(log_probs, entropy, values, whole)
+    return Scores(log_probs, entropy, values, whole, own, compared)
+
+
+def _states(against, shape):
+    """The reference's hidden states, a row a token."""
+    if np.shape(against.states) != shape:
+        raise _validation.invalid("against.states.shape", np.shape(against.states), f"{shape}", "", "score")
+    return against.states.reshape(-1, shape[2])
 
 
 def values(

@@ -188,6 +188,8 @@ def make_actor(actor: Actor, frozen: Frozen) -> Actor:
 
         @functools.wraps(function)
         def joined(*args, **named):
+            if "against" in named:
+                named["against"] = named["against"]._replace(params=whole(named["against"].params))
             return function(*args[:at], whole(args[at]), *args[at + 1 :], **named)
 
         return joined

@@ -85,7 +85,8 @@ class Actor(Protocol):
 
     One with `final_values`, (params, samples) -> values [B] of the states after the last column, can be
     bootstrapped where responses are cut. One with `cast`, (params) -> params of the same scores, is scored
-    under those where it is scored in slices.
+    under those where it is scored in slices. Where `reference` has an argument `states` and `score` one
+    `against`, as those of `lm.make_actor`, no `[B, R, V]` is asked for.
     """
 
     @property

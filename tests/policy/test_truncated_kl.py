@@ -10,8 +10,11 @@ import pytest
 
 from proxlm import lm
 from proxlm._decoding import distribution
+from proxlm.lm import _chunks
 from proxlm.policy import kl, ppo, recipes
+from proxlm.policy._iteration import grouping
 from proxlm.policy._iteration import reference as reference_lib
+from tests import arrays
 from tests.policy.table_actor import compiled
 
 VOCAB, LENGTH = 4, 2
@@ -56,20 +59,15 @@ def test_no_estimator_is_negative_on_average_and_the_unbiased_ones_agree(name):
     assert 1 < len(probability) < VOCAB**LENGTH
     np.testing.assert_allclose(probability.sum(), 1.0, rtol=1e-5)
 
-    def mean(estimator, scores):
+    def mean(estimator, params):
         config = recipes.make("ppo", kl_estimator=estimator)
         state = ppo.init(params, optax.identity(), config, reference)
-        found = reference_lib.compare(state, samples, samples, scores, actor, config)
+        _, found = reference_lib.compare(state, samples, grouping.grouped(actor, 1), config)
         return jnp.sum(probability[:, None] * found.penalty, axis=0)
 
-    def every():
-        scores = actor.score(params, samples, full=True)
-        return {name: mean(name, scores) for name in ("k1", "k2", "k3", "exact")}
-
-    def loss(policy):
-        """The gradient that a KL in the loss adds."""
-        scores = actor.score({"policy": policy}, samples, full=True)
-        return jnp.sum(mean("exact", scores))
+    every = lambda: {name: mean(name, params) for name in ("k1", "k2", "k3", "exact")}
+    # the gradient that a KL in the loss adds
+    loss = lambda policy: jnp.sum(mean("exact", {"policy": policy}))
 
     means, slope = compiled(lambda: (every(), jax.grad(loss)(params["policy"])))()
     slopes = [np.asarray(x) for x in jax.tree.leaves(slope)]
@@ -119,9 +117,40 @@ def test_without_truncation_the_reference_is_the_whole_one():
 
     @compiled
     def both():
-        scores = actor.score(params, samples)
-        found = reference_lib.compare(state, samples, samples, scores, actor, config)
+        _, found = reference_lib.compare(state, samples, grouping.grouped(actor, 1), config)
         return found.penalty, kl.k3(samples.log_probs, actor.reference(reference, samples).log_probs)
 
     np.testing.assert_array_equal(*both())
     assert not reference_lib.truncates(actor)
+
+
+def test_the_exact_kl_by_chunks_is_that_of_whole_distributions_in_less_memory(monkeypatch):
+    model = lm.ModelConfig(2048, num_layers=1, width=8, num_heads=2, value_head=True, init_scale=0.9)
+    by_chunks = lm.make_actor(model, 16, sampling=lm.SamplingConfig(top_k=5))
+    whole = by_chunks._replace(
+        score=lambda params, samples, full=False: by_chunks.score(params, samples, full),
+        reference=lambda params, samples, full=False: by_chunks.reference(params, samples, full),
+    )
+    config = recipes.make(
+        "ppo", kl=ppo.KL(1.0, "loss", "exact"), num_epochs=1, num_minibatches=1, num_microbatches=2
+    )
+    params, other = ({"policy": arrays.rough(model, scale)} for scale in (0.5, 0.6))
+    state, true = ppo.init(params, optax.sgd(1.0), config, other), np.ones((4, 17), bool)
+    tokens = np.random.default_rng(0).integers(0, 2048, (4, 17))
+    samples = lm.Samples(tokens, true, np.full((4, 16), -1.0, np.float32), true[:, 1:], true[:, 0])
+    args = state, jax.random.key(0), samples, np.arange(4.0, dtype=np.float32)
+
+    def learn(actor):
+        _, run = ppo.make_collect_and_learn(actor, optax.sgd(1.0), config)
+        program = jax.jit(run).lower(*args).compile()
+        return program(*args), program.memory_analysis().temp_size_in_bytes
+
+    (expected, metrics), memory = learn(whole)
+    monkeypatch.setattr(_chunks, "LARGE", 2048)
+    monkeypatch.setattr(_chunks, "CHUNK", 2048 * 3)
+    found, less = learn(by_chunks)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), found, (expected, metrics)
+    )
+    distribution = 4 * 16 * 2048 * 4
+    assert metrics.kl > 0 and less < distribution < 3 * distribution < memory

@@ -32,10 +32,10 @@ class KL:
         evaluated, unless `ppo.init` is given one, to which the KL is then measured all the same.
       placement: "reward" or "loss" (static).
       estimator: "k1", "k2", "k3", "exact" over the whole vocabulary, or another of `kl.ESTIMATORS`
-        (static). For "exact" the reference's `[B, R, V]` are in memory at once. In the loss, k1 has an
-        expected gradient of 0. In the reward, "exact" teaches what a token does to the KL after it, but
-        nothing of the KL at its own place, which does not depend on the token drawn: that part of the
-        gradient is missing, and k1 has both.
+        (static). In the loss, k1 has an expected gradient of 0. In the reward, "exact" teaches what a
+        token does to the KL after it, but nothing of the KL at its own place, which does not depend on the
+        token drawn: that part of the gradient is missing, and k1 has both. An actor of `lm.make_actor`
+        computes the exact one by chunks of tokens, for which the loss runs the reference's head anew.
       target: nats per response that β adapts to, or None for a constant β.
       horizon: sequences over which β adapts; None is 10,000 if there is a target.
 

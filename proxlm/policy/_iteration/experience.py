@@ -24,8 +24,8 @@ class Experience(NamedTuple):
       values: float32 `[B, R]`, of the old critic, or None.
       advantages: float32 `[B, R]`.
       returns: float32 `[B, R]`, or None where no critic is to learn.
-      reference: log-probs under the reference, `[B, R]`, or `[B, R, V]` for the exact KL in the
-        loss; None where the loss has no KL.
+      reference: log-probs under the reference, `[B, R]`, or for the exact KL in the loss what
+        `GroupedActor.compare` is to know of it, `[B, R, ...]`; None where the loss has no KL.
       old_log_probs: `[B, R]`, of the old policy scored anew; None where they are the sampler's.
       correction: weights `[B, R]` of the old policy over the sampler, or None.
     """
@@ -35,7 +35,7 @@ class Experience(NamedTuple):
     values: jax.Array | None
     advantages: jax.Array
     returns: jax.Array | None
-    reference: jax.Array | None
+    reference: Any
     old_log_probs: jax.Array | None = None
     correction: jax.Array | None = None
 
@@ -57,10 +57,7 @@ def prepare(
         samples, rewards, given, per_token = _above_greedy(samples, judged, given, config.group_size)
     checks.check_batch(samples.tokens.shape[0], config)
     mask = samples.response_mask & jnp.isfinite(rewards)[:, None]
-    whole = reference.needs_distribution(actor, config, state.ref_params)
-    scores = actor.score(state.params, samples, full=whole)
-    old = samples if config.correction is None else scores
-    compared = reference.compare(state, samples, old, scores, actor, config)
+    scores, compared = reference.compare(state, samples, actor, config)
     token_rewards = _token_rewards(given, per_token, compared.penalty, mask, state.kl_coef, config)
     if config.bootstrap:
         token_rewards = token_rewards + _bootstrapped(state.params, samples, mask, actor, config)

@@ -1,4 +1,4 @@
-"""An actor whose answers to a prompt share it, and whose scores are computed in slices."""
+"""An actor whose answers to a prompt share it, whose scores are computed in slices, and compared."""
 
 import functools
 import inspect
@@ -6,17 +6,23 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from proxlm import sharding
-from proxlm.policy import protocols
+from proxlm._decoding.records import Against
+from proxlm.policy import aggregation, protocols
 from proxlm.policy._configuration.config import PPOConfig
 from proxlm.policy._iteration import prompts as prompts_lib
 
-__all__ = ["GroupedActor", "grouped", "in_update", "shares"]
+__all__ = ["GroupedActor", "grouped", "in_update", "takes"]
 
 
 class GroupedActor(NamedTuple):
-    """An actor that is given each prompt once, and rows of which `group_size` on end have one prompt."""
+    """An actor that is given each prompt once, and rows of which `group_size` on end have one prompt.
+
+    `known` gives the scores of a reference and what `compare` is to know of it, `[B, R, ...]`; `compare` the
+    scores of a policy and what a function, that of `Against`, says of its distributions and the reference's.
+    """
 
     sample: Callable[..., Any]
     score: Callable[..., Any]
@@ -24,6 +30,8 @@ class GroupedActor(NamedTuple):
     greedy: Callable[..., Any] | None
     sampling: Any
     final_values: Callable[..., Any] | None
+    known: Callable[..., Any]
+    compare: Callable[..., Any]
 
 
 def grouped(actor: protocols.Actor, group_size: int, slices: int = 1) -> GroupedActor:
@@ -39,23 +47,27 @@ def grouped(actor: protocols.Actor, group_size: int, slices: int = 1) -> Grouped
     (6, 7)
     """
     cast = getattr(actor, "cast", None)
+    score, reference = (_score(fn, group_size, slices, cast) for fn in (actor.score, actor.reference))
+    by_chunks = takes(actor.score, "against") and takes(actor.reference, "states")
     return GroupedActor(
         functools.partial(_sample, actor.sample, group_size),
-        _score(actor.score, group_size, slices, cast),
-        _score(actor.reference, group_size, slices, cast),
+        score,
+        reference,
         getattr(actor, "greedy", None),
         getattr(actor, "sampling", None),
         getattr(actor, "final_values", None),
+        functools.partial(_known, reference, by_chunks),
+        functools.partial(_compare_by_chunks if by_chunks else _compare, score),
     )
 
 
-def shares(function: Callable[..., Any]) -> bool:
-    """Whether a sample or score has an argument `group_size`; a jitted one would trace it.
+def takes(function: Callable[..., Any], name: str = "group_size") -> bool:
+    """Whether a sample or score has an argument of this name; a jitted one would trace it.
 
-    >>> shares(lambda params, samples, full=False, group_size=1: None)
+    >>> takes(lambda params, samples, full=False, group_size=1: None)
     True
     """
-    return not hasattr(function, "lower") and "group_size" in inspect.signature(function).parameters
+    return not hasattr(function, "lower") and name in inspect.signature(function).parameters
 
 
 def in_update(actor: protocols.Actor, batch: int, config: PPOConfig) -> int:
@@ -67,7 +79,7 @@ def in_update(actor: protocols.Actor, batch: int, config: PPOConfig) -> int:
     [3, 1]
     """
     # with one minibatch the groups stay together anyway
-    natural = config.num_minibatches == 1 and shares(actor.score)
+    natural = config.num_minibatches == 1 and takes(actor.score)
     slices = config.num_minibatches * config.num_microbatches * config.group_size
     return config.group_size if config.whole_groups or (natural and batch % slices == 0) else 1
 
@@ -88,24 +100,47 @@ def together(group_size: int, rows: int) -> int:
 
 def _sample(sample, group_size, key, params, prompts):
     rows = jax.tree.leaves(prompts)[0].shape[0] * group_size
-    if shares(sample) and (size := together(group_size, rows)) > 1:
+    if takes(sample) and (size := together(group_size, rows)) > 1:
         return sample(key, params, prompts_lib.repeat(prompts, group_size // size), group_size=size)
     return sample(key, params, prompts_lib.repeat(prompts, group_size))
 
 
 def _score(score, group_size, slices, cast):
-    def one_slice(params, samples, full):
+    def one_slice(params, samples, against, how):
+        how = how if against is None else how | {"against": against}
         batch = samples.tokens.shape[0]
-        size = together(group_size, batch) if shares(score) and batch % group_size == 0 else 1
-        return score(params, samples, full=full, **({"group_size": size} if size > 1 else {}))
+        size = together(group_size, batch) if takes(score) and batch % group_size == 0 else 1
+        return score(params, samples, **how, **({"group_size": size} if size > 1 else {}))
 
-    def whole(params, samples, full=False):
+    def whole(params, samples, against=None, **how):
         if slices == 1:
-            return one_slice(params, samples, full)
-        params = params if cast is None else cast(params)  # here and not in each slice
+            return one_slice(params, samples, against, how)
+        if cast is not None:  # here and not in each slice
+            params, against = cast(params), against and against._replace(params=cast(against.params))
         cut = lambda x: x.reshape(slices, -1, *x.shape[1:])
-        parts = sharding.pieces(jax.tree.map(cut, samples))
-        scores = jax.lax.map(lambda part: one_slice(params, part, full), parts)
+        parts = sharding.pieces(jax.tree.map(cut, (samples, against and against.states)))
+        beside = lambda states: against and against._replace(states=states)
+        scores = jax.lax.map(lambda part: one_slice(params, part[0], beside(part[1]), how), parts)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), scores)
 
     return whole
+
+
+def _known(reference, by_chunks, ref_params, samples):
+    scores = reference(ref_params, samples, **{"states" if by_chunks else "full": True})
+    return scores, scores.states if by_chunks else scores.distribution
+
+
+def _compare_by_chunks(score, fn, params, samples, ref_params, known):
+    scores = score(params, samples, against=Against(fn, ref_params, known))
+    return scores, scores.compared
+
+
+def _compare(score, fn, params, samples, ref_params, known):
+    """The whole distributions at once, those of masked tokens replaced, whatever they hold."""
+    scores = score(params, samples, full=True)
+    shape = known.shape
+    mask = jnp.broadcast_to(samples.response_mask[:, :, None], shape)
+    flat = [aggregation.select(x, mask).reshape(-1, shape[2]) for x in (scores.distribution, known)]
+    found = fn(*flat, samples.tokens[:, -shape[1] :].reshape(-1))
+    return scores, jax.tree.map(lambda x: x.reshape(*shape[:2], *x.shape[1:]), found)

@@ -11,7 +11,7 @@ from proxlm.policy import aggregation, diagnostics, kl, losses, protocols
 from proxlm.policy._configuration.config import PPOConfig
 from proxlm.policy._iteration import checks, grouping
 from proxlm.policy._iteration.experience import Experience, all_finite
-from proxlm.policy._iteration.reference import truncates
+from proxlm.policy._iteration.reference import params_of, renormalised, truncates
 
 __all__ = ["MEANS", "adapt_kl_coef", "run"]
 
@@ -52,7 +52,7 @@ def run(
         # pinned, for a gather by random rows would give every device all of them
         name = "a minibatch" if config.num_microbatches == 1 else None
         minibatch = sharding.rows(jax.tree.map(lambda x: x[rows], experience), name=name)
-        grads, report = _gradient(params, minibatch, state.kl_coef, actor, config)
+        grads, report = _gradient(params, minibatch, state, actor, config)
         if auxiliary is not None:
             grads = jax.tree.map(jnp.add, grads, jax.grad(auxiliary)(params, key))
         proceed = jnp.bool_(True) if config.max_kl is None else report["approx_kl"] <= config.max_kl
@@ -100,7 +100,7 @@ def adapt_kl_coef(
     return kl.adapt(kl_coef, observed_kl, num_responses, **options)
 
 
-def _gradient(params, batch, kl_coef, actor, config):
+def _gradient(params, batch, state, actor, config):
     """Gradient of the loss of one minibatch, and what to report of it."""
     weights = {
         "policy": aggregation.weights(batch.mask, config.aggregation),
@@ -109,11 +109,11 @@ def _gradient(params, batch, kl_coef, actor, config):
     grad_fn = jax.value_and_grad(_loss, has_aux=True)
 
     def accumulate(total, microbatch):
-        (_, aux), grads = grad_fn(params, *microbatch, kl_coef, actor, config)
+        (_, aux), grads = grad_fn(params, *microbatch, state, actor, config)
         return jax.tree.map(jnp.add, total, grads), aux
 
     if config.num_microbatches == 1:
-        (_, aux), grads = grad_fn(params, batch, weights, kl_coef, actor, config)
+        (_, aux), grads = grad_fn(params, batch, weights, state, actor, config)
     else:
         split = lambda x: x.reshape(config.num_microbatches, -1, *x.shape[1:])
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -135,11 +135,9 @@ def _gradient(params, batch, kl_coef, actor, config):
     return grads, report
 
 
-def _loss(params, batch, weights, kl_coef, actor, config):
+def _loss(params, batch, weights, state, actor, config):
     """Σ w·(policy − c_e·entropy + β·KL) + c_v·Σ w·value over a minibatch, or a part of one."""
-    in_loss = config.kl is not None and batch.reference is not None
-    exact = config.kl is not None and in_loss and config.kl.estimator == "exact"
-    scores = actor.score(params, batch.samples, full=exact)
+    scores, divergences = _scores_and_kl(params, batch, state, actor, config.kl)
     old_log_probs = _old_log_probs(batch)
     policy_loss = config.loss(scores.log_probs, old_log_probs, batch.advantages, batch.mask)
     if batch.correction is not None:
@@ -147,8 +145,8 @@ def _loss(params, batch, weights, kl_coef, actor, config):
     per_token = policy_loss
     if not (isinstance(config.entropy_coef, (int, float)) and config.entropy_coef == 0):
         per_token = per_token - config.entropy_coef * scores.entropy
-    if in_loss:
-        per_token = per_token + kl.scaled(kl_coef, _reference_kl(scores, batch, config.kl, truncates(actor)))
+    if divergences is not None:
+        per_token = per_token + kl.scaled(state.kl_coef, divergences)
     total = aggregation.weighted_sum(per_token, weights["policy"])
     value_loss = jnp.zeros_like(policy_loss)
     if config.value is not None:
@@ -165,19 +163,19 @@ def _old_log_probs(batch):
     return batch.samples.log_probs if batch.old_log_probs is None else batch.old_log_probs
 
 
-def _reference_kl(scores, batch, settings, truncated):
-    """The KL penalty of each token, differentiable; masked before it is computed."""
+def _scores_and_kl(params, batch, state, actor, settings):
+    """The scores, and the KL penalty of each token, differentiable, or None where the loss has none."""
+    if settings is None or batch.reference is None:
+        return actor.score(params, batch.samples), None
+    select = lambda x: aggregation.select(x, batch.mask)
     if settings.estimator != "exact":
-        fn, current, mask = kl.estimator(settings.estimator), scores.log_probs, batch.mask
-    else:
-        fn, current = kl.exact, scores.distribution
-        mask = jnp.broadcast_to(batch.mask[:, :, None], current.shape)
-    reference = batch.reference
-    if truncated and settings.estimator == "exact":
-        log_mass = kl.log_mass(reference, jax.lax.stop_gradient(current))
-        reference = reference - log_mass[..., None]
-    select = lambda x: aggregation.select(x, mask)
-    return fn(select(current), select(reference))
+        # masked before it is computed
+        scores = actor.score(params, batch.samples)
+        return scores, kl.estimator(settings.estimator)(select(scores.log_probs), select(batch.reference))
+    of = lambda own, other, tokens: kl.exact(own, renormalised(own, other, truncates(actor)))
+    ref_params = params_of(state.ref_params, state.params)
+    scores, divergences = actor.compare(of, params, batch.samples, ref_params, batch.reference)
+    return scores, select(divergences)
 
 
 def _pack(report):
