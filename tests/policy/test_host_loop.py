@@ -56,6 +56,49 @@ def test_overlapped_batches_are_of_the_policy_before_and_corrected_for_it():
         run(state, KEY, 3, reward=score, config=CONFIG, overlap=True)
 
 
+def test_lists_of_another_sampler_become_samples_that_are_learnt_from():
+    prompts, responses = [[5], [5], [7, 8], [7, 8]], [[2, 0], [1, 1, 1], [], [2, 2, 0]]
+    log_probs, ended = [[-1.0] * len(row) for row in responses], [True, False, False, True]
+    samples = actors.samples_of_rows(prompts, responses, log_probs, ended, response_length=3)
+    assert samples.tokens.tolist() == [[0, 5, 2, 0, 0], [0, 5, 1, 1, 1], [7, 8, 0, 0, 0], [7, 8, 2, 2, 0]]
+    real = [[0, 1, 1, 1, 0], [0, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]
+    assert samples.mask.tolist() == np.array(real, bool).tolist()
+    np.testing.assert_array_equal(samples.log_probs, np.where(samples.response_mask, -1.0, 0.0))
+    _, learn = ppo.make_collect_and_learn(ACTOR, SGD, CORRECTED)
+    state, rewards = ppo.init(PARAMS, SGD, CORRECTED), np.ones(4)
+    shapes = jax.eval_shape(learn, state, KEY, samples, rewards)[0]
+    assert jax.tree.structure(shapes) == jax.tree.structure(state)
+    wrong = {"log_probs": samples.log_probs[:, 1:], "ended": None, "response_mask": np.ones((4, 3))}
+    for field, given in wrong.items():
+        with pytest.raises(ValueError, match=f"learn: samples.{field}.*must be"):
+            learn(state, KEY, samples._replace(**{field: given}), rewards)
+
+
+@pytest.mark.parametrize(
+    "responses, log_probs, ended, message",
+    [
+        (
+            [[1], [2]],
+            [[-1.0], []],
+            [True, True],
+            "log_probs must be one number per token .*, got 0 for the 1 ",
+        ),
+        ([[1]], [[-1.0]], [True], "responses must be as many.*, got 1, 1 and 1 of 2 prompts"),
+        ([[1], [2.5]], [[-1.0], [-1.0]], [True, True], "responses must be lists of .*int32, got float64"),
+        (
+            [[1], [1, 2, 3]],
+            [[-1.0], [-1.0] * 3],
+            [True, True],
+            "responses must be at most 2 .*, got 3 in a row",
+        ),
+        ([[1], [2]], [[-1.0], [-1.0]], [1, 0], "ended.dtype must be bool"),
+    ],
+)
+def test_lists_that_are_no_samples_are_refused(responses, log_probs, ended, message):
+    with pytest.raises(ValueError, match=f"samples_of_rows: {message}"):
+        actors.samples_of_rows([[3], [4]], responses, log_probs, ended, response_length=2)
+
+
 def test_groups_that_vary_take_the_place_of_those_that_do_not():
     samples = jax.jit(ACTOR.sample)(KEY, PARAMS, lm.Prompts(jnp.zeros((8, 2), jnp.int32)))
     mark = lambda number: samples._replace(ended=np.full(8, number))

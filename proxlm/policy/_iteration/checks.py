@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from proxlm import _validation
@@ -19,6 +20,7 @@ __all__ = [
     "check_actor",
     "check_batch",
     "check_config",
+    "check_samples",
     "reward_function",
 ]
 
@@ -60,6 +62,30 @@ def check_batch(batch: int, config: PPOConfig) -> None:
             "The coefficient could lose its sign in one iteration: give a longer horizon.",
             "ppo",
         )
+
+
+def check_samples(samples: protocols.Samples) -> None:
+    """Raises ValueError for samples, such as those of one's own sampler, whose fields do not fit together.
+
+    >>> from proxlm import lm
+    >>> mask = jnp.ones((1, 2), bool)
+    >>> check_samples(lm.Samples(mask, mask, jnp.zeros((1, 3)), mask, mask[:, 0]))
+    Traceback (most recent call last):
+        ...
+    ValueError: learn: samples.log_probs.shape must be (1, 2), as response_mask has it, got (1, 3). ...
+    """
+    mask = samples.response_mask
+    _validation.boolean("learn", **{"samples.response_mask": mask, "samples.ended": samples.ended})
+    for field, axes in (("log_probs", 2), ("ended", 1)):
+        given, expected = jnp.shape(getattr(samples, field)), mask.shape[:axes]
+        if given != expected:
+            raise _validation.invalid(
+                f"samples.{field}.shape",
+                given,
+                f"{expected}, as response_mask has it",
+                "policy.actors.samples_of_rows makes samples of lists.",
+                "learn",
+            )
 
 
 def check_config(function: str, optimizer: optax.GradientTransformation, config: PPOConfig) -> None:

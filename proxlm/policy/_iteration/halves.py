@@ -110,6 +110,7 @@ def make_collect_and_learn(
         return sharding.rows(samples)
 
     def learn(state, key, samples, rewards):
+        checks.check_samples(samples)
         rewards = judging.as_arrays(rewards, samples.response_mask, jnp)
         samples = sharding.rows(samples)
         learnt_from, summary = experience.prepare(state, samples, rewards, actor, config)

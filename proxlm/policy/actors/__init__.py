@@ -8,10 +8,12 @@
 - `actor_from_logits`
 - `check_actor`, `ActorReport`: the laws of an actor, tried on its own samples
 - `stop_at`: responses that end at a string
+- `samples_of_rows`: the samples of another sampler, such as an inference engine
 """
 
 from proxlm.policy.actors._from_logits import actor_from_logits
 from proxlm.policy.actors._laws import ActorReport, check_actor
+from proxlm.policy.actors._rows import samples_of_rows
 from proxlm.policy.actors._stop_strings import stop_at
 
-__all__ = ["ActorReport", "actor_from_logits", "check_actor", "stop_at"]
+__all__ = ["ActorReport", "actor_from_logits", "check_actor", "samples_of_rows", "stop_at"]
