@@ -200,8 +200,7 @@ def of_lane(run, config: Config, setting: Setting, lane: lanes.Lane, seeds: int)
             inner = dataclasses.replace(run, path=folder, config=settings, tracker=None)
             train(inner, config, setting, lane, learning.Setup(*shared), seed)
 
-        label = f"{setting.name}-{lane.name}-{seed}".replace(":", "-").replace("/", "-")
-        stage = stages.stage(run, label, settings, compute)
+        stage = stages.stage(run, f"{setting.name}-{lane.name}-{seed}", settings, compute)
         inner = dataclasses.replace(run, path=stage.path)
         results.append(cached_results.compute_once(inner, "result", dict) | {"path": stage.path})
     return results

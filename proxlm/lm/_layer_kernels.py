@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from proxlm import sharding
+
 LARGE = 2**18  # numbers in a kernel, below which a copy stays in the cache
 FEW = 64  # rows of x up to which a product is made with parts of the kernel
 SIZE = 64  # the most of its rows in a part ...
@@ -44,7 +46,7 @@ def of_layer(tree: Any, layer: ArrayLike) -> Any:
     if not isinstance(tree, Mapping):
         return of_scan(_at(tree, layer), layer, tree)
     # factors of lm.lora are beside a kernel that may be needed whole, and a mesh cuts its rows
-    in_place = "lora" not in tree and jax.sharding.get_abstract_mesh().empty
+    in_place = "lora" not in tree and not sharding.has_mesh()
     is_large = lambda leaf: leaf.size // leaf.shape[0] >= LARGE
     return {
         name: LayerKernel(leaf, layer)
@@ -80,7 +82,7 @@ def head_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     is_widened = kernel.dtype.itemsize < x.dtype.itemsize and kernel.size >= LARGE
     is_known = isinstance(x.shape[0], int)  # and no symbolic size of jax.export
-    if not (is_widened and is_known and jax.sharding.get_abstract_mesh().empty):
+    if not (is_widened and is_known) or sharding.has_mesh():
         return _whole_head(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=_head_by_parts, default=_whole_head)
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proxlm.lm import _layer_kernels
-from proxlm.lm._layer_kernels import LayerKernel
+from proxlm import sharding
+from proxlm.lm._layer_kernels import LayerKernel, product
 
 HIDDEN = -1e30  # finite, so that a row with no visible key gives a uniform average and not NaN
 
@@ -42,7 +42,7 @@ def linear(x: jax.Array, kernel: jax.Array | LayerKernel, bias: jax.Array | None
     (2, 20)
     """
     if isinstance(kernel, LayerKernel):
-        y = _layer_kernels.product(x, kernel)
+        y = product(x, kernel)
     else:
         y = x @ kernel.reshape(x.shape[1], -1).astype(x.dtype)
     if bias is not None:
@@ -207,7 +207,7 @@ def attend_by_blocks(
 
         return jax.lax.map(of_group, jnp.arange(batch * kv_heads)).reshape(query.shape)
 
-    if length <= size or not jax.sharding.get_abstract_mesh().empty:
+    if length <= size or sharding.has_mesh():
         return by_blocks(query, key, value, visible)
     return jax.lax.platform_dependent(query, key, value, visible, cpu=by_groups, default=by_blocks)
 
@@ -221,9 +221,9 @@ def _attend_in_groups(query, key, value, visible, scale, cap):
     query = rest(query) * (width**-0.5 if scale is None else scale)
     query = query.reshape(batch, kv_heads, -1, group, size, width)
     own_key, own_value = (rest(x).reshape(batch, kv_heads, group, size, width) for x in (key, value))
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    to_prompt = product("bkhgqd,bkpd->bkhgqp", query, prompt(key))
-    to_own = product("bkhgqd,bkgsd->bkhgqs", query, own_key)
+    einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    to_prompt = einsum("bkhgqd,bkpd->bkhgqp", query, prompt(key))
+    to_own = einsum("bkhgqd,bkgsd->bkhgqs", query, own_key)
     scores = soft_cap(jnp.concatenate([to_prompt, to_own], axis=-1), cap)
     weights = jax.nn.softmax(jnp.where(visible.answers[:, None, None], scores, HIDDEN), axis=-1)
     weights = weights.astype(value.dtype)

@@ -15,7 +15,7 @@ JAX's partitioner does the rest. The axes are
 mesh is set, and a step warns of a batch that the devices do not divide. Without a mesh, or on one device, a
 program is what it would be without this module.
 
-- `make_mesh`, `AXES`: the mesh
+- `make_mesh`, `AXES`, `has_mesh`: the mesh
 - `spec`, `shardings`, `replicated`: where a leaf of a state lies, by its path
 - `put`, `init`: a state placed, or made, in its shards
 - `rows`, `pieces`, `whole`: pins inside jit; `num_parts`: how many devices a batch is cut over
@@ -24,13 +24,14 @@ program is what it would be without this module.
 """
 
 from proxlm.sharding._explicit import automatic
-from proxlm.sharding._mesh import AXES, make_mesh
+from proxlm.sharding._mesh import AXES, has_mesh, make_mesh
 from proxlm.sharding._rows import local_rows, num_parts, of_rows, own_numbers, own_rows, pieces, rows
 from proxlm.sharding._specs import init, put, replicated, shardings, spec, whole
 
 __all__ = [
     "AXES",
     "automatic",
+    "has_mesh",
     "init",
     "local_rows",
     "make_mesh",

@@ -59,6 +59,15 @@ def batch_axes(mesh: Any) -> tuple[str, ...]:
     return tuple(name for name in BATCH_AXES if name in mesh.axis_names)
 
 
+def has_mesh() -> bool:
+    """Whether a mesh is set, or stands around this inside of a shard_map: arrays may be cut then.
+
+    >>> has_mesh()
+    False
+    """
+    return not jax.sharding.get_abstract_mesh().empty
+
+
 def is_automatic(mesh: Any) -> bool:
     """Whether the compiler places arrays: over explicit axes a type says it, in a shard_map the user.
 

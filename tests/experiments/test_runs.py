@@ -310,10 +310,13 @@ def test_a_killed_stage_is_computed_again_in_its_folder(tmp_path):
         raise Killed
 
     with pytest.raises(Killed):
-        stages.stage(run, "pretrain", CONFIG, killed)
+        stages.stage(run, "chain/sum:3 pretrained", CONFIG, killed)
     found = []
-    done = stages.stage(run, "pretrain", CONFIG, lambda path: found.append((path / "half").exists()))
+    done = stages.stage(
+        run, "chain/sum:3 pretrained", CONFIG, lambda path: found.append((path / "half").exists())
+    )
     assert found == [True]
+    assert done.path.parent == run.cache
     assert not done.reused
 
 

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,10 +50,11 @@ def stage(
     """Computes a stage once: `compute(path)` fills its folder, which later runs find and reuse.
 
     The folder's name carries sha256(settings of the stage, fingerprints of those it depends on),
-    so a changed setting recomputes this stage and all that stand on it. A stage that was killed
-    finds what it had written, as checkpoints for `run_chunks`; one that another process computes is
-    waited for. A change of code is not seen.
+    so a changed setting recomputes this stage and all that stand on it; blanks, colons and slashes in
+    `name` become hyphens. A stage that was killed finds what it had written, as checkpoints for
+    `run_chunks`; one that another process computes is waited for. A change of code is not seen.
     """
+    name = re.sub(r"[ :/]", "-", name)
     parts = [name, settings.plain(config), [parent.fingerprint for parent in depends_on]]
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     path = run.cache / f"{name}-{fingerprint}"

@@ -105,7 +105,7 @@ def fit_stage(
         own = dataclasses.replace(run, path=folder, config=settings, tracker=None)
         save_params(folder, fit(own, name, loss_fn, optimizer, start, *draw(), **options).params, settings)
 
-    stage = stages.stage(run, name.replace(" ", "-"), settings, compute, depends_on)
+    stage = stages.stage(run, name, settings, compute, depends_on)
     lines = runs.read_log(dataclasses.replace(run, path=stage.path), name)
     for line in lines[len(runs.read_log(run, name)) :]:
         runs.log(run, **line)
