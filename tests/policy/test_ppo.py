@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from proxlm import lm
-from proxlm.policy import filters, partial, ppo, recipes
+from proxlm.policy import actors, filters, partial, ppo, recipes
 from proxlm.policy._iteration import experience
 from proxlm.policy._iteration import prompts as prompt_lib
 from proxlm.policy.advantages import batch, returns
@@ -478,6 +478,19 @@ def test_microbatches_change_nothing(aggregation):
     _, *whole = learn(sampled(), **options)
     _, *cut = learn(sampled(), num_microbatches=2, **options)
     table_actor.assert_close(cut, whole, atol=1e-6)
+
+
+def test_microbatches_of_half_precision_add_up_in_float32():
+    rows, nats = [[0]] * 512, [[-float(np.log(5.0))]] * 512
+    samples = actors.samples_of_rows(rows, rows, nats, [True] * 512)
+    actor = actors.actor_from_logits(lambda params, tokens, mask: params.astype(jnp.float32)[tokens], 1)
+    config = recipes.make("reinforce", kl=None, num_microbatches=512)
+    state = ppo.init(jnp.zeros((5, 5), jnp.bfloat16), SGD, config)
+    _, metrics = compiled(ppo.make_collect_and_learn(actor, SGD, config)[1])(
+        state, KEY, samples, np.ones(512)
+    )
+    # π = 1/5: the gradient is 4/5 and four times -1/5, and in bfloat16 the sum stops at 5/8 of it
+    np.testing.assert_allclose(metrics.grad_norm, np.sqrt(0.8), rtol=4e-3)
 
 
 # Repetition

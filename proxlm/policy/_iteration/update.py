@@ -116,9 +116,12 @@ def _gradient(params, batch, state, actor, config):
         (_, aux), grads = grad_fn(params, batch, weights, state, actor, config)
     else:
         split = lambda x: x.reshape(config.num_microbatches, -1, *x.shape[1:])
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        # in float32 at least: a sum in bfloat16 stops growing once its terms are 1/256 of it
+        wide = lambda x: jnp.zeros_like(x, jnp.promote_types(x.dtype, jnp.float32))
+        zeros = jax.tree.map(wide, params)
         pieces = sharding.pieces(jax.tree.map(split, (batch, weights)), "a micro-batch")
-        grads, aux = jax.lax.scan(accumulate, zeros, pieces)
+        total, aux = jax.lax.scan(accumulate, zeros, pieces)
+        grads = jax.tree.map(lambda grad, x: grad.astype(x.dtype), total, params)
         aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)
     report = diagnostics.policy_diagnostics(
         aux["log_probs"],
