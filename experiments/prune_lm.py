@@ -21,6 +21,7 @@ chosen on other reviews, by six layers' errors.
 
 import dataclasses
 import functools
+import itertools
 import time
 from typing import Any
 
@@ -76,25 +77,25 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     evaluate = language_model.make_evaluate(judged, model.config, batch=min(8, config.judged))
     dense = cached_results.compute_once(run, "dense", lambda: evaluate(model.params))
     found: dict[tuple, list] = {}
-    for seed in range(config.seed, config.seed + config.seeds):
-        own = functools.cache(lambda seed=seed: grams_of(model, texts, config, seed))
-        for level in zip(config.neurons, config.heads, strict=True):
-            for method in config.methods:
-                compute = functools.partial(of_lane, config, model, own, level, method, evaluate)
-                name = f"{seed} {method} {level[0]:g} {level[1]}"
-                began, done = time.process_time(), cached_results.path_of(run, name).exists()
-                result = cached_results.compute_once(run, name, compute)
-                found.setdefault((level, method), []).append(result)
-                if not done:
-                    seconds = time.process_time() - began
-                    runs.log(run, name, step=seed, perplexity=result["perplexity"], seconds=seconds)
-                    print(
-                        f"{name}: perplexity {float(result['perplexity']):.2f}, {seconds:.0f} CPU s",
-                        flush=True,
-                    )
+    grams = functools.lru_cache(1)(lambda seed: grams_of(model, texts, config, seed))
+    seeds, levels = (
+        range(config.seed, config.seed + config.seeds),
+        zip(config.neurons, config.heads, strict=True),
+    )
+    for seed, level, method in itertools.product(seeds, levels, config.methods):
+        own = functools.partial(grams, seed)
+        compute = functools.partial(of_lane, config, model, own, level, method, evaluate)
+        name = f"{seed} {method} {level[0]:g} {level[1]}"
+        began, done = time.process_time(), cached_results.path_of(run, name).exists()
+        result = cached_results.compute_once(run, name, compute)
+        found.setdefault((level, method), []).append(result)
+        if not done:
+            seconds, perplexity = time.process_time() - began, result["perplexity"]
+            runs.log(run, name, step=seed, perplexity=perplexity, seconds=seconds)
+            print(f"{name}: perplexity {float(perplexity):.2f}, {seconds:.0f} CPU s", flush=True)
     best = min(found, key=lambda lane: (-lane[0][0], np.mean([r["perplexity"] for r in found[lane]])))
-    make = lambda: grams_of(model, texts, config, config.seed)
-    small = report.cut_out(run, model, pruned(config, model, make, *best)[0], judged[:1, :-1], config.tokens)
+    own = functools.partial(grams, config.seed)
+    small = report.cut_out(run, model, pruned(config, model, own, *best)[0], judged[:1, :-1], config.tokens)
     return report.write(run, dense, found, best, small)
 
 

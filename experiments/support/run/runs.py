@@ -166,18 +166,20 @@ def opened(name: str, config: Any, options: Options) -> Iterator[Run]:
             with tracking.started(track, name, run.path, settings.plain(config)) as tracker:
                 yield dataclasses.replace(run, tracker=tracker)
         except (Refusal, OSError):
-            mine = processes.is_first() and not run.reused
-            if mine and {path.name for path in run.path.iterdir()} <= {
-                _folders.CONFIG,
-                _folders.ABOUT,
-                files.LOCK,
-            }:
-                for path in run.path.iterdir():
-                    path.unlink()
-                for path in (run.path, *missing):
-                    with contextlib.suppress(OSError):  # another run may have come
-                        path.rmdir()
+            if processes.is_first() and not run.reused:
+                _remove_untouched(run.path, missing)
             raise
+
+
+def _remove_untouched(folder, above):
+    """Removes a run's folder that holds only what opening it wrote, and the empty ones above it."""
+    found = list(folder.iterdir())
+    if {path.name for path in found} <= {_folders.CONFIG, _folders.ABOUT, files.LOCK}:
+        for path in found:
+            path.unlink()
+        for path in (folder, *above):
+            with contextlib.suppress(OSError):  # another run may have come
+                path.rmdir()
 
 
 @functools.cache
