@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 
 from proxlm import sharding
-from proxlm.lm import _adapters, _config, _layers, _rope
+from proxlm.lm import _adapters, _attention, _config, _layers, _rope
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._views import Turn, View
 
@@ -26,7 +26,7 @@ def run(block: Params, x: jax.Array, view: View, config: ModelConfig, shape: tup
     """
     block = sharding.whole(block)
     heads = project(block, x, config, shape, view.turn)
-    attend = _layers.attend_by_cudnn if config.attention == "cudnn" else _layers.attend
+    attend = _attention.attend_by_cudnn if config.attention == "cudnn" else _attention.attend_causally
     return sharding.rows(finish(block, x, *heads, view.visible, config, attend))
 
 
@@ -71,9 +71,9 @@ def finish(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    visible: jax.Array | _layers.GroupMask,
+    visible: jax.Array | _attention.GroupMask,
     config: ModelConfig,
-    attend: Callable[..., jax.Array] = _layers.attend,
+    attend: Callable[..., jax.Array] = _attention.attend,
 ) -> jax.Array:
     """Adds the attention's result and the MLP's to the residual stream.
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from proxlm.lm import _block, _config, _forward, _layer_kernels, _layers, _places, _segments, _views
+from proxlm.lm import _attention, _block, _config, _forward, _layer_kernels, _places, _segments, _views
 from proxlm.lm._config import ModelConfig, Params
 from proxlm.lm._places import Places
 from proxlm.lm._views import View
@@ -172,7 +172,7 @@ def fill(
     ((15, 8), (3, 2, 5, 4))
     """
     query, key, value = _block.project(block, x, config, shape, view.turn)
-    x = _block.finish(block, x, query, key, value, view.visible, config, _layers.attend_by_blocks)
+    x = _block.finish(block, x, query, key, value, view.visible, config, _attention.attend_by_blocks)
     return x, LayerCache(key, value)
 
 

@@ -1,7 +1,7 @@
 """Groups of answers scored behind the prompt that they share: it is run once, and not for each answer.
 
 A row is then the prompt and the answers to it, one after another, `[N, P + G·S]`; attention is computed
-by parts (`_layers.GroupMask`), so that nothing is spent on answers that do not see one another.
+by parts (`_attention.GroupMask`), so that nothing is spent on answers that do not see one another.
 
 SmolLM2-135M, 8 x 8 answers of 3 tokens behind 17, CPU s on 2 cores of an Intel Xeon, n=2 runs: sampling
 3.9 -> 1.3, gradient 13.3 -> 4.0, reference 3.7 -> 1.1; the same tokens, log-probs within 2.2e-5.
@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from proxlm.lm import _block, _config, _forward, _parameters, _views
+from proxlm.lm._attention import GroupMask
 from proxlm.lm._config import ModelConfig, Params
-from proxlm.lm._layers import GroupMask
 from proxlm.lm._views import View
 
 

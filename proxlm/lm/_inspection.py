@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proxlm import _validation, sharding
-from proxlm.lm import _block, _config, _forward, _layers
+from proxlm.lm import _attention, _block, _config, _forward
 from proxlm.lm._config import ModelConfig, Params
 
 
@@ -64,7 +64,7 @@ def inspect(
         query, key, value = _block.project(block, x, config, shape, view.turn)
         after = _block.finish(block, x, query, key, value, view.visible, config)
         with _config.products(config):
-            weights = _layers.attention(query, key, view.visible, config.query_scale, config.attention_cap)
+            weights = _attention.attention(query, key, view.visible, config.query_scale, config.attention_cap)
         return after, (weights, x)
 
     last, (attention, before) = _forward.over_layers(step, params, tokens, config, positions, mask)

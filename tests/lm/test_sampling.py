@@ -11,7 +11,7 @@ import pytest
 
 from proxlm import lm
 from proxlm._decoding import distribution, rows
-from proxlm.lm import _forward, _layer_kernels, _layers
+from proxlm.lm import _attention, _forward, _layer_kernels
 from tests import arrays
 
 # Every option of the model at once, and an epsilon that shows: decoding must know them all.
@@ -227,11 +227,18 @@ def test_attention_by_blocks_is_that_at_once():
     query, key, value = (arrays.normal(i, (2, heads, 300, 4)) for i, heads in enumerate((4, 2, 2)))
     padding = np.array([2, 0])[:, None, None, None]
     visible = np.tril(np.ones((1, 1, 300, 300), bool)) & (np.arange(300) > padding)
-    one, other = (
-        np.asarray(jax.jit(fn)(query, key, value, visible, 0.7, 3.0))[:, :, 3:]
-        for fn in (_layers.attend_by_blocks, _layers.attend)
-    )
-    np.testing.assert_allclose(one, other, atol=2e-6)
+    at_once = lambda *args: _attention._mix(_attention.attention(args[0], args[1], *args[3:]), args[2])
+
+    @jax.jit
+    def results(query, key, value, visible):
+        of = lambda fn: lambda *heads: fn(*heads, visible, 0.7, 3.0)[:, :, 3:]  # of rows that see a key
+        fns = (_attention.attend_by_blocks, _attention.attend_causally, at_once)
+        forms = [jax.vjp(of(fn), query, key, value) for fn in fns]
+        return [(y, *pull(jnp.sin(9 * y))) for y, pull in forms]
+
+    *forms, expected = results(query, key, value, visible)
+    for form in forms:
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=4e-6), form, expected)
 
 
 @pytest.mark.parametrize("blocks", ["scanned", pytest.param("unrolled", marks=pytest.mark.slow)])
