@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from proxlm import _validation
 
 __all__ = [
+    "NUMBERS",
     "SamplingConfig",
     "as_greedy",
     "check_stops",
@@ -18,6 +19,10 @@ __all__ = [
     "stop_tokens",
     "untruncated",
 ]
+
+
+# Of all rows and tokens, and traced.
+NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +69,7 @@ class SamplingConfig:
 
     def __post_init__(self):
         """Checks the values that are known, and sorts several stop tokens into a tuple."""
-        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+        for name in NUMBERS:
             number = getattr(self, name)
             if isinstance(number, str | bytes | list | dict | set | bool):
                 raise _validation.invalid(name, number, "a number", function="SamplingConfig")

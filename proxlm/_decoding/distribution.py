@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from proxlm import sharding
-from proxlm._decoding.config import SamplingConfig, stop_tokens
+from proxlm import _validation, sharding
+from proxlm._decoding.config import NUMBERS, SamplingConfig, stop_tokens
 from proxlm._decoding.history import History
 
 __all__ = ["adjust", "argmax", "draw", "entropy", "inverse_cdf", "log_probs", "select", "truncation"]
@@ -56,6 +56,8 @@ def adjust(logits: jax.Array, sampling: SamplingConfig, history: History | None 
     >>> adjust(jnp.array([[1.0, -1.0, 3.0]]), SamplingConfig(repetition_penalty=2.0), seen).tolist()
     [[0.5, -2.0, 3.0]]
     """
+    numbers = {name: getattr(sampling, name) for name in NUMBERS}
+    _validation.scalar("SamplingConfig", **{name: x for name, x in numbers.items() if x is not None})
     logits = logits.astype(jnp.float32)
     if isinstance(sampling.logit_bias, Mapping):
         for token, bias in sampling.logit_bias.items():

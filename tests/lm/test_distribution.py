@@ -257,3 +257,12 @@ def test_stop_tokens_are_one_or_several_in_any_collection():
 def test_a_setting_out_of_range_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         lm.SamplingConfig(**settings)
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "min_p", "repetition_penalty"])
+def test_a_number_for_each_token_of_the_vocabulary_is_refused(name):
+    settings = lm.SamplingConfig(**{name: jnp.full(4, 0.5)})
+    with pytest.raises(
+        ValueError, match=rf"SamplingConfig: {name}.shape must be \(\), one number, got \(4,\)"
+    ):
+        distribution.log_probs(jnp.zeros((2, 4)), settings)

@@ -337,6 +337,7 @@ def test_recipes_that_are_tilted(name):
         ("ppo", {"group_filter": filters.reward_varies}, "rewards must be of a group of 2 or more"),
         ("grpo", {"greedy_baseline": True}, "greedy_baseline must be False with group advantages"),
         ("grpo", {"kl_coef": -0.1}, r"coef must be a number ≥ 0, got -0\.1"),
+        ("grpo", {"epsilon": 0.2}, "Say baseline_epsilon or clip_low and clip_high of the ratio"),
         ("grpo", {"beta": 0.1}, r"beta must be a setting of 'grpo', got 0\.1\. Say kl_coef\. .* clip_low, "),
         ("grpo", {"discount": 0.9}, r"discount must be a setting of 'grpo', got 0\.9"),
         ("grpo", {"value_coef": 0.1}, r"value_coef must be .* It has value=None: give it a Value first"),

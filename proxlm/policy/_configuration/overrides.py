@@ -32,6 +32,7 @@ SYNONYMS = {
     "cliprange": "clip_low and clip_high",
     "clip_range": "clip_low and clip_high",
     "cliprange_value": "value_clip",
+    "epsilon": "clip_low and clip_high",
     "epsilon_low": "clip_low",
     "epsilon_high": "clip_high",
     "delta": "dual_clip",
@@ -103,7 +104,7 @@ def override(config: Any, changes: dict[str, Any], whose: str) -> Any:
     for name, value in changes.items():
         if name not in fields:
             found = known.get(name, ())
-            if len(found) != 1:
+            if len(found) != 1 or name in SYNONYMS:
                 raise _unknown(config, known, name, value, whose)
             nested[found[0]] = value
     return _replaced(config, nested) if nested else config
@@ -124,7 +125,7 @@ def settings(config: Any) -> dict[str, Any]:
 def _names(known):
     """The names by which settings are listed: bare where they are unambiguous."""
     bare = {x for x, found in known.items() if found[0][-1] == x or found[0][0] in NAMED}
-    shared = {x for x in bare if len(known[x]) > 1}
+    shared = {x for x in bare if len(known[x]) > 1 or x in SYNONYMS}
     return sorted((bare - shared) | {f"{path[-2]}_{x}" for x in shared for path in known[x]})
 
 
@@ -166,9 +167,10 @@ def _parameters(part, slot):
 
 
 def _unknown(config, known, name, value, whose):
-    """The error for a name that no part has, or that two parts share."""
+    """The error for a name that no part has, that two share, or that means another setting elsewhere."""
     if name in known:
-        ways = " or ".join(sorted(f"{path[-2]}_{name}" for path in known[name]))
+        own = sorted(f"{path[-2]}_{name}" for path in known[name])
+        ways = " or ".join([*own, *([f"{SYNONYMS[name]} of the ratio"] if name in SYNONYMS else [])])
         return _validation.invalid(name, value, "the name of one setting", f"Say {ways}.", "recipes.make")
     names = _names(known)
     part = name.partition("_")[0]
