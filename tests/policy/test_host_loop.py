@@ -72,6 +72,11 @@ def test_lists_of_another_sampler_become_samples_that_are_learnt_from():
     for field, given in wrong.items():
         with pytest.raises(ValueError, match=f"learn: samples.{field}.*must be"):
             learn(state, KEY, samples._replace(**{field: given}), rewards)
+    _, learn = ppo.make_collect_and_learn(ACTOR, SGD, CORRECTED.replace(entropy_coef=jnp.ones(3)))
+    with pytest.raises(
+        ValueError, match=r"PPOConfig: entropy_coef.shape must be \(\), one number, got \(3,\)"
+    ):
+        learn(state, KEY, samples, rewards)
 
 
 @pytest.mark.parametrize(

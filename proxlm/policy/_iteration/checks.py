@@ -20,6 +20,7 @@ __all__ = [
     "check_actor",
     "check_batch",
     "check_config",
+    "check_numbers",
     "check_samples",
     "reward_function",
 ]
@@ -86,6 +87,16 @@ def check_samples(samples: protocols.Samples) -> None:
                 "policy.actors.samples_of_rows makes samples of lists.",
                 "learn",
             )
+
+
+def check_numbers(config: PPOConfig) -> None:
+    """Raises ValueError for an array where the loss takes one number; that of a part is the part's to check.
+
+    >>> check_numbers(PPOConfig())
+    """
+    coef = None if config.value is None else config.value.coef
+    numbers = {"entropy_coef": config.entropy_coef, "max_kl": config.max_kl, "value_coef": coef}
+    _validation.scalar("PPOConfig", **numbers)
 
 
 def check_config(function: str, optimizer: optax.GradientTransformation, config: PPOConfig) -> None:

@@ -111,6 +111,7 @@ def make_collect_and_learn(
 
     def learn(state, key, samples, rewards):
         checks.check_samples(samples)
+        checks.check_numbers(config)
         rewards = judging.as_arrays(rewards, samples.response_mask, jnp)
         samples = sharding.rows(samples)
         learnt_from, summary = experience.prepare(state, samples, rewards, actor, config)
