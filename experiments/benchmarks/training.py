@@ -1,27 +1,35 @@
 """One AdamW step of a language model on windows of random tokens.
 
-Where the time of `tiny` goes, per cent of what is traced, operation by operation: here lower quartiles of 6
-calls of each operation, torch.profiler's own time (median of 3 calls) there; one core of an Intel Xeon
-(AVX-512), nine processes on two cores, so that shares hold and seconds do not:
+One core of an Intel Xeon (AVX-512), much other work beside it, huge pages for all, three steps a call, CPU s
+a step, best (median), by turns; losses are the same to 6 or 7 digits:
 
-                                    proxlm    proxlm, products    PyTorch, eager
-                                              by Eigen (below)
-    products with weights           71        64                  40
-    attention: products, softmax    9 + 3     9 + 4               9 (fused)
-    rotations, heads, copies        4         7                   6 of copies
-    SwiGLU                          6         7                   8 of silu
-    norms, residual stream          6         6                   33 of all that is elementwise
-    AdamW and the rest              2         3                   5
+              proxlm, products     proxlm, by YNNPACK     PyTorch, eager     products at own
+              by Eigen (below)     (XLA's own choice)                        shapes alone
+    `tiny`    0.279 (0.356)        0.311 (0.331)          0.345 (0.352)                     n=7
+    `small`   3.81 (3.82)          3.91 (4.20)            3.52 (3.85)        2.7            n=3
 
-Beyond its products a step takes little, and what decides is their kernel: MKL took 369 ms of what is traced,
-YNNPACK 424, Eigen 281. One core of that Xeon, the other busy, huge pages for all, three steps a call, CPU s
-a step, best (median): `tiny` by Eigen 0.300 (0.307), by PyTorch 0.344 (0.374), by YNNPACK, XLA's own choice,
-0.337 (0.618; n=5); `small` 3.93 (4.02), 3.26 (3.54), 4.81 (4.88; n=3), where products at own shapes alone
-take 2.7: so PyTorch leads on `small`. (An earlier hour, whose pages are not on record, had 4.46 against its
-6.08.) Losses are the same to 7 digits. The flag is left to the user, since a step of SmolLM2 on 32 tokens
-takes 1.03 by Eigen, 0.63 by YNNPACK (`pretrained`, n=3). XLA and MKL held to AVX2, which the kernels of XLA's
-products may not heed, `tiny`: 0.349 (0.366) by Eigen, 0.551 (0.576) by PyTorch, 0.400 (0.615) by YNNPACK. A
-step of `small` by PyTorch (3 profiled, load 6): products 58, attention 10, softmax and loss 6, copies 4, silu
+So `tiny` is ahead by 1.24 by Eigen, 1.11 by YNNPACK (best; medians 0.99 and 1.06), and `small`, where the
+goal is 1.1, is not: 0.92 (1.01). Held to AVX2, which the kernels of XLA's products may not heed, with
+attention as it was, `tiny` took 0.349 (0.366) by Eigen, 0.400 (0.615) by YNNPACK, 0.551 (0.576) by PyTorch.
+
+Where the time of `small` goes, by Eigen, CPU ms a step with attention as it was (4.27 s; perf's samples of
+CPU time laid over jax.profiler's trace, 6 steps), GFLOP/s in the step and of the product alone (best of 5):
+
+    products with weights     ms     in the step    alone    all else                     ms
+    forward, D x D, F x D     436    111            155      attention's products         434 (67 GFLOP/s)
+    forward, D x F            403     96            132      its softmax, 9 passes        254
+    input gradients           730    119            118-145  SwiGLU                       161
+    weight, D x F             339    114            130      norms, residual stream       170
+    weight, D x D             291    100            117      cross-entropy                144
+    weight, F x D (down)      238     81             95      rotations, heads, copies     131
+    head: forward, input      247    104                     AdamW, gradient's norm       60
+    head: weight              184     70             83      (pages first touched, in     250)
+                                                              the above
+
+Products with weights are 2.87 s of it, at 72 to 88 % of their rate alone. Weight gradients with the wide
+operand first (down, head) are the slow ones. Pages of 1.2 GB of temporaries are touched anew in each call:
+0.25 to 0.4 s a step, of three a call, and by PyTorch 0.44 to 1.1 (malloc's mmap_threshold ends its, not
+ours). A step by PyTorch (3 profiled, load 6): products 58 %, attention 10, softmax and loss 6, copies 4, silu
 2, the rest 20.
 
 What was tried, and what it brought (the same core with AVX-512; flags are those of jaxlib 0.10.2):
@@ -30,6 +38,13 @@ What was tried, and what it brought (the same core with AVX-512; flags are those
     (is so now)                                layer: 11 % of what is traced of `tiny`
     activations anew in the gradient           `tiny` 0.446 -> 0.414 CPU s (7); `small` 6.2 -> 5.8 (4), and
     (is so now)                                once 6.5 -> 7.0 (3); 6 to 7 % less memory for temporaries
+    attention divides by the weights' sums     `small` 4.51 -> 3.81 CPU s by Eigen, 4.89 -> 3.91 by YNNPACK
+    after the product, reduces in two          (3); `tiny` 0.300 -> 0.279, 0.301 -> 0.311 (7), medians 0.394
+    stages, and by blocks of 128 queries       -> 0.356, 0.430 -> 0.331; of temporaries 1,200 -> 1,087 MB
+    (is so now)
+    attention head by head, scores anew in     16 x 6 heads of 256 tokens 127 CPU ms, all heads at once 121,
+    the gradient, by such blocks               without blocks 140 (5); blocks of 64 no clear gain over 128,
+                                               for 1.5 times the compilation
     a rule of its own for SwiGLU's gradient    as fast as that, and no forward mode: not done
     gradient's norm behind a barrier           AdamW of 53M weights and the norm 0.142, not 0.195 CPU s,
     (is so now)                                without a copy of g² (best of 7); a step of 10 layers of
@@ -37,10 +52,15 @@ What was tried, and what it brought (the same core with AVX-512; flags are those
     glibc.malloc.hugetlb=1                     that step 0.42 in place of 0.56 CPU s (6)
     (is so in the Makefile)
     --xla_cpu_experimental_ynn_fusion_type=    products by Eigen: as above; PPO `base` no faster (3), sampling
-    (in INSTALL)                               neither (5); a quarter less memory for temporaries, compilation
-                                               a fifth more; last digits change
-    weight gradients, narrow operand first     that product 30 % faster, 2.5 % of a step: not done, it takes a
-                                               barrier in every model on every device
+    (in INSTALL)                               neither (5); compilation a fifth more; last digits change. A
+                                               layer of SwiGLU with its gradient, widths 128, 384 and 576,
+                                               took 1.2 to 1.6 of YNNPACK's time for 32 rows, 0.9 to 1.1 for
+                                               128, 1.0 for 512, 0.9 to 1.0 for 1,024 and 0.9 for 4,096
+                                               (best of 5). Left to the user: `train_lm` has 768 rows a step,
+                                               and SmolLM2 on 32 tokens takes 1.03 in place of 0.63
+    weight gradients, narrow operand first     those of down 34 -> 26, of the head 154 -> 100 ms (5), at most
+                                               3 % of a step: not done, it takes a barrier and a transposed
+                                               copy of the kernel; in 8 chunks of rows 10 to 40 % slower
     xla_cpu_use_multi_output_fusion,           compilation of `tiny` 2.8 in place of 4.3 s, `small` 2.9 of
     xla_cpu_disable_loop_unrolling             5.1 (best of 2), PPO `base` 15.3 of 20.5 (1; once 12.2); three
     (extra options; in INSTALL)                steps of `tiny` 0.98 of 1.09, 1.18 of 1.21 (best of 5, 6), PPO
