@@ -9,6 +9,7 @@ per response or per token. NaN, and None on the host, is not judged. For those w
   by `ppo.iterate(..., overlap=True)`, whose loop's body holds callbacks, evaluation and early stop
 - tools, multi-turn: `lm.Turns(tool, ...)` for `lm.make_actor` or `policy.actor_from_logits`, on the host by
   `lm.text_tool`; rewards of turns: `of_steps(rewards, turn_ends(samples.response_mask))`
+- samples of vLLM or another engine: `actors.samples_of_rows`, for `learn` of `ppo.make_collect_and_learn`
 - stop strings: `finish=functools.partial(policy.actors.stop_at, decode=..., stop_strings=...)`
 - whole scripts: `experiments/how_to/grpo_folder.py`, `experiments/how_to/calculator.py`
 """
