@@ -164,7 +164,7 @@ def require_beside(x: chex.ArrayTree, name: str, **numbers: Numbers) -> None:
     >>> require_beside({}, "l1", step_size={})
     """
     if jax.tree.leaves(x):
-        _validation.tree_at_least(0, name, **numbers)
+        _validation.tree_at_least(0, name, "", **numbers)
 
 
 def label(argument: str, path: Path) -> str:
