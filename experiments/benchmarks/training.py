@@ -27,10 +27,11 @@ CPU time laid over jax.profiler's trace, 6 steps), GFLOP/s in the step and of th
                                                               the above
 
 Products with weights are 2.87 s of it, at 72 to 88 % of their rate alone. Weight gradients with the wide
-operand first (down, head) are the slow ones. Pages of 1.2 GB of temporaries are touched anew in each call:
-0.25 to 0.4 s a step, of three a call, and by PyTorch 0.44 to 1.1 (malloc's mmap_threshold ends its, not
-ours). A step by PyTorch (3 profiled, load 6): products 58 %, attention 10, softmax and loss 6, copies 4, silu
-2, the rest 20.
+operand first (down, head) are the slow ones. With attention as it is now softmax takes 131, attention's
+products 409, those with weights 2,920 (3 steps in a busier hour, 600 of pages). Pages of 1.2 GB of
+temporaries are touched anew in each call: 0.25 to 0.6 s a step, of three a call, and by PyTorch 0.44 to 1.1
+(malloc's mmap_threshold ends its, not ours). A step by PyTorch (3 profiled, load 6): products 58 %,
+attention 10, softmax and loss 6, copies 4, silu 2, the rest 20.
 
 What was tried, and what it brought (the same core with AVX-512; flags are those of jaxlib 0.10.2):
 
