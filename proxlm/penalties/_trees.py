@@ -158,13 +158,13 @@ def pair(name: str, argument: str, tree: Any, x: chex.ArrayTree) -> Sequence[Any
     return [given[end] for end in ends.values() if end is not None]
 
 
-def require_beside(x: chex.ArrayTree, name: str, **numbers: Numbers) -> None:
+def require_beside(x: chex.ArrayTree, name: str, **numbers: Any) -> None:
     """Raises ValueError unless the numbers beside the leaves of x are ≥ 0; without leaves there are none.
 
     >>> require_beside({}, "l1", step_size={})
     """
     if jax.tree.leaves(x):
-        _validation.tree_at_least(0, name, "", **numbers)
+        _validation.tree_at_least(0, name, **numbers)
 
 
 def label(argument: str, path: Path) -> str:
