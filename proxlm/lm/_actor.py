@@ -160,7 +160,7 @@ class _Bound:
 
     def _rows(self, samples: Samples, config: ModelConfig, group_size: int) -> dict[str, Any]:
         size = group_size if _scoring.can_pack(config) else 1
-        start = samples.tokens.shape[1] - turns_lib.num_columns(self.num_tokens, self.turns)
+        start = samples.tokens.shape[1] - samples.response_mask.shape[1]
         return {"mask": samples.mask, "start": start, "group_size": size}
 
 

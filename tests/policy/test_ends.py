@@ -98,7 +98,7 @@ def test_the_value_after_the_last_column_is_that_of_the_longer_row():
     config = lm.ModelConfig(7, num_layers=1, width=8, num_heads=2, value_head=True)
     actor = lm.make_actor(config, 3)
     params = {"policy": rough(config, 0.5)}
-    row = lambda tokens: lm.Samples(tokens, np.ones(tokens.shape, bool), None, None, None)
+    row = lambda tokens: lm.Samples(tokens, np.ones(tokens.shape, bool), None, np.ones((1, 3), bool), None)
     tokens = np.array([[1, 2, 3, 4, 5, 6]])
     longer = np.asarray(compiled(actor.score)(params, row(tokens)).values)[:, -1]
     final = compiled(actor.final_values)(params, row(tokens[:, :-1]))

@@ -79,6 +79,21 @@ def test_lists_of_another_sampler_become_samples_that_are_learnt_from():
         learn(state, KEY, samples, rewards)
 
 
+@pytest.mark.parametrize("kind", ["logits", "model"])
+def test_fewer_columns_than_the_longest_response_are_scored_as_with_padding(kind):
+    rows = [[3], [4, 2]], [[1], [2, 0]], [[-1.0], [-1.0, -1.0]], [False, True]
+    if kind == "logits":
+        actor, params = actors.actor_from_logits(lambda p, tokens, mask: p[tokens], 3), jnp.eye(5)
+    else:
+        config = lm.ModelConfig(vocab_size=5, num_layers=1, width=8, num_heads=2, max_length=8)
+        actor, params = lm.make_actor(config, 3, critic=False), {"policy": lm.init(KEY, config)}
+    short, padded = (
+        actor.score(params, actors.samples_of_rows(*rows, response_length=n)).log_probs for n in (None, 3)
+    )
+    assert short.shape == (2, 2)
+    np.testing.assert_allclose(short, padded[:, :2], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "responses, log_probs, ended, message",
     [

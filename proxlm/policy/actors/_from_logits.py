@@ -11,7 +11,6 @@ import numpy as np
 from proxlm import _validation
 from proxlm._decoding import config as decoding
 from proxlm._decoding import distribution, history, rows
-from proxlm._decoding import turns as turns_lib
 from proxlm._decoding.config import SamplingConfig
 from proxlm._decoding.records import Actor, Samples, Scores, Turns
 from proxlm.policy.actors import _token_loop
@@ -68,7 +67,6 @@ def actor_from_logits(
     given = {"logits": logits, "init_cache": init_cache, "step": step, "values": values, "init": init}
     _check_arguments(given, num_tokens, sampling)
     untruncated = decoding.untruncated(sampling)
-    length = turns_lib.num_columns(num_tokens, turns)
     of_rows = functools.partial(_token_loop.without_holes, when=turns is not None)
     logits_of = of_rows(logits)
     prefill = init_cache
@@ -80,14 +78,14 @@ def actor_from_logits(
     def reference(
         params: Any, samples: Samples, full: bool = False, settings: SamplingConfig = untruncated
     ) -> Scores:
-        return _score(params, samples, logits_of, length, settings, full)._replace(values=None)
+        return _score(params, samples, logits_of, settings, full)._replace(values=None)
 
     def score(params: Any, samples: Samples, full: bool = False) -> Scores:
-        scores = _score(params, samples, logits_of, length, sampling, full)
+        scores = _score(params, samples, logits_of, sampling, full)
         if values is None:
             return scores
         found = of_rows(values)(params, samples.tokens, samples.mask)
-        return scores._replace(values=_values(found, samples, length))
+        return scores._replace(values=_values(found, samples))
 
     greedy = functools.partial(sample, jax.random.key(0), settings=decoding.as_greedy(sampling))
 
@@ -96,13 +94,13 @@ def actor_from_logits(
     return Actor(make, sample, score, reference, greedy, sampling, final_values, turns)
 
 
-def _score(params, samples, logits, num_tokens, sampling, full):
+def _score(params, samples, logits, sampling, full):
     """The scores of the response's columns, by the logits of those before them."""
     tokens, mask = samples.tokens, samples.mask
     found, values = _token_loop.logits_and_values(logits, params, tokens, mask)
-    targets = tokens[:, -num_tokens:]
-    before = found[:, -num_tokens - 1 : -1].reshape(targets.size, -1)
-    start = tokens.shape[1] - num_tokens
+    start = tokens.shape[1] - samples.response_mask.shape[1]
+    targets = tokens[:, start:]
+    before = found[:, start - 1 : -1].reshape(targets.size, -1)
     rows, columns = (jnp.asarray(x.reshape(-1)) for x in np.indices(targets.shape))
     index = history.in_turn(samples.response_mask).reshape(-1) if sampling.min_new_tokens else columns
     past = history.before(
@@ -112,7 +110,7 @@ def _score(params, samples, logits, num_tokens, sampling, full):
     return Scores(
         log_probs=distribution.select(log_probs, targets.reshape(-1)).reshape(targets.shape),
         entropy=distribution.entropy(log_probs).reshape(targets.shape),
-        values=None if values is None else _values(values, samples, num_tokens),
+        values=None if values is None else _values(values, samples),
         distribution=log_probs.reshape(*targets.shape, -1) if full else None,
     )
 
@@ -128,11 +126,11 @@ def _final_values(logits, values, params, samples):
     return jnp.asarray(found, jnp.float32)[:, -1]
 
 
-def _values(values, samples, num_tokens):
+def _values(values, samples):
     """The values of the states before the tokens of the responses, [B, R], in float32."""
     if jnp.shape(values) != samples.tokens.shape:
         _token_loop.refuse("values", values, f"of shape {samples.tokens.shape}, one for each column")
-    return jnp.asarray(values, jnp.float32)[:, -num_tokens - 1 : -1]
+    return jnp.asarray(values, jnp.float32)[:, -samples.response_mask.shape[1] - 1 : -1]
 
 
 def _no_parameters(key):
