@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from proxlm import lm, penalties, policy, transforms
-from proxlm.policy import advantages
+from proxlm.policy import advantages, ppo, recipes
 
 ROWS = jax.P("rows")
 
@@ -53,6 +53,19 @@ def test_conditional_steps_trace():
 def test_generalised_advantages_trace():
     gae = jax.vmap(advantages.gae)
     assert traced(gae, jnp.ones((4, 3)), jnp.zeros((4, 3)), jnp.ones((4, 3), bool))[0].shape == (4, 3)
+
+
+def test_an_iteration_that_a_kl_can_end_traces():
+    actor = policy.actor_from_logits(lambda params, tokens, mask: params[tokens], 3)
+    config, optimizer = recipes.make("grpo", kl=None, group_size=2, max_kl=0.1), optax.sgd(0.1)
+    prompts = lambda key: lm.Prompts(jax.random.randint(key, (2, 1), 0, 5))
+    reward = lambda samples: samples.tokens[:, -1]
+    step = ppo.make_step(actor, reward, prompts, optimizer, config)
+
+    def learn(keys, params):
+        return step(ppo.init(params[0], optimizer, config), keys[0])[0].params[None]
+
+    assert traced(learn, jax.random.split(jax.random.key(0), 1), jnp.ones((1, 5, 5))).shape == (1, 5, 5)
 
 
 def test_samples_trace():

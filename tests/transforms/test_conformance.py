@@ -262,6 +262,11 @@ def test_nothing_to_train_is_no_error(name, link):
     assert tx.update({}, tx.init({}), {}, **link.extra_args)[0] == {}
 
 
+def test_no_penalty_on_nothing_is_no_error():
+    tx = transforms.proximal_adam(0.1, penalties.zero())
+    assert tx.update({}, tx.init({}), {})[0] == {}
+
+
 def test_optax_finds_the_params_beside_a_strength_for_each_leaf():
     tx = transforms.proximal_adam(0.1, penalties.l1({"w": 1.0, "b": {"c": 0.5}}))
     found = optax.tree_map_params(tx, lambda _: 1, tx.init(tree(0)), transform_non_params=lambda _: 0)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import _validation
-from proxlm.penalties import _indicator, _slots, base
+from proxlm.penalties import _indicator, _slots, _trees, base
 
 __all__ = ["elastic_net", "l1", "non_negative_l1", "squared_l2", "zero"]
 
@@ -30,7 +30,7 @@ def zero() -> base.Penalty:
         return sum(missing, start=jnp.zeros(()))
 
     def prox(x, step_size):
-        _validation.tree_at_least(0, "zero", step_size=step_size)
+        _trees.require_beside(x, "zero", step_size=step_size)
         return x
 
     return base.Penalty(value, prox, lambda x, v: v).described("zero")

@@ -48,7 +48,7 @@ def run(
     optimizer = optax.with_extra_args_support(optimizer)
 
     def attempt(carry, turn):
-        (params, opt_state, _), (rows, key) = carry, turn
+        (params, opt_state, done), (rows, key) = carry, turn
         # pinned, for a gather by random rows would give every device all of them
         name = "a minibatch" if config.num_microbatches == 1 else None
         minibatch = sharding.rows(jax.tree.map(lambda x: x[rows], experience), name=name)
@@ -60,14 +60,13 @@ def run(
         new = (optax.apply_updates(params, updates), new_opt_state)
         if config.max_kl is not None:
             new = jax.tree.map(lambda new, old: jnp.where(proceed, new, old), new, (params, opt_state))
-        return (*new, ~proceed), _pack(report) | {"done": proceed}
+        return (*new, done | ~proceed), _pack(report) | {"done": proceed}
 
     def skip(carry, turn):
-        shapes = jax.eval_shape(attempt, carry, turn)[1]
-        return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return carry, jax.tree.map(jnp.zeros_like, jax.eval_shape(attempt, carry, turn)[1])
 
     guarded = lambda carry, turn: jax.lax.cond(carry[2], skip, attempt, carry, turn)
-    carry = (state.params, state.opt_state, jnp.bool_(False))
+    carry = (state.params, state.opt_state, jnp.zeros_like(experience.mask, shape=()))
     (params, opt_state, _), reports = jax.lax.scan(
         attempt if config.max_kl is None else guarded, carry, (rows, keys)
     )
