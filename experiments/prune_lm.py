@@ -78,10 +78,8 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     dense = cached_results.compute_once(run, "dense", lambda: evaluate(model.params))
     found: dict[tuple, list] = {}
     grams = functools.lru_cache(1)(lambda seed: grams_of(model, texts, config, seed))
-    seeds, levels = (
-        range(config.seed, config.seed + config.seeds),
-        zip(config.neurons, config.heads, strict=True),
-    )
+    seeds = range(config.seed, config.seed + config.seeds)
+    levels = zip(config.neurons, config.heads, strict=True)
     for seed, level, method in itertools.product(seeds, levels, config.methods):
         own = functools.partial(grams, seed)
         compute = functools.partial(of_lane, config, model, own, level, method, evaluate)

@@ -66,9 +66,7 @@ def score(
     rows, columns = (x.reshape(-1) for x in np.indices(shape))
     index = columns
     if response_mask is not None and sampling.min_new_tokens:
-        if np.shape(response_mask) != shape:
-            given, expected = np.shape(response_mask), f"{shape}, of the columns from {start} on"
-            raise _validation.invalid("response_mask.shape", given, expected, "", "score")
+        _check_shape("response_mask", response_mask, shape, f", of the columns from {start} on")
         index = history.in_turn(jnp.asarray(response_mask)).reshape(-1)
 
     def of(logits, targets, rows, columns, index, known):
@@ -82,20 +80,20 @@ def score(
             compared = against.fn(log_probs, other, targets)
         return *found, log_probs if full else None, compared
 
-    known = None if against is None else _states(against, (*shape, hidden.shape[1]))
+    known = None
+    if against is not None:
+        _check_shape("against.states", against.states, (*shape, hidden.shape[1]))
+        known = against.states.reshape(hidden.shape)
     data = tokens[:, start:].reshape(-1), rows, columns, index, known
-    scores = _chunks.map_logits(of, params, hidden, config, *data, strided=not full)
-    scores = *scores, hidden if states else None
-    log_probs, entropy, whole, compared, own = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), scores)
-    values = _forward.values(params, hidden, config).reshape(shape) if config.value_head else None
-    return Scores(log_probs, entropy, values, whole, own, compared)
+    *found, whole, compared = _chunks.map_logits(of, params, hidden, config, *data, strided=not full)
+    values = _forward.values(params, hidden, config) if config.value_head else None
+    scores = Scores(*found, values, whole, hidden if states else None, compared)
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), scores)
 
 
-def _states(against, shape):
-    """The reference's hidden states, a row a token."""
-    if np.shape(against.states) != shape:
-        raise _validation.invalid("against.states.shape", np.shape(against.states), f"{shape}", "", "score")
-    return against.states.reshape(-1, shape[2])
+def _check_shape(argument, array, shape, whose=""):
+    if np.shape(array) != shape:
+        raise _validation.invalid(f"{argument}.shape", np.shape(array), f"{shape}{whose}", "", "score")
 
 
 def values(

@@ -55,9 +55,9 @@ def _active(x, matrix, offset, equal):
         _, active, price, *_ = jax.lax.while_loop(going, exchange, begun)
         return (active, price), None
 
-    return jax.lax.scan(advance, (equal | jnp.zeros_like(over, bool), jnp.zeros_like(over)), None, length=8)[
-        0
-    ][0]
+    begun = equal | jnp.zeros_like(over, bool), jnp.zeros_like(over)
+    (active, _), _ = jax.lax.scan(advance, begun, None, length=8)
+    return active
 
 
 def _prices(x, matrix, offset, active):

@@ -59,13 +59,13 @@ def compare(
         scores = actor.score(params, samples)
         return scores, Comparison(None, jnp.zeros_like(scores.log_probs), None)
     exact, in_loss, truncated = settings.estimator == "exact", settings.placement == "loss", truncates(actor)
-    ref_params = params_of(state.ref_params, params)
-    whole = exact or truncated
-    reference, known = (
-        actor.known(ref_params, samples) if whole else (actor.reference(ref_params, samples), None)
-    )
-    if truncated or (exact and not in_loss):
-        of = functools.partial(_of_tokens, exact=exact and not in_loss, truncated=truncated)
+    ref_params, in_reward = params_of(state.ref_params, params), exact and not in_loss
+    if exact or truncated:
+        reference, known = actor.known(ref_params, samples)
+    else:
+        reference, known = actor.reference(ref_params, samples), None
+    if in_reward or truncated:
+        of = functools.partial(_of_tokens, exact=in_reward, truncated=truncated)
         scores, (log_probs, penalty) = actor.compare(of, params, samples, ref_params, known)
     else:
         scores, log_probs, penalty = actor.score(params, samples), reference.log_probs, None

@@ -75,10 +75,8 @@ def actor_from_logits(
     model = _token_loop.Model(logits_of, None if prefill is None else (prefill, step), num_tokens)
     sample = _token_loop.sampler(model, sampling, turns)
 
-    def reference(
-        params: Any, samples: Samples, full: bool = False, settings: SamplingConfig = untruncated
-    ) -> Scores:
-        return _score(params, samples, logits_of, settings, full)._replace(values=None)
+    def reference(params: Any, samples: Samples, full: bool = False) -> Scores:
+        return _score(params, samples, logits_of, untruncated, full)._replace(values=None)
 
     def score(params: Any, samples: Samples, full: bool = False) -> Scores:
         scores = _score(params, samples, logits_of, sampling, full)
