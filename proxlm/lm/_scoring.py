@@ -61,7 +61,6 @@ def score(
     tokens, mask = _arguments.token_ids(tokens, mask, config)
     hidden = _hidden_before(params, tokens, config, mask, start, group_size)
     shape = (tokens.shape[0], tokens.shape[1] - start)
-
     first = history.of_rows(tokens, mask, config.vocab_size, sampling)
     rows, columns = (x.reshape(-1) for x in np.indices(shape))
     index = columns
@@ -85,9 +84,10 @@ def score(
         _check_shape("against.states", against.states, (*shape, hidden.shape[1]))
         known = against.states.reshape(hidden.shape)
     data = tokens[:, start:].reshape(-1), rows, columns, index, known
-    *found, whole, compared = _chunks.map_logits(of, params, hidden, config, *data, strided=not full)
+    found = _chunks.map_logits(of, params, hidden, config, *data, strided=not full)
+    log_probs, entropy, whole, compared = found
     values = _forward.values(params, hidden, config) if config.value_head else None
-    scores = Scores(*found, values, whole, hidden if states else None, compared)
+    scores = Scores(log_probs, entropy, values, whole, hidden if states else None, compared)
     return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), scores)
 
 
