@@ -9,12 +9,13 @@ import subprocess
 import sys
 import types
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from experiments.support import Refusal
 from experiments.support.data import corpora
-from experiments.support.run import cli, configs, runs, stopping
+from experiments.support.run import cli, configs, runs, stages, stopping
 from proxlm import lm
 
 
@@ -168,6 +169,19 @@ def test_a_signal_saves_and_says_how_to_go_on(monkeypatch, tmp_path, capsys):
     run(STOPPED.replace("os.kill(os.getpid(), SIGNAL)", "pass"), "--resume")
     shown = capsys.readouterr().out
     assert "chunk 2" in shown and "chunk 1" not in shown
+
+
+@pytest.mark.parametrize(("late", "ended"), [(1, 3), (4, 5)])
+def test_a_signal_while_a_state_is_saved_is_heard_after_the_next_chunk(tmp_path, late, ended):
+    def on_chunk(index, _):
+        if index == late:  # which is reported while chunk 2, or the last of them, is saved
+            signal.raise_signal(signal.SIGTERM)
+
+    settings = {"key": jax.random.key(0), "every": 2, "config": {}, "checkpoint_folder": tmp_path}
+    advance = lambda state, key: (state + 1, {})
+    with stopping.signals(), pytest.raises(stopping.Stopped):
+        stages.run_chunks(advance, jnp.array(0), 5, **settings, on_chunk=on_chunk)
+    assert stages.first_chunk(tmp_path) == ended
 
 
 @pytest.mark.slow

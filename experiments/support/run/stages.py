@@ -116,14 +116,15 @@ def run_chunks(
                 state, metrics = run_chunk(state, jax.random.fold_in(key, index))
                 _report(on_chunk, before)
                 before = [(index, metrics)]
-                asked = processes.largest(is_asked())
-                if (index + 1) % every == 0 or index + 1 == num_chunks or asked:
+                asked, last = processes.largest(is_asked()), index + 1 == num_chunks
+                if (index + 1) % every == 0 or last or asked:
                     _check_finite(state, index + 1, checkpoint_folder)
                     _report(on_chunk, before)
                     wait()
                     wait = start_save(checkpoint_folder, index + 1, state, owner)
-                if asked:
-                    raise stopping.Stopped(asked)
+                # The next chunk hears of what has come since, and after the last nobody would.
+                if asked or (last and (asked := processes.largest(is_asked()))):
+                    stopping.stop(asked)
     finally:
         wait()
     return state

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 _state = {"deferred": False, "asked": 0}  # asked: by which signal
 
@@ -19,6 +20,7 @@ def signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _state["asked"] = 0
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -29,12 +31,21 @@ def signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], int]]:
-    """Defers one stop; yields a function that gives the signal that asked for it, 0 if none did."""
-    _state.update(deferred=True, asked=0)
+    """Defers one stop; yields a function that gives the signal that asked for it, 0 if none did.
+
+    What nobody has taken, since it came after the last look, is still there the next time.
+    """
+    _state["deferred"] = True
     try:
         yield lambda: _state["asked"]
     finally:
-        _state.update(deferred=False, asked=0)
+        _state["deferred"] = False
+
+
+def stop(number: int) -> NoReturn:
+    """Ends the process for the signal that a deferred stop was asked by."""
+    _state["asked"] = 0
+    raise Stopped(number)
 
 
 def _stop(number, frame):
