@@ -63,7 +63,7 @@ EXPERIMENTS = {
     ),
     "exact": Experiment("bias and noise of 16 algorithms, without sampling", "½", "bias of RLOO 1e-15"),
     "sparse_lm": Experiment("MLP neurons removed by penalties or by size", "6½", "1.4 times as fast"),
-    "prune_lm": Experiment("neurons and heads cut out of SmolLM2", "5", "perplexity 49 → 64, 694 by size"),
+    "prune_lm": Experiment("neurons and heads cut out of SmolLM2", "10", "perplexity 49 → 63, 651 by size"),
     "inspect_lm": Experiment(
         "attention, logit lens, and the heads that a penalty keeps", "3", "0.102 nats a kept head"
     ),
