@@ -3,20 +3,21 @@
     python -m experiments.prune_lm               # make more-data before
     python -m experiments.prune_lm --smoke
 
-Every method sees the same 4,096 tokens of film reviews, removes as many units of each layer, and refits the
-kernels behind what is left by least squares on them. 2 CPU cores (Intel Xeon with AVX-512, one of them used,
-among four other jobs), 9½ minutes of CPU time; perplexity on the beginnings of 16 reviews held out, 49.2 of the
-whole model, ± the standard deviation over n=3 draws of the text:
+Every method sees the same 4,096 tokens of film reviews, removes as many units of each layer, and refits
+the kernels behind what is left by least squares on them. 2 CPU cores (Intel Xeon with AVX-512, one of
+them used, among four other jobs), 9½ minutes of CPU time; perplexity on the beginnings of 16 reviews held
+out, 49.2 of the whole model, ± the standard deviation over n=3 draws of the text:
 
     removed                                 group lasso    activation    magnitude
     20 % of the neurons                      63.0 ± 0.9     63.5 ± 0.7     651 ± 46
     40 %, and one query head of each three  151.9 ± 4.9    105.3 ± 4.0    1945 ± 255
 
-What the penalty chooses is a little better for a fifth of the neurons, on each draw by 0.3 to 0.9, and what
-activations choose is better beyond, above all for heads: there the refit leaves 7.2 % of the squares of what a
-layer adds, after the penalty's choice 9.7 %, after magnitude's 15.1 %. Cut out, the model has 96.0 M of 134.5 M
-parameters, and decodes in 57.1 CPU ms a token in place of 64.8; transformers 5 opens it with the same logits to
-3e-5 of the largest. Ridge and penalty were chosen on other reviews, by six layers' errors.
+What the penalty chooses is a little better for a fifth of the neurons, on each draw by 0.3 to 0.9, and
+what activations choose is better beyond, above all for heads: there the refit leaves 7.2 % of the squares
+of what a layer adds, after the penalty's choice 9.7 %, after magnitude's 15.1 %. Cut out, the model has
+96.0 M of 134.5 M parameters, and decodes in 57.1 CPU ms a token in place of 64.8; transformers 5 opens it
+with the same logits to 3e-5 of the largest. Ridge and penalty were chosen on other reviews, by six
+layers' errors.
 """
 
 import dataclasses
