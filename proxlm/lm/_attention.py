@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from proxlm import sharding
-from proxlm.lm._layers import soft_cap
+from proxlm.lm._layers import over_last, soft_cap
 
 HIDDEN = -1e30  # finite, so that a row with no visible key gives a uniform average and not NaN
 BLOCK = 128  # queries
@@ -53,7 +53,7 @@ def attend(
         return _attend_in_groups(query, key, value, visible, scale, cap)
     options = {"scale": scale, "cap": cap}
     normalised_first = functools.partial(_attend, **options)
-    if query.shape[2] == 1:
+    if query.shape[2] == 1 and query.shape[0] != 1:
         return normalised_first(query, key, value, visible)
     by_cpu = functools.partial(_attend_and_normalise, **options)
     return jax.lax.platform_dependent(query, key, value, visible, cpu=by_cpu, default=normalised_first)
@@ -66,9 +66,9 @@ def _attend(query, key, value, visible, scale, cap):
 def _attend_and_normalise(query, key, value, visible, scale, cap):
     """(exp(s − max s)·v) / Σ exp(s − max s) of scores s: half the passes over [B, H, T, S] and the space."""
     scores = _scores(query, key, visible, scale, cap)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(_over_keys(jnp.max, scores)))
+    weights = jnp.exp(scores - jax.lax.stop_gradient(over_last(jnp.max, scores)))
     mixed = _mix(weights.astype(value.dtype), value).astype(jnp.promote_types(value.dtype, jnp.float32))
-    return (mixed / _over_keys(jnp.sum, weights)).astype(value.dtype)
+    return (mixed / over_last(jnp.sum, weights)).astype(value.dtype)
 
 
 def _mix(weights, value):
@@ -76,17 +76,6 @@ def _mix(weights, value):
     batch, heads, length, _ = weights.shape
     weights = weights.reshape(batch, value.shape[1], -1, value.shape[2])
     return jnp.einsum("bgqk,bgkd->bgqd", weights, value).reshape(batch, heads, length, value.shape[-1])
-
-
-def _over_keys(reduce, x):
-    """A reduction of the last axis, kept; by two stages, which XLA fuses with what makes x on a CPU.
-
-    It cuts a reduction of more than 32 numbers in windows, whose pass is one of its own and slow.
-    """
-    size = x.shape[-1]
-    if isinstance(size, int) and size > 32 and size % 32 == 0:
-        x = jax.lax.optimization_barrier(reduce(x.reshape(*x.shape[:-1], -1, 32), axis=-2))
-    return reduce(x, axis=-1, keepdims=True)
 
 
 def attend_by_cudnn(

@@ -181,6 +181,9 @@ def extend(
 ) -> tuple[jax.Array, LayerCache]:
     """One layer of `decode` or `append`: the residual stream `[B·K, D]` after it, and its cache.
 
+    The cache of one row may come without the axis of rows: XLA writes it in place, where it copies
+    `[1, H_kv, S, d]` at every token.
+
     >>> from proxlm import lm
     >>> config = lm.ModelConfig(vocab_size=16, num_layers=1, width=8, num_heads=2)
     >>> block = lm.unstack(lm.init(jax.random.key(0), config)["blocks"])[0]
@@ -189,11 +192,14 @@ def extend(
     >>> jax.eval_shape(lambda: extend(block, jnp.ones((3, 8)), empty, 0, view, config)[0]).shape
     (3, 8)
     """
-    write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new, (0, 0, column, 0))
-    shape = (len(layer.key), len(x) // len(layer.key))
-    query, key, value = _block.project(block, x, config, shape, view.turn)
+    has_rows = layer.key.ndim == 4
+    batch = len(layer.key) if has_rows else 1
+    query, key, value = _block.project(block, x, config, (batch, len(x) // batch), view.turn)
+    start = (0, 0, column, 0) if has_rows else (0, column, 0)
+    write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new if has_rows else new[0], start)
     layer = LayerCache(write(layer.key, key), write(layer.value, value))
-    return _block.finish(block, x, query, *layer, view.visible, config), layer
+    key, value = layer if has_rows else (x[None] for x in layer)
+    return _block.finish(block, x, query, key, value, view.visible, config), layer
 
 
 def grow(cache: Any, length: int) -> Any:

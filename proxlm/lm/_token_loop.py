@@ -116,7 +116,7 @@ def go_on(
     num_tokens, length = len(uniform), tokens.shape[1]
     if isinstance(cache, _cache.LayerCache):
         cache = _cache.grow(cache, length + num_tokens)
-    if isinstance(cache, list) and len(tokens) == 1:  # or XLA writes what it reads, `[H, S, d]`, beside it
+    if isinstance(cache, list) and len(tokens) == 1:  # or XLA copies it at every token
         cache = jax.tree.map(lambda x: x[0], cache)
     draw = functools.partial(draw_tokens, params=params, config=config, sampling=sampling)
     seen = history.at_start(tokens, mask, config.vocab_size, sampling)
@@ -163,9 +163,8 @@ def _repeat(rows, cache, group_size):
 def _step(i, state, *, uniform, valid, draw, places, first, params, config, sampling):
     """Feeds the last token, i − 1, and draws token i."""
     column, place = first + i - 1, _places.at_step(places, i - 1)
-    cache = _with_rows(state.cache)
-    hidden, cache = _cache.decode(params, state.token, cache, column, place, valid, config)
-    state = state._replace(cache=jax.tree.map(lambda new, old: new.reshape(old.shape), cache, state.cache))
+    hidden, cache = _cache.decode(params, state.token, state.cache, column, place, valid, config)
+    state = state._replace(cache=cache)
     return _put(i, state, draw(hidden, uniform[i], history=history.History(state.seen, i)), sampling)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,19 @@ def test_the_log_probs_of_sampling_are_those_of_scoring(name):
     expected = np.where(samples.response_mask, scores.log_probs, 0.0)
     np.testing.assert_allclose(samples.log_probs, expected, rtol=1e-5, atol=1e-5)
     assert settings.greedy == (samples.log_probs == 0).all()
+
+
+def test_one_row_samples_what_is_scored_and_copies_its_cache_at_no_token():
+    config = lm.ModelConfig(vocab_size=17, num_layers=2, width=48, num_heads=2, max_length=40)
+    params, prompts = rough(config), jnp.asarray(np.resize(PROMPTS, (1, 30)))
+    run = jax.jit(functools.partial(lm.sample, config=config, num_tokens=NUM_TOKENS))
+    program = run.lower(jax.random.key(1), params, prompts).compile()
+    samples = program(jax.random.key(1), params, prompts)
+    scores = score(params, samples.tokens, config, mask=samples.mask, start=30, sampling=SAMPLING)
+    np.testing.assert_allclose(samples.log_probs, scores.log_probs, rtol=1e-5, atol=1e-5)
+    if jax.default_backend() == "cpu":
+        assert "f32[2,40,24]" in program.as_text()  # keys or values of a layer
+        assert not re.findall(r"f32\[(?:1,)?2,40,24\]\S* copy\(.*", program.as_text())
 
 
 ONE_STOP = [pytest.param(x, marks=pytest.mark.slow) for x in (0, 3, 16)]
