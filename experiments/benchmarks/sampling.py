@@ -1,23 +1,56 @@
 """Sampling from a language model: 48 new tokens after a prompt of 16.
 
-One core of an Intel Xeon (AVX-512), nine processes on two cores, best of n=5: 64 rows 23,200 tokens a CPU
-s, 2.2 times PyTorch's loop and 2.9 times transformers; one row 4,950, 6.2 and 13 times. An hour before, with
-less beside it, 64 rows were 2.4 times as fast as PyTorch's loop. Where their time goes (lower quartiles of
-each operation, three profiles):
+One core of an Intel Xeon (AVX-512), much other work beside it (load 7), best (median) of n=5, tokens a
+CPU s and how many times as fast proxlm is:
 
-    products of the decoding loop   38 %       at 75 to 98 GFLOP a second; MKL alone 98 to 114 here
-    attention's products            26 to 30   they read the cache, 12 MB, at 22 GB a second; what is beyond
-                                               the second-level cache the core alone sums at 24 to 28
-    the prompt                      14         of which products 10; 20 with cosines in every rotation
-    rotations, cache written        6
-    softmax, SwiGLU, cache grown    4, 3, 2
+                 proxlm, tokens    PyTorch's loop                 transformers
+    64 rows      13,030 (12,800)   8,345 (6,506): 1.6 (2.0)       5,819 (4,499): 2.2 (2.8)
+    one row      4,517 (3,947)     737 (611): 6.1 (6.5)           337 (299): 13.4 (13.2)
 
-So 3 times PyTorch's 10,700 is out of reach here: products and the cache alone leave 2.5. One row reads 3.3
-MB of weights a token: products are 55 % of its time, the rest some 100 operations of a microsecond. It took
-12.2 ms, and takes 8.6 since the cache of one row is written once, where XLA wrote and copied what it read
-beside it. Attention reads only segments that are filled, and numbers are drawn before the loop; segments of
-16 would spare a tenth of attention for two more loops to compile. Products by Eigen (`training`): as fast.
-Fusions of several results (`training`): one row 10.1 in place of 10.8 ms (best of 7, load 8), not done.
+With nine processes on two cores 64 rows made 23,200 tokens a CPU s, 2.2 times PyTorch's loop and 2.9 times
+transformers, an hour before 2.4 times PyTorch's; one row, before its cache was written in place, 4,950,
+6.2 and 13 times. Where the time goes, per cent (lower quartiles of each operation in traces, load 7):
+
+                               64 rows                                  one row
+    products with weights      38, at 75 to 98 GFLOP a second;          61: 3.3 MB of weights a token at
+                               MKL alone 98 to 114 here                 23 to 26 GB a second
+    attention's products       26 to 32: they read the cache, 12 MB,    5
+                               at 11 to 22 GB a second
+    the prompt                 14, of which products 10                 15, of which 7 are copies of the
+                                                                        stacked layers, products 5
+    rotations, cache written   5 to 6                                   4
+    softmax                    4                                        4
+    norms, residual stream     2                                        5
+    SwiGLU                     2 to 3                                   1
+    cache grown, token drawn   2                                        4
+
+What is beyond the second-level cache the core alone sums at 24 to 28 GB a second. So 3 times PyTorch's is out
+of reach for 64 rows: products and the cache alone leave 2.5. And so is 12 times for one row: the weights are
+read at what memory gives, so that without anything else it were some 10 times. It has 105 operations a token,
+half a microsecond each but for 25 products.
+
+What was tried, by turns unless said:
+
+    cache of one row written in place,         one row 10.7 -> 10.1 ms, median 11.5 -> 11.0 (n=11), of 105
+    norms in two operations, not four,         operations a token in place of 144; a cache `[1, H, S, d]` was
+    softmax in five, not eight (is so now)     copied by each layer at each token; the first call took 6.5
+                                               and 6.3 CPU s (1). For 64 rows norms and softmax in two stages
+                                               took 175 in place of 173 ms, median 198 and 198 (11): not done
+    layers in a list (`lm.unstack`)            one row 9.1 in place of 10.1 ms (11): no copies of the layers
+    the cache of one row written once          12.2 -> 8.6 ms (in a quieter hour): XLA wrote what it read
+    (is so now)                                beside it
+    attention by a product of numbers          245 us in place of 68 for q k of 64 rows and 48 columns, 215
+    and a sum, not of matrices                 in place of 73 for the values, 34 in place of 1.8 for one row
+                                               (best of 9): XLA does not vectorise the sum
+    rotation by the halves exchanged, or       64 rows of 4 heads of 32 took 31 and 29 us in place of 28 (9),
+    stacked, not concatenated                  16 x 6 heads of 256 x 64 with their gradient 12.3 and 11.5 in
+                                               place of 9.1 ms (9)
+    segments of 16                             would spare a tenth of attention for two more loops to compile
+    products by Eigen (`training`)             as fast
+    fusions of several results (`training`)    one row 10.1 in place of 10.8 ms (best of 7, load 8); XLA
+                                               aborts some programs with it: not done
+
+Attention reads only segments that are filled, and numbers are drawn before the loop, one a token and row.
 
 Run as a module it measures one job on several CPU devices, which must be made before JAX starts:
 

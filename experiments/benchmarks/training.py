@@ -29,9 +29,9 @@ CPU time laid over jax.profiler's trace, 6 steps), GFLOP/s in the step and of th
 Products with weights are 2.87 s of it, at 72 to 88 % of their rate alone. Weight gradients with the wide
 operand first (down, head) are the slow ones. With attention as it is now softmax takes 131, attention's
 products 409, those with weights 2,920 (3 steps in a busier hour, 600 of pages). Pages of 1.2 GB of
-temporaries are touched anew in each call: 0.25 to 0.6 s a step, of three a call, and by PyTorch 0.44 to 1.1
-(malloc's mmap_threshold ends its, not ours). A step by PyTorch (3 profiled, load 6): products 58 %,
-attention 10, softmax and loss 6, copies 4, silu 2, the rest 20.
+temporaries are touched anew in each call: 0.25 to 0.6 s a step, of three a call, and by PyTorch 0.44 to 1.1;
+on a day when huge pages were at hand 0.07 of 4.9 and 0.13 of 4.1 (below). A step by PyTorch (3 profiled, load
+6): products 58 %, attention 10, softmax and loss 6, copies 4, silu 2, the rest 20.
 
 What was tried, and what it brought (the same core with AVX-512; flags are those of jaxlib 0.10.2):
 
@@ -52,6 +52,16 @@ What was tried, and what it brought (the same core with AVX-512; flags are those
                                                SmolLM2-135M's sizes on 32 tokens 0.43 in place of 0.55 (5)
     glibc.malloc.hugetlb=1                     that step 0.42 in place of 0.56 CPU s (6)
     (is so in the Makefile)
+    glibc.malloc.arena_max=1 and mmap_ and     page faults a step of `small` 1,300 -> 0, by PyTorch 10,600 ->
+    trim_threshold of 4 GB, so that pages      0; of `tiny` 740 -> 110 and 5,500 -> 80: XLA seems to allocate
+    are kept                                   in a thread, whose own arena holds no block above 64 MB. `tiny`
+                                               0.473 -> 0.470 CPU s, median 0.515 -> 0.490, PyTorch 0.525 ->
+                                               0.494, 0.593 -> 0.572 (7); `small` no faster (2). Memory of
+                                               `tiny` 725 -> 956 MB: not done
+    jemalloc, tcmalloc, mimalloc preloaded     faults of `tiny` 210 -> 0, 0 and 7,900; best of 4 to 6 calls
+                                               0.37 to 0.52 (3 runs), 0.39 and 0.44; without 0.38 to 0.42 (3)
+    norms in two stages, as softmax            `tiny` 0.385 in place of 0.386 CPU s, median 0.428, not 0.440
+                                               (7), first call 5.2, not 5.5 (1): for one row only (`sampling`)
     --xla_cpu_experimental_ynn_fusion_type=    products by Eigen: as above; PPO `base` no faster (3), sampling
     (in INSTALL)                               neither (5); compilation a fifth more; last digits change. A
                                                layer of SwiGLU with its gradient, widths 128, 384 and 576,
