@@ -34,9 +34,10 @@ import numpy as np
 import optax
 
 from experiments.support.data import text_metrics
+from experiments.support.models import pretrained
 from experiments.support.run import cli, configs, runs
 from experiments.support.text_classification import datasets, methods, report
-from proxlm import penalties, solvers
+from proxlm import _validation, penalties, solvers
 
 TOGETHER = "together"
 
@@ -53,17 +54,24 @@ class Config(configs.Base):
     phrase_rate: float = 0.3  # of the linear model
     phrase_strength: float = 3e-6  # of its group lasso over phrases
     vector_layers: int = configs.field(4, smoke=1)  # of SmolLM2, that words go through
-    # that headlines go through; 0: they start from its words too
-    state_layers: int = configs.field(12, smoke=1)
-    strengths: int = configs.field(7, smoke=2)  # of ridge penalties on the head that reads these
+    fine_tune: tuple[str, ...] = configs.field(("headlines",), smoke=("sentences",))  # corpora
+    tuned_model: str = configs.field(pretrained.SMOLLM2, smoke=pretrained.UNTRAINED)  # or as finetune's
+    tuned_depth: int = configs.field(16, smoke=2)  # its first layers, which are used ...
+    tuned_layers: int = configs.field(6, smoke=1)  # ... and how many of them, the last, are trained
+    tuned_rate: float = 1.5e-4  # of these; ten times as much for the head
+    tuned_decay: float = 0.01  # of the weights
+    tuned_epochs: int = 1
     longest: int = configs.field(512, smoke=32)  # words of a text that is judged
     validation: float = 0.1  # share of the training texts by which settings are chosen
     documents: int = configs.field(0, smoke=400)  # how many texts to read of each part; 0 reads all
     seed: int = 1  # settings were tried out on 0
 
     def validate(self) -> None:
-        configs.check_choices(self, corpora=datasets.CORPORA)
-        configs.check_positive(self, "learning_rate", "phrase_rate")
+        configs.check_choices(self, corpora=datasets.CORPORA, fine_tune=datasets.CORPORA)
+        configs.check_positive(self, "learning_rate", "phrase_rate", "tuned_rate")
+        if self.tuned_layers > self.tuned_depth:
+            expected = f"at most tuned_depth={self.tuned_depth}, the layers that there are"
+            raise _validation.invalid("tuned_layers", self.tuned_layers, expected)
         configs.check_shares(self, "validation")
         methods.shape(2, 1, self)
 

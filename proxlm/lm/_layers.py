@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from proxlm.lm import _half_products
 from proxlm.lm._layer_kernels import LayerKernel, product
 
 ACTIVATIONS = {
@@ -28,7 +29,8 @@ def linear(x: jax.Array, kernel: jax.Array | LayerKernel, bias: jax.Array | None
     if isinstance(kernel, LayerKernel):
         y = product(x, kernel)
     else:
-        y = x @ kernel.reshape(x.shape[1], -1).astype(x.dtype)
+        kernel = kernel.reshape(x.shape[1], -1).astype(x.dtype)
+        y = _half_products.product(x, kernel) if _half_products.applies(x) else x @ kernel
     if bias is not None:
         y = y + bias.reshape(1, -1).astype(x.dtype)
     return y

@@ -116,6 +116,7 @@ BAD = {
     "text_classification": [
         ({"corpora": ("tweets",)}, "corpora must be one of 'newsgroups', .*, got 'tweets'"),
         ({"phrase_rate": 0.0}, "phrase_rate must be a number > 0"),
+        ({"tuned_layers": 5, "tuned_depth": 4}, "tuned_layers must be at most tuned_depth=4, .*, got 5"),
         ({"validation": 1.0}, "validation must be a share"),
     ],
     "train_lm": [

@@ -6,21 +6,20 @@ import numpy as np
 import pytest
 
 from experiments.support.models import smollm
-from experiments.support.text_classification import report, smollm_features
+from experiments.support.text_classification import smollm_features
 from proxlm import lm
 from tests import arrays
 
 MODEL = lm.ModelConfig(vocab_size=9, num_layers=1, width=8, num_heads=2, max_length=16)
 
 
-def test_texts_are_read_part_by_part_and_a_part_only_once(tmp_path, monkeypatch):
+def test_texts_are_read_part_by_part_and_a_part_only_once(tmp_path):
     config = lm.ModelConfig(vocab_size=9, num_layers=2, width=8, num_heads=2)
     params = arrays.rough(config, scale=0.3)
-    monkeypatch.setattr(smollm, "load", lambda data: lm.Pretrained(params, config, None, (0,)))
+    model = lm.Pretrained(params, config, None, (0,))
     rows = [[0, 3], [0, 4, 5, 6], [0, 7, 8]]
-    monkeypatch.setattr(smollm_features, "tokens", lambda model, names, longest: rows)
-    monkeypatch.setattr(smollm_features, "PART", 2)
-    read = lambda: smollm_features.states_of_texts("abc", 1, 4, tmp_path, tmp_path)
+    params, config = smollm.first_layers(model, 1, 4)
+    read = lambda: smollm.states_by_parts(params, rows, config, tmp_path, part=2, batch=64)
     first = read()
     hidden = jax.jit(lm.hidden_states, static_argnums=2)(params, jnp.array([[0, 7, 8]]), config)
     hidden = np.asarray(hidden)[0].reshape(3, 8)[1:]
@@ -36,20 +35,6 @@ def test_a_model_has_no_more_layers_than_it_has():
     model = lm.Pretrained({}, MODEL, None, (0,))
     with pytest.raises(ValueError, match="num_layers=2: expected 1 to 1"):
         smollm.first_layers(model, 2, 8)
-
-
-def test_heads_solve_their_ridge_regressions():
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(60, 3)).astype(np.float32)
-    labels = rng.integers(0, 2, 60)
-    strengths = np.array([1.0, 0.01], np.float32)
-    found = smollm_features.heads(features, labels, strengths, 2)
-
-    for i, strength in enumerate(strengths):
-        kernel, bias = np.asarray(found["kernel"][i]), np.asarray(found["bias"][i])
-        wrong = np.exp(report.log_softmax(features @ kernel + bias)) - np.eye(2)[labels]
-        assert np.allclose(features.T @ wrong / 60 + strength * kernel, 0.0, atol=2e-4)
-        assert np.allclose(wrong.mean(axis=0), 0.0, atol=2e-4)  # the bias goes unpunished
 
 
 def test_word_vectors_are_the_same_in_any_company():

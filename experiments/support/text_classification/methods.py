@@ -12,12 +12,18 @@ import numpy as np
 import optax
 
 from experiments.support.data import corpora
-from experiments.support.models import language_model, smollm
+from experiments.support.models import language_model, pretrained, smollm
 from experiments.support.run import supervised
-from experiments.support.text_classification import datasets, ngrams, smollm_features, transformer
+from experiments.support.text_classification import (
+    datasets,
+    fine_tuning,
+    ngrams,
+    smollm_features,
+    transformer,
+)
 from proxlm import apply_prox, lm, penalties
 
-SMOLLM2, PHRASES = "from SmolLM2", "phrases"
+SMOLLM2, PHRASES, FINE_TUNED = "from SmolLM2", "phrases", "fine-tuned SmolLM2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Plan:
     least_phrases: int = 4  # texts a phrase has to be in
     bag: int = 384  # phrases of a training text
     phrase_steps: int = 1200  # of 64 texts
-    read: int = 0  # tokens of a text that SmolLM2 reads; 0: it lends its words
+    read: int = 128  # tokens of a text that SmolLM2 reads where it is fine-tuned
 
 
 PLANS = {
@@ -82,28 +88,30 @@ class Result(NamedTuple):
 
 
 def run_all(run, task: Task, config) -> dict[str, Result]:
-    """Method ↦ result; that of SmolLM2 only where it was fetched."""
-    data, vectors, own = run.data, None, {}
+    """Method ↦ result; that of SmolLM2 only where it was fetched: fine-tuned, or lending its words."""
+    tuned, vectors, own = task.name in config.fine_tune, None, {}
+    if (tuned and config.tuned_model != pretrained.SMOLLM2) or is_fetched(run.data):
+        if tuned:
+            own = {FINE_TUNED: fine_tuned(run, task, config)}
+        else:
+            vectors = functools.partial(smollm_features.vectors_of, run=run, config=config, data=run.data)
+    return transformers(run, task, config, vectors) | own | {PHRASES: phrases_of(run, task, config)}
+
+
+def is_fetched(data: pathlib.Path) -> bool:
+    """Whether the wheel of SmolLM2 is there; says so if not."""
     try:
         corpora.wheel(smollm.PACKAGE, data, corpora.MORE)
     except FileNotFoundError as error:
         print(f"without SmolLM2: {error}")
-    else:
-        if task.plan.read and config.state_layers:
-            own = {SMOLLM2: states_of(run, task, config, data)}
-        else:
-            vectors = functools.partial(smollm_features.vectors_of, run=run, config=config, data=data)
-    return transformers(run, task, config, vectors) | own | {PHRASES: phrases_of(run, task, config)}
+        return False
+    return True
 
 
-def states_of(run, task: Task, config, data: pathlib.Path) -> Result:
-    """A linear head on what the middle of SmolLM2, left as it is, makes of a text."""
-    texts = [text for part in task.parts for text in part.texts]
-    states = smollm_features.states_of(texts, run, task.plan.read, config, data)
-    parts = [np.stack([states[text] for text in part.texts]) for part in task.parts]
-    labels = [task.train.labels, task.validation.labels]
-    head = smollm_features.head(parts, labels, task.num_classes, config.strengths)
-    return Result(head.validation, head.held_out, f"ridge {head.strength:.0e}")
+def fine_tuned(run, task: Task, config) -> Result:
+    """The first layers of SmolLM2, the last of them fine-tuned."""
+    found = fine_tuning.scores_of(run, task, config)
+    return Result(found.validation, found.held_out, f"{found.trained / 1e6:.1f} M weights trained")
 
 
 def transformers(run, task: Task, config, vectors: Callable | None) -> dict[str, Result]:
