@@ -48,7 +48,9 @@ EXPERIMENTS = {
     "reinforce": Experiment("your model on your task, as SmolLM2 on sums", "9", "44 → 74 % right, held out"),
     "sparse_rl": Experiment("RL that changes a chosen few weights of SmolLM2", "80", "22 → 69 % by .0069 %"),
     "finetune": Experiment("a pretrained model on a file of yours", "2", "0 → 22 of 24 dates right"),
-    "text_classification": Experiment("three corpora against naive Bayes", "20", "79.9 → 86.3 % right"),
+    "text_classification": Experiment(
+        "three corpora against naive Bayes", "25", "headlines 85.5 → 90.1 % right"
+    ),
     "translation": Experiment("archaic to modern English, by PPO on chrF", "5", "chrF 71.8 → 73.2"),
     "question_answering": Experiment(
         "sums in words, shown, then judged; QuaRTz by SmolLM2", "10", "sums 66 → 81 %, QuaRTz 62.7 %"
