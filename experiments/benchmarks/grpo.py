@@ -4,11 +4,16 @@ Both sample 8 answers of 48 tokens to each of 8 prompts of 16, from Llama's shap
 256 tokens, and take 16 Adam steps on a quarter of them each, with the k3 estimate of the KL to a reference in
 the loss. TRL scores and samples by transformers, from random weights of its own; it does not shuffle between
 epochs. Its trainer runs in a thread and halts after each iteration, so that both take turns; what it logs and
-saves is turned off. CPU s an iteration, one core of an Intel Xeon (AVX-512) under other work (load 11), n=4:
-1.72 (best 1.57) here, 4.45 (4.13) by TRL 1.16; the first call 22 and 5.9.
+saves is turned off. CPU s an iteration, one core of an Intel Xeon (AVX-512) under other work, best (median):
 
-tunix is not measured: google-tunix 0.1 asks for safetensors below 0.8 and for tensorflow_datasets, which
-cannot stand beside what `proxlm[models]` and this folder use.
+    proxlm 1.57 (1.72), TRL 1.16 4.13 (4.45)    load 11, n=4; the first call 22 and 5.9
+    proxlm 2.12 (2.16), TRL 1.16 4.71 (5.19)    load 6, n=3; the first call 25.8 and 5.4
+    tunix 0.1.7 3.94 (3.96)                     just before that, in a process of its own, n=2
+
+tunix asks for safetensors below 0.8 and for tensorflow_datasets, which cannot stand beside what
+`proxlm[models]` and this folder use, so it ran in an environment of its own, by its GRPOLearner with its own
+sampler and Qwen3 of these sizes, 16 Adam steps an iteration: sampling 0.70, update 3.14. `make bench` does
+not run it.
 """
 
 import dataclasses

@@ -17,7 +17,11 @@ took as long before that: 3.41 CPU s against 3.23, median 3.46 against 3.62 (n=3
 place of 22.4 s.
 
 `tiny`: 0.058 (0.064) CPU s an iteration, PyTorch's 0.235 (0.242), products at own shapes 0.011 (best and
-median of 2, load 10).
+median of 2, load 10). Side by side in another busy hour (load 7, n=3), best (median):
+
+                proxlm           PyTorch          products at own shapes
+    `tiny`      0.074 (0.082)    0.307 (0.355)    0.011
+    `base`      3.45 (3.71)      4.21 (4.57)      1.79, at 102 GFLOP a second
 
 The first call, less an iteration: 24.3 and 23.8 CPU s before layers shared their slices (`training`), 22.3
 and 21.2 with that (by turns, load 5), 508 and 460 distinct kernels; 2 s of it to trace and lower, all of it
