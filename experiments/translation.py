@@ -29,6 +29,11 @@ from proxlm.policy import recipes
 
 CHUNK = rewards.CHUNK
 DROPOUT = 0.2  # of the LSTMs
+# What is not given, by pair.
+WEB = {"iterations": 25, "last_rate": 1.0, "temperature": 1.0}
+WEB |= {"aggregation": "sequence", "length_penalties": (1.0,)}
+SPANISH = {"iterations": 60, "last_rate": 0.0, "temperature": 0.5}
+SPANISH |= {"aggregation": "constant", "length_penalties": (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +47,26 @@ class Config(configs.Base):
     batch: int = configs.field(32, smoke=8)  # verses of a step
     steps: int = configs.field(1200, smoke=20)  # of maximum likelihood
     luong_width: int = configs.field(192, smoke=16)  # of the LSTMs
-    iterations: int = configs.field(25, smoke=CHUNK)  # of learning by reward
+    iterations: int | None = configs.field(None, smoke=CHUNK)  # of learning by reward: 25, of kjv-spanish 60
     sources: int = configs.field(16, smoke=4)  # verses of an iteration
     candidates: int = configs.field(8, smoke=2)  # translations of each
     learning_rate: float = 5e-4  # of learning by reward
+    last_rate: float | None = None  # what is left of it at the end: all, 1, of kjv-spanish 0
+    temperature: float | None = None  # of the candidates: 1, of kjv-spanish 0.5
+    # of PPO's loss, over tokens: sequence, of kjv-spanish constant, which does not prefer long ones
+    aggregation: str | None = None
+    # of beam search, from which the development books choose each system's: 1, of kjv-spanish 1 to 8
+    length_penalties: tuple[float, ...] | None = None
     seed: int = 0  # of all stages
     seeds: int = configs.field(3, smoke=2)  # of learning by reward
 
     def validate(self) -> None:
         configs.check_choices(self, pair=bibles.PAIRS)
+        if filled(self) is not self:  # and so checked there
+            return
+        if not self.length_penalties:
+            raise _validation.invalid("length_penalties", (), "at least one number")
+        configs.check_positive(self, "temperature")
         if self.spanish and self.pair != "kjv-spanish":
             raise _validation.invalid(
                 "spanish", self.spanish, f"empty for pair={self.pair!r}", "Give pair as kjv-spanish."
@@ -58,6 +74,14 @@ class Config(configs.Base):
         configs.check_multiples(self, width=32, steps=20, iterations=CHUNK, sources=rewards.MINIBATCHES)
         _validation.at_least(2, remedy="They are compared with one another.", candidates=self.candidates)
         _validation.at_least(tokenization.SMALLEST, vocab_size=self.vocab_size)
+        ppo_settings(self)
+
+
+def filled(config: Config) -> Any:
+    """The configuration with the pair's settings in place of None; its numbers are typed as any."""
+    own = SPANISH if config.pair == "kjv-spanish" else WEB
+    missing = {name: x for name, x in own.items() if getattr(config, name) is None}
+    return dataclasses.replace(config, **missing) if missing else config
 
 
 def learn_transformer(run, corpus: batches.Corpus, model: lm.ModelConfig, quality, config: Config):
@@ -110,19 +134,25 @@ def learn_lstm(run, corpus: batches.Corpus, config: Config):
     return supervised.fit_stage(run, report.LSTM, settings, loss, optimizer, start, draw, **options)[0]
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """The chain of learning by reward: Adam at a constant rate, its second moment quick."""
+def make_optimizer(config: Any) -> optax.GradientTransformation:
+    """The chain of learning by reward: Adam, its second moment quick, at a rate that falls linearly."""
+    rate, updates = config.learning_rate, config.iterations * rewards.MINIBATCHES
     return optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(b2=0.98),
-        optax.scale_by_learning_rate(config.learning_rate),
+        optax.scale_by_learning_rate(optax.linear_schedule(rate, config.last_rate * rate, updates)),
     )
 
 
-def ppo_settings(config: Config):
+def ppo_settings(config: Any):
     """Candidates of one source compared with one another, four minibatches an iteration."""
     return recipes.make(
-        "grpo", group_size=config.candidates, kl_coef=0.0, num_epochs=1, num_minibatches=rewards.MINIBATCHES
+        "grpo",
+        group_size=config.candidates,
+        kl_coef=0.0,
+        num_epochs=1,
+        num_minibatches=rewards.MINIBATCHES,
+        aggregation=config.aggregation,
     )
 
 
@@ -134,6 +164,7 @@ def settings_of(config: Config, **own) -> dict[str, Any]:
 
 def main(config: Config, run: runs.Run) -> dict[str, Any]:
     """Runs all stages; returns the numbers of the report."""
+    config = filled(config)
     for path in bibles.check_spanish(config.spanish) if config.pair == "kjv-spanish" else ():
         run.check_input(path)
     verses = bibles.read(config.pair, run.data, spanish=config.spanish)
@@ -145,13 +176,13 @@ def main(config: Config, run: runs.Run) -> dict[str, Any]:
     print(report.describe(corpus, model))
     quality = report.make_quality(corpus, report.make_greedy(model))
     params = learn_transformer(run, corpus, model, quality, config)
-    baseline = learn_lstm(run, corpus, config)
     rewarded = rewards.Setting(corpus, model, params, make_optimizer(config), quality, config)
     by_ppo = rewards.by_ppo(run, rewarded, ppo_settings(config))
     by_risk = rewards.by_risk(run, rewarded)
+    baseline = learn_lstm(run, corpus, config)
     single = lambda tree: jax.tree.map(lambda x: x[None], tree)
     systems = {"transformer": single(params), "+ PPO": by_ppo, "+ minimum risk": by_risk}
-    return report.write(run, corpus, model, systems, baseline)
+    return report.write(run, corpus, model, systems, baseline, config.length_penalties)
 
 
 if __name__ == "__main__":

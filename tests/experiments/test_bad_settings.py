@@ -132,6 +132,9 @@ BAD = {
         ({"steps": 30}, "steps must be a positive multiple of 20"),
         ({"candidates": 1}, "candidates must be a number ≥ 2"),
         ({"sources": 6}, "sources must be a positive multiple of 4"),
+        ({"temperature": 0.0}, "temperature must be .*, got 0.0"),
+        ({"length_penalties": ()}, "length_penalties must be at least one number"),
+        ({"aggregation": "words"}, "aggregation must be one of"),
     ],
     "verifiable": [
         ({"sft_steps": 30}, "sft_steps must be a positive multiple of 50"),

@@ -10,7 +10,8 @@ import pytest
 from experiments import translation
 from experiments.support.data import corpora
 from experiments.support.run import runs
-from experiments.support.translation import batches, bibles, lstm, rewards
+from experiments.support.translation import batches, bibles, lstm, report, rewards
+from proxlm import lm
 from tests.experiments.starting import start
 
 WIDTH, VOCABULARY = 8, 6
@@ -93,6 +94,44 @@ def test_held_out_books_are_whole_and_apart():
     np.testing.assert_allclose(rewards, 1.0, rtol=1e-6)
 
 
+def test_each_pair_has_its_own_settings_and_what_is_given_stays():
+    web, spanish = (translation.filled(translation.Config(pair)) for pair in bibles.PAIRS)
+    assert (web.iterations, web.temperature, web.length_penalties) == (25, 1.0, (1.0,))
+    assert (spanish.iterations, spanish.temperature) == (60, 0.5)
+    assert translation.filled(translation.Config("kjv-spanish", iterations=5)).iterations == 5
+
+
+def test_the_rate_of_learning_by_reward_falls_linearly_to_the_share_that_is_left():
+    config = translation.filled(translation.Config("kjv-spanish", iterations=5, learning_rate=0.1))
+    optimizer, gradient = translation.make_optimizer(config), jnp.array([0.5])
+    update, state = jax.jit(optimizer.update), optimizer.init(gradient)
+    moves = []
+    for _ in range(21):
+        move, state = update(gradient, state)
+        moves.append(-float(move[0]))
+    # Adam moves by the rate where the gradient is always the same; 5 iterations are 20 updates.
+    np.testing.assert_allclose(moves, [0.1 * (1 - i / 20) for i in range(21)], atol=1e-6)
+
+
+def test_candidates_are_sampled_at_the_temperature_of_the_pair():
+    config = translation.filled(translation.Config("kjv-spanish"))
+    assert rewards.sampling(config) == lm.SamplingConfig(temperature=0.5, stop_token=0)
+
+
+def test_the_length_penalty_is_that_of_the_highest_chrf_on_the_development_books():
+    corpus = batches.read(verses(), 260, 20)
+    tokens, mask = batches.targets(corpus.development.rows)
+
+    def translate(params, rows, penalty):
+        """The right translations where the penalty is the params', else their first tokens."""
+        np.testing.assert_array_equal(rows, batches.sources(corpus.development.rows))
+        return tokens, mask & ((penalty == params) | (jnp.arange(mask.shape[1])[None] < 4))
+
+    assert report.choose_penalty(corpus, translate, [2.0], (1.0, 2.0, 3.0)) == 2.0
+    assert report.choose_penalty(corpus, translate, [2.0, 3.0, 3.0], (1.0, 2.0, 3.0)) == 3.0
+    assert report.choose_penalty(corpus, translate, [2.0], (1.0, 3.0)) == 1.0  # the first of equals
+
+
 def test_verses_that_are_all_too_long_are_an_error():
     with pytest.raises(ValueError, match="longest=2: no verse of the train books"):
         batches.read(verses(), 260, 2)
@@ -105,7 +144,9 @@ def test_the_smoke_run_scores_every_system_and_resumes_at_the_same_numbers(tmp_p
     options = runs.Options(smoke=True, runs=str(tmp_path))
     numbers = start(translation, translation.Config(), options)
     assert 60 < numbers["chrf"]["copy of the source, greedy"] < 80
-    assert len(numbers["gains"]["PPO"]) == len(numbers["gains"]["minimum risk"]) == 2
+    for gains in (numbers["gains"], numbers["gains_beam"]):
+        assert len(gains["PPO"]) == len(gains["minimum risk"]) == 2
+    assert set(numbers["length_penalty"].values()) == {1.0}
     (run,) = (tmp_path / "translation").glob("[0-9]*")
     assert {"metrics.jsonl", "curves.png", "examples.txt"} <= {path.name for path in run.iterdir()}
     resumed = runs.Options(smoke=True, runs=str(tmp_path), resume=True)

@@ -1,6 +1,7 @@
 """Report of `experiments.translation`: translations, their scores, tables and curves."""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -39,9 +40,9 @@ def make_greedy(model: lm.ModelConfig):
 
 
 def make_beam(model: lm.ModelConfig, width: int = BEAMS):
-    """The same by beam search, whose beams are compared by their nats per token."""
+    """`translate(params, sources, length_penalty)`, the likeliest translation of a beam search."""
 
-    def translate(params, sources):
+    def translate(params, sources, length_penalty):
         beams = lm.beam_search(
             params,
             sources,
@@ -49,7 +50,7 @@ def make_beam(model: lm.ModelConfig, width: int = BEAMS):
             sources.shape[1],
             width=width,
             stop_token=tokenization.END,
-            length_penalty=1.0,
+            length_penalty=length_penalty,
         )
         return beams.tokens[:, 0], beams.mask[:, 0]
 
@@ -81,14 +82,14 @@ def make_evaluate(corpus: batches.Corpus, loss, quality):
 
 
 def in_pieces(translate, size: int = 64):
-    """The same for many sources, so many at a time."""
+    """The same for many sources, so many at a time; what follows the sources is handed on."""
 
     @jax.jit
-    def whole(params, sources):
+    def whole(params, sources, *settings):
         count = len(sources)
         padded = jnp.pad(sources, ((0, -count % size), (0, 0)))
         pieces = padded.reshape(-1, size, sources.shape[1])
-        tokens, mask = jax.lax.map(lambda piece: translate(params, piece), pieces)
+        tokens, mask = jax.lax.map(lambda piece: translate(params, piece, *settings), pieces)
         join = lambda x: x.reshape(-1, x.shape[2])[:count]
         return join(tokens), join(mask)
 
@@ -105,54 +106,82 @@ def measure(hypotheses: list[str], references: list[str]) -> dict[str, float]:
     }
 
 
-def write(run, corpus, model, systems, baseline) -> dict[str, Any]:
+def choose_penalty(
+    corpus: batches.Corpus, translate: Callable, seeds: Sequence[Any], penalties: Sequence[float]
+) -> float:
+    """The length penalty of the highest chrF on the development books, mean over seeds; the first of equals.
+
+    `translate(params, sources, length_penalty)` gives tokens and mask; `seeds` are params.
+    """
+    if len(penalties) == 1:
+        return penalties[0]
+    part = corpus.development
+    rows, references = jnp.asarray(batches.sources(part.rows)), [verse.target for verse in part.verses]
+
+    def quality(penalty):
+        texts = [batches.texts(corpus, *translate(params, rows, penalty)) for params in seeds]
+        return np.mean([measure(hypotheses, references)["chrf"] for hypotheses in texts])
+
+    return max(penalties, key=quality)
+
+
+def write(run, corpus, model, systems, baseline, penalties: Sequence[float]) -> dict[str, Any]:
     """Translates the held-out books by every system and decoder; writes the report.
 
-    `systems` maps names to params of the transformer, one row per seed.
+    `systems` maps names to params of the transformer, one row per seed; `penalties` are those of
+    length from which each system's beam search is given its own.
     """
     rows = jnp.asarray(batches.sources(corpus.held_out.rows))
     references = [verse.target for verse in corpus.held_out.verses]
     copy = [verse.source for verse in corpus.held_out.verses]
     sampled = functools.partial(_sample, model=model, key=jax.random.key(1), sampling=SAMPLED)
-    decoders = {"greedy": make_greedy(model), "sampled": sampled, "beam": make_beam(model)}
-    decoders = {name: in_pieces(translate) for name, translate in decoders.items()}
+    beam = in_pieces(make_beam(model))
+    decoders = {name: in_pieces(by) for name, by in (("greedy", make_greedy(model)), ("sampled", sampled))}
+    chosen = {}
     texts = {("copy of the source", "greedy"): [copy]}
     by_lstm = in_pieces(make_lstm(corpus.longest))
     texts[LSTM, "greedy"] = [batches.texts(corpus, *by_lstm(baseline, rows))]
     for name, params in systems.items():
         seeds = [jax.tree.map(lambda x, i=i: x[i], params) for i in range(len(params["norm"]["scale"]))]
-        for decoder, translate in decoders.items():
+        chosen[name] = choose_penalty(corpus, beam, seeds, penalties)
+        own_beam = lambda params, rows, penalty=chosen[name]: beam(params, rows, penalty)
+        for decoder, translate in (decoders | {"beam": own_beam}).items():
             texts[name, decoder] = [batches.texts(corpus, *translate(seed, rows)) for seed in seeds]
     scores = {
         place: [measure(hypotheses, references) for hypotheses in several] for place, several in texts.items()
     }
     shown, others = _examples(copy, references, texts)
     files.write_text(run.path / "examples.txt", f"{shown}\n\n{others}\n")
-    return run.write(numbers(scores), [table(scores), shown], {"curves": draw(run)})
+    found = numbers(scores) | {"length_penalty": chosen}
+    return run.write(found, [table(scores, chosen), shown], {"curves": draw(run)})
 
 
-def table(scores) -> str:
-    """One row a system: chrF by decoder, then BLEU and length of the greedy translations."""
+def table(scores, chosen) -> str:
+    """One row a system: chrF by decoder, BLEU of greedy translations, lengths, and the penalty of beams."""
     rows = []
     for name in dict.fromkeys(system for system, _ in scores):
         columns = [(decoder, "chrf", 1) for decoder in DECODERS]
-        columns += [("greedy", "bleu", 1), ("greedy", "length", 3)]
+        columns += [("greedy", "bleu", 1), ("greedy", "length", 3), ("beam", "length", 3)]
         several = [(scores.get((name, decoder)), key, digits) for decoder, key, digits in columns]
         over_seeds = lambda found, key, digits: tables.mean_spread([s[key] for s in found], digits)
-        rows.append([name, *(over_seeds(found, *how) if found else "-" for found, *how in several)])
+        numbers = (over_seeds(found, *how) if found else "-" for found, *how in several)
+        rows.append([name, *numbers, str(chosen.get(name, "-"))])
     headers = ["held-out books", *(f"chrF, {name}" for name in DECODERS), "BLEU, greedy", "length"]
+    headers += ["length, beam", "its penalty"]
     return tables.table(rows, headers)
 
 
 def numbers(scores) -> dict[str, Any]:
     """Means over seeds, and the gains of learning by reward, seed by seed."""
     mean = {place: np.mean([s["chrf"] for s in several]) for place, several in scores.items()}
-    before = mean["transformer", "greedy"]
-    gains = {
-        name: [s["chrf"] - before for s in scores[f"+ {name}", "greedy"]] for name in ("PPO", "minimum risk")
-    }
+
+    def gains(decoder):
+        before, names = mean["transformer", decoder], ("PPO", "minimum risk")
+        return {name: [s["chrf"] - before for s in scores[f"+ {name}", decoder]] for name in names}
+
     of = lambda found: {f"{name}, {decoder}": value for (name, decoder), value in found.items()}
-    return {"chrf": of(mean), "gains": gains, "scores": of(scores)}
+    by_decoder = {"gains": gains("greedy"), "gains_beam": gains("beam")}
+    return {"chrf": of(mean), **by_decoder, "scores": of(scores)}
 
 
 def draw(run) -> matplotlib.figure.Figure:

@@ -8,6 +8,7 @@ Where policy gradients weigh the log-probability of each sample by its advantage
 candidates share one probability mass, so that a better one gains what a worse one loses.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -37,13 +38,18 @@ class Setting(NamedTuple):
     config: Any  # of `experiments.translation`
 
 
+def sampling(config: Any) -> lm.SamplingConfig:
+    """The sampler of candidates, at the config's temperature."""
+    return dataclasses.replace(report.SAMPLED, temperature=config.temperature)
+
+
 def by_ppo(run, setting: Setting, settings: ppo.PPOConfig):
     """The library's iteration; the candidates of a source are compared with one another.
 
     Returns the params of the policies, one row per seed.
     """
     corpus, model, params, optimizer, _, config = setting
-    actor = lm.make_actor(model, corpus.longest + 1, critic=False, sampling=report.SAMPLED)
+    actor = lm.make_actor(model, corpus.longest + 1, critic=False, sampling=sampling(config))
     collect, learn = ppo.make_collect_and_learn(actor, optimizer, settings)
 
     def step(train, state, key):
@@ -93,7 +99,7 @@ def make_risk(model: lm.ModelConfig, config):
             many(train["sources"]),
             model,
             config.longest + 1,
-            sampling=report.SAMPLED,
+            sampling=sampling(config),
         )
         rewards = judge(samples, many(train["references"]), train)
         mask = samples.response_mask
