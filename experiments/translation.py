@@ -77,7 +77,7 @@ class Config(configs.Base):
     # of PPO's loss, over tokens: sequence, of kjv-spanish constant, which does not prefer long ones
     aggregation: str | None = None
     # of beam search, from which the development books choose each system's: 1, of kjv-spanish 1 to 8
-    length_penalties: tuple[float, ...] | None = None
+    length_penalties: tuple[float, ...] | None = configs.field(None, smoke=(1.0, 2.0))
     seed: int = 0  # of all stages
     seeds: int = configs.field(3, smoke=2)  # of learning by reward
 

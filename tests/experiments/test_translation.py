@@ -146,7 +146,7 @@ def test_the_smoke_run_scores_every_system_and_resumes_at_the_same_numbers(tmp_p
     assert 60 < numbers["chrf"]["copy of the source, greedy"] < 80
     for gains in (numbers["gains"], numbers["gains_beam"]):
         assert len(gains["PPO"]) == len(gains["minimum risk"]) == 2
-    assert set(numbers["length_penalty"].values()) == {1.0}
+    assert set(numbers["length_penalty"].values()) <= {1.0, 2.0}
     (run,) = (tmp_path / "translation").glob("[0-9]*")
     assert {"metrics.jsonl", "curves.png", "examples.txt"} <= {path.name for path in run.iterdir()}
     resumed = runs.Options(smoke=True, runs=str(tmp_path), resume=True)
