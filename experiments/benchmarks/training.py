@@ -11,6 +11,7 @@ a step, best (median), by turns; losses are the same to 6 or 7 digits:
 So `tiny` is ahead by 1.24 by Eigen, 1.11 by YNNPACK (best; medians 0.99 and 1.06), and `small`, where the
 goal is 1.1, is not: 0.92 (1.01). Held to AVX2, which the kernels of XLA's products may not heed, with
 attention as it was, `tiny` took 0.349 (0.366) by Eigen, 0.400 (0.615) by YNNPACK, 0.551 (0.576) by PyTorch.
+As it is now, with AVX-512 in a busier hour (load 6, n=2), 0.363 (0.446), 0.551 (0.569) and 0.504 (0.578).
 
 Where the time of `small` goes, by Eigen, CPU ms a step with attention as it was (4.27 s; perf's samples of
 CPU time laid over jax.profiler's trace, 6 steps), GFLOP/s in the step and of the product alone (best of 5):
