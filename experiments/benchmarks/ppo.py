@@ -23,6 +23,8 @@ median of 2, load 10). Side by side in another busy hour (load 7, n=3), best (me
     `tiny`      0.074 (0.082)    0.307 (0.355)    0.011
     `base`      3.45 (3.71)      4.21 (4.57)      1.79, at 102 GFLOP a second
 
+`base` by tunix 0.1.7's PPOLearner, in an environment of its own (`grpo`) soon after: 6.61 (7.57), n=2.
+
 The first call, less an iteration: 24.3 and 23.8 CPU s before layers shared their slices (`training`), 22.3
 and 21.2 with that (by turns, load 5), 508 and 460 distinct kernels; 2 s of it to trace and lower, all of it
 JAX's own work, of which sampling's layers, traced once and no longer one by one, save 0.2. Fusions of several
