@@ -4,19 +4,18 @@
     python -m experiments.question_answering --ask "12 + 7 ="
     python -m experiments.question_answering --ask "What is the capital of France?"
 
-2 CPU cores (Intel Xeon with AVX-512, shared with others), about 9 CPU minutes, 7 of them for sums; n=3
-seeds. Of 1000 held-out sums and differences, 91.1 ± 1.1 % of sampled answers and 97.4 ± 1.4 % of the
-likeliest are right after answers were shown, up to a loss of 0.05 nats per token (by 1350, 1500 and 2650
-steps); after reinforcement learning on exact match, 98.4 ± 0.5 % (98.0 to 98.9 by seed) and 99.9 ± 0.1 %.
-Settings were chosen on a tenth of the pairs to learn from. There supervised learning needed no judge:
-unstopped, its rates falling over 1500 steps, it had 99.2 % of sampled answers right after them (n=1).
-QuaRTz's two-choice questions are beyond a model that has read nothing else: 50.1 ± 0.3 % of 563 without
-near twins among those shown; majority 49.7 %, tf-idf 52.8 %, naive Bayes 58.3 %. Ridge regression, in an
-earlier run, on what 22 layers of the pretrained SmolLM2-135M make of a
-question, times the words of its choices: 62.7 ± 0.8 % (63.1, 63.2, 61.7; n=3 splits, 557 to 575 questions
-each, where naive Bayes has 58.3, 58.7, 57.2), 3½ more CPU minutes. Its ridge
-was chosen on 487 of the training questions of a fourth split, 62.0 % right. The next word that SmolLM2
-expects says little: 50.7 % of these, 53.2 after fine-tuning its last 8 layers.
+One core of an Intel Xeon with AVX-512, shared with others, 14 CPU minutes, about 7 of them for sums; n=3
+seeds, one run, resumed once. Of 1000 held-out sums and differences, 91.1 ± 1.1 % of sampled answers and
+97.4 ± 1.4 % of the likeliest are right after answers were shown, up to a loss of 0.05 nats per token (by
+1350, 1500 and 2650 steps); after reinforcement learning on exact match, 98.4 ± 0.5 % (98.0 to 98.9 by seed)
+and 99.9 ± 0.1 %. Settings were chosen on a tenth of the pairs to learn from. There supervised learning
+needed no judge: unstopped, its rates falling over 1500 steps, it had 99.2 % of sampled answers right after
+them (n=1). QuaRTz's two-choice questions are beyond a model that has read nothing else: 50.1 ± 0.3 % of 563
+without near twins among those shown; majority 49.7 %, tf-idf 52.8 %, naive Bayes 58.3 %. Ridge regression
+on what 22 layers of the pretrained SmolLM2-135M make of a question, times the words of its choices: 62.7 ±
+0.8 % (n=3 splits, 557 to 575 questions each; by split 63.1, 63.2 and 61.7, naive Bayes 58.3, 58.7 and
+57.2). Its ridge was chosen on 487 of the training questions of a fourth split, 62.0 % right. The next word
+that SmolLM2 expects says little: 50.7 % of these, 53.2 after fine-tuning its last 8 layers.
 
 --ask: 0.7 ms in the median, 11 ms in the 95th percentile of 50. SmolLM2 answers what is neither, and begins
 after 0.21 s of CPU time, at most 0.23 s of 24 (two questions of some 38 tokens with the chat template; the
