@@ -66,7 +66,7 @@ class Config(configs.Base):
     tuned_layers: int = configs.field(6, smoke=1)  # ... and how many of them, the last, are trained
     tuned_rate: float = 1.5e-4  # of these; ten times as much for the head
     tuned_decay: float = 0.01  # of the weights
-    tuned_epochs: int = 1
+    tuned_epochs: int = 1  # passes over the training texts
     longest: int = configs.field(512, smoke=32)  # words of a text that is judged
     validation: float = 0.1  # share of the training texts by which settings are chosen
     documents: int = configs.field(0, smoke=400)  # how many texts to read of each part; 0 reads all

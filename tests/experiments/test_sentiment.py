@@ -48,7 +48,7 @@ def test_what_is_not_given_follows_from_the_model():
         getattr(sentiment.filled(sentiment.Config(**given)), name) for name in sentiment.SMALL
     ]
     assert numbers() == [1200, 3000, 110, 64, 6e-4, 0.014, 0.03]
-    assert numbers(model="smollm2", anchor=0.5) == [200, 1000, 12, 32, 1e-3, 0.0, 0.5]
+    assert numbers(model="smollm2", anchor=0.5) == [200, 1000, 36, 32, 1e-3, 0.2, 0.5]
     assert numbers(kl_coef=0.0, anchor=0.0)[5:] == [0.0, 0.0]  # and not those of the model
 
 

@@ -11,17 +11,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.support.data import tokenization
 from experiments.support.models import pretrained, reward_model, trained_part
 from experiments.support.reinforce import learning
 from experiments.support.run import supervised
 from experiments.support.sentiment import report
-from proxlm import lm
-from proxlm.policy import ppo
+from proxlm import lm, penalties, transforms
+from proxlm.policy import KL, ppo, recipes
 
 LAST = 8  # layers that are trained
-GAE_LAMBDA = 0.95  # of advantages, as discount of rewards to go
+GAE_LAMBDA = 0.8  # of advantages, as discount of rewards to go
+KL_TARGET = 17.0  # nats per response
+KL_HORIZON = 96.0  # responses over which the weight of the KL adapts
+EPOCHS, MINIBATCHES = 2, 2  # of an iteration
+LAST_RATE = 0.1  # of the first
 PROMPTS = 4096  # reviews that open them
 JUDGED = 128  # held-out openings, at most
 
@@ -42,6 +47,25 @@ class Language(NamedTuple):
     frozen: lm.trainable.Frozen
     parts: learning.Parts
     positive: Any
+
+
+def make_optimizer(config) -> optax.GradientTransformation:
+    """Adam at a falling rate, in its metric an ℓ1 pull to where the weights began.
+
+    So few of them change, and the others are exactly as they were.
+    """
+    rate, steps = config.learning_rate, EPOCHS * MINIBATCHES * config.iterations
+    falling = optax.linear_schedule(rate, LAST_RATE * rate, steps)
+    adam = transforms.proximal_adam(falling, penalties.l1(config.anchor), anchored=True)
+    return optax.chain(optax.clip_by_global_norm(1.0), adam)
+
+
+def make_settings(config) -> ppo.PPOConfig:
+    """Rewards of single tokens without a critic; the KL, exact, in the loss, its weight led to a target."""
+    own = {"num_epochs": EPOCHS, "num_minibatches": MINIBATCHES, "discount": GAE_LAMBDA}
+    exact = {"placement": "loss", "estimator": "exact", "target": KL_TARGET, "horizon": KL_HORIZON}
+    kl = KL(coef=config.kl_coef, **exact) if config.kl_coef else None
+    return recipes.make("reinforce++", kl=kl, **own)
 
 
 def teach(run, reviews, rewarder, optimizer, settings: ppo.PPOConfig, config) -> dict[str, Any]:
@@ -127,11 +151,7 @@ def learn(run, name: str, seed: int, language: Language, prompts: np.ndarray, co
         return state, [metrics._asdict() | {"reward": positive.mean(), "changed": changed}]
 
     start = jax.jit(lambda params: ppo.init(params, optimizer, settings))({"policy": language.trained})
-    options = {
-        "key": jax.random.key(seed),
-        "every": 20,
-        "shown": ("reward", "entropy", "grad_norm", "changed"),
-    }
+    options = {"key": jax.random.key(seed), "every": 20, "shown": ("reward", "kl", "kl_coef", "changed")}
     state = supervised.run_resumable(run, name, iterate, start, config.iterations, 1, **options)
     return state.params["policy"]
 
