@@ -87,9 +87,7 @@ class Config(configs.Base):
 
 def filled(config: Config) -> Any:
     """The configuration with the defaults for its model in place of None; its numbers are typed as any."""
-    own = PRETRAINED if config.model else SMALL
-    missing = {name: x for name, x in own.items() if getattr(config, name) is None}
-    return dataclasses.replace(config, **missing) if missing else config
+    return configs.filled(config, PRETRAINED if config.model else SMALL)
 
 
 def learn_language(run, reviews: film_reviews.Reviews, config: Any):

@@ -100,9 +100,7 @@ class Config(configs.Base):
 
 def filled(config: Config) -> Any:
     """The configuration with the pair's settings in place of None; its numbers are typed as any."""
-    own = SPANISH if config.pair == "kjv-spanish" else WEB
-    missing = {name: x for name, x in own.items() if getattr(config, name) is None}
-    return dataclasses.replace(config, **missing) if missing else config
+    return configs.filled(config, SPANISH if config.pair == "kjv-spanish" else WEB)
 
 
 def learn_transformer(run, corpus: batches.Corpus, model: lm.ModelConfig, quality, config: Config):

@@ -192,14 +192,23 @@ def extend(
     >>> jax.eval_shape(lambda: extend(block, jnp.ones((3, 8)), empty, 0, view, config)[0]).shape
     (3, 8)
     """
-    has_rows = layer.key.ndim == 4
-    batch = len(layer.key) if has_rows else 1
+    batch = len(with_rows(layer).key)
     query, key, value = _block.project(block, x, config, (batch, len(x) // batch), view.turn)
-    start = (0, 0, column, 0) if has_rows else (0, column, 0)
-    write = lambda buffer, new: jax.lax.dynamic_update_slice(buffer, new if has_rows else new[0], start)
+    start = (0, 0, column, 0)[-layer.key.ndim :]
+    write = lambda buffer, new: jax.lax.dynamic_update_slice(
+        buffer, new.reshape(new.shape[-buffer.ndim :]), start
+    )
     layer = LayerCache(write(layer.key, key), write(layer.value, value))
-    key, value = layer if has_rows else (x[None] for x in layer)
-    return _block.finish(block, x, query, key, value, view.visible, config), layer
+    return _block.finish(block, x, query, *with_rows(layer), view.visible, config), layer
+
+
+def with_rows(cache: Any) -> Any:
+    """The cache with an axis of rows, of which there is one where it has none.
+
+    >>> with_rows(LayerCache(jnp.zeros((2, 4, 3)), jnp.zeros((1, 2, 4, 3)))).key.shape
+    (1, 2, 4, 3)
+    """
+    return jax.tree.map(lambda x: x[None] if x.ndim == 3 else x, cache)
 
 
 def grow(cache: Any, length: int) -> Any:

@@ -12,8 +12,6 @@ One core of an Intel Xeon with AMX and other work beside it, a kernel [576, 1536
 In brackets ordinary products of bfloat16; those of float32 had 56 to 99. Other CPUs were not measured.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax.experimental import layout
@@ -74,4 +72,4 @@ _product_p.def_impl(jax.jit(_dot, static_argnums=2))
 _product_p.def_abstract_eval(lambda x, kernel: x.update(shape=(x.shape[0], kernel.shape[1])))
 ad.defbilinear(_product_p, _of_x, _of_kernel)
 batching.primitive_batchers[_product_p] = _batched
-mlir.register_lowering(_product_p, mlir.lower_fun(functools.partial(_dot), multiple_results=False))
+mlir.register_lowering(_product_p, mlir.lower_fun(_dot, multiple_results=False))

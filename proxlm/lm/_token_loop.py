@@ -138,12 +138,7 @@ def go_on(
         )
         state = _loop(step, start, end, state, early_exit)
         start = end
-    return _collect(state, tokens, mask), _with_rows(state.cache)
-
-
-def _with_rows(cache):
-    """The cache with an axis of rows, of which there is one where it has none."""
-    return jax.tree.map(lambda x: x[None] if x.ndim == 3 else x, cache)
+    return _collect(state, tokens, mask), _cache.with_rows(state.cache)
 
 
 def _first(draw, hidden, cache, done, uniform, seen, sampling):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from proxlm import _validation
@@ -24,6 +25,12 @@ def smoke(config: Any) -> Any:
         if "smoke" in field.metadata and getattr(config, field.name) == field.default
     }
     return dataclasses.replace(config, **tiny)
+
+
+def filled(config: Any, defaults: Mapping[str, Any]) -> Any:
+    """The configuration with these defaults in place of None; itself where nothing is missing."""
+    missing = {name: x for name, x in defaults.items() if getattr(config, name) is None}
+    return dataclasses.replace(config, **missing) if missing else config
 
 
 @dataclasses.dataclass(frozen=True)
