@@ -8,7 +8,7 @@ and has all of its columns from the start, of which a step reads the first.
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ class LayerCache(NamedTuple):
 
 Cache = list[LayerCache] | LayerCache
 """A list of layers, or all of them stacked."""
+
+T = TypeVar("T")
 
 
 def prefill(
@@ -202,7 +204,7 @@ def extend(
     return _block.finish(block, x, query, *with_rows(layer), view.visible, config), layer
 
 
-def with_rows(cache: Any) -> Any:
+def with_rows(cache: T) -> T:
     """The cache with an axis of rows, of which there is one where it has none.
 
     >>> with_rows(LayerCache(jnp.zeros((2, 4, 3)), jnp.zeros((1, 2, 4, 3)))).key.shape
